@@ -1,0 +1,199 @@
+"""Every config key of QueryPose, with its default, and the check of their values at start-up."""
+
+import os
+
+from detectron2.config import CfgNode, get_cfg
+
+from querypose.errors import UserError
+
+VALID_VALUES = {
+    "MODEL.QUERYPOSE.VARIANT": ("full", "light"),
+    "MODEL.QUERYPOSE.INITIALIZATION": ("deliberate", "authors"),
+    "MODEL.QUERYPOSE.TRAIN_QUERIES": ("all", "matched"),
+    "TEST.EVALUATOR_BACKEND": ("faster-coco-eval", "pycocotools"),
+}
+
+
+def add_querypose_config(cfg: CfgNode) -> None:
+    """Add the keys of QueryPose to Detectron2's, in place, and set the paper's values where they differ."""
+    _add_model_keys(cfg)
+    _add_solver_keys(cfg)
+    _add_data_keys(cfg)
+
+
+def _add_model_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "QueryPose"
+    cfg.MODEL.KEYPOINT_ON = True
+    cfg.MODEL.MASK_ON = False
+    # RGB statistics of ImageNet, in 0 .. 255; the same for every backbone
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
+
+    node = cfg.MODEL.QUERYPOSE = CfgNode()
+    # "full": the paper's tables; keypoint stages hand the instance query on (Figure 3b).
+    # "light": the authors' downloadable models; boxes do not depend on keypoint stages.
+    node.VARIANT = "full"
+    # N, persons that can be found in an image
+    node.NUM_QUERIES = 100
+    # S, pairs of a box stage and a keypoint stage
+    node.NUM_STAGES = 6
+    # d, width of instance queries and feature maps; MODEL.FPN.OUT_CHANNELS must equal it
+    node.HIDDEN_DIM = 256
+    # dp, width of part queries (Table 2c)
+    node.PART_DIM = 128
+    # feature maps for the box decoder, finest first; the keypoint decoder reads the first
+    node.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    # sides, in places, of the regions that box stage and keypoint stage read
+    node.BOX_POOLER_RESOLUTION = 7
+    node.KEYPOINT_POOLER_RESOLUTION = 14
+    # self-attention and feed-forward blocks of both stages
+    node.NUM_HEADS = 8
+    node.FEEDFORWARD_DIM = 2048
+    node.DROPOUT = 0.0
+    # hidden width of the dynamic MLP, and Linear layers of class and box branch before their last
+    node.DYNAMIC_DIM = 64
+    node.NUM_CLASS_LAYERS = 1
+    node.NUM_BOX_LAYERS = 3
+    # 3x3 convolutions before the SPEGM, and their inner width
+    node.NUM_TOWER_LAYERS = 6
+    node.TOWER_DIM = 512
+    # names in the registries of querypose.modeling
+    node.QUERY_INTERACTION = "DynamicChannelMLP"
+    node.PART_EMBEDDING = "SPEGM"
+    node.PART_UPDATE = "SelectiveIteration"
+    # keypoints that share a part query (Figure 4): per_keypoint (a), joined_head (b), rigid (c), head_and_limbs (d);
+    # or PART_GROUPS, lists of keypoint names, which stand in for the named division where there are any
+    node.PART_DIVISION = "rigid"
+    node.PART_GROUPS = []
+    # "deliberate": small weights where attention and coordinates start; "authors": Xavier everywhere
+    node.INITIALIZATION = "deliberate"
+    # queries that train the keypoint stages: "all", or those "matched" to a person at any stage (light variant
+    # only: the same losses and gradients, but for BatchNorm's statistics, in a fraction of the time)
+    node.TRAIN_QUERIES = "all"
+
+    # weights of the losses (Section 3.4) and of the matching costs
+    node.LOSS = CfgNode({"CLASS_WEIGHT": 2.0, "L1_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0, "KEYPOINT_WEIGHT": 1.0})
+    node.COST = CfgNode({"CLASS": 2.0, "L1": 5.0, "GIOU": 2.0})
+
+    # light variant, inference: keypoint stages only for the k queries with the highest class score (and only they
+    # are returned, each as it would be without); 0 runs all N, which box AP needs
+    node.TEST = CfgNode({"TOPK_POSES": 0})
+
+    # the skeleton of the model; empty names mean that of the data set. A training run writes it into its config.yaml, so that its
+    # weights can be used where the data set is absent.
+    node.SKELETON = CfgNode({"KEYPOINT_NAMES": [], "FLIP_PAIRS": [], "LIMBS": [], "SIGMAS": []})
+
+    # build_timm_fpn_backbone: a timm model by name; PRETRAINED loads timm's own weights; OPTIONS are further
+    # arguments of timm's constructor (any key)
+    cfg.MODEL.TIMM = CfgNode({"NAME": "resnet18", "PRETRAINED": False})
+    cfg.MODEL.TIMM.OPTIONS = CfgNode(new_allowed=True)
+    # memory layout of the images and the convolutions' weights; the same results, faster on most machines
+    cfg.MODEL.CHANNELS_LAST = False
+
+
+def _add_solver_keys(cfg: CfgNode) -> None:
+    # AdamW or SGD, for few parameter groups (querypose.engine.optimizer)
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.BASE_LR = 2.5e-5
+    cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    cfg.SOLVER.IMS_PER_BATCH = 16
+    # learning rates relative to BASE_LR
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    cfg.SOLVER.FLOW_MULTIPLIER = 10.0
+    cfg.SOLVER.WARMUP_FACTOR = 0.01
+    cfg.SOLVER.WARMUP_ITERS = 1000
+    # the norm of the whole model's gradient
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
+    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
+
+
+def _add_data_keys(cfg: CfgNode) -> None:
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.MIN_SIZE_TRAIN = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    cfg.INPUT.MAX_SIZE_TRAIN = 1333
+    # with probability PROB: short side to one of RESIZE_BEFORE, then a crop with sides in SIZE (pixels); then the
+    # resizing of MIN_SIZE_TRAIN
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.CROP.TYPE = "absolute_range"
+    cfg.INPUT.CROP.SIZE = [384, 600]
+    cfg.INPUT.CROP.PROB = 0.5
+    cfg.INPUT.CROP.RESIZE_BEFORE = [400, 500, 600]
+    # images of which no person has a labelled keypoint are left out (the paper's 57k of train2017); 0 keeps them
+    cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 1
+    # what computes AP: "faster-coco-eval" or "pycocotools" (same numbers)
+    cfg.TEST.EVALUATOR_BACKEND = "faster-coco-eval"
+
+
+def setup_config(config_file: str, opts: list[str] = ()) -> CfgNode:
+    """Defaults, then the file, then `KEY VALUE` pairs; checked, with the data sets that it names registered.
+
+    Raises:
+        UserError: a missing file, an unknown key, a value that cannot be, a data set that cannot be read.
+    """
+    cfg = get_cfg()
+    add_querypose_config(cfg)
+    if not os.path.isfile(config_file):
+        raise UserError(f"the config file '{config_file}' does not exist; give a file such as configs/querypose_R50.yaml")
+    try:
+        cfg.merge_from_file(config_file)
+        cfg.merge_from_list(list(opts))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(f"{config_file} with overrides {list(opts)}: {_reason(error, cfg)}") from error
+    check_config(cfg)
+    return cfg
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Raise a UserError for values that contradict each other or that no part of the model has."""
+    from querypose.modeling import part_division, query_interaction, selective_iteration, spegm
+
+    registries = {
+        "QUERY_INTERACTION": query_interaction.QUERY_INTERACTION_REGISTRY,
+        "PART_EMBEDDING": spegm.PART_EMBEDDING_REGISTRY,
+        "PART_UPDATE": selective_iteration.PART_UPDATE_REGISTRY,
+    }
+    valid = dict(VALID_VALUES)
+    valid |= {f"MODEL.QUERYPOSE.{key}": [name for name, _ in registry] for key, registry in registries.items()}
+    if not cfg.MODEL.QUERYPOSE.PART_GROUPS:
+        valid["MODEL.QUERYPOSE.PART_DIVISION"] = [name for name, _ in part_division.PART_DIVISION_REGISTRY]
+    for key, values in valid.items():
+        if _get(cfg, key) not in values:
+            raise UserError(f"{key} is '{_get(cfg, key)}'; valid are {', '.join(sorted(values))}")
+
+    config = cfg.MODEL.QUERYPOSE
+    for key in ("NUM_QUERIES", "NUM_STAGES", "HIDDEN_DIM", "PART_DIM", "NUM_TOWER_LAYERS", "TOWER_DIM", "DYNAMIC_DIM"):
+        if config[key] < 1:
+            raise UserError(f"MODEL.QUERYPOSE.{key} is {config[key]}; it must be at least 1")
+    for key in ("HIDDEN_DIM", "PART_DIM"):
+        if config[key] % config.NUM_HEADS:
+            raise UserError(f"MODEL.QUERYPOSE.{key} {config[key]} must be a multiple of NUM_HEADS {config.NUM_HEADS}")
+    if config.PART_DIM % 4:
+        raise UserError(f"MODEL.QUERYPOSE.PART_DIM {config.PART_DIM} must be a multiple of 4 (the gates' reduction)")
+    if cfg.MODEL.FPN.OUT_CHANNELS != config.HIDDEN_DIM:
+        raise UserError(
+            f"MODEL.FPN.OUT_CHANNELS {cfg.MODEL.FPN.OUT_CHANNELS} must equal MODEL.QUERYPOSE.HIDDEN_DIM {config.HIDDEN_DIM}"
+        )
+    if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
+        raise UserError("MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' needs VARIANT 'light'; the full variant trains 'all'")
+    if config.TEST.TOPK_POSES and config.VARIANT == "full":
+        raise UserError("MODEL.QUERYPOSE.TEST.TOPK_POSES needs VARIANT 'light'; the full variant runs every query: set it to 0")
+
+
+def _get(cfg: CfgNode, key: str):
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def _reason(error: Exception, cfg: CfgNode) -> str:
+    """One sentence on a key or value that yacs refused, with the keys that stand where an unknown one was given."""
+    text = str(error).strip("'\"")
+    if "Non-existent config key: " in text or "Non-existent key: " in text:
+        key = text.split("key: ")[-1].strip()
+        node, parts = cfg, key.split(".")
+        for part in parts[:-1]:
+            node = node.get(part, {}) if isinstance(node, dict) else {}
+        return f"unknown key {key}; valid there are {', '.join(sorted(node)) or 'none'}"
+    return text

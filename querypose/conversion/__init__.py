@@ -1,0 +1,5 @@
+"""Checkpoints of others, made into ours."""
+
+from querypose.conversion.authors import convert_authors_weights
+
+__all__ = ["convert_authors_weights"]

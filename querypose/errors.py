@@ -1,0 +1,18 @@
+"""Errors that a user can mend, told in one sentence."""
+
+import contextlib
+import sys
+
+
+class UserError(ValueError):
+    """A mistake in a config, a file or a command line; its message says what is wrong and how to mend it."""
+
+
+@contextlib.contextmanager
+def exit_on_user_error():
+    """Turn a `UserError` inside the block into `error: <message>` on stderr and exit code 2, without a traceback."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

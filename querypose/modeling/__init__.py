@@ -1,0 +1,33 @@
+"""The model: `meta_arch -> decoder -> box stage / keypoint stage -> parts`.
+
+Shape letters, used in every docstring of this package:
+
+    B images in a batch            N queries per image (persons that can be found)
+    S stages of the decoder        M parts of a person      K keypoints of a person
+    R person regions (rows): the queries of all images in one flat list, or those of them that a step keeps
+    P persons in the ground truth of an image (padded to the most of the batch)
+    d width of an instance query   dp width of a part query
+"""
+
+from querypose.modeling.box_stage import BoxStage
+from querypose.modeling.decoder import QueryPoseDecoder
+from querypose.modeling.keypoint_stage import KeypointStage
+from querypose.modeling.meta_arch import QueryPose
+from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
+from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY
+from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY
+from querypose.modeling.spegm import PART_EMBEDDING_REGISTRY
+from querypose.modeling.timm_backbone import build_timm_fpn_backbone
+
+__all__ = [
+    "PART_DIVISION_REGISTRY",
+    "PART_EMBEDDING_REGISTRY",
+    "PART_UPDATE_REGISTRY",
+    "QUERY_INTERACTION_REGISTRY",
+    "BoxStage",
+    "KeypointStage",
+    "QueryPose",
+    "QueryPoseDecoder",
+    "build_part_division",
+    "build_timm_fpn_backbone",
+]

@@ -1,0 +1,114 @@
+"""One stage of the box decoder, after Sparse R-CNN (Section 3.1, Eq. 1)."""
+
+import math
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+
+from querypose.modeling.query_interaction import build_query_interaction
+from querypose.modeling.transformer import FeedForward, SelfAttention
+
+# The deltas' weights of R-CNN's last cascade stages are softer here, and a box may grow to 100000 / 16 times its
+# size in one stage, as in Sparse R-CNN.
+DELTA_WEIGHTS = (2.0, 2.0, 1.0, 1.0)
+DELTA_CLAMP = math.log(100000.0 / 16)
+
+
+class BoxStage(nn.Module):
+    """Refines the instance queries with the features of their boxes, then class and box with the queries."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        pooler: nn.Module,
+        interaction: nn.Module,
+        dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        num_class_layers: int,
+        num_box_layers: int,
+        dropout: float = 0.0,
+    ):
+        """
+        Args:
+            pooler: (feature maps, list of B `Boxes`) -> (R, d, 7, 7), such as Detectron2's ROIPooler.
+            interaction: as QUERY_INTERACTION_REGISTRY states.
+            dim: d, the width of queries and feature maps.
+            num_heads: heads of the self-attention over the N queries of an image.
+            feedforward_dim: hidden width of the feed-forward block.
+            num_class_layers, num_box_layers: depth of the two branches before their last Linear.
+            dropout: of attention and feed-forward.
+        """
+        super().__init__()
+        self.pooler = pooler
+        self.self_attention = SelfAttention(dim, num_heads, dropout)
+        self.interaction = interaction
+        self.interaction_norm = nn.LayerNorm(dim)
+        self.feedforward = FeedForward(dim, feedforward_dim, dropout)
+        self.class_branch = _branch(dim, num_class_layers)
+        self.class_logit = nn.Linear(dim, 1)
+        self.box_branch = _branch(dim, num_box_layers)
+        self.box_delta = nn.Linear(dim, 4)
+        self.box_transform = Box2BoxTransform(weights=DELTA_WEIGHTS, scale_clamp=DELTA_CLAMP)
+
+    @classmethod
+    def from_config(cls, cfg, feature_strides: list[int]):
+        config = cfg.MODEL.QUERYPOSE
+        size = config.BOX_POOLER_RESOLUTION
+        pooler = ROIPooler(
+            output_size=size,
+            scales=[1.0 / stride for stride in feature_strides],
+            sampling_ratio=2,
+            pooler_type="ROIAlignV2",
+        )
+        return {
+            "pooler": pooler,
+            "interaction": build_query_interaction(cfg, num_tokens=size * size),
+            "dim": config.HIDDEN_DIM,
+            "num_heads": config.NUM_HEADS,
+            "feedforward_dim": config.FEEDFORWARD_DIM,
+            "num_class_layers": config.NUM_CLASS_LAYERS,
+            "num_box_layers": config.NUM_BOX_LAYERS,
+            "dropout": config.DROPOUT,
+        }
+
+    def forward(self, features: list[Tensor], boxes: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Args:
+            features: feature maps (B, d, H_l, W_l), finest first.
+            boxes: (B, N, 4) corners x0, y0, x1, y1 in pixels of the network's input.
+            queries: (B, N, d) instance queries.
+
+        Returns:
+            logits (B, N, 1), refined boxes (B, N, 4) in pixels and in float32, refined queries (B, N, d).
+        """
+        batch, number, dim = queries.shape
+        regions = self.pooler(features, [Boxes(image_boxes) for image_boxes in boxes])
+        tokens = regions.flatten(2).transpose(1, 2)  # (R, places, d)
+
+        queries = self.self_attention(queries).reshape(batch * number, dim)
+        queries = self.interaction_norm(queries + self.interaction(queries, tokens))
+        queries = self.feedforward(queries)
+
+        logits = self.class_logit(self.class_branch(queries))
+        deltas = self.box_delta(self.box_branch(queries))
+        # exp() of a delta needs more than 8 bits of mantissa
+        with torch.autocast(deltas.device.type, enabled=False):
+            refined = self.box_transform.apply_deltas(deltas.float(), boxes.reshape(-1, 4).float())
+        return (
+            logits.view(batch, number, 1),
+            refined.view(batch, number, 4),
+            queries.view(batch, number, dim),
+        )
+
+
+def _branch(dim: int, num_layers: int) -> nn.Sequential:
+    layers = []
+    for _ in range(num_layers):
+        layers += [nn.Linear(dim, dim, bias=False), nn.LayerNorm(dim), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)

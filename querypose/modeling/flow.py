@@ -1,0 +1,51 @@
+"""RealNVP, the normalising flow that gives the keypoint errors' density its shape (Section 3.4)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class RealNVP(nn.Module):
+    """Six affine couplings over two dimensions with alternating masks, from errors to a standard normal."""
+
+    def __init__(self, num_couplings: int = 6, hidden_dim: int = 64):
+        super().__init__()
+        masks = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(math.ceil(num_couplings / 2), 1)
+        self.register_buffer("masks", masks[:num_couplings])
+        self.scale = nn.ModuleList(_mlp(hidden_dim, nn.Tanh()) for _ in range(num_couplings))
+        self.translate = nn.ModuleList(_mlp(hidden_dim, nn.Identity()) for _ in range(num_couplings))
+
+    def init_weights(self, gain: float = 0.01) -> None:
+        """Start close to the identity, so that early losses are those of a plain normal."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, gain=gain)
+
+    def to_latent(self, errors: Tensor) -> tuple[Tensor, Tensor]:
+        """errors (n, 2) -> latent (n, 2) and log |det| (n,) of the map between them."""
+        latent, log_det = errors, errors.new_zeros(len(errors))
+        for mask, scale, translate in reversed(list(zip(self.masks, self.scale, self.translate, strict=True))):
+            kept = mask * latent
+            log_scale = scale(kept) * (1 - mask)
+            shift = translate(kept) * (1 - mask)
+            latent = (1 - mask) * (latent - shift) * torch.exp(-log_scale) + kept
+            log_det = log_det - log_scale.sum(dim=1)
+        return latent, log_det
+
+    def log_prob(self, errors: Tensor) -> Tensor:
+        """log phi of errors (n, 2) -> (n,), in float32 under any autocast."""
+        with torch.autocast(errors.device.type, enabled=False):
+            latent, log_det = self.to_latent(errors.float())
+            return -0.5 * latent.square().sum(dim=1) - math.log(2 * math.pi) + log_det
+
+
+def _mlp(hidden_dim: int, last: nn.Module) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(2, hidden_dim),
+        nn.LeakyReLU(),
+        nn.Linear(hidden_dim, hidden_dim),
+        nn.LeakyReLU(),
+        nn.Linear(hidden_dim, 2),
+        last,
+    )

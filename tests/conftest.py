@@ -1,0 +1,23 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """The folder of parity figures and photographs beside the checkout; tests that need it skip without it."""
+    folder = Path(os.environ.get("QUERYPOSE_SHARED", SHARED))
+    if not folder.is_dir():
+        pytest.skip(f"needs the parity figures and photographs in {folder}, which are not part of the project")
+    return folder

@@ -1,0 +1,99 @@
+"""The small models whose outputs the authors' code computed, rebuilt here (shared/parity)."""
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances, Keypoints
+
+from querypose import add_querypose_config
+from querypose.conversion import convert_authors_weights
+from querypose.modeling import QueryPose, build_part_division
+from querypose.skeleton import Skeleton
+from querypose.data import skeleton_of
+
+
+@dataclass
+class Parity:
+    """A model of ours with the authors' (made-up) weights, and what their code computes with them."""
+
+    model: QueryPose
+    skeleton: Skeleton
+    part_of_keypoint: list[int]
+    figures: dict[str, np.ndarray]
+    matches: list
+    losses: dict[str, float]
+    grad_norms: dict[str, float]
+    authors_state: dict[str, torch.Tensor]
+
+    def inputs(self, training: bool) -> list[dict]:
+        inputs = []
+        for index in (1, 2):
+            image = torch.from_numpy(self.figures[f"image{index}"])
+            height, width = image.shape[1:]
+            entry = {"image": image, "height": height, "width": width}
+            if training:
+                instances = Instances((height, width))
+                instances.gt_boxes = Boxes(torch.from_numpy(self.figures[f"gt{index}_boxes"]))
+                instances.gt_keypoints = Keypoints(self.figures[f"gt{index}_keypoints"])
+                entry["instances"] = instances
+            elif index == 1:
+                entry |= {"height": 2 * height, "width": 2 * width}
+            inputs.append(entry)
+        return inputs
+
+
+def tiny_config(variant: str) -> CfgNode:
+    cfg = get_cfg()
+    add_querypose_config(cfg)
+    cfg.DATASETS.TRAIN = ("keypoints_coco_2017_train",)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = True
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.FPN.OUT_CHANNELS = 64
+    config = cfg.MODEL.QUERYPOSE
+    config.VARIANT = variant
+    config.HIDDEN_DIM = 64
+    config.FEEDFORWARD_DIM = 128
+    config.DYNAMIC_DIM = 16
+    config.NUM_STAGES = 3
+    config.NUM_QUERIES = 12
+    config.PART_DIM = 32
+    config.NUM_TOWER_LAYERS = 3
+    config.TOWER_DIM = 128
+    return cfg
+
+
+def load_parity(folder: Path, variant: str) -> Parity:
+    spec = importlib.util.spec_from_file_location("deterministic_weights", folder / "parity/deterministic_weights.py")
+    weights = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(weights)
+    record = json.loads((folder / f"parity/tiny_{variant}.json").read_text())
+    figures = dict(np.load(folder / f"parity/tiny_{variant}.npz"))
+    authors_state = weights.make_state_dict(record["state_dict"], box_gain=record["config"]["box_gain"])
+
+    cfg = tiny_config(variant)
+    model = build_model(cfg)
+    skeleton = skeleton_of(cfg)
+    part_of_keypoint = build_part_division(skeleton, "rigid")
+    state, _ = convert_authors_weights(authors_state, part_of_keypoint)
+    model.load_state_dict(state, strict=True)
+    return Parity(
+        model,
+        skeleton,
+        part_of_keypoint,
+        figures,
+        record["matches"],
+        record["losses"],
+        record["grad_norms"],
+        authors_state,
+    )
