@@ -2,6 +2,8 @@
 
 import os
 
+import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from querypose.errors import UserError
@@ -127,11 +129,15 @@ def _add_data_keys(cfg: CfgNode) -> None:
 
 
 def setup_config(config_file: str, opts: list[str] = ()) -> CfgNode:
-    """Defaults, then the file, then `KEY VALUE` pairs; checked, with the data sets that it names registered.
+    """Defaults, then the file, then `KEY VALUE` pairs; checked, and with the skeleton of the data set filled in.
+
+    MODEL.DEVICE "cuda", Detectron2's default, becomes "cpu" on a machine without CUDA.
 
     Raises:
         UserError: a missing file, an unknown key, a value that cannot be, a data set that cannot be read.
     """
+    from querypose.data import skeleton_of
+
     cfg = get_cfg()
     add_querypose_config(cfg)
     if not os.path.isfile(config_file):
@@ -139,9 +145,16 @@ def setup_config(config_file: str, opts: list[str] = ()) -> CfgNode:
     try:
         cfg.merge_from_file(config_file)
         cfg.merge_from_list(list(opts))
-    except (KeyError, ValueError, AssertionError) as error:
+    except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
         raise UserError(f"{config_file} with overrides {list(opts)}: {_reason(error, cfg)}") from error
     check_config(cfg)
+    skeleton = skeleton_of(cfg)
+    cfg.MODEL.QUERYPOSE.SKELETON.KEYPOINT_NAMES = list(skeleton.keypoint_names)
+    cfg.MODEL.QUERYPOSE.SKELETON.FLIP_PAIRS = [list(pair) for pair in skeleton.flip_pairs]
+    cfg.MODEL.QUERYPOSE.SKELETON.LIMBS = [list(limb) for limb in skeleton.limbs]
+    cfg.MODEL.QUERYPOSE.SKELETON.SIGMAS = list(skeleton.sigmas)
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
     return cfg
 
 

@@ -3,9 +3,12 @@
 import re
 
 import torch
+from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from querypose.errors import UserError
+from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
+from querypose.skeleton import Skeleton
 
 _POSE = r"head\.pose_head_series\.(\d+)\."
 
@@ -97,6 +100,36 @@ def per_part_slot(name: str) -> tuple[str, int] | None:
             stage, part, kind = match.groups()
             return f"decoder.keypoint_stages.{stage}.{ours.format(kind=kind)}", int(part)
     return None
+
+
+def convert_authors_checkpoint(path: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Read an authors' checkpoint without running any code in it, and convert it.
+
+    The part division is found from the sizes of the part heads; the skeleton is COCO's, the only one they know.
+
+    Raises:
+        UserError: a file that is missing, holds code, or is no QueryPose.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"the checkpoint '{path}' does not exist") from error
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the checkpoint '{path}' cannot be read as plain tensors: {reason}") from error
+    state_dict = content.get("model", content) if isinstance(content, dict) else None
+    if not state_dict or not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
+        raise UserError(f"the checkpoint '{path}' holds no state dict of tensors")
+
+    sizes = []
+    while (name := f"head.pose_head_series.0.fc_coord.{len(sizes)}.linear.weight") in state_dict:
+        sizes.append(len(state_dict[name]) // 2)
+    skeleton = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_train"))
+    for division, _ in PART_DIVISION_REGISTRY:
+        part_of_keypoint = build_part_division(skeleton, division)
+        if [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)] == sizes:
+            return convert_authors_weights(state_dict, part_of_keypoint)
+    raise UserError(f"the checkpoint '{path}' has parts of {sizes} keypoints, which is no part division of Figure 4")
 
 
 def convert_authors_weights(

@@ -1,0 +1,266 @@
+"""COCO-format keypoint files as Detectron2 data sets: naming, registering, loading and checking them."""
+
+import difflib
+import os
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from querypose.data.coco_format import read_keypoint_file
+from querypose.errors import UserError
+from querypose.skeleton import Skeleton, flip_pairs_by_name, known_sigmas, limbs_by_name
+
+_NUM_IMAGES_LOOKED_FOR = 5
+
+
+def dataset_root():
+    """Return the folder that holds the data sets: the variable `DETECTRON2_DATASETS`, else `./datasets`."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
+def register_coco_keypoints(name, json_file, image_root, skeleton=None):
+    """Register a COCO-format keypoint file as a Detectron2 data set of one class.
+
+    Only the category that has keypoints is used. Keypoints are loaded as Detectron2 does, with 0.5 pixels
+    added.
+
+    Args:
+        name: name of the data set, not registered before.
+        json_file: the annotation file; read now if `skeleton` is None, else when the data set is loaded.
+        image_root: folder of the images.
+        skeleton: `Skeleton`, for files without keypoint names (test sets); by default the file's.
+
+    Raises:
+        UserError: for a name in use, and for a file without a usable keypoint category.
+    """
+    if name in DatasetCatalog.list():
+        raise UserError(f"a data set named {name!r} is registered already; choose another name")
+    json_file, image_root = str(json_file), str(image_root)
+    class_name = "person"
+    if skeleton is None:
+        category = read_keypoint_file(json_file).require_category()
+        skeleton, class_name = Skeleton.from_coco_category(category), category.get("name", class_name)
+    DatasetCatalog.register(name, lambda: load_coco_keypoints(json_file, image_root, name))
+    MetadataCatalog.get(name).set(
+        json_file=json_file,
+        image_root=image_root,
+        evaluator_type="coco",
+        thing_classes=[class_name],
+        **skeleton.to_metadata(),
+    )
+
+
+def load_coco_keypoints(json_file, image_root, dataset_name=None):
+    """Return the Detectron2 dataset dicts of a keypoint file: its persons alone, with `category_id` 0.
+
+    Images without persons stay: Detectron2's loader leaves them out of training by
+    `DATALOADER.FILTER_EMPTY_ANNOTATIONS` and `MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE`.
+
+    Args:
+        json_file: the annotation file.
+        image_root: folder of the images.
+        dataset_name: a data set whose metadata is told the file's category id, for Detectron2's evaluators.
+    """
+    category_id = read_keypoint_file(json_file).category_id
+    if dataset_name is not None:
+        MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id = {category_id: 0}
+    records = load_coco_json(str(json_file), str(image_root))
+    for record in records:
+        persons = [person for person in record["annotations"] if person["category_id"] == category_id]
+        record["annotations"] = [{**person, "category_id": 0} for person in persons]
+    return records
+
+
+def resolve_datasets(cfg):
+    """Register the files named in `cfg.DATASETS` and return the names of its data sets.
+
+    A name is a registered data set, a file `FILE.json`, or `FILE.json@IMAGE_FOLDER`. A file is looked for as
+    given, then below `dataset_root()`. Without a folder the images are looked for beside the file and in the
+    usual places.
+
+    Returns:
+        (train, test): two tuples of registered names, which are the strings of `cfg`.
+
+    Raises:
+        UserError: for an unknown name, a file that cannot be used, and images that are not found.
+    """
+    return tuple(
+        tuple(_register_if_file(name) for name in _as_tuple(names))
+        for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    )
+
+
+def skeleton_of(cfg):
+    """Return the `Skeleton` of the model and of its data.
+
+    `cfg.MODEL.QUERYPOSE.SKELETON` if it names keypoints (what it leaves out follows from the names); else
+    that of the first training data set, or of the first one for testing. `cfg.TEST.KEYPOINT_OKS_SIGMAS`, if
+    not empty, takes the place of the OKS sigmas.
+    """
+    sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+    given = cfg.MODEL.QUERYPOSE.SKELETON
+    if given.KEYPOINT_NAMES:
+        names = given.KEYPOINT_NAMES
+        return Skeleton(
+            names,
+            given.FLIP_PAIRS or flip_pairs_by_name(names),
+            given.LIMBS or limbs_by_name(names),
+            sigmas or given.SIGMAS or known_sigmas(names),
+        )
+    names = _as_tuple(cfg.DATASETS.TRAIN) + _as_tuple(cfg.DATASETS.TEST)
+    if not names:
+        raise UserError("the config names no data set; set DATASETS.TRAIN or DATASETS.TEST")
+    return Skeleton.from_metadata(MetadataCatalog.get(_register_if_file(names[0])), sigmas=sigmas)
+
+
+def check_datasets(cfg, train=True, test=True):
+    """Check the data sets of `cfg` before work begins: each by itself, and that all share one skeleton.
+
+    Args:
+        train, test: whether `cfg.DATASETS.TRAIN` and `cfg.DATASETS.TEST` are to be used.
+
+    Raises:
+        UserError: as of `check_keypoint_dataset`, and for data sets that do not go together.
+    """
+    train_names = _as_tuple(cfg.DATASETS.TRAIN) if train else ()
+    if train and not train_names:
+        raise UserError("there is nothing to train on; set DATASETS.TRAIN to one or more data sets")
+    names = train_names + (_as_tuple(cfg.DATASETS.TEST) if test else ())
+    expected = skeleton_of(cfg).keypoint_names
+    for name in names:
+        found = check_keypoint_dataset(name).keypoint_names
+        if found != expected:
+            raise UserError(
+                f"the data set {name!r} has the keypoints {', '.join(found)}, but the model and the other "
+                f"data sets have {', '.join(expected)}; all must share one skeleton"
+            )
+        classes = [MetadataCatalog.get(n).get("thing_classes") for n in (names[0], name)]
+        if classes[0] != classes[1]:
+            raise UserError(
+                f"the data sets {names[0]!r} and {name!r} call their class {classes[0]} and {classes[1]}; "
+                "give the category the same name in both files"
+            )
+
+
+def check_keypoint_dataset(name):
+    """Check that a data set can be used: its file, categories, keypoints, annotations and images.
+
+    Args:
+        name: as in `resolve_datasets`. One that was registered without a `json_file` is not looked into.
+
+    Returns:
+        the `Skeleton` of the data set.
+
+    Raises:
+        UserError: says which file, annotation or image is at fault.
+    """
+    metadata = MetadataCatalog.get(_register_if_file(name))
+    skeleton = Skeleton.from_metadata(metadata)
+    if metadata.get("json_file") is None:
+        return skeleton
+    file = read_keypoint_file(annotation_file(name))
+    if file.category is not None:
+        names = Skeleton.from_coco_category(file.category).keypoint_names
+        if names != skeleton.keypoint_names:
+            raise UserError(
+                f"the file {file.path} has the keypoints {', '.join(names)}, but the data set {name!r} is "
+                f"registered with {', '.join(skeleton.keypoint_names)}"
+            )
+    if file.problem:
+        raise UserError(file.problem)
+    if not file.file_names:
+        raise UserError(f"the file {file.path} lists no images")
+    step = max(1, len(file.file_names) // _NUM_IMAGES_LOOKED_FOR)
+    for file_name in file.file_names[::step]:
+        path = Path(metadata.image_root) / file_name
+        if not path.is_file():
+            raise UserError(
+                f"the data set {name!r} names the image {path}, which does not exist; check the image folder"
+            )
+    return skeleton
+
+
+def annotation_file(name):
+    """Return the path of a data set's annotation file, which is there.
+
+    The synthetic people are drawn now if they are not drawn yet.
+
+    Args:
+        name: as in `resolve_datasets`; a file need not be registered, and its images need not be there.
+
+    Raises:
+        UserError: for an unknown name, and if the file does not exist.
+    """
+    if name not in DatasetCatalog.list():
+        return _find(_split_file_name(name)[0], Path.is_file, "annotation file")
+    metadata = MetadataCatalog.get(name)
+    if name.startswith("synthetic_people"):
+        # Here, because the renderer is of no use to those who bring their own data.
+        from querypose.data.synthetic_people import ensure_synthetic_people
+
+        ensure_synthetic_people(name)
+    path = Path(metadata.json_file)
+    if not path.is_file():
+        raise UserError(
+            f"the data set {name!r} needs the annotation file {path}, which does not exist; put it there, or "
+            f"set DETECTRON2_DATASETS to the folder of your data sets (now {dataset_root()})"
+        )
+    return path
+
+
+def _as_tuple(names):
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _register_if_file(name):
+    """Return `name` after registering it, should it name a file that is not registered yet."""
+    if name in DatasetCatalog.list():
+        return name
+    file_name, folder = _split_file_name(name)
+    json_file = _find(file_name, Path.is_file, "annotation file")
+    image_root = _find(folder, Path.is_dir, "image folder") if folder else _find_image_root(json_file)
+    register_coco_keypoints(name, json_file, image_root)
+    return name
+
+
+def _split_file_name(name):
+    """Return (FILE.json, IMAGE_FOLDER) of `FILE.json@IMAGE_FOLDER`, and (FILE.json, None) of `FILE.json`."""
+    stem, at, folder = name.rpartition(".json@")
+    if not at and not name.endswith(".json"):
+        similar = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
+        hint = f" (did you mean {similar[0]!r}?)" if similar else ""
+        raise UserError(
+            f"the data set {name!r} is not known{hint}; name a registered one, or a COCO-format file as "
+            "FILE.json or FILE.json@IMAGE_FOLDER"
+        )
+    return (stem + ".json", folder) if at else (name, None)
+
+
+def _find(given, exists, kind):
+    """Return the path `given`, or the one below the data set root, whichever there is."""
+    tried = [Path(given).expanduser(), dataset_root() / given]
+    for path in tried:
+        if exists(path):
+            return path
+    raise UserError(
+        f"the {kind} {given} does not exist (looked for {' and '.join(map(str, dict.fromkeys(tried)))})"
+    )
+
+
+def _find_image_root(json_file):
+    """Return the first of the usual folders around an annotation file that holds its first image."""
+    file_names = read_keypoint_file(json_file).file_names
+    if not file_names:
+        raise UserError(f"the file {json_file} lists no images")
+    folder, split = json_file.parent, json_file.stem.removeprefix("person_keypoints_")
+    candidates = [folder, folder / "images", folder / json_file.stem, folder / split]
+    candidates += [folder.parent / "images", folder.parent / split]
+    for candidate in candidates:
+        if (candidate / file_names[0]).is_file():
+            return candidate
+    tried = ", ".join(map(str, dict.fromkeys(candidates)))
+    raise UserError(
+        f"the image {file_names[0]} of {json_file} is in none of {tried}; "
+        f"name the folder as {json_file}@IMAGE_FOLDER"
+    )

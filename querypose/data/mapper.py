@@ -1,0 +1,171 @@
+"""From an annotated file name to the model's input: reading, augmentation, keypoints."""
+
+import copy
+import logging
+
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data import detection_utils as utils
+from detectron2.structures import Keypoints
+
+from querypose.data.coco_keypoints import skeleton_of
+from querypose.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def build_pose_augmentation(
+    *,
+    min_size,
+    max_size,
+    sample_style="choice",
+    flip_prob=0.0,
+    crop_prob=0.0,
+    crop_type="absolute_range",
+    crop_size=(384, 600),
+    resize_before_crop=(400, 500, 600),
+):
+    """Return the paper's augmentation ("Implementation Details") as a list of Detectron2 augmentations.
+
+    A horizontal flip; with `crop_prob` a resize and a crop, so that persons are seen larger and cut off; at
+    last a resize to the size of the input.
+
+    Args:
+        min_size: lengths in pixels of the image's short side, one of which is drawn, or (smallest, largest)
+            with `sample_style` "range".
+        max_size: longest allowed length of the long side in pixels.
+        flip_prob: probability of the flip.
+        crop_prob: probability of the resize and crop.
+        crop_type, crop_size: as of `detectron2.data.transforms.RandomCrop`; (384, 600) with "absolute_range"
+            draws height and width in pixels from that range, at most the image's.
+        resize_before_crop: lengths of the short side before the crop, one of which is drawn.
+    """
+    augmentations = []
+    if flip_prob > 0:
+        augmentations.append(T.RandomFlip(prob=flip_prob, horizontal=True))
+    if crop_prob > 0:
+        zoom_and_crop = [
+            T.ResizeShortestEdge(list(resize_before_crop), sample_style="choice"),
+            T.RandomCrop(crop_type, list(crop_size)),
+        ]
+        augmentations.append(T.RandomApply(T.AugmentationList(zoom_and_crop), prob=crop_prob))
+    augmentations.append(T.ResizeShortestEdge(min_size, max_size, sample_style))
+    return augmentations
+
+
+class PoseDatasetMapper:
+    """Map one Detectron2 dataset dict to the input of a pose model.
+
+    Returns for an input with `file_name` (and, in training, `annotations`) a copy of it with:
+        image: uint8 tensor (3, H, W) in the configured channel order, augmented.
+        instances (training only): `Instances` of size (H, W) with `gt_boxes` (clipped to the image, none
+            empty), `gt_classes` and `gt_keypoints` (n, K, 3) as x, y in pixels and visibility; n may be 0. A
+            keypoint without a label, or moved out of the image, is (0, 0, 0). Crowds are left out.
+        height, width: size of the file's image, to which predictions are scaled.
+
+    Raises:
+        UserError: for a file that is missing, is no image, or is not of the annotated size.
+    """
+
+    @configurable
+    def __init__(self, *, is_train, augmentations, image_format, flip_indices):
+        """
+        Args:
+            is_train: whether to return instances.
+            augmentations: list of Detectron2 augmentations.
+            image_format: "RGB" or "BGR".
+            flip_indices: for each of the K keypoints the index of its mirror image.
+        """
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.flip_indices = np.asarray(flip_indices, dtype=np.int64)
+        logger.info("Augmentation in %s: %s", "training" if is_train else "inference", augmentations)
+
+    @classmethod
+    def from_config(cls, cfg, is_train=True):
+        sizes = cfg.INPUT
+        if is_train:
+            if sizes.RANDOM_FLIP not in ("horizontal", "none"):
+                raise UserError(
+                    f"INPUT.RANDOM_FLIP is {sizes.RANDOM_FLIP!r}, but persons are flipped horizontally only: "
+                    "set it to 'horizontal' or 'none'"
+                )
+            augmentations = build_pose_augmentation(
+                min_size=sizes.MIN_SIZE_TRAIN,
+                max_size=sizes.MAX_SIZE_TRAIN,
+                sample_style=sizes.MIN_SIZE_TRAIN_SAMPLING,
+                flip_prob=0.5 if sizes.RANDOM_FLIP == "horizontal" else 0.0,
+                crop_prob=sizes.CROP.PROB if sizes.CROP.ENABLED else 0.0,
+                crop_type=sizes.CROP.TYPE,
+                crop_size=sizes.CROP.SIZE,
+                resize_before_crop=sizes.CROP.RESIZE_BEFORE,
+            )
+        else:
+            augmentations = build_pose_augmentation(
+                min_size=sizes.MIN_SIZE_TEST, max_size=sizes.MAX_SIZE_TEST
+            )
+        return {
+            "is_train": is_train,
+            "augmentations": augmentations,
+            "image_format": sizes.FORMAT,
+            "flip_indices": skeleton_of(cfg).flip_indices,
+        }
+
+    def __call__(self, dataset_dict):
+        # Data sets are shared between epochs and workers: what is drawn here must not stay in them.
+        output = copy.deepcopy(dataset_dict)
+        annotations = output.pop("annotations", None)
+
+        augmented = T.AugInput(self._read(output))
+        transforms = self.augmentations(augmented)
+        image = augmented.image
+        output["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if self.is_train and annotations is not None:
+            output["instances"] = self._transform(annotations, transforms, image.shape[:2])
+        return output
+
+    def _read(self, output):
+        """Return the image (H, W, 3), upright by its EXIF orientation; add `height` and `width` if absent."""
+        file_name = output["file_name"]
+        try:
+            image = utils.read_image(file_name, format=self.image_format)
+            utils.check_image_size(output, image)
+        except utils.SizeMismatchError as error:
+            height, width = image.shape[:2]
+            raise UserError(
+                f"the image {file_name} is {width}x{height} pixels (upright), but its annotations are made "
+                f"for {output['width']}x{output['height']}; correct `width` and `height` in the annotations"
+            ) from error
+        except FileNotFoundError as error:
+            raise UserError(
+                f"the image {file_name} does not exist; check the data set's image folder"
+            ) from error
+        except OSError as error:
+            raise UserError(f"the image {file_name} cannot be read ({error}); repair or remove it") from error
+        return image
+
+    def _transform(self, annotations, transforms, image_size):
+        """Return an image's persons after augmentation as `Instances` of `image_size` (height, width)."""
+        num_keypoints = len(self.flip_indices)
+        persons = []
+        for annotation in annotations:
+            if annotation.get("iscrowd", 0):
+                continue
+            person = {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id")}
+            keypoints = annotation.get("keypoints")
+            # A person whose keypoints nobody labelled still is one for the box losses.
+            unlabelled = keypoints is None or len(keypoints) == 0
+            person["keypoints"] = [0.0] * (3 * num_keypoints) if unlabelled else keypoints
+            persons.append(
+                utils.transform_instance_annotations(
+                    person, transforms, image_size, keypoint_hflip_indices=self.flip_indices
+                )
+            )
+        # One array, of the same shape without persons: a tensor from a list of arrays would be slow.
+        keypoints = np.array([person.pop("keypoints") for person in persons]).reshape(-1, num_keypoints, 3)
+        instances = utils.annotations_to_instances(persons, image_size)
+        instances.gt_keypoints = Keypoints(torch.from_numpy(keypoints))
+        return utils.filter_empty_instances(instances)

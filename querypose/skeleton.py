@@ -1,0 +1,274 @@
+"""The skeleton: a figure's keypoints, which mirror each other, which are joined, how strictly they count."""
+
+import logging
+import math
+import re
+from dataclasses import dataclass
+
+from querypose.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# OKS sigmas of COCO (and of CrowdPose, which adds head and neck) by joint, the side left out. A sigma is the
+# standard deviation of the annotators' disagreement, divided by the square root of the person's area.
+_KNOWN_SIGMAS = {
+    "nose": 0.026,
+    "eye": 0.025,
+    "ear": 0.035,
+    "shoulder": 0.079,
+    "elbow": 0.072,
+    "wrist": 0.062,
+    "hip": 0.107,
+    "knee": 0.087,
+    "ankle": 0.089,
+    "head": 0.079,
+    "neck": 0.079,
+}
+
+DEFAULT_SIGMA = 0.05
+"""OKS sigma of a keypoint whose name is unknown: between COCO's eyes (0.025) and hips (0.107)."""
+
+# Limbs of a human figure by joint, for files that give none or that give another skeleton's.
+_SIDE_LIMBS = (
+    ("ear", "eye"),
+    ("shoulder", "elbow"),
+    ("elbow", "wrist"),
+    ("shoulder", "hip"),
+    ("hip", "knee"),
+    ("knee", "ankle"),
+)
+_SIDE_TO_MIDDLE_LIMBS = (("eye", "nose"), ("shoulder", "neck"))
+_SIDE_TO_SIDE_LIMBS = ("shoulder", "hip")
+_MIDDLE_LIMBS = (("nose", "neck"), ("head", "neck"))
+
+_LIMB_COLOURS = {"left": (0, 114, 178), "right": (213, 94, 0), "middle": (0, 158, 115)}
+
+
+def split_side(name):
+    """Split a keypoint's name into its side and the rest.
+
+    Understands `left_x`, `x_left`, `l_x`, `x_l`, `left x`, `leftX`, `LShoulder`, `front_left_x`, in any case.
+
+    Returns:
+        (side, base): side is "left", "right" or "middle"; base is the name without the side, in lower
+        case, its words joined by "_". Two keypoints that mirror each other have the same base.
+    """
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=^[LR])(?=[A-Z][a-z])", "_", name)
+    words = [word for word in re.split(r"[\s_\-.]+", spaced.lower()) if word]
+    for position, word in enumerate(words):
+        at_an_end = position in (0, len(words) - 1)
+        if word in ("left", "right") or (at_an_end and word in ("l", "r") and len(words) > 1):
+            side = "left" if word.startswith("l") else "right"
+            hole = [] if at_an_end else ["*"]
+            return side, "_".join(words[:position] + hole + words[position + 1 :])
+    return "middle", "_".join(words)
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The keypoints of one class of figures, in the order in which data and model hold them.
+
+    Attributes:
+        keypoint_names: K distinct names.
+        flip_pairs: pairs of names (left, right) that change places in a mirrored image.
+        limbs: pairs of indices (i, j) that a drawing joins by a line.
+        sigmas: K OKS sigmas, positive; a keypoint at distance `2 * sigma * sqrt(area)` counts `exp(-1/2)`.
+
+    Raises:
+        UserError: when these do not fit together.
+    """
+
+    keypoint_names: tuple
+    flip_pairs: tuple
+    limbs: tuple
+    sigmas: tuple
+
+    def __post_init__(self):
+        # Lists are welcome; tuples keep the object hashable and its equality independent of the container.
+        object.__setattr__(self, "keypoint_names", tuple(self.keypoint_names))
+        object.__setattr__(self, "flip_pairs", tuple(tuple(pair) for pair in self.flip_pairs))
+        object.__setattr__(self, "limbs", tuple(tuple(int(i) for i in limb) for limb in self.limbs))
+        object.__setattr__(self, "sigmas", tuple(float(sigma) for sigma in self.sigmas))
+
+        names = self.keypoint_names
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise UserError(f"a skeleton needs a list of keypoint names, but got {names!r}")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise UserError(f"the skeleton names the keypoint {repeated[0]!r} twice; names must be distinct")
+        self._check_flip_pairs()
+        for limb in self.limbs:
+            if len(limb) != 2 or limb[0] == limb[1] or not all(0 <= i < len(names) for i in limb):
+                raise UserError(
+                    f"the limb {limb} does not join two different keypoints of 0..{len(names) - 1}; "
+                    "correct the skeleton's limbs"
+                )
+        if len(self.sigmas) != len(names):
+            raise UserError(
+                f"the skeleton has {len(names)} keypoints but {len(self.sigmas)} OKS sigmas; "
+                "give one for each keypoint"
+            )
+        if not all(math.isfinite(sigma) and sigma > 0 for sigma in self.sigmas):
+            raise UserError(f"OKS sigmas must be positive numbers, but got {list(self.sigmas)}")
+
+    def _check_flip_pairs(self):
+        seen = set()
+        for pair in self.flip_pairs:
+            if len(pair) != 2:
+                raise UserError(f"a flip pair is two keypoint names, but got {pair!r}")
+            for name in pair:
+                if name not in self.keypoint_names:
+                    raise UserError(
+                        f"the flip pair {pair!r} names {name!r}, which is not among the keypoints "
+                        f"{', '.join(map(str, self.keypoint_names))}"
+                    )
+                if name in seen:
+                    raise UserError(
+                        f"the keypoint {name!r} is in two flip pairs; it can mirror only one other"
+                    )
+                seen.add(name)
+
+    @property
+    def num_keypoints(self):
+        """Number of keypoints K."""
+        return len(self.keypoint_names)
+
+    @property
+    def flip_indices(self):
+        """For every keypoint the index of its mirror image (its own for those in the middle): K ints."""
+        index = {name: i for i, name in enumerate(self.keypoint_names)}
+        mirror = {**dict(self.flip_pairs), **{right: left for left, right in self.flip_pairs}}
+        return [index[mirror.get(name, name)] for name in self.keypoint_names]
+
+    @property
+    def sides(self):
+        """For every keypoint "left", "right" or "middle", by the flip pairs: K strings."""
+        side = {name: s for pair in self.flip_pairs for name, s in zip(pair, ("left", "right"), strict=True)}
+        return tuple(side.get(name, "middle") for name in self.keypoint_names)
+
+    @classmethod
+    def from_metadata(cls, metadata, sigmas=None):
+        """Build the skeleton from a Detectron2 `Metadata` (or anything with the same attributes).
+
+        Args:
+            metadata: with `keypoint_names`; optionally `keypoint_flip_map` (pairs of names),
+                `keypoint_connection_rules` (name, name, colour) and `keypoint_oks_sigmas`.
+            sigmas: OKS sigmas that take the place of the metadata's.
+        """
+        names = tuple(getattr(metadata, "keypoint_names", None) or ())
+        if not names:
+            raise UserError(
+                f"the data set {getattr(metadata, 'name', '?')!r} has no keypoint names; use a keypoint "
+                "data set, such as keypoints_coco_2017_train or a COCO-format file FILE.json@IMAGE_FOLDER"
+            )
+        pairs = []
+        for first, second, *_ in getattr(metadata, "keypoint_flip_map", None) or ():
+            if first == second:
+                continue
+            swapped = split_side(str(first))[0] == "right" and split_side(str(second))[0] == "left"
+            pairs.append((second, first) if swapped else (first, second))
+        limbs = []
+        for first, second, *_ in getattr(metadata, "keypoint_connection_rules", None) or ():
+            unknown = [name for name in (first, second) if name not in names]
+            if unknown:
+                raise UserError(f"a limb of the metadata names the unknown keypoint {unknown[0]!r}")
+            limbs.append((names.index(first), names.index(second)))
+        if not _given(sigmas):
+            sigmas = getattr(metadata, "keypoint_oks_sigmas", None)
+        return cls(names, pairs, limbs, sigmas if _given(sigmas) else known_sigmas(names))
+
+    @classmethod
+    def from_coco_category(cls, category, sigmas=None):
+        """Build the skeleton from a category of a COCO-format keypoint file.
+
+        Args:
+            category: dict with `keypoints` (names); optionally `skeleton` (limbs as pairs of indices from 1),
+                `flip_pairs` (pairs of names; else found from the names) and `sigmas`.
+            sigmas: OKS sigmas that take the place of the file's.
+        """
+        title = f"the category {category.get('name', '?')!r}"
+        names = category.get("keypoints")
+        if not names or not _are_strings(names):
+            raise UserError(f"{title} needs a list `keypoints` of the keypoints' names, but has {names!r}")
+        pairs = category.get("flip_pairs")
+        if pairs is None:
+            pairs = flip_pairs_by_name(names)
+        elif not all(_are_strings(pair) for pair in pairs):
+            raise UserError(f"{title} must give `flip_pairs` as pairs of keypoint names, but has {pairs!r}")
+        if not _given(sigmas):
+            sigmas = category.get("sigmas")
+        return cls(names, pairs, _category_limbs(category), sigmas if _given(sigmas) else known_sigmas(names))
+
+    def with_sigmas(self, sigmas):
+        """Return the same skeleton with other OKS sigmas (K numbers)."""
+        return Skeleton(self.keypoint_names, self.flip_pairs, self.limbs, tuple(sigmas))
+
+    def to_metadata(self):
+        """Return Detectron2's metadata attributes: a dict for `MetadataCatalog.get(name).set(**...)`."""
+        sides = self.sides
+        rules = []
+        for i, j in self.limbs:
+            # A limb between a side and the middle, the collarbone say, belongs to the side.
+            limb_sides = {sides[i], sides[j]} - {"middle"}
+            colour = _LIMB_COLOURS[limb_sides.pop() if len(limb_sides) == 1 else "middle"]
+            rules.append((self.keypoint_names[i], self.keypoint_names[j], colour))
+        return {
+            "keypoint_names": self.keypoint_names,
+            "keypoint_flip_map": self.flip_pairs,
+            "keypoint_connection_rules": tuple(rules),
+            "keypoint_oks_sigmas": self.sigmas,
+        }
+
+
+def flip_pairs_by_name(names):
+    """Return the pairs (left, right) of names that differ in the side alone, ordered by the left."""
+    by_key = {split_side(name): name for name in names}
+    return tuple(
+        (name, by_key["right", base])
+        for name in names
+        for side, base in [split_side(name)]
+        if side == "left" and ("right", base) in by_key
+    )
+
+
+def known_sigmas(names):
+    """Return each keypoint's OKS sigma: COCO's or CrowdPose's where they have it, else `DEFAULT_SIGMA`."""
+    return tuple(_KNOWN_SIGMAS.get(split_side(name)[1], DEFAULT_SIGMA) for name in names)
+
+
+def limbs_by_name(names):
+    """Return limbs (i, j) of a human figure between those of its joints that `names` holds."""
+    index = {split_side(name): i for i, name in enumerate(names)}
+    wanted = [((side, a), (side, b)) for a, b in _SIDE_LIMBS for side in ("left", "right")]
+    wanted += [((side, a), ("middle", b)) for a, b in _SIDE_TO_MIDDLE_LIMBS for side in ("left", "right")]
+    wanted += [(("left", joint), ("right", joint)) for joint in _SIDE_TO_SIDE_LIMBS]
+    wanted += [(("middle", a), ("middle", b)) for a, b in _MIDDLE_LIMBS]
+    return tuple((index[a], index[b]) for a, b in wanted if a in index and b in index)
+
+
+def _category_limbs(category):
+    """Limbs (i, j) from 0 of a COCO category, those of a human figure where it has none of its own."""
+    names, skeleton = category["keypoints"], category.get("skeleton") or ()
+    if not all(isinstance(limb, list) and [type(i) for i in limb] == [int, int] for limb in skeleton):
+        raise UserError(
+            f"the category {category.get('name', '?')!r} must give `skeleton` as pairs of keypoint indices "
+            f"from 1, but has {skeleton!r}"
+        )
+    limbs = tuple((i - 1, j - 1) for i, j in skeleton)
+    if limbs and all(0 <= i < len(names) for limb in limbs for i in limb):
+        return limbs
+    if limbs:
+        # CrowdPose's official files carry COCO's limbs over their own 14 keypoints: none can be trusted.
+        logger.info(
+            "The file's limbs go beyond its %d keypoints; limbs by keypoint name take their place.",
+            len(names),
+        )
+    return limbs_by_name(names)
+
+
+def _are_strings(values):
+    return isinstance(values, list | tuple) and all(isinstance(value, str) for value in values)
+
+
+def _given(values):
+    return values is not None and len(values) > 0

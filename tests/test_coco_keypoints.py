@@ -1,0 +1,272 @@
+"""Naming, finding, loading and checking keypoint data sets."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from PIL import Image
+
+from querypose.config import add_querypose_config
+from querypose.data import (
+    annotation_file,
+    check_datasets,
+    check_keypoint_dataset,
+    register_all,
+    register_coco_keypoints,
+    resolve_datasets,
+    skeleton_of,
+)
+from querypose.errors import UserError
+from querypose.skeleton import Skeleton
+
+NAMES = ["head", "left_hand", "right_hand"]
+KEYPOINTS = [10, 5, 2, 14, 9, 1, 0, 0, 0]
+
+
+@pytest.fixture(autouse=True)
+def forget_data_sets():
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def content_of(**changes):
+    """Two images: one person with keypoints in the first, a crowd in the second."""
+    person = {"image_id": 1, "category_id": 1, "bbox": [5.0, 2.0, 12.0, 20.0], "area": 90.0, "iscrowd": 0}
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 32, "height": 24} for i in (1, 2)],
+        "annotations": [
+            {**person, "id": 7, "keypoints": list(KEYPOINTS), "num_keypoints": 2},
+            {**person, "id": 8, "image_id": 2, "iscrowd": 1, "keypoints": [0] * 9, "num_keypoints": 0},
+        ],
+        "categories": [{"id": 1, "name": "person", "keypoints": NAMES, "skeleton": [[1, 2], [1, 3]]}],
+    }
+    return {**content, **changes}
+
+
+def write(json_file, content, image_folder):
+    for folder in (json_file.parent, image_folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    json_file.write_text(content if isinstance(content, str) else json.dumps(content))
+    for i in (1, 2):
+        Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(image_folder / f"{i}.png")
+    return str(json_file)
+
+
+def config(train=(), test=()):
+    cfg = get_cfg()
+    add_querypose_config(cfg)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(train), tuple(test)
+    return cfg
+
+
+def test_file_is_loaded_with_half_a_pixel_and_class_zero(tmp_path):
+    file = write(tmp_path / "a.json", content_of(), tmp_path)
+    name = f"{file}@{tmp_path}"
+    assert resolve_datasets(config(train=[name])) == ((name,), ())
+    first, second = DatasetCatalog.get(name)
+    (person,) = first["annotations"]
+    assert person["category_id"] == 0
+    # unlabelled keypoints too: Detectron2's transforms set them to zero
+    assert person["keypoints"] == [10.5, 5.5, 2, 14.5, 9.5, 1, 0.5, 0.5, 0]
+    assert Path(first["file_name"]) == tmp_path / "1.png"
+    assert second["annotations"][0]["iscrowd"] == 1
+    assert MetadataCatalog.get(name).thing_classes == ["person"]
+    assert MetadataCatalog.get(name).evaluator_type == "coco"
+    # a second load starts from the file again, not from what the first one changed
+    assert DatasetCatalog.get(name)[0]["annotations"][0]["keypoints"] == person["keypoints"]
+
+
+@pytest.mark.parametrize(
+    ("json_file", "folder"),
+    [
+        ("a.json", "."),
+        ("a.json", "images"),
+        ("a.json", "a"),
+        ("person_keypoints_val.json", "val"),
+        ("person_keypoints_val.json", "person_keypoints_val"),
+        ("annotations/person_keypoints_val2017.json", "val2017"),
+        ("annotations/a.json", "images"),
+    ],
+)
+def test_images_are_found_in_the_usual_places(tmp_path, json_file, folder):
+    file = write(tmp_path / json_file, content_of(), tmp_path / folder)
+    resolve_datasets(config(test=[file]))
+    assert Path(MetadataCatalog.get(file).image_root) == tmp_path / folder
+
+
+def test_images_that_are_nowhere_are_named_with_the_places_tried(tmp_path):
+    file = write(tmp_path / "sub" / "a.json", content_of(), tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="1.png .* is in none of .*sub/images.*@IMAGE_FOLDER"):
+        resolve_datasets(config(train=[file]))
+
+
+def test_relative_paths_are_found_below_the_data_set_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write(tmp_path / "own" / "a.json", content_of(), tmp_path / "own" / "pictures")
+    name = "own/a.json@own/pictures"
+    assert resolve_datasets(config(train=[name], test=[name])) == ((name,), (name,))
+    assert check_keypoint_dataset(name).keypoint_names == tuple(NAMES)
+    assert Path(annotation_file("own/a.json")) == tmp_path / "own" / "a.json"
+
+
+def test_other_categories_are_left_out(tmp_path):
+    content = content_of()
+    content["categories"].insert(0, {"id": 3, "name": "dog"})
+    content["categories"][1]["id"] = content["annotations"][0]["category_id"] = 18
+    content["annotations"][1].update(category_id=3, iscrowd=0, keypoints=[])
+    file = write(tmp_path / "a.json", content, tmp_path)
+    assert check_keypoint_dataset(file).num_keypoints == 3
+    first, second = DatasetCatalog.get(file)
+    assert [person["category_id"] for person in first["annotations"]] == [0]
+    assert second["annotations"] == []
+
+
+def test_images_without_keypoints_are_left_out_of_training_only_on_demand(tmp_path):
+    content = content_of()
+    content["annotations"][1]["iscrowd"] = 0
+    file = write(tmp_path / "a.json", content, tmp_path)
+    cfg = config(train=[file])
+    resolve_datasets(cfg)
+    wanted = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+    assert [d["image_id"] for d in get_detection_dataset_dicts(cfg.DATASETS.TRAIN, min_keypoints=wanted)] == [
+        1
+    ]
+    assert len(get_detection_dataset_dicts(cfg.DATASETS.TRAIN, min_keypoints=0)) == 2
+
+
+def change_annotation(**changes):
+    content = content_of()
+    content["annotations"][0].update(changes)
+    return content
+
+
+def without(key, entry):
+    content = content_of()
+    del content[entry][0][key]
+    return content
+
+
+TWICE = content_of()["categories"] * 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "not in COCO format"),
+        (content_of(images={"a": 1}), "'images' must be a list"),
+        (content_of(categories=[{"id": 1, "name": "person"}]), "no category with keypoints"),
+        (content_of(categories=TWICE), "several categories with keypoints"),
+        (content_of(images=[]), "lists no images"),
+        (change_annotation(keypoints=KEYPOINTS[:6]), "annotation 7 .* 6 keypoint values instead of 9"),
+        (change_annotation(keypoints=[float("nan"), *KEYPOINTS[1:]]), "annotation 7 .* not finite numbers"),
+        (change_annotation(keypoints=["10", *KEYPOINTS[1:]]), "annotation 7 .* not finite numbers"),
+        (change_annotation(bbox=[1, 2, 3]), "annotation 7 .* instead of four numbers"),
+        (change_annotation(id=8), "annotation 8 .* twice"),
+        (change_annotation(ignore=1), "annotation 7 .* by 'iscrowd'"),
+        (without("bbox", "annotations"), "annotation 7 .* no 'bbox'"),
+        (without("width", "images"), "image .* no 'width'"),
+    ],
+)
+def test_bad_files_end_with_a_reason(tmp_path, content, reason):
+    file = write(tmp_path / "a.json", content, tmp_path)
+    with pytest.raises(UserError, match=reason):
+        check_keypoint_dataset(file)
+
+
+def test_missing_things_end_with_a_reason(tmp_path):
+    with pytest.raises(UserError, match="annotation file .*none.json does not exist"):
+        check_keypoint_dataset(str(tmp_path / "none.json"))
+    file = write(tmp_path / "a.json", content_of(), tmp_path)
+    with pytest.raises(UserError, match="image folder .*none does not exist"):
+        check_keypoint_dataset(f"{file}@{tmp_path / 'none'}")
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(UserError, match="2.png, which does not exist"):
+        check_keypoint_dataset(file)
+
+
+def test_unknown_names_are_answered_with_a_similar_one():
+    with pytest.raises(UserError, match="did you mean 'keypoints_coco_2017_val'"):
+        resolve_datasets(config(test=["keypoints_coco_2017_vall"]))
+
+
+def test_cocos_missing_file_is_named_with_the_root():
+    # registered when Detectron2 was imported, with whatever root was set then
+    path = MetadataCatalog.get("keypoints_coco_2017_train").json_file
+    if Path(path).exists():
+        pytest.skip("COCO is installed here")
+    with pytest.raises(UserError, match="person_keypoints_train2017.json.* DETECTRON2_DATASETS"):
+        check_keypoint_dataset("keypoints_coco_2017_train")
+
+
+def test_data_sets_used_together_share_one_skeleton(tmp_path):
+    first = write(tmp_path / "a.json", content_of(), tmp_path)
+    content = content_of()
+    content["categories"][0]["keypoints"] = ["head", "right_hand", "left_hand"]
+    second = write(tmp_path / "b.json", content, tmp_path)
+    check_datasets(config(train=[first], test=[first]))
+    for cfg in (config(train=[first, second]), config(train=[first], test=[second])):
+        with pytest.raises(UserError, match="must share one skeleton"):
+            check_datasets(cfg)
+    check_datasets(config(train=[first], test=[second]), test=False)
+    with pytest.raises(UserError, match="nothing to train on"):
+        check_datasets(config(test=[first]))
+
+
+def test_skeleton_comes_from_training_data_or_config(tmp_path):
+    file = write(tmp_path / "a.json", content_of(), tmp_path)
+    cfg = config(train=[file], test=["keypoints_coco_2017_val"])
+    assert skeleton_of(cfg).keypoint_names == tuple(NAMES)
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1, 0.2, 0.3]
+    assert skeleton_of(cfg).sigmas == (0.1, 0.2, 0.3)
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1]
+    with pytest.raises(UserError, match="3 keypoints but 1 OKS sigmas"):
+        skeleton_of(cfg)
+
+    assert skeleton_of(config(test=["keypoints_coco_2017_val"])).num_keypoints == 17
+    with pytest.raises(UserError, match="names no data set"):
+        skeleton_of(config())
+    cfg = config()
+    cfg.MODEL.QUERYPOSE.SKELETON.KEYPOINT_NAMES = ["nose", "right_ear", "left_ear"]
+    assert skeleton_of(cfg) == Skeleton(
+        ("nose", "right_ear", "left_ear"), (("left_ear", "right_ear"),), (), (0.026, 0.035, 0.035)
+    )
+
+
+def test_registering_twice(tmp_path):
+    register_all()
+    names = DatasetCatalog.list()
+    register_all()
+    assert DatasetCatalog.list() == names
+    assert "synthetic_people_train" in names
+    file = write(tmp_path / "a.json", content_of(), tmp_path)
+    register_coco_keypoints("own_people", file, tmp_path)
+    with pytest.raises(UserError, match="registered already"):
+        register_coco_keypoints("own_people", file, tmp_path)
+
+
+def test_test_sets_without_annotations_take_a_given_skeleton(tmp_path):
+    content = content_of(categories=[{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}])
+    del content["annotations"]
+    file = write(tmp_path / "image_info.json", content, tmp_path)
+    skeleton = Skeleton.from_coco_category(content_of()["categories"][0])
+    register_coco_keypoints("own_test", file, tmp_path, skeleton)
+    assert check_keypoint_dataset("own_test") == skeleton
+    assert [record["annotations"] for record in DatasetCatalog.get("own_test")] == [[], []]
+    assert MetadataCatalog.get("keypoints_coco_2017_test-dev").keypoint_names[0] == "nose"
+
+
+@pytest.mark.parametrize(
+    ("file", "num_keypoints", "num_images"),
+    [("coco_mini/person_keypoints_val.json", 17, 235), ("crowdpose_mini/crowdpose_val_subset.json", 14, 36)],
+)
+def test_real_files(shared_folder, file, num_keypoints, num_images):
+    name = str(shared_folder / "data" / file)
+    assert check_keypoint_dataset(name).num_keypoints == num_keypoints
+    assert len(DatasetCatalog.get(name)) == num_images

@@ -1,0 +1,201 @@
+"""tools/demo.py: inputs found, names kept apart, results written, mistakes told."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from querypose.errors import UserError, exit_on_user_error
+from querypose.skeleton import Skeleton
+
+SCRIPT = Path(__file__).parents[1] / "tools" / "demo.py"
+SKELETON = Skeleton(("left_hand", "right_hand"), (("left_hand", "right_hand"),), ((0, 1),), (0.05, 0.05))
+
+
+class StubPredictor:
+    """Finds one person whose hands are where the tests look for them."""
+
+    skeleton = SKELETON
+
+    def __init__(self, config_file, *, score_threshold, opts):
+        StubPredictor.made_with = {
+            "config_file": config_file,
+            "score_threshold": score_threshold,
+            "opts": opts,
+        }
+
+    def __call__(self, image):
+        instances = Instances(image.shape[:2])
+        instances.pred_boxes = Boxes(torch.tensor([[5.0, 10.0, 55.0, 40.0]]))
+        instances.scores = torch.tensor([0.75])
+        instances.pred_classes = torch.tensor([0])
+        instances.pred_keypoints = torch.tensor([[[10.5, 20.5, 1.0], [50.5, 20.5, 0.75]]])
+        return instances
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    spec = importlib.util.spec_from_file_location("demo_tool", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "PosePredictor", StubPredictor)
+    return module
+
+
+def save_image(file, colour=(40, 40, 40)):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((60, 100, 3), colour, np.uint8)).save(file)
+    return file
+
+
+def run(demo, *arguments):
+    return demo.main(["--config-file", "config.yaml", *map(str, arguments)])
+
+
+def test_pictures_and_predictions_are_written(demo, tmp_path, capsys):
+    image = save_image(tmp_path / "in" / "000000000785.png")
+    assert run(demo, "--input", image, "--output", tmp_path / "out") == 0
+    picture = np.asarray(Image.open(tmp_path / "out" / "000000000785.png"))
+    assert picture.shape == (240, 400, 3), "small images are enlarged"
+    assert (picture != 40).any()
+    (result,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert result == {
+        "image_id": 785,
+        "file_name": str(image),
+        "category_id": 1,
+        "bbox": [5.0, 10.0, 50.0, 30.0],
+        "score": 0.75,
+        "keypoints": [10.0, 20.0, 1.0, 50.0, 20.0, 0.75],
+    }
+    images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    assert images == [{"id": 785, "file_name": str(image), "height": 60, "width": 100}]
+    assert (
+        f"1 persons in 1 images: pictures and predictions.json are in {tmp_path / 'out'}"
+        in capsys.readouterr().out
+    )
+
+
+def test_no_boxes(demo, tmp_path):
+    image = save_image(tmp_path / "in" / "a.png")
+    run(demo, "--input", image, "--output", tmp_path / "with")
+    run(demo, "--input", image, "--output", tmp_path / "without", "--no-boxes")
+    with_boxes = np.asarray(Image.open(tmp_path / "with" / "a.png"))
+    without = np.asarray(Image.open(tmp_path / "without" / "a.png"))
+    assert (with_boxes[120, 18:22] != 40).any() and (without[120, 18:22] == 40).all()
+    assert (without[82, 120] != 40).any(), "the person itself is still drawn"
+
+
+def test_folders_globs_and_files_are_found_once(demo, tmp_path):
+    for name in ("b.jpg", "a.PNG", "c.jpeg"):
+        save_image(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("")
+    (tmp_path / "in" / "sub.jpg").mkdir()
+    (tmp_path / "none").mkdir()
+    folder = str(tmp_path / "in")
+    files, empty = demo.find_images(
+        [folder, folder + "/b.jpg", folder + "/*.jpeg", str(tmp_path / "none"), "x*.jpg"]
+    )
+    assert [file.name for file in files] == ["a.PNG", "b.jpg", "c.jpeg"]
+    assert empty == [str(tmp_path / "none"), "x*.jpg"]
+
+
+def test_pictures_of_equal_names_do_not_overwrite_each_other(demo, tmp_path):
+    files = [Path(p) for p in ("x/a.jpg", "y/a.jpg", "x/a.png", "x/A.webp", "x/a_2.jpg", "x/b.tiff")]
+    names = demo.output_names(files)
+    assert names == ["a.jpg", "a_2.jpg", "a_3.png", "A_4.jpg", "a_2_2.jpg", "b.jpg"]
+    first = save_image(tmp_path / "x" / "a.jpg", (0, 0, 0))
+    second = save_image(tmp_path / "y" / "a.jpg", (250, 250, 250))
+    run(demo, "--input", first, second, "--output", tmp_path / "out")
+    corners = [Image.open(tmp_path / "out" / name).getpixel((399, 239)) for name in ("a.jpg", "a_2.jpg")]
+    assert max(corners[0]) < 10 and min(corners[1]) > 240
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [(r["image_id"], r["file_name"]) for r in results] == [(1, str(first)), (2, str(second))]
+
+
+def test_image_ids(demo):
+    assert demo.image_ids([Path("0012.jpg"), Path("7.png")]) == [12, 7]
+    assert demo.image_ids([Path("x/7.jpg"), Path("y/007.jpg")]) == [1, 2]
+    assert demo.image_ids([Path("7.jpg"), Path("photo.jpg")]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--input", "a.jpg", "b", "--output", "o", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "w.pth"],
+        ["--output", "o", "--input", "a.jpg", "b", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "w.pth"],
+        [
+            "--input",
+            "a.jpg",
+            "b",
+            "--output",
+            "o",
+            "MODEL.DEVICE",
+            "cpu",
+            "MODEL.WEIGHTS",
+            "w.pth",
+            "--no-boxes",
+        ],
+    ],
+)
+def test_config_overrides_may_stand_anywhere(demo, arguments):
+    args = demo.parse_arguments(["--config-file", "c.yaml", *arguments])
+    assert args.input == ["a.jpg", "b"] and args.output == "o"
+    assert args.opts == ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "w.pth"]
+    assert args.no_boxes == ("--no-boxes" in arguments)
+
+
+def test_the_predictor_gets_the_options(demo, tmp_path):
+    image = save_image(tmp_path / "in" / "a.png")
+    run(demo, "--input", image, "--output", tmp_path / "out", "--score-threshold", 0.7, "MODEL.DEVICE", "cpu")
+    made_with = {"config_file": "config.yaml", "score_threshold": 0.7, "opts": ["MODEL.DEVICE", "cpu"]}
+    assert StubPredictor.made_with == made_with
+
+
+def test_an_unreadable_image_is_told_and_the_rest_goes_on(demo, tmp_path, capsys):
+    save_image(tmp_path / "in" / "a.jpg")
+    (tmp_path / "in" / "b.jpg").write_text("no image")
+    save_image(tmp_path / "in" / "c.jpg")
+    assert run(demo, "--input", tmp_path / "in", tmp_path / "absent", "--output", tmp_path / "out") == 2
+    captured = capsys.readouterr()
+    assert "error: cannot read the image" in captured.err and "b.jpg" in captured.err
+    assert f"error: no images found in {tmp_path / 'absent'}" in captured.err
+    assert "2 inputs could not be used" in captured.out
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.jpg")) == ["a.jpg", "c.jpg"]
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 2
+
+
+def test_mistakes_are_told_before_the_model_is_built(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "PosePredictor", lambda *args, **kwargs: pytest.fail("the model was built"))
+    image = save_image(tmp_path / "in" / "a.jpg")
+    with pytest.raises(UserError, match="no images found in .*absent"):
+        run(demo, "--input", tmp_path / "absent", "--output", tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"):
+        run(demo, "--input", image, "--output", tmp_path / "file" / "out")
+    with pytest.raises(UserError, match="could be overwritten"):
+        run(demo, "--input", image, "--output", tmp_path / "in" / "." / "")
+
+
+def test_a_mistake_ends_the_tool_with_one_sentence_and_code_2(demo, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_, exit_on_user_error():
+        run(demo, "--input", tmp_path / "absent", "--output", tmp_path / "out")
+    assert exit_.value.code == 2 and capsys.readouterr().err.startswith("error: no images found in")
+
+
+def test_the_tool_itself(tmp_path):
+    """Run as a user does: no traceback, code 2, one sentence."""
+    command = [sys.executable, SCRIPT, "--config-file", "absent.yaml", "--input", tmp_path / "absent.jpg"]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    done = subprocess.run(
+        [*command, "--output", tmp_path / "out"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: no images found in")

@@ -1,0 +1,236 @@
+"""The mapper: where pixels and keypoints go, against closed forms."""
+
+import copy
+
+import detectron2.data.transforms as T
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from querypose.config import add_querypose_config
+from querypose.data import PoseDatasetMapper
+from querypose.data.mapper import build_pose_augmentation
+from querypose.errors import UserError
+
+WIDTH, HEIGHT = 60, 40
+FLIP_INDICES = [0, 2, 1]  # head, left hand, right hand
+PERSON = {
+    "bbox": [10.0, 5.0, 30.0, 20.0],
+    "bbox_mode": BoxMode.XYWH_ABS,
+    "category_id": 0,
+    "iscrowd": 0,
+    "keypoints": [20.5, 6.5, 2, 38.5, 12.5, 1, 0.5, 0.5, 0],
+    "segmentation": [[10, 5, 40, 5, 40, 25]],
+    "area": 400.0,
+}
+
+
+@pytest.fixture
+def image(tmp_path):
+    """A picture whose red and green values are the pixel's column and row."""
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[..., 0] = np.arange(WIDTH)[None]
+    pixels[..., 1] = np.arange(HEIGHT)[:, None]
+    pixels[..., 2] = 200
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def record(file_name, *persons):
+    size = {"width": WIDTH, "height": HEIGHT}
+    return {"file_name": str(file_name), "image_id": 4, **size, "annotations": list(persons)}
+
+
+def mapper(augmentations, **changes):
+    parts = {"is_train": True, "image_format": "RGB", "flip_indices": FLIP_INDICES}
+    return PoseDatasetMapper(augmentations=augmentations, **{**parts, **changes})
+
+
+def test_without_augmentation_everything_stays_in_place(image):
+    given = record(image, PERSON)
+    before = copy.deepcopy(given)
+    output = mapper([])(given)
+    assert given == before
+    assert output["image"].dtype == torch.uint8 and output["image"].shape == (3, HEIGHT, WIDTH)
+    assert output["image"][:, 7, 31].tolist() == [31, 7, 200]
+    instances = output["instances"]
+    assert instances.image_size == (HEIGHT, WIDTH)
+    assert instances.gt_boxes.tensor.tolist() == [[10, 5, 40, 25]]
+    assert instances.gt_classes.tolist() == [0]
+    # what nobody labelled is (0, 0, 0)
+    assert instances.gt_keypoints.tensor.tolist() == [[[20.5, 6.5, 2], [38.5, 12.5, 1], [0, 0, 0]]]
+    assert (output["height"], output["width"], output["image_id"]) == (HEIGHT, WIDTH, 4)
+    assert "annotations" not in output
+
+
+def test_bgr(image):
+    assert mapper([], image_format="BGR")(record(image))["image"][:, 7, 31].tolist() == [200, 7, 31]
+
+
+def test_flip_mirrors_coordinates_and_swaps_sides(image):
+    output = mapper(build_pose_augmentation(min_size=(HEIGHT,), max_size=1000, flip_prob=1.0))(
+        record(image, PERSON)
+    )
+    assert output["image"][:, 7, 31].tolist() == [WIDTH - 1 - 31, 7, 200]
+    assert output["instances"].gt_boxes.tensor.tolist() == [[WIDTH - 40, 5, WIDTH - 10, 25]]
+    # the labelled left hand is now the right one
+    expected = [[[WIDTH - 20.5, 6.5, 2], [0, 0, 0], [WIDTH - 38.5, 12.5, 1]]]
+    assert output["instances"].gt_keypoints.tensor.tolist() == expected
+
+
+def test_resize_scales_coordinates(image):
+    instances = mapper(build_pose_augmentation(min_size=(80,), max_size=1000))(record(image, PERSON))[
+        "instances"
+    ]
+    assert instances.image_size == (80, 120)
+    assert instances.gt_boxes.tensor.tolist() == [[20, 10, 80, 50]]
+    assert instances.gt_keypoints.tensor[0, 0].tolist() == [41, 13, 2]
+    limited = mapper(build_pose_augmentation(min_size=(80,), max_size=90))(record(image))
+    assert limited["image"].shape == (3, 60, 90)
+
+
+def test_crop_shifts_coordinates_and_unlabels_what_it_cuts_off(image):
+    x0, y0 = 15, 4
+    output = mapper([T.CropTransform(x0, y0, 20, 30)])(record(image, PERSON))
+    assert output["image"].shape == (3, 30, 20)
+    assert output["image"][:2, 3, 2].tolist() == [x0 + 2, y0 + 3]
+    instances = output["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[0, 1, 20, 21]]
+    assert instances.gt_keypoints.tensor.tolist() == [[[5.5, 2.5, 2], [0, 0, 0], [0, 0, 0]]]
+
+
+def test_persons_outside_the_crop_and_crowds_are_dropped(image):
+    outside = {**PERSON, "bbox": [50.0, 30.0, 5.0, 5.0]}
+    crowd = {**PERSON, "iscrowd": 1}
+    instances = mapper([T.CropTransform(0, 0, 45, 28)])(record(image, outside, crowd, PERSON))["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[10, 5, 40, 25]]
+
+
+@pytest.mark.parametrize(
+    "persons", [[], [{**PERSON, "iscrowd": 1}], [{**PERSON, "bbox": [5.0, 5.0, 0.0, 9.0]}]]
+)
+def test_images_without_persons_give_empty_instances_of_the_usual_shape(image, persons):
+    instances = mapper([])(record(image, *persons))["instances"]
+    assert len(instances) == 0
+    assert instances.gt_boxes.tensor.shape == (0, 4)
+    assert instances.gt_keypoints.tensor.shape == (0, 3, 3)
+    assert instances.gt_classes.shape == (0,)
+
+
+@pytest.mark.parametrize("keypoints", [None, [], [0] * 9])
+def test_persons_without_labelled_keypoints_are_kept(image, keypoints):
+    person = {key: value for key, value in PERSON.items() if key != "keypoints"}
+    if keypoints is not None:
+        person["keypoints"] = keypoints
+    for persons in ([person, PERSON], [PERSON, person]):
+        keypoints_out = mapper([])(record(image, *persons))["instances"].gt_keypoints.tensor
+        index = persons.index(person)
+        assert keypoints_out[index].eq(0).all() and keypoints_out[1 - index, 0, 2] == 2
+
+
+def test_inference_resizes_and_returns_no_annotations(image):
+    cfg = get_cfg()
+    add_querypose_config(cfg)
+    cfg.DATASETS.TRAIN = ("keypoints_coco_2017_train",)
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 80, 1000
+    for seed in range(3):
+        np.random.seed(seed)
+        output = PoseDatasetMapper(cfg, is_train=False)(record(image, PERSON))
+        assert output["image"].shape == (3, 80, 120)
+        assert output["image"][0, 0, 0] < output["image"][0, 0, -1]
+    assert "instances" not in output and "annotations" not in output
+    assert (output["height"], output["width"]) == (HEIGHT, WIDTH)
+
+
+def test_config_gives_the_papers_augmentation(image):
+    cfg = get_cfg()
+    add_querypose_config(cfg)
+    cfg.DATASETS.TRAIN = ("keypoints_coco_2017_train",)
+    flip, crop, resize = PoseDatasetMapper(cfg, is_train=True).augmentations.augs
+    assert flip.prob == 0.5 and flip.horizontal
+    assert crop.prob == 0.5
+    before, cut = crop.aug.augs
+    assert list(before.short_edge_length) == [400, 500, 600] and list(cut.crop_size) == [384, 600]
+    assert cut.crop_type == "absolute_range"
+    assert list(resize.short_edge_length) == list(range(480, 801, 32)) and resize.max_size == 1333
+    assert PoseDatasetMapper(cfg, is_train=True).flip_indices.tolist()[:3] == [0, 2, 1]
+
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.RANDOM_FLIP = False, "none"
+    assert len(PoseDatasetMapper(cfg, is_train=True).augmentations.augs) == 1
+    cfg.INPUT.RANDOM_FLIP = "vertical"
+    with pytest.raises(UserError, match="INPUT.RANDOM_FLIP"):
+        PoseDatasetMapper(cfg, is_train=True)
+
+
+def test_half_of_the_images_are_cropped_to_the_range():
+    augmentation = T.AugmentationList(
+        build_pose_augmentation(
+            min_size=(40,), max_size=1000, crop_prob=0.5, crop_size=(20, 30), resize_before_crop=(40, 50)
+        )
+    )
+    np.random.seed(1)
+    crops, sizes_before = [], []
+    for _ in range(400):
+        transforms = augmentation(T.AugInput(np.zeros((40, 60, 3), np.uint8))).transforms
+        for before, transform in zip(transforms, transforms[1:], strict=False):
+            if isinstance(transform, T.CropTransform):
+                crops.append((transform.h, transform.w))
+                sizes_before.append(before.new_h)
+    assert 160 < len(crops) < 240  # 200 expected, 10 the standard deviation
+    assert {side for crop in crops for side in crop} == set(range(20, 31))
+    assert set(sizes_before) == {40, 50}
+
+
+def test_flip_resize_and_crop_together_follow_the_pixels(image):
+    """The head is painted; wherever the augmentation takes the paint, the keypoint goes, too."""
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[4:9, 18:23] = 255  # centred on the head at (20.5, 6.5)
+    Image.fromarray(pixels).save(image)
+    augmentation = build_pose_augmentation(
+        min_size=(160,),
+        max_size=1000,
+        flip_prob=0.5,
+        crop_prob=0.7,
+        crop_size=(60, 90),
+        resize_before_crop=(80, 100),
+    )
+    np.random.seed(0)
+    distances = []
+    for _ in range(30):
+        output = mapper(augmentation)(record(image, PERSON))
+        rows, columns = np.nonzero(output["image"][0].numpy() > 127)
+        height, width = output["image"].shape[1:]
+        whole = rows.size and rows.min() > 0 and columns.min() > 0
+        if whole and rows.max() < height - 1 and columns.max() < width - 1:
+            x, y, v = output["instances"].gt_keypoints.tensor[0, 0].tolist()
+            assert v == 2
+            distances.append(max(abs(columns.mean() + 0.5 - x), abs(rows.mean() + 0.5 - y)))
+    assert len(distances) > 10
+    assert max(distances) < 1.5  # of a patch about 20 pixels wide
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    stored = Image.fromarray(np.zeros((WIDTH, HEIGHT, 3), np.uint8))
+    exif = stored.getexif()
+    exif[0x0112] = 6  # a quarter turn: upright the picture is WIDTH wide
+    stored.save(tmp_path / "a.jpg", exif=exif)
+    assert mapper([])(record(tmp_path / "a.jpg"))["image"].shape == (3, HEIGHT, WIDTH)
+
+
+def test_grey_and_transparent_pictures_become_three_channels(tmp_path):
+    for mode in ("L", "RGBA", "P"):
+        Image.new(mode, (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+        assert mapper([])(record(tmp_path / "a.png"))["image"].shape == (3, HEIGHT, WIDTH)
+
+
+def test_unusable_pictures_end_with_a_reason(tmp_path, image):
+    with pytest.raises(UserError, match="none.png does not exist"):
+        mapper([])(record(tmp_path / "none.png"))
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(UserError, match="text.png cannot be read"):
+        mapper([])(record(tmp_path / "text.png"))
+    with pytest.raises(UserError, match="is 60x40 pixels .* for 40x60"):
+        mapper([])({**record(image), "width": HEIGHT, "height": WIDTH})

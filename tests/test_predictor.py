@@ -1,0 +1,224 @@
+"""PosePredictor: what the model is given, what comes back, and what is said about mistakes."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+from torch import nn
+
+from querypose import PosePredictor, add_querypose_config
+from querypose import predictor as predictor_module
+from querypose.errors import UserError
+from querypose.predictor import load_weights, read_image_rgb, to_coco
+from querypose.skeleton import Skeleton
+
+SKELETON = Skeleton(("left_hand", "right_hand"), (("left_hand", "right_hand"),), ((0, 1),), (0.05, 0.05))
+
+
+class StubModel(nn.Module):
+    """Keeps its inputs and returns three persons, not ordered by score."""
+
+    scores = (0.2, 0.9, 0.5)
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(2, 3)
+        self.inputs = []
+        self.grad_modes = []
+
+    def forward(self, batched_inputs):
+        self.inputs += batched_inputs
+        self.grad_modes.append(torch.is_grad_enabled())
+        assert not self.training
+        scores = torch.tensor(self.scores)
+        instances = Instances((batched_inputs[0]["height"], batched_inputs[0]["width"]))
+        instances.scores = scores
+        instances.pred_classes = torch.zeros(len(scores), dtype=torch.int64)
+        instances.pred_boxes = Boxes(scores[:, None] * torch.tensor([10.0, 20.0, 100.0, 200.0]))
+        instances.pred_keypoints = scores[:, None, None].expand(-1, 2, 3) * torch.tensor([100.0, 50.0, 1.0])
+        return [{"instances": instances}]
+
+
+def make_cfg(min_size=0, max_size=1000, model_format="RGB"):
+    cfg = get_cfg()
+    add_querypose_config(cfg)
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT = min_size, max_size, model_format
+    return cfg
+
+
+def make_predictor(**options):
+    cfg_options = {
+        key: options.pop(key) for key in ("min_size", "max_size", "model_format") if key in options
+    }
+    return PosePredictor.from_model(StubModel().train(), make_cfg(**cfg_options), SKELETON, **options)
+
+
+@pytest.fixture
+def photograph():
+    """(6, 8, 3) RGB in which every channel of every pixel differs from the others."""
+    return np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+
+
+def test_persons_come_best_first_in_the_images_pixels_and_above_the_threshold(photograph):
+    instances = make_predictor(score_threshold=0.5)(photograph)
+    assert instances.image_size == (6, 8)
+    assert instances.scores.tolist() == pytest.approx([0.9, 0.5])
+    assert instances.pred_boxes.tensor[:, 0].tolist() == pytest.approx([9.0, 5.0])
+    assert instances.pred_keypoints[:, 0].numpy() == pytest.approx(np.array([[90, 45, 0.9], [50, 25, 0.5]]))
+    assert len(make_predictor()(photograph)) == 3
+    assert len(make_predictor(score_threshold=0.95)(photograph)) == 0
+
+
+def test_the_output_is_made_of_ordinary_tensors(photograph):
+    predictor = make_predictor()
+    instances = predictor(photograph)
+    instances.pred_keypoints[:, :, 0] += 1
+    assert not instances.pred_keypoints.is_inference() and predictor.model.grad_modes == [False]
+
+
+def test_the_model_sees_float_channels_in_its_own_order(photograph):
+    for model_format, expected in (("RGB", photograph), ("BGR", photograph[:, :, ::-1])):
+        predictor = make_predictor(model_format=model_format)
+        predictor(photograph)
+        given = predictor.model.inputs[0]
+        assert given["image"].dtype == torch.float32
+        assert np.array_equal(given["image"].numpy(), expected.transpose(2, 0, 1))
+        assert (given["height"], given["width"]) == (6, 8)
+
+
+def test_bgr_arrays_and_pil_images(photograph):
+    predictor = make_predictor(image_format="BGR")
+    predictor(photograph[:, :, ::-1])
+    predictor(Image.fromarray(photograph))
+    for given in predictor.model.inputs:
+        assert np.array_equal(given["image"].numpy(), photograph.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "height, width, expected",
+    [(60, 120, (80, 160)), (60, 240, (50, 200)), (240, 120, (160, 80))],
+)
+def test_the_short_side_is_resized_unless_the_long_one_would_be_too_long(height, width, expected):
+    predictor = make_predictor(min_size=80, max_size=200)
+    predictor(np.zeros((height, width, 3), np.uint8))
+    given = predictor.model.inputs[0]
+    assert given["image"].shape == (3, *expected) and (given["height"], given["width"]) == (height, width)
+
+
+def test_a_file_is_turned_upright(tmp_path, photograph):
+    large = np.kron(photograph, np.ones((16, 16, 1), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held so that the file must be turned by 90 degrees clockwise
+    Image.fromarray(large).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read_image_rgb(tmp_path / "turned.png"), np.rot90(large, -1))
+    assert np.array_equal(read_image_rgb(str(tmp_path / "turned.png")), np.rot90(large, -1))
+
+
+def test_every_kind_of_image_becomes_rgb(photograph, tmp_path):
+    grey = photograph[:, :, 0]
+    three = np.stack([grey] * 3, axis=2)
+    alpha = np.concatenate([photograph, photograph[:, :, :1]], axis=2)
+    for image in (grey, grey[:, :, None], Image.fromarray(grey)):
+        assert np.array_equal(read_image_rgb(image), three)
+    assert np.array_equal(read_image_rgb(alpha), photograph)
+    assert np.array_equal(read_image_rgb(alpha[:, :, [2, 1, 0, 3]], "BGR"), photograph)
+    assert np.array_equal(read_image_rgb(Image.fromarray(alpha)), photograph)
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    assert np.array_equal(read_image_rgb(tmp_path / "deep.png"), three)
+
+
+def test_images_that_cannot_be_used_are_told(tmp_path, photograph):
+    (tmp_path / "text.jpg").write_text("no image")
+    Image.fromarray(np.kron(photograph, np.ones((16, 16, 1), np.uint8))).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:700])
+    for image, message in [
+        (tmp_path / "absent.jpg", "there is no image"),
+        (tmp_path / "text.jpg", "text.jpg: it is damaged or no image"),
+        (tmp_path / "cut.jpg", "cut.jpg: it is damaged or no image"),
+        (tmp_path, "Is a directory"),
+        (photograph / 255, "uint8 with values 0 to 255, not float64"),
+        (photograph[None], "must have shape"),
+        (np.zeros((0, 5, 3), np.uint8), "must have shape"),
+        (7, "not int"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            make_predictor()(image)
+    with pytest.raises(UserError, match="RGB or BGR, not rgb"):
+        make_predictor(image_format="rgb")
+
+
+def test_coco_results_lose_the_half_pixel_and_leave_the_instances_alone(photograph):
+    instances = make_predictor(score_threshold=0.9)(photograph)
+    before = instances.pred_keypoints.clone()
+    (result,) = to_coco(instances, 42)
+    assert result["image_id"] == 42 and result["category_id"] == 1
+    assert result["score"] == pytest.approx(0.9)
+    assert result["bbox"] == pytest.approx([9, 18, 81, 162])
+    assert result["keypoints"] == pytest.approx([89.5, 44.5, 0.9] * 2)
+    assert torch.equal(instances.pred_keypoints, before)
+    assert to_coco(instances[[]], 42) == []
+
+
+def test_weights_that_fit_are_loaded(tmp_path):
+    saved, model = StubModel(), StubModel()
+    torch.save({"model": saved.state_dict()}, tmp_path / "whole.pth")
+    load_weights(model, str(tmp_path / "whole.pth"))
+    assert torch.equal(model.head.weight, saved.head.weight)
+
+
+def test_weights_may_come_without_the_losses(tmp_path):
+    model = StubModel()
+    torch.save({"model": model.state_dict()}, tmp_path / "no_losses.pth")
+    model.criterion = nn.Linear(2, 2)
+    load_weights(model, str(tmp_path / "no_losses.pth"))
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(UserError, match="cannot load the weights .*text.pth"):
+        load_weights(StubModel(), str(tmp_path / "text.pth"))
+    torch.save({"model": {"head.weight": torch.zeros(3, 2)}}, tmp_path / "half.pth")
+    with pytest.raises(UserError, match="lack 1 of the model's 2 parameters, first head.bias"):
+        load_weights(StubModel(), str(tmp_path / "half.pth"))
+    torch.save(
+        {"model": {"head.weight": torch.zeros(5, 2), "head.bias": torch.zeros(3)}}, tmp_path / "other.pth"
+    )
+    with pytest.raises(UserError, match=r"first head.weight, \(5, 2\) instead of \(3, 2\)"):
+        load_weights(StubModel(), str(tmp_path / "other.pth"))
+
+
+@pytest.fixture
+def config_that_builds_the_stub(monkeypatch, tmp_path):
+    """A config file, with the stub in the place of the model that it would build."""
+    from querypose import data
+
+    monkeypatch.setattr(predictor_module, "build_model", lambda cfg: StubModel().to(cfg.MODEL.DEVICE))
+    monkeypatch.setattr(data, "skeleton_of", lambda cfg: SKELETON)
+    torch.save({"model": StubModel().state_dict()}, tmp_path / "weights.pth")
+    config = tmp_path / "config.yaml"
+    config.write_text(f"MODEL:\n  WEIGHTS: {tmp_path / 'weights.pth'}\nINPUT:\n  MIN_SIZE_TEST: 48\n")
+    return config
+
+
+def test_a_predictor_from_a_config_file(config_that_builds_the_stub, photograph, tmp_path):
+    predictor = PosePredictor(config_that_builds_the_stub, device="cpu", opts=["INPUT.MAX_SIZE_TEST", 56])
+    assert predictor.skeleton is SKELETON and not predictor.model.training
+    assert len(predictor(photograph)) == 3
+    assert predictor.model.inputs[0]["image"].shape == (3, 42, 56)
+    other = StubModel()
+    torch.save({"model": other.state_dict()}, tmp_path / "other.pth")
+    predictor = PosePredictor(config_that_builds_the_stub, tmp_path / "other.pth")
+    assert torch.equal(predictor.model.head.weight.cpu(), other.head.weight)
+
+
+def test_missing_weights_and_devices_are_told(config_that_builds_the_stub, monkeypatch):
+    with pytest.raises(UserError, match="there is no weights file absent.pth"):
+        PosePredictor(config_that_builds_the_stub, "absent.pth")
+    with pytest.raises(UserError, match="MODEL.WEIGHTS is empty"):
+        PosePredictor(config_that_builds_the_stub, opts=["MODEL.WEIGHTS", ""])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device cuda was asked for"):
+        PosePredictor(config_that_builds_the_stub, device="cuda")
+    assert PosePredictor(config_that_builds_the_stub).cfg.MODEL.DEVICE == "cpu"

@@ -1,0 +1,180 @@
+"""The skeleton: what it derives from names and metadata, and what it refuses."""
+
+from types import SimpleNamespace
+
+import pytest
+from detectron2.data import MetadataCatalog
+
+from querypose.errors import UserError
+from querypose.skeleton import DEFAULT_SIGMA, Skeleton, flip_pairs_by_name, split_side
+
+COCO = MetadataCatalog.get("keypoints_coco_2017_val")
+CROWDPOSE_NAMES = [
+    *(
+        f"{side}_{joint}"
+        for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+        for side in ("left", "right")
+    ),
+    "head",
+    "neck",
+]
+
+
+def small_skeleton(**changes):
+    parts = {
+        "keypoint_names": ("head", "left_hand", "right_hand"),
+        "flip_pairs": (("left_hand", "right_hand"),),
+        "limbs": ((0, 1), (0, 2)),
+        "sigmas": (0.1, 0.2, 0.2),
+    }
+    return Skeleton(**{**parts, **changes})
+
+
+def test_coco_metadata_gives_cocos_own_numbers():
+    from pycocotools.cocoeval import Params
+
+    skeleton = Skeleton.from_metadata(COCO)
+    assert skeleton.num_keypoints == 17
+    # nose, then eyes, ears, .., ankles in pairs of left and right
+    assert skeleton.flip_indices == [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+    assert skeleton.sigmas == pytest.approx(Params("keypoints").kpt_oks_sigmas)
+    assert skeleton.sides == ("middle", *("left", "right") * 8)
+    assert len(skeleton.limbs) == len(COCO.keypoint_connection_rules)
+
+
+def test_crowdpose_category_gives_the_official_flip_indices_and_sigmas():
+    # the official files carry COCO's limbs, which go beyond these 14 keypoints
+    category = {"name": "person", "keypoints": CROWDPOSE_NAMES, "skeleton": [[16, 14], [6, 8], [9, 11]]}
+    skeleton = Skeleton.from_coco_category(category)
+    assert skeleton.flip_indices == [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 12, 13]
+    official = [0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89, 0.79, 0.79]
+    assert skeleton.sigmas == pytest.approx([sigma / 10 for sigma in official])
+    joined = {frozenset(CROWDPOSE_NAMES[i] for i in limb) for limb in skeleton.limbs}
+    assert {"head", "neck"} in joined and {"left_hip", "left_knee"} in joined
+    assert {"left_shoulder", "right_elbow"} not in joined
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("left_paw", "right_paw"),
+        ("Left_Paw", "Right_Paw"),
+        ("l_paw", "r_paw"),
+        ("paw_left", "paw_right"),
+        ("paw_l", "paw_r"),
+        ("left paw", "right paw"),
+        ("leftPaw", "rightPaw"),
+        ("LPaw", "RPaw"),
+        ("front_left_paw", "front_right_paw"),
+        ("PAW-L", "PAW-R"),
+    ],
+)
+def test_sides_are_found_in_names(left, right):
+    names = [right, "tail", left]
+    assert flip_pairs_by_name(names) == ((left, right),)
+
+
+@pytest.mark.parametrize("name", ["nose", "leftover", "rib", "roller", "Root of tail", "l"])
+def test_names_without_a_side_stay_in_the_middle(name):
+    assert split_side(name)[0] == "middle"
+
+
+def test_front_and_hind_limbs_are_not_confused():
+    names = ["left_front_paw", "right_hind_paw", "right_front_paw", "left_hind_paw", "left_horn"]
+    skeleton = Skeleton.from_coco_category({"name": "cat", "keypoints": names})
+    assert skeleton.flip_indices == [2, 3, 0, 1, 4]
+
+
+def test_category_entries_take_precedence_over_names():
+    category = {
+        "name": "sign",
+        "keypoints": ["a", "b", "nose"],
+        "flip_pairs": [["a", "b"]],
+        "skeleton": [[1, 3]],
+    }
+    skeleton = Skeleton.from_coco_category(category)
+    assert skeleton.flip_indices == [1, 0, 2]
+    assert skeleton.limbs == ((0, 2),)
+    assert skeleton.sigmas == (DEFAULT_SIGMA, DEFAULT_SIGMA, 0.026)
+    assert Skeleton.from_coco_category({**category, "sigmas": [1, 2, 3]}).sigmas == (1, 2, 3)
+    assert Skeleton.from_coco_category({**category, "sigmas": [1, 2, 3]}, sigmas=[4, 5, 6]).sigmas == (
+        4,
+        5,
+        6,
+    )
+
+
+def test_metadata_round_trip():
+    skeleton = small_skeleton()
+    assert Skeleton.from_metadata(SimpleNamespace(**skeleton.to_metadata())) == skeleton
+    assert skeleton.to_metadata()["keypoint_flip_map"] == (("left_hand", "right_hand"),)
+
+
+def test_coco_category_agrees_with_detectron2s_metadata():
+    # else Detectron2 refuses to train on its COCO and on a file of one's own together
+    category = {"name": "person", "keypoints": list(COCO.keypoint_names)}
+    metadata = Skeleton.from_coco_category(category).to_metadata()
+    assert metadata["keypoint_names"] == COCO.keypoint_names
+    assert metadata["keypoint_flip_map"] == COCO.keypoint_flip_map
+
+
+def test_a_flip_map_from_right_to_left_keeps_the_sides():
+    metadata = SimpleNamespace(
+        keypoint_names=["r_eye", "nose", "l_eye"], keypoint_flip_map=[("r_eye", "l_eye"), ("nose", "nose")]
+    )
+    skeleton = Skeleton.from_metadata(metadata)
+    assert skeleton.sides == ("right", "middle", "left")
+    assert skeleton.flip_indices == [2, 1, 0]
+
+
+def test_skeleton_is_hashable_whatever_the_containers():
+    assert hash(small_skeleton(limbs=[[0, 1], [0, 2]], sigmas=[0.1, 0.2, 0.2])) == hash(small_skeleton())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"keypoint_names": ()}, "list of keypoint names"),
+        ({"keypoint_names": ("head", "left_hand", "head")}, "'head' twice"),
+        ({"flip_pairs": (("left_hand", "foot"),)}, "names 'foot'"),
+        (
+            {"flip_pairs": (("left_hand", "right_hand"), ("head", "left_hand"))},
+            "'left_hand' is in two flip pairs",
+        ),
+        ({"flip_pairs": (("head", "head"),)}, "'head' is in two flip pairs"),
+        ({"flip_pairs": (("head",),)}, "two keypoint names"),
+        ({"limbs": ((0, 3),)}, r"limb \(0, 3\)"),
+        ({"limbs": ((-1, 1),)}, r"limb \(-1, 1\)"),
+        ({"limbs": ((1, 1),)}, r"limb \(1, 1\)"),
+        ({"sigmas": (0.1, 0.2)}, "3 keypoints but 2 OKS sigmas"),
+        ({"sigmas": (0.1, 0.2, 0.0)}, "positive"),
+        ({"sigmas": (0.1, 0.2, float("nan"))}, "positive"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changes, reason):
+    with pytest.raises(UserError, match=reason):
+        small_skeleton(**changes)
+
+
+@pytest.mark.parametrize(
+    ("category", "reason"),
+    [
+        ({"name": "dog"}, "'dog' needs a list `keypoints`"),
+        ({"name": "dog", "keypoints": "nose"}, "needs a list `keypoints`"),
+        ({"name": "dog", "keypoints": ["nose", 3]}, "needs a list `keypoints`"),
+        ({"name": "dog", "keypoints": ["nose", "tail"], "skeleton": [[1, "tail"]]}, "indices from 1"),
+        ({"name": "dog", "keypoints": ["a", "b"], "flip_pairs": [[0, 1]]}, "pairs of keypoint names"),
+    ],
+)
+def test_bad_categories_are_refused(category, reason):
+    with pytest.raises(UserError, match=reason):
+        Skeleton.from_coco_category(category)
+
+
+def test_metadata_without_keypoints_is_refused():
+    with pytest.raises(UserError, match="'coco_2017_val' has no keypoint names"):
+        Skeleton.from_metadata(MetadataCatalog.get("coco_2017_val"))
+    with pytest.raises(UserError, match="unknown keypoint 'tail'"):
+        Skeleton.from_metadata(
+            SimpleNamespace(keypoint_names=["nose"], keypoint_connection_rules=[("nose", "tail", (0, 0, 0))])
+        )

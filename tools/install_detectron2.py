@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""Install Detectron2 v0.6, made to run on current Python, PyTorch, numpy, Pillow and setuptools.
+
+Detectron2 is on no package registry under its own name. The source distribution `pb1-detectron2==0.6` holds
+the Python files and model-zoo configs of Detectron2 v0.6, without its C++ sources. This script downloads it
+through pip (so pip's own configuration of index, proxy and certificates holds), verifies its checksum,
+applies the patches of detectron2_patches.py, builds the wheel `detectron2-0.6-py3-none-any.whl` and installs
+it with its dependencies. None of the downloaded code is executed on the way.
+
+A Detectron2 that is already there, from wherever it came, is left as it is.
+
+Examples:
+    python tools/install_detectron2.py                      # into the environment of this `python`
+    python tools/install_detectron2.py --wheel-dir wheels   # only write the wheel, to carry it elsewhere
+"""
+
+import argparse
+import base64
+import csv
+import hashlib
+import importlib.metadata
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import textwrap
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from detectron2_patches import PATCHES, STAND_IN, patched_files
+
+SDIST_REQUIREMENT = "pb1-detectron2==0.6"
+SDIST_NAME = "pb1-detectron2-0.6.tar.gz"
+SDIST_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
+SDIST_ROOT = "pb1-detectron2-0.6"
+
+NAME, VERSION = "detectron2", "0.6"
+WHEEL_NAME = f"{NAME}-{VERSION}-py3-none-any.whl"
+DIST_INFO = f"{NAME}-{VERSION}.dist-info"
+
+# Where the folders of the source distribution go in the wheel: Detectron2's own package mapping.
+PACKAGES = {
+    "detectron2": "detectron2",
+    "projects/PointRend/point_rend": "detectron2/projects/point_rend",
+    "projects/DeepLab/deeplab": "detectron2/projects/deeplab",
+    "projects/Panoptic-DeepLab/panoptic_deeplab": "detectron2/projects/panoptic_deeplab",
+}
+
+# What Detectron2 imports. Its own list also has `future` and `pydot` (for the retired Caffe2 export) and
+# `black` at one old version (it only formats saved lazy configs), and excludes the current iopath without
+# need. hydra-core 1.3 and omegaconf 2.4 do not go together.
+REQUIREMENTS = (
+    "Pillow>=7.1",
+    "cloudpickle",
+    "fvcore>=0.1.5,<0.1.6",
+    "hydra-core>=1.1",
+    "iopath>=0.1.7,<0.2",
+    "matplotlib",
+    "numpy",
+    "omegaconf>=2.1,<2.4",
+    "pycocotools>=2.0.2",
+    "tabulate",
+    "tensorboard",
+    "termcolor>=1.1",
+    "tqdm>4.29.0",
+    "yacs>=0.1.8",
+)
+
+
+class InstallError(Exception):
+    """A failure that the user can act on; its message is one sentence."""
+
+
+# pip asks a source distribution for its metadata by running its setup.py, and this one's imports torch. A
+# build backend under setuptools' name answers instead: nothing downloaded is run, and neither torch nor
+# setuptools is needed.
+BACKEND = """\
+import os
+
+
+class __legacy__:
+    @staticmethod
+    def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+        name = "pb1_detectron2-0.6.dist-info"
+        os.makedirs(os.path.join(metadata_directory, name))
+        with open(os.path.join(metadata_directory, name, "METADATA"), "w") as f:
+            f.write("Metadata-Version: 2.1\\nName: pb1-detectron2\\nVersion: 0.6\\n")
+        return name
+"""
+
+
+def download_sdist(folder: Path) -> Path:
+    """Fetch the source distribution into `folder` with pip and return its path.
+
+    Raises:
+        InstallError: pip is absent, or could not fetch the file.
+    """
+    backend = folder / "backend" / "setuptools"
+    backend.mkdir(parents=True)
+    (backend / "__init__.py").write_text("")
+    (backend / "build_meta.py").write_text(BACKEND)
+    target = folder / "download"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--no-binary", "pb1-detectron2", "--use-pep517", "--no-build-isolation"]
+    result = run([*command, "--dest", str(target), SDIST_REQUIREMENT], PYTHONPATH=str(backend.parent))
+    path = target / SDIST_NAME
+    if result.returncode != 0 or not path.is_file():
+        raise InstallError(
+            f"pip could not download {SDIST_REQUIREMENT} ({last_error(result.stderr)}): check the network "
+            f"and pip's index and proxy settings, or name a folder that holds {SDIST_NAME} in PIP_FIND_LINKS"
+        )
+    return path
+
+
+def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
+    """Run a command without input and with additional environment variables, and keep what it prints."""
+    return subprocess.run(
+        command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+
+
+def last_error(output: str) -> str:
+    """The last line of pip's output that tells an error, without its prefix."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    if any("No module named pip" in line for line in lines):
+        return "this Python has no pip: run 'python -m ensurepip' first"
+    return (errors or lines or ["no message"])[-1].rstrip(".")
+
+
+def verify_checksum(path: Path, expected: str = SDIST_SHA256) -> None:
+    """Raise `InstallError` unless the SHA-256 of the file is `expected` (hexadecimal)."""
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if actual != expected:
+        raise InstallError(
+            f"{path.name} has SHA-256 {actual} where {expected} was expected, so nothing was installed: "
+            "empty pip's cache ('pip cache purge') or use another package index"
+        )
+
+
+def read_sdist(path: Path) -> dict[str, bytes]:
+    """Return {path inside the wheel: content} of the files of `PACKAGES`, and the licence."""
+    files = {}
+    with tarfile.open(path) as archive:
+        for member in archive.getmembers():
+            name = PurePosixPath(member.name)
+            if not member.isfile() or name.parts[0] != SDIST_ROOT:
+                continue
+            name = PurePosixPath(*name.parts[1:])
+            content = archive.extractfile(member).read()
+            if str(name) == "LICENSE":
+                files[f"{DIST_INFO}/LICENSE"] = content
+            for source, destination in PACKAGES.items():
+                if name.is_relative_to(source):
+                    files[str(PurePosixPath(destination) / name.relative_to(source))] = content
+    return files
+
+
+def generator() -> str:
+    """What the wheel names as its maker; it changes with the patches, so an outdated wheel is recognised."""
+    recipe = repr((PATCHES, STAND_IN, PACKAGES, REQUIREMENTS)).encode("utf-8")
+    return f"querypose-install-detectron2 ({hashlib.sha256(recipe).hexdigest()[:12]})"
+
+
+def write_wheel(files: dict[str, bytes], folder: Path) -> Path:
+    """Write `files` as a wheel into `folder`, with METADATA, WHEEL and RECORD, and return its path.
+
+    The same files give the same bytes.
+    """
+    requires = "".join(f"Requires-Dist: {requirement}\n" for requirement in REQUIREMENTS)
+    metadata = textwrap.dedent(
+        f"""\
+        Metadata-Version: 2.1
+        Name: {NAME}
+        Version: {VERSION}
+        Summary: Detectron2 v0.6 (Python files), patched to run on current versions of its dependencies
+        Home-page: https://github.com/facebookresearch/detectron2
+        Author: FAIR
+        License: Apache-2.0
+        Requires-Python: >=3.9
+        """
+    )
+    files = {
+        **files,
+        f"{DIST_INFO}/METADATA": (metadata + requires).encode("utf-8"),
+        f"{DIST_INFO}/WHEEL": (
+            f"Wheel-Version: 1.0\nGenerator: {generator()}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ).encode(),
+        f"{DIST_INFO}/top_level.txt": f"{NAME}\n".encode(),
+    }
+    record = io.StringIO()
+    rows = csv.writer(record, lineterminator="\n")
+    for name, content in sorted(files.items()):
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode("ascii")
+        rows.writerow((name, f"sha256={digest}", len(content)))
+    rows.writerow((f"{DIST_INFO}/RECORD", "", ""))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / WHEEL_NAME
+    partial = path.with_suffix(".partial")
+    entries = [*sorted(files.items()), (f"{DIST_INFO}/RECORD", record.getvalue().encode("utf-8"))]
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries:
+            entry = zipfile.ZipInfo(name, date_time=(2021, 11, 15, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, content)
+    partial.replace(path)
+    return path
+
+
+def build_wheel(folder: Path) -> Path:
+    """Download, verify, patch and pack Detectron2; return the path of the wheel in `folder`."""
+    with tempfile.TemporaryDirectory() as temporary:
+        sdist = download_sdist(Path(temporary))
+        verify_checksum(sdist)
+        try:
+            files = patched_files(read_sdist(sdist))
+        except ValueError as error:
+            raise InstallError(str(error)) from error
+        return write_wheel(files, folder)
+
+
+def existing_detectron2() -> str | None:
+    """Describe the Detectron2 that this Python would import and that must stay, or return None.
+
+    None also for a wheel that an earlier version of this script built: that one is to be replaced.
+    """
+    spec = importlib.util.find_spec(NAME)
+    if spec is None or spec.origin is None:  # without an origin it is a mere folder of that name
+        return None
+    try:
+        distribution = importlib.metadata.distribution(NAME)
+    except importlib.metadata.PackageNotFoundError:
+        return f"Detectron2 at {Path(spec.origin).parent}"
+    wheel = distribution.read_text("WHEEL") or ""
+    made_by = re.search(r"^Generator: (querypose-install-detectron2 .*)$", wheel, re.MULTILINE)
+    if made_by and made_by[1] != generator():
+        return None
+    return f"Detectron2 {distribution.version} at {Path(spec.origin).parent}"
+
+
+def install(wheel: Path) -> None:
+    """Install the wheel and its dependencies with pip and check that it imports.
+
+    Raises:
+        InstallError: a dependency cannot be had, or the installed package does not import.
+    """
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # The wheel's version never changes, so pip must be told to replace an older wheel; its dependencies stay.
+    for arguments in ([], ["--force-reinstall", "--no-deps"]):
+        result = run([*pip, *arguments, str(wheel)])
+        if result.returncode != 0:
+            reason = last_error(result.stderr)
+            raise InstallError(f"pip could not install {WHEEL_NAME} and its dependencies: {reason}")
+    # -P: a folder named detectron2 where the user happens to stand is not what was installed
+    check = "import detectron2.model_zoo, detectron2.modeling, detectron2.data"
+    result = run([sys.executable, "-P", "-c", check])
+    if result.returncode != 0:
+        raise InstallError(f"Detectron2 was installed but does not import: {last_error(result.stderr)}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--wheel-dir",
+        metavar="DIR",
+        type=Path,
+        help="only write the wheel into this folder, for a machine without a package registry",
+    )
+    options = parser.parse_args(arguments)
+    if options.wheel_dir:
+        print(f"wrote {build_wheel(options.wheel_dir)}")
+        return
+    existing = existing_detectron2()
+    if existing:
+        print(f"{existing} is already installed and stays as it is")
+        return
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None:
+        raise InstallError(
+            "Detectron2 needs PyTorch, which this Python lacks: run 'pip install torch torchvision' first"
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        install(build_wheel(Path(temporary)))
+    print(f"installed Detectron2 {VERSION}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (InstallError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
