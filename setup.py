@@ -1,0 +1,38 @@
+"""QueryPose as an installable package: `pip install -e .` (Detectron2 comes before, see docs/INSTALL.md)."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="querypose",
+    version="0.1.0",
+    description="QueryPose: sparse end-to-end multi-person pose estimation as a Detectron2 extension",
+    license="Apache-2.0",
+    packages=find_packages(include=["querypose", "querypose.*"]),
+    package_data={"querypose": ["**/*.json", "**/*.yaml"]},
+    python_requires=">=3.11",
+    # Detectron2 is missing here on purpose: it is on no package registry under its own name, so pip cannot
+    # install it. tools/install_detectron2.py does, and `import querypose` says so when it is absent.
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "faster-coco-eval>=1.6",
+        "fvcore>=0.1.5,<0.1.6",  # Detectron2's own bound
+        "hydra-core>=1.1",
+        "iopath>=0.1.7,<0.2",
+        "matplotlib>=3.7",
+        "numpy>=1.26",
+        "omegaconf>=2.1,<2.4",  # hydra-core 1.3 does not run with 2.4
+        "opencv-python-headless>=4.8",
+        "Pillow>=10",
+        "pycocotools>=2.0.7",
+        "scipy>=1.11",
+        "tensorboard",
+        "timm>=1.0",
+        "tqdm>=4.60",
+        "yacs>=0.1.8",
+    ],
+    extras_require={
+        "test": ["hypothesis>=6", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6"],
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
+    },
+)
