@@ -4,8 +4,8 @@ try:
     import detectron2  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "QueryPose needs Detectron2, which is on no package registry under its own name: run 'python tools/install_detectron2.py' "
-        "in the QueryPose folder, or install it from its repository"
+        "QueryPose needs Detectron2, which is on no package registry under its own name: run "
+        "'python tools/install_detectron2.py' in the QueryPose folder, or install it from its repository"
     ) from error
 
 from querypose import modeling  # noqa: F401  (fills the registries)

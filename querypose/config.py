@@ -81,8 +81,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # are returned, each as it would be without); 0 runs all N, which box AP needs
     node.TEST = CfgNode({"TOPK_POSES": 0})
 
-    # the skeleton of the model; empty names mean that of the data set. A training run writes it into its config.yaml, so that its
-    # weights can be used where the data set is absent.
+    # the skeleton of the model; empty names mean that of the data set. A training run writes it into its
+    # config.yaml, so that its weights can be used where the data set is absent.
     node.SKELETON = CfgNode({"KEYPOINT_NAMES": [], "FLIP_PAIRS": [], "LIMBS": [], "SIGMAS": []})
 
     # build_timm_fpn_backbone: a timm model by name; PRETRAINED loads timm's own weights; OPTIONS are further
@@ -141,7 +141,9 @@ def setup_config(config_file: str, opts: list[str] = ()) -> CfgNode:
     cfg = get_cfg()
     add_querypose_config(cfg)
     if not os.path.isfile(config_file):
-        raise UserError(f"the config file '{config_file}' does not exist; give a file such as configs/querypose_R50.yaml")
+        raise UserError(
+            f"the config file '{config_file}' does not exist; give a file such as configs/querypose_R50.yaml"
+        )
     try:
         cfg.merge_from_file(config_file)
         cfg.merge_from_list(list(opts))
@@ -176,7 +178,15 @@ def check_config(cfg: CfgNode) -> None:
             raise UserError(f"{key} is '{_get(cfg, key)}'; valid are {', '.join(sorted(values))}")
 
     config = cfg.MODEL.QUERYPOSE
-    for key in ("NUM_QUERIES", "NUM_STAGES", "HIDDEN_DIM", "PART_DIM", "NUM_TOWER_LAYERS", "TOWER_DIM", "DYNAMIC_DIM"):
+    for key in (
+        "NUM_QUERIES",
+        "NUM_STAGES",
+        "HIDDEN_DIM",
+        "PART_DIM",
+        "NUM_TOWER_LAYERS",
+        "TOWER_DIM",
+        "DYNAMIC_DIM",
+    ):
         if config[key] < 1:
             raise UserError(f"MODEL.QUERYPOSE.{key} is {config[key]}; it must be at least 1")
     for key in ("HIDDEN_DIM", "PART_DIM"):
@@ -186,12 +196,15 @@ def check_config(cfg: CfgNode) -> None:
         raise UserError(f"MODEL.QUERYPOSE.PART_DIM {config.PART_DIM} must be a multiple of 4 (the gates' reduction)")
     if cfg.MODEL.FPN.OUT_CHANNELS != config.HIDDEN_DIM:
         raise UserError(
-            f"MODEL.FPN.OUT_CHANNELS {cfg.MODEL.FPN.OUT_CHANNELS} must equal MODEL.QUERYPOSE.HIDDEN_DIM {config.HIDDEN_DIM}"
+            f"MODEL.FPN.OUT_CHANNELS {cfg.MODEL.FPN.OUT_CHANNELS} must equal "
+            f"MODEL.QUERYPOSE.HIDDEN_DIM {config.HIDDEN_DIM}"
         )
     if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
         raise UserError("MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' needs VARIANT 'light'; the full variant trains 'all'")
     if config.TEST.TOPK_POSES and config.VARIANT == "full":
-        raise UserError("MODEL.QUERYPOSE.TEST.TOPK_POSES needs VARIANT 'light'; the full variant runs every query: set it to 0")
+        raise UserError(
+            "MODEL.QUERYPOSE.TEST.TOPK_POSES needs VARIANT 'light'; the full variant runs every query: set it to 0"
+        )
 
 
 def _get(cfg: CfgNode, key: str):

@@ -19,5 +19,7 @@ def shared_folder() -> Path:
     """The folder of parity figures and photographs beside the checkout; tests that need it skip without it."""
     folder = Path(os.environ.get("QUERYPOSE_SHARED", SHARED))
     if not folder.is_dir():
-        pytest.skip(f"needs the parity figures and photographs in {folder}, which are not part of the project")
+        pytest.skip(
+            f"needs the parity figures and photographs in {folder}, which are not part of the project"
+        )
     return folder

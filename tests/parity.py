@@ -13,9 +13,9 @@ from detectron2.structures import Boxes, Instances, Keypoints
 
 from querypose import add_querypose_config
 from querypose.conversion import convert_authors_weights
+from querypose.data import skeleton_of
 from querypose.modeling import QueryPose, build_part_division
 from querypose.skeleton import Skeleton
-from querypose.data import skeleton_of
 
 
 @dataclass
@@ -74,7 +74,9 @@ def tiny_config(variant: str) -> CfgNode:
 
 
 def load_parity(folder: Path, variant: str) -> Parity:
-    spec = importlib.util.spec_from_file_location("deterministic_weights", folder / "parity/deterministic_weights.py")
+    spec = importlib.util.spec_from_file_location(
+        "deterministic_weights", folder / "parity/deterministic_weights.py"
+    )
     weights = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(weights)
     record = json.loads((folder / f"parity/tiny_{variant}.json").read_text())

@@ -66,7 +66,9 @@ def test_matches(parity):
     inputs = parity.inputs(training=True)
     images = parity.model.preprocess(inputs)
     sizes = torch.tensor([(width, height) for height, width in images.image_sizes]).float()
-    targets = Targets.from_instances([entry["instances"] for entry in inputs], parity.model.num_keypoints, "cpu")
+    targets = Targets.from_instances(
+        [entry["instances"] for entry in inputs], parity.model.num_keypoints, "cpu"
+    )
     with torch.no_grad():
         features = parity.model.backbone(images.tensor)
         output = parity.model.decoder([features[name] for name in parity.model.in_features], sizes)
@@ -93,7 +95,12 @@ def train_step(parity):
 
 
 def test_losses(parity, train_step):
-    names = {"loss_ce": "loss_class", "loss_bbox": "loss_l1", "loss_giou": "loss_giou", "loss_kps": "loss_keypoint"}
+    names = {
+        "loss_ce": "loss_class",
+        "loss_bbox": "loss_l1",
+        "loss_giou": "loss_giou",
+        "loss_kps": "loss_keypoint",
+    }
     theirs = {}
     for name, value in parity.losses.items():
         stem, _, stage = name.rpartition("_") if name[-1].isdigit() else (name, "", "")
@@ -111,7 +118,9 @@ def test_gradient_norms(parity, train_step):
         if slot := per_part_slot(name):
             gradient = parameters[slot[0]].grad
             if ".heads." in slot[0]:
-                gradient = gradient[[index for index, part in enumerate(parity.part_of_keypoint) if part == slot[1]]]
+                gradient = gradient[
+                    [index for index, part in enumerate(parity.part_of_keypoint) if part == slot[1]]
+                ]
             else:
                 gradient = gradient[slot[1]]
         else:

@@ -15,7 +15,9 @@ _POSE = r"head\.pose_head_series\.(\d+)\."
 
 def _stage_rules(prefix: str, ours: str, names: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Rules for `head.<prefix>.<stage>.<their name>.<rest>`."""
-    return [(rf"head\.{prefix}\.(\d+)\.{theirs}\.(.+)", rf"decoder.{ours}.\1.{name}.\2") for theirs, name in names]
+    return [
+        (rf"head\.{prefix}\.(\d+)\.{theirs}\.(.+)", rf"decoder.{ours}.\1.{name}.\2") for theirs, name in names
+    ]
 
 
 def _interaction(theirs: str, ours: str) -> list[tuple[str, str]]:
@@ -129,7 +131,9 @@ def convert_authors_checkpoint(path: str) -> tuple[dict[str, Tensor], list[str]]
         part_of_keypoint = build_part_division(skeleton, division)
         if [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)] == sizes:
             return convert_authors_weights(state_dict, part_of_keypoint)
-    raise UserError(f"the checkpoint '{path}' has parts of {sizes} keypoints, which is no part division of Figure 4")
+    raise UserError(
+        f"the checkpoint '{path}' has parts of {sizes} keypoints, which is no part division of Figure 4"
+    )
 
 
 def convert_authors_weights(
@@ -180,5 +184,7 @@ def _by_keypoint(parts: list[Tensor], part_of_keypoint: list[int]) -> Tensor:
         taken[part] += 1
     if any(2 * count != len(part) for count, part in zip(taken, parts, strict=True)):
         sizes = [len(part) // 2 for part in parts]
-        raise UserError(f"the checkpoint's parts hold {sizes} keypoints, which is not the part division of the config")
+        raise UserError(
+            f"the checkpoint's parts hold {sizes} keypoints, which is not the part division of the config"
+        )
     return torch.stack(rows)

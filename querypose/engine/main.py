@@ -28,7 +28,9 @@ def train_net_main(args: argparse.Namespace):
     cfg = setup_config(args.config_file, args.opts)
     check_datasets(cfg, train=not args.eval_only)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
-        raise UserError("nothing to evaluate: give MODEL.WEIGHTS path/to/model.pth, or --resume for the last checkpoint")
+        raise UserError(
+            "nothing to evaluate: give MODEL.WEIGHTS path/to/model.pth, or --resume for the last checkpoint"
+        )
     cfg.freeze()
     default_setup(cfg, args)
     logging.getLogger("querypose").parent = logging.getLogger("detectron2")

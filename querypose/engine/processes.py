@@ -16,8 +16,8 @@ def launch(main, args) -> None:
 
     Args:
         main: called in each process once the process group stands.
-        args: of Detectron2's default argument parser: num_gpus (processes on this machine; on a machine without GPU they are
-            CPU processes that talk through gloo), num_machines, machine_rank, dist_url.
+        args: of Detectron2's default argument parser: num_gpus (processes on this machine; on a machine without GPU
+            they are CPU processes that talk through gloo), num_machines, machine_rank, dist_url.
 
     Raises:
         UserError: more GPUs asked for than there are.

@@ -83,7 +83,12 @@ class KeypointStage(nn.Module):
         }
 
     def forward(
-        self, feature: Tensor, boxes: Tensor, image_index: Tensor, instance_queries: Tensor, part_queries: Tensor
+        self,
+        feature: Tensor,
+        boxes: Tensor,
+        image_index: Tensor,
+        instance_queries: Tensor,
+        part_queries: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """
         Args:

@@ -68,8 +68,12 @@ def focal_class_cost(probability: Tensor, alpha: float = 0.25, gamma: float = 2.
 def batched_generalized_box_iou(first: Tensor, second: Tensor) -> Tensor:
     """first (B, N, 4), second (B, P, 4) corners -> generalised IoU (B, N, P)."""
     first, second = first[:, :, None], second[:, None]
-    overlap = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp(min=0)
-    hull = (torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])).clamp(min=0)
+    overlap = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp(
+        min=0
+    )
+    hull = (torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])).clamp(
+        min=0
+    )
     intersection, hull_area = overlap.prod(dim=-1), hull.prod(dim=-1)
     areas = [(box[..., 2:] - box[..., :2]).prod(dim=-1) for box in (first, second)]
     union = areas[0] + areas[1] - intersection

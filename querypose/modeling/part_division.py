@@ -65,7 +65,8 @@ def build_part_division(skeleton: Skeleton, division: str, groups: list[list[str
         K part indices, 0 .. M - 1.
 
     Raises:
-        UserError: a division that is not registered, a name that the skeleton lacks, a keypoint in two parts or in none.
+        UserError: a division that is not registered, a name that the skeleton lacks, a keypoint in two parts or in
+            none.
     """
     if groups:
         parts, source = [list(group) for group in groups], "MODEL.QUERYPOSE.PART_GROUPS"
@@ -83,10 +84,13 @@ def build_part_division(skeleton: Skeleton, division: str, groups: list[list[str
             if name not in skeleton.keypoint_names:
                 raise UserError(
                     f"{source} names the keypoint '{name}', which this data set's skeleton lacks (it has "
-                    f"{', '.join(skeleton.keypoint_names)}); set PART_DIVISION to 'per_keypoint' or PART_GROUPS to your parts"
+                    f"{', '.join(skeleton.keypoint_names)}); set PART_DIVISION to 'per_keypoint' or PART_GROUPS to "
+                    "your parts"
                 )
             if name in part_of:
-                raise UserError(f"{source} holds the keypoint '{name}' twice; every keypoint belongs to exactly one part")
+                raise UserError(
+                    f"{source} holds the keypoint '{name}' twice; every keypoint belongs to exactly one part"
+                )
             part_of[name] = index
     missing = [name for name in skeleton.keypoint_names if name not in part_of]
     if missing:

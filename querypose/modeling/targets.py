@@ -33,5 +33,7 @@ class Targets:
                 boxes[index, : counts[index]] = image.gt_boxes.tensor
                 if image.has("gt_keypoints"):
                     keypoints[index, : counts[index]] = image.gt_keypoints.tensor
-        scale = torch.tensor([[image.image_size[1], image.image_size[0]] * 2 for image in instances], dtype=torch.float32)
+        scale = torch.tensor(
+            [[image.image_size[1], image.image_size[0]] * 2 for image in instances], dtype=torch.float32
+        )
         return cls(boxes.to(device), keypoints.to(device), counts, scale.to(device))

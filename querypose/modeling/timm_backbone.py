@@ -35,11 +35,15 @@ class TimmBackbone(Backbone):
         try:
             self.model = timm.create_model(name, features_only=True, pretrained=pretrained, **(options or {}))
         except (RuntimeError, ValueError, TypeError) as error:
-            raise UserError(f"MODEL.TIMM.NAME is '{name}', which timm cannot build as a feature extractor: {error}") from error
+            raise UserError(
+                f"MODEL.TIMM.NAME is '{name}', which timm cannot build as a feature extractor: {error}"
+            ) from error
         index_of = {stride: index for index, stride in enumerate(self.model.feature_info.reduction())}
         missing = [FEATURE_STRIDES[key] for key in out_features if FEATURE_STRIDES[key] not in index_of]
         if missing:
-            raise UserError(f"the timm model '{name}' has no features at stride {missing}; choose one with strides 4 to 32")
+            raise UserError(
+                f"the timm model '{name}' has no features at stride {missing}; choose one with strides 4 to 32"
+            )
         channels = self.model.feature_info.channels()
         self._indices = {key: index_of[FEATURE_STRIDES[key]] for key in out_features}
         self._out_features = list(out_features)
