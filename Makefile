@@ -54,13 +54,14 @@ $(VENV_READY):
 
 $(TORCH_READY): | $(VENV_READY)
 	@if ! $(PY) -c 'import torch, torchvision' 2>/dev/null; then \
-	  echo "installing PyTorch (several gigabytes)"; \
+	  echo "installing PyTorch (several gigabytes, several minutes)"; \
 	  $(PIP) 'torch>=2.4' 'torchvision>=0.19' || \
 	    { echo "error: pip could not install PyTorch: see its message above" >&2; exit 2; }; \
 	fi
 	@touch $@
 
 $(DETECTRON2_READY): tools/install_detectron2.py tools/detectron2_patches.py $(TORCH_READY)
+	@echo "installing Detectron2"
 	@$(PY) tools/install_detectron2.py
 	@touch $@
 

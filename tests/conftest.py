@@ -9,6 +9,10 @@ import torch
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than ten seconds; leave out with -m 'not slow'")
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
@@ -19,7 +23,5 @@ def shared_folder() -> Path:
     """The folder of parity figures and photographs beside the checkout; tests that need it skip without it."""
     folder = Path(os.environ.get("QUERYPOSE_SHARED", SHARED))
     if not folder.is_dir():
-        pytest.skip(
-            f"needs the parity figures and photographs in {folder}, which are not part of the project"
-        )
+        pytest.skip(f"needs the parity figures and photographs in {folder}, which are not part of the project")
     return folder

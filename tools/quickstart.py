@@ -185,14 +185,12 @@ def report(cfg, results: dict, output: Path, training_seconds: float, seconds: f
     losses = [record["total_loss"] for record in records if "total_loss" in record]
     print((output / "ap.md").read_text())
     print(f"The shipped weights reach keypoint AP {shipped:.1f}: {training_note()}")
+    done = f"{records[-1]['iteration'] + 1} iterations in {training_seconds / 60:.1f} minutes"
     print(
-        f"This was a short run: {records[-1]['iteration'] + 1} iterations in {training_seconds / 60:.1f} minutes; the loss "
-        f"fell from {losses[0]:.1f} to {losses[-1]:.1f} and keypoint AP is {short:.1f}. Set prediction learns slowly: "
-        "train longer as above."
+        f"This was a short run: {done}; the loss fell from {losses[0]:.1f} to {losses[-1]:.1f} and keypoint AP is "
+        f"{short:.1f}. Set prediction learns slowly: train longer as above."
     )
-    print(
-        f"All of it took {seconds / 60:.1f} minutes. See {output}/predictions.png, training.png, ap.md, model_final.pth"
-    )
+    print(f"All of it took {seconds / 60:.1f} minutes. See predictions.png, training.png and ap.md in {output}")
 
 
 def training_note() -> str:

@@ -2,9 +2,11 @@
 
 import datetime
 import os
+import socket
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing
 from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 
@@ -27,14 +29,34 @@ def launch(main, args) -> None:
     available = torch.cuda.device_count()
     if available and args.num_gpus > available:
         raise UserError(f"--num-gpus {args.num_gpus}, but this machine has {available}; give at most {available}")
-    detectron2_launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    if available or args.num_gpus * args.num_machines == 1:
+        detectron2_launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    else:
+        torch.multiprocessing.spawn(_run_on_cpu, nprocs=args.num_gpus, args=(main, _with_free_port(args)))
+
+
+def _with_free_port(args):
+    """Detectron2 takes the dist_url "auto" for a free port on this machine."""
+    if args.dist_url == "auto":
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            args.dist_url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    return args
+
+
+def _run_on_cpu(local_rank: int, main, args) -> None:
+    """Detectron2's launcher starts several processes on GPUs only; these talk through gloo."""
+    world_size = args.num_gpus * args.num_machines
+    rank = args.machine_rank * args.num_gpus + local_rank
+    dist.init_process_group("gloo", init_method=args.dist_url, world_size=world_size, rank=rank)
+    _run_in_group(main, args, args.num_gpus)
 
 
 def _run_under_torchrun(main, args) -> None:
@@ -44,6 +66,10 @@ def _run_under_torchrun(main, args) -> None:
     if has_gpu:
         torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if has_gpu else "gloo", timeout=datetime.timedelta(minutes=30))
+    _run_in_group(main, args, local_size)
+
+
+def _run_in_group(main, args, local_size: int) -> None:
     _create_local_group(local_size)
     comm.synchronize()
     try:

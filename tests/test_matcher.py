@@ -1,0 +1,138 @@
+"""The assignment against brute force with costs computed another way."""
+
+import itertools
+
+import pytest
+import torch
+from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
+
+from querypose.modeling.matcher import HungarianMatcher, batched_generalized_box_iou, focal_class_cost
+from querypose.modeling.targets import Targets
+
+
+def random_boxes(*shape):
+    low = 60 * torch.rand(*shape, 2)
+    return torch.cat([low, low + 30 * torch.rand(*shape, 2) + 2], dim=-1)
+
+
+def make_targets(counts, scale=((100.0, 80.0), (60.0, 90.0))):
+    most = max(counts)
+    boxes = random_boxes(len(counts), most) if most else torch.zeros(len(counts), 0, 4)
+    for index, count in enumerate(counts):
+        boxes[index, count:] = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    box_scale = torch.tensor([[*pair, *pair] for pair in scale[: len(counts)]])
+    return Targets(boxes, torch.zeros(len(counts), most, 3, 3), list(counts), box_scale)
+
+
+def reference_cost(logits, boxes, targets, image):
+    """Costs (N, persons) of one image: focal loss as a person less focal loss as background, and so on."""
+    count = targets.counts[image]
+    wanted = targets.boxes[image, :count]
+    logit = logits[image, :, 0]
+    as_person = sigmoid_focal_loss(logit, torch.ones_like(logit), alpha=0.25, gamma=2)
+    as_background = sigmoid_focal_loss(logit, torch.zeros_like(logit), alpha=0.25, gamma=2)
+    l1 = torch.zeros(len(logit), count)
+    for query, person in itertools.product(range(len(logit)), range(count)):
+        difference = boxes[image, query] / targets.box_scale[image] - wanted[person] / targets.box_scale[image]
+        l1[query, person] = difference.abs().sum()
+    giou = generalized_box_iou(boxes[image], wanted)
+    return 2 * (as_person - as_background)[:, None] + 5 * l1 - 2 * giou
+
+
+def brute_force(cost):
+    """The pairs (query, person) of least cost in sum."""
+    queries, persons = cost.shape
+    if persons <= queries:
+        choices = [list(zip(order, range(persons), strict=True)) for order in itertools.permutations(range(queries), persons)]
+    else:
+        choices = [list(zip(range(queries), order, strict=True)) for order in itertools.permutations(range(persons), queries)]
+    return set(min(choices, key=lambda pairs: sum(cost[pair].item() for pair in pairs)))
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (2, 4), (0, 2), (1, 0), (6, 2), (6, 5)])
+def test_least_cost_over_all_permutations(counts):
+    number = 4
+    targets = make_targets(counts)
+    logits = [torch.randn(2, number, 1) for _ in range(3)]
+    boxes = [random_boxes(2, number) for _ in range(3)]
+    matches = HungarianMatcher()(logits, boxes, targets)
+    assert len(matches) == 3
+    most = max(counts)
+    for stage, match in enumerate(matches):
+        assert len(match.rows) == len(match.persons) == sum(min(count, number) for count in counts)
+        pairs = list(zip(match.rows.tolist(), match.persons.tolist(), strict=True))
+        for image in range(2):
+            mine = {(row % number, person % most) for row, person in pairs if row // number == image}
+            assert all(person // most == image for row, person in pairs if row // number == image)
+            assert mine == brute_force(reference_cost(logits[stage], boxes[stage], targets, image))
+
+
+def test_costs_against_torchvision():
+    targets = make_targets((3, 2))
+    logits, boxes = 3 * torch.randn(2, 5, 1), random_boxes(2, 5)
+    cost = HungarianMatcher().cost(logits, boxes, targets)
+    for image, count in enumerate(targets.counts):
+        expected = reference_cost(logits, boxes, targets, image)
+        torch.testing.assert_close(cost[image, :, :count], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_weigh():
+    targets = make_targets((3, 2))
+    logits, boxes = torch.randn(2, 5, 1), random_boxes(2, 5)
+    parts = [HungarianMatcher(*weights).cost(logits, boxes, targets) for weights in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    mixed = HungarianMatcher(2.0, 3.0, 7.0).cost(logits, boxes, targets)
+    torch.testing.assert_close(mixed, 2 * parts[0] + 3 * parts[1] + 7 * parts[2])
+
+
+def test_generalised_iou_of_nested_apart_and_empty_boxes():
+    first = torch.tensor([[[0.0, 0, 4, 4], [0, 0, 2, 2], [1, 1, 1, 1]]])
+    second = torch.tensor([[[0.0, 0, 2, 2], [6, 0, 8, 2], [3, 3, 3, 3]]])
+    result = batched_generalized_box_iou(first, second)[0]
+    # nested: 4 / 16; apart: hull 16, union 8
+    assert result[0, 0].item() == pytest.approx(0.25)
+    assert result[1, 1].item() == pytest.approx(-0.5)
+    assert result.isfinite().all()
+    torch.testing.assert_close(result[:2, :2], generalized_box_iou(first[0, :2], second[0, :2]))
+
+
+def test_class_cost_falls_with_the_probability():
+    cost = focal_class_cost(torch.linspace(0, 1, 50))
+    assert cost.isfinite().all() and (cost.diff() < 0).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_diverged_predictions_still_are_assigned(bad):
+    targets = make_targets((2, 1))
+    logits, boxes = [torch.randn(2, 4, 1)], [random_boxes(2, 4)]
+    logits[0][0, 1] = bad
+    boxes[0][0, 2] = bad
+    boxes[0][1] = float("nan")
+    (match,) = HungarianMatcher()(logits, boxes, targets)
+    assert len(match.rows) == 3 and len(set(match.persons.tolist())) == 3
+    assert {1, 2}.isdisjoint(match.rows.tolist()), "sound predictions come first"
+
+
+def test_nobody_in_the_whole_batch():
+    (match,) = HungarianMatcher()([torch.randn(2, 4, 1)], [random_boxes(2, 4)], make_targets((0, 0)))
+    assert match.rows.shape == match.persons.shape == (0,)
+    assert match.rows.dtype == match.persons.dtype == torch.int64
+
+
+def test_one_transfer_to_the_host_for_all_stages(monkeypatch):
+    transfers = []
+    for name in ("cpu", "item", "tolist", "__bool__", "nonzero"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self, *args, _original=original, _name=name, **kwargs):
+            transfers.append(_name)
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    HungarianMatcher()([torch.randn(2, 4, 1)] * 6, [random_boxes(2, 4)] * 6, make_targets((2, 1)))
+    assert transfers == ["cpu"]
+
+
+def test_no_gradient_through_the_assignment():
+    logits = [torch.randn(1, 3, 1, requires_grad=True)]
+    matches = HungarianMatcher()(logits, [random_boxes(1, 3)], make_targets((2,)))
+    assert not matches[0].rows.requires_grad

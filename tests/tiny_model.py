@@ -1,0 +1,111 @@
+"""A QueryPose small enough for a training step in a fraction of a second, and batches for it."""
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances, Keypoints
+from torch import Tensor, nn
+
+from querypose.config import add_querypose_config
+from querypose.modeling import QueryPose
+
+BODY_NAMES = ["head", "neck", "left_hand", "right_hand", "left_foot", "right_foot"]
+NUM_QUERIES = 6
+
+
+def tiny_config(variant: str = "light", *opts) -> CfgNode:
+    """Two stages, six queries, width 16, over a narrow ResNet18; `opts` are KEY, VALUE, KEY, VALUE .."""
+    cfg = get_cfg()
+    add_querypose_config(cfg)
+    cfg.DATASETS.TRAIN = ("keypoints_coco_2017_train",)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.BACKBONE.NAME = "build_timm_fpn_backbone"
+    cfg.MODEL.TIMM.NAME = "resnet18"
+    cfg.MODEL.TIMM.OPTIONS.channels = [8, 8, 16, 16]
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.FPN.OUT_CHANNELS = 16
+    config = cfg.MODEL.QUERYPOSE
+    config.VARIANT = variant
+    config.NUM_QUERIES = NUM_QUERIES
+    config.NUM_STAGES = 2
+    config.HIDDEN_DIM = 16
+    config.PART_DIM = 16
+    config.NUM_HEADS = 4
+    config.FEEDFORWARD_DIM = 32
+    config.DYNAMIC_DIM = 4
+    config.NUM_CLASS_LAYERS = 1
+    config.NUM_BOX_LAYERS = 1
+    config.NUM_TOWER_LAYERS = 2
+    config.TOWER_DIM = 16
+    config.BOX_POOLER_RESOLUTION = 5
+    config.KEYPOINT_POOLER_RESOLUTION = 6
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def tiny_model(variant: str = "light", *opts) -> QueryPose:
+    """The model of `tiny_config`, its random weights those of seed 0."""
+    torch.manual_seed(0)
+    return build_model(tiny_config(variant, *opts))
+
+
+def spread(model: QueryPose) -> QueryPose:
+    """Give every query a proposal box and predictions of its own, in place, as training does.
+
+    At the start all queries see the whole image and the keypoints stay at its centre: many a mistake shows no
+    difference there.
+    """
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(parameter: Tensor, scale: float) -> Tensor:
+        return scale * torch.randn(parameter.shape, generator=generator)
+
+    with torch.no_grad():
+        boxes = model.decoder.proposal_boxes.weight
+        boxes[:, :2] = 0.5 + 0.15 * torch.rand(boxes[:, :2].shape, generator=generator)
+        boxes[:, 2:] = 0.3 + 0.4 * torch.rand(boxes[:, 2:].shape, generator=generator)
+        for stage in model.decoder.box_stages:
+            stage.box_delta.weight.mul_(0.3)
+            stage.class_logit.bias.zero_()
+        for stage in model.decoder.keypoint_stages:
+            for parameter in (stage.heads.coordinate_weight, stage.heads.sigma_weight):
+                parameter.add_(noise(parameter, 0.2))
+            attention = stage.part_embedding.attention.weight
+            attention.add_(noise(attention, 0.3))
+            deconvolution = stage.part_embedding.upsample[0].weight
+            deconvolution.add_(noise(deconvolution, 0.05))
+    return model
+
+
+def without_batch_statistics(model: nn.Module) -> nn.Module:
+    """Training mode, but for BatchNorm, which keeps its running statistics."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return model
+
+
+def person_boxes(number: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """(number, 4) random corners well inside an image of that size in pixels."""
+    low = torch.rand(number, 2, generator=generator) * 0.4 + 0.05
+    high = low + torch.rand(number, 2, generator=generator) * 0.4 + 0.15
+    return torch.cat([low, high], dim=1) * torch.tensor([width, height, width, height])
+
+
+def tiny_batch(persons=(2, 1), sizes=((64, 96), (96, 64)), num_keypoints: int = 17, seed: int = 0) -> list[dict]:
+    """Training inputs: images of noise of `sizes` (height, width), each with that many persons in them."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = []
+    for number, (height, width) in zip(persons, sizes, strict=True):
+        boxes = person_boxes(number, height, width, generator)
+        place = torch.rand(number, num_keypoints, 2, generator=generator)
+        keypoints = boxes[:, None, :2] + place * (boxes[:, 2:] - boxes[:, :2])[:, None]
+        visible = torch.full((number, num_keypoints, 1), 2.0)
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(boxes)
+        instances.gt_classes = torch.zeros(number, dtype=torch.long)
+        instances.gt_keypoints = Keypoints(torch.cat([keypoints, visible], dim=2))
+        image = (255 * torch.rand(3, height, width, generator=generator)).to(torch.uint8)
+        inputs.append({"image": image, "instances": instances})
+    return inputs

@@ -1,0 +1,97 @@
+"""Learn a few photographs by heart: a chain that is put together rightly reaches keypoint AP 90 and more on them.
+
+    python tools/overfit.py --dataset train.json@images [--num-images 16] [KEY VALUE ..]
+
+Takes the first photographs of two to six persons with labelled keypoints, trains configs/overfit.yaml on them without
+augmentation, and evaluates on the same ones. A check of data, losses and model on real images; not a way to train.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import default_setup
+from PIL import Image
+
+from querypose import PosePredictor
+from querypose.config import setup_config
+from querypose.data import annotation_file, check_datasets, skeleton_of
+from querypose.engine import PoseTrainer
+from querypose.errors import UserError, exit_on_user_error
+from querypose.predictor import read_image_rgb
+from querypose.visualization import Poses, contact_sheet, draw_poses
+
+CONFIG = Path(__file__).resolve().parents[1] / "configs/overfit.yaml"
+MIN_AREA = 48**2  # pixels; persons smaller than that cover a few places of the feature map at this input size
+MIN_KEYPOINTS = 5
+PERSONS = (2, 6)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dataset", required=True, help="COCO-format keypoint file, FILE.json or FILE.json@IMAGES")
+    parser.add_argument("--num-images", type=int, default=16, help="how many photographs (default 16)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    args = parser.parse_intermixed_args()
+
+    cfg = setup_config(str(CONFIG), ["DATASETS.TRAIN", f"('{args.dataset}',)", *args.opts])
+    output = Path(cfg.OUTPUT_DIR)
+    output.mkdir(parents=True, exist_ok=True)
+    subset = write_subset(args.dataset, args.num_images, output / "photographs.json")
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (f"{subset}@{MetadataCatalog.get(args.dataset).image_root}",)
+    check_datasets(cfg)
+    default_setup(cfg, argparse.Namespace(config_file=str(CONFIG), eval_only=False))
+
+    start = time.monotonic()
+    trainer = PoseTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    results = trainer.train()
+    minutes = (time.monotonic() - start) / 60
+    draw(cfg, trainer.model, output / "predictions.png")
+    print(
+        f"keypoint AP {results['keypoints']['AP']:.1f}, box AP {results['bbox']['AP']:.1f} on the {args.num_images} "
+        f"photographs that it was trained on, after {cfg.SOLVER.MAX_ITER} iterations in {minutes:.1f} minutes; "
+        f"see {output}/predictions.png"
+    )
+
+
+def write_subset(dataset: str, num_images: int, path: Path) -> Path:
+    """Write the annotations of the first photographs that suit, with all their persons; the path."""
+    content = json.loads(annotation_file(dataset).read_text())
+    persons: dict[int, list] = {}
+    for annotation in content["annotations"]:
+        persons.setdefault(annotation["image_id"], []).append(annotation)
+
+    def suits(image) -> bool:
+        here = persons.get(image["id"], [])
+        labelled = all(person.get("num_keypoints", 0) >= MIN_KEYPOINTS for person in here)
+        large = all(person["area"] >= MIN_AREA and not person.get("iscrowd") for person in here)
+        return PERSONS[0] <= len(here) <= PERSONS[1] and labelled and large
+
+    images = [image for image in content["images"] if suits(image)][:num_images]
+    if len(images) < num_images:
+        raise UserError(f"{dataset} has {len(images)} suitable photographs; ask for at most that many by --num-images")
+    content["images"] = images
+    content["annotations"] = [person for image in images for person in persons[image["id"]]]
+    path.write_text(json.dumps(content))
+    return path
+
+
+def draw(cfg, model, path: Path) -> None:
+    """Ground truth beside predictions for every photograph."""
+    skeleton = skeleton_of(cfg)
+    predictor = PosePredictor.from_model(model, cfg, skeleton, score_threshold=0.3)
+    rows = []
+    for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
+        image = read_image_rgb(record["file_name"])
+        truth = Poses.from_dataset_record(record, skeleton.num_keypoints)
+        rows.append((draw_poses(image, truth, skeleton), draw_poses(image, predictor(image), skeleton)))
+    Image.fromarray(contact_sheet(rows, columns=2)).save(path)
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        main()
