@@ -39,6 +39,8 @@ class PosePredictor:
         Raises `UserError` if weights are missing, unreadable or made for another model.
         """
         _check_image_format(image_format)
+        if device is not None:
+            _usable_device(str(device), required=True)
         opts = [str(item) for item in opts]
         if weights is not None:
             opts += ["MODEL.WEIGHTS", str(weights)]
@@ -46,7 +48,7 @@ class PosePredictor:
             opts += ["MODEL.DEVICE", str(device)]
         cfg = setup_config(str(config_file), opts).clone()
         cfg.defrost()
-        cfg.MODEL.DEVICE = _usable_device(cfg.MODEL.DEVICE, required=device is not None)
+        cfg.MODEL.DEVICE = _usable_device(cfg.MODEL.DEVICE, required=False)
         cfg.freeze()
         _check_weights_exist(cfg.MODEL.WEIGHTS)
 

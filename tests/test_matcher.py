@@ -104,7 +104,7 @@ def test_class_cost_falls_with_the_probability():
 def test_diverged_predictions_still_are_assigned(bad):
     targets = make_targets((2, 1))
     logits, boxes = [torch.randn(2, 4, 1)], [random_boxes(2, 4)]
-    logits[0][0, 1] = bad
+    logits[0][0, 1] = float("nan")
     boxes[0][0, 2] = bad
     boxes[0][1] = float("nan")
     (match,) = HungarianMatcher()(logits, boxes, targets)

@@ -15,9 +15,7 @@ _POSE = r"head\.pose_head_series\.(\d+)\."
 
 def _stage_rules(prefix: str, ours: str, names: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Rules for `head.<prefix>.<stage>.<their name>.<rest>`."""
-    return [
-        (rf"head\.{prefix}\.(\d+)\.{theirs}\.(.+)", rf"decoder.{ours}.\1.{name}.\2") for theirs, name in names
-    ]
+    return [(rf"head\.{prefix}\.(\d+)\.{theirs}\.(.+)", rf"decoder.{ours}.\1.{name}.\2") for theirs, name in names]
 
 
 def _interaction(theirs: str, ours: str) -> list[tuple[str, str]]:
@@ -104,13 +102,11 @@ def per_part_slot(name: str) -> tuple[str, int] | None:
     return None
 
 
-def convert_authors_checkpoint(path: str) -> tuple[dict[str, Tensor], list[str]]:
-    """Read an authors' checkpoint without running any code in it, and convert it.
-
-    The part division is found from the sizes of the part heads; the skeleton is COCO's, the only one they know.
+def load_tensors(path: str) -> dict[str, Tensor]:
+    """The state dict in a checkpoint, with or without a `model` around it, without running any code in the file.
 
     Raises:
-        UserError: a file that is missing, holds code, or is no QueryPose.
+        UserError: a file that is missing, holds code, or no state dict.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -122,7 +118,18 @@ def convert_authors_checkpoint(path: str) -> tuple[dict[str, Tensor], list[str]]
     state_dict = content.get("model", content) if isinstance(content, dict) else None
     if not state_dict or not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
         raise UserError(f"the checkpoint '{path}' holds no state dict of tensors")
+    return state_dict
 
+
+def convert_authors_checkpoint(path: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Read an authors' checkpoint without running any code in it, and convert it.
+
+    The part division is found from the sizes of the part heads; the skeleton is COCO's, the only one they know.
+
+    Raises:
+        UserError: a file that is missing, holds code, or is no QueryPose.
+    """
+    state_dict = load_tensors(path)
     sizes = []
     while (name := f"head.pose_head_series.0.fc_coord.{len(sizes)}.linear.weight") in state_dict:
         sizes.append(len(state_dict[name]) // 2)
@@ -131,9 +138,7 @@ def convert_authors_checkpoint(path: str) -> tuple[dict[str, Tensor], list[str]]
         part_of_keypoint = build_part_division(skeleton, division)
         if [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)] == sizes:
             return convert_authors_weights(state_dict, part_of_keypoint)
-    raise UserError(
-        f"the checkpoint '{path}' has parts of {sizes} keypoints, which is no part division of Figure 4"
-    )
+    raise UserError(f"the checkpoint '{path}' has parts of {sizes} keypoints, which is no part division of Figure 4")
 
 
 def convert_authors_weights(
@@ -184,7 +189,5 @@ def _by_keypoint(parts: list[Tensor], part_of_keypoint: list[int]) -> Tensor:
         taken[part] += 1
     if any(2 * count != len(part) for count, part in zip(taken, parts, strict=True)):
         sizes = [len(part) // 2 for part in parts]
-        raise UserError(
-            f"the checkpoint's parts hold {sizes} keypoints, which is not the part division of the config"
-        )
+        raise UserError(f"the checkpoint's parts hold {sizes} keypoints, which is not the part division of the config")
     return torch.stack(rows)

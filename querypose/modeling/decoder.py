@@ -1,5 +1,6 @@
 """The cascade of box stages and keypoint stages over learnable queries (Section 3.1, Figures 2 and 3b)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -91,7 +92,7 @@ class QueryPoseDecoder(nn.Module):
                 if parameter.dim() > 1:
                     _xavier_uniform(parameter)
         for stage in self.box_stages:
-            nn.init.constant_(stage.class_logit.bias, -torch.tensor((1 - class_prior) / class_prior).log().item())
+            nn.init.constant_(stage.class_logit.bias, -math.log((1 - class_prior) / class_prior))
         nn.init.constant_(self.proposal_boxes.weight[:, :2], 0.5)
         nn.init.constant_(self.proposal_boxes.weight[:, 2:], 1.0)
         if initialization == "deliberate":

@@ -21,6 +21,8 @@ class RealNVP(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, gain=gain)
+                # PyTorch's random biases alone would move every error by about one sigma
+                nn.init.zeros_(module.bias)
 
     def to_latent(self, errors: Tensor) -> tuple[Tensor, Tensor]:
         """errors (n, 2) -> latent (n, 2) and log |det| (n,) of the map between them."""

@@ -1,0 +1,173 @@
+"""The set losses against torchvision, fvcore and loops over the matched pairs."""
+
+import math
+
+import pytest
+import torch
+from fvcore.nn import sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou
+
+from querypose.modeling import criterion as criterion_module
+from querypose.modeling.criterion import SetCriterion, class_loss
+from querypose.modeling.decoder import DecoderOutput
+from querypose.modeling.flow import RealNVP
+from querypose.modeling.matcher import HungarianMatcher, Match
+from querypose.modeling.targets import Targets
+
+NUM_QUERIES, NUM_KEYPOINTS = 4, 3
+ROWS = [6, 0, 3, 5, 1]  # the rows that went through the keypoint stages, in no order
+
+
+def boxes_of(*shape):
+    low = 30 * torch.rand(*shape, 2)
+    return torch.cat([low, low + 20 * torch.rand(*shape, 2) + 10], dim=-1)
+
+
+def make_targets(counts=(2, 1)):
+    most = max(counts)
+    boxes = boxes_of(2, most)
+    place = torch.rand(2, most, NUM_KEYPOINTS, 2) * 1.4 - 0.2  # some outside their box
+    corner, size = boxes[:, :, None, :2], (boxes[..., 2:] - boxes[..., :2])[:, :, None]
+    visibility = torch.randint(0, 3, (2, most, NUM_KEYPOINTS, 1)).float()
+    keypoints = torch.cat([corner + place * size, visibility], dim=3)
+    scale = torch.tensor([[64.0, 48.0, 64.0, 48.0], [80.0, 60.0, 80.0, 60.0]])
+    return Targets(boxes, keypoints, list(counts), scale)
+
+
+def make_output(rows=ROWS, stages=2):
+    def leaf(tensor):
+        return tensor.requires_grad_()
+
+    return DecoderOutput(
+        logits=[leaf(torch.randn(2, NUM_QUERIES, 1)) for _ in range(stages)],
+        boxes=[leaf(boxes_of(2, NUM_QUERIES)) for _ in range(stages)],
+        rows=torch.tensor(rows),
+        coordinates=[leaf(0.3 * torch.randn(len(rows), NUM_KEYPOINTS, 2)) for _ in range(stages)],
+        sigmas=[leaf(0.2 + 0.6 * torch.rand(len(rows), NUM_KEYPOINTS, 2)) for _ in range(stages)],
+    )
+
+
+def make_matches():
+    """(row, person): both persons of image 0 and the one of image 1, otherwise in each stage."""
+    pairs = [[(3, 0), (1, 1), (6, 2)], [(0, 1), (3, 0), (5, 2)]]
+    return [Match(*(torch.tensor(column) for column in zip(*stage, strict=True))) for stage in pairs]
+
+
+def make_criterion(**weights):
+    return SetCriterion(matcher=HungarianMatcher(), flow=RealNVP(), **weights)
+
+
+def expected_losses(output, targets, match, stage, flow):
+    """Loops over the pairs of one stage, unweighted and without the normaliser."""
+    logits = output.logits[stage].flatten()
+    labels = torch.zeros(len(logits))
+    l1 = giou = keypoint = 0.0
+    for row, person in zip(match.rows.tolist(), match.persons.tolist(), strict=True):
+        labels[row] = 1
+        image = row // NUM_QUERIES
+        box = output.boxes[stage].reshape(-1, 4)[row]
+        wanted = targets.boxes.reshape(-1, 4)[person]
+        for axis in range(4):
+            l1 += abs(box[axis].item() - wanted[axis].item()) / targets.box_scale[image, axis].item()
+        giou += 1 - generalized_box_iou(box[None], wanted[None]).item()
+        at = ROWS.index(row)
+        x0, y0, x1, y1 = box.tolist()
+        for index, (x, y, visibility) in enumerate(targets.keypoints.reshape(-1, NUM_KEYPOINTS, 3)[person].tolist()):
+            if visibility == 0 or not (x0 <= x <= x1 and y0 <= y <= y1):
+                continue
+            u = output.coordinates[stage][at, index].detach()
+            s = output.sigmas[stage][at, index].detach()
+            g = torch.tensor([(x - x0) / (x1 - x0) - 0.5, (y - y0) / (y1 - y0) - 0.5])
+            log_phi = flow.log_prob(((u - g) / s)[None]).item()
+            for axis in (0, 1):
+                sigma, distance = s[axis].item(), abs(u[axis].item() - g[axis].item())
+                keypoint += math.log(sigma) - log_phi
+                keypoint += math.log(sigma * math.sqrt(2 * math.pi)) + distance / (math.sqrt(2) * sigma)
+    focal = sigmoid_focal_loss(logits, labels, alpha=0.25, gamma=2, reduction="sum").item()
+    return {"loss_class": focal, "loss_l1": l1, "loss_giou": giou, "loss_keypoint": keypoint / NUM_KEYPOINTS}
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {},
+        {"class_weight": 3.0, "l1_weight": 0.5, "giou_weight": 7.0, "keypoint_weight": 0.25},
+    ],
+)
+def test_every_loss_of_every_stage(weights):
+    criterion, output, targets, matches = make_criterion(**weights), make_output(), make_targets(), make_matches()
+    losses = criterion(output, targets, matches)
+    factor = {"loss_class": 2.0, "loss_l1": 5.0, "loss_giou": 2.0, "loss_keypoint": 1.0}
+    factor |= {f"loss_{name.removesuffix('_weight')}": value for name, value in weights.items()}
+    assert len(losses) == 8
+    for stage, match in enumerate(matches):
+        expected = expected_losses(output, targets, match, stage, criterion.flow)
+        assert expected["loss_keypoint"] != 0
+        for name, value in expected.items():
+            ours = losses[name if stage == 1 else f"{name}_0"].item()
+            # three persons in the batch
+            assert ours == pytest.approx(factor[name] * value / 3, rel=1e-4), (stage, name)
+
+
+def test_order_of_the_rows_does_not_matter():
+    criterion, output, targets, matches = make_criterion(), make_output(), make_targets(), make_matches()
+    losses = criterion(output, targets, matches)
+    order = torch.randperm(len(ROWS))
+    output.rows = output.rows[order]
+    output.coordinates = [tensor[order] for tensor in output.coordinates]
+    output.sigmas = [tensor[order] for tensor in output.sigmas]
+    for name, value in criterion(output, targets, matches).items():
+        assert value.item() == pytest.approx(losses[name].item(), rel=1e-6)
+
+
+def test_keypoints_do_not_move_boxes():
+    criterion, output, targets, matches = make_criterion(), make_output(), make_targets(), make_matches()
+    losses = criterion(output, targets, matches)
+    keypoints = losses["loss_keypoint"] + losses["loss_keypoint_0"]
+    assert keypoints.item() != 0
+    gradients = torch.autograd.grad(keypoints, [*output.boxes, *output.coordinates], allow_unused=True)
+    assert gradients[0] is None and gradients[1] is None
+    assert all(gradient.abs().sum() > 0 for gradient in gradients[2:])
+
+
+def test_class_loss_of_one_logit_by_hand():
+    # p = 1/2: person 0.25 * 0.25 * log 2, background 0.75 * 0.25 * log 2
+    logits = torch.zeros(1, 3, 1)
+    match = Match(torch.tensor([1]), torch.tensor([0]))
+    expected = (0.25 + 2 * 0.75) * 0.25 * math.log(2)
+    assert class_loss(logits, match).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_box_loss_of_one_pair_by_hand():
+    # boxes of 4x4 and 4x2 that share 4x2: IoU 1/2, hull = union
+    boxes = torch.tensor([[0.0, 0, 4, 4]])
+    targets = Targets(torch.tensor([[[0.0, 0, 4, 2]]]), torch.zeros(1, 1, 1, 3), [1], torch.tensor([[8.0, 16, 8, 16]]))
+    l1, giou = criterion_module.box_losses(boxes, Match(torch.tensor([0]), torch.tensor([0])), targets, num_queries=1)
+    assert l1.item() == pytest.approx(2 / 16) and giou.item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("counts", "expected"), [([2, 1], 3.0), ([0, 0], 1.0), ([1, 0], 1.0)])
+def test_normaliser_is_the_number_of_persons(counts, expected):
+    targets = Targets(torch.zeros(2, 2, 4), torch.zeros(2, 2, 3, 3), counts, torch.ones(2, 4))
+    assert SetCriterion.normalizer(targets).item() == expected
+
+
+@pytest.mark.parametrize(("others", "expected"), [(7.0, 5.0), (-3.0, 1.0)])
+def test_normaliser_is_averaged_over_processes(monkeypatch, others, expected):
+    monkeypatch.setattr(criterion_module.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(others))
+    targets = Targets(torch.zeros(2, 2, 4), torch.zeros(2, 2, 3, 3), [2, 1], torch.ones(2, 4))
+    assert SetCriterion.normalizer(targets).item() == expected
+
+
+def test_no_match_at_all_leaves_the_graph_whole():
+    criterion, output = make_criterion(), make_output(rows=[0])
+    targets = Targets(torch.zeros(2, 0, 4), torch.zeros(2, 0, NUM_KEYPOINTS, 3), [0, 0], torch.ones(2, 4))
+    matches = criterion.matcher(output.logits, output.boxes, targets)
+    losses = criterion(output, targets, matches)
+    background = sigmoid_focal_loss(output.logits[1], torch.zeros(2, NUM_QUERIES, 1), 0.25, 2.0, "sum").item()
+    assert losses["loss_class"].item() == pytest.approx(2 * background, rel=1e-5)
+    assert all(losses[name].item() == 0 for name in losses if "class" not in name)
+    sum(losses.values()).backward()
+    for tensor in [*output.logits, *output.boxes, *output.coordinates, *output.sigmas, *criterion.flow.parameters()]:
+        assert tensor.grad is not None and tensor.grad.isfinite().all()

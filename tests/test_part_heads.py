@@ -1,0 +1,82 @@
+"""Stacked heads are what separate layers for every part would be."""
+
+import torch
+from torch import nn
+
+from querypose.modeling.part_heads import KeypointHeads, PartLinear
+
+PARTS = [0, 0, 2, 1, 2]
+
+
+def random_heads(part_dim=8):
+    heads = KeypointHeads(PARTS, part_dim)
+    with torch.no_grad():
+        for parameter in heads.parameters():
+            parameter.normal_()
+    return heads
+
+
+def test_part_linear_is_a_linear_for_each_part():
+    stacked = PartLinear(3, 6, 4)
+    with torch.no_grad():
+        stacked.bias.normal_()
+    query = torch.randn(5, 6)
+    result = stacked(query)
+    assert result.shape == (5, 3, 4)
+    for part in range(3):
+        single = nn.Linear(6, 4)
+        single.load_state_dict({"weight": stacked.weight[part], "bias": stacked.bias[part]})
+        torch.testing.assert_close(result[:, part], single(query))
+
+
+def test_keypoint_heads_are_separate_layers_of_their_part():
+    heads = random_heads()
+    queries = torch.randn(4, 3, 8)
+    coordinates, sigmas = heads(queries)
+    assert coordinates.shape == sigmas.shape == (4, 5, 2)
+    for keypoint, part in enumerate(PARTS):
+        query = queries[:, part]
+        direction = query / query.norm(dim=1, keepdim=True)
+        expected = nn.functional.linear(direction, heads.coordinate_weight[keypoint], heads.coordinate_bias[keypoint])
+        torch.testing.assert_close(coordinates[:, keypoint], expected)
+        logit = nn.functional.linear(query, heads.sigma_weight[keypoint], heads.sigma_bias[keypoint])
+        torch.testing.assert_close(sigmas[:, keypoint], 1 / (1 + torch.exp(-logit)))
+
+
+def test_only_the_direction_of_the_query_gives_coordinates():
+    heads, queries = random_heads(), torch.randn(4, 3, 8)
+    coordinates, sigmas = heads(queries)
+    scaled_coordinates, scaled_sigmas = heads(37.0 * queries)
+    torch.testing.assert_close(scaled_coordinates, coordinates)
+    assert not torch.allclose(scaled_sigmas, sigmas, atol=1e-2)
+
+
+def test_a_query_of_zero_is_finite():
+    heads = random_heads()
+    queries = torch.zeros(1, 3, 8, requires_grad=True)
+    coordinates, sigmas = heads(queries)
+    torch.testing.assert_close(coordinates[0], heads.coordinate_bias)
+    (coordinates.sum() + sigmas.sum()).backward()
+    assert queries.grad.isfinite().all()
+
+
+def test_starts_near_the_centre_with_sigma_one_half():
+    coordinates, sigmas = KeypointHeads(PARTS, 128)(torch.randn(50, 3, 128))
+    assert coordinates.abs().max() < 0.01 and coordinates.abs().max() > 0
+    assert (sigmas - 0.5).abs().max() < 0.05
+
+
+def test_float32_under_autocast():
+    heads, queries = random_heads(), torch.randn(4, 3, 8)
+    expected = heads(queries)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        results = heads(queries)
+        rounded = heads(queries.bfloat16())
+    for result, wanted in zip(results, expected, strict=True):
+        assert result.dtype == torch.float32 and torch.equal(result, wanted)
+    assert all(result.dtype == torch.float32 for result in rounded)
+
+
+def test_nobody():
+    coordinates, sigmas = random_heads()(torch.zeros(0, 3, 8))
+    assert coordinates.shape == sigmas.shape == (0, 5, 2)
