@@ -11,11 +11,13 @@ import json
 import time
 from pathlib import Path
 
+from querypose import PosePredictor  # first: it silences a warning of fvcore's
+
+# isort: split
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
 from PIL import Image
 
-from querypose import PosePredictor
 from querypose.config import setup_config
 from querypose.data import annotation_file, check_datasets, skeleton_of
 from querypose.engine import PoseTrainer

@@ -12,6 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+from querypose import PosePredictor  # first: it silences a warning of fvcore's
+
+# isort: split
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
@@ -21,7 +24,6 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tqdm import tqdm
 
-from querypose import PosePredictor
 from querypose.config import setup_config
 from querypose.data import check_datasets, skeleton_of
 from querypose.engine import PoseTrainer

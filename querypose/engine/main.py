@@ -15,8 +15,9 @@ from querypose.errors import UserError
 
 
 def train_net_parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments; the config file is needed."""
+    """Detectron2's arguments; the config file is needed, and two runs on one machine do not share a port."""
     parser = default_argument_parser()
+    parser.set_defaults(dist_url="auto")
     for action in parser._actions:
         if action.dest == "config_file":
             action.required = True

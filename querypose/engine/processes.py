@@ -22,13 +22,15 @@ def launch(main, args) -> None:
             they are CPU processes that talk through gloo), num_machines, machine_rank, dist_url.
 
     Raises:
-        UserError: more GPUs asked for than there are.
+        UserError: more GPUs asked for than there are; several machines without an address.
     """
     if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return _run_under_torchrun(main, args)
     available = torch.cuda.device_count()
     if available and args.num_gpus > available:
         raise UserError(f"--num-gpus {args.num_gpus}, but this machine has {available}; give at most {available}")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise UserError("several machines need --dist-url tcp://ADDRESS:PORT of the first one")
     if available or args.num_gpus * args.num_machines == 1:
         detectron2_launch(
             main,
