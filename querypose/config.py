@@ -186,6 +186,10 @@ def check_config(cfg: CfgNode) -> None:
         "NUM_TOWER_LAYERS",
         "TOWER_DIM",
         "DYNAMIC_DIM",
+        "NUM_HEADS",
+        "FEEDFORWARD_DIM",
+        "BOX_POOLER_RESOLUTION",
+        "KEYPOINT_POOLER_RESOLUTION",
     ):
         if config[key] < 1:
             raise UserError(f"MODEL.QUERYPOSE.{key} is {config[key]}; it must be at least 1")
@@ -201,6 +205,8 @@ def check_config(cfg: CfgNode) -> None:
         )
     if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
         raise UserError("MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' needs VARIANT 'light'; the full variant trains 'all'")
+    if config.TEST.TOPK_POSES < 0:
+        raise UserError(f"MODEL.QUERYPOSE.TEST.TOPK_POSES is {config.TEST.TOPK_POSES}; it must be 0 (all) or more")
     if config.TEST.TOPK_POSES and config.VARIANT == "full":
         raise UserError(
             "MODEL.QUERYPOSE.TEST.TOPK_POSES needs VARIANT 'light'; the full variant runs every query: set it to 0"

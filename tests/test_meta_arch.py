@@ -51,7 +51,7 @@ BATCHES = {
     "no visible keypoint": lambda: change_persons(tiny_batch(), keypoints=invisible),
     "keypoints outside every box": lambda: change_persons(tiny_batch(), keypoints=far_away),
     "boxes without area": lambda: change_persons(tiny_batch(), boxes=without_area),
-    "a single small image": lambda: tiny_batch(persons=(1,), sizes=((32, 32),)),
+    "a single image": lambda: tiny_batch(persons=(1,), sizes=((64, 64),)),
 }
 
 # the losses that such a batch cannot have; every other has some
@@ -93,7 +93,7 @@ def test_matched_queries_alone_train_the_keypoint_stages_as_all_do(persons):
     largest = max(gradient.abs().max() for gradient in gradients.values())
     for name, gradient in gradients.items():
         torch.testing.assert_close(matched_gradients[name], gradient, rtol=1e-3, atol=1e-6 * largest.item(), msg=name)
-    if sum(persons):
+    if persons == (2, 3):
         assert losses["loss_keypoint"].item() != 0
 
 
@@ -224,6 +224,7 @@ def test_the_other_images_of_a_batch_change_nothing(variant):
     model.backbone = PatchBackbone()
     for stage in model.decoder.box_stages:
         stage.box_delta.weight.mul_(0.05)
+    model.decoder.proposal_boxes.weight[:, 2:].mul_(0.6)
     small, large = tiny_batch(persons=(1, 1), sizes=((64, 96), (128, 160)))
     (alone,) = model([small], do_postprocess=False)
     beside_another = model([small, large], do_postprocess=False)[0]
@@ -245,8 +246,9 @@ def test_preprocessing_normalises_before_it_pads(model):
     torch.testing.assert_close(images.tensor[0, :, :40, :50], expected.float())
 
 
-def test_bfloat16_step_is_close_to_float32(model):
-    without_batch_statistics(model)
+@pytest.mark.parametrize("kind", list(VARIANTS))
+def test_bfloat16_step_is_close_to_float32(kind):
+    model = without_batch_statistics(spread(tiny_model(*VARIANTS[kind])))
     losses = {}
     for enabled in (False, True):
         model.zero_grad(set_to_none=True)
@@ -285,7 +287,7 @@ def test_another_skeleton_by_its_names_alone():
     assert model.decoder.part_queries.weight.shape == (4, 16)
     losses = model.train()(tiny_batch(num_keypoints=6))
     assert all(loss.isfinite() for loss in losses.values())
-    result = model.eval()(tiny_batch(num_keypoints=6))[0]["instances"]
+    result = model.eval()(tiny_batch(num_keypoints=6), do_postprocess=False)[0]
     assert result.pred_keypoints.shape == (NUM_QUERIES, 6, 3)
 
 

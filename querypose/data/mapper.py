@@ -166,9 +166,6 @@ class PoseDatasetMapper:
             )
         # One array, of the same shape without persons: a tensor from a list of arrays would be slow.
         keypoints = np.array([person.pop("keypoints") for person in persons]).reshape(-1, num_keypoints, 3)
-        # stacked here: Detectron2 makes a tensor of a list of arrays, of which PyTorch warns
-        keypoints = [person.pop("keypoints") for person in persons]
         instances = utils.annotations_to_instances(persons, image_size)
-        stacked = np.stack(keypoints) if persons else np.zeros((0, num_keypoints, 3))
-        instances.gt_keypoints = Keypoints(stacked.astype(np.float32))
+        instances.gt_keypoints = Keypoints(keypoints.astype(np.float32))
         return utils.filter_empty_instances(instances)

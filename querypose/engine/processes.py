@@ -1,5 +1,6 @@
 """One function for all ways to start processes: one process, Detectron2's launcher, torchrun."""
 
+import contextlib
 import datetime
 import os
 import socket
@@ -31,17 +32,31 @@ def launch(main, args) -> None:
         raise UserError(f"--num-gpus {args.num_gpus}, but this machine has {available}; give at most {available}")
     if args.num_machines > 1 and args.dist_url == "auto":
         raise UserError("several machines need --dist-url tcp://ADDRESS:PORT of the first one")
-    if available or args.num_gpus * args.num_machines == 1:
-        detectron2_launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    else:
-        torch.multiprocessing.spawn(_run_on_cpu, nprocs=args.num_gpus, args=(main, _with_free_port(args)))
+    with _user_errors_of_processes():
+        if available or args.num_gpus * args.num_machines == 1:
+            detectron2_launch(
+                main,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args,),
+            )
+        else:
+            torch.multiprocessing.spawn(_run_on_cpu, nprocs=args.num_gpus, args=(main, _with_free_port(args)))
+
+
+@contextlib.contextmanager
+def _user_errors_of_processes():
+    """Raise a UserError of a started process in this one too, whose caller prints it as one sentence."""
+    try:
+        yield
+    except torch.multiprocessing.ProcessRaisedException as error:
+        # all that arrives of the exception is its printed traceback
+        _, found, message = str(error).rpartition(f"{UserError.__module__}.{UserError.__qualname__}: ")
+        if not found or "\n" in message.strip():
+            raise
+        raise UserError(message.strip()) from None
 
 
 def _with_free_port(args):
