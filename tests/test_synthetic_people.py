@@ -238,6 +238,14 @@ def test_a_person_behind_another_is_hidden():
     assert behind["bbox"][2:] == in_front["bbox"][2:] and behind["area"] == in_front["area"]
 
 
+def test_the_far_side_of_a_head_is_not_labelled():
+    shape, figure = (384, 448), standing(180)
+    person = place(figure, 100, 20, shape)
+    annotation = synthetic_scene._annotate(person, 1, owner_of([person], shape))
+    unlabelled = {n for n, (_, _, v) in zip(KEYPOINT_NAMES, keypoints_of(annotation), strict=True) if v == 0}
+    assert unlabelled == {"nose", "left_eye", "right_eye"}
+
+
 def test_what_leaves_the_image_is_not_labelled():
     shape, figure = (384, 448), standing(0)
     hips = figure.keypoints[INDEX["left_hip"], 1]

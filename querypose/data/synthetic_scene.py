@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from .appearance import Appearance
-from .articulated_person import KEYPOINT_NAMES, sample_body
+from .articulated_person import FACE_DIRECTIONS, KEYPOINT_NAMES, sample_body
 from .figure_canvas import BACKGROUND, SUPERSAMPLING
 from .person_drawing import draw_figure
 
@@ -13,6 +13,7 @@ MIN_VISIBLE_SHARE = 0.38  # of a person's silhouette within the image
 MIN_SHARE_INSIDE = 0.45  # of a person's silhouette
 
 _PERSON_COUNTS = ((1, 0.34), (2, 0.30), (3, 0.20), (4, 0.10), (5, 0.06))
+_ON_FACE = np.array([name in FACE_DIRECTIONS for name in KEYPOINT_NAMES])
 _OBJECT = 100  # owner of pixels that a foreground object covers
 
 
@@ -30,9 +31,13 @@ class _Placed:
         self.drawn = figure.parts[self.own] != BACKGROUND
         self.keypoints = figure.keypoints + [column, row]
 
-    def inside(self, shape):
-        """Tell which keypoints (K,) lie within the image."""
-        return ((self.keypoints >= 0) & (self.keypoints < [shape[1], shape[0]])).all(axis=1)
+    def labelled(self, shape):
+        """Tell which keypoints (K,) get a label: those within the image, but for the far side of the head.
+
+        That has no place that one could point to: COCO's annotators leave it out, too.
+        """
+        inside = ((self.keypoints >= 0) & (self.keypoints < [shape[1], shape[0]])).all(axis=1)
+        return inside & ~(self.figure.behind & _ON_FACE)
 
 
 def render_scene(rng, height=192, width=224):
@@ -46,8 +51,8 @@ def render_scene(rng, height=192, width=224):
         image: (height, width, 3) uint8, RGB.
         annotations: one dict per person, from near to far, in COCO's format without ids:
             keypoints: x, y, v for each of `KEYPOINT_NAMES`; v is 2 in sight, 1 hidden by the person's own
-                body, another person or an object, 0 outside the image, where x and y are 0 too. The centre
-                of the first pixel is 0, as in COCO's files.
+                body, another person or an object, 0 outside the image or on the far side of the head, where x
+                and y are 0 too. The centre of the first pixel is 0, as in COCO's files.
             num_keypoints: number of those with v > 0.
             bbox: x, y, width, height of the silhouette within the image, hidden parts included; the first
                 pixel is [0, 1].
@@ -119,7 +124,7 @@ def _place_person(rng, figure, shape, taken):
             row = _slide(rng, -rows[0], shape[0] - rows[-1] - 1)
         person = _Placed(figure, int(column), int(row), shape)
         inside = np.count_nonzero(person.silhouette)
-        if inside < MIN_SHARE_INSIDE * pixels or person.inside(shape).sum() < MIN_LABELLED_KEYPOINTS:
+        if inside < MIN_SHARE_INSIDE * pixels or person.labelled(shape).sum() < MIN_LABELLED_KEYPOINTS:
             continue
         share = np.count_nonzero(person.silhouette & ~taken[person.scene]) / inside
         if share >= MIN_VISIBLE_SHARE + 0.07 and overlapping:
@@ -271,15 +276,15 @@ def _annotate(person, number, owner):
     columns = np.flatnonzero(person.silhouette.any(axis=0)) + person.scene[1].start
     left, top = columns[0] / SUPERSAMPLING, rows[0] / SUPERSAMPLING
     right, bottom = (columns[-1] + 1) / SUPERSAMPLING, (rows[-1] + 1) / SUPERSAMPLING
-    inside, bare = person.inside(shape), person.figure.self_visible()
+    bare, labelled = person.figure.self_visible(), person.labelled(shape)
     keypoints = np.zeros((len(KEYPOINT_NAMES), 3))
-    for index in np.flatnonzero(inside):
+    for index in np.flatnonzero(labelled):
         x, y = person.keypoints[index]
         in_sight = bare[index] and owner[int(y), int(x)] == number
         keypoints[index] = x / SUPERSAMPLING - 0.5, y / SUPERSAMPLING - 0.5, 2 if in_sight else 1
     return {
         "keypoints": [round(float(value), 2) for value in keypoints.ravel()],
-        "num_keypoints": int(inside.sum()),
+        "num_keypoints": int(labelled.sum()),
         "bbox": [float(left), float(top), float(right - left), float(bottom - top)],
         "area": np.count_nonzero(person.silhouette) / SUPERSAMPLING**2,
         "iscrowd": 0,
