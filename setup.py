@@ -23,7 +23,7 @@ setup(
         "numpy>=1.26",
         "omegaconf>=2.1,<2.4",  # hydra-core 1.3 does not run with 2.4
         "opencv-python-headless>=4.8",
-        "Pillow>=10",
+        "Pillow>=10.1",
         "pycocotools>=2.0.7",
         "scipy>=1.11",
         "tensorboard",

@@ -12,6 +12,9 @@ VALID_VALUES = {
     "MODEL.QUERYPOSE.VARIANT": ("full", "light"),
     "MODEL.QUERYPOSE.INITIALIZATION": ("deliberate", "authors"),
     "MODEL.QUERYPOSE.TRAIN_QUERIES": ("all", "matched"),
+    "MODEL.HRNET.NECK": ("lateral", "pooled"),
+    "MODEL.HRNET.NORM": ("BN", "FrozenBN", "SyncBN"),
+    "MODEL.TIMM.NORM": ("BN", "FrozenBN", "SyncBN"),
     "TEST.EVALUATOR_BACKEND": ("faster-coco-eval", "pycocotools"),
 }
 
@@ -75,6 +78,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
 
     # weights of the losses (Section 3.4) and of the matching costs
     node.LOSS = CfgNode({"CLASS_WEIGHT": 2.0, "L1_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0, "KEYPOINT_WEIGHT": 1.0})
+    # an auxiliary loss on keypoint heatmaps of P2, in training only (Section 4.3: of no use on pre-trained backbones)
+    node.AUX_HEATMAP = False
+    node.LOSS.HEATMAP_WEIGHT = 1.0
     node.COST = CfgNode({"CLASS": 2.0, "L1": 5.0, "GIOU": 2.0})
 
     # light variant, inference: keypoint stages only for the k queries with the highest class score (and only they
@@ -85,12 +91,39 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # config.yaml, so that its weights can be used where the data set is absent.
     node.SKELETON = CfgNode({"KEYPOINT_NAMES": [], "FLIP_PAIRS": [], "LIMBS": [], "SIGMAS": []})
 
+    _add_backbone_keys(cfg)
+    # memory layout of the images and the convolutions' weights; the same results, faster on most machines
+    cfg.MODEL.CHANNELS_LAST = False
+
+
+def _add_backbone_keys(cfg: CfgNode) -> None:
+    # MODEL.BACKBONE.NAME chooses one of the backbones below or Detectron2's build_resnet_fpn_backbone, for which
+    # MODEL.RESNETS counts and, for it alone, MODEL.BACKBONE.FREEZE_AT. Keys that mean the same everywhere:
+    # - NORM, what BatchNorm does in training: "BN" batch statistics, trainable; "FrozenBN" constants; "SyncBN" batch
+    #   statistics over all GPUs. MODEL.RESNETS.NORM is Detectron2's FrozenBN. Here it is BN: the authors' HRNet
+    #   checkpoints hold counters of trained batches, which only trainable BatchNorm has, and a timm model may start
+    #   from random weights, which frozen statistics would not normalise. FrozenBN is for few images on each GPU.
+    # - ACTIVATION_CHECKPOINTING: blocks keep only their inputs for the backward pass and compute the rest anew, the
+    #   same numbers with less memory and a third more time.
+
     # build_timm_fpn_backbone: a timm model by name; PRETRAINED loads timm's own weights; OPTIONS are further
     # arguments of timm's constructor (any key)
     cfg.MODEL.TIMM = CfgNode({"NAME": "resnet18", "PRETRAINED": False})
     cfg.MODEL.TIMM.OPTIONS = CfgNode(new_allowed=True)
-    # memory layout of the images and the convolutions' weights; the same results, faster on most machines
-    cfg.MODEL.CHANNELS_LAST = False
+    cfg.MODEL.TIMM.NORM = "BN"
+    cfg.MODEL.TIMM.ACTIVATION_CHECKPOINTING = False
+
+    # build_hrnet_backbone: NAME is one of timm's HRNets. NECK, what p3 .. p5 are made of: "pooled", as in the authors'
+    # W32: all branches joined at stride 4 and averaged; "lateral", as in their W48: each level from the one before it
+    # and its own branch
+    cfg.MODEL.HRNET = CfgNode({"NAME": "hrnet_w32", "NECK": "pooled", "NORM": "BN"})
+    cfg.MODEL.HRNET.ACTIVATION_CHECKPOINTING = False
+
+    # build_swin_fpn_backbone; the sizes are those of Swin-T
+    cfg.MODEL.SWIN = CfgNode({"EMBED_DIM": 96, "DEPTHS": [2, 2, 6, 2], "NUM_HEADS": [3, 6, 12, 24], "WINDOW_SIZE": 7})
+    # probability that the last block is skipped in training; for the blocks before it it falls linearly to 0
+    cfg.MODEL.SWIN.STOCHASTIC_DEPTH = 0.2
+    cfg.MODEL.SWIN.ACTIVATION_CHECKPOINTING = False
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
@@ -98,6 +131,8 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BASE_LR = 2.5e-5
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    # norms (and biases, WEIGHT_DECAY_BIAS) decay as the rest does, unless a number says otherwise
+    cfg.SOLVER.WEIGHT_DECAY_NORM = None
     cfg.SOLVER.IMS_PER_BATCH = 16
     # learning rates relative to BASE_LR
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
@@ -149,6 +184,10 @@ def setup_config(config_file: str, opts: list[str] = ()) -> CfgNode:
         cfg.merge_from_list(list(opts))
     except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
         raise UserError(f"{config_file} with overrides {list(opts)}: {_reason(error, cfg)}") from error
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            f"{config_file} does not hold keys with values; see configs/querypose_R50.yaml for one that does"
+        ) from error
     check_config(cfg)
     skeleton = skeleton_of(cfg)
     cfg.MODEL.QUERYPOSE.SKELETON.KEYPOINT_NAMES = list(skeleton.keypoint_names)
@@ -162,7 +201,10 @@ def setup_config(config_file: str, opts: list[str] = ()) -> CfgNode:
 
 def check_config(cfg: CfgNode) -> None:
     """Raise a UserError for values that contradict each other or that no part of the model has."""
+    from detectron2.modeling import BACKBONE_REGISTRY
+
     from querypose.modeling import part_division, query_interaction, selective_iteration, spegm
+    from querypose.modeling.backbones.swin import check_swin_sizes
 
     registries = {
         "QUERY_INTERACTION": query_interaction.QUERY_INTERACTION_REGISTRY,
@@ -171,11 +213,16 @@ def check_config(cfg: CfgNode) -> None:
     }
     valid = dict(VALID_VALUES)
     valid |= {f"MODEL.QUERYPOSE.{key}": [name for name, _ in registry] for key, registry in registries.items()}
+    valid["MODEL.BACKBONE.NAME"] = [name for name, _ in BACKBONE_REGISTRY]
     if not cfg.MODEL.QUERYPOSE.PART_GROUPS:
         valid["MODEL.QUERYPOSE.PART_DIVISION"] = [name for name, _ in part_division.PART_DIVISION_REGISTRY]
     for key, values in valid.items():
         if _get(cfg, key) not in values:
             raise UserError(f"{key} is '{_get(cfg, key)}'; valid are {', '.join(sorted(values))}")
+
+    if cfg.MODEL.BACKBONE.NAME == "build_swin_fpn_backbone":
+        swin = cfg.MODEL.SWIN
+        check_swin_sizes(swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS, swin.WINDOW_SIZE, swin.STOCHASTIC_DEPTH)
 
     config = cfg.MODEL.QUERYPOSE
     for key in (

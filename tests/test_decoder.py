@@ -110,7 +110,9 @@ def test_part_queries_are_shared_and_iterated(features):
 
 
 def test_initialisations():
-    ours, theirs = (tiny_model("light", "MODEL.QUERYPOSE.INITIALIZATION", kind).decoder for kind in ("deliberate", "authors"))
+    ours, theirs = (
+        tiny_model("light", "MODEL.QUERYPOSE.INITIALIZATION", kind).decoder for kind in ("deliberate", "authors")
+    )
     for decoder in (ours, theirs):
         for stage in decoder.box_stages:
             # a probability of 0.01 to be a person

@@ -69,11 +69,12 @@ def test_deliberate_initialisation_is_close_to_the_identity():
 
 def test_float32_under_autocast():
     flow, errors = bent_flow(), torch.randn(20, 2)
-    expected = flow.log_prob(errors)
+    latent, log_det = flow.to_latent(errors)
+    expected = -0.5 * latent.square().sum(dim=1) - math.log(2 * math.pi) + log_det
     with torch.autocast("cpu", dtype=torch.bfloat16):
         under_autocast = flow.log_prob(errors)
     assert under_autocast.dtype == torch.float32
-    assert torch.equal(under_autocast, expected)
+    torch.testing.assert_close(under_autocast, expected, rtol=1e-5, atol=1e-5)
     assert flow.log_prob(errors.bfloat16()).dtype == torch.float32
 
 

@@ -43,9 +43,13 @@ def brute_force(cost):
     """The pairs (query, person) of least cost in sum."""
     queries, persons = cost.shape
     if persons <= queries:
-        choices = [list(zip(order, range(persons), strict=True)) for order in itertools.permutations(range(queries), persons)]
+        choices = [
+            list(zip(order, range(persons), strict=True)) for order in itertools.permutations(range(queries), persons)
+        ]
     else:
-        choices = [list(zip(range(queries), order, strict=True)) for order in itertools.permutations(range(persons), queries)]
+        choices = [
+            list(zip(range(queries), order, strict=True)) for order in itertools.permutations(range(persons), queries)
+        ]
     return set(min(choices, key=lambda pairs: sum(cost[pair].item() for pair in pairs)))
 
 

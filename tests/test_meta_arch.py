@@ -13,7 +13,12 @@ VARIANTS = {
     "light": ("light",),
     "light matched": ("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched"),
     "full": ("full",),
+    "quick start": (
+        *("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched", "MODEL.QUERYPOSE.AUX_HEATMAP", True),
+        *("MODEL.QUERYPOSE.PART_EMBEDDING", "CoordinateSPEGM"),
+    ),
 }
+LOSSES = {f"loss_{kind}{suffix}" for kind in ("class", "l1", "giou", "keypoint") for suffix in ("", "_0")}
 
 
 @pytest.fixture(scope="module", params=list(VARIANTS))
@@ -54,7 +59,7 @@ BATCHES = {
     "a single image": lambda: tiny_batch(persons=(1,), sizes=((64, 64),)),
 }
 
-# the losses that such a batch cannot have; every other has some
+# the losses that such a batch cannot have
 NO_LOSS = {
     "nobody": ("loss_l1", "loss_giou", "loss_keypoint"),
     "no visible keypoint": ("loss_keypoint",),
@@ -67,7 +72,8 @@ def test_every_parameter_learns_from_every_batch(model, kind):
     model.train()
     model.zero_grad(set_to_none=True)
     losses = model(BATCHES[kind]())
-    assert len(losses) == 8 and all(loss.isfinite() for loss in losses.values())
+    heatmap = {"loss_heatmap"} if model.criterion.auxiliary_heatmap is not None else set()
+    assert losses.keys() == LOSSES | heatmap and all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -75,7 +81,10 @@ def test_every_parameter_learns_from_every_batch(model, kind):
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
     for name in losses:
-        assert (losses[name].item() == 0.0) is name.startswith(NO_LOSS.get(kind, "none")), name
+        if name.startswith(NO_LOSS.get(kind, ())):
+            assert losses[name].item() == 0.0, name
+        elif kind == "ordinary":
+            assert losses[name].item() != 0.0, name
 
 
 @pytest.mark.parametrize("persons", [(2, 3), (0, 1), (0, 0)])
@@ -260,7 +269,7 @@ def test_bfloat16_step_is_close_to_float32(kind):
                 assert parameter.grad is not None and parameter.grad.isfinite().all(), name
     for name, loss in losses[True].items():
         assert loss.dtype == torch.float32
-        assert loss.item() == pytest.approx(losses[False][name].item(), rel=0.05, abs=0.05), name
+        assert loss.item() == pytest.approx(losses[False][name].item(), rel=0.15), name
 
 
 @torch.no_grad()

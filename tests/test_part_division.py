@@ -46,7 +46,9 @@ def parts_by_name(skeleton, part_of_keypoint):
     ]
 
 
-@pytest.mark.parametrize(("division", "number"), [("per_keypoint", 17), ("joined_head", 13), ("rigid", 7), ("head_and_limbs", 5)])
+@pytest.mark.parametrize(
+    ("division", "number"), [("per_keypoint", 17), ("joined_head", 13), ("rigid", 7), ("head_and_limbs", 5)]
+)
 def test_divisions_of_figure_4(division, number):
     skeleton = skeleton_of_names(COCO)
     parts = parts_by_name(skeleton, build_part_division(skeleton, division))
@@ -73,7 +75,10 @@ def test_another_skeleton_per_keypoint_or_by_groups():
 @pytest.mark.parametrize(
     ("groups", "reason"),
     [
-        ([["head", "nek"], ["left_hand", "right_hand", "left_foot", "right_foot"]], "PART_GROUPS names .*'nek'.* lacks"),
+        (
+            [["head", "nek"], ["left_hand", "right_hand", "left_foot", "right_foot"]],
+            "PART_GROUPS names .*'nek'.* lacks",
+        ),
         ([["head", "neck", "head"], BODY_NAMES[2:]], "PART_GROUPS holds .*'head' twice"),
         ([["head", "neck"], ["neck", *BODY_NAMES[2:]]], "PART_GROUPS holds .*'neck' twice"),
         ([["head"], BODY_NAMES[3:]], "PART_GROUPS leaves out neck, left_hand"),

@@ -56,7 +56,9 @@ def test_one_keypoint_by_hand():
 
 
 def test_closed_form_with_a_standard_normal(sample):
-    expected = closed_form(*(tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy() for tensor in sample))
+    expected = closed_form(
+        *(tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy() for tensor in sample)
+    )
     assert residual_log_likelihood_loss(*sample, RecordingNormal()).item() == pytest.approx(expected, rel=1e-5)
     # a flow without couplings is a standard normal
     assert residual_log_likelihood_loss(*sample, RealNVP(0)).item() == pytest.approx(expected, rel=1e-5)
@@ -67,7 +69,9 @@ def test_the_flow_s_density_counts_once_for_each_coordinate(sample):
         def log_prob(self, errors):
             return super().log_prob(errors) + 1.0
 
-    difference = residual_log_likelihood_loss(*sample, RecordingNormal()) - residual_log_likelihood_loss(*sample, Shifted())
+    difference = residual_log_likelihood_loss(*sample, RecordingNormal()) - residual_log_likelihood_loss(
+        *sample, Shifted()
+    )
     assert difference.item() == pytest.approx(2 * sample[3].sum().item(), rel=1e-5)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from querypose.modeling.spegm import SPEGM
+from querypose.modeling.spegm import SPEGM, CoordinateSPEGM
 
 
 def random_spegm(dim=8, part_dim=5, num_parts=3):
@@ -81,3 +81,20 @@ def test_float_range_under_autocast():
         maps = spegm.attention_maps(torch.randn(2, 8, 28, 28))
     # 784 weights of which each is rounded to 8 bits: their sum must not drift
     torch.testing.assert_close(maps.float().sum(dim=(2, 3)), torch.ones(2, 3), rtol=0.01, atol=0.01)
+
+
+def test_coordinates_of_an_attended_place_reach_the_embedding():
+    module = CoordinateSPEGM(dim=4, part_dim=2, num_parts=1).eval()
+    with torch.no_grad():
+        module.project.weight.zero_()
+        module.project.weight[0, 4] = module.project.weight[1, 5] = 1.0  # x and y come after the four channels
+        module.project.bias.zero_()
+        module.attention.weight.zero_()
+        module.attention.bias.zero_()
+        torch.testing.assert_close(module(torch.randn(3, 4, 14, 14)), torch.zeros(3, 1, 2), atol=1e-6, rtol=0)
+
+        place = torch.full((1, 1, 28, 28), -1e4)
+        place[0, 0, 3, 20] = 0
+        module.attention.forward = lambda upsampled: place
+        embedding = module(torch.randn(1, 4, 14, 14))
+    torch.testing.assert_close(embedding, torch.tensor([[[2 * 20.5 / 28 - 1, 2 * 3.5 / 28 - 1]]]))

@@ -6,11 +6,13 @@ from detectron2.structures import Boxes, Instances, Keypoints
 from querypose.modeling.targets import Targets
 
 
-def image_of(height, width, boxes, keypoints=None):
+def image_of(height, width, boxes, keypoints=None, number=2):
     instances = Instances((height, width))
     instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     if keypoints is not None:
-        instances.gt_keypoints = Keypoints(torch.tensor(keypoints, dtype=torch.float32).reshape(len(boxes), -1, 3))
+        number = -1 if boxes else 17
+        points = torch.tensor(keypoints, dtype=torch.float32).reshape(len(boxes), number, 3)
+        instances.gt_keypoints = Keypoints(points)
     return instances
 
 
@@ -34,7 +36,7 @@ def test_padding_and_scale():
 
 
 def test_nobody_anywhere():
-    targets = Targets.from_instances([image_of(10, 20, []), image_of(30, 40, [], [])], 17, torch.device("cpu"))
+    targets = Targets.from_instances([image_of(10, 20, []), image_of(30, 40, [], [], number=17)], 17, torch.device("cpu"))
     assert targets.counts == [0, 0]
     assert targets.boxes.shape == (2, 0, 4) and targets.keypoints.shape == (2, 0, 17, 3)
     assert targets.box_scale.shape == (2, 4)

@@ -1,37 +1,83 @@
-"""Any timm model as a Detectron2 backbone."""
+"""Any timm model as a Detectron2 backbone; BatchNorm modes and activation checkpointing."""
+
+import copy
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from tiny_model import tiny_config
+from torch import nn
 
 from querypose.errors import UserError
-from querypose.modeling.timm_backbone import TimmBackbone, build_timm_fpn_backbone
+from querypose.modeling.backbones import TimmBackbone, build_timm_fpn_backbone
+from querypose.modeling.backbones.checkpointing import find_blocks
 
 NARROW = {"channels": [8, 16, 24, 32]}
+LEVELS = ["res2", "res3", "res4", "res5"]
+# plain BatchNorm, BatchNorm with an activation inside, LayerNorm, and one that returns (B, H, W, C)
+MODELS = [
+    ("resnet18", NARROW),
+    ("mobilenetv2_100", {}),
+    ("efficientnet_lite0", {}),
+    ("convnext_tiny", {"dims": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}),
+    ("mambaout_femto", {"dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}),
+]
 
 
-@pytest.mark.parametrize(("name", "options"), [("resnet18", NARROW), ("hrnet_w18_small", {})])
+@pytest.mark.parametrize(("name", "options"), [*MODELS, ("hrnet_w18_small", {})])
 @torch.no_grad()
 def test_shapes_are_those_that_it_says(name, options):
     backbone = TimmBackbone(name, options=options).eval()
     features = backbone(torch.randn(1, 3, 64, 96))
     shapes = backbone.output_shape()
-    assert list(features) == ["res2", "res3", "res4", "res5"]
+    assert list(features) == LEVELS
     for stride, (key, feature) in zip((4, 8, 16, 32), features.items(), strict=True):
         assert feature.shape == (1, shapes[key].channels, 64 // stride, 96 // stride)
         assert shapes[key].stride == stride
 
 
+@pytest.mark.parametrize(("name", "options"), MODELS)
+def test_every_parameter_has_a_gradient(name, options):
+    cfg = tiny_config("light", "MODEL.TIMM.NAME", name)
+    cfg.MODEL.TIMM.OPTIONS.clear()
+    cfg.MODEL.TIMM.OPTIONS.update(options)
+    backbone = build_timm_fpn_backbone(cfg, ShapeSpec(channels=3)).train()
+    sum(feature.square().mean() for feature in backbone(torch.randn(2, 3, 64, 96)).values()).backward()
+    parameters = dict(backbone.named_parameters())
+    assert [key for key, parameter in parameters.items() if not parameter.requires_grad or parameter.grad is None] == []
+
+
 def test_options_reach_timm():
     backbone = TimmBackbone("resnet18", options=NARROW)
-    assert [backbone.output_shape()[f"res{level}"].channels for level in (2, 3, 4, 5)] == [8, 16, 24, 32]
+    assert [backbone.output_shape()[level].channels for level in LEVELS] == [8, 16, 24, 32]
 
 
 @torch.no_grad()
 def test_some_features_alone():
     backbone = TimmBackbone("resnet18", options=NARROW, out_features=("res3", "res5")).eval()
-    assert {key: value.shape[1] for key, value in backbone(torch.randn(1, 3, 64, 64)).items()} == {"res3": 16, "res5": 32}
+    features = backbone(torch.randn(1, 3, 64, 64))
+    assert {key: value.shape[1] for key, value in features.items()} == {"res3": 16, "res5": 32}
+
+
+@pytest.mark.parametrize(("name", "options"), [("resnet18", NARROW), ("efficientnet_lite0", {})])
+def test_layers_behind_the_last_feature_are_frozen(name, options):
+    backbone = TimmBackbone(name, options=options, out_features=("res2", "res3")).train()
+    features = backbone(torch.randn(2, 3, 64, 64))
+    assert [feature.shape[-1] for feature in features.values()] == [16, 8]
+    sum(feature.square().sum() for feature in features.values()).backward()
+    trained = {key for key, parameter in backbone.named_parameters() if parameter.grad is not None}
+    assert trained == {key for key, parameter in backbone.named_parameters() if parameter.requires_grad}
+    assert 0 < len(trained) < len(list(backbone.parameters()))
+
+
+@torch.no_grad()
+def test_channels_last_outputs_are_turned():
+    backbone = TimmBackbone("mambaout_femto", options=MODELS[-1][1]).eval()
+    image = torch.randn(1, 3, 64, 96)
+    turned = backbone(image)["res3"]
+    plain = backbone.model(image)[1]
+    assert plain.shape == (1, 8, 12, 16)
+    assert torch.equal(turned[0, 5], plain[0, :, :, 5])
 
 
 @torch.no_grad()
@@ -45,6 +91,121 @@ def test_fpn_from_the_config():
     assert backbone.bottom_up.output_shape()["res5"].channels == 16
 
 
+def batch_norms(model):
+    return {name: module for name, module in model.named_modules() if hasattr(module, "running_mean")}
+
+
+@pytest.mark.parametrize(("name", "options"), [("resnet18", NARROW), ("efficientnet_lite0", {})])
+def test_frozen_batch_norm(name, options):
+    trainable = TimmBackbone(name, options=options)
+    for norm in batch_norms(trainable).values():
+        nn.init.uniform_(norm.running_mean, -0.3, 0.3)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+        nn.init.uniform_(norm.weight, 0.5, 2)
+    frozen = TimmBackbone(name, options=options, norm="FrozenBN")
+    frozen.load_state_dict(trainable.state_dict(), strict=True)
+
+    image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    trainable, frozen = trainable.double(), frozen.double()
+    expected = trainable.eval()(image)
+    before = {key: value.clone() for key, value in frozen.state_dict().items()}
+    result = frozen.train()(image)
+    for key, value in expected.items():
+        torch.testing.assert_close(result[key], value)
+
+    sum(value.square().mean() for value in result.values()).backward()
+    assert all(torch.equal(value, before[key]) for key, value in frozen.state_dict().items())
+    parameters = dict(frozen.named_parameters())
+    assert all(parameter.grad is not None for parameter in parameters.values())
+    for norm in batch_norms(frozen):
+        assert f"{norm}.weight" not in parameters and f"{norm}.bias" not in parameters
+
+
+def test_trainable_batch_norm_is_the_default():
+    backbone = TimmBackbone("resnet18", options=NARROW).train()
+    backbone(3 + torch.randn(2, 3, 64, 64))
+    assert backbone.model.bn1.num_batches_tracked == 1 and backbone.model.bn1.weight.requires_grad
+
+
+@pytest.mark.parametrize(("name", "options"), [("resnet18", NARROW), ("efficientnet_lite0", {})])
+@torch.no_grad()
+def test_synchronised_batch_norm(name, options):
+    trainable = TimmBackbone(name, options=options).eval()
+    synchronised = TimmBackbone(name, options=options, norm="SyncBN").eval()
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in batch_norms(synchronised).values())
+    synchronised.load_state_dict(trainable.state_dict(), strict=True)
+    image = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(synchronised(image)["res5"], trainable(image)["res5"])
+
+
+def test_synchronised_batch_norm_of_cpu_processes(monkeypatch):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="MODEL.TIMM.NORM 'SyncBN' works on GPUs only"):
+        TimmBackbone("resnet18", options=NARROW, norm="SyncBN")
+
+
+@pytest.mark.parametrize(
+    ("norm", "name", "reason"),
+    [
+        ("GN", "resnet18", "valid are BN, FrozenBN, SyncBN"),
+        ("FrozenBN", "convnext_tiny", "has no BatchNorm; set it to BN"),
+    ],
+)
+def test_batch_norm_modes_that_cannot_be(norm, name, reason):
+    with pytest.raises(UserError, match=f"MODEL.TIMM.NORM is '{norm}'.*{reason}"):
+        TimmBackbone(name, options=dict(MODELS)[name], norm=norm)
+
+
+@pytest.mark.parametrize(("name", "options"), [MODELS[0], MODELS[2], MODELS[3]])
+def test_checkpointing_changes_no_number(name, options):
+    torch.manual_seed(1)
+    plain = TimmBackbone(name, options=options).train()
+    saving = TimmBackbone(name, options=options, activation_checkpointing=True).train()
+    saving.load_state_dict(plain.state_dict(), strict=True)
+    image = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for backbone in (plain, saving):
+        sum(value.square().mean() for value in backbone(image).values()).backward()
+        gradients.append({key: parameter.grad for key, parameter in backbone.named_parameters()})
+    torch.testing.assert_close(gradients[1], gradients[0])
+    # running statistics and their counters too: the second pass over a block does not count
+    torch.testing.assert_close(saving.state_dict(), plain.state_dict())
+
+
+def saved_elements(backbone, image):
+    """Numbers that autograd keeps for the backward pass."""
+    saved = {}
+    keep = lambda tensor: saved.setdefault(tensor.data_ptr(), tensor.numel()) and tensor  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        backbone(image)
+    return sum(saved.values())
+
+
+def test_checkpointing_saves_memory():
+    image = torch.randn(1, 3, 64, 64)
+    plain, saving = (TimmBackbone("resnet18", activation_checkpointing=on).train() for on in (False, True))
+    assert saved_elements(saving, image) < 0.7 * saved_elements(plain, image)
+
+
+def test_a_copy_of_a_checkpointed_model_is_its_own():
+    backbone = TimmBackbone("resnet18", options=NARROW, activation_checkpointing=True).train()
+    image = torch.randn(2, 3, 64, 64)
+    other = copy.deepcopy(backbone)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    other(image)["res5"].sum().backward()
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+    assert not other(image)["res5"].any()
+
+
+def test_blocks_are_the_residual_blocks():
+    model = TimmBackbone("resnet18", options=NARROW).model
+    assert len(find_blocks(model)) == 8
+    assert {type(block).__name__ for block in find_blocks(model)} == {"BasicBlock"}
+
+
 def test_unknown_name():
     with pytest.raises(UserError, match="MODEL.TIMM.NAME is 'resnet1800'"):
         TimmBackbone("resnet1800")
@@ -55,6 +216,32 @@ def test_unknown_option():
         TimmBackbone("resnet18", options={"colour": "red"})
 
 
+def test_weights_that_cannot_be_fetched(monkeypatch):
+    class NotInTheCache(FileNotFoundError, ValueError):  # as the Hub's client has it
+        pass
+
+    def no_network(*args, **kwargs):
+        raise NotInTheCache("no connection\nand no cached file")
+
+    monkeypatch.setattr("timm.create_model", no_network)
+    with pytest.raises(UserError, match="cannot fetch without a network; set MODEL.TIMM.PRETRAINED False") as caught:
+        TimmBackbone("resnet18", pretrained=True)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_model_without_pyramid():
     with pytest.raises(UserError, match="stride"):
         TimmBackbone("vit_tiny_patch16_224")
+
+
+def test_a_model_for_one_image_size():
+    with pytest.raises(UserError, match="any size that 32 divides.*another"):
+        TimmBackbone("swin_tiny_patch4_window7_224", options={"embed_dim": 12, "depths": (1, 1, 1, 1)})
+
+
+@pytest.mark.parametrize("names", [[], ["res2", "res4"], ["res3", "res2"], ["res5", "res6"], ["p2"]])
+def test_features_without_a_pyramid(names):
+    cfg = tiny_config()
+    cfg.MODEL.FPN.IN_FEATURES = names
+    with pytest.raises(UserError, match="MODEL.FPN.IN_FEATURES is .*without a gap"):
+        build_timm_fpn_backbone(cfg, ShapeSpec(channels=3))

@@ -1,18 +1,33 @@
 """Convert a checkpoint: python tools/convert_weights.py --source authors model_final.pth querypose.pth
 
---source authors      the authors' ResNet models, full or light, in our naming
+--source authors      a model of the authors, any backbone, full or light: for evaluation, or to train on
+--source hrnet        a pose-HRNet or an ImageNet HRNet: the backbone to start training from
+--source swin         an original Swin: the backbone to start training from
 --source querypose    a training checkpoint of ours without optimiser and losses, in half precision, to pass on
+
+Prints what was left out and why, and the config that the weights belong to.
 """
 
 import argparse
 import os
 
-import torch
+from querypose.conversion import (
+    Conversion,
+    convert_authors_checkpoint,
+    convert_hrnet_checkpoint,
+    convert_swin_checkpoint,
+    publishable_weights,
+    save_whole,
+)
+from querypose.conversion.files import check_free
+from querypose.errors import exit_on_user_error
 
-from querypose.conversion import convert_authors_checkpoint, publishable_weights
-from querypose.errors import UserError, exit_on_user_error
-
-SOURCES = {"authors": convert_authors_checkpoint, "querypose": publishable_weights}
+SOURCES = {
+    "authors": convert_authors_checkpoint,
+    "hrnet": convert_hrnet_checkpoint,
+    "swin": convert_swin_checkpoint,
+    "querypose": publishable_weights,
+}
 
 
 def main() -> None:
@@ -21,15 +36,38 @@ def main() -> None:
     parser.add_argument("input", metavar="IN", help="the checkpoint")
     parser.add_argument("output", metavar="OUT", help="the file to write")
     args = parser.parse_args()
-    if os.path.exists(args.output):
-        raise UserError(f"{args.output} exists already; remove it or name another file")
-    folder = os.path.dirname(args.output) or "."
-    if not os.path.isdir(folder):
-        raise UserError(f"the folder '{folder}' of the output does not exist; create it first")
-    model, dropped = SOURCES[args.source](args.input)
-    torch.save({"model": model, "__author__": args.source}, args.output)
-    print(f"wrote {args.output}: {len(model)} tensors, {os.path.getsize(args.output) / 2**20:.1f} MiB")
-    print(f"left out: {', '.join(dropped) or 'nothing'}")
+    check_free(args.output)
+    conversion = SOURCES[args.source](args.input)
+    save_whole(conversion.state_dict, args.output, author=args.source)
+    size = os.path.getsize(args.output) / 2**20
+    print(f"wrote {args.output}: {len(conversion.state_dict)} tensors, {size:.1f} MiB")
+    report(conversion, args.output, whole_model=args.source in ("authors", "querypose"))
+
+
+def report(conversion: Conversion, path: str, whole_model: bool) -> None:
+    """Print what was left out, what the file lacks, and how to use it."""
+    for reason, names in conversion.dropped.items():
+        print(f"left out {_counted(names)}: {reason} ({_examples(names)})")
+    for note in conversion.notes:
+        print(note)
+    for reason, names in conversion.fresh.items():
+        print(f"left to the initialisation {_counted(names)}: {reason} ({_examples(names)})")
+    if not whole_model:
+        print("left to the initialisation all of the neck and the decoder: these are weights of a backbone")
+    if conversion.configs:
+        overrides = [f"'{text}'" if "[" in text else text for text in conversion.overrides]
+        print(f"config: {' or '.join(f'configs/{name}' for name in conversion.configs)}")
+        print(f"overrides: {' '.join(overrides) or 'none'}")
+        options = " ".join([f"configs/{conversion.configs[0]}", *overrides, "MODEL.WEIGHTS", path])
+        print(f"use: --config-file {options}")
+
+
+def _counted(names: list[str]) -> str:
+    return f"{len(names)} tensor{'s' * (len(names) != 1)}"
+
+
+def _examples(names: list[str]) -> str:
+    return names[0] + ", .." * (len(names) > 1)
 
 
 if __name__ == "__main__":

@@ -50,8 +50,9 @@ def main() -> None:
     start = time.monotonic()
     trainer = PoseTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    results = trainer.train()
+    trainer.train()
     minutes = (time.monotonic() - start) / 60
+    results = PoseTrainer.test(cfg, trainer.model)
     draw(cfg, trainer.model, output / "predictions.png")
     print(
         f"keypoint AP {results['keypoints']['AP']:.1f}, box AP {results['bbox']['AP']:.1f} on the {args.num_images} "

@@ -34,8 +34,8 @@ from querypose.visualization import Poses, contact_sheet, draw_poses, plot_train
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = REPOSITORY / "configs/quickstart.yaml"
 WEIGHTS = REPOSITORY / "weights/quickstart.pth"
-# Fewer steps show nothing, more take longer than a demonstration should.
-ITERATIONS = (150, 1200)
+# Fewer steps show nothing at all, more take longer than a demonstration should.
+ITERATIONS = (20, 1200)
 SHEET_IMAGES = 12
 
 

@@ -1,6 +1,17 @@
 """Checkpoints of others made into ours, and ours made fit to be passed on."""
 
 from querypose.conversion.authors import convert_authors_checkpoint, convert_authors_weights
+from querypose.conversion.files import Conversion, save_whole
+from querypose.conversion.hrnet import convert_hrnet_checkpoint
 from querypose.conversion.publish import publishable_weights
+from querypose.conversion.swin import convert_swin_checkpoint
 
-__all__ = ["convert_authors_checkpoint", "convert_authors_weights", "publishable_weights"]
+__all__ = [
+    "Conversion",
+    "convert_authors_checkpoint",
+    "convert_authors_weights",
+    "convert_hrnet_checkpoint",
+    "convert_swin_checkpoint",
+    "publishable_weights",
+    "save_whole",
+]

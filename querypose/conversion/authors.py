@@ -1,38 +1,44 @@
 """The authors' checkpoints in our naming; only names and the stacking of per-part layers differ."""
 
 import re
+from collections.abc import Mapping
 
 import torch
-from detectron2.data import MetadataCatalog
 from torch import Tensor
 
+from querypose.conversion.authors_layout import BOTTOM_UP, BOX, POSE, backbone_settings, find_division, head_settings
+from querypose.conversion.files import Conversion, load_tensors
+from querypose.conversion.layout import (
+    Shape,
+    align_counters,
+    check_tensors,
+    closest_configs,
+    enumerate_names,
+    expected_shapes,
+)
+from querypose.conversion.swin import (
+    INDEX_BUFFERS,
+    MASK_BUFFERS,
+    from_torchvision,
+    relative_position_index,
+    to_torchvision,
+)
 from querypose.errors import UserError
-from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
-from querypose.skeleton import Skeleton
-
-_POSE = r"head\.pose_head_series\.(\d+)\."
-
-
-def _stage_rules(prefix: str, ours: str, names: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Rules for `head.<prefix>.<stage>.<their name>.<rest>`."""
-    return [(rf"head\.{prefix}\.(\d+)\.{theirs}\.(.+)", rf"decoder.{ours}.\1.{name}.\2") for theirs, name in names]
 
 
 def _interaction(theirs: str, ours: str) -> list[tuple[str, str]]:
     pairs = [("dynamic_layer", "generator"), ("out_layer", "output"), ("norm1", "norm1"), ("norm2", "norm2")]
-    return [(rf"{theirs}\.{a}", f"{ours}.{b}") for a, b in [*pairs, ("norm3", "norm3")]]
+    return [(f"{theirs}.{a}", f"{ours}.{b}") for a, b in [*pairs, ("norm3", "norm3")]]
 
 
-# (pattern of the authors' name, ours); the first that matches the whole name counts
-_RULES = [
-    (r"backbone\.(.+)", r"backbone.\1"),
-    (r"init_proposal_features\.(.+)", r"decoder.instance_queries.\1"),
-    (r"init_proposal_boxes\.(.+)", r"decoder.proposal_boxes.\1"),
-    (r"part_query\.(.+)", r"decoder.part_queries.\1"),
-    *_stage_rules(
-        "head_series",
-        "box_stages",
-        [
+# what comes before a tensor's last name: (the authors', ours); * is the number of a stage or of a coupling
+_NAMES = [
+    ("init_proposal_features", "decoder.instance_queries"),
+    ("init_proposal_boxes", "decoder.proposal_boxes"),
+    ("part_query", "decoder.part_queries"),
+    *(
+        (f"{BOX}.*.{theirs}", f"decoder.box_stages.*.{ours}")
+        for theirs, ours in [
             *_interaction("inst_interact", "interaction"),
             ("self_attn", "self_attention.attention"),
             ("norm1", "self_attention.norm"),
@@ -44,101 +50,135 @@ _RULES = [
             ("reg_module", "box_branch"),
             ("class_logits", "class_logit"),
             ("bboxes_delta", "box_delta"),
-        ],
+        ]
     ),
-    *_stage_rules(
-        "pose_head_series",
-        "keypoint_stages",
-        [
+    *(
+        (f"{POSE}.*.{theirs}", f"decoder.keypoint_stages.*.{ours}")
+        for theirs, ours in [
             *_interaction("pose_decoder_inst_interact", "instance_interaction"),
             ("inst_convs", "tower"),
             ("inst_norm", "instance_norm"),
             ("linear1", "instance_feedforward.linear1"),
             ("linear2", "instance_feedforward.linear2"),
             ("norm2", "instance_feedforward.norm"),
-            (r"part_embed_generator\.upsample", "part_embedding.upsample"),
-            (r"part_embed_generator\.LSA_conv", "part_embedding.attention"),
-            (r"part_embed_generator\.fc", "part_embedding.project"),
-            (r"updater\.fc1", "part_update.reduce"),
-            (r"updater\.norm_fc1", "part_update.norm"),
-            (r"updater\.fc2", "part_update.expand"),
+            ("part_embed_generator.upsample", "part_embedding.upsample"),
+            ("part_embed_generator.LSA_conv", "part_embedding.attention"),
+            ("part_embed_generator.fc", "part_embedding.project"),
+            ("updater.fc1", "part_update.reduce"),
+            ("updater.norm_fc1", "part_update.norm"),
+            ("updater.fc2", "part_update.expand"),
             ("kps_self_attn", "self_attention.attention"),
             ("self_attn_norm", "self_attention.norm"),
             ("linear1_l", "feedforward.linear1"),
             ("linear2_l", "feedforward.linear2"),
             ("norm2_l", "feedforward.norm"),
-        ],
+        ]
     ),
-    (r"criterion\.flow\.flow\.mask", "criterion.flow.masks"),
-    (r"criterion\.flow\.flow\.s\.(.+)", r"criterion.flow.scale.\1"),
-    (r"criterion\.flow\.flow\.t\.(.+)", r"criterion.flow.translate.\1"),
+    ("criterion.flow.flow.s", "criterion.flow.scale"),
+    ("criterion.flow.flow.t", "criterion.flow.translate"),
 ]
+_FLOW_MASK = ("criterion.flow.flow.mask", "criterion.flow.masks")
 
-# layers that the authors keep per part, (pattern, name of our stacked tensor)
-_PER_PART = [
-    (rf"{_POSE}residual_filter\.(\d+)\.(weight|bias)", "instance_to_part.{kind}"),
-    (rf"{_POSE}fc_coord\.(\d+)\.linear\.(weight|bias)", "heads.coordinate_{kind}"),
-    (rf"{_POSE}fc_sigma\.(\d+)\.linear\.(weight|bias)", "heads.sigma_{kind}"),
-]
+# layers that the authors keep per part: their name -> our stacked tensor
+_PER_PART = {
+    "residual_filter.{part}": "instance_to_part.",
+    "fc_coord.{part}.linear": "heads.coordinate_",
+    "fc_sigma.{part}.linear": "heads.sigma_",
+}
 
-# tensors without a function: a third gate layer that is never called, image statistics that the config holds
-DROPPED = (rf"{_POSE}updater\.(fc3|norm_fc3)\..+", r"pixel_(mean|std)")
+# tensors without a function: pattern -> what they are
+_DROPPED = {
+    rf"{re.escape(POSE)}\.\d+\.updater\.(fc3|norm_fc3)\..+": "a third gate layer (updater.fc3, updater.norm_fc3) that "
+    "is never called",
+    r"backbone\.fpn_conv\.4\..+": "a fifth level's convolution, whose map no stage reads",
+    r"backbone\.lateral_conv\.0\..+": "a convolution of the finest branch that is never called",
+    r"backbone\.bottom_up\..+\.relative_position_index": INDEX_BUFFERS,
+    r"backbone\.bottom_up\..+\.attn_mask": MASK_BUFFERS,
+    r"pixel_(mean|std)": "image statistics, which the config holds",
+}
+
+
+def _translate(name: str, pairs: list[tuple[str, str]]) -> str | None:
+    for source, target in pairs:
+        pattern = re.escape(source).replace(r"\*", r"(\d+)")
+        if match := re.fullmatch(rf"{pattern}\.(.+)", name):
+            *stage, rest = match.groups()
+            return f"{target.replace('*', stage[0]) if stage else target}.{rest}"
+    return None
 
 
 def rename(name: str) -> str | None:
     """Our name of an authors' tensor that is copied as it is; None where there is no such tensor."""
-    for pattern, ours in _RULES:
-        if match := re.fullmatch(pattern, name):
-            return match.expand(ours)
-    return None
+    if name == _FLOW_MASK[0]:
+        return _FLOW_MASK[1]
+    if name.startswith(BOTTOM_UP):
+        bare = name.removeprefix(BOTTOM_UP)
+        return BOTTOM_UP + (to_torchvision(bare) or bare)
+    return name if name.startswith("backbone.") else _translate(name, _NAMES)
 
 
 def per_part_slot(name: str) -> tuple[str, int] | None:
     """Our stacked tensor's name and the part's index, of a layer that the authors keep per part; else None."""
-    for pattern, ours in _PER_PART:
-        if match := re.fullmatch(pattern, name):
+    for theirs, ours in _PER_PART.items():
+        pattern = re.escape(theirs).replace(r"\{part\}", r"(\d+)")
+        if match := re.fullmatch(rf"{re.escape(POSE)}\.(\d+)\.{pattern}\.(weight|bias)", name):
             stage, part, kind = match.groups()
-            return f"decoder.keypoint_stages.{stage}.{ours.format(kind=kind)}", int(part)
+            return f"decoder.keypoint_stages.{stage}.{ours}{kind}", int(part)
     return None
 
 
-def load_tensors(path: str) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, with or without a `model` around it, without running any code in the file.
+def original_shapes(expected: Mapping[str, Shape], part_of_keypoint: list[int]) -> dict[str, Shape]:
+    """The authors' names and shapes of a model of ours, given ours; without buffers that are computed."""
+    sizes = [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)]
+    reverse = [(ours, theirs) for theirs, ours in _NAMES]
+    original = {}
+    for name, shape in expected.items():
+        if name.endswith("relative_position_index"):
+            continue
+        stacked = re.fullmatch(r"decoder\.keypoint_stages\.(\d+)\.(instance_to_part\.|heads\.\w+_)(weight|bias)", name)
+        if stacked:
+            stage, ours, kind = stacked.groups()
+            theirs = next(pattern for pattern, stack in _PER_PART.items() if stack == ours)
+            for part, size in enumerate(sizes):
+                # heads: (K, 2, ..) here, (2 * keypoints of the part, ..) there
+                part_shape = (2 * size, *shape[2:]) if ours.startswith("heads.") else shape[1:]
+                original[f"{POSE}.{stage}.{theirs.format(part=part)}.{kind}"] = part_shape
+        elif name == _FLOW_MASK[1]:
+            original[_FLOW_MASK[0]] = shape
+        elif name.startswith(BOTTOM_UP):
+            original[BOTTOM_UP + from_torchvision(name.removeprefix(BOTTOM_UP))] = shape
+        else:
+            original[_translate(name, reverse) or name] = shape
+    return original
+
+
+def convert_authors_checkpoint(path: str) -> Conversion:
+    """Read an authors' checkpoint of any backbone and variant without running any code in it, and convert it.
+
+    Everything is found from the tensors' shapes; the skeleton is COCO's, the only one they know.
 
     Raises:
-        UserError: a file that is missing, holds code, or no state dict.
+        UserError: a file that is missing, holds code, or does not hold exactly the tensors of a QueryPose.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"the checkpoint '{path}' does not exist") from error
-    except Exception as error:  # torch raises many kinds for damaged files
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the checkpoint '{path}' cannot be read as plain tensors: {reason}") from error
-    state_dict = content.get("model", content) if isinstance(content, dict) else None
-    if not state_dict or not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
-        raise UserError(f"the checkpoint '{path}' holds no state dict of tensors")
-    return state_dict
+    loaded, dropped = load_tensors(path)
+    if not any(name.startswith(f"{POSE}.") and ".fc_coord." in name for name in loaded):
+        raise UserError(f"the checkpoint '{path}' is not the authors' QueryPose: it has no keypoint heads of theirs")
+    division, part_of_keypoint = find_division(loaded, path)
+    settings = {**backbone_settings(loaded, path), **head_settings(loaded)}
+    settings["MODEL.QUERYPOSE.PART_DIVISION"] = division
+    configs, overrides = closest_configs(settings)
 
-
-def convert_authors_checkpoint(path: str) -> tuple[dict[str, Tensor], list[str]]:
-    """Read an authors' checkpoint without running any code in it, and convert it.
-
-    The part division is found from the sizes of the part heads; the skeleton is COCO's, the only one they know.
-
-    Raises:
-        UserError: a file that is missing, holds code, or is no QueryPose.
-    """
-    state_dict = load_tensors(path)
-    sizes = []
-    while (name := f"head.pose_head_series.0.fc_coord.{len(sizes)}.linear.weight") in state_dict:
-        sizes.append(len(state_dict[name]) // 2)
-    skeleton = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_train"))
-    for division, _ in PART_DIVISION_REGISTRY:
-        part_of_keypoint = build_part_division(skeleton, division)
-        if [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)] == sizes:
-            return convert_authors_weights(state_dict, part_of_keypoint)
-    raise UserError(f"the checkpoint '{path}' has parts of {sizes} keypoints, which is no part division of Figure 4")
+    expected = expected_shapes(configs[0], overrides)
+    theirs = {name: tensor for name, tensor in loaded.items() if _reason_to_drop(name) is None}
+    check_tensors(path, theirs, original_shapes(expected, part_of_keypoint))
+    state_dict, left_out = convert_authors_weights(loaded, part_of_keypoint)
+    for name in left_out:
+        dropped.setdefault(_reason_to_drop(name), []).append(name)
+    for name, shape in expected.items():
+        if name.endswith("relative_position_index"):
+            state_dict[name] = relative_position_index(round(shape[0] ** 0.25))
+    align_counters(state_dict, expected, dropped)
+    return Conversion(state_dict, dropped, configs=configs[:1], overrides=overrides)
 
 
 def convert_authors_weights(
@@ -160,7 +200,7 @@ def convert_authors_weights(
     converted, dropped, unknown = {}, [], []
     stacks: dict[str, dict[int, Tensor]] = {}
     for name, tensor in state_dict.items():
-        if any(re.fullmatch(pattern, name) for pattern in DROPPED):
+        if _reason_to_drop(name):
             dropped.append(name)
         elif slot := per_part_slot(name):
             stacks.setdefault(slot[0], {})[slot[1]] = tensor
@@ -169,8 +209,7 @@ def convert_authors_weights(
         else:
             unknown.append(name)
     if unknown:
-        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        raise UserError(f"this is no checkpoint of the authors' QueryPose: it holds {shown}")
+        raise UserError(f"this is no checkpoint of the authors' QueryPose: it holds {enumerate_names(unknown, 5)}")
 
     for name, parts in stacks.items():
         ordered = [parts[index] for index in sorted(parts)]
@@ -179,15 +218,19 @@ def convert_authors_weights(
     return converted, dropped
 
 
+def _reason_to_drop(name: str) -> str | None:
+    return next((reason for pattern, reason in _DROPPED.items() if re.fullmatch(pattern, name)), None)
+
+
 def _by_keypoint(parts: list[Tensor], part_of_keypoint: list[int]) -> Tensor:
     """Rows (x, y of a part's keypoints) of every part -> (K, 2, ...) in the skeleton's order."""
+    sizes = [len(part) // 2 for part in parts]
+    if sizes != [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)]:
+        raise UserError(f"the checkpoint's parts hold {sizes} keypoints, which is not the part division of the config")
     taken = [0] * len(parts)
     rows = []
     for part in part_of_keypoint:
         start = 2 * taken[part]
         rows.append(parts[part][start : start + 2])
         taken[part] += 1
-    if any(2 * count != len(part) for count, part in zip(taken, parts, strict=True)):
-        sizes = [len(part) // 2 for part in parts]
-        raise UserError(f"the checkpoint's parts hold {sizes} keypoints, which is not the part division of the config")
     return torch.stack(rows)

@@ -3,13 +3,13 @@
 import argparse
 import logging
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from querypose.config import setup_config
 from querypose.data import check_datasets
+from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.trainer import PoseTrainer
 from querypose.errors import UserError
 
@@ -37,7 +37,7 @@ def train_net_main(args: argparse.Namespace):
     logging.getLogger("querypose").parent = logging.getLogger("detectron2")
     if args.eval_only:
         model = PoseTrainer.build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = PoseTrainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)

@@ -6,7 +6,6 @@ import time
 import weakref
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase
 from detectron2.utils import comm
@@ -14,6 +13,7 @@ from detectron2.utils.logger import setup_logger
 from torch.nn.parallel import DistributedDataParallel
 
 from querypose.data import PoseDatasetMapper
+from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.optimizer import build_optimizer
 from querypose.engine.progress import ProgressBar
 from querypose.evaluation import PoseEvaluator
@@ -38,7 +38,7 @@ class PoseTrainer(DefaultTrainer):
         trainer_class = BFloat16Trainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer = trainer_class(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = PoseCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -66,6 +66,12 @@ class PoseTrainer(DefaultTrainer):
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         return PoseEvaluator(cfg, dataset_name, output_dir=folder)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """Detectron2's, in every process with the model that a checkpoint holds."""
+        share_buffers(model)
+        return super().test(cfg, model, evaluators)
 
 
 class BFloat16Trainer(SimpleTrainer):
@@ -95,3 +101,10 @@ def wrap_for_distribution(model: torch.nn.Module) -> torch.nn.Module:
         return model
     devices = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def share_buffers(model: torch.nn.Module) -> None:
+    """Give every process the first one's buffers: each has gathered BatchNorm statistics from its own images."""
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)

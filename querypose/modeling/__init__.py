@@ -9,6 +9,7 @@ Shape letters, used in every docstring of this package:
     d width of an instance query   dp width of a part query
 """
 
+from querypose.modeling.backbones import build_hrnet_backbone, build_swin_fpn_backbone, build_timm_fpn_backbone
 from querypose.modeling.box_stage import BoxStage
 from querypose.modeling.decoder import QueryPoseDecoder
 from querypose.modeling.keypoint_stage import KeypointStage
@@ -17,7 +18,6 @@ from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_
 from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY
 from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY
 from querypose.modeling.spegm import PART_EMBEDDING_REGISTRY
-from querypose.modeling.timm_backbone import build_timm_fpn_backbone
 
 __all__ = [
     "PART_DIVISION_REGISTRY",
@@ -28,6 +28,8 @@ __all__ = [
     "KeypointStage",
     "QueryPose",
     "QueryPoseDecoder",
+    "build_hrnet_backbone",
     "build_part_division",
+    "build_swin_fpn_backbone",
     "build_timm_fpn_backbone",
 ]

@@ -6,6 +6,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
+from querypose.modeling.auxiliary_heatmap import AuxiliaryHeatmap
 from querypose.modeling.decoder import DecoderOutput
 from querypose.modeling.flow import RealNVP
 from querypose.modeling.matcher import HungarianMatcher, Match
@@ -26,7 +27,15 @@ class SetCriterion(nn.Module):
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
         keypoint_weight: float = 1.0,
+        auxiliary_heatmap: nn.Module | None = None,
+        heatmap_weight: float = 1.0,
     ):
+        """
+        Args:
+            matcher: assigns persons to queries.
+            flow: density of the keypoint errors.
+            auxiliary_heatmap: (P2, keypoints) -> loss, or None for none.
+        """
         super().__init__()
         self.matcher = matcher
         self.flow = flow
@@ -34,9 +43,11 @@ class SetCriterion(nn.Module):
         self.l1_weight = l1_weight
         self.giou_weight = giou_weight
         self.keypoint_weight = keypoint_weight
+        self.auxiliary_heatmap = auxiliary_heatmap
+        self.heatmap_weight = heatmap_weight
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg, num_keypoints: int, stride: int):
         config = cfg.MODEL.QUERYPOSE
         flow = RealNVP()
         if config.INITIALIZATION == "deliberate":
@@ -48,11 +59,18 @@ class SetCriterion(nn.Module):
             "l1_weight": config.LOSS.L1_WEIGHT,
             "giou_weight": config.LOSS.GIOU_WEIGHT,
             "keypoint_weight": config.LOSS.KEYPOINT_WEIGHT,
+            "auxiliary_heatmap": AuxiliaryHeatmap(config.HIDDEN_DIM, num_keypoints, stride)
+            if config.AUX_HEATMAP
+            else None,
+            "heatmap_weight": config.LOSS.HEATMAP_WEIGHT,
         }
 
-    def forward(self, output: DecoderOutput, targets: Targets, matches: list[Match]) -> dict[str, Tensor]:
-        """Weighted losses: `loss_class`, `loss_l1`, `loss_giou`, `loss_keypoint` of the last stage, and the same with
-        `_0`, `_1` .. for the stages before it."""
+    def forward(
+        self, output: DecoderOutput, targets: Targets, matches: list[Match], feature: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Weighted losses of the decoder's output: `loss_class`, `loss_l1`, `loss_giou`, `loss_keypoint` of the last
+        stage and the same with `_0`, `_1` .. for the stages before it; with the auxiliary heatmap also
+        `loss_heatmap` of P2, the `feature` map (B, d, H, W)."""
         num_persons = self.normalizer(targets)
         position = torch.full((output.logits[0].shape[:2].numel(),), -1, device=output.rows.device)
         position[output.rows] = torch.arange(len(output.rows), device=output.rows.device)
@@ -79,6 +97,9 @@ class SetCriterion(nn.Module):
             }
             suffix = "" if stage == last else f"_{stage}"
             losses.update({name + suffix: value for name, value in stage_losses.items()})
+        if self.auxiliary_heatmap is not None:
+            heatmap_loss = self.auxiliary_heatmap(feature, targets.keypoints)
+            losses["loss_heatmap"] = self.heatmap_weight * heatmap_loss
         return losses
 
     @staticmethod
@@ -116,6 +137,5 @@ def keypoint_stage_loss(
         keypoints: (n, K, 3) of the matched persons, pixels and visibility.
     """
     wanted, valid = keypoints_in_box_units(keypoints, boxes)
-    loss = residual_log_likelihood_loss(coordinates[at], sigmas[at], wanted, valid, flow)
-    # without a match the sum is empty: the parameters still belong to the graph, as distributed training expects
-    return loss + 0.0 * (coordinates.sum() + sigmas.sum())
+    # without a match the sum is empty, but the parameters still belong to its graph, as distributed training expects
+    return residual_log_likelihood_loss(coordinates[at], sigmas[at], wanted, valid, flow)

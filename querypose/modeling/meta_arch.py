@@ -75,7 +75,7 @@ class QueryPose(nn.Module):
         return {
             "backbone": backbone,
             "decoder": QueryPoseDecoder(cfg, part_of_keypoint, [shapes[name].stride for name in config.IN_FEATURES]),
-            "criterion": SetCriterion(cfg),
+            "criterion": SetCriterion(cfg, skeleton.num_keypoints, shapes[config.IN_FEATURES[0]].stride),
             "in_features": config.IN_FEATURES,
             "num_keypoints": skeleton.num_keypoints,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -123,7 +123,7 @@ class QueryPose(nn.Module):
         if not self.train_matched_only:
             output = self.decoder(features, sizes)
             matches = self.criterion.matcher(output.logits, output.boxes, targets)
-            return self.criterion(output, targets, matches)
+            return self.criterion(output, targets, matches, features[0])
 
         matches: list[Match] = []
 
@@ -134,7 +134,7 @@ class QueryPose(nn.Module):
             return torch.unique(rows) if len(rows) else rows.new_zeros(1)
 
         output = self.decoder(features, sizes, select_matched)
-        return self.criterion(output, targets, matches)
+        return self.criterion(output, targets, matches, features[0])
 
     def inference(self, output: DecoderOutput, image_sizes: list[tuple[int, int]]) -> list[Instances]:
         """`Instances` of every image in pixels of the network's input, from the last stage (Section 3.4, Testing).

@@ -25,7 +25,6 @@ def residual_log_likelihood_loss(
     valid = valid[..., None].expand_as(coordinates)
     # what does not count is replaced before the flow: masking its infinities afterwards would make 0 * inf = NaN
     difference = torch.where(valid, coordinates - targets, 0.0).float()
-    difference = torch.where(valid, difference, 0.0)
     sigmas = torch.where(valid, sigmas.float(), 1.0).clamp(min=1e-9)
 
     log_density = flow.log_prob((difference / sigmas).flatten(0, 1)).view(difference.shape[:2])[..., None]

@@ -1,5 +1,6 @@
 """Spatial Part Embedding Generation Module, SPEGM (Section 3.2, Figure 2c)."""
 
+import torch
 from detectron2.config import configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ after the global initialisation unless the config asks for the authors' one.
 class SPEGM(nn.Module):
     """Local spatial attention: one map of weights per part over the upsampled region, E = Linear(A x region)."""
 
+    extra_dim = 0  # what a subclass adds to the channels that the attention weighs
+
     @configurable
     def __init__(self, *, dim: int, part_dim: int, num_parts: int):
         """
@@ -35,7 +38,7 @@ class SPEGM(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.attention = nn.Conv2d(dim, num_parts, kernel_size=3, padding=1)
-        self.project = nn.Linear(dim, part_dim)
+        self.project = nn.Linear(dim + self.extra_dim, part_dim)
 
     @classmethod
     def from_config(cls, cfg, num_parts: int):
@@ -52,9 +55,32 @@ class SPEGM(nn.Module):
         """regions (R, d, H, W) -> part embeddings (R, M, dp)."""
         upsampled = self.upsample(regions)
         weights = self.attention_maps(upsampled).flatten(2)
-        return self.project(weights @ upsampled.flatten(2).transpose(1, 2))
+        return self.project(weights @ self.tokens(upsampled))
+
+    def tokens(self, upsampled: Tensor) -> Tensor:
+        """upsampled regions (R, d, 2H, 2W) -> what the attention sums up, (R, 4HW, d + extra_dim)."""
+        return upsampled.flatten(2).transpose(1, 2)
 
     def attention_maps(self, upsampled: Tensor) -> Tensor:
         """upsampled regions (R, d, 2H, 2W) -> A (R, M, 2H, 2W), each map summing to one (Figure 5)."""
         maps = self.attention(upsampled)
         return F.softmax(maps.flatten(2), dim=2).view_as(maps)
+
+
+@PART_EMBEDDING_REGISTRY.register()
+class CoordinateSPEGM(SPEGM):
+    """An SPEGM that also sums up the places' coordinates, so that an embedding says where its part is.
+
+    Not the paper's: there, a place knows where it lies only by how far the tower's zero padding has reached it, which
+    takes long to learn. With the coordinates given, a small model learns within an hour on a CPU.
+    """
+
+    extra_dim = 2
+
+    def tokens(self, upsampled: Tensor) -> Tensor:
+        """The features, then x and y of each place in units of half the region, its centre at 0."""
+        rows, _, height, width = upsampled.shape
+        x = (torch.arange(width, device=upsampled.device, dtype=upsampled.dtype) + 0.5) * (2 / width) - 1
+        y = (torch.arange(height, device=upsampled.device, dtype=upsampled.dtype) + 0.5) * (2 / height) - 1
+        coordinates = torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=1)
+        return torch.cat([super().tokens(upsampled), coordinates.expand(rows, -1, -1)], dim=2)

@@ -1,0 +1,94 @@
+"""Which QueryPose an authors' checkpoint holds, by the shapes of its tensors."""
+
+import re
+from collections.abc import Mapping
+
+from detectron2.data import MetadataCatalog
+from torch import Tensor
+
+from querypose.conversion.hrnet import hrnet_settings
+from querypose.conversion.layout import number_of, shape_of
+from querypose.conversion.swin import swin_settings
+from querypose.errors import UserError
+from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
+from querypose.skeleton import Skeleton
+
+BOTTOM_UP = "backbone.bottom_up."
+BOX = "head.head_series"
+POSE = "head.pose_head_series"
+
+
+def find_division(state_dict: Mapping[str, Tensor], path: str) -> tuple[str, list[int]]:
+    """The part division, by name and as the part of each keypoint, that the sizes of the part heads belong to."""
+    head = rf"{re.escape(POSE)}\.\d+\.fc_(?:coord|sigma)\.{{}}\.linear\.(?:weight|bias)"
+    number = number_of(state_dict, head.format(r"(\d+)"))
+    sizes = [shape_of(state_dict, head.format(part))[0] // 2 for part in range(number)]
+    skeleton = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_train"))
+    for division, _ in PART_DIVISION_REGISTRY:
+        part_of_keypoint = build_part_division(skeleton, division)
+        if [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)] == sizes:
+            return division, part_of_keypoint
+    raise UserError(f"the checkpoint '{path}' has parts of {sizes} keypoints, which is no part division of Figure 4")
+
+
+def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
+    """Config values of the decoder.
+
+    Not in the shapes, hence left to the config: the number of attention heads, the side of the light variant's regions.
+    """
+    box, pose = rf"{re.escape(BOX)}\.\d+", rf"{re.escape(POSE)}\.\d+"
+    num_queries, dim = shape_of(state_dict, r"init_proposal_features\.weight")
+    tokens = shape_of(state_dict, rf"{box}\.inst_interact\.out_layer\.weight")[1] // dim
+    full = any(".pose_decoder_inst_interact." in name for name in state_dict)
+    node = {
+        "VARIANT": "full" if full else "light",
+        "NUM_QUERIES": num_queries,
+        "NUM_STAGES": number_of(state_dict, r"head\.(?:pose_)?head_series\.(\d+)\..+"),
+        "HIDDEN_DIM": dim,
+        "PART_DIM": shape_of(state_dict, r"part_query\.weight")[1],
+        "FEEDFORWARD_DIM": shape_of(state_dict, rf"{box}\.linear1\.weight")[0],
+        "DYNAMIC_DIM": shape_of(state_dict, rf"{box}\.inst_interact\.norm1\.weight")[0],
+        # three modules to a layer: Linear, LayerNorm, ReLU
+        "NUM_CLASS_LAYERS": (number_of(state_dict, rf"{box}\.cls_module\.(\d+)\..+") + 1) // 3,
+        "NUM_BOX_LAYERS": (number_of(state_dict, rf"{box}\.reg_module\.(\d+)\..+") + 1) // 3,
+        "NUM_TOWER_LAYERS": (number_of(state_dict, rf"{pose}\.inst_convs\.(\d+)\..+") + 1) // 2,
+        "TOWER_DIM": shape_of(state_dict, rf"{pose}\.inst_convs\.0\.weight")[0],
+        "BOX_POOLER_RESOLUTION": round(tokens**0.5),
+    }
+    if full:
+        tokens = shape_of(state_dict, rf"{pose}\.pose_decoder_inst_interact\.out_layer\.weight")[1] // dim
+        node["KEYPOINT_POOLER_RESOLUTION"] = round(tokens**0.5)
+    return {"MODEL.FPN.OUT_CHANNELS": dim, **{f"MODEL.QUERYPOSE.{key}": value for key, value in node.items()}}
+
+
+def backbone_settings(state_dict: Mapping[str, Tensor], path: str) -> dict[str, object]:
+    """Config values of the backbone and its neck.
+
+    Raises:
+        UserError: a backbone that the authors do not have.
+    """
+    bottom_up = {
+        name.removeprefix(BOTTOM_UP): tensor for name, tensor in state_dict.items() if name.startswith(BOTTOM_UP)
+    }
+    if "transition1.0.0.weight" in bottom_up:
+        neck = "lateral" if any(name.startswith("backbone.lateral_conv.") for name in state_dict) else "pooled"
+        return {**hrnet_settings(bottom_up), "MODEL.HRNET.NECK": neck}
+    if "patch_embed.proj.weight" in bottom_up:
+        return swin_settings(bottom_up)
+    if "stem.conv1.weight" in bottom_up:
+        return _resnet_settings(bottom_up)
+    raise UserError(f"the checkpoint '{path}' has a backbone that is neither Detectron2's ResNet nor HRNet nor Swin")
+
+
+def _resnet_settings(bottom_up: Mapping[str, Tensor]) -> dict[str, object]:
+    blocks = tuple(number_of(bottom_up, rf"res{stage}\.(\d+)\..+") for stage in (2, 3, 4, 5))
+    bottleneck = "res2.0.conv3.weight" in bottom_up
+    depths = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50 if bottleneck else 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+    if blocks not in depths:
+        raise UserError(f"the ResNet has {blocks} blocks in its stages, which none of Detectron2's has")
+    return {
+        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+        "MODEL.RESNETS.DEPTH": depths[blocks],
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": shape_of(bottom_up, rf"res2\.0\.conv{3 if bottleneck else 2}\.weight")[0],
+        "MODEL.RESNETS.NORM": "BN" if any(name.endswith("num_batches_tracked") for name in bottom_up) else "FrozenBN",
+    }

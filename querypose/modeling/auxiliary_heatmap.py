@@ -1,0 +1,64 @@
+"""Auxiliary keypoint heatmaps on P2, in training only (the discussion at the end of Section 4.3)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class AuxiliaryHeatmap(nn.Module):
+    """One linear map from P2 to a heatmap per keypoint, with the penalty-reduced focal loss of dense detectors.
+
+    The paper finds that it does not help QueryPose on pre-trained backbones; one that starts from nothing gets a
+    signal at every place from it. Inference does not use it.
+    """
+
+    def __init__(self, dim: int, num_keypoints: int, stride: int, sigma: float = 1.5):
+        """
+        Args:
+            dim: channels of P2.
+            num_keypoints: K.
+            stride: pixels of the input per place of P2.
+            sigma: standard deviation of a target's Gaussian, in places of P2.
+        """
+        super().__init__()
+        self.predict = nn.Conv2d(dim, num_keypoints, kernel_size=1)
+        self.stride = stride
+        self.sigma = sigma
+        nn.init.normal_(self.predict.weight, std=0.01)
+        nn.init.constant_(self.predict.bias, -math.log(99))  # keypoints are rare: start at probability 0.01
+
+    def forward(self, feature: Tensor, keypoints: Tensor) -> Tensor:
+        """P2 (B, d, H, W) and labelled persons (B, P, K, 3) in pixels and visibility -> the loss, a scalar."""
+        logits = self.predict(feature).float()
+        targets = gaussian_heatmaps(keypoints, logits.shape[-2:], self.stride, self.sigma)
+        return heatmap_focal_loss(logits, targets)
+
+
+def gaussian_heatmaps(keypoints: Tensor, size: tuple[int, int], stride: int, sigma: float) -> Tensor:
+    """keypoints (B, P, K, 3) -> (B, K, H, W) in [0, 1]: at each place the largest Gaussian of any person.
+
+    The place that a labelled keypoint (v > 0) falls into is 1; keypoints outside the map leave no trace.
+    """
+    height, width = size
+    places = (keypoints[..., :2] / stride).floor()  # the place whose area holds the keypoint
+    x = torch.arange(width, device=keypoints.device, dtype=torch.float32)
+    y = torch.arange(height, device=keypoints.device, dtype=torch.float32)
+    inside = (places >= 0).all(dim=-1) & (places[..., 0] < width) & (places[..., 1] < height)
+    labelled = (inside & (keypoints[..., 2] > 0)).float()[..., None]
+    row = torch.exp(-((x - places[..., :1]) ** 2) / (2 * sigma**2)) * labelled  # (B, P, K, W)
+    column = torch.exp(-((y - places[..., 1:]) ** 2) / (2 * sigma**2))  # (B, P, K, H)
+    batch, persons, number = keypoints.shape[:3]
+    heatmaps = keypoints.new_zeros(batch, number, height, width)
+    for person in range(persons):
+        heatmaps = torch.maximum(heatmaps, column[:, person, :, :, None] * row[:, person, :, None])
+    return heatmaps
+
+
+def heatmap_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
+    """Focal loss with less penalty near a peak, over the number of peaks (at least 1); both (B, K, H, W)."""
+    peaks = targets == 1
+    probability = logits.sigmoid()
+    positive = (1 - probability) ** alpha * -nn.functional.logsigmoid(logits)
+    negative = (1 - targets) ** beta * probability**alpha * -nn.functional.logsigmoid(-logits)
+    return torch.where(peaks, positive, negative).sum() / peaks.sum().clamp(min=1)

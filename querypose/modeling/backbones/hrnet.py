@@ -1,0 +1,146 @@
+"""HRNet from timm with the two necks of the authors' models."""
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from fvcore.nn import weight_init
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from querypose.errors import UserError
+from querypose.modeling.backbones.batch_norm import set_batch_norm
+from querypose.modeling.backbones.checkpointing import checkpoint_blocks
+from querypose.modeling.backbones.timm_models import create_timm_model
+
+# strides of HRNet's four branches, and of p2 .. p5
+STRIDES = (4, 8, 16, 32)
+
+
+class HRNetBackbone(Backbone):
+    """HRNet and what both necks share: all branches joined at stride 4, then a pyramid made of that map.
+
+    The branches, upsampled (bilinear) to stride 4 and concatenated, are reduced to `out_channels` by a 1x1 convolution.
+    A subclass makes the four levels of the result; a 3x3 convolution for each of them is last. Names of parameters
+    are those of the authors' checkpoints.
+    """
+
+    fpn_bias: bool
+
+    @configurable
+    def __init__(self, *, bottom_up: nn.Module, channels: list[int], out_channels: int):
+        """
+        Args:
+            bottom_up: (B, 3, H, W) -> the four branches at strides 4, 8, 16 and 32.
+            channels: of the four branches.
+            out_channels: of p2 .. p5.
+        """
+        super().__init__()
+        self.bottom_up = bottom_up
+        self.reduction_conv = nn.Sequential(nn.Conv2d(sum(channels), out_channels, kernel_size=1))
+        self.fpn_conv = nn.ModuleList(
+            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=self.fpn_bias) for _ in STRIDES
+        )
+        for conv in (*self.reduction_conv, *self.fpn_conv):
+            weight_init.c2_xavier_fill(conv)
+        self._out_features = [f"p{level}" for level in range(2, 2 + len(STRIDES))]
+        self._out_feature_strides = dict(zip(self._out_features, STRIDES, strict=True))
+        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec):
+        bottom_up = build_hrnet(
+            cfg.MODEL.HRNET.NAME,
+            norm=cfg.MODEL.HRNET.NORM,
+            activation_checkpointing=cfg.MODEL.HRNET.ACTIVATION_CHECKPOINTING,
+        )
+        return {
+            "bottom_up": bottom_up,
+            "channels": bottom_up.feature_info.channels(),
+            "out_channels": cfg.MODEL.FPN.OUT_CHANNELS,
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        return STRIDES[-1]
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """image (B, 3, H, W), normalised, sides multiples of 32 -> p2 .. p5, (B, C, H / stride, W / stride)."""
+        branches = self.bottom_up(image)
+        size = branches[0].shape[-2:]
+        upsampled = [F.interpolate(branch, size, mode="bilinear", align_corners=False) for branch in branches[1:]]
+        finest = self.reduction_conv(torch.cat([branches[0], *upsampled], dim=1))
+        levels = [conv(level) for conv, level in zip(self.fpn_conv, self.levels(finest, branches), strict=True)]
+        return dict(zip(self._out_features, levels, strict=True))
+
+    def levels(self, finest: Tensor, branches: list[Tensor]) -> list[Tensor]:
+        """The joined map (B, out_channels, H / 4, W / 4) and the branches -> the map of every level, finest first."""
+        raise NotImplementedError
+
+
+class PooledHRNetBackbone(HRNetBackbone):
+    """The neck of the authors' W32: level i is the joined map, averaged over squares of 2^i places."""
+
+    fpn_bias = True
+
+    def levels(self, finest: Tensor, branches: list[Tensor]) -> list[Tensor]:
+        return [finest, *(F.avg_pool2d(finest, stride // STRIDES[0]) for stride in STRIDES[1:])]
+
+
+class LateralHRNetBackbone(HRNetBackbone):
+    """The neck of the authors' W48: a level is the one before, averaged over 2x2 places, plus its branch (1x1 conv)."""
+
+    fpn_bias = False
+
+    @configurable
+    def __init__(self, *, bottom_up: nn.Module, channels: list[int], out_channels: int):
+        super().__init__(bottom_up=bottom_up, channels=channels, out_channels=out_channels)
+        # level 0 is the joined map itself
+        self.lateral_conv = nn.ModuleDict(
+            {str(i): nn.Conv2d(channels[i], out_channels, kernel_size=1, bias=False) for i in range(1, len(STRIDES))}
+        )
+        for conv in self.lateral_conv.values():
+            weight_init.c2_xavier_fill(conv)
+
+    def levels(self, finest: Tensor, branches: list[Tensor]) -> list[Tensor]:
+        levels = [finest]
+        for index, conv in self.lateral_conv.items():
+            levels.append(F.avg_pool2d(levels[-1], 2) + conv(branches[int(index)]))
+        return levels
+
+
+NECKS = {"pooled": PooledHRNetBackbone, "lateral": LateralHRNetBackbone}
+
+
+def build_hrnet(name: str, *, norm: str = "BN", activation_checkpointing: bool = False) -> nn.Module:
+    """timm's HRNet `name` (hrnet_w32, hrnet_w48 ..) without its classification head: its four branches.
+
+    Args:
+        norm: a mode of `set_batch_norm`.
+        activation_checkpointing: as `checkpoint_blocks`, for the blocks of the first stage and the multi-branch
+            modules of the others.
+
+    Raises:
+        UserError: timm has no HRNet of that name, or the mode does not exist.
+    """
+    if not name.startswith("hrnet_"):
+        raise UserError(f"MODEL.HRNET.NAME is '{name}'; give one of timm's HRNets, such as hrnet_w32 or hrnet_w48")
+    # index 0 would be the stem at stride 2; without a location the branches come as they are, not widened for a head
+    model = create_timm_model("MODEL.HRNET.NAME", name, feature_location="", out_indices=(1, 2, 3, 4))
+    set_batch_norm(model, norm, "MODEL.HRNET.NORM")
+    if activation_checkpointing:
+        checkpoint_blocks([*model.layer1, *model.stage2, *model.stage3, *model.stage4])
+    return model
+
+
+@BACKBONE_REGISTRY.register()
+def build_hrnet_backbone(cfg, input_shape: ShapeSpec) -> HRNetBackbone:
+    """`MODEL.HRNET.NAME` with the neck `MODEL.HRNET.NECK`: levels p2 .. p5.
+
+    Raises:
+        UserError: an HRNet or a neck that there is not.
+    """
+    neck = cfg.MODEL.HRNET.NECK
+    if neck not in NECKS:
+        raise UserError(f"MODEL.HRNET.NECK is '{neck}'; valid are {', '.join(sorted(NECKS))}")
+    return NECKS[neck](cfg, input_shape)

@@ -1,0 +1,178 @@
+"""Any timm model as a Detectron2 backbone with the stock FPN."""
+
+import timm
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from torch import Tensor, nn
+
+from querypose.errors import UserError
+from querypose.modeling.backbones.batch_norm import set_batch_norm
+from querypose.modeling.backbones.checkpointing import checkpoint_blocks, find_blocks
+
+FEATURE_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+
+
+def create_timm_model(key: str, name: str, **options) -> nn.Module:
+    """A timm `features_only` model; `options` are further arguments of `timm.create_model`.
+
+    Raises:
+        UserError: timm does not know the name or cannot build it, or its weights cannot be had; `key` is the config
+            key that holds the name.
+    """
+    try:
+        return timm.create_model(name, features_only=True, **options)
+    # first: a file that is not in the Hub's cache is an OSError and, in some versions, a ValueError
+    except OSError as error:
+        raise UserError(
+            f"{key} is '{name}', whose weights timm cannot fetch without a network; set MODEL.TIMM.PRETRAINED False "
+            f"and give MODEL.WEIGHTS, or fill timm's cache first ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"{key} is '{name}', which timm cannot build as a feature extractor: {error}") from error
+
+
+class TimmBackbone(Backbone):
+    """A timm `features_only` model; its features at strides 4, 8, 16 and 32 are named res2 to res5."""
+
+    @configurable
+    def __init__(
+        self,
+        name: str,
+        *,
+        pretrained: bool = False,
+        options: dict | None = None,
+        out_features: tuple[str, ...] = tuple(FEATURE_STRIDES),
+        norm: str = "BN",
+        activation_checkpointing: bool = False,
+    ):
+        """
+        Args:
+            name: a timm model name.
+            pretrained: load timm's weights (needs a network or a filled cache).
+            options: further arguments of timm's constructor, such as `channels` of a ResNet.
+            out_features: those of res2 .. res5 to return; parameters that have no part in them are frozen.
+            norm: a mode of `set_batch_norm`.
+            activation_checkpointing: as `checkpoint_blocks`, for the residual blocks.
+
+        Raises:
+            UserError: timm does not know the name, the model lacks a stride or computes other shapes than it says,
+                or has nothing that `norm` or the checkpointing could apply to.
+        """
+        super().__init__()
+        options = options or {}
+        self.model = create_timm_model("MODEL.TIMM.NAME", name, pretrained=pretrained, **options)
+        strides = self.model.feature_info.reduction()
+        missing = [FEATURE_STRIDES[key] for key in out_features if FEATURE_STRIDES[key] not in strides]
+        if missing:
+            raise UserError(
+                f"the timm model '{name}' has no features at stride {missing}; choose one with strides 4 to 32"
+            )
+        index_of = {stride: index for index, stride in enumerate(strides)}
+        indices = {key: index_of[FEATURE_STRIDES[key]] for key in out_features}
+        channels = self.model.feature_info.channels()
+        self._indices = indices
+        self._out_features = list(out_features)
+        self._out_feature_strides = {key: FEATURE_STRIDES[key] for key in out_features}
+        self._out_feature_channels = {key: channels[index] for key, index in indices.items()}
+        self._channels_last = self._probe(name)
+
+        set_batch_norm(self.model, norm, "MODEL.TIMM.NORM")
+        if activation_checkpointing:
+            blocks = find_blocks(self.model)
+            if not blocks:
+                raise UserError(
+                    f"the timm model '{name}' has no blocks to checkpoint; set MODEL.TIMM.ACTIVATION_CHECKPOINTING to "
+                    "False"
+                )
+            checkpoint_blocks(blocks)
+
+    @classmethod
+    def from_config(cls, cfg):
+        config = cfg.MODEL.TIMM
+        return {
+            "name": config.NAME,
+            "pretrained": config.PRETRAINED,
+            "options": dict(config.OPTIONS),
+            "out_features": fpn_in_features(cfg),
+            "norm": config.NORM,
+            "activation_checkpointing": config.ACTIVATION_CHECKPOINTING,
+        }
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """image (B, 3, H, W), normalised -> features by name, (B, C, H / stride, W / stride)."""
+        features = self.model(image)
+        features = {key: features[index] for key, index in self._indices.items()}
+        if self._channels_last:
+            features = {key: feature.permute(0, 3, 1, 2) for key, feature in features.items()}
+        return features
+
+    def _probe(self, name: str) -> bool:
+        """Run the model once: whether it returns (B, H, W, C), as some of timm's transformers do.
+
+        The image is not square and small, so that a model for one input size or with shapes of its own ends here
+        rather than in the FPN. Parameters that do not reach a feature (timm builds some networks whole) are frozen.
+        """
+        height, width = 64, 96
+        parameters = list(self.model.parameters())
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.enable_grad():
+                features = self.model(torch.zeros(1, 3, height, width, device=parameters[0].device))
+                features = [features[index] for index in self._indices.values()]
+                total = sum(feature.sum() for feature in features)
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise UserError(
+                f"the timm model '{name}' does not take images of any size that 32 divides: {error}; choose another "
+                "or see which of timm's arguments allows it (MODEL.TIMM.OPTIONS)"
+            ) from error
+        finally:
+            self.model.train(training)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is None:
+                parameter.requires_grad_(False)
+        shapes = [tuple(feature.shape[1:]) for feature in features]
+        sizes = [(height // stride, width // stride) for stride in self._out_feature_strides.values()]
+        channels = self._out_feature_channels.values()
+        if shapes == [(number, *size) for number, size in zip(channels, sizes, strict=True)]:
+            return False
+        if shapes == [(*size, number) for number, size in zip(channels, sizes, strict=True)]:
+            return True
+        raise UserError(
+            f"the timm model '{name}' makes feature maps {shapes} of an image of {height}x{width} pixels, which is no "
+            "pyramid with strides 4 to 32; choose another"
+        )
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """`MODEL.TIMM.NAME` with Detectron2's FPN over `MODEL.FPN.IN_FEATURES`: levels p2, p3 .."""
+    return stock_fpn(cfg, TimmBackbone(cfg))
+
+
+def fpn_in_features(cfg) -> tuple[str, ...]:
+    """`MODEL.FPN.IN_FEATURES` for backbones whose features are res2 .. res5.
+
+    Raises:
+        UserError: names that are no unbroken run of these.
+    """
+    names, known = list(cfg.MODEL.FPN.IN_FEATURES), list(FEATURE_STRIDES)
+    if not any(names == known[first : first + len(names)] for first in range(len(known))) or not names:
+        raise UserError(
+            f"MODEL.FPN.IN_FEATURES is {names}; it must be {known} or some of these, in this order and without a gap"
+        )
+    return tuple(names)
+
+
+def stock_fpn(cfg, bottom_up: Backbone) -> FPN:
+    """Detectron2's FPN over `MODEL.FPN.IN_FEATURES` of `bottom_up`, without a p6."""
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

@@ -1,0 +1,69 @@
+"""Every config that is shipped loads, says what its name says and makes a model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+from querypose.config import add_querypose_config, setup_config
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml") if "Base" not in path.name)
+
+
+def load(name):
+    """The config; one that leaves its data to the command line is given COCO."""
+    raw = get_cfg()
+    add_querypose_config(raw)
+    raw.merge_from_file(str(FOLDER / name))
+    return setup_config(
+        str(FOLDER / name), [] if raw.DATASETS.TRAIN else ["DATASETS.TRAIN", "('keypoints_coco_2017_train',)"]
+    )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_loads(name):
+    cfg = load(name)
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        assert cfg.SOLVER.MAX_ITER > max(cfg.SOLVER.STEPS) > min(cfg.SOLVER.STEPS) > cfg.SOLVER.WARMUP_ITERS
+    assert "/" not in cfg.OUTPUT_DIR[:1], "an absolute path is nobody else's"
+    variant = cfg.MODEL.QUERYPOSE.VARIANT
+    if "querypose_light" in name:
+        assert variant == "light"
+    elif Path(name).name.startswith("querypose_"):
+        assert variant == "full"
+
+
+def paper_configs():
+    return [name for name in CONFIGS if Path(name).parent == Path(".") and name.startswith("querypose_")]
+
+
+@pytest.mark.parametrize("name", paper_configs())
+def test_the_paper_s_numbers(name):
+    cfg = load(name)
+    config, solver = cfg.MODEL.QUERYPOSE, cfg.SOLVER
+    assert (config.NUM_QUERIES, config.NUM_STAGES, config.HIDDEN_DIM, config.PART_DIM) == (100, 6, 256, 128)
+    assert config.PART_DIVISION == "rigid" and not config.PART_GROUPS
+    assert (solver.OPTIMIZER, solver.BASE_LR, solver.WEIGHT_DECAY, solver.IMS_PER_BATCH) == ("ADAMW", 2.5e-5, 1e-4, 16)
+    assert (solver.WARMUP_ITERS, solver.WARMUP_FACTOR, solver.GAMMA) == (1000, 0.01, 0.1)
+    assert solver.CLIP_GRADIENTS.ENABLED and solver.CLIP_GRADIENTS.CLIP_VALUE == 1.0
+    schedule = (140000, (110000, 130000)) if name.endswith("_1x.yaml") else (280000, (220000, 260000))
+    assert (solver.MAX_ITER, tuple(solver.STEPS)) == schedule
+    assert tuple(cfg.INPUT.MIN_SIZE_TRAIN) == tuple(range(480, 801, 32)) and cfg.INPUT.MAX_SIZE_TRAIN == 1333
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (800, 1333)
+    assert cfg.INPUT.FORMAT == "RGB" and cfg.INPUT.CROP.SIZE == [384, 600] and cfg.INPUT.CROP.PROB == 0.5
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if not name.startswith("ablations")])
+def test_makes_a_model(name):
+    cfg = load(name)
+    cfg.MODEL.DEVICE = "meta"
+    # shapes without numbers: any size costs nothing
+    with torch.device("meta"):
+        model = build_model(cfg)
+    names = dict(model.named_parameters())
+    assert names["decoder.proposal_boxes.weight"].shape == (cfg.MODEL.QUERYPOSE.NUM_QUERIES, 4)
+    full = cfg.MODEL.QUERYPOSE.VARIANT == "full"
+    assert any("instance_interaction" in name for name in names) is full

@@ -1,0 +1,192 @@
+"""Original Swin files become the backbone's weights, tensor by tensor; the original naming is written out here."""
+
+import json
+import math
+
+import pytest
+import torch
+from torchvision.models.swin_transformer import SwinTransformer
+
+from querypose.conversion import convert_swin_checkpoint
+from querypose.conversion.swin import (
+    INDEX_BUFFERS,
+    MASK_BUFFERS,
+    from_torchvision,
+    relative_position_index,
+    resize_table,
+    to_torchvision,
+    window_of,
+)
+from querypose.errors import UserError
+
+DEPTHS = {96: (2, 2, 6, 2), 128: (2, 2, 18, 2), 192: (2, 2, 18, 2)}
+PREFIX = "backbone.bottom_up."
+
+
+def linear(name, rows, columns, bias=True):
+    return {f"{name}.weight": (rows, columns)} | ({f"{name}.bias": (rows,)} if bias else {})
+
+
+def norm(name, width):
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def original_swin(dim, window=7, depths=None, output_norms=False):
+    """Names and shapes of an original Swin without head and buffers; heads of 32 channels."""
+    shapes = {"patch_embed.proj.weight": (dim, 3, 4, 4), "patch_embed.proj.bias": (dim,)}
+    shapes |= norm("patch_embed.norm", dim)
+    depths = depths or DEPTHS[dim]
+    for stage, depth in enumerate(depths):
+        width = dim * 2**stage
+        for block in range(depth):
+            name = f"layers.{stage}.blocks.{block}"
+            shapes |= norm(f"{name}.norm1", width) | norm(f"{name}.norm2", width)
+            shapes |= {f"{name}.attn.relative_position_bias_table": ((2 * window - 1) ** 2, width // 32)}
+            shapes |= linear(f"{name}.attn.qkv", 3 * width, width) | linear(f"{name}.attn.proj", width, width)
+            shapes |= linear(f"{name}.mlp.fc1", 4 * width, width) | linear(f"{name}.mlp.fc2", width, 4 * width)
+        if stage < len(depths) - 1:
+            shapes |= linear(f"layers.{stage}.downsample.reduction", 2 * width, 4 * width, bias=False)
+            shapes |= norm(f"layers.{stage}.downsample.norm", 4 * width)
+        if output_norms:
+            shapes |= norm(f"norm{stage}", width)
+    return shapes
+
+
+def tensors_of(shapes):
+    """Tensors of these shapes that take no space, each of a number of its own."""
+    return {name: torch.tensor(float(index)).expand(shape) for index, (name, shape) in enumerate(shapes.items())}
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(content):
+        torch.save(content, tmp_path / "theirs.pth")
+        return str(tmp_path / "theirs.pth")
+
+    return write
+
+
+def test_the_naming_written_out_here_is_that_of_the_authors(shared_folder):
+    record = json.loads((shared_folder / "parity/keys_swinL_full.json").read_text())
+    theirs = {name[len(PREFIX) :]: tuple(shape) for name, shape in record.items() if name.startswith(PREFIX)}
+    theirs = {name: shape for name, shape in theirs.items() if not name.endswith("relative_position_index")}
+    assert original_swin(192, output_norms=True) == theirs
+
+
+def test_names():
+    pairs = {
+        "patch_embed.proj.weight": "features.0.0.weight",
+        "patch_embed.norm.bias": "features.0.2.bias",
+        "layers.0.blocks.1.norm1.weight": "features.1.1.norm1.weight",
+        "layers.0.downsample.reduction.weight": "features.2.reduction.weight",
+        "layers.2.blocks.17.mlp.fc1.weight": "features.5.17.mlp.0.weight",
+        "layers.2.blocks.17.mlp.fc2.bias": "features.5.17.mlp.3.bias",
+        "layers.2.downsample.norm.weight": "features.6.norm.weight",
+        "layers.3.blocks.0.attn.qkv.weight": "features.7.0.attn.qkv.weight",
+        "layers.3.blocks.0.attn.relative_position_bias_table": "features.7.0.attn.relative_position_bias_table",
+        "norm3.weight": "norm3.weight",
+    }
+    assert {name: to_torchvision(name) for name in pairs} == pairs
+    assert {from_torchvision(ours): ours for ours in pairs.values()} == pairs
+    # a ResNet's and an HRNet's names mean themselves
+    for name in ("res2.0.conv1.weight", "layer1.0.conv1.weight", "stage2.0.branches.0.0.bn1.weight", "norm.weight"):
+        assert to_torchvision(name) is None and from_torchvision(name) == name
+
+
+def test_relative_position_index_is_torchvision_s():
+    model = SwinTransformer([4, 4], 8, [2], [1], window_size=[5, 5])
+    assert torch.equal(relative_position_index(5), model.features[1][0].attn.relative_position_index)
+
+
+@pytest.mark.parametrize(
+    ("dim", "depths", "config"),
+    [
+        (96, (2, 2, 6, 2), "querypose_Swin-T.yaml"),
+        (96, (2, 2, 18, 2), "querypose_Swin-S.yaml"),
+        (128, (2, 2, 18, 2), "querypose_Swin-B.yaml"),
+        (192, (2, 2, 18, 2), "querypose_Swin-L.yaml"),
+    ],
+)
+def test_classifier_checkpoint(save, dim, depths, config):
+    tensors = tensors_of(original_swin(dim, depths=depths))
+    head = tensors_of(norm("norm", 8 * dim) | linear("head", 1000, 8 * dim))
+    buffers = {
+        "layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49, dtype=torch.int64),
+        "layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49),
+    }
+    conversion = convert_swin_checkpoint(save({"model": {**tensors, **head, **buffers}}))
+    assert conversion.configs[0] == config and not conversion.overrides and not conversion.notes
+    assert conversion.dropped.pop(INDEX_BUFFERS) + conversion.dropped.pop(MASK_BUFFERS) == list(buffers)
+    assert list(conversion.dropped.values()) == [list(head)]
+    (fresh,) = conversion.fresh.values()
+    assert fresh == [f"{PREFIX}norm{stage}.{kind}" for stage in range(4) for kind in ("weight", "bias")]
+
+    with torch.device("meta"):
+        model = SwinTransformer([4, 4], dim, list(depths), [dim * 2**i // 32 for i in range(4)], window_size=[7, 7])
+    wanted = {name: tensor.shape for name, tensor in model.features.state_dict(prefix="features.").items()}
+    ours = {name.removeprefix(PREFIX): tensor for name, tensor in conversion.state_dict.items()}
+    assert {name: tensor.shape for name, tensor in ours.items()} == wanted
+    for name, tensor in tensors.items():
+        assert torch.equal(ours[to_torchvision(name)], tensor), name
+    assert torch.equal(ours["features.5.1.attn.relative_position_index"], relative_position_index(7))
+
+
+def test_detector_checkpoint_brings_its_output_norms(save):
+    tensors = tensors_of(original_swin(96, output_norms=True))
+    others = tensors_of({"neck.lateral_convs.0.conv.weight": (2,), "rpn_head.rpn_cls.bias": (3,)})
+    content = {"state_dict": {**{f"backbone.{name}": tensor for name, tensor in tensors.items()}, **others}, "meta": {}}
+    conversion = convert_swin_checkpoint(save(content))
+    assert not conversion.fresh
+    assert torch.equal(conversion.state_dict[PREFIX + "norm2.bias"], tensors["norm2.bias"])
+    assert [name for names in conversion.dropped.values() for name in names] == list(others)
+
+
+def test_tables_of_another_window_are_interpolated(save):
+    tensors = tensors_of(original_swin(96, window=12))
+    name = "layers.1.blocks.1.attn.relative_position_bias_table"
+    tensors[name] = torch.randn(23 * 23, 6)
+    conversion = convert_swin_checkpoint(save({"model": tensors}))
+    assert conversion.configs[0] == "querypose_Swin-T.yaml" and not conversion.overrides
+    assert conversion.notes == ["interpolated 12 relative position tables from window 12 to 7"]
+    ours = conversion.state_dict[PREFIX + "features.3.1.attn.relative_position_bias_table"]
+    assert torch.equal(ours, resize_table(tensors[name], 7)) and ours.shape == (169, 6)
+    # every number of a constant table stays
+    ours = conversion.state_dict[PREFIX + "features.3.0.attn.relative_position_bias_table"]
+    assert torch.allclose(ours, tensors["layers.1.blocks.0.attn.relative_position_bias_table"][:1])
+
+
+def bicubic_matrix(before, after):
+    """(after, before) weights of cubic convolution with a = -0.75, places at their centres, the border repeated."""
+    weights = torch.zeros(after, before)
+    for place in range(after):
+        centre = (place + 0.5) * before / after - 0.5
+        first = math.floor(centre) - 1
+        for source in range(first, first + 4):
+            t = abs(centre - source)
+            weight = 1.25 * t**3 - 2.25 * t**2 + 1 if t <= 1 else -0.75 * (t**3 - 5 * t**2 + 8 * t - 4)
+            weights[place, min(max(source, 0), before - 1)] += weight
+    return weights
+
+
+@pytest.mark.parametrize(("before", "after"), [(12, 7), (7, 12), (7, 7)])
+def test_interpolation_against_its_definition(before, after):
+    table = torch.randn((2 * before - 1) ** 2, 3)
+    matrix = bicubic_matrix(2 * before - 1, 2 * after - 1)
+    grid = table.reshape(2 * before - 1, 2 * before - 1, 3)
+    expected = torch.einsum("yr,xc,rch->yxh", matrix, matrix, grid).reshape(-1, 3)
+    assert torch.allclose(resize_table(table, after), expected, atol=1e-5)
+
+
+def test_foreign_files_are_refused(save):
+    shapes = original_swin(96)
+    version_two = {**shapes, "layers.0.blocks.0.attn.logit_scale": (3, 1, 1)}
+    with pytest.raises(UserError, match=r"1 unexpected \(layers.0.blocks.0.attn.logit_scale\)"):
+        convert_swin_checkpoint(save(tensors_of(version_two)))
+    del shapes["layers.3.blocks.1.norm2.bias"]
+    with pytest.raises(UserError, match=r"1 missing \(layers.3.blocks.1.norm2.bias\)"):
+        convert_swin_checkpoint(save(tensors_of(shapes)))
+    with pytest.raises(UserError, match="is no Swin in the original naming: it lacks patch_embed.proj.weight"):
+        convert_swin_checkpoint(save({"layers.0.blocks.0.norm1.weight": torch.ones(1)}))
+    for rows in (168, 144):
+        with pytest.raises(UserError, match=f"{rows} rows belongs to no square window"):
+            window_of(rows)

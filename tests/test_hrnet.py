@@ -1,0 +1,216 @@
+"""HRNet with the two necks, against the formulas written out, and its names against the authors' checkpoints."""
+
+import json
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone
+from torch import nn
+
+from querypose.config import add_querypose_config
+from querypose.errors import UserError
+from querypose.modeling.backbones.hrnet import NECKS, build_hrnet, build_hrnet_backbone
+
+SMALL = "hrnet_w18_small"  # 9 million parameters, branches of 16, 32, 64, 128 channels
+CHANNELS = [3, 5, 6, 7]
+
+
+def hrnet_config(*opts):
+    cfg = get_cfg()
+    add_querypose_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_hrnet_backbone"
+    cfg.MODEL.HRNET.NAME = SMALL
+    cfg.MODEL.FPN.OUT_CHANNELS = 16
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+class FixedBranches(nn.Module):
+    """Stands in for HRNet: the same four maps of any image."""
+
+    def __init__(self, branches):
+        super().__init__()
+        self.branches = branches
+
+    def forward(self, image):
+        return self.branches
+
+
+def random_branches(height=8, width=16):
+    return [
+        torch.randn(2, channels, height >> i, width >> i, dtype=torch.float64) for i, channels in enumerate(CHANNELS)
+    ]
+
+
+def interpolation_matrix(size: int, factor: int) -> torch.Tensor:
+    """(size * factor, size): linear interpolation between the centres of places, constant beyond the outer centres."""
+    matrix = torch.zeros(size * factor, size, dtype=torch.float64)
+    for row in range(size * factor):
+        position = min(max((row + 0.5) / factor - 0.5, 0.0), size - 1.0)
+        low = int(position)
+        matrix[row, low] += 1 - (position - low)
+        if low + 1 < size:
+            matrix[row, low + 1] += position - low
+    return matrix
+
+
+def upsampled(branch, factor):
+    rows, columns = (interpolation_matrix(size, factor) for size in branch.shape[-2:])
+    return torch.einsum("yh,bchw,xw->bcyx", rows, branch, columns)
+
+
+def averaged(feature, side):
+    batch, channels, height, width = feature.shape
+    return feature.view(batch, channels, height // side, side, width // side, side).mean(dim=(3, 5))
+
+
+def convolved_1x1(feature, state, name):
+    result = torch.einsum("oc,bchw->bohw", state[f"{name}.weight"][:, :, 0, 0], feature)
+    return result + state[f"{name}.bias"][:, None, None] if f"{name}.bias" in state else result
+
+
+def convolved_3x3(feature, state, name):
+    height, width = feature.shape[-2:]
+    padded = torch.zeros(*feature.shape[:2], height + 2, width + 2, dtype=feature.dtype)
+    padded[:, :, 1:-1, 1:-1] = feature
+    weight = state[f"{name}.weight"]
+    result = sum(
+        torch.einsum("oc,bchw->bohw", weight[:, :, dy, dx], padded[:, :, dy : dy + height, dx : dx + width])
+        for dy in range(3)
+        for dx in range(3)
+    )
+    return result + state[f"{name}.bias"][:, None, None] if f"{name}.bias" in state else result
+
+
+def neck_with_random_weights(name, branches):
+    neck = NECKS[name](bottom_up=FixedBranches(branches), channels=CHANNELS, out_channels=4).double()
+    for parameter in neck.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return neck
+
+
+def joined(branches, state):
+    stacked = torch.cat([upsampled(branch, 2**i) for i, branch in enumerate(branches)], dim=1)
+    return convolved_1x1(stacked, state, "reduction_conv.0")
+
+
+@torch.no_grad()
+def test_pooled_neck():
+    branches = random_branches()
+    neck = neck_with_random_weights("pooled", branches)
+    state = neck.state_dict()
+    finest = joined(branches, state)
+    result = neck(None)
+    assert list(result) == ["p2", "p3", "p4", "p5"]
+    for i, level in enumerate(result.values()):
+        torch.testing.assert_close(level, convolved_3x3(averaged(finest, 2**i), state, f"fpn_conv.{i}"))
+
+
+@torch.no_grad()
+def test_lateral_neck():
+    branches = random_branches()
+    neck = neck_with_random_weights("lateral", branches)
+    state = neck.state_dict()
+    expected = joined(branches, state)
+    for i, level in enumerate(neck(None).values()):
+        if i:
+            expected = averaged(expected, 2) + convolved_1x1(branches[i], state, f"lateral_conv.{i}")
+        torch.testing.assert_close(level, convolved_3x3(expected, state, f"fpn_conv.{i}"))
+
+
+def test_parameters_of_the_necks_are_those_of_the_authors_without_the_unused():
+    names = {}
+    for neck in NECKS:
+        state = neck_with_random_weights(neck, random_branches()).state_dict()
+        names[neck] = {name: list(tensor.shape) for name, tensor in state.items()}
+    assert names["pooled"] == {
+        "reduction_conv.0.weight": [4, 21, 1, 1],
+        "reduction_conv.0.bias": [4],
+        **{f"fpn_conv.{i}.weight": [4, 4, 3, 3] for i in range(4)},
+        **{f"fpn_conv.{i}.bias": [4] for i in range(4)},
+    }
+    assert names["lateral"] == {
+        "reduction_conv.0.weight": [4, 21, 1, 1],
+        "reduction_conv.0.bias": [4],
+        **{f"fpn_conv.{i}.weight": [4, 4, 3, 3] for i in range(4)},
+        **{f"lateral_conv.{i}.weight": [4, channels, 1, 1] for i, channels in enumerate(CHANNELS) if i},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "neck", "keys", "unused"),
+    [
+        ("hrnet_w32", "pooled", "W32_light", {"fpn_conv.4.weight", "fpn_conv.4.bias"}),
+        ("hrnet_w48", "lateral", "W48_full", {"fpn_conv.4.weight", "lateral_conv.0.weight"}),
+    ],
+)
+def test_names_and_shapes_are_the_authors(shared_folder, name, neck, keys, unused):
+    theirs = json.loads((shared_folder / f"parity/keys_{keys}.json").read_text())
+    prefix = "backbone."
+    theirs = {key.removeprefix(prefix): shape for key, shape in theirs.items() if key.startswith(prefix)}
+    opts = ("MODEL.HRNET.NAME", name, "MODEL.HRNET.NECK", neck, "MODEL.FPN.OUT_CHANNELS", 256)
+    with torch.device("meta"):
+        ours = build_hrnet_backbone(hrnet_config(*opts), ShapeSpec(channels=3)).state_dict()
+    assert {key: list(tensor.shape) for key, tensor in ours.items()} == {
+        key: shape for key, shape in theirs.items() if key not in unused
+    }
+    assert unused < set(theirs)
+
+
+@pytest.mark.parametrize("neck", ["pooled", "lateral"])
+def test_shapes_and_gradients(neck):
+    backbone = build_backbone(hrnet_config("MODEL.HRNET.NECK", neck)).train()
+    features = backbone(torch.randn(2, 3, 64, 96))
+    for stride, (name, shape) in zip((4, 8, 16, 32), backbone.output_shape().items(), strict=True):
+        assert features[name].shape == (2, 16, 64 // stride, 96 // stride)
+        assert (shape.channels, shape.stride) == (16, stride)
+    assert backbone.size_divisibility == 32
+    sum(feature.square().mean() for feature in features.values()).backward()
+    assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
+
+
+@torch.no_grad()
+def test_branches_are_in_order():
+    model = build_hrnet(SMALL).eval()
+    shapes = [tuple(branch.shape) for branch in model(torch.randn(1, 3, 64, 96))]
+    assert shapes == [(1, 16, 16, 24), (1, 32, 8, 12), (1, 64, 4, 6), (1, 128, 2, 3)]
+
+
+def test_frozen_batch_norm_from_the_config():
+    backbone = build_backbone(hrnet_config("MODEL.HRNET.NORM", "FrozenBN")).train()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    sum(feature.mean() for feature in backbone(2 + torch.randn(2, 3, 32, 64)).values()).backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+    assert not any(".bn" in name for name, _ in backbone.named_parameters())
+    # the weights of a model with trainable BatchNorm fit
+    trainable = build_backbone(hrnet_config())
+    backbone.load_state_dict(trainable.state_dict(), strict=True)
+
+
+def test_checkpointing_changes_no_number():
+    plain = build_backbone(hrnet_config()).train()
+    saving = build_backbone(hrnet_config("MODEL.HRNET.ACTIVATION_CHECKPOINTING", True)).train()
+    saving.load_state_dict(plain.state_dict(), strict=True)
+    plain, saving = plain.double(), saving.double()
+    image = torch.randn(2, 3, 32, 64, dtype=torch.float64)
+    for backbone in (plain, saving):
+        sum(feature.square().mean() for feature in backbone(image).values()).backward()
+    for (name, ours), theirs in zip(saving.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+    torch.testing.assert_close(saving.state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("opts", "reason"),
+    [
+        (("MODEL.HRNET.NAME", "hrnet_w33"), "MODEL.HRNET.NAME is 'hrnet_w33', which timm cannot build"),
+        (("MODEL.HRNET.NAME", "resnet18"), "give one of timm's HRNets, such as hrnet_w32"),
+        (("MODEL.HRNET.NECK", "none"), "MODEL.HRNET.NECK is 'none'; valid are lateral, pooled"),
+        (("MODEL.HRNET.NORM", "LN"), "MODEL.HRNET.NORM is 'LN'; valid are BN, FrozenBN, SyncBN"),
+    ],
+)
+def test_values_that_cannot_be(opts, reason):
+    with pytest.raises(UserError, match=reason):
+        build_backbone(hrnet_config(*opts))

@@ -1,0 +1,119 @@
+"""Two CPU processes do what one does: the same gradients, weights and AP, however they are started."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import two_processes
+
+from querypose.data.synthetic_people import write_synthetic_people
+from querypose.engine import launch, processes
+from querypose.errors import UserError
+
+SCRIPT = Path(two_processes.__file__)
+ROOT = SCRIPT.parents[1]
+
+
+def arguments(**changes):
+    given = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto", "opts": []}
+    return argparse.Namespace(**{**given, **changes})
+
+
+def run(*command):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+    return subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+    )
+
+
+@pytest.fixture(scope="module")
+def json_file(tmp_path_factory):
+    return write_synthetic_people(tmp_path_factory.mktemp("people"), "val", 7)
+
+
+@pytest.fixture(scope="module")
+def one_process(json_file, tmp_path_factory):
+    output = tmp_path_factory.mktemp("one") / "result.pth"
+    launch(two_processes.main, arguments(opts=[str(output), json_file]))
+    return torch.load(output)
+
+
+def check(result, one_process):
+    assert (result["size"], one_process["size"]) == (2, 1)
+    for name in two_processes.VARIANTS:
+        same_weights, same_statistics, same_when_shared = result[name]["same"]
+        assert same_weights, f"{name}: the processes' weights differ"
+        assert not same_statistics and same_when_shared
+        wanted = one_process[name]["gradients"]
+        assert result[name]["gradients"].keys() == wanted.keys()
+        largest = max(gradient.abs().max().item() for gradient in wanted.values())
+        for parameter, gradient in wanted.items():
+            ours = result[name]["gradients"][parameter]
+            torch.testing.assert_close(ours, gradient, rtol=1e-3, atol=1e-5 * largest, msg=f"{name}: {parameter}")
+    assert 5 < one_process["metrics"]["keypoints"]["AP"] < 95, "too easy or too hard to show anything"
+    # as text, in which NaN (no person of that size) equals NaN
+    assert str(result["metrics"]) == str(one_process["metrics"])
+
+
+@pytest.mark.slow
+def test_processes_that_the_launcher_starts(json_file, one_process, tmp_path):
+    output = tmp_path / "result.pth"
+    done = run(
+        sys.executable, "-W", "ignore", SCRIPT, "--num-gpus", 2, "--dist-url", "auto", output, json_file, "refuse"
+    )
+    # the mistake of one process ends the run as it does a single one
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == "error: the second process refuses, as it was told"
+    assert "Traceback" not in done.stderr
+    check(torch.load(output), one_process)
+
+
+@pytest.mark.slow
+def test_processes_that_torchrun_starts(json_file, one_process, tmp_path):
+    output = tmp_path / "result.pth"
+    done = run(
+        sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
+        SCRIPT, output, json_file,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    check(torch.load(output), one_process)
+
+
+def test_one_process_runs_here():
+    seen = []
+    launch(lambda args: seen.append((os.getpid(), args)), arguments(opts=["a"]))
+    assert seen == [(os.getpid(), arguments(opts=["a"]))]
+
+
+def test_more_gpus_than_there_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="--num-gpus 3, but this machine has 2; give at most 2"):
+        launch(lambda args: None, arguments(num_gpus=3))
+
+
+def test_several_machines_need_an_address():
+    with pytest.raises(UserError, match="--dist-url"):
+        launch(lambda args: None, arguments(num_gpus=2, num_machines=2))
+
+
+def traceback_of(last):
+    text = f"\n\n-- Process 1 terminated with the following error:\nTraceback (most recent call last):\n  ..\n{last}\n"
+    return torch.multiprocessing.ProcessRaisedException(text, 1, 1234)
+
+
+def test_a_process_s_mistake_is_told_as_ones_own():
+    with pytest.raises(UserError, match="^the file is bad; mend it$"), processes._user_errors_of_processes():
+        raise traceback_of("querypose.errors.UserError: the file is bad; mend it")
+
+
+@pytest.mark.parametrize(
+    "last", ["KeyError: 'x'", "querypose.errors.UserError: a\n\nDuring handling ..\nKeyError: 'x'"]
+)
+def test_a_process_s_other_errors_stay_what_they_are(last):
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException), processes._user_errors_of_processes():
+        raise traceback_of(last)

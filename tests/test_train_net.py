@@ -1,0 +1,105 @@
+"""tools/train_net.py and tools/test_net.py as a user runs them, on a set of a few drawn people."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from querypose.data.synthetic_people import write_synthetic_people
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+TINY = (
+    "MODEL.TIMM.OPTIONS.channels [8,8,16,16] MODEL.FPN.OUT_CHANNELS 16 MODEL.QUERYPOSE.HIDDEN_DIM 16 "
+    "MODEL.QUERYPOSE.PART_DIM 16 MODEL.QUERYPOSE.NUM_QUERIES 6 MODEL.QUERYPOSE.NUM_STAGES 2 "
+    "MODEL.QUERYPOSE.FEEDFORWARD_DIM 32 MODEL.QUERYPOSE.DYNAMIC_DIM 4 MODEL.QUERYPOSE.NUM_TOWER_LAYERS 2 "
+    "MODEL.QUERYPOSE.TOWER_DIM 16 INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64 SOLVER.IMS_PER_BATCH 2 "
+    "SOLVER.CHECKPOINT_PERIOD 2 SOLVER.WARMUP_ITERS 1 TEST.EVAL_PERIOD 0 DATALOADER.NUM_WORKERS 0"
+).split()
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("people")
+    return [write_synthetic_people(folder, split, number) for split, number in (("train", 8), ("val", 4))]
+
+
+def run(tool, *args):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / tool), *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.mark.slow
+def test_train_resume_and_evaluate(people, tmp_path):
+    def run_config(tool, folder, *opts, flags=()):
+        data = ["DATASETS.TRAIN", f"('{people[0]}',)", "DATASETS.TEST", f"('{people[1]}',)"]
+        opts = [*TINY, *data, "OUTPUT_DIR", tmp_path / folder, *opts]
+        done = run(tool, "--config-file", QUICKSTART, *flags, *opts)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    def lines():
+        return [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+
+    def predictions(folder):
+        return json.loads((tmp_path / folder / "inference" / "coco_instances_results.json").read_text())
+
+    run_config("train_net.py", "run", "SOLVER.MAX_ITER", 2)
+    assert [line["iteration"] for line in lines() if "total_loss" in line] == [1]
+    assert (tmp_path / "run" / "model_final.pth").is_file() and (tmp_path / "run" / "config.yaml").is_file()
+    assert "KEYPOINT_NAMES:\n      - nose" in (tmp_path / "run" / "config.yaml").read_text()
+
+    text = run_config("train_net.py", "run", "SOLVER.MAX_ITER", 4, flags=["--resume"])
+    assert "Starting training from iteration 2" in text
+    assert [line["iteration"] for line in lines() if "total_loss" in line] == [1, 3]
+    assert {"bbox/AP", "keypoints/AP"} < lines()[-1].keys(), "the last step is evaluated"
+
+    weights = ["MODEL.WEIGHTS", tmp_path / "run" / "model_final.pth"]
+    for folder, tool, flags in (("again", "train_net.py", ["--eval-only"]), ("test", "test_net.py", [])):
+        text = run_config(tool, folder, *weights, flags=flags)
+        assert "Task: keypoints" in text and "Task: bbox" in text
+        assert predictions(folder) == predictions("run")
+    assert len(predictions("run")) > 0
+
+
+def fails(monkeypatch, capsys, tool, *args):
+    """Run the tool in this process; its exit code and what it printed to stderr."""
+    path = str(ROOT / "tools" / tool)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [path, *map(str, args)])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(path, run_name="__main__")
+    return caught.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tool", "args", "reason"),
+    [
+        ("train_net.py", ["--config-file", "none.yaml"], "'none.yaml' does not exist"),
+        ("train_net.py", ["--config-file", QUICKSTART, "SOLVER.LR", "1"], "unknown key SOLVER.LR; valid there are"),
+        ("train_net.py", ["--config-file", QUICKSTART, "SOLVER.MAX_ITER"], "odd length"),
+        ("train_net.py", ["--config-file", QUICKSTART, "DATASETS.TRAIN", "('none.json',)"], "none.json does not exist"),
+        ("test_net.py", ["--config-file", QUICKSTART, "MODEL.QUERYPOSE.VARIANT", "tiny"], "valid are full, light"),
+    ],
+)
+def test_mistakes_end_with_one_sentence(monkeypatch, capsys, tool, args, reason):
+    code, error = fails(monkeypatch, capsys, tool, *args)
+    assert code == 2
+    (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert reason in line and "Traceback" not in error
+
+
+def test_nothing_to_evaluate(monkeypatch, capsys, people):
+    data = ["DATASETS.TRAIN", f"('{people[0]}',)", "DATASETS.TEST", f"('{people[1]}',)"]
+    code, error = fails(monkeypatch, capsys, "test_net.py", "--config-file", QUICKSTART, *data)
+    assert code == 2 and "error: nothing to evaluate: give MODEL.WEIGHTS" in error
+
+
+def test_the_config_file_is_needed(monkeypatch, capsys):
+    code, error = fails(monkeypatch, capsys, "train_net.py")
+    assert code == 2 and "--config-file" in error

@@ -1,0 +1,132 @@
+"""The trainer: one loop for float32 and bfloat16, checkpoints, evaluation, a progress bar."""
+
+import io
+import json
+
+import pytest
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import EventStorage
+from tiny_model import tiny_config
+from torch import nn
+
+from querypose.data import resolve_datasets
+from querypose.data.synthetic_people import write_synthetic_people
+from querypose.engine import PoseTrainer
+from querypose.engine.progress import ProgressBar
+from querypose.engine.trainer import BFloat16Trainer, wrap_for_distribution
+from querypose.evaluation import PoseEvaluator
+
+
+@pytest.fixture(autouse=True)
+def _denormals():
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    return write_synthetic_people(tmp_path_factory.mktemp("people"), "train", 6)
+
+
+def config(people, folder, *opts):
+    cfg = tiny_config(
+        "light", "DATASETS.TRAIN", (people,), "DATASETS.TEST", (people,), "DATALOADER.NUM_WORKERS", 0,
+        "INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64, "INPUT.CROP.ENABLED", False,
+        "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", (), "SOLVER.CHECKPOINT_PERIOD", 2,
+        "TEST.EVAL_PERIOD", 0, "OUTPUT_DIR", str(folder), *opts,
+    )  # fmt: skip
+    resolve_datasets(cfg)
+    return cfg
+
+
+def test_two_steps_leave_metrics_and_a_checkpoint(people, tmp_path):
+    trainer = PoseTrainer(config(people, tmp_path))
+    assert type(trainer._trainer) is SimpleTrainer
+    before = [parameter.clone() for parameter in trainer.model.parameters()]
+    trainer.train()
+    changed = [not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True)]
+    assert sum(changed) > 0.9 * len(changed)
+    trained, evaluated = (json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines())
+    assert trained["iteration"] == 1
+    losses = {f"loss_{kind}{suffix}" for kind in ("class", "l1", "giou", "keypoint") for suffix in ("", "_0")}
+    assert losses < trained.keys()
+    assert {"bbox/AP", "keypoints/AP"} < evaluated.keys(), "the last step is evaluated"
+    state = torch.load(tmp_path / "model_final.pth", weights_only=False)
+    assert state["iteration"] == 1 and state["model"].keys() == trainer.model.state_dict().keys()
+
+    again = PoseTrainer(config(people, tmp_path, "SOLVER.MAX_ITER", 3))
+    again.resume_or_load(resume=True)
+    assert again.start_iter == 2
+    for name, tensor in again.model.state_dict().items():
+        assert torch.equal(tensor, trainer.model.state_dict()[name]), name
+
+
+def test_bfloat16_by_the_config(people, tmp_path):
+    trainer = PoseTrainer(config(people, tmp_path, "SOLVER.AMP.ENABLED", True))
+    assert type(trainer._trainer) is BFloat16Trainer
+    with EventStorage():
+        trainer._trainer.run_step()
+    gradients = [p.grad for p in trainer.model.parameters() if p.requires_grad]
+    assert all(gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in gradients)
+
+
+def test_bfloat16_step_computes_forward_alone_in_bfloat16():
+    class Probe(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(2, 1)
+
+        def forward(self, data):
+            result = self.linear(data)
+            self.dtype = result.dtype
+            return {"loss": result.float().square().sum()}
+
+    model = Probe()
+    weight = model.linear.weight.detach().clone()
+    data = torch.ones(3, 2)
+    trainer = BFloat16Trainer(model, [data], torch.optim.SGD(model.parameters(), lr=0.1))
+    with EventStorage():
+        trainer.run_step()
+    assert model.dtype == torch.bfloat16 and model.linear.weight.dtype == torch.float32
+    torch.testing.assert_close(model.linear.weight, weight - 0.1 * model.linear.weight.grad)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_evaluator_and_loaders_are_ours(people, tmp_path):
+    cfg = config(people, tmp_path)
+    assert isinstance(PoseTrainer.build_evaluator(cfg, people), PoseEvaluator)
+    (entry,) = next(iter(PoseTrainer.build_test_loader(cfg, people)))
+    assert min(entry["image"].shape[1:]) == 64 and "instances" not in entry
+    batch = next(iter(PoseTrainer.build_train_loader(cfg)))
+    assert len(batch) == 2 and all(entry["instances"].gt_keypoints.tensor.shape[1:] == (17, 3) for entry in batch)
+
+
+def test_one_process_needs_no_wrapper():
+    model = nn.Linear(1, 1)
+    assert wrap_for_distribution(model) is model
+
+
+class FakeTrainer:
+    max_iter, start_iter, iter = 30, 10, 20
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_progress_bar(monkeypatch, enabled):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: enabled
+    monkeypatch.setattr("sys.stderr", terminal)
+    bar = ProgressBar()
+    assert bar.enabled is enabled
+    bar.trainer = FakeTrainer()
+    with EventStorage() as storage:
+        storage.put_scalar("total_loss", 3.25)
+        bar.before_train()
+        for _ in range(20):
+            bar.after_step()
+        bar.after_train()
+    text = terminal.getvalue()
+    if enabled:
+        assert "training" in text and "30/30" in text and "loss=3.25" in text
+    else:
+        assert text == ""

@@ -1,0 +1,125 @@
+"""What each of two CPU processes does in test_processes.py.
+
+python tests/two_processes.py OUTPUT.pth VAL.json [refuse] --num-gpus 2, or under torchrun.
+"""
+
+import json
+
+import torch
+from detectron2.engine import default_argument_parser
+from detectron2.evaluation import inference_on_dataset
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from tiny_model import spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
+from torch import nn
+
+from querypose.data import resolve_datasets
+from querypose.engine import PoseTrainer, build_optimizer, launch
+from querypose.engine.trainer import share_buffers, wrap_for_distribution
+from querypose.errors import UserError, exit_on_user_error
+
+VARIANTS = {
+    "light": ("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched"),
+    "full": ("full",),
+}
+PERSONS, SIZES = (2, 1, 0, 0), ((64, 96),) * 4
+
+
+def first_gradients(opts, batch):
+    """Gradients of one step, BatchNorm keeping its statistics, so that images do not depend on one another."""
+    model = wrap_for_distribution(without_batch_statistics(spread(tiny_model(*opts))))
+    sum(model(batch).values()).backward()
+    return {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+def train(opts, batch):
+    """Three steps from weights that differ by process.
+
+    Returns whether all processes end with the same weights, then whether they have the same BatchNorm statistics
+    before and after these are shared.
+    """
+    model = tiny_model(*opts)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * comm.get_rank())
+    model = wrap_for_distribution(model.train())
+    cfg = tiny_config(*opts, "SOLVER.BASE_LR", 1e-3)
+    optimizer = build_optimizer(cfg, model)
+    before = flat(model.parameters())
+    for _ in range(3):
+        optimizer.zero_grad()
+        sum(model(batch).values()).backward()
+        optimizer.step()
+    same_weights = same_everywhere(model.parameters()) and not torch.equal(before, flat(model.parameters()))
+    same_before = same_everywhere(model.buffers())
+    share_buffers(model)
+    return same_weights, same_before, same_everywhere(model.buffers())
+
+
+def same_everywhere(tensors):
+    everyone = comm.all_gather(flat(tensors))
+    return all(torch.equal(other, everyone[0]) for other in everyone)
+
+
+def flat(tensors):
+    return torch.cat([tensor.detach().float().flatten() for tensor in tensors])
+
+
+class Oracle(nn.Module):
+    """Returns the annotations, the more disturbed the higher the image's number."""
+
+    def __init__(self, json_file):
+        super().__init__()
+        with open(json_file) as file:
+            self.persons = json.load(file)["annotations"]
+
+    def forward(self, inputs):
+        return [{"instances": self.instances(entry)} for entry in inputs]
+
+    def instances(self, entry):
+        mine = [person for person in self.persons if person["image_id"] == entry["image_id"]]
+        generator = torch.Generator().manual_seed(entry["image_id"])
+        boxes = torch.tensor([person["bbox"] for person in mine])
+        boxes[:, 2:] += boxes[:, :2]
+        keypoints = torch.tensor([person["keypoints"] for person in mine], dtype=torch.float32)
+        keypoints = keypoints.view(len(mine), -1, 3)
+        keypoints[..., :2] += entry["image_id"] * torch.randn(keypoints[..., :2].shape, generator=generator)
+        return Instances(
+            (entry["height"], entry["width"]),
+            pred_boxes=Boxes(boxes),
+            scores=torch.rand(len(mine), generator=generator),
+            pred_classes=torch.zeros(len(mine), dtype=torch.long),
+            pred_keypoints=keypoints,
+        )
+
+
+def evaluate(json_file):
+    """Metrics by task; an empty dict on all but the first process."""
+    cfg = tiny_config("light", "DATASETS.TEST", (json_file,), "DATALOADER.NUM_WORKERS", 0)
+    resolve_datasets(cfg)
+    loader = PoseTrainer.build_test_loader(cfg, json_file)
+    evaluator = PoseTrainer.build_evaluator(cfg, json_file, output_folder=None)
+    evaluator._output_dir = None
+    return inference_on_dataset(Oracle(json_file), loader, evaluator)
+
+
+def main(args):
+    torch.set_num_threads(1)
+    output, json_file, *refuse = args.opts
+    rank, size = comm.get_rank(), comm.get_world_size()
+    share = len(PERSONS) // size
+    # the second process has no person in its images
+    batch = tiny_batch(PERSONS, SIZES)[rank * share : (rank + 1) * share]
+    result = {"size": size}
+    for name, opts in VARIANTS.items():
+        result[name] = {"gradients": first_gradients(opts, batch), "same": train(opts, batch)}
+    result["metrics"] = {task: dict(metrics) for task, metrics in evaluate(json_file).items()}
+    if comm.is_main_process():
+        torch.save(result, output)
+    if refuse and rank == 1:
+        raise UserError("the second process refuses, as it was told")
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        launch(main, default_argument_parser().parse_args())
