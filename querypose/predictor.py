@@ -196,7 +196,8 @@ class _FittingCheckpointer(DetectionCheckpointer):
                 f"{missing[0]}; give the weights of a whole trained model, and the config "
                 "that they were trained with."
             )
-        return incompatible
+        # what is left is the losses', of no use here: nothing to report
+        return incompatible._replace(missing_keys=[name for name in incompatible.missing_keys if name in needed])
 
 
 def _check_weights_exist(weights):

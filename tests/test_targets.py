@@ -6,12 +6,11 @@ from detectron2.structures import Boxes, Instances, Keypoints
 from querypose.modeling.targets import Targets
 
 
-def image_of(height, width, boxes, keypoints=None, number=2):
+def image_of(height, width, boxes, keypoints=None, num_keypoints=2):
     instances = Instances((height, width))
     instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     if keypoints is not None:
-        number = -1 if boxes else 17
-        points = torch.tensor(keypoints, dtype=torch.float32).reshape(len(boxes), number, 3)
+        points = torch.tensor(keypoints, dtype=torch.float32).reshape(len(boxes), num_keypoints, 3)
         instances.gt_keypoints = Keypoints(points)
     return instances
 
@@ -36,7 +35,8 @@ def test_padding_and_scale():
 
 
 def test_nobody_anywhere():
-    targets = Targets.from_instances([image_of(10, 20, []), image_of(30, 40, [], [], number=17)], 17, torch.device("cpu"))
+    nobody = [image_of(10, 20, []), image_of(30, 40, [], [], num_keypoints=17)]
+    targets = Targets.from_instances(nobody, 17, torch.device("cpu"))
     assert targets.counts == [0, 0]
     assert targets.boxes.shape == (2, 0, 4) and targets.keypoints.shape == (2, 0, 17, 3)
     assert targets.box_scale.shape == (2, 4)
