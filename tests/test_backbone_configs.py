@@ -123,7 +123,7 @@ def test_as_many_numbers_as_the_authors_checkpoints(name, keys, shared_folder, s
 def test_one_training_step_and_one_inference(name):
     # plain SGD with a high rate: AdamW's first step hides the size of gradients, and the paper's rate is below the
     # resolution of some weights
-    cfg = load(name, "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "SOLVER.OPTIMIZER", "SGD", "SOLVER.BASE_LR", "0.1")
+    cfg = load(name, "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "SOLVER.OPTIMIZER", "SGD", "SOLVER.BASE_LR", "1.0")
     cfg.MODEL.QUERYPOSE.NUM_STAGES = 1
     cfg.MODEL.QUERYPOSE.TOWER_DIM = 32
     if "50_queries" not in name:
@@ -137,13 +137,19 @@ def test_one_training_step_and_one_inference(name):
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     assert [key for key, parameter in trained.items() if parameter.grad is None] == []
-    # before the step: a rate of 1 may well throw every box out of the image
+    # before the step, whose rate of 1 may well throw every box out of the image
     with torch.no_grad():
         results = model.eval()([{"image": entry["image"]} for entry in inputs], do_postprocess=False)
     for instances in results:
         assert len(instances) == cfg.MODEL.QUERYPOSE.NUM_QUERIES
         assert instances.pred_keypoints.shape[1:] == (17, 3) and instances.pred_keypoints.isfinite().all()
         assert instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()
+
+    before = {key: parameter.sum(dtype=torch.float64) for key, parameter in trained.items()}
+    optimizer.step()
+    moved = {key for key, parameter in trained.items() if parameter.sum(dtype=torch.float64) != before[key]}
+    assert any(key.startswith("backbone.bottom_up.") for key in moved)
+    assert any(key.startswith("decoder.keypoint_stages.0.tower") for key in moved)
 
 
 @pytest.mark.parametrize(
