@@ -115,7 +115,7 @@ class TimmBackbone(Backbone):
         rather than in the FPN. Parameters that do not reach a feature (timm builds some networks whole) are frozen.
         """
         height, width = 64, 96
-        parameters = list(self.model.parameters())
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         training = self.model.training
         self.model.eval()
         try:
