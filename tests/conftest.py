@@ -9,10 +9,6 @@ import torch
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than ten seconds; leave out with -m 'not slow'")
-
-
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
