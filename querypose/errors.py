@@ -14,5 +14,13 @@ def exit_on_user_error():
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _sentence(error):
+    """The message, for an error of a data loader's worker taken from the traceback that PyTorch makes its message."""
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        return text.strip().splitlines()[-1].partition("Error: ")[2]
+    return text

@@ -1,5 +1,7 @@
 """Fixtures that several test files share."""
 
+import io
+import logging
 import os
 from pathlib import Path
 
@@ -21,3 +23,15 @@ def shared_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the parity figures and photographs in {folder}, which are not part of the project")
     return folder
+
+
+@pytest.fixture
+def messages():
+    """What the `querypose` loggers say from INFO on, as text: call it. Independent of how Detectron2 has set them up."""
+    logger, stream = logging.getLogger("querypose"), io.StringIO()
+    handler, level = logging.StreamHandler(stream), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield stream.getvalue
+    logger.removeHandler(handler)
+    logger.setLevel(level)

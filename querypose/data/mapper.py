@@ -11,6 +11,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.structures import Keypoints
 
 from querypose.data.coco_keypoints import skeleton_of
+from querypose.data.images import read_image
 from querypose.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,8 @@ class PoseDatasetMapper:
         height, width: size of the file's image, to which predictions are scaled.
 
     Raises:
-        UserError: for a file that is missing, is no image, or is not of the annotated size.
+        UnreadableImageError: for a file that is missing or is no image.
+        UserError: for one that is not of the annotated size.
     """
 
     @configurable
@@ -130,8 +132,8 @@ class PoseDatasetMapper:
     def _read(self, output):
         """Return the image (H, W, 3), upright by its EXIF orientation; add `height` and `width` if absent."""
         file_name = output["file_name"]
+        image = read_image(file_name, self.image_format)
         try:
-            image = utils.read_image(file_name, format=self.image_format)
             utils.check_image_size(output, image)
         except utils.SizeMismatchError as error:
             height, width = image.shape[:2]
@@ -139,12 +141,6 @@ class PoseDatasetMapper:
                 f"the image {file_name} is {width}x{height} pixels (upright), but its annotations are made "
                 f"for {output['width']}x{output['height']}; correct `width` and `height` in the annotations"
             ) from error
-        except FileNotFoundError as error:
-            raise UserError(
-                f"the image {file_name} does not exist; check the data set's image folder"
-            ) from error
-        except OSError as error:
-            raise UserError(f"the image {file_name} cannot be read ({error}); repair or remove it") from error
         return image
 
     def _transform(self, annotations, transforms, image_size):
