@@ -1,23 +1,29 @@
 """Data sets and the way from an annotated image to the model's input."""
 
+import querypose.detectron2_extension  # noqa: F401
 from querypose.data.builtin import register_all
 from querypose.data.coco_keypoints import (
     annotation_file,
     check_datasets,
     check_keypoint_dataset,
     register_coco_keypoints,
+    resolve_dataset,
     resolve_datasets,
     skeleton_of,
 )
 from querypose.data.mapper import PoseDatasetMapper
+from querypose.data.skip_unreadable import SkipUnreadable, count_unreadable
 
 __all__ = [
     "PoseDatasetMapper",
+    "SkipUnreadable",
     "annotation_file",
     "check_datasets",
     "check_keypoint_dataset",
+    "count_unreadable",
     "register_all",
     "register_coco_keypoints",
+    "resolve_dataset",
     "resolve_datasets",
     "skeleton_of",
 ]

@@ -19,7 +19,7 @@ def dataset_root():
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
-def register_coco_keypoints(name, json_file, image_root, skeleton=None):
+def register_coco_keypoints(name, json_file, image_root, skeleton=None, **metadata):
     """Register a COCO-format keypoint file as a Detectron2 data set of one class.
 
     Only the category that has keypoints is used. Keypoints are loaded as Detectron2 does, with 0.5 pixels
@@ -30,6 +30,8 @@ def register_coco_keypoints(name, json_file, image_root, skeleton=None):
         json_file: the annotation file; read now if `skeleton` is None, else when the data set is loaded.
         image_root: folder of the images.
         skeleton: `Skeleton`, for files without keypoint names (test sets); by default the file's.
+        metadata: further attributes of the data set's metadata: `evaluator_type` (default "coco"), `made_by` (a clause
+            on where the file comes from, for errors), `submission_split` (of a test set, see `write_submission`).
 
     Raises:
         UserError: for a name in use, and for a file without a usable keypoint category.
@@ -45,9 +47,9 @@ def register_coco_keypoints(name, json_file, image_root, skeleton=None):
     MetadataCatalog.get(name).set(
         json_file=json_file,
         image_root=image_root,
-        evaluator_type="coco",
         thing_classes=[class_name],
         **skeleton.to_metadata(),
+        **{"evaluator_type": "coco", **metadata},
     )
 
 
@@ -86,7 +88,7 @@ def resolve_datasets(cfg):
         UserError: for an unknown name, a file that cannot be used, and images that are not found.
     """
     return tuple(
-        tuple(_register_if_file(name) for name in _as_tuple(names))
+        tuple(resolve_dataset(name) for name in _as_tuple(names))
         for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     )
 
@@ -111,7 +113,7 @@ def skeleton_of(cfg):
     names = _as_tuple(cfg.DATASETS.TRAIN) + _as_tuple(cfg.DATASETS.TEST)
     if not names:
         raise UserError("the config names no data set; set DATASETS.TRAIN or DATASETS.TEST")
-    return Skeleton.from_metadata(MetadataCatalog.get(_register_if_file(names[0])), sigmas=sigmas)
+    return Skeleton.from_metadata(MetadataCatalog.get(resolve_dataset(names[0])), sigmas=sigmas)
 
 
 def check_datasets(cfg, train=True, test=True):
@@ -127,13 +129,22 @@ def check_datasets(cfg, train=True, test=True):
     if train and not train_names:
         raise UserError("there is nothing to train on; set DATASETS.TRAIN to one or more data sets")
     names = train_names + (_as_tuple(cfg.DATASETS.TEST) if test else ())
-    expected = skeleton_of(cfg).keypoint_names
+    model = skeleton_of(cfg)
+    expected = model.keypoint_names
     for name in names:
-        found = check_keypoint_dataset(name).keypoint_names
+        skeleton = check_keypoint_dataset(name)
+        found = skeleton.keypoint_names
         if found != expected:
             raise UserError(
                 f"the data set {name!r} has the keypoints {', '.join(found)}, but the model and the other "
                 f"data sets have {', '.join(expected)}; all must share one skeleton"
+            )
+        if skeleton.flip_indices != model.flip_indices:
+            ours, theirs = model.flip_indices, skeleton.flip_indices
+            odd = [expected[i] for i in range(len(expected)) if ours[i] != theirs[i]]
+            raise UserError(
+                f"the data set {name!r} mirrors {', '.join(odd)} otherwise than the model and the other data sets; "
+                "correct its flip_pairs: all must share one skeleton"
             )
         classes = [MetadataCatalog.get(n).get("thing_classes") for n in (names[0], name)]
         if classes[0] != classes[1]:
@@ -155,7 +166,7 @@ def check_keypoint_dataset(name):
     Raises:
         UserError: says which file, annotation or image is at fault.
     """
-    metadata = MetadataCatalog.get(_register_if_file(name))
+    metadata = MetadataCatalog.get(resolve_dataset(name))
     skeleton = Skeleton.from_metadata(metadata)
     if metadata.get("json_file") is None:
         return skeleton
@@ -202,8 +213,9 @@ def annotation_file(name):
         ensure_synthetic_people(name)
     path = Path(metadata.json_file)
     if not path.is_file():
+        made_by = metadata.get("made_by", "put it there")
         raise UserError(
-            f"the data set {name!r} needs the annotation file {path}, which does not exist; put it there, or "
+            f"the data set {name!r} needs the annotation file {path}, which does not exist; {made_by}, or "
             f"set DETECTRON2_DATASETS to the folder of your data sets (now {dataset_root()})"
         )
     return path
@@ -213,8 +225,8 @@ def _as_tuple(names):
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _register_if_file(name):
-    """Return `name` after registering it, should it name a file that is not registered yet."""
+def resolve_dataset(name):
+    """Return `name`, as of `resolve_datasets`, after registering it if it names a file that is not registered yet."""
     if name in DatasetCatalog.list():
         return name
     file_name, folder = _split_file_name(name)

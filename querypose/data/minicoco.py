@@ -1,0 +1,104 @@
+"""Mini-COCO: a small training and validation set made of COCO val2017 by a fixed rule (docs/EXPERIMENTS.md)."""
+
+import json
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from querypose.data.coco_format import load_coco_format
+from querypose.errors import UserError
+
+SHORT_SIDE = 360
+VAL_EVERY = 5
+
+
+def split_labelled_images(content: dict) -> tuple[list[dict], list[dict]]:
+    """(train, val): of the images with labelled keypoints, ordered by id, the 1st, 6th, 11th .. are val."""
+    labelled = {person["image_id"] for person in content["annotations"] if person.get("num_keypoints", 0) > 0}
+    images = sorted((image for image in content["images"] if image["id"] in labelled), key=lambda image: image["id"])
+    val = images[::VAL_EVERY]
+    held_out = {image["id"] for image in val}
+    return [image for image in images if image["id"] not in held_out], val
+
+
+def make_minicoco(annotations: Path, images: Path, output: Path) -> dict[str, int]:
+    """Write `person_keypoints_{train,val}.json`, `train/` and `val/` into `output`.
+
+    Training images are shrunk to a short side of at most 360 pixels, their annotations with them; validation images
+    stay as they are, so that COCO's classes of size mean the same (the network sees them at 360).
+
+    Args:
+        annotations: person_keypoints_val2017.json.
+        images: the folder val2017.
+        output: a folder that does not exist yet.
+
+    Returns:
+        images by split.
+
+    Raises:
+        UserError: files that are missing or not what they should be; an output that is there already.
+    """
+    if output.exists():
+        raise UserError(f"{output} exists already; remove it to make it anew, or choose another --output")
+    content = load_coco_format(annotations)
+    splits = dict(zip(("train", "val"), split_labelled_images(content), strict=True))
+    missing = [image for split in splits.values() for image in split if not (images / image["file_name"]).is_file()]
+    if missing or not splits["train"]:
+        what = f"the image {images / missing[0]['file_name']} does not exist" if missing else "no image has keypoints"
+        raise UserError(f"{what}; give COCO's val2017 and its person_keypoints_val2017.json")
+    # whole or not at all
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for split, records in splits.items():
+        (partial / split).mkdir(parents=True)
+        scales = {}
+        for record in records:
+            source, target = images / record["file_name"], partial / split / record["file_name"]
+            scales[record["id"]] = _shrink(source, target) if split == "train" else _copy(source, target)
+        small = {
+            "images": [_scaled_image(record, scales[record["id"]]) for record in records],
+            "annotations": [
+                _scaled_person(person, scales[person["image_id"]])
+                for person in content["annotations"]
+                if person["image_id"] in scales
+            ],
+            "categories": content["categories"],
+        }
+        (partial / f"person_keypoints_{split}.json").write_text(json.dumps(small))
+    partial.rename(output)
+    return {split: len(records) for split, records in splits.items()}
+
+
+def _copy(source: Path, target: Path) -> tuple[float, float]:
+    shutil.copyfile(source, target)
+    return 1.0, 1.0
+
+
+def _shrink(source: Path, target: Path) -> tuple[float, float]:
+    """Write the image with a short side of at most `SHORT_SIDE`; the scale of x and of y."""
+    with Image.open(source) as image:
+        factor = min(1.0, SHORT_SIDE / min(image.size))
+        if factor == 1.0:
+            return _copy(source, target)
+        size = tuple(round(side * factor) for side in image.size)
+        image.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(target, quality=90)
+        return size[0] / image.size[0], size[1] / image.size[1]
+
+
+def _scaled_image(record: dict, scale: tuple[float, float]) -> dict:
+    width, height = round(record["width"] * scale[0]), round(record["height"] * scale[1])
+    return {"id": record["id"], "file_name": record["file_name"], "width": width, "height": height}
+
+
+def _scaled_person(person: dict, scale: tuple[float, float]) -> dict:
+    x, y = scale
+    box = [value * factor for value, factor in zip(person["bbox"], (x, y, x, y), strict=True)]
+    keypoints = list(person["keypoints"])
+    for first in range(0, len(keypoints), 3):
+        # COCO's keypoints are indices of pixels, whose centres lie half a pixel further; (0, 0, 0) is not labelled
+        if keypoints[first + 2] > 0:
+            keypoints[first] = (keypoints[first] + 0.5) * x - 0.5
+            keypoints[first + 1] = (keypoints[first + 1] + 0.5) * y - 0.5
+    kept = {key: person[key] for key in ("id", "image_id", "category_id", "iscrowd", "num_keypoints")}
+    return {**kept, "bbox": box, "area": person["area"] * x * y, "keypoints": keypoints}

@@ -1,0 +1,201 @@
+"""Files with 1, 6, 21 and 133 keypoints, several files at once, damaged images, test-dev: trained and evaluated."""
+
+import json
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+from tiny_model import BODY_NAMES, tiny_config
+
+from querypose.config import setup_config
+from querypose.data import check_datasets, register_coco_keypoints, resolve_datasets, skeleton_of
+from querypose.data.crowdpose import CROWDPOSE_NAMES
+from querypose.engine import PoseTrainer
+from querypose.engine.main import log_parts
+from querypose.errors import UserError
+from querypose.evaluation import CROWDPOSE_METRICS, check_submission
+from querypose.skeleton import Skeleton
+
+HAND = ["wrist", *(f"{f}{j}" for f in ("thumb", "index", "middle", "ring", "little") for j in range(1, 5))]
+HAND_LIMBS = [[1, 2 + 4 * f] for f in range(5)] + [[4 * f + j + 1, 4 * f + j + 2] for f in range(5) for j in (1, 2, 3)]
+WHOLE_BODY = [f"left_{i}" for i in range(66)] + [f"right_{i}" for i in range(66)] + ["nose"]
+SKELETONS = {
+    1: ({"keypoints": ["centre"]}, 1),
+    6: ({"keypoints": BODY_NAMES, "skeleton": [[1, 2], [2, 3], [2, 4], [2, 5], [2, 6]]}, 5),
+    21: ({"keypoints": HAND, "skeleton": HAND_LIMBS}, 11),
+    133: ({"keypoints": WHOLE_BODY, "skeleton": [[i, i + 1] for i in range(1, 66, 2)]}, 33 + 67),
+}
+
+
+def write_dataset(folder, category, images=3, **image_extra):
+    """Pictures of noise with two figures each; the annotation file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    number = len(category["keypoints"])
+    entries, annotations = [], []
+    for i in range(images):
+        Image.fromarray(rng.integers(0, 255, (64, 96, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        entries.append({"id": i + 1, "file_name": f"{i}.png", "width": 96, "height": 64, **image_extra})
+        for _ in range(2):
+            left, top = rng.uniform(2, 30, 2)
+            places = rng.uniform(0, 30, (number, 2)) + [left, top]
+            keypoints = np.concatenate([places, np.full((number, 1), 2)], axis=1)
+            entry = {"id": len(annotations) + 1, "image_id": i + 1, "category_id": 3, "bbox": [left, top, 30, 30]}
+            annotations.append({**entry, "keypoints": keypoints.flatten().tolist()})
+    content = {"images": entries, "annotations": annotations, "categories": [{"id": 3, "name": "thing", **category}]}
+    (folder / "data.json").write_text(json.dumps(content))
+    return str(folder / "data.json")
+
+
+def config(folder, train, test=(), *opts):
+    cfg = tiny_config("light")
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(train), tuple(test or train[:1])
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.CROP.ENABLED = (64,), 64, False
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS = 2, 2, (), 1
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.OUTPUT_DIR = str(folder / "out")
+    cfg.merge_from_list(list(opts))
+    resolve_datasets(cfg)
+    (folder / "out").mkdir(exist_ok=True)
+    return cfg
+
+
+def train(cfg):
+    """Train as tools/train_net.py does; the trainer and the metrics of its last evaluation."""
+    check_datasets(cfg)
+    trainer = PoseTrainer(cfg)
+    trainer.train()
+    return trainer, trainer._last_eval_results
+
+
+@pytest.mark.parametrize("number", SKELETONS)
+def test_any_number_of_keypoints_trains_and_evaluates(tmp_path, messages, number):
+    category, num_parts = SKELETONS[number]
+    cfg = config(tmp_path, [write_dataset(tmp_path / "data", category)])
+    log_parts(cfg)
+    assert f"{number} keypoints in {num_parts} parts by PART_DIVISION rigid" in messages()
+    assert f"part 1: {category['keypoints'][0]}" in messages()
+    trainer, metrics = train(cfg)
+    assert trainer.model.decoder.part_queries.weight.shape[0] == num_parts
+    assert metrics["keypoints"]["AP"] >= 0 and metrics["bbox"]["AP"] >= 0
+    results = json.loads((tmp_path / "out" / "inference" / "coco_instances_results.json").read_text())
+    assert len(results[0]["keypoints"]) == 3 * number and results[0]["category_id"] == 3
+
+
+def test_crowdpose_s_skeleton_is_evaluated_by_its_rules(tmp_path):
+    category = {"keypoints": list(CROWDPOSE_NAMES)}
+    file = write_dataset(tmp_path / "data", category, crowdIndex=0.5)
+    _, metrics = train(config(tmp_path, [file]))
+    assert tuple(metrics["keypoints"]) == CROWDPOSE_METRICS and np.isnan(metrics["keypoints"]["APE"])
+
+
+def test_several_data_sets_train_together(tmp_path):
+    category, _ = SKELETONS[6]
+    files = [write_dataset(tmp_path / name, category, images=4) for name in ("one", "two")]
+    cfg = config(tmp_path, files)
+    check_datasets(cfg)
+    loader = iter(PoseTrainer.build_train_loader(cfg))
+    folders = {record["file_name"].split("/")[-2] for _ in range(8) for record in next(loader)}
+    assert folders == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"keypoints": BODY_NAMES[:5]}, "has the keypoints .*all must share one skeleton"),
+        ({"keypoints": BODY_NAMES[::-1]}, "has the keypoints .*all must share one skeleton"),
+        ({"flip_pairs": [["left_hand", "right_foot"]]}, "mirrors left_hand, .* otherwise than"),
+        ({"name": "ape"}, r"call their class \['thing'\] and \['ape'\]; give the category the same name"),
+    ],
+)
+def test_different_skeletons_are_refused(tmp_path, change, reason):
+    category = {"name": "thing", "keypoints": BODY_NAMES}
+    files = [write_dataset(tmp_path / "one", category), write_dataset(tmp_path / "two", {**category, **change})]
+    with pytest.raises(UserError, match=reason):
+        check_datasets(config(tmp_path, files, files[:1]))
+
+
+MISTAKES = [
+    (["MODEL.QUERYPOSE.PART_GROUPS", "[['head','nek'],['neck']]"], "PART_GROUPS names the keypoint 'nek'"),
+    (["MODEL.QUERYPOSE.PART_GROUPS", "[['head','neck']]"], "PART_GROUPS leaves out left_hand"),
+    (["MODEL.QUERYPOSE.PART_GROUPS", f"[{BODY_NAMES},['neck']]"], "PART_GROUPS holds the keypoint 'neck' twice"),
+    (["MODEL.QUERYPOSE.PART_GROUPS", "['head']"], "list of lists of keypoint names"),
+    (["MODEL.QUERYPOSE.PART_DIVISION", "head_and_limbs"], "names the keypoint 'nose', which this data set's skeleton"),
+    (["TEST.KEYPOINT_OKS_SIGMAS", "[0.1,0.1]"], "6 keypoints but 2 OKS sigmas"),
+    (["TEST.KEYPOINT_OKS_SIGMAS", "[0.1,0.1,0.1,0.1,0.1,-1]"], "must be positive"),
+]
+
+
+@pytest.mark.parametrize(("opts", "reason"), MISTAKES)
+def test_mistakes_stop_the_start(tmp_path, opts, reason):
+    file = write_dataset(tmp_path / "data", SKELETONS[6][0])
+    (tmp_path / "config.yaml").write_text(f"DATASETS:\n  TRAIN: ('{file}',)\n  TEST: ('{file}',)\nVERSION: 2\n")
+    with pytest.raises(UserError, match=reason) as stopped:
+        setup_config(str(tmp_path / "config.yaml"), opts)
+    assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "reason"),
+    [
+        ([["left_hand", "right_hand"], ["left_hand", "right_foot"]], "'left_hand' is in two flip pairs"),
+        ([["left_hand", "left_hand"]], "'left_hand' is in two flip pairs"),
+        ([["left_hand", "right_fist"]], "names 'right_fist', which is not among the keypoints"),
+        ([["left_hand"]], "a flip pair is two keypoint names"),
+    ],
+)
+def test_flip_pairs_that_are_no_involution_stop_the_start(tmp_path, pairs, reason):
+    file = write_dataset(tmp_path / "data", {**SKELETONS[6][0], "flip_pairs": pairs})
+    with pytest.raises(UserError, match=reason):
+        config(tmp_path, [file])
+
+
+def test_sigmas_by_config_or_stated_default(tmp_path):
+    file = write_dataset(tmp_path / "data", {"keypoints": ["nose", "tail"]})
+    assert skeleton_of(config(tmp_path, [file])).sigmas == (0.026, 0.05)
+    cfg = config(tmp_path, [file], (), "TEST.KEYPOINT_OKS_SIGMAS", [0.1, 0.2])
+    assert skeleton_of(cfg).sigmas == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_images_stop_or_are_skipped(tmp_path, messages, workers):
+    file = write_dataset(tmp_path / "data", SKELETONS[6][0], images=4)
+    data = (tmp_path / "data" / "2.png").read_bytes()
+    (tmp_path / "data" / "2.png").write_bytes(data[: len(data) // 2])
+    opts = ["DATALOADER.NUM_WORKERS", workers, "SOLVER.MAX_ITER", 5]
+    with pytest.raises(UserError, match="2.png cannot be read"):
+        train(config(tmp_path, [file], (), *opts))
+    _, metrics = train(config(tmp_path, [file], (), *opts, "DATALOADER.SKIP_UNREADABLE_IMAGES", True))
+    assert "1 images could not be read and were skipped" in messages()
+    assert "2.png" in (tmp_path / "out" / "unreadable_images.txt").read_text()
+    assert "1 images of" in messages() and "their persons count as missed" in messages()
+    results = json.loads((tmp_path / "out" / "inference" / "coco_instances_results.json").read_text())
+    assert {result["image_id"] for result in results} <= {1, 2, 4} and metrics["keypoints"]["AP"] >= 0
+
+
+def test_a_test_set_becomes_a_submission(tmp_path, messages):
+    """As keypoints_coco_2017_test-dev is registered: images and categories without keypoint names."""
+    file = write_dataset(tmp_path / "data", {"keypoints": BODY_NAMES})
+    content = json.loads(open(file).read())
+    content.update(annotations=[], categories=[{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}])
+    (tmp_path / "data" / "image_info.json").write_text(json.dumps(content))
+    split = MetadataCatalog.get("keypoints_coco_2017_test-dev").submission_split
+    skeleton = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_val"))
+    register_coco_keypoints(
+        "test_dev", tmp_path / "data" / "image_info.json", tmp_path / "data", skeleton, submission_split=split
+    )
+    try:
+        cfg = config(tmp_path, ["keypoints_coco_2017_train"], ["test_dev"], "TEST.SUBMISSION_NAME", "ours-1")
+        check_datasets(cfg, train=False)
+        assert PoseTrainer.test(cfg, PoseTrainer.build_model(cfg)) == {}
+        (path,) = (tmp_path / "out" / "inference").glob("*.zip")
+        assert path.name == "person_keypoints_test-dev2017_ours-1_results.zip"
+        check_submission(path, [1, 2, 3])
+        assert "no AP can be computed" in messages() and str(path) in messages()
+        cfg.TEST.SUBMISSION_NAME = "a b"
+        with pytest.raises(UserError, match="SUBMISSION_NAME is 'a b'"):
+            PoseTrainer.build_evaluator(cfg, "test_dev")
+    finally:
+        DatasetCatalog.remove("test_dev")
+        MetadataCatalog.remove("test_dev")

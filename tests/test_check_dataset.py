@@ -1,0 +1,155 @@
+"""tools/check_dataset.py: each kind of problem put into a clean data set once must be found once."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from querypose.data.dataset_check import PROBLEMS, check_dataset
+
+TOOL = Path(__file__).resolve().parents[1] / "tools" / "check_dataset.py"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four images of noise with one person each, nothing wrong with them."""
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 60, "height": 40})
+        person = {"id": i, "image_id": i, "category_id": 1, "bbox": [10, 5, 30, 30], "iscrowd": 0}
+        annotations.append({**person, "keypoints": [20, 10 + i, 2, 0, 0, 0], "num_keypoints": 1})
+    category = {"id": 1, "name": "person", "keypoints": ["head", "neck"]}
+    write(tmp_path, {"images": images, "annotations": annotations, "categories": [category]})
+    return tmp_path
+
+
+def write(folder, content):
+    (folder / "data.json").write_text(json.dumps(content))
+
+
+def found(folder, **options):
+    return check_dataset(folder / "data.json", folder, "data", **options)
+
+
+def test_a_clean_data_set(folder):
+    report = found(folder)
+    assert not report.problems
+    assert report.counts == {
+        "images": 4,
+        "annotations": 4,
+        "persons with keypoints": 4,
+        "images without annotations": 0,
+    }
+    assert report.labelled == {"head": 4, "neck": 0}
+    assert report.histograms["annotations per image"] == [1, 1, 1, 1]
+    assert report.histograms["size of persons in pixels (root of the box's area)"] == [30] * 4
+
+
+def edit(change):
+    def damage(folder):
+        content = json.loads((folder / "data.json").read_text())
+        change(content["images"], content["annotations"], content["categories"])
+        write(folder, content)
+
+    return damage
+
+
+def copied_picture(folder):
+    shutil.copy(folder / "0.png", folder / "1.png")
+
+
+def cut_off(folder):
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:2000])
+
+
+DAMAGE = [
+    ("missing", lambda folder: (folder / "3.png").unlink()),
+    ("unreadable", lambda folder: (folder / "3.png").write_text("no picture")),
+    ("unreadable", cut_off),
+    ("size", edit(lambda images, persons, categories: images[0].update(width=40, height=60))),
+    ("image entry", edit(lambda images, persons, categories: images.append({"id": 9, "width": 1, "height": 1}))),
+    ("image id", edit(lambda images, persons, categories: images.append({**images[0], "file_name": "4.png"}))),
+    ("file name", edit(lambda images, persons, categories: images.append({**images[0], "id": 9}))),
+    ("picture", copied_picture),
+    ("annotation entry", edit(lambda images, persons, categories: persons[0].update(keypoints=[1, 2, 2]))),
+    ("annotation entry", edit(lambda images, persons, categories: persons[0].pop("bbox"))),
+    ("annotation id", edit(lambda images, persons, categories: persons[0].update(id=1))),
+    ("annotation", edit(lambda images, persons, categories: persons.append({**persons[0], "id": 9}))),
+    ("unknown", edit(lambda images, persons, categories: persons[0].update(image_id=77))),
+    ("unknown", edit(lambda images, persons, categories: persons[0].update(category_id=77))),
+    ("keypoint outside", edit(lambda images, persons, categories: persons[0].update(keypoints=[62, 1, 1, 0, 0, 0]))),
+    ("box outside", edit(lambda images, persons, categories: persons[0].update(bbox=[10, 5, 60, 5]))),
+    ("box outside", edit(lambda images, persons, categories: persons[0].update(bbox=[10, 5, 0, 5]))),
+    ("category", edit(lambda images, persons, categories: categories.append({"id": 2, "name": "dog"}))),
+]
+
+
+@pytest.mark.parametrize(("kind", "damage"), DAMAGE)
+def test_each_problem_is_found_once(folder, kind, damage):
+    if kind == "image id":
+        Image.new("RGB", (60, 40)).save(folder / "4.png")
+    damage(folder)
+    report = found(folder)
+    assert dict(report.problems) == {kind: 1} and report.examples[kind] and kind in PROBLEMS
+    assert report.to_dict()["problems"][kind]["count"] == 1
+
+
+def test_every_kind_is_tried():
+    assert {kind for kind, _ in DAMAGE} == set(PROBLEMS)
+
+
+def test_headers_alone_find_sizes_but_no_cut_off_files(folder):
+    Image.open(folder / "2.png").save(folder / "2.png", format="JPEG", quality=100)
+    cut_off(folder)
+    edit(lambda images, persons, categories: images[0].update(width=61))(folder)
+    assert dict(found(folder, headers_only=True).problems) == {"size": 1}
+
+
+def test_places_that_are_no_problem(folder):
+    # the annotators' tools round; a keypoint without label is nowhere; turned pictures count as they are shown
+    edit(lambda images, persons, categories: persons[0].update(keypoints=[60.9, 40, 1, 999, 0, 0]))(folder)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(folder / "0.png").rotate(90, expand=True).save(folder / "0.png", exif=exif)
+    assert not found(folder).problems and not found(folder, headers_only=True).problems
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("check_dataset", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(tool, *args):
+    with pytest.raises(SystemExit) as stopped:
+        tool.main([str(arg) for arg in args])
+    return stopped.value.code
+
+
+def test_tool(tool, folder, capsys):
+    picture, output = folder / "out" / "histograms.png", folder / "report.json"
+    assert run(tool, folder / "data.json", "--picture", picture, "--output", output) == 0
+    assert "nothing is wrong" in capsys.readouterr().out and Image.open(picture).size[0] > 1000
+    other = folder / "other"
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("out"))
+    cut_off(other)
+    assert run(tool, folder / "data.json", f"{other}/data.json@{other}", "--picture", picture, "--output", output) == 1
+    out = capsys.readouterr().out
+    assert "1 images that cannot be read" in out and "3 pictures that are the same as another's" in out
+    assert json.loads(output.read_text())[1]["problems"]["picture"]["count"] == 3
+
+
+def test_tool_ends_with_a_sentence(tool, folder, capsys):
+    (folder / "broken.json").write_text("{")
+    for dataset, reason in (("none.json", "does not exist"), ("coco", "not known"), (folder / "broken.json", "JSON")):
+        assert run(tool, dataset) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and reason in error and error.count("\n") == 1

@@ -1,0 +1,135 @@
+"""Mini-COCO: the rule of its split, the scaled annotations, and configs that differ as their rows do."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+
+from querypose.config import setup_config
+from querypose.data.minicoco import make_minicoco, split_labelled_images
+from querypose.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ROWS = ("baseline", "spegm", "summation", "concatenation", "querypose", "l1", "light")
+
+
+def content(number=11, size=(720, 1080)):
+    """Images 10, 20 ..; every third has a person without keypoints only."""
+    ids = range(number, 0, -1)
+    images = [{"id": 10 * i, "file_name": f"{i}.jpg", "width": size[0], "height": size[1]} for i in ids]
+    people = []
+    for image in images:
+        labelled = image["id"] % 30 != 0
+        people.append(
+            {"id": image["id"] + 1, "image_id": image["id"], "category_id": 1, "iscrowd": 0, "area": 400.0,
+             "bbox": [100.0, 200.0, 40.0, 50.0], "num_keypoints": int(labelled),
+             "keypoints": [110, 220, 2 * labelled, 0, 0, 0], "segmentation": [[1, 2]]}
+        )  # fmt: skip
+    category = {"id": 1, "name": "person", "keypoints": ["left_hand", "right_hand"], "skeleton": [[1, 2]]}
+    return {"images": images, "annotations": people, "categories": [category]}
+
+
+def test_every_fifth_labelled_image_is_held_out():
+    train, val = split_labelled_images(content(20))
+    labelled = [10 * i for i in range(1, 21) if i % 3]
+    assert [image["id"] for image in val] == labelled[::5] == [10, 80, 160]
+    assert sorted(image["id"] for image in train + val) == labelled
+
+
+def test_the_split_is_that_of_the_photographs_at_hand(shared_folder):
+    """The pack holds all 1,876 training images and every other one of the 470."""
+    ids = {}
+    for split in ("train", "val"):
+        file = shared_folder / f"data/coco_mini/person_keypoints_{split}.json"
+        ids[split] = {image["id"] for image in json.loads(file.read_text())["images"]}
+    assert (len(ids["train"]), len(ids["val"])) == (1876, 235)
+    # with image 5 of ten held out but not in the pack, nine are left of which the first is
+    union = sorted(ids["train"] | ids["val"])
+    assert [image in ids["val"] for image in union] == [index % 9 == 0 for index in range(len(union))]
+    # all 2,346 labelled images in order give these numbers
+    train, val = split_labelled_images(content(2346 + 2346 // 2))
+    assert (len(train), len(val)) == (1876, 470)
+
+
+def write(folder, data):
+    (folder / "val2017").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for image in data["images"]:
+        pixels = rng.integers(0, 255, (image["height"] // 8, image["width"] // 8, 3), dtype=np.uint8)
+        picture = Image.fromarray(pixels).resize((image["width"], image["height"]))
+        picture.save(folder / "val2017" / image["file_name"])
+    annotations = folder / "annotations.json"
+    annotations.write_text(json.dumps(data))
+    return annotations, folder / "val2017"
+
+
+def test_training_images_shrink_with_their_annotations(tmp_path):
+    source = write(tmp_path / "coco", content())
+    made = make_minicoco(*source, tmp_path / "minicoco")
+    assert made == {"train": 6, "val": 2}
+    for split, side, scale in (("train", 360, 0.5), ("val", 720, 1.0)):
+        data = json.loads((tmp_path / f"minicoco/person_keypoints_{split}.json").read_text())
+        for image in data["images"]:
+            with Image.open(tmp_path / "minicoco" / split / image["file_name"]) as picture:
+                assert picture.size == (image["width"], image["height"]) == (side, side * 3 // 2)
+        for person in data["annotations"]:
+            assert person["bbox"] == [100 * scale, 200 * scale, 40 * scale, 50 * scale]
+            assert person["area"] == 400 * scale**2 and "segmentation" not in person
+            where = [(110 + 0.5) * scale - 0.5, (220 + 0.5) * scale - 0.5, 2, 0, 0, 0]
+            assert person["keypoints"] == pytest.approx(where)
+    held_out = tmp_path / "minicoco/val/1.jpg"
+    assert held_out.read_bytes() == (tmp_path / "coco/val2017/1.jpg").read_bytes()
+
+
+def test_mistakes_leave_nothing_behind(tmp_path):
+    annotations, images = write(tmp_path / "coco", content())
+    (images / "4.jpg").unlink()
+    with pytest.raises(UserError, match="4.jpg does not exist; give COCO's val2017"):
+        make_minicoco(annotations, images, tmp_path / "minicoco")
+    with pytest.raises(UserError):
+        make_minicoco(tmp_path / "none.json", images, tmp_path / "minicoco")
+    assert not (tmp_path / "minicoco").exists()
+    (tmp_path / "minicoco").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        make_minicoco(annotations, images, tmp_path / "minicoco")
+
+
+ABLATIONS = {
+    "baseline": "ablations/table2b/baseline", "spegm": "ablations/table2a/none",
+    "summation": "ablations/table2a/summation", "concatenation": "ablations/table2a/concatenation",
+    "querypose": "ablations/table2b/sim", "l1": "ablations/regression_loss/l1", "light": "querypose_light_R50",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", ["minicoco", "minicoco_cpu"])
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_share_all_but_what_their_table_compares(protocol, row):
+    ours = setup_config(str(CONFIGS / f"{protocol}/{row}.yaml"))
+    base = setup_config(str(CONFIGS / f"{protocol}/querypose.yaml"))
+    paper = setup_config(str(CONFIGS / f"{ABLATIONS[row]}.yaml")).MODEL.QUERYPOSE
+    for part in ("SOLVER", "INPUT", "DATASETS", "DATALOADER", "TEST", "SEED"):
+        assert ours[part] == base[part], "the same data, images seen and schedule"
+    compared = ("VARIANT", "KEYPOINT_STAGE", "PART_EMBEDDING", "PART_UPDATE", "KEYPOINT_LOSS", "LOSS")
+    assert all(ours.MODEL.QUERYPOSE[key] == paper[key] for key in compared)
+    rest = {key for key in base.MODEL.QUERYPOSE if ours.MODEL.QUERYPOSE[key] != base.MODEL.QUERYPOSE[key]}
+    assert rest <= set(compared)
+    ours.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in build_model(ours).parameters()) > 1e6
+
+
+def test_the_peer_sees_the_same_images():
+    ours = setup_config(str(CONFIGS / "minicoco/querypose.yaml"))
+    peer = setup_config(str(CONFIGS / "minicoco/keypoint_rcnn.yaml"))
+    assert peer.DATASETS == ours.DATASETS and peer.INPUT == ours.INPUT and peer.SEED == ours.SEED
+    assert peer.MODEL.WEIGHTS == ours.MODEL.WEIGHTS and peer.MODEL.RESNETS == ours.MODEL.RESNETS
+    for key in ("IMS_PER_BATCH", "MAX_ITER", "STEPS", "WARMUP_ITERS"):
+        assert peer.SOLVER[key] == ours.SOLVER[key]
+    peer.MODEL.DEVICE = "cpu"
+    model = build_model(peer)
+    # torchvision's Keypoint R-CNN R50-FPN has 59.1 M parameters
+    assert 55e6 < sum(parameter.numel() for parameter in model.parameters()) < 62e6

@@ -1,0 +1,196 @@
+"""tools/prepare_crowdpose.py on small made-up files and on the official sample."""
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import MetadataCatalog
+from PIL import Image
+
+from querypose.data.crowdpose import CROWDPOSE_NAMES, CROWDPOSE_SKELETON
+from querypose.skeleton import Skeleton
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+import prepare_crowdpose  # noqa: E402
+
+WRONG_LIMBS = [[16, 14], [14, 12], [17, 15]]  # as in the official files: COCO's
+
+
+@pytest.fixture
+def official(tmp_path):
+    """A folder as it is downloaded: json/ and images/, two images for each split."""
+    (tmp_path / "json").mkdir()
+    (tmp_path / "images").mkdir()
+    for number, split in enumerate(("train", "val", "test")):
+        images, annotations = [], []
+        for i in (2 * number, 2 * number + 1):
+            Image.new("RGB", (60, 40)).save(tmp_path / "images" / f"{i}.jpg")
+            images.append({"file_name": f"{i}.jpg", "id": i, "width": 60, "height": 40, "crowdIndex": 0.1 * i})
+            keypoints = [30, 20, 2] * 10 + [0, 0, 0] * 3 + [55, 20, 1]
+            person = {"keypoints": keypoints, "num_keypoints": 10, "image_id": i, "bbox": [10, 5, 40, 30]}
+            annotations.append({**person, "iscrowd": 0, "category_id": 1, "id": 100 + i})
+        category = {"id": 1, "name": "person", "keypoints": list(CROWDPOSE_NAMES), "skeleton": WRONG_LIMBS}
+        content = {"images": images, "annotations": annotations, "categories": [category]}
+        (tmp_path / "json" / f"crowdpose_{split}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def change(official, split, edit):
+    path = official / "json" / f"crowdpose_{split}.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def prepare(official, *options):
+    target = official / "prepared"
+    arguments = ["--annotations", official / "json", "--images", official / "images", "--output", target, *options]
+    prepare_crowdpose.main([str(argument) for argument in arguments])
+    return {path.stem: json.loads(path.read_text()) for path in (target / "annotations").iterdir()}
+
+
+def digests(folder):
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_are_completed_and_the_input_stays(official, capsys):
+    before = digests(official)
+    files = prepare(official)
+    assert {path: digest for path, digest in digests(official).items() if path in before} == before
+    assert sorted(files) == ["crowdpose_test", "crowdpose_train", "crowdpose_trainval", "crowdpose_val"]
+    assert [image["id"] for image in files["crowdpose_trainval"]["images"]] == [0, 1, 2, 3]
+    person = files["crowdpose_trainval"]["annotations"][3]
+    assert person["area"] == pytest.approx(0.53 * 40 * 30) and person["id"] == 103 and person["num_keypoints"] == 10
+    (category,) = files["crowdpose_val"]["categories"]
+    assert Skeleton.from_coco_category(category) == CROWDPOSE_SKELETON
+    assert (official / "prepared" / "images").resolve() == official / "images"
+    out = capsys.readouterr().out
+    assert "changed: 2 areas computed" in out and "skeletons (limbs) put right" in out and "already" not in out
+
+    first = digests(official / "prepared")
+    assert prepare(official) == files and digests(official / "prepared") == first
+    assert capsys.readouterr().out.count("was there already") == 4
+
+
+def test_swapped_sizes_are_repaired(official, capsys):
+    def swap(content):
+        content["images"][0].update(width=40, height=60)
+
+    change(official, "train", swap)
+    image = prepare(official)["crowdpose_trainval"]["images"][0]
+    assert (image["width"], image["height"]) == (60, 40)
+    assert "changed: 1 images whose width and height were swapped" in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_counted(official, capsys):
+    def bare(content):
+        del content["annotations"][0]["num_keypoints"], content["images"][1]["crowdIndex"]
+        content["annotations"][1].update(num_keypoints=11, bbox=[1, 1, 0, 5])
+        content["annotations"][1]["keypoints"][0] = 70
+
+    change(official, "test", bare)
+    (official / "json" / "crowdpose_val.json").unlink()
+    files = prepare(official)
+    assert sorted(files) == ["crowdpose_test", "crowdpose_train"]
+    assert [person["num_keypoints"] for person in files["crowdpose_test"]["annotations"]] == [10, 11]
+    out = capsys.readouterr().out
+    for line in (
+        "changed: 1 num_keypoints counted",
+        "left as it is: 1 images without crowdIndex",
+        "left as it is: 1 persons whose num_keypoints is not that of the first twelve joints",
+        "left as it is: 1 persons with an empty box",
+        "left as it is: 1 labelled keypoints outside their image",
+        "not written, for want of their files: crowdpose_val, crowdpose_trainval",
+    ):
+        assert line in out
+
+
+def test_equal_annotation_ids_of_train_and_val(official):
+    change(official, "val", lambda content: content["annotations"][0].update(id=100))
+    ids = [person["id"] for person in prepare(official)["crowdpose_trainval"]["annotations"]]
+    assert ids == [100, 101, 104, 103]
+
+
+def test_missing_images_may_be_left_out(official, capsys):
+    (official / "images" / "2.jpg").unlink()
+    files = prepare(official, "--allow-missing")
+    assert [image["id"] for image in files["crowdpose_trainval"]["images"]] == [0, 1, 3]
+    assert [person["image_id"] for person in files["crowdpose_val"]["annotations"]] == [3]
+    assert "changed: 1 images left out that are not there" in capsys.readouterr().out
+
+
+def size_of_another_image(content):
+    content["images"][0].update(width=61)
+
+
+def turned_by_exif_alone(content):
+    # the persons fit into 40 x 60, and not into what a swap would make of it
+    content["images"][0].update(width=40, height=60)
+    content["annotations"][0]["keypoints"] = [20, 55, 2] + [20, 20, 2] * 13
+
+
+MISTAKES = [
+    (lambda official: (official / "images" / "4.jpg").unlink(), "1 of the 2 images of .*test.json are not there"),
+    (lambda official: (official / "images" / "4.jpg").write_text("?"), "4.jpg cannot be read"),
+    (lambda official: change(official, "val", size_of_another_image), "60x40 pixels, but .*val.json is made for 61x40"),
+    (lambda official: change(official, "val", turned_by_exif_alone), "no swap of width and height explains"),
+    (lambda official: change(official, "train", lambda c: c["categories"][0]["keypoints"].pop()), "14 keypoints"),
+    (lambda official: change(official, "train", lambda c: c["annotations"][0]["keypoints"].pop()), "42 numbers"),
+    (lambda official: change(official, "train", lambda c: c["annotations"][0].pop("bbox")), "no 'bbox'"),
+    (lambda official: change(official, "train", lambda c: c["annotations"][0].update(image_id=9)), "unknown category"),
+    (lambda official: change(official, "val", lambda c: c["images"][0].update(file_name="1.jpg")), "both in"),
+    (lambda official: shutil.rmtree(official / "images"), "no image folder"),
+    (lambda official: shutil.rmtree(official / "json"), "no file or folder"),
+    (lambda official: [path.unlink() for path in (official / "json").iterdir()], r"no crowdpose_\(train\|val\|test\)"),
+    (lambda official: (official / "json" / "crowdpose_val.json").write_text("{"), "not valid JSON"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason"), MISTAKES)
+def test_mistakes_end_with_a_sentence_and_nothing_written(official, capsys, damage, reason):
+    damage(official)
+    with pytest.raises(SystemExit) as stopped:
+        prepare(official)
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert stopped.value.code == 2 and line.startswith("error: ")
+    assert re.search(reason, line), line
+    assert not (official / "prepared").exists()
+
+
+def test_nothing_of_others_is_overwritten(official, capsys):
+    target = official / "prepared" / "annotations" / "crowdpose_train.json"
+    target.parent.mkdir(parents=True)
+    target.write_text((official / "json" / "crowdpose_train.json").read_text())
+    with pytest.raises(SystemExit):
+        prepare(official)
+    assert "not a file that this program wrote" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        prepare_crowdpose.main(["--annotations", str(target), "--output", str(official / "prepared")])
+    assert "would be read and written" in capsys.readouterr().err
+
+
+def test_official_sample(shared_folder, tmp_path):
+    sample = shared_folder / "data" / "crowdpose_mini"
+    prepare_crowdpose.main(
+        [
+            *("--annotations", str(sample / "crowdpose_val_subset.json")),
+            *("--images", str(sample / "images"), "--output", str(tmp_path / "crowdpose")),
+        ]
+    )
+    content = json.loads((tmp_path / "crowdpose" / "annotations" / "crowdpose_val.json").read_text())
+    assert len(content["images"]) == 36 and len(content["annotations"]) == 217
+    assert np.mean([person["area"] > 0 for person in content["annotations"]]) == 1
+
+
+def test_registered_with_full_metadata():
+    for split in ("train", "val", "trainval", "test"):
+        metadata = MetadataCatalog.get(f"crowdpose_{split}")
+        assert Skeleton.from_metadata(metadata) == CROWDPOSE_SKELETON
+        assert metadata.evaluator_type == "crowdpose" and metadata.thing_classes == ["person"]
+        assert metadata.json_file.endswith(f"crowdpose/annotations/crowdpose_{split}.json")
+        assert metadata.image_root.endswith("crowdpose/images")

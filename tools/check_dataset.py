@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+"""Walk over data sets and report what is wrong with them.
+
+Examples:
+    tools/check_dataset.py keypoints_coco_2017_val
+    tools/check_dataset.py mine/train.json@mine/pictures mine/val.json --picture histograms.png --output report.json
+
+Looks for images that are missing or unreadable, sizes that disagree, keypoints and boxes outside their image, empty
+categories, and duplicates of images, pictures and annotations, also between the data sets. The exit code is 0 if
+nothing was found, 1 if something was, 2 if the check could not be made.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import querypose  # noqa: F401  (first: it silences a warning of fvcore's)
+
+# isort: split
+from detectron2.data import MetadataCatalog
+
+from querypose.data import annotation_file, resolve_dataset
+from querypose.data.dataset_check import PROBLEMS, check_dataset
+from querypose.errors import UserError, exit_on_user_error
+from querypose.visualization import plot_dataset
+
+
+def print_report(report):
+    """Print counts, and each kind of problem with an example."""
+    print(f"{report.name}: " + ", ".join(f"{number} {what}" for what, number in report.counts.items()))
+    for kind, number in report.problems.items():
+        print(f"  {number} {PROBLEMS[kind]}, such as {report.examples[kind]}")
+    if not report.problems:
+        print("  nothing is wrong with it")
+
+
+def main(args=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("datasets", nargs="+", help="registered names, FILE.json or FILE.json@IMAGE_FOLDER")
+    parser.add_argument("--picture", metavar="PNG", help="draw histograms of sizes, persons and keypoints")
+    parser.add_argument("--output", metavar="JSON", help="write the report to this file, too")
+    parser.add_argument("--headers-only", action="store_true", help="do not read whole images: faster, finds less")
+    args = parser.parse_args(args)
+    with exit_on_user_error():
+        reports, pictures = [], {}
+        for dataset in args.datasets:
+            name = resolve_dataset(dataset)
+            file, folder = annotation_file(name), MetadataCatalog.get(name).image_root
+            report = check_dataset(file, folder, dataset, headers_only=args.headers_only, known_pictures=pictures)
+            pictures |= report.digests
+            reports.append(report)
+            print_report(report)
+        if args.picture:
+            plot_dataset(reports, args.picture)
+            print(f"picture written to {args.picture}")
+        if args.output:
+            try:
+                Path(args.output).write_text(json.dumps([report.to_dict() for report in reports], indent=2))
+            except OSError as error:
+                raise UserError(f"the report cannot be written to {args.output}: {error.strerror}") from error
+        sys.exit(1 if any(report.problems for report in reports) else 0)
+
+
+if __name__ == "__main__":
+    main()
