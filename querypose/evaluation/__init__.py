@@ -1,5 +1,22 @@
 """Average precision of boxes and keypoints."""
 
-from querypose.evaluation.pose_evaluator import BACKENDS, PoseEvaluator, evaluate_coco_results
+import querypose.detectron2_extension  # noqa: F401
+from querypose.evaluation.coco_results import BACKENDS, TASKS, evaluate_coco_results
+from querypose.evaluation.crowdpose import CROWDPOSE_METRICS
+from querypose.evaluation.ground_truth import PROTOCOLS
+from querypose.evaluation.keypoint_errors import KeypointErrors, keypoint_errors
+from querypose.evaluation.pose_evaluator import PoseEvaluator
+from querypose.evaluation.submission import check_submission, write_submission
 
-__all__ = ["BACKENDS", "PoseEvaluator", "evaluate_coco_results"]
+__all__ = [
+    "BACKENDS",
+    "CROWDPOSE_METRICS",
+    "KeypointErrors",
+    "PROTOCOLS",
+    "TASKS",
+    "PoseEvaluator",
+    "check_submission",
+    "evaluate_coco_results",
+    "keypoint_errors",
+    "write_submission",
+]

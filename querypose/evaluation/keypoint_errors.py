@@ -1,0 +1,137 @@
+"""How well each single keypoint is found: what AP, which looks at whole persons, does not say."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from querypose.evaluation.coco_results import check_results
+from querypose.evaluation.ground_truth import load_ground_truth
+
+_MAX_POSES = 20  # of an image, as in AP
+_MIN_OKS = 0.5  # at which a pose counts as that of a person
+_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+
+KINDS = ("good", "jitter", "inversion", "miss")
+"""What a keypoint of a found person can be (Ruggero Ronchi and Perona, 2017): similarity 0.85 and more; 0.5 to 0.85;
+less, but at least 0.5 to the place of its mirror image in the same person; none of these."""
+
+
+@dataclass(frozen=True)
+class KeypointErrors:
+    """Errors by keypoint, over the persons that were found.
+
+    A person is found if a pose, best score first, each matched once, has OKS 0.5 or more with it. The similarity of a
+    single keypoint is its term of OKS, `exp(-d^2 / (2 area (2 sigma)^2))`.
+
+    Attributes:
+        names: K keypoint names.
+        num_persons, num_found: persons with labels, not ignored by the protocol; those that were found.
+        num_labelled: (K,) labelled keypoints of found persons.
+        similarity: (K,) mean similarity; NaN for a keypoint without labels, here and below.
+        precision: (K,) AP-like: the share of keypoints with at least a similarity, mean over 0.50, 0.55, .. 0.95.
+        median_error: (K,) median distance in pixels.
+        kinds: (K, 4) shares of `KINDS`, rows that sum to 1.
+    """
+
+    names: tuple
+    num_persons: int
+    num_found: int
+    num_labelled: np.ndarray
+    similarity: np.ndarray
+    precision: np.ndarray
+    median_error: np.ndarray
+    kinds: np.ndarray
+
+    def to_dict(self):
+        """Return it all for JSON, shares in percent, by keypoint; None where there is no label."""
+        keypoints = {}
+        for i, name in enumerate(self.names):
+            shares = {kind: _percent(share) for kind, share in zip(KINDS, self.kinds[i], strict=True)}
+            keypoints[name] = {
+                "labelled": int(self.num_labelled[i]),
+                "similarity": _percent(self.similarity[i]),
+                "AP-like": _percent(self.precision[i]),
+                "median_error_pixels": None if np.isnan(self.median_error[i]) else float(self.median_error[i]),
+                **shares,
+            }
+        return {"persons": self.num_persons, "found": self.num_found, "keypoints": keypoints}
+
+
+def keypoint_errors(ground_truth, results, sigmas=None, protocol=None):
+    """Return the `KeypointErrors` of COCO-format results.
+
+    Args:
+        ground_truth, sigmas, protocol: as of `load_ground_truth`.
+        results: list of COCO-format results with `keypoints`.
+
+    Raises:
+        UserError: for results that do not fit the annotations.
+    """
+    truth = load_ground_truth(ground_truth, sigmas=sigmas, protocol=protocol)
+    check_results(results, truth, ("keypoints",))
+    poses, persons = {}, {}
+    for result in results:
+        poses.setdefault(result["image_id"], []).append(result)
+    for person in truth.content["annotations"]:
+        if not person["iscrowd"] and person["num_keypoints"] > 0:
+            persons.setdefault(person["image_id"], []).append(person)
+
+    skeleton = truth.skeleton
+    sigma, mirror = np.array(skeleton.sigmas), np.array(skeleton.flip_indices)
+    nobody = np.zeros((0, skeleton.num_keypoints))
+    own, mirrored, distances = [nobody], [nobody], [nobody]
+    for image_id, here in persons.items():
+        found = sorted(poses.get(image_id, ()), key=lambda pose: -pose["score"])[:_MAX_POSES]
+        given = np.array([person["keypoints"] for person in here], dtype=float).reshape(len(here), -1, 3)
+        scale = np.array([person["area"] for person in here])[:, None] * 2 * (2 * sigma) ** 2 + np.spacing(1)
+        free = np.ones(len(here), dtype=bool)
+        labelled = given[:, :, 2] > 0
+        for pose in found:
+            place = np.array(pose["keypoints"], dtype=float).reshape(-1, 3)[:, :2]
+            squares = ((place - given[:, :, :2]) ** 2).sum(axis=2)
+            similarity = np.exp(-squares / scale)
+            oks = (similarity * labelled).sum(axis=1) / labelled.sum(axis=1)
+            best = int(np.argmax(np.where(free, oks, -1)))
+            if not free[best] or oks[best] < _MIN_OKS:
+                continue
+            free[best] = False
+            hidden = ~labelled[best]
+            to_mirror = ((place - given[best, mirror, :2]) ** 2).sum(axis=1)
+            swapped = np.where(labelled[best, mirror] & (mirror != np.arange(len(mirror))), to_mirror, np.inf)
+            own.append(np.where(hidden, np.nan, similarity[best])[None])
+            mirrored.append(np.exp(-swapped / scale[best])[None])
+            distances.append(np.where(hidden, np.nan, np.sqrt(squares[best]))[None])
+    return _summary(skeleton, sum(map(len, persons.values())), *map(np.concatenate, (own, mirrored, distances)))
+
+
+def _summary(skeleton, num_persons, similarity, mirrored, distances):
+    """Summarise (persons found, K) arrays: similarities, those to the mirror image, distances in pixels."""
+    labelled = ~np.isnan(similarity)
+    count = labelled.sum(axis=0)
+
+    def share(condition):
+        with np.errstate(invalid="ignore"):
+            return (condition & labelled).sum(axis=0) / count
+
+    good = similarity >= 0.85
+    jitter = (similarity >= 0.5) & ~good
+    inversion = (similarity < 0.5) & (mirrored >= 0.5)
+    miss = (similarity < 0.5) & ~inversion
+    columns = zip(distances.T, labelled.T, strict=True)
+    medians = [np.median(column[mask]) if mask.any() else np.nan for column, mask in columns]
+    with np.errstate(invalid="ignore"):
+        mean = np.where(labelled, similarity, 0).sum(axis=0) / count
+    return KeypointErrors(
+        names=skeleton.keypoint_names,
+        num_persons=num_persons,
+        num_found=len(similarity),
+        num_labelled=count,
+        similarity=mean,
+        precision=np.mean([share(similarity >= threshold) for threshold in _THRESHOLDS], axis=0),
+        median_error=np.array(medians),
+        kinds=np.stack([share(kind) for kind in (good, jitter, inversion, miss)], axis=1),
+    )
+
+
+def _percent(share):
+    return None if np.isnan(share) else round(100 * float(share), 2)

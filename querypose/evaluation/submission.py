@@ -1,0 +1,116 @@
+"""The file that COCO's server takes for test-dev: made of results, and checked."""
+
+import json
+import math
+import re
+import zipfile
+from pathlib import Path
+
+from querypose.errors import UserError
+
+MAX_POSES = 20
+"""Poses of an image that the server looks at: the best by score."""
+
+_COORDINATE_DECIMALS = 2  # pixels
+_KEYS = {"image_id", "category_id", "keypoints", "score"}
+
+
+def submission_name(split, name):
+    """Return the file name without its ending, `person_keypoints_[split]_[name]_results`.
+
+    Args:
+        split: "test-dev2017" or "val2017", say.
+        name: of the algorithm: letters, digits, "-", "_" and ".".
+    """
+    if not re.fullmatch(r"[\w.-]+", name, flags=re.ASCII):
+        raise UserError(
+            f"TEST.SUBMISSION_NAME is {name!r}; name the algorithm by letters, digits, '-', '_' and '.' alone"
+        )
+    return f"person_keypoints_{split}_{name}_results"
+
+
+def write_submission(results, folder, split, name):
+    """Write the zip file with one JSON file in it, both named `submission_name`, and return its path.
+
+    Of each image the 20 best poses are written, which is what counts, with keypoints to a hundredth of a pixel.
+    Boxes stay out: the server would take the area of a box for the person's.
+
+    Args:
+        results: list of COCO-format results with `keypoints`.
+        folder: where to write; made if it is not there.
+        split, name: as of `submission_name`.
+    """
+    stem = submission_name(split, name)
+    by_image = {}
+    for result in results:
+        by_image.setdefault(result["image_id"], []).append(result)
+    poses = [
+        {
+            "image_id": pose["image_id"],
+            "category_id": pose["category_id"],
+            "keypoints": [round(value, _COORDINATE_DECIMALS) for value in pose["keypoints"]],
+            "score": round(pose["score"], 6),
+        }
+        for image_id in sorted(by_image)
+        for pose in sorted(by_image[image_id], key=lambda pose: -pose["score"])[:MAX_POSES]
+    ]
+    path = Path(folder) / f"{stem}.zip"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(f"{stem}.json", json.dumps(poses, separators=(",", ":")))
+    return path
+
+
+def check_submission(path, image_ids, num_keypoints=17, category_id=1):
+    """Check a submission as the server would: its names, and every entry's keys, kinds and lengths.
+
+    Args:
+        path: the zip file.
+        image_ids: ids of the images of the test set.
+        num_keypoints, category_id: what an entry must hold.
+
+    Raises:
+        UserError: says what is wrong.
+    """
+    path = Path(path)
+    if not re.fullmatch(r"person_keypoints_(val|test-dev|test)\d{4}_[\w.-]+_results\.zip", path.name):
+        raise UserError(
+            f"the submission {path.name} must be named person_keypoints_[split]_[algorithm]_results.zip"
+        )
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = file.namelist()
+            if names != [f"{path.stem}.json"]:
+                raise UserError(f"the submission {path} must hold {path.stem}.json alone, but has {names}")
+            poses = json.loads(file.read(names[0]))
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"the submission {path} cannot be read: {error}") from error
+    if not isinstance(poses, list):
+        raise UserError(f"the submission {path} must hold a list of poses")
+    image_ids, found = set(image_ids), {}
+    for number, pose in enumerate(poses):
+        problem = _problem_of_pose(pose, image_ids, num_keypoints, category_id)
+        if problem:
+            raise UserError(f"pose {number} of the submission {path} {problem}")
+        found[pose["image_id"]] = found.get(pose["image_id"], 0) + 1
+    crowded = [image_id for image_id, count in found.items() if count > MAX_POSES]
+    if crowded:
+        raise UserError(f"the submission {path} has more than {MAX_POSES} poses of the image {crowded[0]}")
+
+
+def _problem_of_pose(pose, image_ids, num_keypoints, category_id):
+    if not isinstance(pose, dict) or pose.keys() != _KEYS:
+        return f"must have the keys {', '.join(sorted(_KEYS))} and no other"
+    if type(pose["image_id"]) is not int or pose["image_id"] not in image_ids:
+        return f"is of the image {pose['image_id']!r}, which is not in the test set"
+    if pose["category_id"] != category_id:
+        return f"has the category_id {pose['category_id']!r} instead of {category_id}"
+    keypoints = pose["keypoints"]
+    if not isinstance(keypoints, list) or len(keypoints) != 3 * num_keypoints:
+        return f"needs {3 * num_keypoints} keypoint values"
+    numbers = [*keypoints, pose["score"]]
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in numbers):
+        return "holds values that are not finite numbers"
+    return None

@@ -1,0 +1,142 @@
+"""COCO's average precision: known numbers, agreement of the two backends, and everything that may be missing."""
+
+import json
+import math
+
+import pytest
+from evaluation_data import COCO_BACKENDS, SIGMAS, assert_same, change, ground_truth_of, one_person, results_near
+
+from querypose.errors import UserError
+from querypose.evaluation import evaluate_coco_results
+
+
+@pytest.mark.parametrize("backend", COCO_BACKENDS)
+@pytest.mark.parametrize(("oks", "ap"), [(0.999, 100), (0.77, 60), (0.501, 10), (0.499, 0)])
+def test_keypoint_ap_against_the_closed_form(backend, oks, ap):
+    # OKS of one keypoint is exp(-d^2 / (2 area (2 sigma)^2)); AP counts thresholds .50, .55, .. , .95
+    shift = math.sqrt(-2 * math.log(oks)) * 100 * 2 * SIGMAS[0]
+    ground_truth, results = one_person(shift)
+    metrics = evaluate_coco_results(ground_truth, results, backend=backend)
+    assert metrics["keypoints"]["AP"] == pytest.approx(ap)
+    assert metrics["keypoints"]["AP50"] == pytest.approx(100 * (oks > 0.5))
+    assert metrics["keypoints"]["AR75"] == pytest.approx(100 * (oks > 0.75))
+    assert metrics["bbox"]["AP"] == pytest.approx(100)
+    # twice the sigma: a fourth of the exponent
+    looser = evaluate_coco_results(ground_truth, results, [2 * SIGMAS[0], 1, 1], ("keypoints",), backend)
+    assert list(looser) == ["keypoints"]
+    assert looser["keypoints"]["AP"] == pytest.approx(
+        10 * sum(oks**0.25 >= t / 100 for t in range(50, 100, 5))
+    )
+
+
+@pytest.mark.parametrize("backend", COCO_BACKENDS)
+def test_box_ap_against_the_closed_form(backend):
+    ground_truth, results = one_person()
+    results[0]["bbox"] = [0.0, 0.0, 100.0, 72.0]  # IoU .72: thresholds .50 .. .70
+    metrics = evaluate_coco_results(ground_truth, results, backend=backend)["bbox"]
+    assert metrics["AP"] == pytest.approx(50)
+    assert metrics["AP50"] == pytest.approx(100) and metrics["AP75"] == 0
+    assert metrics["APl"] == pytest.approx(50) and math.isnan(metrics["APs"])
+
+
+@pytest.mark.parametrize("backend", COCO_BACKENDS)
+def test_only_the_20_best_poses_of_an_image_count(backend):
+    ground_truth, results = one_person()
+    wrong = {**results[0], "score": 0.9, "keypoints": [400.0] * 9}
+    nineteen = evaluate_coco_results(ground_truth, results + [wrong] * 19, backend=backend)
+    assert nineteen["keypoints"]["AP"] == pytest.approx(5)  # precision 1/20
+    twenty = evaluate_coco_results(ground_truth, results + [wrong] * 20, backend=backend)
+    assert twenty["keypoints"]["AP"] == 0
+
+
+@pytest.mark.parametrize("backend", COCO_BACKENDS)
+def test_images_without_detections_count(backend):
+    ground_truth = ground_truth_of(num_images=4)
+    results = results_near(ground_truth, noise=0)[:2]
+    metrics = evaluate_coco_results(ground_truth, results, backend=backend)
+    assert metrics["keypoints"]["AR"] == pytest.approx(50)
+    assert metrics["bbox"]["AR"] == pytest.approx(50)
+
+
+@pytest.mark.parametrize(("noise", "extra"), [(0.0, 1), (0.05, 1), (0.1, 3), (0.4, 1)])
+def test_backends_agree_on_random_data(noise, extra):
+    ground_truth = ground_truth_of(num_images=12, num_persons=6, seed=3, extra=extra)
+    results = results_near(ground_truth, noise) + results_near(ground_truth, 2 * noise + 0.1, seed=1)
+    before = json.dumps([ground_truth, results])
+    fast, official = (evaluate_coco_results(ground_truth, results, backend=backend) for backend in COCO_BACKENDS)
+    assert json.dumps([ground_truth, results]) == before
+    assert_same(fast, official)
+    if noise == 0.1:
+        assert 1 < official["keypoints"]["AP"] < 99  # else there would be little to agree about
+
+
+def test_backends_agree_on_photographs(shared_folder):
+    file = shared_folder / "data" / "coco_mini" / "person_keypoints_val.json"
+    results = results_near(json.loads(file.read_text()), noise=0.06)
+    fast, official = (evaluate_coco_results(file, results, backend=backend) for backend in COCO_BACKENDS)
+    assert fast["keypoints"]["AP"] > 1
+    assert_same(fast, official)
+
+
+@pytest.mark.parametrize("backend", COCO_BACKENDS)
+def test_without_detections_every_ap_is_zero(backend, messages):
+    metrics = evaluate_coco_results(ground_truth_of(num_images=2), [], backend=backend)
+    assert metrics["bbox"]["AP"] == metrics["keypoints"]["AP"] == metrics["keypoints"]["AR"] == 0
+    assert "not a single detection" in messages()
+
+
+def test_area_and_labels_that_a_file_leaves_out():
+    ground_truth = ground_truth_of(num_images=3, num_persons=5)
+    complete = json.loads(json.dumps(ground_truth))
+    for bare, full in zip(ground_truth["annotations"], complete["annotations"], strict=True):
+        full["area"] = 0.53 * full["bbox"][2] * full["bbox"][3]
+        full["iscrowd"] = 0
+        for key in ("area", "iscrowd", "num_keypoints"):
+            del bare[key]
+    results = results_near(complete, noise=0.08)
+    for backend in COCO_BACKENDS:
+        assert_same(
+            evaluate_coco_results(ground_truth, results, backend=backend),
+            evaluate_coco_results(complete, results, backend=backend),
+        )
+
+
+def test_other_classes_do_not_count():
+    ground_truth = ground_truth_of(num_images=2)
+    results = results_near(ground_truth, noise=0)
+    ground_truth["categories"].append({"id": 2, "name": "dog"})
+    dog = {"id": 99, "image_id": 1, "category_id": 2, "bbox": [1, 2, 30, 40], "area": 1200, "iscrowd": 0}
+    ground_truth["annotations"].append(dog)
+    assert evaluate_coco_results(ground_truth, results)["bbox"]["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("results", "reason"),
+    [
+        ({"a": 1}, "no list"),
+        ([3], "entry 0 .* instead of an object"),
+        ([{"image_id": 1, "category_id": 1, "score": 1, "bbox": [1, 2, 3, 4]}], "entry 0 .* no 'keypoints'"),
+        (change(image_id=77), "image 77, which is not in the data set"),
+        (change(category_id=0), "category_id 0 instead of 1"),
+        (change(keypoints=[1.0] * 51), "'keypoints' 51 values instead of 9"),
+        (change(keypoints=None), "'keypoints' None instead of 9"),
+        (change(bbox=[1.0] * 5), "'bbox' 5 values instead of 4"),
+        (change(score=float("nan")), "not finite"),
+        (change(bbox=["a", 1, 2, 3]), "not finite"),
+    ],
+)
+def test_results_that_do_not_fit_are_refused(results, reason):
+    with pytest.raises(UserError, match=reason):
+        evaluate_coco_results(one_person()[0], results)
+
+
+def test_wrong_options_are_refused():
+    ground_truth, results = one_person()
+    with pytest.raises(UserError, match="3 keypoints but 2 OKS sigmas"):
+        evaluate_coco_results(ground_truth, results, sigmas=[0.1, 0.1])
+    with pytest.raises(UserError, match="backend is 'fast'"):
+        evaluate_coco_results(ground_truth, results, backend="fast")
+    with pytest.raises(UserError, match="tasks"):
+        evaluate_coco_results(ground_truth, results, tasks=("segm",))
+    with pytest.raises(UserError, match="no annotations of persons"):
+        evaluate_coco_results({**ground_truth, "annotations": []}, results)

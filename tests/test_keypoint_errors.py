@@ -1,0 +1,120 @@
+"""Errors by keypoint: closed forms, swapped sides, missed persons, and the picture."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_data import NAMES, SIGMAS, ground_truth_of, results_near
+from PIL import Image
+
+from querypose.errors import UserError
+from querypose.evaluation import evaluate_coco_results, keypoint_errors
+from querypose.visualization import plot_keypoint_errors
+
+TOOL = Path(__file__).resolve().parents[1] / "tools" / "evaluate_results.py"
+
+
+def four_corners(*labels):
+    """One person of area 10,000 with a head and two hands far apart."""
+    truth = ground_truth_of()
+    keypoints = [50.0, 10.0, labels[0], 90.0, 60.0, labels[1], 10.0, 60.0, labels[2]]
+    truth["annotations"][0].update(
+        bbox=[0.0, 0.0, 100.0, 100.0], area=1e4, keypoints=keypoints, num_keypoints=sum(v > 0 for v in labels)
+    )
+    return truth, {"image_id": 1, "category_id": 1, "score": 0.5, "keypoints": keypoints}
+
+
+def test_similarity_is_the_term_of_oks():
+    truth, result = four_corners(2, 2, 0)
+    result = {**result, "keypoints": list(result["keypoints"])}
+    result["keypoints"][0] += 10  # sigma .05 and area 100^2: exp(-10^2 / (2 * 10^4 * .1^2)) = exp(-1/2)
+    errors = keypoint_errors(truth, [result])
+    assert (errors.num_persons, errors.num_found) == (1, 1)
+    assert errors.num_labelled.tolist() == [1, 1, 0]
+    assert errors.similarity[:2].tolist() == pytest.approx([math.exp(-0.5), 1]) and np.isnan(errors.similarity[2])
+    assert errors.precision[:2].tolist() == pytest.approx([0.3, 1])  # .50, .55, .60 of ten thresholds
+    assert errors.median_error[:2].tolist() == pytest.approx([10, 0])
+    assert errors.kinds[:2].tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
+    head, _, right = errors.to_dict()["keypoints"].values()
+    assert head["similarity"] == pytest.approx(60.65) and head["AP-like"] == 30 and head["jitter"] == 100
+    assert right["similarity"] is None and right["labelled"] == 0
+
+
+def test_swapped_hands_are_inversions_and_others_misses():
+    truth, result = four_corners(2, 2, 2)
+    truth["annotations"][0]["keypoints"][0:2] = [50.0, 50.0]
+    swapped = {**result, "keypoints": [50.0, 50.0, 1, 10.0, 60.0, 1, 10.0, 60.0, 1]}
+    errors = keypoint_errors(truth, [swapped])
+    assert errors.kinds.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]]
+    astray = {**result, "keypoints": [50.0, 50.0, 1, 50.0, 99.0, 1, 10.0, 60.0, 1]}
+    assert keypoint_errors(truth, [astray]).kinds[1].tolist() == [0, 0, 0, 1]
+
+
+def test_persons_are_matched_once_by_score():
+    truth, result = four_corners(2, 2, 2)
+    worse = {**result, "score": 0.9, "keypoints": [value + 3 for value in result["keypoints"]]}
+    assert keypoint_errors(truth, [result, worse]).median_error[0] == pytest.approx(math.hypot(3, 3))
+    far = {**result, "keypoints": [900.0] * 9}
+    errors = keypoint_errors(truth, [far])
+    assert (errors.num_persons, errors.num_found) == (1, 0) and np.isnan(errors.similarity).all()
+    assert keypoint_errors(truth, []).num_found == 0
+
+
+def test_crowds_and_unlabelled_persons_are_left_out():
+    truth = ground_truth_of(num_images=5, num_persons=7)
+    counted = [p for p in truth["annotations"] if not p["iscrowd"] and p["num_keypoints"]]
+    errors = keypoint_errors(truth, results_near(truth, noise=0))
+    assert errors.num_persons == len(counted) == errors.num_found
+    assert errors.similarity.tolist() == pytest.approx([1, 1, 1])
+
+
+def test_more_noise_is_less_of_everything():
+    truth = ground_truth_of(num_images=10, num_persons=4, seed=2)
+    near, far = (keypoint_errors(truth, results_near(truth, noise)) for noise in (0.01, 0.04))
+    assert (near.precision > far.precision).all() and (near.median_error < far.median_error).all()
+    # the head's sigma is half of the hands', at the same noise
+    assert far.similarity[0] < far.similarity[1:].min()
+
+
+def test_results_are_checked():
+    truth, result = four_corners(2, 2, 2)
+    with pytest.raises(UserError, match="'keypoints' 2 values instead of 9"):
+        keypoint_errors(truth, [{**result, "keypoints": [1, 2]}])
+
+
+@pytest.mark.parametrize("number", [1, 17, 133])
+def test_picture(tmp_path, number):
+    names = [f"keypoint_{i}" for i in range(number)]
+    truth = ground_truth_of(num_images=2)
+    truth["categories"][0] = {"id": 1, "name": "thing", "keypoints": names}
+    for person in truth["annotations"]:
+        person.update(keypoints=[10.0, 10.0, 2] * number, num_keypoints=number)
+    plot_keypoint_errors(keypoint_errors(truth, results_near(truth, 0.05)), tmp_path / "a" / "plot.png", "things")
+    assert Image.open(tmp_path / "a" / "plot.png").size[0] > 300
+    with pytest.raises(UserError, match="cannot be written"):
+        plot_keypoint_errors(keypoint_errors(truth, []), tmp_path / "plot.docx")
+
+
+def test_tool(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("evaluate_results", TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    truth = ground_truth_of(num_images=3, num_persons=3)
+    results = results_near(truth, noise=0.03)
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    given = ["--dataset", str(tmp_path / "truth.json"), "--results", str(tmp_path / "results.json")]
+    picture, output = tmp_path / "keypoints.png", tmp_path / "metrics.json"
+    tool.main([*given, "--per-keypoint", str(picture), "--output", str(output), "--sigmas", "0.1", "0.1", "0.1"])
+    metrics = json.loads(output.read_text())
+    assert list(metrics["per_keypoint"]["keypoints"]) == NAMES and picture.stat().st_size > 5000
+    expected = evaluate_coco_results(truth, results, [0.1] * 3)["keypoints"]["AP"]
+    assert metrics["keypoints"]["AP"] == pytest.approx(expected)
+    assert expected > evaluate_coco_results(truth, results, SIGMAS)["keypoints"]["AP"]
+    assert "left_hand" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        tool.main([*given, "--sigmas", "0.1"])
+    assert stopped.value.code == 2 and "3 keypoints but 1 OKS sigmas" in capsys.readouterr().err
