@@ -6,16 +6,18 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+import querypose.detectron2_extension  # noqa: F401  (what the config names)
 from querypose.errors import UserError
 
 VALID_VALUES = {
-    "MODEL.QUERYPOSE.VARIANT": ("full", "light"),
+    "MODEL.QUERYPOSE.VARIANT": ("full", "branched", "light"),
     "MODEL.QUERYPOSE.INITIALIZATION": ("deliberate", "authors"),
     "MODEL.QUERYPOSE.TRAIN_QUERIES": ("all", "matched"),
+    "MODEL.COMPILE": ("none", "default", "reduce-overhead"),
     "MODEL.HRNET.NECK": ("lateral", "pooled"),
     "MODEL.HRNET.NORM": ("BN", "FrozenBN", "SyncBN"),
     "MODEL.TIMM.NORM": ("BN", "FrozenBN", "SyncBN"),
-    "TEST.EVALUATOR_BACKEND": ("faster-coco-eval", "pycocotools"),
+    "TEST.EVALUATOR_BACKEND": ("faster-coco-eval", "pycocotools", "crowdposetools"),
 }
 
 
@@ -36,7 +38,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
 
     node = cfg.MODEL.QUERYPOSE = CfgNode()
     # "full": the paper's tables; keypoint stages hand the instance query on (Figure 3b).
-    # "light": the authors' downloadable models; boxes do not depend on keypoint stages.
+    # "branched": keypoint stages update the instance query for their own use only (Figure 3a, Table 3).
+    # "light": they leave it as it is, as in the authors' downloadable models.
+    # In the last two boxes do not depend on keypoint stages.
     node.VARIANT = "full"
     # N, persons that can be found in an image
     node.NUM_QUERIES = 100
@@ -62,30 +66,53 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # 3x3 convolutions before the SPEGM, and their inner width
     node.NUM_TOWER_LAYERS = 6
     node.TOWER_DIM = 512
-    # names in the registries of querypose.modeling
+    # names in the registries of querypose.modeling; docs/ABLATIONS.md has the paper's rows.
+    # how the instance query reads its region in the box stage, and in the keypoint stage (Table 1)
     node.QUERY_INTERACTION = "DynamicChannelMLP"
+    node.KEYPOINT_INTERACTION = "DynamicChannelMLP"
+    # what holds the keypoints: part queries (KeypointStage), the instance query (InstanceKeypointStage, Table 1) or
+    # the pooled region (PooledKeypointStage, Table 2b)
+    node.KEYPOINT_STAGE = "KeypointStage"
+    # how part embeddings are made of the region (Table 1), and part queries updated with them (Table 2a)
     node.PART_EMBEDDING = "SPEGM"
     node.PART_UPDATE = "SelectiveIteration"
-    # keypoints that share a part query (Figure 4): per_keypoint (a), joined_head (b), rigid (c), head_and_limbs (d);
-    # or PART_GROUPS, lists of keypoint names, which stand in for the named division where there are any
+    node.KEYPOINT_LOSS = "RLE"
+    # keypoints that share a part query (Figure 4): per_keypoint (a), joined_head (b), rigid (c), head_and_limbs (d), of
+    # which (b) and (d) are for COCO's keypoints; limbs: rigid segments found from any skeleton's limbs, which `rigid`
+    # also takes for other keypoints than COCO's; or PART_GROUPS, lists of keypoint names, which stand in for the named
+    # division where there are any
     node.PART_DIVISION = "rigid"
     node.PART_GROUPS = []
     # "deliberate": small weights where attention and coordinates start; "authors": Xavier everywhere
     node.INITIALIZATION = "deliberate"
-    # queries that train the keypoint stages: "all", or those "matched" to a person at any stage (light variant
-    # only: the same losses and gradients, but for BatchNorm's statistics, in a fraction of the time)
+    # queries that train the keypoint stages: "all" (the paper), or those "matched" to a person.
+    # branched, light: only queries matched at any stage go through the keypoint stages: the same losses and gradients,
+    # but for BatchNorm's statistics, in a fraction of the time.
+    # full: every query goes through them, as in inference, but gradients pass through the matched ones only: the same
+    # losses and less memory, but the class loss no longer trains the keypoint stages through unmatched queries
     node.TRAIN_QUERIES = "all"
 
     # weights of the losses (Section 3.4) and of the matching costs
     node.LOSS = CfgNode({"CLASS_WEIGHT": 2.0, "L1_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0, "KEYPOINT_WEIGHT": 1.0})
+    # box units below which KEYPOINT_LOSS SmoothL1 counts an error squared
+    node.LOSS.SMOOTH_L1_BETA = 0.05
     # an auxiliary loss on keypoint heatmaps of P2, in training only (Section 4.3: of no use on pre-trained backbones)
     node.AUX_HEATMAP = False
     node.LOSS.HEATMAP_WEIGHT = 1.0
+    # an auxiliary loss that draws each part's attention map to its keypoints, in training only; not the paper's
+    node.AUX_ATTENTION = False
+    node.LOSS.ATTENTION_WEIGHT = 1.0
     node.COST = CfgNode({"CLASS": 2.0, "L1": 5.0, "GIOU": 2.0})
 
-    # light variant, inference: keypoint stages only for the k queries with the highest class score (and only they
-    # are returned, each as it would be without); 0 runs all N, which box AP needs
-    node.TEST = CfgNode({"TOPK_POSES": 0})
+    # inference: keypoint stages only for the k queries of an image with the highest class score; only they are
+    # returned. 0 runs all N. None is 0 in the full variant, where k is an approximation (each stage leaves out the
+    # queries that it scores lowest itself), and 30 in the others, where each is returned as it would be among all N.
+    node.TEST = CfgNode({"TOPK_POSES": None})
+    # of these, only queries with at least this class score, 0 .. 1; 0 keeps them all
+    node.TEST.POSE_SCORE_FLOOR = 0.0
+    # evaluations (tools/test_net.py, TEST.EVAL_PERIOD) run every query whatever stands above, because box AP counts 100
+    # boxes of an image; True evaluates what inference returns: keypoint AP as it is in use, a lower box AP
+    node.TEST.EVALUATE_TOPK = False
 
     # the skeleton of the model; empty names mean that of the data set. A training run writes it into its
     # config.yaml, so that its weights can be used where the data set is absent.
@@ -94,6 +121,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
     _add_backbone_keys(cfg)
     # memory layout of the images and the convolutions' weights; the same results, faster on most machines
     cfg.MODEL.CHANNELS_LAST = False
+    # torch.compile for the parts of box stages and keypoint stages whose shapes do not depend on the image: "none",
+    # "default", "reduce-overhead" (with CUDA graphs). Where the compiler fails, they run without it, with a warning.
+    cfg.MODEL.COMPILE = "none"
 
 
 def _add_backbone_keys(cfg: CfgNode) -> None:
@@ -134,6 +164,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # norms (and biases, WEIGHT_DECAY_BIAS) decay as the rest does, unless a number says otherwise
     cfg.SOLVER.WEIGHT_DECAY_NORM = None
     cfg.SOLVER.IMS_PER_BATCH = 16
+    # each process takes its images of a batch in this many parts, one after the other, and steps once: the gradient of
+    # the whole batch (BatchNorm's statistics apart) in the memory of one part
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
     # learning rates relative to BASE_LR
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     cfg.SOLVER.FLOW_MULTIPLIER = 10.0
@@ -159,8 +192,14 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.RESIZE_BEFORE = [400, 500, 600]
     # images of which no person has a labelled keypoint are left out (the paper's 57k of train2017); 0 keeps them
     cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 1
-    # what computes AP: "faster-coco-eval" or "pycocotools" (same numbers)
+    # images that cannot be read stop the run; True goes on with other ones, counts them and lists them in
+    # OUTPUT_DIR/unreadable_images.txt
+    cfg.DATALOADER.SKIP_UNREADABLE_IMAGES = False
+    # what computes AP: "faster-coco-eval" or "pycocotools" (same numbers); for CrowdPose also "crowdposetools", the
+    # official tool, where it is installed
     cfg.TEST.EVALUATOR_BACKEND = "faster-coco-eval"
+    # name of the algorithm in the file that COCO's server takes for test-dev
+    cfg.TEST.SUBMISSION_NAME = "querypose"
 
 
 def setup_config(config_file: str, opts: list[str] = ()) -> CfgNode:
@@ -172,6 +211,7 @@ def setup_config(config_file: str, opts: list[str] = ()) -> CfgNode:
         UserError: a missing file, an unknown key, a value that cannot be, a data set that cannot be read.
     """
     from querypose.data import skeleton_of
+    from querypose.modeling import part_division
 
     cfg = get_cfg()
     add_querypose_config(cfg)
@@ -190,6 +230,8 @@ def setup_config(config_file: str, opts: list[str] = ()) -> CfgNode:
         ) from error
     check_config(cfg)
     skeleton = skeleton_of(cfg)
+    # mistakes in the division end here, before anything is written
+    part_division.build_part_division(skeleton, cfg.MODEL.QUERYPOSE.PART_DIVISION, cfg.MODEL.QUERYPOSE.PART_GROUPS)
     cfg.MODEL.QUERYPOSE.SKELETON.KEYPOINT_NAMES = list(skeleton.keypoint_names)
     cfg.MODEL.QUERYPOSE.SKELETON.FLIP_PAIRS = [list(pair) for pair in skeleton.flip_pairs]
     cfg.MODEL.QUERYPOSE.SKELETON.LIMBS = [list(limb) for limb in skeleton.limbs]
@@ -203,13 +245,17 @@ def check_config(cfg: CfgNode) -> None:
     """Raise a UserError for values that contradict each other or that no part of the model has."""
     from detectron2.modeling import BACKBONE_REGISTRY
 
-    from querypose.modeling import part_division, query_interaction, selective_iteration, spegm
+    from querypose import modeling
+    from querypose.modeling import part_division
     from querypose.modeling.backbones.swin import check_swin_sizes
 
     registries = {
-        "QUERY_INTERACTION": query_interaction.QUERY_INTERACTION_REGISTRY,
-        "PART_EMBEDDING": spegm.PART_EMBEDDING_REGISTRY,
-        "PART_UPDATE": selective_iteration.PART_UPDATE_REGISTRY,
+        "QUERY_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
+        "KEYPOINT_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
+        "KEYPOINT_STAGE": modeling.KEYPOINT_STAGE_REGISTRY,
+        "PART_EMBEDDING": modeling.PART_EMBEDDING_REGISTRY,
+        "PART_UPDATE": modeling.PART_UPDATE_REGISTRY,
+        "KEYPOINT_LOSS": modeling.KEYPOINT_LOSS_REGISTRY,
     }
     valid = dict(VALID_VALUES)
     valid |= {f"MODEL.QUERYPOSE.{key}": [name for name, _ in registry] for key, registry in registries.items()}
@@ -250,14 +296,43 @@ def check_config(cfg: CfgNode) -> None:
             f"MODEL.FPN.OUT_CHANNELS {cfg.MODEL.FPN.OUT_CHANNELS} must equal "
             f"MODEL.QUERYPOSE.HIDDEN_DIM {config.HIDDEN_DIM}"
         )
-    if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
-        raise UserError("MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' needs VARIANT 'light'; the full variant trains 'all'")
-    if config.TEST.TOPK_POSES < 0:
-        raise UserError(f"MODEL.QUERYPOSE.TEST.TOPK_POSES is {config.TEST.TOPK_POSES}; it must be 0 (all) or more")
-    if config.TEST.TOPK_POSES and config.VARIANT == "full":
+    stage = modeling.KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE)
+    if config.VARIANT not in stage.variants:
         raise UserError(
-            "MODEL.QUERYPOSE.TEST.TOPK_POSES needs VARIANT 'light'; the full variant runs every query: set it to 0"
+            f"MODEL.QUERYPOSE.KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' has no use for what VARIANT '{config.VARIANT}' "
+            f"is about; set VARIANT to {' or '.join(stage.variants)}"
         )
+    if config.AUX_ATTENTION:
+        making = [name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if embedding.makes_attention]
+        if not stage.has_parts or config.PART_EMBEDDING not in making:
+            found = "KEYPOINT_STAGE" if not stage.has_parts else "PART_EMBEDDING"
+            raise UserError(
+                f"MODEL.QUERYPOSE.AUX_ATTENTION needs attention maps, and {found} '{config[found]}' makes none; set it "
+                f"to False, or use KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(sorted(making))}"
+            )
+    if config.LOSS.SMOOTH_L1_BETA < 0:
+        raise UserError(f"MODEL.QUERYPOSE.LOSS.SMOOTH_L1_BETA is {config.LOSS.SMOOTH_L1_BETA}; it must be 0 or more")
+    if topk_poses(cfg) < 0:
+        raise UserError(f"MODEL.QUERYPOSE.TEST.TOPK_POSES is {config.TEST.TOPK_POSES}; it must be 0 (all) or more")
+    if not 0 <= config.TEST.POSE_SCORE_FLOOR < 1:
+        raise UserError(
+            f"MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR is {config.TEST.POSE_SCORE_FLOOR}; it must be 0 (none) or more, "
+            "and below 1"
+        )
+    steps = cfg.SOLVER.ACCUMULATION_STEPS
+    if steps < 1 or cfg.SOLVER.IMS_PER_BATCH % steps:
+        raise UserError(
+            f"SOLVER.ACCUMULATION_STEPS is {steps}; it must be at least 1 and divide SOLVER.IMS_PER_BATCH "
+            f"{cfg.SOLVER.IMS_PER_BATCH}"
+        )
+
+
+def topk_poses(cfg: CfgNode) -> int:
+    """MODEL.QUERYPOSE.TEST.TOPK_POSES, with its None turned into the variant's default."""
+    config = cfg.MODEL.QUERYPOSE
+    if config.TEST.TOPK_POSES is not None:
+        return config.TEST.TOPK_POSES
+    return 0 if config.VARIANT == "full" else 30
 
 
 def _get(cfg: CfgNode, key: str):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 
-from querypose.config import add_querypose_config, check_config, setup_config
+from querypose.config import add_querypose_config, check_config, setup_config, topk_poses
 from querypose.errors import UserError
 
 R50 = "configs/querypose_R50.yaml"
@@ -28,11 +28,14 @@ def test_defaults_are_valid():
 @pytest.mark.parametrize(
     ("opts", "reason"),
     [
-        (["MODEL.QUERYPOSE.VARIANT", "lite"], "MODEL.QUERYPOSE.VARIANT is 'lite'; valid are full, light"),
+        (["MODEL.QUERYPOSE.VARIANT", "lite"], "MODEL.QUERYPOSE.VARIANT is 'lite'; valid are branched, full, light"),
         (["MODEL.QUERYPOSE.INITIALIZATION", "theirs"], "INITIALIZATION is 'theirs'; valid are authors, deliberate"),
         (["MODEL.QUERYPOSE.TRAIN_QUERIES", "some"], "TRAIN_QUERIES is 'some'; valid are all, matched"),
-        (["TEST.EVALUATOR_BACKEND", "coco"], "EVALUATOR_BACKEND is 'coco'; valid are faster-coco-eval, pycocotools"),
+        (["TEST.EVALUATOR_BACKEND", "coco"], "EVALUATOR_BACKEND is 'coco'; valid are crowdposetools, faster-coco-eval"),
         (["MODEL.QUERYPOSE.QUERY_INTERACTION", "None"], "QUERY_INTERACTION is 'None'; valid are .*DynamicChannelMLP"),
+        (["MODEL.QUERYPOSE.KEYPOINT_INTERACTION", "MLP"], "KEYPOINT_INTERACTION is 'MLP'; valid are .*Spatial"),
+        (["MODEL.QUERYPOSE.KEYPOINT_STAGE", "IQ"], "KEYPOINT_STAGE is 'IQ'; valid are InstanceKeypointStage, Keyp"),
+        (["MODEL.QUERYPOSE.KEYPOINT_LOSS", "rle"], "KEYPOINT_LOSS is 'rle'; valid are L1, RLE, "),
         (["MODEL.QUERYPOSE.PART_EMBEDDING", "spegm"], "PART_EMBEDDING is 'spegm'; valid are .*SPEGM"),
         (["MODEL.QUERYPOSE.PART_UPDATE", "SIM"], "PART_UPDATE is 'SIM'; valid are .*SelectiveIteration"),
         (["MODEL.QUERYPOSE.PART_DIVISION", "seven"], "PART_DIVISION is 'seven'; valid are .*per_keypoint, rigid"),
@@ -47,13 +50,33 @@ def test_defaults_are_valid():
         (["MODEL.QUERYPOSE.PART_DIM", "100"], "PART_DIM 100 must be a multiple of NUM_HEADS 8"),
         (["MODEL.QUERYPOSE.PART_DIM", "6", "MODEL.QUERYPOSE.NUM_HEADS", "2"], "PART_DIM 6 must be a multiple of 4"),
         (["MODEL.FPN.OUT_CHANNELS", "128"], "OUT_CHANNELS 128 must equal MODEL.QUERYPOSE.HIDDEN_DIM 256"),
-        (["MODEL.QUERYPOSE.TRAIN_QUERIES", "matched"], "'matched' needs VARIANT 'light'"),
+        (["MODEL.COMPILE", "fast"], "MODEL.COMPILE is 'fast'; valid are default, none, reduce-overhead"),
+        (["SOLVER.ACCUMULATION_STEPS", "0"], "ACCUMULATION_STEPS is 0; it must be at least 1"),
+        (["SOLVER.ACCUMULATION_STEPS", "3"], "ACCUMULATION_STEPS is 3; .*divide SOLVER.IMS_PER_BATCH 16"),
         (["MODEL.QUERYPOSE.NUM_HEADS", "0"], "NUM_HEADS is 0; it must be at least 1"),
         (["MODEL.QUERYPOSE.FEEDFORWARD_DIM", "0"], "FEEDFORWARD_DIM is 0; it must be at least 1"),
         (["MODEL.QUERYPOSE.BOX_POOLER_RESOLUTION", "0"], "BOX_POOLER_RESOLUTION is 0; it must be at least 1"),
         (["MODEL.QUERYPOSE.KEYPOINT_POOLER_RESOLUTION", "0"], "KEYPOINT_POOLER_RESOLUTION is 0; it must be"),
         (["MODEL.QUERYPOSE.TEST.TOPK_POSES", "-1"], "TOPK_POSES is -1; it must be 0"),
-        (["MODEL.QUERYPOSE.TEST.TOPK_POSES", "30"], "TOPK_POSES needs VARIANT 'light'"),
+        (
+            ["MODEL.QUERYPOSE.KEYPOINT_STAGE", "PooledKeypointStage"],
+            "'PooledKeypointStage' has no use for .* VARIANT 'full' .*; set VARIANT to light",
+        ),
+        (
+            ["MODEL.QUERYPOSE.KEYPOINT_STAGE", "InstanceKeypointStage", "MODEL.QUERYPOSE.VARIANT", "light"],
+            "'InstanceKeypointStage' has no use for .* VARIANT 'light' .*; set VARIANT to full or branched",
+        ),
+        (
+            ["MODEL.QUERYPOSE.AUX_ATTENTION", "True", "MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention"],
+            "AUX_ATTENTION needs attention maps, and PART_EMBEDDING 'PartSelfAttention' makes none; set it to",
+        ),
+        (
+            ["MODEL.QUERYPOSE.AUX_ATTENTION", "True", "MODEL.QUERYPOSE.KEYPOINT_STAGE", "InstanceKeypointStage"],
+            "AUX_ATTENTION needs attention maps, and KEYPOINT_STAGE 'InstanceKeypointStage' makes none",
+        ),
+        (["MODEL.QUERYPOSE.LOSS.SMOOTH_L1_BETA", "-1.0"], "SMOOTH_L1_BETA is -1.0; it must be 0 or more"),
+        (["MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR", "1.0"], "POSE_SCORE_FLOOR is 1.0; it must be 0"),
+        (["MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR", "-0.1"], "POSE_SCORE_FLOOR is -0.1; it must be 0"),
     ],
 )
 def test_values_that_cannot_be(opts, reason):
@@ -65,10 +88,12 @@ def test_values_that_cannot_be(opts, reason):
         setup_config(R50, opts)
 
 
-def test_light_may_do_what_full_may_not():
-    opts = ["MODEL.QUERYPOSE.VARIANT", "light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched"]
-    cfg = setup_config(R50, [*opts, "MODEL.QUERYPOSE.TEST.TOPK_POSES", "30"])
-    assert cfg.MODEL.QUERYPOSE.TEST.TOPK_POSES == 30
+@pytest.mark.parametrize(("variant", "default"), [("light", 30), ("full", 0)])
+def test_poses_are_selected_by_default_where_that_is_exact(variant, default):
+    opts = ["MODEL.QUERYPOSE.VARIANT", variant]
+    assert topk_poses(setup_config(R50, opts)) == default
+    for given in (0, 20):
+        assert topk_poses(setup_config(R50, [*opts, "MODEL.QUERYPOSE.TEST.TOPK_POSES", str(given)])) == given
 
 
 @pytest.mark.parametrize(

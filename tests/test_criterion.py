@@ -5,13 +5,15 @@ import math
 import pytest
 import torch
 from fvcore.nn import sigmoid_focal_loss
-from torchvision.ops import generalized_box_iou
+from torchvision.ops import generalized_box_iou, generalized_box_iou_loss
 
 from querypose.modeling import criterion as criterion_module
+from querypose.modeling.auxiliary_attention import attention_loss
 from querypose.modeling.criterion import SetCriterion, class_loss
 from querypose.modeling.decoder import DecoderOutput
 from querypose.modeling.flow import RealNVP
 from querypose.modeling.matcher import HungarianMatcher, Match
+from querypose.modeling.rle import keypoints_in_box_units
 from querypose.modeling.targets import Targets
 
 NUM_QUERIES, NUM_KEYPOINTS = 4, 3
@@ -44,6 +46,7 @@ def make_output(rows=ROWS, stages=2):
         rows=torch.tensor(rows),
         coordinates=[leaf(0.3 * torch.randn(len(rows), NUM_KEYPOINTS, 2)) for _ in range(stages)],
         sigmas=[leaf(0.2 + 0.6 * torch.rand(len(rows), NUM_KEYPOINTS, 2)) for _ in range(stages)],
+        attention=[leaf(torch.rand(len(rows), 2, 20).softmax(-1).view(-1, 2, 4, 5)) for _ in range(stages)],
     )
 
 
@@ -128,6 +131,36 @@ def test_keypoints_do_not_move_boxes():
     gradients = torch.autograd.grad(keypoints, [*output.boxes, *output.coordinates], allow_unused=True)
     assert gradients[0] is None and gradients[1] is None
     assert all(gradient.abs().sum() > 0 for gradient in gradients[2:])
+
+
+def test_the_loss_on_attention_is_every_stage_s_own_and_leaves_the_others_alone():
+    output, targets, matches = make_output(), make_targets(), make_matches()
+    plain = make_criterion()
+    losses = make_criterion(attention_weight=0.5, part_of_keypoint=[0, 1, 1])
+    losses.flow = plain.flow
+    losses, before = losses(output, targets, matches), plain(output, targets, matches)
+    assert set(losses) - set(before) == {"loss_attention", "loss_attention_0"}
+    for name, value in before.items():
+        assert losses[name].item() == value.item()
+    for stage, name in enumerate(["loss_attention_0", "loss_attention"]):
+        boxes = output.boxes[stage].flatten(0, 1)[matches[stage].rows]
+        at = torch.tensor([ROWS.index(row) for row in matches[stage].rows.tolist()])
+        persons = targets.keypoints.flatten(0, 1)[matches[stage].persons]
+        wanted, valid = keypoints_in_box_units(persons, boxes)
+        expected = attention_loss(output.attention[stage][at], wanted, valid, [0, 1, 1]) / (3 * NUM_KEYPOINTS)
+        assert losses[name].item() == pytest.approx(0.5 * expected.item(), rel=1e-5)
+
+
+def test_giou_loss_is_torchvision_s():
+    boxes, wanted = boxes_of(200).requires_grad_(), boxes_of(200)
+    wanted[:20] += 200  # apart
+    wanted[20:40] = boxes.detach()[20:40]  # equal
+    wanted[40:50, 2:] = wanted[40:50, :2]  # without area
+    ours = criterion_module.giou_loss(boxes, wanted)
+    theirs = generalized_box_iou_loss(boxes, wanted)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    gradients = [torch.autograd.grad(loss[50:].sum() + loss[:20].sum(), boxes)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
 def test_class_loss_of_one_logit_by_hand():

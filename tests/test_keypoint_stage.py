@@ -32,7 +32,8 @@ def inputs():
 
 @torch.no_grad()
 def test_light_leaves_the_instance_query_and_full_updates_it(inputs):
-    coordinates, sigmas, queries, part_queries = make_stage("light")(**inputs)
+    coordinates, sigmas, queries, part_queries, attention = make_stage("light")(**inputs)
+    assert attention.shape[:2] == (7, 3)
     assert queries is inputs["instance_queries"]
     assert coordinates.shape == sigmas.shape == (7, 6, 2) and part_queries.shape == (7, 3, 16)
     assert ((sigmas > 0) & (sigmas < 1)).all()
@@ -88,7 +89,7 @@ def test_self_attention_carries_news_between_parts(inputs):
 def test_nobody(inputs):
     none = {name: tensor if name == "feature" else tensor[:0] for name, tensor in inputs.items()}
     for variant in ("light", "full"):
-        coordinates, sigmas, queries, part_queries = make_stage(variant)(**none)
+        coordinates, sigmas, queries, part_queries, _ = make_stage(variant)(**none)
         assert coordinates.shape == sigmas.shape == (0, 6, 2) and part_queries.shape == (0, 3, 16)
 
 

@@ -16,6 +16,7 @@ VARIANTS = {
     "quick start": (
         *("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched", "MODEL.QUERYPOSE.AUX_HEATMAP", True),
         *("MODEL.QUERYPOSE.PART_EMBEDDING", "CoordinateSPEGM"),
+        *("MODEL.QUERYPOSE.AUX_ATTENTION", True),
     ),
 }
 LOSSES = {f"loss_{kind}{suffix}" for kind in ("class", "l1", "giou", "keypoint") for suffix in ("", "_0")}
@@ -72,8 +73,9 @@ def test_every_parameter_learns_from_every_batch(model, kind):
     model.train()
     model.zero_grad(set_to_none=True)
     losses = model(BATCHES[kind]())
-    heatmap = {"loss_heatmap"} if model.criterion.auxiliary_heatmap is not None else set()
-    assert losses.keys() == LOSSES | heatmap and all(loss.isfinite() for loss in losses.values())
+    auxiliary = {"loss_heatmap"} if model.criterion.auxiliary_heatmap is not None else set()
+    auxiliary |= {"loss_attention", "loss_attention_0"} if model.criterion.attention_weight else set()
+    assert losses.keys() == LOSSES | auxiliary and all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -56,8 +56,8 @@ def test_divisions_of_figure_4(division, number):
     assert parts == FIGURE_4[division]
 
 
-def test_every_registered_division_is_one_of_figure_4():
-    assert {name for name, _ in PART_DIVISION_REGISTRY} == set(FIGURE_4)
+def test_every_registered_division_is_one_of_figure_4_or_derived():
+    assert {name for name, _ in PART_DIVISION_REGISTRY} == {*FIGURE_4, "limbs"}
 
 
 def test_order_of_the_skeleton_does_not_change_the_parts():
@@ -90,12 +90,18 @@ def test_mistakes_in_groups(groups, reason):
         build_part_division(skeleton_of_names(BODY_NAMES), "rigid", groups)
 
 
+def test_groups_that_are_no_lists_of_names():
+    for groups in (["head", "neck"], [[0, 1], [2]]):
+        with pytest.raises(UserError, match="list of lists of keypoint names"):
+            build_part_division(skeleton_of_names(BODY_NAMES), "rigid", groups)
+
+
 def test_unknown_division_is_answered_with_the_known_ones():
-    with pytest.raises(UserError, match="'limbs'; valid are head_and_limbs, joined_head, per_keypoint, rigid"):
-        build_part_division(skeleton_of_names(COCO), "limbs")
+    with pytest.raises(UserError, match="'bones'; valid are head_and_limbs, joined_head, limbs, per_keypoint, rigid"):
+        build_part_division(skeleton_of_names(COCO), "bones")
 
 
-@pytest.mark.parametrize("division", ["rigid", "joined_head", "head_and_limbs"])
+@pytest.mark.parametrize("division", ["joined_head", "head_and_limbs"])
 def test_a_division_of_coco_s_joints_needs_them(division):
-    with pytest.raises(UserError, match=f"'{division}' names the keypoint 'nose'.*per_keypoint.*PART_GROUPS"):
+    with pytest.raises(UserError, match=f"'{division}' names the keypoint 'nose'.*'limbs'.*PART_GROUPS"):
         build_part_division(skeleton_of_names(BODY_NAMES), division)

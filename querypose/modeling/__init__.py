@@ -9,25 +9,44 @@ Shape letters, used in every docstring of this package:
     d width of an instance query   dp width of a part query
 """
 
+import querypose.detectron2_extension  # noqa: F401
 from querypose.modeling.backbones import build_hrnet_backbone, build_swin_fpn_backbone, build_timm_fpn_backbone
 from querypose.modeling.box_stage import BoxStage
 from querypose.modeling.decoder import QueryPoseDecoder
-from querypose.modeling.keypoint_stage import KeypointStage
+from querypose.modeling.direct_keypoint_stage import InstanceKeypointStage, PooledKeypointStage
+from querypose.modeling.interaction_variants import DynamicSpatialMLP, MultiHeadSelfAttention, SpatialAttention
+from querypose.modeling.iteration_variants import Concatenation, NoIteration, Summation
+from querypose.modeling.keypoint_loss import KEYPOINT_LOSS_REGISTRY
+from querypose.modeling.keypoint_stage import KEYPOINT_STAGE_REGISTRY, KeypointStage
 from querypose.modeling.meta_arch import QueryPose
 from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
+from querypose.modeling.part_interaction import PartDynamicChannelMLP, PartDynamicSpatialMLP, PartSelfAttention
 from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY
 from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY
 from querypose.modeling.spegm import PART_EMBEDDING_REGISTRY
 
 __all__ = [
+    "KEYPOINT_LOSS_REGISTRY",
+    "KEYPOINT_STAGE_REGISTRY",
     "PART_DIVISION_REGISTRY",
     "PART_EMBEDDING_REGISTRY",
     "PART_UPDATE_REGISTRY",
     "QUERY_INTERACTION_REGISTRY",
     "BoxStage",
+    "Concatenation",
+    "DynamicSpatialMLP",
+    "InstanceKeypointStage",
     "KeypointStage",
+    "MultiHeadSelfAttention",
+    "NoIteration",
+    "PartDynamicChannelMLP",
+    "PartDynamicSpatialMLP",
+    "PartSelfAttention",
+    "PooledKeypointStage",
     "QueryPose",
     "QueryPoseDecoder",
+    "SpatialAttention",
+    "Summation",
     "build_hrnet_backbone",
     "build_part_division",
     "build_swin_fpn_backbone",

@@ -9,6 +9,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
+from querypose.modeling.pyramid_pooling import pool_every_level
 from querypose.modeling.query_interaction import build_query_interaction
 from querypose.modeling.transformer import FeedForward, SelfAttention
 
@@ -68,7 +69,7 @@ class BoxStage(nn.Module):
         )
         return {
             "pooler": pooler,
-            "interaction": build_query_interaction(cfg, num_tokens=size * size),
+            "interaction": build_query_interaction(cfg, config.QUERY_INTERACTION, size * size),
             "dim": config.HIDDEN_DIM,
             "num_heads": config.NUM_HEADS,
             "feedforward_dim": config.FEEDFORWARD_DIM,
@@ -87,8 +88,18 @@ class BoxStage(nn.Module):
         Returns:
             logits (B, N, 1), refined boxes (B, N, 4) in pixels and in float32, refined queries (B, N, d).
         """
+        return self.refine(self.pool(features, boxes), boxes, queries)
+
+    def pool(self, features: list[Tensor], boxes: Tensor) -> Tensor:
+        """feature maps (B, d, H_l, W_l), boxes (B, N, 4) in pixels -> regions (B * N, d, 7, 7)."""
+        if self.training and features[0].is_cuda:
+            # the pooler asks the GPU how many boxes each level has, and training waits for the answer
+            return pool_every_level(self.pooler, features, boxes)
+        return self.pooler(features, [Boxes(image_boxes) for image_boxes in boxes])
+
+    def refine(self, regions: Tensor, boxes: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All of the stage but the pooling: of fixed shapes, whatever the size of the image. Returns as `forward`."""
         batch, number, dim = queries.shape
-        regions = self.pooler(features, [Boxes(image_boxes) for image_boxes in boxes])
         tokens = regions.flatten(2).transpose(1, 2)  # (R, places, d)
 
         queries = self.self_attention(queries).reshape(batch * number, dim)

@@ -2,18 +2,35 @@
 
 import torch
 from detectron2.config import configurable
+from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from querypose.modeling.keypoint_loss import KEYPOINT_LOSS_REGISTRY
 from querypose.modeling.part_heads import KeypointHeads, PartLinear
 from querypose.modeling.query_interaction import build_query_interaction
 from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY
 from querypose.modeling.spegm import PART_EMBEDDING_REGISTRY
 from querypose.modeling.transformer import FeedForward, SelfAttention
 
+KEYPOINT_STAGE_REGISTRY = Registry("KEYPOINT_STAGE")
+KEYPOINT_STAGE_REGISTRY.__doc__ = """
+Registry of keypoint stages, named by `MODEL.QUERYPOSE.KEYPOINT_STAGE`.
 
+A registered class is an `nn.Module` built as `cls(cfg, part_of_keypoint, stride)`, the part of each of the K keypoints
+and the pixels per place of P2. Its `forward` takes and returns what `KeypointStage.forward` does. Class attributes:
+`has_parts`, without which there are no part queries, and None stands for them on both sides; `variants`, the values of
+`MODEL.QUERYPOSE.VARIANT` in which every parameter of the stage has a use. A child module's `init_weights()` is called
+after the global initialisation unless the config asks for the authors' one.
+"""
+
+
+@KEYPOINT_STAGE_REGISTRY.register()
 class KeypointStage(nn.Module):
     """Updates the part queries of R persons with the features of their boxes and reads the keypoints from them."""
+
+    has_parts = True
+    variants = ("full", "branched", "light")
 
     @configurable
     def __init__(
@@ -32,6 +49,7 @@ class KeypointStage(nn.Module):
         pooler_resolution: int,
         stride: int,
         dropout: float = 0.0,
+        with_sigma: bool = True,
     ):
         """
         Args:
@@ -43,12 +61,13 @@ class KeypointStage(nn.Module):
             num_heads, feedforward_dim, dropout: of the attention blocks.
             pooler_resolution: side of the region in places (14).
             stride: pixels of the input per place of the feature map (4 for P2).
+            with_sigma: as of `KeypointHeads`.
         """
         super().__init__()
         num_parts = max(part_of_keypoint) + 1
         self.pooler_resolution = pooler_resolution
         self.spatial_scale = 1.0 / stride
-        self.tower = _tower(dim, tower_dim, num_tower_layers)
+        self.tower = build_tower(dim, tower_dim, num_tower_layers)
         self.instance_interaction = instance_interaction
         if instance_interaction is not None:
             self.instance_norm = nn.LayerNorm(dim)
@@ -58,18 +77,19 @@ class KeypointStage(nn.Module):
         self.part_update = part_update
         self.self_attention = SelfAttention(part_dim, num_heads, dropout)
         self.feedforward = FeedForward(part_dim, feedforward_dim, dropout)
-        self.heads = KeypointHeads(part_of_keypoint, part_dim)
+        self.heads = KeypointHeads(part_of_keypoint, part_dim, with_sigma)
 
     @classmethod
     def from_config(cls, cfg, part_of_keypoint: list[int], stride: int):
         config = cfg.MODEL.QUERYPOSE
         num_parts = max(part_of_keypoint) + 1
         size = config.KEYPOINT_POOLER_RESOLUTION
-        full = config.VARIANT == "full"
         return {
             "part_embedding": PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING)(cfg, num_parts),
             "part_update": PART_UPDATE_REGISTRY.get(config.PART_UPDATE)(cfg),
-            "instance_interaction": build_query_interaction(cfg, size * size) if full else None,
+            "instance_interaction": None
+            if config.VARIANT == "light"
+            else build_query_interaction(cfg, config.KEYPOINT_INTERACTION, size * size),
             "part_of_keypoint": part_of_keypoint,
             "dim": config.HIDDEN_DIM,
             "part_dim": config.PART_DIM,
@@ -80,6 +100,7 @@ class KeypointStage(nn.Module):
             "pooler_resolution": size,
             "stride": stride,
             "dropout": config.DROPOUT,
+            "with_sigma": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS).uses_sigma,
         }
 
     def forward(
@@ -89,7 +110,7 @@ class KeypointStage(nn.Module):
         image_index: Tensor,
         instance_queries: Tensor,
         part_queries: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """
         Args:
             feature: the finest feature map, P2 (B, d, H, W).
@@ -99,31 +120,40 @@ class KeypointStage(nn.Module):
 
         Returns:
             coordinates (R, K, 2) and sigmas (R, K, 2) in box units, then the updated instance queries (R, d)
-            (in the light variant the given ones) and part queries (R, M, dp).
+            (in the light variant the given ones) and the part queries (R, M, dp) that the next stage starts from, and
+            the attention maps of the part embedding (None where it has none).
         """
-        rois = torch.cat([image_index[:, None].to(boxes), boxes], dim=1)
-        regions = roi_align(
-            feature,
-            rois,
-            self.pooler_resolution,
-            spatial_scale=self.spatial_scale,
-            sampling_ratio=2,
-            aligned=True,
-        )
+        regions = pool_regions(feature, boxes, image_index, self.pooler_resolution, self.spatial_scale)
+        return self.update(regions, instance_queries, part_queries)
+
+    def update(
+        self, regions: Tensor, instance_queries: Tensor, part_queries: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """All of the stage but the pooling: of shapes that depend on R alone. regions (R, d, 14, 14); as `forward`."""
         regions = self.tower(regions)
         if self.instance_interaction is not None:
             tokens = regions.flatten(2).transpose(1, 2)
             updated = self.instance_interaction(instance_queries, tokens)
             instance_queries = self.instance_feedforward(self.instance_norm(instance_queries + updated))
 
-        embeddings = self.part_embedding(regions) + self.instance_to_part(instance_queries)
-        part_queries = self.part_update(embeddings, part_queries)
-        part_queries = self.feedforward(self.self_attention(part_queries))
-        coordinates, sigmas = self.heads(part_queries)
-        return coordinates, sigmas, instance_queries, part_queries
+        embeddings, attention = self.part_embedding(regions, part_queries)
+        embeddings = embeddings + self.instance_to_part(instance_queries)
+        updated = self.part_update(embeddings, part_queries)
+        updated = self.feedforward(self.self_attention(updated))
+        coordinates, sigmas = self.heads(updated)
+        if getattr(self.part_update, "iterates", True):
+            part_queries = updated
+        return coordinates, sigmas, instance_queries, part_queries, attention
 
 
-def _tower(dim: int, tower_dim: int, num_layers: int) -> nn.Sequential:
+def pool_regions(feature: Tensor, boxes: Tensor, image_index: Tensor, size: int, spatial_scale: float) -> Tensor:
+    """RoIAlign of boxes (R, 4), in pixels, of images (R,) on feature (B, d, H, W) -> (R, d, size, size)."""
+    rois = torch.cat([image_index[:, None].to(boxes), boxes], dim=1)
+    return roi_align(feature, rois, size, spatial_scale=spatial_scale, sampling_ratio=2, aligned=True)
+
+
+def build_tower(dim: int, tower_dim: int, num_layers: int) -> nn.Sequential:
+    """3x3 convolutions from dim over tower_dim back to dim, each with a ReLU."""
     widths = [dim] + [tower_dim] * (num_layers - 1) + [dim]
     layers = []
     for before, after in zip(widths, widths[1:], strict=False):

@@ -31,7 +31,12 @@ class HungarianMatcher(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: list[Tensor], boxes: list[Tensor], targets: Targets) -> list[Match]:
-        """S logits (B, N, 1) and boxes (B, N, 4) -> a match per stage; one transfer to the host for all of them."""
+        """S logits (B, N, 1) and boxes (B, N, 4) -> a match per stage, on the device; see `assign`."""
+        return matches_on(self.assign(logits, boxes, targets), targets.boxes.device)
+
+    @torch.no_grad()
+    def assign(self, logits: list[Tensor], boxes: list[Tensor], targets: Targets) -> list[Match]:
+        """As `forward`, with matches on the host; one transfer to it for all stages."""
         num_queries, most_persons = logits[0].shape[1], targets.boxes.shape[1]
         costs = torch.stack([self.cost(*stage, targets) for stage in zip(logits, boxes, strict=True)])
         # a diverged prediction must not stop the assignment: the loss reports it
@@ -43,8 +48,7 @@ class HungarianMatcher(nn.Module):
                 query, person = linear_sum_assignment(stage_costs[image, :, :count])
                 rows.append(torch.from_numpy(query) + image * num_queries)
                 persons.append(torch.from_numpy(person) + image * most_persons)
-            device = targets.boxes.device
-            matches.append(Match(torch.cat(rows).to(device), torch.cat(persons).to(device)))
+            matches.append(Match(torch.cat(rows), torch.cat(persons)))
         return matches
 
     def cost(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
@@ -56,6 +60,22 @@ class HungarianMatcher(nn.Module):
             + self.l1_weight * l1_cost
             - self.giou_weight * batched_generalized_box_iou(boxes, targets.boxes)
         )
+
+
+def matches_on(matches: list[Match], device: torch.device) -> list[Match]:
+    """The matches, as one transfer that nothing waits for."""
+    pairs = [torch.stack([match.rows, match.persons]) for match in matches]
+    moved = torch.cat(pairs, dim=1).to(device, non_blocking=True)
+    return [Match(*pair) for pair in moved.split([pair.shape[1] for pair in pairs], dim=1)]
+
+
+def matched_rows(matches: list[Match]) -> Tensor:
+    """The rows that any of the matches holds, once each, in order, on the matches' device; row 0 if there is none.
+
+    A batch without a match still runs one query, so that every parameter takes part in the step.
+    """
+    rows = torch.cat([match.rows for match in matches])
+    return torch.unique(rows) if len(rows) else rows.new_zeros(1)
 
 
 def focal_class_cost(probability: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

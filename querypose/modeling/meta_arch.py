@@ -1,5 +1,7 @@
 """QueryPose: from images to persons with boxes, keypoints and a confidence per keypoint."""
 
+import contextlib
+
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
@@ -7,9 +9,11 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from querypose.errors import UserError
+from querypose.modeling.compilation import compile_fixed_shapes
 from querypose.modeling.criterion import SetCriterion
 from querypose.modeling.decoder import DecoderOutput, QueryPoseDecoder
-from querypose.modeling.matcher import Match
+from querypose.modeling.matcher import Match, matched_rows, matches_on
 from querypose.modeling.part_division import build_part_division
 from querypose.modeling.rle import keypoints_in_pixels
 from querypose.modeling.targets import Targets
@@ -32,8 +36,10 @@ class QueryPose(nn.Module):
         pixel_std: list[float],
         train_matched_only: bool = False,
         topk_poses: int = 0,
+        pose_score_floor: float = 0.0,
         max_detections: int = 100,
         channels_last: bool = False,
+        compile_mode: str = "none",
     ):
         """
         Args:
@@ -42,11 +48,14 @@ class QueryPose(nn.Module):
             in_features: the backbone's maps for the decoder, finest first (p2 .. p5).
             num_keypoints: K.
             pixel_mean, pixel_std: per channel, in the order of the input's channels.
-            train_matched_only: light variant: train the keypoint stages on queries matched at any stage.
-            topk_poses: light variant: run the keypoint stages, in inference, for this many queries of an image with
-                the highest last class score, and return only them; 0 runs all.
+            train_matched_only: train the keypoint stages on matched queries only, see `losses`.
+            topk_poses: run the keypoint stages, in inference, for this many queries of an image with the highest class
+                score, and return only them; 0 runs all. Exact but in the full variant, where
+                every stage selects by its own score instead of the last one's.
+            pose_score_floor: of these, leave out queries with a class score below it; 0 leaves out none.
             max_detections: most persons returned for an image.
             channels_last: memory layout of images and convolution weights.
+            compile_mode: "none", or a mode of torch.compile for the parts of fixed shapes.
         """
         super().__init__()
         self.backbone = backbone
@@ -58,12 +67,16 @@ class QueryPose(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         self.train_matched_only = train_matched_only
         self.topk_poses = topk_poses
+        self.pose_score_floor = pose_score_floor
         self.max_detections = max_detections
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
+        if compile_mode != "none":
+            compile_fixed_shapes(decoder, compile_mode)
 
     @classmethod
     def from_config(cls, cfg):
+        from querypose.config import topk_poses
         from querypose.data import skeleton_of
 
         config = cfg.MODEL.QUERYPOSE
@@ -71,26 +84,27 @@ class QueryPose(nn.Module):
         part_of_keypoint = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
-        light = config.VARIANT == "light"
         return {
             "backbone": backbone,
             "decoder": QueryPoseDecoder(cfg, part_of_keypoint, [shapes[name].stride for name in config.IN_FEATURES]),
-            "criterion": SetCriterion(cfg, skeleton.num_keypoints, shapes[config.IN_FEATURES[0]].stride),
+            "criterion": SetCriterion(cfg, part_of_keypoint, shapes[config.IN_FEATURES[0]].stride),
             "in_features": config.IN_FEATURES,
             "num_keypoints": skeleton.num_keypoints,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "train_matched_only": light and config.TRAIN_QUERIES == "matched",
-            "topk_poses": config.TEST.TOPK_POSES if light else 0,
+            "train_matched_only": config.TRAIN_QUERIES == "matched",
+            "topk_poses": topk_poses(cfg),
+            "pose_score_floor": config.TEST.POSE_SCORE_FLOOR,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
             "channels_last": cfg.MODEL.CHANNELS_LAST,
+            "compile_mode": cfg.MODEL.COMPILE,
         }
 
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: list[dict], do_postprocess: bool = True):
+    def forward(self, batched_inputs: list[dict], do_postprocess: bool = True, num_persons: int | None = None):
         """
         Args:
             batched_inputs: Detectron2's format: each a dict with `image` (3, H, W) of 0 .. 255, in training
@@ -98,6 +112,7 @@ class QueryPose(nn.Module):
                 size in pixels that the output is wanted in.
             do_postprocess: inference: scale to that size and wrap as below; else plain `Instances`, in pixels of the
                 network's input.
+            num_persons: training: persons of the larger batch that this one is a part of, see `SetCriterion`.
 
         Returns:
             In training the weighted losses by name. In inference a list of {"instances": Instances} with
@@ -105,42 +120,83 @@ class QueryPose(nn.Module):
             best score first.
         """
         images = self.preprocess(batched_inputs)
+        features, sizes = self.extract(images)
+        if self.training:
+            instances = [inputs["instances"] for inputs in batched_inputs]
+            targets = Targets.from_instances(instances, self.num_keypoints, self.device)
+            return self.losses(features, sizes, targets, num_persons)
+        select = self._select_best if self.leaves_out_queries else None
+        results = self.inference(self.decoder(features, sizes, select), images.image_sizes)
+        return self.postprocess(results, batched_inputs) if do_postprocess else results
+
+    def extract(self, images: ImageList) -> tuple[list[Tensor], Tensor]:
+        """The maps for the decoder, finest first, and the images' (width, height) (B, 2) in pixels without padding."""
         features = self.backbone(images.tensor.to(memory_format=self.memory_format))
         # RoIAlign reads float32 in the plain layout: convert once instead of in every stage
         features = [features[name].float().contiguous() for name in self.in_features]
         sizes = torch.tensor([(width, height) for height, width in images.image_sizes], dtype=torch.float32)
-        sizes = sizes.to(self.device)
-        if self.training:
-            instances = [inputs["instances"] for inputs in batched_inputs]
-            targets = Targets.from_instances(instances, self.num_keypoints, self.device)
-            return self.losses(features, sizes, targets)
-        select = self._select_best if self.topk_poses else None
-        results = self.inference(self.decoder(features, sizes, select), images.image_sizes)
-        return self.postprocess(results, batched_inputs) if do_postprocess else results
+        return features, sizes.to(self.device, non_blocking=True)
 
-    def losses(self, features: list[Tensor], sizes: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Losses of a batch from its feature maps, the images' (width, height) (B, 2) in pixels and ground truth."""
+    def with_attention(self, batched_inputs: list[dict], stage: int = -1) -> list[dict]:
+        """Inference that also tells where the parts' embeddings came from (Figure 5).
+
+        Args:
+            batched_inputs: as of `forward`.
+            stage: index of the stage whose attention is wanted; the persons are those of the last.
+
+        Returns:
+            what `forward` does, the instances with two more fields: `part_attention` (n, M, h, w), every map summing
+            to one, and `attention_boxes`, the box of that stage, over which the maps lie.
+
+        Raises:
+            UserError: a model without such a stage or without attention maps.
+        """
+        number = len(self.decoder.box_stages)
+        if not -number <= stage < number:
+            raise UserError(f"the model has {number} stages, so that there is none with index {stage}")
+        images = self.preprocess(batched_inputs)
+        output = self.decoder(*self.extract(images), self._select_best if self.leaves_out_queries else None)
+        if output.attention[stage] is None:
+            raise UserError("this model makes no attention maps: its part embedding is not an SPEGM")
+        results = self.inference(output, images.image_sizes, attention_stage=stage)
+        return self.postprocess(results, batched_inputs)
+
+    def losses(
+        self, features: list[Tensor], sizes: Tensor, targets: Targets, num_persons: int | None = None
+    ) -> dict[str, Tensor]:
+        """Losses of a batch from its feature maps, the images' (width, height) (B, 2) in pixels and ground truth.
+
+        With `train_matched_only`, not full variant: all box stages run, then one matching for all stages, then the
+        keypoint stages of the queries matched at any stage: the losses and gradients of all queries. Full variant: the
+        next box stage needs every query's keypoint stage, in training as in inference, so that all are computed;
+        queries that no stage so far has matched carry no gradient through theirs. The matching then takes one transfer
+        a stage.
+        """
         if not self.train_matched_only:
             output = self.decoder(features, sizes)
             matches = self.criterion.matcher(output.logits, output.boxes, targets)
-            return self.criterion(output, targets, matches, features[0])
+            return self.criterion(output, targets, matches, features[0], num_persons)
 
         matches: list[Match] = []
 
-        def select_matched(logits: list[Tensor], boxes: list[Tensor]) -> Tensor:
-            matches.extend(self.criterion.matcher(logits, boxes, targets))
-            rows = torch.cat([match.rows for match in matches])
-            # an empty batch still runs one query, so that every parameter takes part in the step
-            return torch.unique(rows) if len(rows) else rows.new_zeros(1)
+        def match_new_stages(logits: list[Tensor], boxes: list[Tensor]) -> Tensor:
+            new = slice(len(matches), None)
+            matches.extend(self.criterion.matcher.assign(logits[new], boxes[new], targets))
+            return matched_rows(matches).to(self.device, non_blocking=True)
 
-        output = self.decoder(features, sizes, select_matched)
-        return self.criterion(output, targets, matches, features[0])
+        if self.decoder.light:
+            output = self.decoder(features, sizes, select=match_new_stages)
+        else:
+            output = self.decoder(features, sizes, track=match_new_stages)
+        return self.criterion(output, targets, matches_on(matches, self.device), features[0], num_persons)
 
-    def inference(self, output: DecoderOutput, image_sizes: list[tuple[int, int]]) -> list[Instances]:
+    def inference(
+        self, output: DecoderOutput, image_sizes: list[tuple[int, int]], attention_stage: int | None = None
+    ) -> list[Instances]:
         """`Instances` of every image in pixels of the network's input, from the last stage (Section 3.4, Testing).
 
         A keypoint's confidence is the mean over x and y of 1 - sigma, a person's score its class probability times
-        the mean confidence of its keypoints.
+        the mean confidence of its keypoints. `attention_stage` adds the fields of `with_attention`.
         """
         num_queries = output.logits[-1].shape[1]
         boxes = output.boxes[-1].flatten(0, 1)[output.rows]
@@ -163,17 +219,41 @@ class QueryPose(nn.Module):
                     pred_keypoints=keypoints[mine],
                 )
             )
+            if attention_stage is not None:
+                results[-1].part_attention = output.attention[attention_stage][mine]
+                stage_boxes = output.boxes[attention_stage].flatten(0, 1)[output.rows]
+                results[-1].attention_boxes = Boxes(stage_boxes[mine])
         return results
+
+    @contextlib.contextmanager
+    def every_query(self):
+        """Inference inside the block runs and returns all queries, whatever `topk_poses` and `pose_score_floor` say."""
+        before = self.topk_poses, self.pose_score_floor
+        self.topk_poses, self.pose_score_floor = 0, 0.0
+        try:
+            yield
+        finally:
+            self.topk_poses, self.pose_score_floor = before
+
+    @property
+    def leaves_out_queries(self) -> bool:
+        """Whether inference returns fewer than all queries."""
+        # with at least as many poses as queries there is nothing to select
+        return 0 < self.topk_poses < self.decoder.instance_queries.num_embeddings or self.pose_score_floor > 0
 
     def _select_best(self, logits: list[Tensor], boxes: list[Tensor]) -> Tensor:
         scores = logits[-1].flatten(1)  # (B, N)
-        best = scores.topk(min(self.topk_poses, scores.shape[1]), dim=1).indices
-        first = torch.arange(len(best), device=best.device)[:, None] * scores.shape[1]
-        return (best + first).flatten()
+        batch, number = scores.shape
+        best = scores.topk(min(self.topk_poses or number, number), dim=1)
+        rows = best.indices + torch.arange(batch, device=scores.device)[:, None] * number
+        if self.pose_score_floor > 0:
+            return rows[best.values.float().sigmoid() >= self.pose_score_floor]
+        return rows.flatten()
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise, then pad right and bottom to one size that the backbone's strides divide."""
-        images = [(inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std for inputs in batched_inputs]
+        images = [inputs["image"].to(self.device, non_blocking=True) for inputs in batched_inputs]
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
     @staticmethod
@@ -183,5 +263,7 @@ class QueryPose(nn.Module):
         for image_results, inputs in zip(results, batched_inputs, strict=True):
             height, width = image_results.image_size
             wanted = inputs.get("height", height), inputs.get("width", width)
+            if image_results.has("attention_boxes"):
+                image_results.attention_boxes.scale(wanted[1] / width, wanted[0] / height)
             processed.append({"instances": detector_postprocess(image_results, *wanted)})
         return processed

@@ -3,6 +3,7 @@
 from detectron2.utils.registry import Registry
 
 from querypose.errors import UserError
+from querypose.modeling.rigid_segments import rigid_segments
 from querypose.skeleton import Skeleton
 
 PART_DIVISION_REGISTRY = Registry("PART_DIVISION")
@@ -28,18 +29,23 @@ def joined_head(skeleton: Skeleton) -> list[list[str]]:
     return [_HEAD] + [[name] for name in skeleton.keypoint_names if name not in _HEAD]
 
 
+_RIGID = [
+    _HEAD,
+    ["left_shoulder", "right_shoulder"],
+    ["left_elbow", "left_wrist"],
+    ["right_elbow", "right_wrist"],
+    ["left_hip", "right_hip"],
+    ["left_knee", "left_ankle"],
+    ["right_knee", "right_ankle"],
+]
+
+
 @PART_DIVISION_REGISTRY.register()
 def rigid(skeleton: Skeleton) -> list[list[str]]:
-    """Figure 4 (c), the paper's choice: seven parts without a joint inside (COCO skeleton)."""
-    return [
-        _HEAD,
-        ["left_shoulder", "right_shoulder"],
-        ["left_elbow", "left_wrist"],
-        ["right_elbow", "right_wrist"],
-        ["left_hip", "right_hip"],
-        ["left_knee", "left_ankle"],
-        ["right_knee", "right_ankle"],
-    ]
+    """Figure 4 (c), the paper's choice: seven parts without a joint inside; of other than COCO's keypoints `limbs`."""
+    if set(skeleton.keypoint_names) == {name for part in _RIGID for name in part}:
+        return _RIGID
+    return limbs(skeleton)
 
 
 @PART_DIVISION_REGISTRY.register()
@@ -51,6 +57,12 @@ def head_and_limbs(skeleton: Skeleton) -> list[list[str]]:
         for side in ("left", "right")
     ]
     return [_HEAD, *limbs]
+
+
+@PART_DIVISION_REGISTRY.register()
+def limbs(skeleton: Skeleton) -> list[list[str]]:
+    """Rigid segments found from any skeleton's limbs (see `rigid_segments`); of COCO's limbs they are Figure 4 (c)."""
+    return [[skeleton.keypoint_names[i] for i in part] for part in rigid_segments(skeleton)]
 
 
 def build_part_division(skeleton: Skeleton, division: str, groups: list[list[str]] = ()) -> list[int]:
@@ -69,6 +81,11 @@ def build_part_division(skeleton: Skeleton, division: str, groups: list[list[str
             none.
     """
     if groups:
+        if any(isinstance(group, str) or not all(isinstance(name, str) for name in group) for group in groups):
+            raise UserError(
+                f"MODEL.QUERYPOSE.PART_GROUPS is {groups}; it must be a list of lists of keypoint names, such as "
+                "[['head', 'neck'], ['left_hand']]"
+            )
         parts, source = [list(group) for group in groups], "MODEL.QUERYPOSE.PART_GROUPS"
     else:
         known = sorted(name for name, _ in PART_DIVISION_REGISTRY)
@@ -84,8 +101,8 @@ def build_part_division(skeleton: Skeleton, division: str, groups: list[list[str
             if name not in skeleton.keypoint_names:
                 raise UserError(
                     f"{source} names the keypoint '{name}', which this data set's skeleton lacks (it has "
-                    f"{', '.join(skeleton.keypoint_names)}); set PART_DIVISION to 'per_keypoint' or PART_GROUPS to "
-                    "your parts"
+                    f"{', '.join(skeleton.keypoint_names)}); set PART_DIVISION to 'limbs' or 'per_keypoint', or "
+                    "PART_GROUPS to your parts"
                 )
             if name in part_of:
                 raise UserError(
@@ -96,3 +113,11 @@ def build_part_division(skeleton: Skeleton, division: str, groups: list[list[str
     if missing:
         raise UserError(f"{source} leaves out {', '.join(missing)}; every keypoint belongs to exactly one part")
     return [part_of[name] for name in skeleton.keypoint_names]
+
+
+def describe_parts(skeleton: Skeleton, part_of_keypoint: list[int]) -> str:
+    """One line per part with its keypoints, for the log of a run."""
+    parts: dict[int, list[str]] = {}
+    for name, part in zip(skeleton.keypoint_names, part_of_keypoint, strict=True):
+        parts.setdefault(part, []).append(name)
+    return "\n".join(f"  part {part + 1}: {', '.join(parts[part])}" for part in sorted(parts))

@@ -25,28 +25,30 @@ class KeypointHeads(nn.Module):
     """Coordinates and their spread, two numbers each per keypoint, from the part query that holds the keypoint.
 
     Coordinates are (q W^T) / ||q|| + b in units of the stage's box, with its centre at 0; sigma = sigmoid(q W^T + b)
-    in the same units. Not shared: every keypoint has its own rows, stacked here in the skeleton's order.
+    in the same units, or 0 without sigma. Not shared: every keypoint has its own rows, stacked here in the skeleton's
+    order.
     """
 
-    def __init__(self, part_of_keypoint: list[int], part_dim: int):
+    def __init__(self, part_of_keypoint: list[int], part_dim: int, with_sigma: bool = True):
         """
         Args:
             part_of_keypoint: for each of the K keypoints the index of its part.
             part_dim: dp.
+            with_sigma: whether the spread is predicted; some losses have no use for it.
         """
         super().__init__()
         num_keypoints = len(part_of_keypoint)
         self.register_buffer("part_of_keypoint", torch.tensor(part_of_keypoint), persistent=False)
         self.coordinate_weight = nn.Parameter(torch.empty(num_keypoints, 2, part_dim))
         self.coordinate_bias = nn.Parameter(torch.zeros(num_keypoints, 2))
-        self.sigma_weight = nn.Parameter(torch.empty(num_keypoints, 2, part_dim))
-        self.sigma_bias = nn.Parameter(torch.zeros(num_keypoints, 2))
+        self.sigma_weight = nn.Parameter(torch.empty(num_keypoints, 2, part_dim)) if with_sigma else None
+        self.sigma_bias = nn.Parameter(torch.zeros(num_keypoints, 2)) if with_sigma else None
         self.init_weights()
 
     def init_weights(self, gain: float = 0.01) -> None:
         """Start every keypoint near its box's centre with sigma 0.5: a gain of 0.01 on Xavier's weights."""
         for weight in (self.coordinate_weight, self.sigma_weight):
-            for keypoint in weight:
+            for keypoint in weight if weight is not None else ():
                 nn.init.xavier_uniform_(keypoint, gain=gain)
 
     def forward(self, part_queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,5 +58,8 @@ class KeypointHeads(nn.Module):
             queries = part_queries.float()[:, self.part_of_keypoint]  # (R, K, dp)
             norm = queries.norm(dim=-1, keepdim=True).clamp(min=1e-6)
             coordinates = torch.einsum("rkc,koc->rko", queries, self.coordinate_weight) / norm
+            coordinates = coordinates + self.coordinate_bias
+            if self.sigma_weight is None:
+                return coordinates, torch.zeros_like(coordinates)
             sigmas = torch.einsum("rkc,koc->rko", queries, self.sigma_weight) + self.sigma_bias
-            return coordinates + self.coordinate_bias, torch.sigmoid(sigmas)
+            return coordinates, torch.sigmoid(sigmas)

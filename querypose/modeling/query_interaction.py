@@ -1,5 +1,6 @@
-"""How an instance query reads the features of its region: the dynamic channel MLP (Eq. 1)."""
+"""How a query reads the features of its region: the dynamic channel MLP (Eq. 1)."""
 
+import torch
 from detectron2.config import configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
@@ -7,13 +8,15 @@ from torch.nn import functional as F
 
 QUERY_INTERACTION_REGISTRY = Registry("QUERY_INTERACTION")
 QUERY_INTERACTION_REGISTRY.__doc__ = """
-Registry of interactions between an instance query and the features of its region, named by
-`MODEL.QUERYPOSE.QUERY_INTERACTION`; used by the box stage, and by the keypoint stage of the full variant.
+Registry of interactions between queries and the features of their region: `MODEL.QUERYPOSE.QUERY_INTERACTION` names
+the box stage's, `MODEL.QUERYPOSE.KEYPOINT_INTERACTION` that of the keypoint stage (Table 1; not in the light variant).
 
-A registered class is an `nn.Module` built as `cls(cfg, num_tokens)`, `num_tokens` being the number of places in
-the region (7 x 7 in the box stage, 14 x 14 in the keypoint stage). Its `forward(query, tokens)` takes the
-queries (R, d) and the region's features (R, num_tokens, d) and returns what is added to the queries, (R, d);
-the caller adds the residual and normalises.
+A registered class is an `nn.Module` built as `cls(cfg, num_tokens, query_dim)`, `num_tokens` being the number of places
+in the square region (7 x 7 in the box stage, 14 x 14 in the keypoint stage) and `query_dim` the width c of the queries,
+d unless told otherwise. Its `forward(query, tokens)` takes the queries, (R, c), or (R, M, c) where M of them read the
+same region, and the region's features (R, num_tokens, d) and returns what is added to the queries, in their shape;
+the caller adds the residual and normalises. A child of its stage, it may offer `init_weights()`, which is called after
+the global initialisation unless the config asks for the authors' one.
 """
 
 
@@ -22,37 +25,45 @@ class DynamicChannelMLP(nn.Module):
     """A two-layer MLP over the channels of each place, whose weights the query itself makes (DyMLP_channel, Eq. 1)."""
 
     @configurable
-    def __init__(self, *, dim: int, hidden_dim: int, num_tokens: int):
+    def __init__(self, *, dim: int, hidden_dim: int, num_tokens: int, query_dim: int | None = None):
         """
         Args:
-            dim: d, the width of queries and features.
+            dim: d, the width of the features.
             hidden_dim: the width between the two generated layers.
             num_tokens: number of places in a region.
+            query_dim: c, the width of the queries; None: as the features.
         """
         super().__init__()
+        query_dim = query_dim or dim
         self.dim = dim
         self.hidden_dim = hidden_dim
-        self.generator = nn.Linear(dim, 2 * dim * hidden_dim)
+        self.generator = nn.Linear(query_dim, 2 * dim * hidden_dim)
         self.norm1 = nn.LayerNorm(hidden_dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.output = nn.Linear(num_tokens * dim, dim)
-        self.norm3 = nn.LayerNorm(dim)
+        self.output = nn.Linear(num_tokens * dim, query_dim)
+        self.norm3 = nn.LayerNorm(query_dim)
 
     @classmethod
-    def from_config(cls, cfg, num_tokens: int):
+    def from_config(cls, cfg, num_tokens: int, query_dim: int | None = None):
         config = cfg.MODEL.QUERYPOSE
-        return {"dim": config.HIDDEN_DIM, "hidden_dim": config.DYNAMIC_DIM, "num_tokens": num_tokens}
+        return {
+            "dim": config.HIDDEN_DIM,
+            "hidden_dim": config.DYNAMIC_DIM,
+            "num_tokens": num_tokens,
+            "query_dim": query_dim,
+        }
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
-        """query (R, d), tokens (R, num_tokens, d) -> (R, d)."""
-        first, second = self.generator(query).split(self.dim * self.hidden_dim, dim=1)
-        tokens = tokens.bmm(first.view(-1, self.dim, self.hidden_dim))
-        tokens = F.relu(self.norm1(tokens))
-        tokens = tokens.bmm(second.view(-1, self.hidden_dim, self.dim))
-        tokens = F.relu(self.norm2(tokens))
-        return F.relu(self.norm3(self.output(tokens.flatten(1))))
+        """query (R, c) or (R, M, c), tokens (R, num_tokens, d) -> the query's shape."""
+        weights = self.generator(query if query.dim() == 3 else query[:, None])
+        first, second = weights.split(self.dim * self.hidden_dim, dim=2)
+        hidden = torch.einsum("rpd,rmdh->rmph", tokens, first.unflatten(2, (self.dim, self.hidden_dim)))
+        hidden = F.relu(self.norm1(hidden))
+        hidden = torch.einsum("rmph,rmhd->rmpd", hidden, second.unflatten(2, (self.hidden_dim, self.dim)))
+        hidden = F.relu(self.norm2(hidden))
+        return F.relu(self.norm3(self.output(hidden.flatten(2)))).view(query.shape)
 
 
-def build_query_interaction(cfg, num_tokens: int) -> nn.Module:
-    """The interaction that `MODEL.QUERYPOSE.QUERY_INTERACTION` names, for regions of `num_tokens` places."""
-    return QUERY_INTERACTION_REGISTRY.get(cfg.MODEL.QUERYPOSE.QUERY_INTERACTION)(cfg, num_tokens)
+def build_query_interaction(cfg, name: str, num_tokens: int) -> nn.Module:
+    """The interaction of that name for instance queries, with regions of `num_tokens` places."""
+    return QUERY_INTERACTION_REGISTRY.get(name)(cfg, num_tokens)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def residual_log_likelihood_loss(
-    coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor, flow: nn.Module
+    coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor, flow: nn.Module | None
 ) -> Tensor:
     """Sum of -log P(target) over the valid keypoints.
 
@@ -16,7 +16,7 @@ def residual_log_likelihood_loss(
         sigmas: (n, K, 2) their spread, in (0, 1).
         targets: (n, K, 2) in the same units; anything where not valid, NaN included.
         valid: (n, K) which keypoints count.
-        flow: has `log_prob(errors (m, 2)) -> (m,)`.
+        flow: has `log_prob(errors (m, 2)) -> (m,)`; None leaves its terms, log sigma - log phi(e), out.
 
     With e = (u - g) / sigma, each of the two coordinates gives log sigma - log phi(e)
     + log(sigma sqrt(2 pi)) + |g - u| / (sqrt(2) sigma). phi is the flow's density of the pair: it counts once for x
@@ -27,9 +27,10 @@ def residual_log_likelihood_loss(
     difference = torch.where(valid, coordinates - targets, 0.0).float()
     sigmas = torch.where(valid, sigmas.float(), 1.0).clamp(min=1e-9)
 
-    log_density = flow.log_prob((difference / sigmas).flatten(0, 1)).view(difference.shape[:2])[..., None]
-    laplace = torch.log(sigmas * math.sqrt(2 * math.pi)) + difference.abs() / (math.sqrt(2) * sigmas + 1e-9)
-    loss = torch.log(sigmas) - log_density + laplace
+    loss = torch.log(sigmas * math.sqrt(2 * math.pi)) + difference.abs() / (math.sqrt(2) * sigmas + 1e-9)
+    if flow is not None:
+        log_density = flow.log_prob((difference / sigmas).flatten(0, 1)).view(difference.shape[:2])[..., None]
+        loss = torch.log(sigmas) - log_density + loss
     return torch.where(valid, loss, 0.0).sum()
 
 

@@ -13,6 +13,8 @@ Registry of modules that update the part queries with the part embeddings of a s
 
 A registered class is an `nn.Module` built as `cls(cfg)`. Its `forward(embeddings, queries)` takes the embeddings
 made in this stage and the part queries of the stage before, both (R, M, dp), and returns the new queries (R, M, dp).
+With the class attribute `iterates = False` they serve their own stage only: the next one starts from the learnable
+part queries again (Table 2a).
 """
 
 

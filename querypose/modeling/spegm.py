@@ -11,9 +11,11 @@ PART_EMBEDDING_REGISTRY.__doc__ = """
 Registry of modules that make part embeddings from the features of a person's region, named by
 `MODEL.QUERYPOSE.PART_EMBEDDING`.
 
-A registered class is an `nn.Module` built as `cls(cfg, num_parts)`. Its `forward(regions)` takes the tower's
-features (R, d, H, W) and returns the part embeddings (R, M, dp). It may offer `init_weights()`, which is called
-after the global initialisation unless the config asks for the authors' one.
+A registered class is an `nn.Module` built as `cls(cfg, num_parts)`. Its `forward(regions, queries)` takes the tower's
+features (R, d, H, W) and the part queries that the stage starts from (R, M, dp) and returns the part embeddings
+(R, M, dp) and the attention over the region that they were summed up with, (R, M, H', W') in float32, every map
+summing to one, or None where there is none; its class attribute `makes_attention` says which. It may offer
+`init_weights()`, which is called after the global initialisation unless the config asks for the authors' one.
 """
 
 
@@ -21,6 +23,7 @@ after the global initialisation unless the config asks for the authors' one.
 class SPEGM(nn.Module):
     """Local spatial attention: one map of weights per part over the upsampled region, E = Linear(A x region)."""
 
+    makes_attention = True
     extra_dim = 0  # what a subclass adds to the channels that the attention weighs
 
     @configurable
@@ -51,20 +54,20 @@ class SPEGM(nn.Module):
         nn.init.normal_(self.attention.weight, std=0.01)
         nn.init.zeros_(self.attention.bias)
 
-    def forward(self, regions: Tensor) -> Tensor:
-        """regions (R, d, H, W) -> part embeddings (R, M, dp)."""
+    def forward(self, regions: Tensor, queries: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """regions (R, d, H, W) -> embeddings (R, M, dp) and A (R, M, 2H, 2W), whose maps sum to one (Figure 5).
+
+        The part queries have no influence on either.
+        """
         upsampled = self.upsample(regions)
-        weights = self.attention_maps(upsampled).flatten(2)
-        return self.project(weights @ self.tokens(upsampled))
+        maps = self.attention(upsampled)
+        attention = F.softmax(maps.flatten(2).float(), dim=2)
+        tokens = self.tokens(upsampled)
+        return self.project(attention.to(tokens) @ tokens), attention.view_as(maps)
 
     def tokens(self, upsampled: Tensor) -> Tensor:
         """upsampled regions (R, d, 2H, 2W) -> what the attention sums up, (R, 4HW, d + extra_dim)."""
         return upsampled.flatten(2).transpose(1, 2)
-
-    def attention_maps(self, upsampled: Tensor) -> Tensor:
-        """upsampled regions (R, d, 2H, 2W) -> A (R, M, 2H, 2W), each map summing to one (Figure 5)."""
-        maps = self.attention(upsampled)
-        return F.softmax(maps.flatten(2), dim=2).view_as(maps)
 
 
 @PART_EMBEDDING_REGISTRY.register()

@@ -36,4 +36,5 @@ class Targets:
         scale = torch.tensor(
             [[image.image_size[1], image.image_size[0]] * 2 for image in instances], dtype=torch.float32
         )
-        return cls(boxes.to(device), keypoints.to(device), counts, scale.to(device))
+        boxes, keypoints, scale = (tensor.to(device, non_blocking=True) for tensor in (boxes, keypoints, scale))
+        return cls(boxes, keypoints, counts, scale)

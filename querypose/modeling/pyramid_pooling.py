@@ -1,0 +1,33 @@
+"""RoIAlign over a feature pyramid without a question to the device, for training on a GPU."""
+
+import torch
+from detectron2.modeling.poolers import ROIPooler
+from torch import Tensor
+from torchvision.ops import roi_align
+
+
+def pool_every_level(pooler: ROIPooler, features: list[Tensor], boxes: Tensor) -> Tensor:
+    """What `pooler` computes of boxes (B, N, 4) in pixels: (B * N, d, height, width), to the last bit.
+
+    The pooler finds out how many boxes each level has, for which the host waits. Here every box is pooled from every
+    level and its own level's result kept: four times the work of a small part of the step, and no waiting.
+    """
+    batch, number = boxes.shape[:2]
+    flat = boxes.reshape(-1, 4).float()
+    image = torch.arange(batch, device=boxes.device).repeat_interleave(number)
+    rois = torch.cat([image[:, None].to(flat), flat], dim=1)
+
+    # the level whose canonical box is as large, as in the Feature Pyramid Networks' equation 1
+    size = (flat[:, 2:] - flat[:, :2]).prod(dim=1).sqrt()
+    level = torch.floor(pooler.canonical_level + torch.log2(size / pooler.canonical_box_size + 1e-8))
+    # a diverged box must not stop the step: the loss reports it
+    level = torch.nan_to_num(level, nan=pooler.min_level).clamp(pooler.min_level, pooler.max_level)
+
+    regions = None
+    for index, (feature, align) in enumerate(zip(features, pooler.level_poolers, strict=True)):
+        pooled = roi_align(
+            feature, rois.to(feature), align.output_size, align.spatial_scale, align.sampling_ratio, align.aligned
+        )
+        mine = (level == pooler.min_level + index).view(-1, 1, 1, 1)
+        regions = torch.where(mine, pooled, 0.0 if regions is None else regions)
+    return regions

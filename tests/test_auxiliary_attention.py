@@ -1,0 +1,64 @@
+"""The loss on attention maps: its minimum, its value by hand, and what must not count."""
+
+import math
+
+import pytest
+import torch
+
+from querypose.modeling.auxiliary_attention import attention_loss
+
+
+def gaussian_map(x, y, width, height, sigma):
+    """The Gaussian at (x, y), in places, over a map whose places have their centres at i + 0.5."""
+    columns = torch.exp(-((torch.arange(width) + 0.5 - x) ** 2) / (2 * sigma**2))
+    rows = torch.exp(-((torch.arange(height) + 0.5 - y) ** 2) / (2 * sigma**2))
+    product = rows[:, None] * columns
+    return product / product.sum()
+
+
+def test_flat_attention_costs_the_logarithm_of_the_number_of_places():
+    attention = torch.full((2, 3, 6, 8), 1 / 48)
+    targets, valid = torch.rand(2, 4, 2) - 0.5, torch.tensor([[True, False, True, True], [False, False, False, True]])
+    loss = attention_loss(attention, targets, valid, [0, 0, 1, 2])
+    assert loss.item() == pytest.approx(4 * math.log(48), rel=1e-5)
+
+
+def test_the_gaussian_at_the_keypoint_is_the_best_attention():
+    # x = 0.1, y = -0.25 in box units are place 6 of 10 and place 1.5 of 6
+    targets, valid = torch.tensor([[[0.1, -0.25]]]), torch.tensor([[True]])
+
+    def loss(x, y, sigma=1.5):
+        return attention_loss(gaussian_map(x, y, 10, 6, sigma)[None, None], targets, valid, [0], sigma=1.5).item()
+
+    best = gaussian_map(6.0, 1.5, 10, 6, 1.5)
+    assert loss(6.0, 1.5) == pytest.approx(-(best * best.log()).sum().item(), rel=1e-5)
+    others = [loss(7.0, 1.5), loss(5.0, 1.5), loss(6.0, 2.5), loss(6.0, 0.5), loss(6.0, 1.5, 1.2), loss(6.0, 1.5, 2.0)]
+    assert min(others) > loss(6.0, 1.5)
+
+
+def test_keypoints_of_one_part_share_its_map_and_descent_finds_both():
+    targets, valid = torch.tensor([[[-0.3, 0.0], [0.3, 0.0], [0.0, 0.4]]]), torch.tensor([[True, True, False]])
+    logits = torch.zeros(1, 1, 5, 11, requires_grad=True)
+    for _ in range(300):
+        loss = attention_loss(logits.flatten(2).softmax(-1).view_as(logits), targets, valid, [0, 0, 0], sigma=0.5)
+        logits.data -= torch.autograd.grad(loss, logits)[0]
+    found = logits.detach().flatten(2).softmax(-1).view(5, 11)
+    assert {tuple(divmod(int(place), 11)) for place in found.flatten().topk(2).indices} == {(2, 2), (2, 8)}
+    assert found[2, 2].item() == pytest.approx(found[2, 8].item(), rel=1e-3)
+    assert found[4].sum() < 0.05  # the keypoint that does not count draws nothing
+
+
+def test_what_does_not_count_may_be_anything():
+    attention = torch.rand(1, 2, 4, 4).requires_grad_()
+    targets = torch.tensor([[[float("nan"), 0.0], [float("inf"), 1e30]]])
+    loss = attention_loss(attention, targets, torch.zeros(1, 2, dtype=torch.bool), [0, 1])
+    loss.backward()
+    assert loss.item() == 0 and not attention.grad.any()
+
+
+def test_attention_of_zero_and_an_empty_batch_stay_finite():
+    attention = torch.zeros(1, 1, 4, 4)
+    attention[..., 0, 0] = 1
+    assert attention_loss(attention, torch.full((1, 1, 2), 0.49), torch.ones(1, 1, dtype=torch.bool), [0]).isfinite()
+    nobody = torch.zeros(0, 2, 4, 4), torch.zeros(0, 3, 2), torch.zeros(0, 3, dtype=torch.bool)
+    assert attention_loss(*nobody, [0, 1, 1]).item() == 0

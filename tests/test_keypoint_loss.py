@@ -1,0 +1,93 @@
+"""The keypoint losses beside residual log-likelihood, against closed forms."""
+
+import math
+
+import pytest
+import torch
+from tiny_model import tiny_batch, tiny_config, tiny_model
+
+from querypose.modeling.keypoint_loss import L1, RLE, RLEWithoutFlow, SmoothL1
+from querypose.modeling.rle import residual_log_likelihood_loss
+
+
+def example():
+    coordinates = torch.tensor([[[0.10, -0.20], [0.0, 0.3], [0.4, 0.4]]], requires_grad=True)
+    targets = torch.tensor([[[0.13, -0.10], [0.0, 0.3], [float("nan"), float("inf")]]])
+    valid = torch.tensor([[True, True, False]])
+    return coordinates, targets, valid
+
+
+def test_l1_and_smooth_l1_by_hand():
+    coordinates, targets, valid = example()
+    cfg = tiny_config("light")
+    loss = L1(cfg)(coordinates, None, targets, valid, None)
+    assert loss.item() == pytest.approx(0.03 + 0.10)
+    (gradient,) = torch.autograd.grad(loss, coordinates)
+    torch.testing.assert_close(gradient, torch.tensor([[[-1.0, -1.0], [0.0, 0.0], [0.0, 0.0]]]))
+    assert cfg.MODEL.QUERYPOSE.LOSS.SMOOTH_L1_BETA == 0.05
+    loss = SmoothL1(cfg)(coordinates, None, targets, valid, None)
+    assert loss.item() == pytest.approx(0.03**2 / (2 * 0.05) + 0.10 - 0.025)
+    (gradient,) = torch.autograd.grad(loss, coordinates)
+    torch.testing.assert_close(gradient, torch.tensor([[[-0.6, -1.0], [0.0, 0.0], [0.0, 0.0]]]))
+
+
+def test_without_the_flow():
+    coordinates, targets, valid = example()
+    sigmas = torch.tensor([[[0.2, 0.4], [0.3, 0.5], [0.1, 0.1]]])
+    loss = RLEWithoutFlow(None)(coordinates, sigmas, targets, valid, None)
+    wanted = sum(
+        math.log(sigma * math.sqrt(2 * math.pi)) + error / (math.sqrt(2) * sigma)
+        for sigma, error in ((0.2, 0.03), (0.4, 0.10), (0.3, 0.0), (0.5, 0.0))
+    )
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+    # sigma still means something: the best one is the error over sqrt 2
+    best = [torch.full((1, 1, 2), 0.1 / math.sqrt(2) * factor) for factor in (0.9, 1.0, 1.1)]
+    at = [
+        RLEWithoutFlow(None)(torch.zeros(1, 1, 2), s, torch.full((1, 1, 2), 0.1), torch.ones(1, 1).bool(), None)
+        for s in best
+    ]
+    assert at[1] < at[0] and at[1] < at[2]
+
+
+def test_with_the_flow_it_is_the_paper_s():
+    coordinates, targets, valid = example()
+    sigmas = torch.full_like(targets, 0.3)
+    flow = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    ours = RLE(None)(coordinates, sigmas, targets, valid, flow)
+    torch.testing.assert_close(ours, residual_log_likelihood_loss(coordinates, sigmas, targets, valid, flow))
+    assert ours > RLEWithoutFlow(None)(coordinates, sigmas, targets, valid, None)
+
+
+@torch.no_grad()
+def decoder_inputs(model):
+    images = model.preprocess(tiny_batch()[:1])
+    maps = model.backbone(images.tensor)
+    height, width = images.image_sizes[0]
+    return [maps[name] for name in model.in_features], torch.tensor([[float(width), float(height)]])
+
+
+@pytest.mark.parametrize(
+    ("name", "flow", "sigma"), [("RLE", 1, 1), ("RLEWithoutFlow", 0, 1), ("L1", 0, 0), ("SmoothL1", 0, 0)]
+)
+def test_only_what_the_loss_needs_exists(name, flow, sigma):
+    model = tiny_model("light", "MODEL.QUERYPOSE.KEYPOINT_LOSS", name)
+    names = [key for key, _ in model.named_parameters()]
+    assert any("criterion.flow" in key for key in names) == bool(flow)
+    assert any("heads.sigma" in key for key in names) == bool(sigma)
+    losses = model.train()(tiny_batch())
+    sum(losses.values()).backward()
+    assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
+    with torch.no_grad():
+        (instances,) = model.eval()(tiny_batch()[:1], do_postprocess=False)
+    confidence = instances.pred_keypoints[..., 2]
+    assert (confidence == 1).all() == (not sigma)
+    probability = model.decoder(*decoder_inputs(model)).logits[-1][0].sigmoid()
+    assert torch.allclose(instances.scores, probability.flatten().sort(descending=True)[0]) == (not sigma)
+
+
+def test_an_empty_batch_keeps_the_graph():
+    model = tiny_model("light", "MODEL.QUERYPOSE.KEYPOINT_LOSS", "L1").train()
+    losses = model(tiny_batch(persons=(0, 0)))
+    assert losses["loss_keypoint"].item() == 0
+    sum(losses.values()).backward()
+    assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
