@@ -59,11 +59,14 @@ def test_train_resume_and_evaluate(people, tmp_path):
     assert [line["iteration"] for line in lines() if "total_loss" in line] == [1, 3]
     assert {"bbox/AP", "keypoints/AP"} < lines()[-1].keys(), "the last step is evaluated"
 
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["iterations"] == 4 and results["metrics"]["keypoints"]["AP"] == lines()[-1]["keypoints/AP"]
     weights = ["MODEL.WEIGHTS", tmp_path / "run" / "model_final.pth"]
     for folder, tool, flags in (("again", "train_net.py", ["--eval-only"]), ("test", "test_net.py", [])):
         text = run_config(tool, folder, *weights, flags=flags)
         assert "Task: keypoints" in text and "Task: bbox" in text
         assert predictions(folder) == predictions("run")
+        assert json.loads((tmp_path / folder / "results.json").read_text())["metrics"] == results["metrics"]
     assert len(predictions("run")) > 0
 
 
@@ -84,7 +87,11 @@ def fails(monkeypatch, capsys, tool, *args):
         ("train_net.py", ["--config-file", QUICKSTART, "SOLVER.LR", "1"], "unknown key SOLVER.LR; valid there are"),
         ("train_net.py", ["--config-file", QUICKSTART, "SOLVER.MAX_ITER"], "odd length"),
         ("train_net.py", ["--config-file", QUICKSTART, "DATASETS.TRAIN", "('none.json',)"], "none.json does not exist"),
-        ("test_net.py", ["--config-file", QUICKSTART, "MODEL.QUERYPOSE.VARIANT", "tiny"], "valid are full, light"),
+        (
+            "test_net.py",
+            ["--config-file", QUICKSTART, "MODEL.QUERYPOSE.VARIANT", "tiny"],
+            "valid are branched, full, light",
+        ),
     ],
 )
 def test_mistakes_end_with_one_sentence(monkeypatch, capsys, tool, args, reason):

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from tiny_model import tiny_config
 from torch import nn
@@ -14,7 +13,8 @@ from querypose.data import resolve_datasets
 from querypose.data.synthetic_people import write_synthetic_people
 from querypose.engine import PoseTrainer
 from querypose.engine.progress import ProgressBar
-from querypose.engine.trainer import BFloat16Trainer, wrap_for_distribution
+from querypose.engine.step import BFloat16Trainer, StepTrainer
+from querypose.engine.trainer import use_bfloat16, wrap_for_distribution
 from querypose.evaluation import PoseEvaluator
 
 
@@ -42,9 +42,9 @@ def config(people, folder, *opts):
 
 def test_two_steps_leave_metrics_and_a_checkpoint(people, tmp_path):
     trainer = PoseTrainer(config(people, tmp_path))
-    assert type(trainer._trainer) is SimpleTrainer
+    assert type(trainer._trainer) is StepTrainer
     before = [parameter.clone() for parameter in trainer.model.parameters()]
-    trainer.train()
+    metrics = trainer.train()
     changed = [not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True)]
     assert sum(changed) > 0.9 * len(changed)
     trained, evaluated = (json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines())
@@ -52,6 +52,7 @@ def test_two_steps_leave_metrics_and_a_checkpoint(people, tmp_path):
     losses = {f"loss_{kind}{suffix}" for kind in ("class", "l1", "giou", "keypoint") for suffix in ("", "_0")}
     assert losses < trained.keys()
     assert {"bbox/AP", "keypoints/AP"} < evaluated.keys(), "the last step is evaluated"
+    assert metrics["keypoints"]["AP"] == evaluated["keypoints/AP"]
     state = torch.load(tmp_path / "model_final.pth", weights_only=False)
     assert state["iteration"] == 1 and state["model"].keys() == trainer.model.state_dict().keys()
 
@@ -62,7 +63,8 @@ def test_two_steps_leave_metrics_and_a_checkpoint(people, tmp_path):
         assert torch.equal(tensor, trainer.model.state_dict()[name]), name
 
 
-def test_bfloat16_by_the_config(people, tmp_path):
+def test_bfloat16_by_the_config(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     trainer = PoseTrainer(config(people, tmp_path, "SOLVER.AMP.ENABLED", True))
     assert type(trainer._trainer) is BFloat16Trainer
     with EventStorage():
@@ -130,3 +132,20 @@ def test_progress_bar(monkeypatch, enabled):
         assert "training" in text and "30/30" in text and "loss=3.25" in text
     else:
         assert text == ""
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "avx512", "amx", "expected"),
+    [
+        ("cpu", True, True, False, True),
+        ("cpu", True, False, True, True),
+        ("cpu", True, False, False, False),
+        ("cpu", False, True, True, False),
+        ("cuda", True, False, False, True),
+        ("cuda:1", False, True, True, False),
+    ],
+)
+def test_bfloat16_only_where_the_processor_computes_it(monkeypatch, device, asked, avx512, amx, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    assert use_bfloat16(tiny_config("light", "MODEL.DEVICE", device, "SOLVER.AMP.ENABLED", asked)) is expected

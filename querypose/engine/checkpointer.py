@@ -31,6 +31,6 @@ class PoseCheckpointer(DetectionCheckpointer):
         if path and "://" not in path and not os.path.isfile(path):
             raise UserError(
                 f"there is no weights file {path}; set MODEL.WEIGHTS to a file, or to '' to start from random weights "
-                "(tools/convert_weights.py makes a file of HRNet's, Swin's and the authors' public weights)"
+                "(docs/MODEL_ZOO.md says how to make the file of each config from public weights)"
             )
         return super().load(path, *args, **kwargs)

@@ -8,10 +8,14 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from querypose.config import setup_config
-from querypose.data import check_datasets
+from querypose.data import check_datasets, skeleton_of
 from querypose.engine.checkpointer import PoseCheckpointer
+from querypose.engine.results import InferenceTimer, write_results
 from querypose.engine.trainer import PoseTrainer
 from querypose.errors import UserError
+from querypose.modeling.part_division import build_part_division, describe_parts
+
+logger = logging.getLogger(__name__)
 
 
 def train_net_parser() -> argparse.ArgumentParser:
@@ -25,23 +29,46 @@ def train_net_parser() -> argparse.ArgumentParser:
 
 
 def train_net_main(args: argparse.Namespace):
-    """Train, or with `eval_only` evaluate; returns the metrics of the last evaluation."""
+    """Train, or with `eval_only` evaluate; returns the metrics of the last evaluation and leaves them in
+    results.json."""
     cfg = setup_config(args.config_file, args.opts)
     check_datasets(cfg, train=not args.eval_only)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
         raise UserError(
             "nothing to evaluate: give MODEL.WEIGHTS path/to/model.pth, or --resume for the last checkpoint"
         )
+    for name in cfg.DATASETS.TEST:
+        PoseTrainer.build_evaluator(cfg, name)  # what it cannot do is told before a training, not after it
     cfg.freeze()
     default_setup(cfg, args)
     logging.getLogger("querypose").parent = logging.getLogger("detectron2")
+    log_parts(cfg)
     if args.eval_only:
         model = PoseTrainer.build_model(cfg)
         PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = PoseTrainer.test(cfg, model)
+        with InferenceTimer(model) as timer:
+            results = PoseTrainer.test(cfg, model)
+        write_results(cfg, args.config_file, results, timer.milliseconds)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
     trainer = PoseTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    with InferenceTimer(trainer.model) as timer:
+        results = trainer.train()
+    write_results(cfg, args.config_file, results, timer.milliseconds)
+    return results
+
+
+def log_parts(cfg):
+    """Print which keypoints share a part query."""
+    skeleton, config = skeleton_of(cfg), cfg.MODEL.QUERYPOSE
+    parts = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
+    source = "PART_GROUPS" if config.PART_GROUPS else f"PART_DIVISION {config.PART_DIVISION}"
+    logger.info(
+        "%d keypoints in %d parts by %s:\n%s",
+        skeleton.num_keypoints,
+        max(parts) + 1,
+        source,
+        describe_parts(skeleton, parts),
+    )

@@ -1,0 +1,51 @@
+"""results.json: what it counts, and what it leaves out."""
+
+import json
+
+import pytest
+import torch
+from tiny_model import tiny_config
+from torch import nn
+
+from querypose.engine.results import InferenceTimer, training_effort, write_results
+
+
+def test_training_effort_over_an_interruption(tmp_path):
+    file = tmp_path / "metrics.json"
+    assert training_effort(file) == (None, None)
+    # written every 20 iterations; interrupted after 60 and gone on with from 40
+    records = [(19, 1.0), (39, 1.0), (59, 1.0), (59, 2.0), (79, 2.0)]
+    lines = [json.dumps({"iteration": iteration, "time": time}) for iteration, time in records]
+    file.write_text("\n".join([*lines, json.dumps({"iteration": 79, "bbox/AP": 1.0})]) + "\n")
+    iterations, seconds = training_effort(file)
+    assert iterations == 80 and seconds == pytest.approx(20 + 20 + 40 + 40)
+
+
+def test_only_evaluation_is_timed():
+    model = nn.Linear(2, 2)
+    with InferenceTimer(model) as timer:
+        model.train()
+        for _ in range(10):
+            model(torch.zeros(1, 2))
+        assert timer.milliseconds is None
+        model.eval()
+        for _ in range(7):
+            model(torch.zeros(1, 2))
+    assert 0 < timer.milliseconds < 1000
+    count = len(timer._seconds)
+    model(torch.zeros(1, 2))
+    assert len(timer._seconds) == count == 7
+
+
+def test_the_file(tmp_path):
+    cfg = tiny_config("light", "OUTPUT_DIR", str(tmp_path), "SEED", 3, "DATASETS.TEST", ("keypoints_coco_2017_val",))
+    metrics = {"bbox": {"AP": 12.5}, "keypoints": {"AP": 10.0, "APl": float("nan")}}
+    write_results(cfg, "configs/a.yaml", metrics, 12.0)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["metrics"] == {"bbox": {"AP": 12.5}, "keypoints": {"AP": 10.0, "APl": None}}
+    assert (results["config_file"], results["seed"], results["ms_per_image"]) == ("configs/a.yaml", 3, 12.0)
+    assert results["test_sets"] == ["keypoints_coco_2017_val"] and results["iterations"] is None
+    assert results["processes"] == 1 and results["hardware"]
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    write_results(cfg, "configs/a.yaml", None, None)
+    assert json.loads((tmp_path / "results.json").read_text())["metrics"] == {}
