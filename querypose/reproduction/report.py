@@ -1,0 +1,92 @@
+"""Tables as Markdown and CSV: the paper's figures, ours beside them, and what our runs took."""
+
+import csv
+import io
+
+from querypose.errors import UserError
+from querypose.reproduction.runs import Run
+from querypose.reproduction.tables import Row, Table
+
+NOT_YET = "not yet run"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+Runs = dict[Row, list[Run]]
+
+
+def to_markdown(tables: list[Table], runs: Runs) -> str:
+    """A heading and a table for each, then a line for each run: its config, iterations, time, memory, seed, folder."""
+    parts = []
+    for table in tables:
+        # columns of the paper in which it says nothing are left out
+        told = [index for index in range(len(table.columns)) if any(row.paper[index] is not None for row in table.rows)]
+        header = [*table.labels, *(f"{table.columns[index]} (paper)" for index in told)]
+        header += [f"{column} (ours)" for column in table.columns]
+        lines = [f"### {table.title}", "", _line(header), _line(["---"] * len(header))]
+        for row in table.rows:
+            paper = [_number(row.paper[index]) for index in told]
+            lines.append(_line([*row.labels, *paper, *_ours(table, row, runs.get(row, []))]))
+        took = [_took(row, run) for row in table.rows for run in runs.get(row, [])]
+        parts.append("\n".join([*lines, *([""] if took else []), *took]))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_csv(tables: list[Table], runs: Runs) -> str:
+    """A line for each row, figure and run: table, row, config, figure's name, paper, ours, seed, iterations, folder."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["table", "row", "config", "figure", "paper", "ours", "seed", "iterations", "run"])
+    for table in tables:
+        for row in table.rows:
+            for index, column in enumerate(table.columns):
+                for run in runs.get(row) or [None]:
+                    ours = ["", "", "", ""]
+                    if run is not None:
+                        results = run.results
+                        ours = [run.figure(column), results.get("seed"), results.get("iterations"), run.folder]
+                    cells = [table.name, " ".join(row.labels), row.config, column, row.paper[index], *ours]
+                    writer.writerow(["" if cell is None else cell for cell in cells])
+    return file.getvalue()
+
+
+def update_block(text: str, block: str, path: str) -> str:
+    """The text of a document with `block` between its two marks; UserError if it lacks them."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"{path} has no lines {BEGIN} and {END}, between which the results are written; add them")
+    return f"{before}{BEGIN}\n{block.strip()}\n{END}{after}"
+
+
+def _ours(table: Table, row: Row, runs: list[Run]) -> list[str]:
+    """A cell for each column; several runs share a cell."""
+    if row.config is None:
+        return ["" for _ in table.columns]
+    if not runs:
+        return [NOT_YET, *("" for _ in table.columns[1:])]
+    if not any(run.results["metrics"] for run in runs):
+        return ["results written, for the server to score", *("" for _ in table.columns[1:])]
+    return [" / ".join(_number(run.figure(column)) for run in runs) for column in table.columns]
+
+
+def _took(row: Row, run: Run) -> str:
+    results = run.results
+    facts = [f"`{row.config}`"]
+    if results.get("iterations"):
+        minutes = results["training_seconds"] / 60
+        facts.append(f"{results['iterations']} iterations of {results['images_per_batch']} images in {minutes:.1f} min")
+    if results.get("ms_per_image"):
+        facts.append(f"{results['ms_per_image']:.1f} ms an image")
+    if results.get("peak_memory_mb"):
+        facts.append(f"{results['peak_memory_mb'] / 1024:.1f} GiB")
+    facts += [f"seed {results['seed']}", f"{results['processes']} x {results['hardware']}", f"`{run.folder}`"]
+    if run.differences:
+        facts.append("**not the row's:** " + ", ".join(run.differences))
+    return "- " + ", ".join(facts)
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)

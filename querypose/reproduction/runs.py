@@ -1,0 +1,120 @@
+"""Finished runs in an output folder, and whether each is what its row says."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode
+
+from querypose.errors import UserError
+from querypose.reproduction.tables import Row, config_of, load_tables
+
+# Without influence on the result, or filled in by the run itself.
+_OF_NO_ACCOUNT = (
+    "OUTPUT_DIR", "SEED", "VERSION", "CUDNN_BENCHMARK", "VIS_PERIOD", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE",
+    "MODEL.QUERYPOSE.SKELETON", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD", "TEST.EVALUATOR_BACKEND",
+    "MODEL.WEIGHTS",
+)  # fmt: skip
+_OF_NO_ACCOUNT_IN_EVALUATION = (
+    "SOLVER", "DATASETS.TRAIN", "INPUT.CROP", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN",
+)  # fmt: skip
+# columns whose figure has another task or name in the results
+_METRIC = {
+    "APM": ("keypoints", "APm"),
+    "APL": ("keypoints", "APl"),
+    "AP box": ("bbox", "AP"),
+    "AP kps": ("keypoints", "AP"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its results.json and in what its config differs from the row's."""
+
+    folder: Path
+    results: dict
+    differences: tuple[str, ...]
+
+    def figure(self, column: str) -> float | None:
+        """What the run reached in a column of a table (AP, APM, AP box, Time [ms] ..); None if it says nothing."""
+        if column == "Time [ms]":
+            return self.results.get("ms_per_image")
+        task, name = _METRIC.get(column, ("keypoints", column))
+        metrics = self.results["metrics"].get(task, {})
+        # CrowdPose has medium images where COCO has medium persons, by another name
+        return metrics.get(column if task == "keypoints" and column in metrics else name)
+
+
+def run_folder(row: Row, output: Path, seed: int | None = None) -> Path:
+    """Where the row's run belongs: rows of one and the same config share a folder, named after the first of them."""
+    return output / _folder_name(first_config_like(row.config), seed)
+
+
+def training_folder(row: Row, output: Path, seed: int | None = None) -> Path:
+    """Where the training of a row that only evaluates belongs."""
+    return output / _folder_name(row.train, seed)
+
+
+def find_runs(row: Row, output: Path) -> list[Run]:
+    """The finished runs of a row (results.json is the mark), of every seed.
+
+    Raises:
+        UserError: a results.json that cannot be read, or a run of another model in the row's folder.
+    """
+    if row.config is None or config_of(row.config) is None:
+        return []
+    folder = run_folder(row, output)
+    with_seed = re.compile(re.escape(folder.name) + r"_seed\d+")
+    siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    folders = [folder, *sorted(path for path in siblings if with_seed.fullmatch(path.name))]
+    return [_read(row, path) for path in folders if (path / "results.json").is_file()]
+
+
+def _folder_name(config: str, seed: int | None) -> str:
+    return config.removeprefix("configs/").removesuffix(".yaml") + ("" if seed is None else f"_seed{seed}")
+
+
+def first_config_like(config: str) -> str:
+    """The first config of the paper's ablations that is the same as this one, or this one itself."""
+    mine = config_of(config)
+    if mine is None or "/ablations/" not in config:
+        return config
+    others = (row.config for table in load_tables("paper") for row in table.rows if row.config)
+    return next(other for other in others if other == config or config_of(other) == mine)
+
+
+def _read(row: Row, folder: Path) -> Run:
+    try:
+        results = json.loads((folder / "results.json").read_text())
+        ran = yaml.safe_load((folder / "config.yaml").read_text())
+        results["metrics"].items()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{folder} has a results.json but is not a whole run ({type(error).__name__}: {error}); move it away"
+        ) from error
+    differences = tuple(_differences(config_of(row.config), ran, evaluation=row.train is not None))
+    wrong = [text for text in differences if text.startswith("MODEL.")]
+    if wrong:
+        raise UserError(f"the run in {folder} is not of {row.config}: {wrong[0]}; move it away and run the row")
+    return Run(folder, results, differences)
+
+
+def _differences(wanted: CfgNode, ran: dict, evaluation: bool):
+    """Sentences such as 'SOLVER.MAX_ITER 1000 instead of 140000'."""
+    skipped = _OF_NO_ACCOUNT + (_OF_NO_ACCOUNT_IN_EVALUATION if evaluation else ())
+    found = dict(_leaves(ran))
+    for key, value in _leaves(yaml.safe_load(wanted.dump())):
+        if any(key == skip or key.startswith(skip + ".") for skip in skipped):
+            continue
+        if key in found and found[key] != value:
+            yield f"{key} {found[key]} instead of {value}"
+
+
+def _leaves(node: dict, prefix: str = ""):
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

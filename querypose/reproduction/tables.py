@@ -1,0 +1,69 @@
+"""Tables of a protocol: rows, their configs and what the paper reports of them."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+from querypose.config import add_querypose_config
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROTOCOLS = ("paper", "minicoco", "minicoco_cpu")
+"""The paper's tables; rows of them on Mini-COCO; a cut of those for a CPU (docs/EXPERIMENTS.md)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    labels: what the row is called, by the table's label columns. paper: the paper's figure for each column, or None.
+    config: of the run that fills the row, relative to the repository; None for the work of others. train: where
+    the config only evaluates, that of the training that makes its weights.
+    """
+
+    labels: tuple[str, ...]
+    paper: tuple[float | None, ...]
+    config: str | None = None
+    train: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    title: str
+    labels: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def load_tables(protocol: str = "paper") -> list[Table]:
+    """The tables of one of `PROTOCOLS`, in their order."""
+    records = json.loads((Path(__file__).parent / f"{protocol}_tables.json").read_text())
+    return [
+        Table(
+            record["name"],
+            record["title"],
+            tuple(record["labels"]),
+            tuple(record["columns"]),
+            tuple(
+                Row(tuple(row["labels"]), tuple(row["paper"]), row.get("config"), row.get("train"))
+                for row in record["rows"]
+            ),
+        )
+        for record in records
+    ]
+
+
+@cache
+def config_of(file: str) -> CfgNode | None:
+    """The config of a row with its bases; None where one of its files does not exist."""
+    cfg = get_cfg()
+    add_querypose_config(cfg)
+    try:
+        cfg.merge_from_file(str(REPOSITORY / file))
+    except FileNotFoundError:
+        return None
+    cfg.freeze()
+    return cfg

@@ -1,0 +1,232 @@
+"""The paper's figures as data, runs that are found or refused, and the commands for what is missing."""
+
+import csv
+import importlib.util
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from querypose.errors import UserError
+from querypose.reproduction import find_runs, load_tables, missing_commands, run_folder, to_csv, to_markdown
+from querypose.reproduction.report import BEGIN, END, update_block
+from querypose.reproduction.runs import training_folder
+from querypose.reproduction.tables import PROTOCOLS, config_of
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLES = {table.name: table for table in load_tables()}
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    spec = importlib.util.spec_from_file_location("reproduce_tables", ROOT / "tools/reproduce_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row_of(table, *labels):
+    (row,) = [row for row in TABLES[table].rows if row.labels == labels]
+    return row
+
+
+def finish(row, output, keypoints, bbox=50.0, seed=None, **changes):
+    """Lay out the folder of a finished run of the row."""
+    folder = run_folder(row, output, seed)
+    folder.mkdir(parents=True)
+    cfg = config_of(row.config).clone()
+    cfg.defrost()
+    cfg.merge_from_list([item for pair in changes.items() for item in pair])
+    (folder / "config.yaml").write_text(cfg.dump())
+    results = {
+        "metrics": {"bbox": {"AP": bbox}, "keypoints": keypoints} if keypoints else {},
+        "ms_per_image": 71.25, "iterations": 140000, "training_seconds": 7200.0, "images_per_batch": 16,
+        "seed": seed or -1, "peak_memory_mb": 2048.0, "hardware": "a GPU", "processes": 8,
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def test_every_figure_stands_in_the_paper(shared_folder):
+    lines = [line.strip() for line in (shared_folder / "paper/querypose.txt").read_text().splitlines()]
+    checked = 0
+    for table in load_tables():
+        for row in table.rows:
+            if not any(row.paper):
+                assert "paper" in table.title + row.labels[0], "what is ours is called ours"
+                continue
+            figures = " ".join("-" if figure is None else f"{figure}" for figure in row.paper)
+            name = [re.sub(r"[ *†]+$", "", label).replace("_", "").split(" (")[0].lower() for label in row.labels]
+            name = name[1:2] if table.name == "table4" else name[-1:] if len(name) < 2 else name[1:]
+            found = [line for line in lines if line.endswith(figures) and name[0] in line.lower()]
+            if table.name == "table1":
+                found = [line for line in found if line.startswith(row.labels[0])]
+            if table.name == "table4":
+                flip = "(Flip)" in row.labels[1]
+                found = [line for line in found if ("(Flip)" in line) == flip and row.labels[2] in line]
+            assert found, (table.name, row)
+            checked += 1
+    assert checked == 8 + 4 + 3 + 4 + 4 + 2 + 17 + 17 + 12
+
+
+def test_every_row_of_ours_has_a_config_and_every_ablation_a_row():
+    rows = [row for table in TABLES.values() for row in table.rows]
+    configs = {row.config for row in rows if row.config}
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("ablations/*/*.yaml")} <= configs
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("eval/*/*.yaml")} <= configs
+    for row in rows:
+        assert row.config is None or (ROOT / row.config).is_file()
+        if row.config is None:
+            assert any(row.paper) and "QueryPose" not in str(row.labels), "the work of others"
+        assert (row.train is not None) == ("configs/eval" in str(row.config))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_protocols(protocol):
+    tables = load_tables(protocol)
+    for table in tables:
+        for row in table.rows:
+            assert len(row.labels) == len(table.labels) and len(row.paper) == len(table.columns)
+            assert row.config is None or "table6" in row.config or config_of(row.config) is not None
+
+
+def test_equal_configs_share_a_run(tmp_path):
+    same = [row_of("table2a", "None"), row_of("table2b", "+ SPEGM"), row_of("table1", "PQ", "SPEGM")]
+    assert {run_folder(row, tmp_path) for row in same} == {tmp_path / "ablations/table1/part_spegm"}
+    finish(same[0], tmp_path, {"AP": 63.0})
+    assert [find_runs(row, tmp_path)[0].figure("AP") for row in same] == [63.0] * 3
+    assert find_runs(row_of("table2a", "Summation"), tmp_path) == []
+
+
+def test_figures_of_every_kind(tmp_path):
+    row = row_of("table3", "Figure 3(a)")
+    finish(row, tmp_path, {"AP": 64.0, "APm": 60.5, "APl": 71.5, "AP75": 70.0})
+    (run,) = find_runs(row, tmp_path)
+    columns = ("AP box", "AP kps", "AP", "AP75", "APM", "APL", "Time [ms]", "APE")
+    assert [run.figure(column) for column in columns] == [50.0, 64.0, 64.0, 70.0, 60.5, 71.5, 71.25, None]
+    crowd = type(run)(run.folder, {"metrics": {"keypoints": {"AP": 70.0, "APM": 71.0, "APE": 78.0}}}, ())
+    assert (crowd.figure("APM"), crowd.figure("APE")) == (71.0, 78.0)
+
+
+def test_markdown_and_csv(tmp_path):
+    table = TABLES["table3"]
+    row = table.rows[1]
+    finish(row, tmp_path, {"AP": 64.04}, bbox=56.26)
+    finish(row, tmp_path, {"AP": 65.06}, bbox=57.0, seed=2, **{"SOLVER.MAX_ITER": 70000})
+    runs = {row: find_runs(row, tmp_path) for row in table.rows}
+    text = to_markdown([table], runs)
+    assert "| Figure 3(a) | 55.3 | 64.1 | not yet run |  |" in text
+    assert "| Figure 3(b) | 56.9 | 64.9 | 56.3 / 57.0 | 64.0 / 65.1 |" in text
+    assert "140000 iterations of 16 images in 120.0 min, 71.2 ms an image, 2.0 GiB, seed -1, 8 x a GPU" in text
+    assert text.count("not the row's") == 1 and "SOLVER.MAX_ITER 70000 instead of 140000" in text
+    lines = list(csv.DictReader(to_csv([table], runs).splitlines()))
+    assert len(lines) == 2 * (1 + 2 + 1)
+    assert [(line["figure"], line["paper"], line["ours"], line["seed"]) for line in lines[2:6]] == [
+        ("AP box", "56.9", "56.26", "-1"), ("AP box", "56.9", "57.0", "2"),
+        ("AP kps", "64.9", "64.04", "-1"), ("AP kps", "64.9", "65.06", "2"),
+    ]  # fmt: skip
+
+
+def test_peers_and_test_dev_have_no_run_of_ours(tmp_path):
+    table = TABLES["table5"]
+    finish(table.rows[-1], tmp_path, {})
+    text = to_markdown([table], {row: find_runs(row, tmp_path) for row in table.rows})
+    assert "| Two-stage | G-RMI | 64.9 | 85.5 | 71.3 | 62.3 | 70.0 |  |" in text
+    assert "| results written, for the server to score |" in text
+
+
+def test_a_run_of_another_model_is_refused(tmp_path):
+    row = row_of("table2c", "64")
+    folder = finish(row, tmp_path, {"AP": 1.0}, **{"MODEL.QUERYPOSE.PART_DIM": 32})
+    with pytest.raises(UserError, match="is not of .*64.yaml: MODEL.QUERYPOSE.PART_DIM 32 instead of 64; move it away"):
+        find_runs(row, tmp_path)
+    (folder / "results.json").write_text("{")
+    with pytest.raises(UserError, match="is not a whole run"):
+        find_runs(row, tmp_path)
+
+
+def test_commands_for_what_is_missing(tmp_path):
+    commands, problems = missing_commands([TABLES["table2a"], TABLES["table2b"]], tmp_path, num_gpus=4)
+    configs = [command.arguments[3] for command in commands]
+    names = ["none", "summation", "concatenation", "selective", "baseline", "spegm_light"]
+    assert [Path(name).stem for name in configs] == names
+    assert problems == [] and all("--resume" in command.arguments for command in commands)
+    assert str(commands[1]).startswith(
+        "python tools/train_net.py --config-file configs/ablations/table2a/summation.yaml --num-gpus 4 --resume "
+    )
+    finish(row_of("table2a", "Summation"), tmp_path, {"AP": 1.0})
+    left, _ = missing_commands([TABLES["table2a"]], tmp_path)
+    assert [command.arguments[3] for command in left] == [configs[index] for index in (0, 2, 3)]
+    seeds, _ = missing_commands([TABLES["table2a"]], tmp_path, seeds=[1, 2], opts=["SOLVER.MAX_ITER", "9"])
+    assert len(seeds) == 8 and seeds[1].arguments[-4:] == ("SEED", "2", "SOLVER.MAX_ITER", "9")
+    assert seeds[0].leaves != seeds[1].leaves
+
+
+def test_rows_that_evaluate_train_first_and_once(tmp_path):
+    commands, problems = missing_commands([TABLES["table4"], TABLES["table5"]], tmp_path)
+    tools = [(Path(c.arguments[1]).stem, c.arguments[3]) for c in commands]
+    assert len(tools) == len(set(tools)) == 4 + 4 + 2 and problems == []
+    assert tools[0] == ("train_net", "configs/querypose_R50.yaml")
+    assert tools[1] == ("test_net", "configs/eval/table4/R50.yaml")
+    assert commands[1].arguments[-1] == str(commands[0].leaves)
+    trained = training_folder(row_of("table4", "Sparse", "QueryPose", "ResNet50"), tmp_path)
+    trained.mkdir(parents=True)
+    (trained / "model_final.pth").touch()
+    again, _ = missing_commands([TABLES["table4"]], tmp_path)
+    assert [c.arguments[3] for c in again][:2] == ["configs/eval/table4/R50.yaml", "configs/querypose_Swin-L.yaml"]
+
+
+def test_launch_runs_one_after_another_and_goes_on(tool, tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def run(arguments):
+        ran.append(arguments[3])
+        row = next(row for row in TABLES["table2a"].rows if row.config == arguments[3])
+        if len(ran) == 2:
+            return subprocess.CompletedProcess(arguments, 1)
+        finish(row, tmp_path, {"AP": 60.0 + len(ran)})
+        return subprocess.CompletedProcess(arguments, 0)
+
+    monkeypatch.setattr(tool.subprocess, "run", run)
+    options = ["--tables", "table2a", "--output", str(tmp_path)]
+    with pytest.raises(UserError, match="ended with code 1 before it was done: python tools/train_net.py .*summation"):
+        tool.main([*options, "--launch", "run"])
+    assert len(ran) == 2
+    tool.main([*options, "--launch", "run"])
+    assert [Path(name).stem for name in ran] == ["none", "summation", "summation", "concatenation", "selective"]
+    assert "4 of 4 rows have a run" in capsys.readouterr().out
+    assert "| None | 63.8 | 59.4 | 71.3 | 61.0 |" in (tmp_path / "tables.md").read_text()
+    tool.main([*options, "--launch"])
+    assert "every row has its run" in capsys.readouterr().err
+
+
+def test_launch_prints(tool, tmp_path, capsys):
+    tool.main(["--tables", "table3", "--output", str(tmp_path / "none"), "--launch", "--num-gpus", "2"])
+    assert capsys.readouterr().out.count("python tools/train_net.py") == 3 and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--tables", "table7"], "there is no table 'table7'; valid are table1, table2a"),
+        (["--num-gpus", "0"], "--num-gpus 0 must be at least 1"),
+        (["--launch", "run", "SOLVER.MAX_ITER"], "overrides come in pairs"),
+        (["--update", "nowhere.md"], "there is no document nowhere.md"),
+    ],
+)
+def test_mistakes(tool, tmp_path, arguments, reason):
+    with pytest.raises(UserError, match=re.escape(reason)):
+        tool.main(["--output", str(tmp_path), *arguments])
+
+
+def test_a_document_is_updated_between_its_marks(tool, tmp_path):
+    document = tmp_path / "E.md"
+    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    tool.main(["--tables", "table3", "--output", str(tmp_path), "--update", str(document)])
+    text = document.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n### Table 3") and text.endswith(f"{END}\nafter\n") and "old" not in text
+    with pytest.raises(UserError, match="E.md has no lines"):
+        update_block("nothing", "block", "E.md")

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""The paper's tables with our runs beside them, and the commands for the rows that have none.
+
+Examples:
+    python tools/reproduce_tables.py                                   # writes output/tables/tables.md and .csv
+    python tools/reproduce_tables.py --tables table2a --num-gpus 8 --launch        # prints the missing commands
+    python tools/reproduce_tables.py --tables table2a --num-gpus 8 --launch run    # runs them, one after another
+    python tools/reproduce_tables.py --protocol minicoco --update docs/EXPERIMENTS.md
+
+An interrupted `--launch run` goes on where it stopped when it is started again.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from querypose.errors import UserError, exit_on_user_error
+from querypose.reproduction import (
+    PROTOCOLS,
+    find_runs,
+    load_tables,
+    missing_commands,
+    to_csv,
+    to_markdown,
+    update_block,
+)
+from querypose.reproduction.tables import REPOSITORY
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="which tables (default paper)")
+    parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these, such as table1 table2a")
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/tables"), help="folder of the runs (default output/tables)"
+    )
+    parser.add_argument(
+        "--launch", nargs="?", const="print", choices=("print", "run"), help="print or run what fills missing rows"
+    )
+    parser.add_argument("--num-gpus", type=int, default=1, help="of every run (default 1)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="one run of each row for every seed")
+    parser.add_argument("--update", type=Path, metavar="FILE", help="also write the tables into this document")
+    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides for every launched run")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments=None):
+    args = parse_arguments(arguments)
+    tables = chosen_tables(args.protocol, args.tables)
+    if args.num_gpus < 1:
+        raise UserError(f"--num-gpus {args.num_gpus} must be at least 1")
+    if len(args.opts) % 2:
+        raise UserError(f"overrides come in pairs of KEY VALUE; {' '.join(args.opts)} is an odd number of words")
+    if args.launch:
+        launch(tables, args)
+    if args.launch != "print":
+        write_tables(tables, args)
+
+
+def chosen_tables(protocol, names):
+    tables = load_tables(protocol)
+    known = [table.name for table in tables]
+    unknown = [name for name in names or [] if name not in known]
+    if unknown:
+        raise UserError(f"there is no table '{unknown[0]}'; valid are {', '.join(known)}")
+    return [table for table in tables if not names or table.name in names]
+
+
+def launch(tables, args):
+    """Print the commands of the missing rows, or run them one after another until one fails."""
+    commands, problems = missing_commands(tables, args.output, args.num_gpus, args.seeds, args.opts)
+    for problem in problems:
+        print(f"left out, {problem}", file=sys.stderr)
+    if args.launch == "run" and Path.cwd() != REPOSITORY:
+        raise UserError(f"the commands are run in the repository: cd {REPOSITORY} first")
+    if not commands:
+        print("every row has its run", file=sys.stderr)
+    for number, command in enumerate(commands, start=1):
+        if args.launch == "print":
+            print(command)
+            continue
+        print(f"[{number}/{len(commands)}] {command}", flush=True)
+        done = subprocess.run(command.arguments)
+        if done.returncode or not command.leaves.is_file():
+            raise UserError(
+                f"this command ended with code {done.returncode} before it was done: {command} -- mend what it reports "
+                "and start again; rows that are done stay done"
+            )
+
+
+def write_tables(tables, args):
+    runs = {row: find_runs(row, args.output) for table in tables for row in table.rows}
+    markdown = to_markdown(tables, runs)
+    if args.update:
+        if not args.update.is_file():
+            raise UserError(f"there is no document {args.update} to update")
+        args.update.write_text(update_block(args.update.read_text(), markdown, str(args.update)))
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "tables.md").write_text(markdown)
+    (args.output / "tables.csv").write_text(to_csv(tables, runs))
+    ours = [row for row in runs if row.config]
+    done = sum(bool(runs[row]) for row in ours)
+    print(f"{done} of {len(ours)} rows have a run: see {args.output}/tables.md and .csv")
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        main()
