@@ -15,6 +15,8 @@ CONFIGS = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml"
 
 def load(name):
     """The config; one that leaves its data to the command line is given COCO."""
+    if name.startswith("eval/table6") and not (FOLDER / f"crowdpose/querypose_{Path(name).name}").is_file():
+        pytest.skip("needs a config of configs/crowdpose that does not exist yet")
     raw = get_cfg()
     add_querypose_config(raw)
     raw.merge_from_file(str(FOLDER / name))
@@ -56,7 +58,24 @@ def test_the_paper_s_numbers(name):
     assert cfg.INPUT.FORMAT == "RGB" and cfg.INPUT.CROP.SIZE == [384, 600] and cfg.INPUT.CROP.PROB == 0.5
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if not name.startswith("ablations")])
+@pytest.mark.parametrize("backbone", ["R50", "HRNet-W48", "Swin-L"])
+def test_crowdpose(backbone):
+    cfg = load(f"crowdpose/querypose_{backbone}.yaml")
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("crowdpose_trainval",), ("crowdpose_test",))
+    assert len(cfg.MODEL.QUERYPOSE.SKELETON.KEYPOINT_NAMES) == 14 and len(cfg.MODEL.QUERYPOSE.PART_GROUPS) == 7
+    # all but data, parts and schedule is as in COCO's config
+    coco = load(f"querypose_{backbone}.yaml")
+    for node in (cfg, coco):
+        node.DATASETS, node.SOLVER.STEPS, node.SOLVER.MAX_ITER, node.TEST.EVAL_PERIOD = None, None, None, None
+        node.MODEL.QUERYPOSE.SKELETON, node.MODEL.QUERYPOSE.PART_GROUPS, node.OUTPUT_DIR = None, None, None
+    assert cfg == coco
+
+
+# Keypoint R-CNN, which is compared with, is another model (tests/test_minicoco.py)
+PEERS = ("minicoco/keypoint_rcnn.yaml",)
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if not n.startswith(("ablations", "eval")) and n not in PEERS])
 def test_makes_a_model(name):
     cfg = load(name)
     cfg.MODEL.DEVICE = "meta"

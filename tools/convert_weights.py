@@ -3,6 +3,7 @@
 --source authors      a model of the authors, any backbone, full or light: for evaluation, or to train on
 --source hrnet        a pose-HRNet or an ImageNet HRNet: the backbone to start training from
 --source swin         an original Swin: the backbone to start training from
+--source torchvision  a ResNet-50 or -101 of torchvision: the backbone to start training from
 --source querypose    a training checkpoint of ours without optimiser and losses, in half precision, to pass on
 
 Prints what was left out and why, and the config that the weights belong to.
@@ -16,6 +17,7 @@ from querypose.conversion import (
     convert_authors_checkpoint,
     convert_hrnet_checkpoint,
     convert_swin_checkpoint,
+    convert_torchvision_checkpoint,
     publishable_weights,
     save_whole,
 )
@@ -26,6 +28,7 @@ SOURCES = {
     "authors": convert_authors_checkpoint,
     "hrnet": convert_hrnet_checkpoint,
     "swin": convert_swin_checkpoint,
+    "torchvision": convert_torchvision_checkpoint,
     "querypose": publishable_weights,
 }
 

@@ -1,10 +1,12 @@
 """Checkpoints of others made into ours, and ours made fit to be passed on."""
 
+import querypose.detectron2_extension  # noqa: F401
 from querypose.conversion.authors import convert_authors_checkpoint, convert_authors_weights
 from querypose.conversion.files import Conversion, save_whole
 from querypose.conversion.hrnet import convert_hrnet_checkpoint
 from querypose.conversion.publish import publishable_weights
 from querypose.conversion.swin import convert_swin_checkpoint
+from querypose.conversion.torchvision import convert_torchvision_checkpoint
 
 __all__ = [
     "Conversion",
@@ -12,6 +14,7 @@ __all__ = [
     "convert_authors_weights",
     "convert_hrnet_checkpoint",
     "convert_swin_checkpoint",
+    "convert_torchvision_checkpoint",
     "publishable_weights",
     "save_whole",
 ]

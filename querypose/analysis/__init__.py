@@ -1,0 +1,1 @@
+"""What the shipped models cost, what the paper reports of them, and the page that says so."""

@@ -1,0 +1,128 @@
+"""Multiply-adds of a forward pass, counted by the shapes of its tensors alone."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import roi_align
+
+# A place of a RoIAlign map is the mean of 2 x 2 samples, each weighed together from 4 values.
+_MULTIPLY_ADDS_PER_PLACE = 2 * 2 * 4
+
+
+@dataclass
+class Cost:
+    """What a model takes for one image.
+
+    parameters: numbers that can be trained; the running statistics of BatchNorm, and all of a frozen one, are none.
+    backbone, box_stages, keypoint_stages: multiply-adds; backbone is with its neck.
+    """
+
+    parameters: int
+    backbone: int
+    box_stages: int
+    keypoint_stages: int
+
+    @property
+    def total(self) -> int:
+        return self.backbone + self.box_stages + self.keypoint_stages
+
+
+def count_parameters(cfg: CfgNode) -> int:
+    """Number of parameters of the config's model, of which nothing is allocated."""
+    return sum(parameter.numel() for parameter in _shapes_alone(cfg).parameters())
+
+
+def count_cost(cfg: CfgNode, height: int, width: int) -> Cost:
+    """Parameters of the config's model and the multiply-adds of one image of `height` x `width` pixels.
+
+    Counted are convolutions, matrix products (Linear layers, dynamic MLPs, attention) and RoIAlign, as one operation
+    for a multiplication and its addition, as Detectron2 and fvcore count. Not counted are norms, activations,
+    interpolation and pooling. Every query goes through all stages. The flow serves the loss alone and is not run.
+
+    Args:
+        cfg: of a model without weights to load.
+        height, width: of the padded input, multiples of 32.
+    """
+    model = _shapes_alone(cfg).eval()
+    for stage in model.decoder.box_stages:
+        stage.pooler = _AnyLevel(stage.pooler)
+    # of autocast, which the stages turn off, the device "meta" knows nothing: tensors that claim to be on the CPU
+    with FakeTensorMode(), torch.no_grad(), _plain_attention():
+        with _counter() as backbone:
+            features = functional_call(model.backbone, _claimed(model.backbone), torch.empty(1, 3, height, width))
+        features = [features[name] for name in model.in_features]
+        with _counter() as decoder:
+            functional_call(model.decoder, _claimed(model.decoder), (features, torch.empty(1, 2)))
+    by_stages = {"box_stages": 0, "keypoint_stages": 0}
+    for module, operations in decoder.get_flop_counts().items():
+        # Decoder.box_stages.0 and the like; deeper modules are part of these
+        names = module.split(".")
+        if len(names) == 3 and names[1] in by_stages:
+            by_stages[names[1]] += sum(operations.values()) // 2
+    cost = Cost(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        backbone=backbone.get_total_flops() // 2,
+        **by_stages,
+    )
+    assert cost.total == (backbone.get_total_flops() + decoder.get_total_flops()) // 2
+    return cost
+
+
+def _shapes_alone(cfg: CfgNode) -> nn.Module:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
+def _claimed(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, without numbers, on the device that is the present one."""
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    return {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors}
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """nn.MultiheadAttention as single operations; PyTorch's shortcut for inference is one that the counter omits."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _counter() -> FlopCounterMode:
+    """PyTorch's counter, which counts two operations to a multiply-add; with RoIAlign, which it does not know."""
+    mapping = {torch.ops.torchvision.roi_align: _roi_align_flops}
+    return FlopCounterMode(display=False, depth=3, custom_mapping=mapping)
+
+
+def _roi_align_flops(*args, out_shape, **kwargs) -> int:
+    return 2 * _MULTIPLY_ADDS_PER_PLACE * out_shape.numel()
+
+
+class _AnyLevel(nn.Module):
+    """Stands in for a ROIPooler where boxes have no numbers, so that none can tell its level: all take the finest.
+
+    The cost does not depend on the level.
+    """
+
+    def __init__(self, pooler: nn.Module):
+        super().__init__()
+        self.output_size = pooler.output_size
+
+    def forward(self, features: list[Tensor], boxes: list[Boxes]) -> Tensor:
+        return roi_align(features[0], [image.tensor for image in boxes], self.output_size, sampling_ratio=2)

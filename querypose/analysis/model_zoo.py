@@ -1,0 +1,102 @@
+"""docs/MODEL_ZOO.md: what every shipped config costs, what is reported of it and where its weights come from."""
+
+import json
+from pathlib import Path
+
+from querypose.analysis.flops import count_cost
+from querypose.analysis.paper_figures import reported
+from querypose.config import setup_config
+from querypose.errors import UserError
+
+CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
+HEIGHT, WIDTH = 800, 1216
+NOT_YET = "not yet reproduced"
+COMMAND = "python tools/make_model_zoo.py --output docs/MODEL_ZOO.md"
+
+_HEAD = """# Model zoo
+Written by `{command}`; do not edit it, run the tool again.
+
+| config | variant | queries | parameters (M) | backbone (G) | box stages (G) | keypoint stages (G) | total (G) \
+| keypoint AP in the paper | keypoint AP here |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+
+_EXPLANATION = """
+*Parameters*: those of the whole model, the loss's flow included; all of a frozen BatchNorm is none. *G*: 10^9
+multiply-adds for one image of {height}x{width} pixels, counted from the shapes of the tensors (no hardware involved):
+convolutions, matrix products, attention and RoIAlign, one operation for a multiplication and its addition, as
+Detectron2 counts. Norms, activations, interpolation and pooling are left out. Every query goes through all stages; the
+light variant with `MODEL.QUERYPOSE.TEST.TOPK_POSES 20` spends a fifth of the keypoint stages at 100 queries.
+
+*In the paper*: figures of the paper or of the authors' downloads on COCO val2017, single scale, **not measured here**.
+*Here*: AP by `tools/evaluate_results.py --output FOLDER/CONFIG.json` where the tool was given `--results FOLDER`.
+
+## Weights
+| configs | public file | `MODEL.WEIGHTS` |
+|---|---|---|
+| R50 | none: Detectron2 fetches it | `detectron2://ImageNetPretrained/torchvision/R-50.pkl` |
+| R101 | torchvision's `resnet101-*.pth` | `weights/resnet101.pth` |
+| HRNet-W32 | HRNet's `pose_hrnet_w32_384x288.pth` (COCO heatmaps) | `weights/pose_hrnet_w32_384x288.pth` |
+| HRNet-W48 | HRNet's `pose_hrnet_w48_384x288.pth` (COCO heatmaps) | `weights/pose_hrnet_w48_384x288.pth` |
+| Swin-T | Swin's file of that name (ImageNet-1k) | `weights/swin_tiny_patch4_window7_224.pth` |
+| Swin-S | Swin's file of that name (ImageNet-1k) | `weights/swin_small_patch4_window7_224.pth` |
+| Swin-B | Swin's file of that name (ImageNet-22k) | `weights/swin_base_patch4_window7_224_22k.pth` |
+| Swin-L | Swin's file of that name (ImageNet-22k) | `weights/swin_large_patch4_window7_224_22k.pth` |
+
+Except for R50, make the file in the last column of the public one, IN:
+```sh
+python tools/convert_weights.py --source hrnet IN weights/pose_hrnet_w32_384x288.pth
+python tools/convert_weights.py --source swin IN weights/swin_large_patch4_window7_224_22k.pth
+python tools/convert_weights.py --source torchvision IN weights/resnet101.pth
+```
+The authors' own checkpoints: `python tools/convert_weights.py --source authors IN OUT` finds out which config a file
+belongs to and prints it. `MODEL.WEIGHTS timm://hrnet_w32.ms_in1k` starts an HRNet from timm's ImageNet weights
+instead, where there is a network.
+"""
+
+
+def zoo_configs() -> list[str]:
+    """Names of the configs for COCO below `configs/`, without their ending, 50-query variants last.
+
+    Raises:
+        UserError: the folder is not there.
+    """
+    if not CONFIG_FOLDER.is_dir():
+        raise UserError(f"the model zoo needs the project's folder {CONFIG_FOLDER}; run it in a checkout of QueryPose")
+    paths = [*sorted(CONFIG_FOLDER.glob("querypose_*.yaml")), *sorted(CONFIG_FOLDER.glob("50_queries/*.yaml"))]
+    return [path.relative_to(CONFIG_FOLDER).with_suffix("").as_posix() for path in paths]
+
+
+def reproduced(config: str, results: Path | None) -> str:
+    """Keypoint AP in percent from `<results>/<config>.json`, or that there is none.
+
+    Raises:
+        UserError: a file that is no record of metrics.
+    """
+    path = results / f"{config}.json" if results else None
+    if path is None or not path.is_file():
+        return NOT_YET
+    try:
+        return f"{float(json.loads(path.read_text())['keypoints']['AP']):.1f}"
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} holds no keypoint AP; write it with tools/evaluate_results.py --output {path}"
+        ) from error
+
+
+def zoo_row(config: str, results: Path | None = None) -> str:
+    """The table's line of one config."""
+    cfg = setup_config(str(CONFIG_FOLDER / f"{config}.yaml"))
+    cost = count_cost(cfg, HEIGHT, WIDTH)
+    node = cfg.MODEL.QUERYPOSE
+    amounts = [cost.backbone, cost.box_stages, cost.keypoint_stages, cost.total]
+    cells = [f"`{config}`", node.VARIANT, str(node.NUM_QUERIES), f"{cost.parameters / 1e6:.1f}"]
+    cells += [f"{amount / 1e9:.1f}" for amount in amounts]
+    return f"| {' | '.join([*cells, reported(config), reproduced(config, results)])} |\n"
+
+
+def model_zoo_page(results: Path | None = None) -> str:
+    """The whole page; `results` is a folder of metrics by config, if there are any."""
+    rows = [zoo_row(config, results) for config in zoo_configs()]
+    explanation = _EXPLANATION.format(height=HEIGHT, width=WIDTH)
+    return _HEAD.format(command=COMMAND) + "".join(rows) + explanation

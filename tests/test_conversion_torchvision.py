@@ -1,0 +1,57 @@
+"""torchvision's ResNets compute the same features after conversion."""
+
+import pytest
+import torch
+import torchvision
+from detectron2.modeling import build_backbone
+from torchvision.models._utils import IntermediateLayerGetter
+
+from querypose.config import setup_config
+from querypose.conversion import convert_torchvision_checkpoint
+from querypose.conversion.layout import CONFIG_FOLDER
+from querypose.errors import UserError
+
+
+def torchvision_resnet(depth):
+    """A torchvision ResNet in eval mode whose norms do something."""
+    torch.manual_seed(depth)
+    model = getattr(torchvision.models, f"resnet{depth}")(weights=None).eval()
+    for name, tensor in model.state_dict().items():
+        if name.endswith(("running_mean", "bn1.bias", "bn2.bias")):
+            tensor.normal_(std=0.1)
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize(("depth", "config"), [(50, "querypose_R50.yaml"), (101, "querypose_R101.yaml")])
+@torch.no_grad()
+def test_same_features(tmp_path, depth, config):
+    theirs = torchvision_resnet(depth)
+    path = str(tmp_path / "resnet.pth")
+    torch.save(theirs.state_dict(), path)
+    conversion = convert_torchvision_checkpoint(path)
+    assert conversion.configs[0] == config and not conversion.overrides
+    assert sum(map(len, conversion.dropped.values())) == 2 + sum("num_batches" in name for name in theirs.state_dict())
+
+    backbone = build_backbone(setup_config(str(CONFIG_FOLDER / config), ["MODEL.DEVICE", "cpu"])).eval()
+    ours = {name.removeprefix("backbone.bottom_up."): tensor for name, tensor in conversion.state_dict.items()}
+    backbone.bottom_up.load_state_dict(ours, strict=True)
+    image = torch.randn(1, 3, 96, 128)
+    layers = {f"layer{number}": f"res{number + 1}" for number in range(1, 5)}
+    expected = IntermediateLayerGetter(theirs, layers)(image)
+    features = backbone.bottom_up(image)
+    for name, feature in expected.items():
+        assert feature.std() > 0.01
+        torch.testing.assert_close(features[name], feature, rtol=1e-4, atol=1e-5)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = str(tmp_path / "resnet.pth")
+    state_dict = torchvision_resnet(50).state_dict()
+    torch.save({name: tensor for name, tensor in state_dict.items() if name != "layer2.1.bn3.weight"}, path)
+    with pytest.raises(UserError, match=r"1 missing \(res3\.1\.conv3\.norm\.weight\)"):
+        convert_torchvision_checkpoint(path)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    with pytest.raises(UserError, match="its third layer has 2 blocks where those have 6 and 23"):
+        convert_torchvision_checkpoint(path)

@@ -1,0 +1,63 @@
+"""The authors' five layouts at full size: convert, load strictly, and compute something sound."""
+
+import json
+import runpy
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from querypose.config import setup_config
+from querypose.conversion import convert_authors_checkpoint
+from querypose.conversion.layout import CONFIG_FOLDER
+
+# layout -> the config that its tensors belong to
+LAYOUTS = {
+    "R50_full": "querypose_R50.yaml",
+    "R50_light": "querypose_light_R50.yaml",
+    "W32_light": "querypose_light_HRNet-W32.yaml",
+    "W48_full": "querypose_HRNet-W48.yaml",
+    "swinL_full": "querypose_Swin-L.yaml",
+}
+
+QUERIES = 10  # of the 100, which take ten times as long
+
+
+def checkpoint_of(folder, layout):
+    names_and_shapes = json.loads((folder / f"keys_{layout}.json").read_text())
+    names_and_shapes = names_and_shapes.get("state_dict", names_and_shapes)
+    make_state_dict = runpy.run_path(str(folder / "deterministic_weights.py"))["make_state_dict"]
+    state_dict = make_state_dict(names_and_shapes, box_gain=0.3)
+    for name, tensor in state_dict.items():
+        if name.endswith(".weight") and ("reduction_conv" in name or "lateral_conv" in name) and layout.startswith("W"):
+            tensor *= 0.0015  # HRNet's features explode with made-up weights
+    return state_dict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+@torch.no_grad()
+def test_a_checkpoint_of_full_size(shared_folder, tmp_path, layout):
+    folder = shared_folder / "parity"
+    path = tmp_path / "theirs.pth"
+    torch.save({"model": checkpoint_of(folder, layout)}, path)
+    conversion = convert_authors_checkpoint(str(path))
+    path.unlink()
+    assert conversion.configs[0] == LAYOUTS[layout] and not conversion.overrides
+
+    model = build_model(setup_config(str(CONFIG_FOLDER / LAYOUTS[layout]), ["MODEL.DEVICE", "cpu"])).eval()
+    model.load_state_dict(conversion.state_dict, strict=True)
+    for queries in (model.decoder.proposal_boxes, model.decoder.instance_queries):
+        queries.weight.data = queries.weight[:QUERIES]
+    image = torch.rand(3, 256, 320, generator=torch.Generator().manual_seed(0)) * 255
+    features = model.backbone(model.preprocess([{"image": image}]).tensor)
+    output = model.decoder([features[name] for name in model.in_features], torch.tensor([[320.0, 256.0]]))
+    assert len(output.boxes) == 6
+    for stage in range(6):
+        boxes, sigmas, coordinates = output.boxes[stage], output.sigmas[stage], output.coordinates[stage]
+        for tensor in (output.logits[stage], boxes, sigmas, coordinates):
+            assert tensor.isfinite().all() and tensor.std() > 0
+        # queries and keypoints differ from one another, and nothing has run away
+        assert boxes.std(dim=1).min() > 1 and boxes.abs().max() < 1e4
+        assert coordinates.std(dim=0).min() > 1e-3 and coordinates.abs().max() < 20
+        assert 0 < sigmas.min() and sigmas.max() < 1

@@ -1,0 +1,113 @@
+"""The counted costs agree with closed forms, and docs/MODEL_ZOO.md with the configs."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_backbone
+from detectron2.utils.analysis import FlopCountAnalysis
+from tiny_model import tiny_config
+
+from querypose.analysis import model_zoo
+from querypose.analysis.flops import count_cost, count_parameters
+from querypose.analysis.paper_figures import SOURCES
+from querypose.config import setup_config
+from querypose.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "MODEL_ZOO.md"
+
+
+def box_stage(n, d, size, hidden, feedforward, classes, boxes):
+    """Multiply-adds of one box stage for n queries, written out."""
+    places = size * size
+    region = 16 * places * d
+    attention = 3 * d * d + 2 * n * d + d * d
+    interaction = d * 2 * d * hidden + 2 * places * d * hidden + places * d * d
+    heads = (classes + boxes) * d * d + d + 4 * d
+    return n * (region + attention + interaction + 2 * d * feedforward + heads)
+
+
+def keypoint_stage(n, d, dp, size, tower, parts, feedforward, keypoints, hidden):
+    """Multiply-adds of one keypoint stage for n persons; `hidden` of the full variant's interaction, 0 for light."""
+    places = size * size
+    region = 16 * places * d
+    convolutions = 9 * places * sum(before * after for before, after in zip(tower, tower[1:], strict=False))
+    step_2 = d * 2 * d * hidden + 2 * places * d * hidden + places * d * d + 2 * d * feedforward if hidden else 0
+    # a transposed convolution: every input place meets all 4 x 4 weights
+    spegm = places * d * d * 16 + 4 * places * (9 * d * parts + parts * d) + parts * d * dp
+    to_parts = parts * d * dp
+    sim = parts * (dp * dp // 4 + dp // 4 * 2 * dp)
+    attention = parts * (4 * dp * dp + 2 * parts * dp) + parts * 2 * dp * feedforward
+    heads = 2 * keypoints * 2 * dp
+    return n * (region + convolutions + step_2 + spegm + to_parts + sim + attention + heads)
+
+
+@pytest.mark.parametrize("variant", ["light", "full"])
+def test_stages_against_closed_forms(variant):
+    cost = count_cost(tiny_config(variant), 64, 96)
+    assert cost.box_stages == 2 * box_stage(6, 16, 5, 4, 32, 1, 1)
+    hidden = 4 if variant == "full" else 0
+    assert cost.keypoint_stages == 2 * keypoint_stage(6, 16, 16, 6, (16, 16, 16), 7, 32, 17, hidden)
+    assert cost.parameters == count_parameters(tiny_config(variant))
+
+
+def test_backbone_against_detectron2_s_counter():
+    cfg = tiny_config()
+    backbone = build_backbone(cfg).eval()
+    image = torch.zeros(1, 3, 64, 96)
+    theirs = FlopCountAnalysis(backbone, (image,)).by_operator()
+    assert count_cost(cfg, 64, 96).backbone == theirs["conv"]
+
+
+def columns(config):
+    (line,) = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{config}` |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_every_config_has_a_row():
+    listed = [line.split("`")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `querypose")]
+    others = [line.split("`")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `50_queries")]
+    assert listed + others == model_zoo.zoo_configs()
+    for rows in SOURCES.values():
+        assert set(rows) <= set(listed)
+
+
+@pytest.mark.parametrize("config", ["querypose_light_R50", "querypose_Swin-T", "50_queries/querypose_R50"])
+def test_parameters_on_the_page(config):
+    cfg = setup_config(str(model_zoo.CONFIG_FOLDER / f"{config}.yaml"))
+    assert columns(config)[3] == f"{count_parameters(cfg) / 1e6:.1f}"
+    assert columns(config)[1:3] == [cfg.MODEL.QUERYPOSE.VARIANT, str(cfg.MODEL.QUERYPOSE.NUM_QUERIES)]
+
+
+@pytest.mark.slow
+def test_the_page_is_up_to_date():
+    assert PAGE.read_text() == model_zoo.model_zoo_page()
+
+
+def test_results(tmp_path):
+    (tmp_path / "querypose_R50.json").write_text(json.dumps({"keypoints": {"AP": 12.34}}))
+    assert model_zoo.reproduced("querypose_R50", tmp_path) == "12.3"
+    assert model_zoo.reproduced("querypose_R101", tmp_path) == model_zoo.reproduced("querypose_R50", None)
+    (tmp_path / "querypose_R50.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no keypoint AP; write it with tools/evaluate_results.py"):
+        model_zoo.reproduced("querypose_R50", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["--output", "{}/none/page.md"], "cannot be written: name a file in a folder that exists"),
+        (["--output", "{}/page.md", "--results", "{}/none"], "is no folder; give one that holds metrics"),
+    ],
+)
+def test_bad_arguments(tmp_path, monkeypatch, capsys, args, reason):
+    tool = ROOT / "tools" / "make_model_zoo.py"
+    monkeypatch.setattr(sys, "argv", [str(tool), *(arg.format(tmp_path) for arg in args)])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(tool), run_name="__main__")
+    error = capsys.readouterr().err
+    assert exit.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1 and reason in error
