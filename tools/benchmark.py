@@ -1,0 +1,164 @@
+"""Measure models: latency, training step, their parts, memory, and reading of images.
+
+    python tools/benchmark.py --config-file configs/querypose_light_R50.yaml --what inference --size 480 640 [--peer] \\
+        --output output/benchmark.json [KEY VALUE ..]
+    python tools/benchmark.py --preset gpu --output output/gpu.json      # all of docs/BENCHMARKS.md's GPU table
+
+Every result is written as soon as it is there; with the same --output a run goes on where the one before it stopped.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import querypose  # noqa: F401  (first: it silences a warning of fvcore's)
+
+# isort: split
+import torch
+
+from querypose.benchmark.models import PRECISIONS, Benchmark, peer_config
+from querypose.benchmark.reading import images_per_second
+from querypose.config import setup_config
+from querypose.errors import UserError, exit_on_user_error
+
+LIGHT = "configs/querypose_light_R50.yaml"
+MATCHED = ["MODEL.QUERYPOSE.TRAIN_QUERIES", "matched"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config-file", default=LIGHT, help=f"default {LIGHT}")
+    parser.add_argument("--what", choices=("inference", "training", "data", "all"), default="all")
+    parser.add_argument("--peer", action="store_true", help="Detectron2's Keypoint R-CNN R50-FPN in the same run")
+    parser.add_argument("--preset", choices=("gpu",), help="the runs of the GPU table, instead of --what")
+    parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--batch", type=int, default=1, help="images at a time (training: in a step)")
+    parser.add_argument("--persons", type=int, default=3, help="training: persons in an image")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--warm-up", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=9.0, help="start no further run after that long")
+    parser.add_argument("--output", default="output/benchmark.json", help="results, as JSON")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    args = parser.parse_intermixed_args()
+    if min(args.size) < 32 or min(args.batch, args.repetitions) < 1 or args.warm_up < 0 or args.persons < 0:
+        raise UserError("--size must be at least 32 32, --batch and --repetitions 1, --warm-up and --persons 0")
+
+    path = Path(args.output)
+    results = read_results(path)
+    deadline = time.monotonic() + 60 * args.minutes
+    for name, run in runs(args).items():
+        if name in results["runs"]:
+            print(f"{name}: done before")
+            continue
+        if time.monotonic() > deadline:
+            print(f"{name}: left for another call with --output {path}")
+            continue
+        results["runs"][name] = run()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1))
+        print(row(name, results["runs"][name]), flush=True)
+    print(f"written to {path}")
+
+
+def runs(args) -> dict:
+    """Functions that measure, by a name that says what they do."""
+    if args.preset == "gpu":
+        return gpu_runs(args)
+    kinds = ("inference", "training", "data") if args.what == "all" else (args.what,)
+    found = {}
+    for kind in kinds:
+        if kind == "data":
+            found["data"] = lambda: {"rows": images_per_second()}
+            continue
+        models = {" ".join([Path(args.config_file).stem, *args.opts]): lambda: setup(args.config_file, args.opts)}
+        if args.peer:
+            models["Keypoint R-CNN R50"] = lambda: peer_config(setup(args.config_file, []).MODEL.DEVICE)
+        for model, cfg in models.items():
+            size = f"{args.batch}x{args.size[0]}x{args.size[1]}"
+            name = f"{kind}, {model}, {size}, {args.precision}"
+            found[name] = lambda cfg=cfg, kind=kind: measure(args, cfg(), kind, args.batch, args.precision)
+    return found
+
+
+def gpu_runs(args) -> dict:
+    """float32, TF32, bfloat16, compiled, CUDA graphs; training at batch 2 and 16; Keypoint R-CNN beside each."""
+    found = {}
+
+    def add(name, cfg, kind, batch, precision):
+        found[f"{kind}, {name}, batch {batch}, {precision}"] = lambda: measure(args, cfg(), kind, batch, precision)
+
+    def light(*opts):
+        return lambda: setup(args.config_file, [*args.opts, *opts])
+
+    def peer():
+        return peer_config(setup(args.config_file, args.opts).MODEL.DEVICE)
+
+    every, topk = ("MODEL.QUERYPOSE.TEST.TOPK_POSES", "0"), ("MODEL.QUERYPOSE.TEST.TOPK_POSES", "30")
+    add("light, every query", light(*every), "inference", 1, "float32")
+    for precision in PRECISIONS:
+        add("light, 30 queries", light(*topk), "inference", 1, precision)
+        add("Keypoint R-CNN R50", peer, "inference", 1, precision)
+    for mode in ("default", "reduce-overhead"):
+        add(f"light, 30 queries, COMPILE {mode}", light(*topk, "MODEL.COMPILE", mode), "inference", 1, "bfloat16")
+    for batch in (2, 16):
+        for precision in ("float32", "bfloat16"):
+            add("light, matched queries", light(*MATCHED), "training", batch, precision)
+            add("Keypoint R-CNN R50", peer, "training", batch, precision)
+    add("light, every query", light("MODEL.QUERYPOSE.TRAIN_QUERIES", "all"), "training", 2, "float32")
+    return found
+
+
+def setup(config_file: str, opts: list[str]):
+    return setup_config(config_file, ["MODEL.WEIGHTS", "", *opts])
+
+
+def measure(args, cfg, kind: str, batch: int, precision: str) -> dict:
+    benchmark = Benchmark(
+        cfg,
+        batch=batch,
+        height=args.size[0],
+        width=args.size[1],
+        precision_name=precision,
+        persons=args.persons,
+        repetitions=args.repetitions,
+        warm_up=args.warm_up,
+    )
+    return getattr(benchmark, kind)()
+
+
+def read_results(path: Path) -> dict:
+    """What an earlier call wrote, if it is of this machine."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}
+    machine["torch"] = torch.__version__
+    if not path.exists():
+        return {"machine": machine, "runs": {}}
+    try:
+        results = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON file; give another --output") from error
+    if not isinstance(results, dict) or "runs" not in results or results.get("machine") != machine:
+        raise UserError(f"{path} holds results of another machine or tool; give another --output")
+    return results
+
+
+def row(name: str, result: dict) -> str:
+    """One line of the table."""
+    if "rows" in result:
+        rates = (f"{one['decoder']} to {one['short_side']}: {one['images_per_s']:.0f}" for one in result["rows"])
+        return f"{name}, images/s of one process: " + "; ".join(rates)
+    parts = ", ".join(f"{part} {value:.0f}" for part, value in result["parts_ms"].items())
+    return (
+        f"{name}: median {result['median_ms']:.0f} ms, p90 {result['p90_ms']:.0f} ms, "
+        f"{result['images_per_s']:.2f} images/s, {result['parameters'] / 1e6:.1f} M parameters, "
+        f"{result['gflops']:.0f} GFLOPs, {100 * result['of_machine_peak']:.0f}% of the machine's "
+        f"{result['machine_gflops_per_s']:.0f} GFLOP/s, {result['peak_memory_mb']:.0f} MiB ({parts})"
+    )
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        main()
