@@ -1,24 +1,28 @@
 """QueryPose: sparse end-to-end multi-person pose estimation as a Detectron2 extension."""
 
+import importlib
 import warnings
 
 # fvcore, which Detectron2 imports, scripts its focal loss: nothing that a user could mend
 warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
 
-try:
-    import detectron2  # noqa: F401
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "QueryPose needs Detectron2, which is on no package registry under its own name: run "
-        "'python tools/install_detectron2.py' in the QueryPose folder, or install it from its repository"
-    ) from error
-
-from querypose import modeling  # noqa: E402, F401  (fills the registries)
-from querypose.config import add_querypose_config  # noqa: E402
-from querypose.data import register_all  # noqa: E402
-from querypose.predictor import PosePredictor  # noqa: E402
-
 __version__ = "0.1.0"
-__all__ = ["PosePredictor", "add_querypose_config"]
+__all__ = ["Persons", "PosePredictor", "add_querypose_config"]
 
-register_all()
+# Loaded when first asked for, so that `querypose.onnx` works where neither PyTorch nor Detectron2 is installed.
+_MODULE_OF = {
+    "Persons": "querypose.persons",
+    "PosePredictor": "querypose.predictor",
+    "add_querypose_config": "querypose.config",
+}
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'querypose' has no attribute '{name}'")
+    importlib.import_module("querypose.detectron2_extension")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+
+
+def __dir__():
+    return sorted([*globals(), *_MODULE_OF])

@@ -1,44 +1,94 @@
-"""From an image of any kind to the persons in it, with a model that is ready to run."""
+"""From images of any kind to the persons in them, with a model that is ready to run."""
+
+from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
-from PIL import Image, ImageOps
+from torch import nn
 
 from querypose.config import setup_config
 from querypose.errors import UserError
+from querypose.images import ChannelOrder, ImageLike, check_image_format, read_image_rgb
+from querypose.persons import Persons, to_coco
+from querypose.skeleton import Skeleton
+
+__all__ = ["PRECISIONS", "PosePredictor", "load_weights", "read_image_rgb", "to_coco"]
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What matrix products and convolutions may be computed in; boxes, confidences and keypoints stay in float32."""
 
 # The losses, with their flow, have no part in inference: weights may come without them.
 _TRAINING_ONLY = "criterion."
 
 
 class PosePredictor:
-    """Finds persons and their keypoints in single images.
+    """Finds persons and their keypoints in images.
 
-    Example:
-        predictor = PosePredictor("configs/querypose_R50.yaml", "model.pth", score_threshold=0.3)
-        persons = predictor("photograph.jpg")
-        persons.pred_keypoints   # (n, K, 3): x, y in pixels and a confidence
+    Several threads may call one predictor at the same time: nothing in it changes after it was made.
+
+    Examples:
+        >>> from querypose import PosePredictor
+        >>> predictor = PosePredictor(
+        ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu", score_threshold=0.3
+        ... )
+        >>> persons = predictor("docs/images/drawn_people.jpg")
+        >>> persons.pred_keypoints.shape       # persons, keypoints, (x, y in pixels, confidence)
+        torch.Size([3, 17, 3])
+        >>> persons.image_size                 # height, width
+        (192, 224)
+        >>> predictor.skeleton.keypoint_names[:3]
+        ('nose', 'left_eye', 'right_eye')
+
+        A list of images gives a list of results; arrays are RGB unless `image_format` says BGR:
+
+        >>> import cv2
+        >>> from_opencv = PosePredictor(
+        ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu", image_format="BGR", top_k=1
+        ... )
+        >>> bgr = cv2.imread("docs/images/drawn_people.jpg")
+        >>> [len(found) for found in from_opencv([bgr, bgr[:, 112:]])]
+        [1, 1]
+
+        For other programs:
+
+        >>> persons.to_coco(image_id=42)[0].keys()
+        dict_keys(['image_id', 'category_id', 'bbox', 'score', 'keypoints'])
+        >>> record = persons.to_records(image="drawn_people.jpg")[0]
+        >>> record["image"], record["person"], round(record["nose_x"]) in range(224)
+        ('drawn_people.jpg', 0, True)
     """
 
     def __init__(
-        self, config_file, weights=None, *, device=None, score_threshold=0.0, image_format="RGB", opts=()
+        self,
+        config_file: str | os.PathLike,
+        weights: str | os.PathLike | None = None,
+        *,
+        device: str | torch.device | None = None,
+        score_threshold: float = 0.0,
+        top_k: int | None = None,
+        image_format: ChannelOrder = "RGB",
+        precision: str = "float32",
+        opts: Sequence[Any] = (),
     ):
         """Build the model that `config_file` describes and load its weights.
 
         weights: file or address, else the config's MODEL.WEIGHTS. device: "cpu", "cuda", "cuda:1", ..., else
         the config's MODEL.DEVICE, or the CPU where that is "cuda" and there is none. score_threshold: persons
-        below it are left out. image_format: order of the channels of *arrays*, "RGB" or "BGR" (OpenCV's);
-        files and PIL images need no telling. opts: `KEY, VALUE, ...` overrides of the config.
+        below it are left out; top_k: so are all but that many best of an image. image_format: order of the channels
+        of *arrays and tensors*, "RGB" or "BGR" (OpenCV's); files and PIL images need no telling. precision: a name
+        of `PRECISIONS`. opts: `KEY, VALUE, ...` overrides of the config.
         Raises `UserError` if weights are missing, unreadable or made for another model.
         """
-        _check_image_format(image_format)
+        _check_options(image_format, precision, top_k)
         if device is not None:
             _usable_device(str(device), required=True)
         opts = [str(item) for item in opts]
@@ -57,113 +107,128 @@ class PosePredictor:
         skeleton = skeleton_of(cfg)
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
-        self._take(model, cfg, skeleton, score_threshold, image_format)
+        self._take(model, cfg, skeleton, score_threshold, top_k, image_format, precision)
 
     @classmethod
-    def from_model(cls, model, cfg, skeleton, *, score_threshold=0.0, image_format="RGB"):
+    def from_model(
+        cls,
+        model: nn.Module,
+        cfg: CfgNode,
+        skeleton: Skeleton,
+        *,
+        score_threshold: float = 0.0,
+        top_k: int | None = None,
+        image_format: ChannelOrder = "RGB",
+        precision: str = "float32",
+    ) -> PosePredictor:
         """Make a predictor of a model that already has its weights; it is put into evaluation mode."""
-        _check_image_format(image_format)
+        _check_options(image_format, precision, top_k)
         predictor = cls.__new__(cls)
-        predictor._take(model, cfg, skeleton, score_threshold, image_format)
+        predictor._take(model, cfg, skeleton, score_threshold, top_k, image_format, precision)
         return predictor
 
-    def _take(self, model, cfg, skeleton, score_threshold, image_format):
+    def _take(self, model, cfg, skeleton, score_threshold, top_k, image_format, precision) -> None:
         self.cfg = cfg
         self.model = model.eval()
         self.score_threshold = score_threshold
+        self.top_k = top_k
         self.image_format = image_format
+        self.precision = precision
         self._skeleton = skeleton
-        self._model_format = cfg.INPUT.FORMAT
-        self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
     @property
-    def skeleton(self):
+    def skeleton(self) -> Skeleton:
         """The `Skeleton` of the predicted keypoints."""
         return self._skeleton
 
-    def __call__(self, image):
-        """Predict the persons of one image.
+    @overload
+    def __call__(self, image: ImageLike) -> Persons: ...
 
-        image: path, PIL image, or uint8 array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W); see
-        `read_image_rgb`.
+    @overload
+    def __call__(self, image: Iterable[ImageLike], *, batch_size: int = ...) -> list[Persons]: ...
 
-        Returns Detectron2 `Instances` on the CPU, in pixels of the given image, best score first: pred_boxes
-        (n, 4) XYXY, scores (n,), pred_classes (n,), pred_keypoints (n, K, 3) with a confidence in [0, 1].
+    def __call__(self, image, *, batch_size: int = 8):
+        """Predict the persons of one image, or of each of several.
+
+        image: path, PIL image, uint8 array (H, W, C) or (H, W), or tensor (C, H, W) or (H, W), see `read_image_rgb`;
+        or several: a list or another iterable of them, an array (B, H, W, C) or a tensor (B, C, H, W).
+        batch_size: how many of several images are held in memory and, as far as the network pads them to the same
+        size, run together; an image's persons are the same, but for rounding, as alone.
+
+        Returns `Persons`, Detectron2 `Instances` with `pred_boxes`, `scores`, `pred_classes` and `pred_keypoints`
+        (n, K, 3) on the CPU, in pixels of the given image, best score first; of several images, a list of them.
+        Raises `UserError` for an image that cannot be used.
         """
-        image = read_image_rgb(image, self.image_format)
+        if not _is_several(image):
+            return self._predict([read_image_rgb(image, self.image_format)])[0]
+        if batch_size < 1:
+            raise UserError(f"the batch size must be at least 1, not {batch_size}.")
+        results: list[Persons] = []
+        batch: list[np.ndarray] = []
+        for one in image:
+            batch.append(read_image_rgb(one, self.image_format))
+            if len(batch) == batch_size:
+                results += self._predict(batch)
+                batch = []
+        return results + self._predict(batch)
+
+    def with_attention(self, image: ImageLike, stage: int = -1) -> Persons:
+        """Predict as a call does, with the parts' attention of a stage (its index).
+
+        Returns the same persons with `part_attention` (n, M, h, w), every map summing to one, and
+        `attention_boxes`, `Boxes` in pixels of the given image over which the maps lie. Raises `UserError` if
+        the model has no such stage or makes no attention maps.
+        """
+        inputs = [self.network_input(read_image_rgb(image, self.image_format))]
+        with torch.inference_mode():
+            return self._chosen(self.model.with_attention(inputs, stage)[0]["instances"])
+
+    def _predict(self, images: list[np.ndarray]) -> list[Persons]:
+        """images: (H, W, 3) uint8 RGB. Images that are padded to one size share a pass through the network."""
+        inputs = [self.network_input(image) for image in images]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        divisor = max(1, getattr(getattr(self.model, "backbone", None), "size_divisibility", 1))
+        for index, item in enumerate(inputs):
+            padded = tuple(-(-side // divisor) for side in item["image"].shape[1:])
+            groups.setdefault(padded, []).append(index)
+        results: list[Any] = [None] * len(images)
+        for indices in groups.values():
+            for index, output in zip(indices, self._run([inputs[i] for i in indices]), strict=True):
+                results[index] = self._chosen(output["instances"])
+        return results
+
+    def network_input(self, image: np.ndarray) -> dict[str, Any]:
+        """Detectron2's input of a model for an (H, W, 3) uint8 RGB image: resized, in the model's channel order."""
         height, width = image.shape[:2]
-        resized = self._resize.get_transform(image).apply_image(image)
-        if self._model_format == "BGR":
+        sizes = self.cfg.INPUT
+        resize = ResizeShortestEdge([sizes.MIN_SIZE_TEST] * 2, sizes.MAX_SIZE_TEST)
+        resized = resize.get_transform(image).apply_image(image)
+        if sizes.FORMAT == "BGR":
             resized = resized[:, :, ::-1]
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).float()
-        with torch.inference_mode():
-            outputs = self.model([{"image": tensor, "height": height, "width": width}])
+        return {"image": tensor, "height": height, "width": width}
+
+    def _run(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        dtype = PRECISIONS[self.precision]
+        device = next(self.model.parameters()).device.type
+        with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+            return self.model(inputs)
+
+    def _chosen(self, instances) -> Persons:
         # Selecting outside of inference mode copies into ordinary tensors, free to be changed in place.
-        instances = outputs[0]["instances"].to("cpu")
+        instances = instances.to("cpu")
         instances = instances[instances.scores >= self.score_threshold]
-        return instances[instances.scores.argsort(descending=True, stable=True)]
+        order = instances.scores.argsort(descending=True, stable=True)
+        return Persons.from_instances(instances[order[: self.top_k]], self._skeleton)
 
 
-def read_image_rgb(image, image_format="RGB"):
-    """Turn an image of any kind into an array (H, W, 3) uint8 RGB.
-
-    image: a path, read with its EXIF orientation; a PIL image; or a uint8 array (H, W, 3) or (H, W, 4) whose
-    first three channels are in the order `image_format` ("RGB" or "BGR"), or of grey values (H, W) or (H, W,
-    1). Raises `UserError` if it is none of these or cannot be read.
-    """
-    _check_image_format(image_format)
-    if isinstance(image, str | os.PathLike):
-        try:
-            with Image.open(image) as opened:
-                return _pil_to_rgb(opened)
-        except FileNotFoundError:
-            raise UserError(f"there is no image {os.fspath(image)}; check the path.") from None
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:  # as PIL's readers do
-            reason = getattr(error, "strerror", None) or "it is damaged or no image"
-            raise UserError(
-                f"cannot read the image {os.fspath(image)}: {reason}; leave it out or mend it."
-            ) from error
-    if isinstance(image, Image.Image):
-        return _pil_to_rgb(image)
-    if not isinstance(image, np.ndarray):
-        raise UserError(f"an image must be a path, a PIL image or a uint8 array, not {type(image).__name__}.")
-    if image.dtype != np.uint8:
-        raise UserError(
-            f"an image array must be uint8 with values 0 to 255, not {image.dtype}; convert it first."
-        )
-    if image.ndim == 2:
-        image = image[:, :, None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
-        raise UserError(
-            f"an image array must have shape (H, W), or (H, W, C) with C 1, 3 or 4, not {image.shape}."
-        )
-    if image.shape[2] == 1:
-        return np.repeat(image, 3, axis=2)
-    return np.ascontiguousarray(image[:, :, 2::-1] if image_format == "BGR" else image[:, :, :3])
+def _is_several(image) -> bool:
+    if isinstance(image, np.ndarray | torch.Tensor):
+        return image.ndim == 4
+    return isinstance(image, Iterable) and not isinstance(image, str | os.PathLike)
 
 
-def to_coco(instances, image_id, *, category_id=1):
-    """Turn predicted `Instances` into a list of COCO results, which any COCO evaluator reads.
-
-    Boxes become (x, y, width, height). Keypoints become 3K numbers x, y, confidence and lose the half pixel
-    that Detectron2 adds to COCO's keypoints when it loads them. `instances` are left as they are.
-    """
-    instances = instances.to("cpu")
-    if instances.has("pred_keypoints"):
-        # Detectron2 subtracts the half pixel in place.
-        instances.pred_keypoints = instances.pred_keypoints.clone()
-    results = instances_to_coco_json(instances, image_id)
-    for result in results:
-        result["category_id"] = category_id
-    return results
-
-
-def load_weights(model, weights):
+def load_weights(model: nn.Module, weights: str) -> None:
     """Load a checkpoint for inference; raise `UserError` unless it fits the model."""
     try:
         _FittingCheckpointer(model).load(weights)
@@ -200,14 +265,14 @@ class _FittingCheckpointer(DetectionCheckpointer):
         return incompatible._replace(missing_keys=[name for name in incompatible.missing_keys if name in needed])
 
 
-def _check_weights_exist(weights):
+def _check_weights_exist(weights: str) -> None:
     if not weights:
         raise UserError("MODEL.WEIGHTS is empty; give the file of trained weights.")
     if "://" not in weights and not Path(weights).is_file():
         raise UserError(f"there is no weights file {weights}; set MODEL.WEIGHTS to trained weights.")
 
 
-def _usable_device(device, *, required):
+def _usable_device(device: str, *, required: bool) -> str:
     """Return `device`, or "cpu" for a CUDA device that is not there unless it is `required`."""
     if not device.startswith("cuda") or torch.cuda.is_available():
         return device
@@ -216,18 +281,13 @@ def _usable_device(device, *, required):
     return "cpu"
 
 
-def _check_image_format(image_format):
-    if image_format not in ("RGB", "BGR"):
-        raise UserError(f"the image format must be RGB or BGR, not {image_format}.")
+def _check_options(image_format: str, precision: str, top_k: int | None) -> None:
+    check_image_format(image_format)
+    if precision not in PRECISIONS:
+        raise UserError(f"the precision must be one of {', '.join(PRECISIONS)}, not {precision}.")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k must be at least 1, or None for all persons, not {top_k}.")
 
 
-def _pil_to_rgb(image):
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # 16-bit grey: PIL's own conversion would clip all above 255 to white.
-        return np.repeat((np.asarray(image) / 257).clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
-
-
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200]

@@ -13,6 +13,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
+from querypose import Persons
 from querypose.errors import UserError, exit_on_user_error
 from querypose.skeleton import Skeleton
 
@@ -25,12 +26,13 @@ class StubPredictor:
 
     skeleton = SKELETON
 
-    def __init__(self, config_file, *, score_threshold, opts):
+    def __init__(self, config_file, *, score_threshold, opts, device=None, top_k=None, precision="float32"):
         StubPredictor.made_with = {
             "config_file": config_file,
             "score_threshold": score_threshold,
             "opts": opts,
         }
+        StubPredictor.choices = {"device": device, "top_k": top_k, "precision": precision}
 
     def __call__(self, image):
         instances = Instances(image.shape[:2])
@@ -38,7 +40,7 @@ class StubPredictor:
         instances.scores = torch.tensor([0.75])
         instances.pred_classes = torch.tensor([0])
         instances.pred_keypoints = torch.tensor([[[10.5, 20.5, 1.0], [50.5, 20.5, 0.75]]])
-        return instances
+        return Persons.from_instances(instances, SKELETON)
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def test_images_that_cannot_be_used_are_told(tmp_path, photograph):
         (tmp_path / "cut.jpg", "cut.jpg: it is damaged or no image"),
         (tmp_path, "Is a directory"),
         (photograph / 255, "uint8 with values 0 to 255, not float64"),
-        (photograph[None], "must have shape"),
+        (photograph[None, None], "must have shape"),
         (np.zeros((0, 5, 3), np.uint8), "must have shape"),
         (7, "not int"),
     ]:

@@ -1,7 +1,20 @@
 """Pictures of poses and of training runs."""
 
+from querypose.visualization.attention import overlay_attention, part_names, person_panels
 from querypose.visualization.contact_sheet import contact_sheet
+from querypose.visualization.dataset_plot import plot_dataset
 from querypose.visualization.draw_poses import Poses, draw_poses
+from querypose.visualization.keypoint_error_plot import plot_keypoint_errors
 from querypose.visualization.plots import plot_training
 
-__all__ = ["Poses", "contact_sheet", "draw_poses", "plot_training"]
+__all__ = [
+    "Poses",
+    "contact_sheet",
+    "draw_poses",
+    "overlay_attention",
+    "part_names",
+    "person_panels",
+    "plot_dataset",
+    "plot_keypoint_errors",
+    "plot_training",
+]

@@ -30,6 +30,8 @@ PERSON_COLOURS = (
     (68, 170, 153),
 )
 CASING_COLOUR = (20, 20, 20)
+COLOUR_BY = ("side", "person")
+CONFIDENCE = ("both", "size", "opacity", "none")
 _SUBPIXEL_BITS = 4
 
 
@@ -121,6 +123,8 @@ def draw_poses(
     keypoint_threshold=0.5,
     show_boxes=True,
     show_scores=True,
+    colour_by="side",
+    confidence="both",
     scale=None,
 ):
     """Draw persons on a copy of an image.
@@ -129,7 +133,10 @@ def draw_poses(
     instances: predictions or ground truth, see `Poses.from_instances`, in pixels of `image_rgb`.
     skeleton: names the limbs and the side ("left", "right", "middle") of every keypoint.
     score_threshold: predicted persons below it are left out; keypoint_threshold: so are predicted keypoints,
-    and limbs of which an end is left out. Above it, a keypoint is the larger and the more opaque the surer.
+    and limbs of which an end is left out.
+    colour_by: "side", the same for everyone, so that a left-right swap is seen; or "person".
+    confidence: what a surer keypoint above the threshold is: larger ("size"), more opaque ("opacity"), "both" or
+    neither ("none").
     Labelled but hidden ground truth keypoints are hollow and fainter.
     scale: how many times to enlarge the image before drawing; None enlarges only images under 400 pixels, 2
     to 4 times.
@@ -142,6 +149,12 @@ def draw_poses(
             f"an image to draw on must be uint8 of shape (H, W, 3), not {image_rgb.dtype} of "
             f"{image_rgb.shape}."
         )
+    for name, value, valid in (
+        ("colour_by", colour_by, COLOUR_BY),
+        ("confidence", confidence, CONFIDENCE),
+    ):
+        if value not in valid:
+            raise UserError(f"{name} of a drawing must be one of {', '.join(valid)}, not {value}.")
     scale = default_scale(*image_rgb.shape[:2]) if scale is None else scale
     if not 0 < scale < np.inf:
         raise UserError(f"the scale of a drawing must be a positive number, not {scale}.")
@@ -159,7 +172,12 @@ def draw_poses(
         for i in persons:
             _draw_box(canvas, boxes[i], PERSON_COLOURS[i % len(PERSON_COLOURS)])
     for i in persons:
-        _draw_person(canvas, keypoints[i], boxes[i], skeleton, keypoint_threshold, poses.ground_truth)
+        colours = SIDE_COLOURS
+        if colour_by == "person":
+            colours = dict.fromkeys(SIDE_COLOURS, PERSON_COLOURS[i % len(PERSON_COLOURS)])
+        _draw_person(
+            canvas, keypoints[i], boxes[i], skeleton, keypoint_threshold, poses.ground_truth, colours, confidence
+        )
     if show_scores and poses.scores is not None:
         _draw_scores(canvas, persons, boxes, poses.scores)
     return canvas
@@ -192,7 +210,7 @@ def _boxes_around(keypoints, threshold):
     return boxes
 
 
-def _draw_person(canvas, keypoints, box, skeleton, threshold, ground_truth):
+def _draw_person(canvas, keypoints, box, skeleton, threshold, ground_truth, colours, confidence):
     """Draw one person's limbs, then keypoints. keypoints (K, 3) and box (4,) are in pixels of the canvas."""
     third = np.nan_to_num(keypoints[:, 2])
     if ground_truth:
@@ -203,6 +221,9 @@ def _draw_person(canvas, keypoints, box, skeleton, threshold, ground_truth):
         strength = np.clip((third - threshold) / max(1.0 - threshold, 1e-6), 0.0, 1.0)
     shown = shown & np.isfinite(keypoints[:, :2]).all(axis=1)
     opacity = 0.4 + 0.6 * strength
+    if not ground_truth and confidence in ("size", "none"):
+        opacity = np.ones(len(third))
+    size = strength if ground_truth or confidence in ("size", "both") else np.ones(len(third))
     points = keypoints[:, :2] - 0.5
 
     # Half the width of a limb, in pixels: by the person's size, within what is legible on this canvas.
@@ -214,12 +235,12 @@ def _draw_person(canvas, keypoints, box, skeleton, threshold, ground_truth):
         faint = 0.5 * min(opacity[i], opacity[j])
         _fill_capsule(canvas, points[i], points[j], half_width + casing, CASING_COLOUR, faint)
     for i, j in limbs:
-        colour = SIDE_COLOURS[limb_side(skeleton, i, j)]
+        colour = colours[limb_side(skeleton, i, j)]
         _fill_capsule(canvas, points[i], points[j], half_width, colour, min(opacity[i], opacity[j]))
     for i in np.flatnonzero(shown):
-        radius = 1.7 * half_width * (0.6 + 0.4 * strength[i])
+        radius = 1.7 * half_width * (0.6 + 0.4 * size[i])
         _fill_capsule(canvas, points[i], points[i], radius + casing, CASING_COLOUR, opacity[i])
-        _fill_capsule(canvas, points[i], points[i], radius, SIDE_COLOURS[skeleton.sides[i]], opacity[i])
+        _fill_capsule(canvas, points[i], points[i], radius, colours[skeleton.sides[i]], opacity[i])
         if hollow[i]:
             _fill_capsule(canvas, points[i], points[i], 0.6 * radius, CASING_COLOUR, opacity[i])
 

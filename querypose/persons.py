@@ -1,0 +1,103 @@
+"""The persons found in an image, and the forms in which other programs want them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+
+from querypose.errors import UserError
+from querypose.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Persons(Instances):
+    """Detectron2's `Instances` of n persons that also know their skeleton.
+
+    Fields, on the CPU and in pixels of the image, best score first: `pred_boxes` (`Boxes` of n x 4, XYXY), `scores`
+    (n,) in [0, 1], `pred_classes` (n,) zeros, `pred_keypoints` (n, K, 3): x, y and a confidence in [0, 1]. The centre
+    of the first pixel is (0.5, 0.5). Indexing and `to` keep the class.
+    """
+
+    def __init__(self, image_size: tuple[int, int], skeleton: Skeleton, **fields: Any):
+        """image_size: height, width in pixels."""
+        super().__init__(image_size, **fields)
+        self._skeleton = skeleton
+
+    @classmethod
+    def from_instances(cls, instances: Instances, skeleton: Skeleton) -> Persons:
+        """The same fields, not copied, with a skeleton."""
+        return cls(instances.image_size, skeleton, **instances.get_fields())
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """The `Skeleton` whose keypoints these are."""
+        return self._skeleton
+
+    def to(self, *args: Any, **kwargs: Any) -> Persons:
+        """Every field on another device, or of another type."""
+        return self.from_instances(super().to(*args, **kwargs), self._skeleton)
+
+    def __getitem__(self, item: Any) -> Persons:
+        """The persons that an index, a slice, a mask or a list of indices selects."""
+        return self.from_instances(super().__getitem__(item), self._skeleton)
+
+    def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
+        """COCO results, see `to_coco`."""
+        return to_coco(self, image_id, category_id=category_id)
+
+    def to_records(self, **columns: Any) -> list[dict[str, Any]]:
+        """One flat dict of plain numbers per person, for tables; see `record_columns` for its keys.
+
+        columns: constants to put first, such as `image="photo.jpg"`.
+        """
+        names = record_columns(self._skeleton)
+        boxes = self.pred_boxes.tensor.tolist()
+        scores, keypoints = self.scores.tolist(), self.pred_keypoints.flatten(1).tolist()
+        rows = zip(boxes, scores, keypoints, strict=True)
+        return [
+            {**columns, **dict(zip(names, [person, score, *box, *flat], strict=True))}
+            for person, (box, score, flat) in enumerate(rows)
+        ]
+
+    def to_dataframe(self, **columns: Any) -> pandas.DataFrame:
+        """The table of `to_records` as a pandas `DataFrame`, with its columns even if nobody was found.
+
+        Raises `UserError` where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError(
+                "to_dataframe needs pandas, which is not installed: pip install pandas, or use to_records"
+            ) from error
+        return pandas.DataFrame(self.to_records(**columns), columns=[*columns, *record_columns(self._skeleton)])
+
+
+def record_columns(skeleton: Skeleton) -> list[str]:
+    """The keys of a person's record: `person` (0 is the best), `score`, the box's corners `x0 y0 x1 y1`, then
+    `<keypoint>_x`, `<keypoint>_y` and `<keypoint>_confidence` for every keypoint; pixels as in `Persons`.
+    """
+    names = skeleton.keypoint_names
+    return ["person", "score", "x0", "y0", "x1", "y1"] + [
+        f"{name}_{column}" for name in names for column in ("x", "y", "confidence")
+    ]
+
+
+def to_coco(instances: Instances, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
+    """Turn predicted `Instances` into a list of COCO results, which any COCO evaluator reads.
+
+    Boxes become (x, y, width, height). Keypoints become 3K numbers x, y, confidence and lose the half pixel
+    that Detectron2 adds to COCO's keypoints when it loads them. `instances` are left as they are.
+    """
+    instances = instances.to("cpu")
+    if instances.has("pred_keypoints"):
+        # Detectron2 subtracts the half pixel in place.
+        instances.pred_keypoints = instances.pred_keypoints.clone()
+    results = instances_to_coco_json(instances, image_id)
+    for result in results:
+        result["category_id"] = category_id
+    return results

@@ -1,0 +1,113 @@
+"""tools/demo.py on videos and cameras: what is written, what Ctrl-C leaves, what is said about bad files."""
+
+import csv
+import json
+import os
+import signal
+
+import cv2
+import numpy as np
+import pytest
+from test_demo import StubPredictor, demo, run, save_image  # noqa: F401  (demo is a fixture)
+
+from querypose.errors import UserError
+from querypose.visualization.video import VideoReader, VideoWriter
+
+
+def make_video(path, num_frames=6, rate=12.5, size=(60, 101)):
+    """Frames of rising brightness, RGB red only."""
+    with VideoWriter(path, rate) as writer:
+        for index in range(num_frames):
+            frame = np.zeros((*size, 3), np.uint8)
+            frame[..., 0] = 40 * (index % 6)
+            writer.write(frame)
+    return path
+
+
+def frames_of(path):
+    reader = VideoReader(path)
+    frames = list(reader)
+    reader.close()
+    return frames, reader.frame_rate
+
+
+def test_frames_come_back_in_their_colours_order_and_rate(tmp_path):
+    frames, rate = frames_of(make_video(tmp_path / "a.mp4"))
+    assert len(frames) == 6 and rate == pytest.approx(12.5) and frames[0].shape == (60, 100, 3)
+    for index, frame in enumerate(frames):
+        assert frame[..., 0].mean() == pytest.approx(40 * index, abs=6) and frame[..., 2].mean() < 8
+
+
+def test_a_video_becomes_a_video_and_tables(demo, tmp_path):  # noqa: F811
+    (tmp_path / "in").mkdir()
+    video = make_video(tmp_path / "in" / "a.mp4")
+    assert run(demo, "--input", video, "--output", tmp_path / "out", "--top-k", 3, "--device", "cpu") == 0
+    assert StubPredictor.choices == {"device": "cpu", "top_k": 3, "precision": "float32"}
+    frames, rate = frames_of(tmp_path / "out" / "a.mp4")
+    assert len(frames) == 6 and rate == pytest.approx(12.5) and frames[0].shape == (240, 400, 3)
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [result["image_id"] for result in results] == [1, 2, 3, 4, 5, 6]
+    images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    assert images[2] == {
+        "id": 3, "file_name": str(video), "height": 60, "width": 100, "frame": 2, "time": pytest.approx(2 / 12.5),
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "out" / "frames.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(range(6)) and lines[0]["persons"][0]["left_hand_x"] == 10.5
+    with open(tmp_path / "out" / "persons.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and rows[5]["frame"] == "5" and float(rows[5]["right_hand_confidence"]) == 0.75
+
+
+def test_ctrl_c_leaves_a_playable_file(demo, tmp_path, monkeypatch, capsys):  # noqa: F811
+    video = make_video(tmp_path / "a.mp4", num_frames=30)
+    calls = []
+
+    def interrupt_at_the_fourth(self, image, call=StubPredictor.__call__):
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return call(self, image)
+
+    monkeypatch.setattr(StubPredictor, "__call__", interrupt_at_the_fourth)
+    assert run(demo, "--input", video, "--output", tmp_path / "out") == 130
+    assert "ended by Ctrl-C" in capsys.readouterr().out
+    assert len(frames_of(tmp_path / "out" / "a.mp4")[0]) == 4
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 4
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_bad_video_is_told_and_the_rest_goes_on(demo, tmp_path, capsys):  # noqa: F811
+    folder = tmp_path / "in"
+    save_image(folder / "a.jpg")
+    (folder / "b.mp4").write_bytes(b"no video")
+    make_video(folder / "c.mp4", num_frames=2)
+    (folder / "d.avi").write_bytes(b"")
+    assert run(demo, "--input", folder, "--output", tmp_path / "out") == 2
+    captured = capsys.readouterr()
+    assert "cannot open the video" in captured.err and "b.mp4" in captured.err and "d.avi" in captured.err
+    assert "2 inputs could not be used" in captured.out
+    images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    assert [image["id"] for image in images] == [1, 2, 3] and not (tmp_path / "out" / "b.mp4").exists()
+
+
+def test_a_camera_ends_after_max_frames(demo, tmp_path, monkeypatch):  # noqa: F811
+    video = make_video(tmp_path / "a.mp4")
+    opened, capture = [], cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: opened.append(source) or capture(str(video)))
+    assert run(demo, "--webcam", "1", "--output", tmp_path / "out", "--max-frames", 3) == 0
+    assert opened == [1] and len(frames_of(tmp_path / "out" / "webcam.mp4")[0]) >= 3
+    assert len(json.loads((tmp_path / "out" / "images.json").read_text())["images"]) == 3
+
+
+def test_a_camera_that_is_absent_is_told():
+    with pytest.raises(UserError, match="cannot open camera 93; is it plugged in"):
+        VideoReader(93)
+
+
+@pytest.mark.parametrize("option, value", [("--color-by", "person"), ("--confidence", "none")])
+def test_drawing_options_change_the_picture(demo, tmp_path, option, value):  # noqa: F811
+    image = save_image(tmp_path / "in" / "a.png")
+    run(demo, "--input", image, "--output", tmp_path / "usual")
+    run(demo, "--input", image, "--output", tmp_path / "other", option, value)
+    usual, other = (cv2.imread(str(tmp_path / name / "a.png")) for name in ("usual", "other"))
+    assert (usual != other).any()

@@ -1,0 +1,174 @@
+"""PosePredictor with a real model: batches, tensors, threads, precision; and what Persons turn into."""
+
+import copy
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+from tiny_model import spread, tiny_config, tiny_model
+
+from querypose import Persons, PosePredictor
+from querypose.data import skeleton_of
+from querypose.errors import UserError
+from querypose.images import read_image_rgb
+from querypose.persons import record_columns
+from querypose.skeleton import Skeleton
+
+
+@pytest.fixture(scope="module")
+def make():
+    """A function that makes predictors of one small model, whose queries have boxes of their own."""
+    opts = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
+    cfg = tiny_config("light", *opts)
+    model = spread(tiny_model("light", *opts))
+    return lambda **options: PosePredictor.from_model(model, cfg, skeleton_of(cfg), **options)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Images of noise: two are padded to one size, two to another, and one is alone."""
+    rng = np.random.default_rng(0)
+    sizes = [(60, 90), (90, 60), (62, 90), (88, 60), (50, 50)]
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+def assert_same(found, expected, tolerance=1e-4):
+    assert len(found) == len(expected) and found.image_size == expected.image_size
+    for name in ("scores", "pred_keypoints"):
+        torch.testing.assert_close(found.get(name), expected.get(name), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=tolerance, atol=tolerance)
+
+
+def test_a_batch_gives_what_its_images_give_alone(make, images):
+    predictor = make()
+    alone = [predictor(image) for image in images]
+    assert len({len(persons) for persons in alone}) == 1 and len(alone[0]) == 6
+    assert not torch.allclose(alone[0].pred_keypoints, alone[2].pred_keypoints), "the test would show nothing"
+    for batch_size in (1, 2, 5, 8):
+        together = predictor(images, batch_size=batch_size)
+        for found, expected in zip(together, alone, strict=True):
+            assert_same(found, expected)
+    assert predictor([]) == []
+    assert len(predictor(iter(images[:3]), batch_size=2)) == 3
+
+
+def test_images_of_equal_padding_share_a_pass(make, images, monkeypatch):
+    predictor, sizes = make(), []
+    monkeypatch.setattr(predictor, "_run", lambda inputs, run=predictor._run: sizes.append(len(inputs)) or run(inputs))
+    predictor(images)
+    assert sorted(sizes) == [1, 2, 2]
+
+
+def test_stacked_arrays_and_tensors_are_batches(make, images):
+    predictor, expected = make(), make()(images[0])
+    array = np.stack([images[0]] * 2)
+    for several in (array, torch.from_numpy(array).permute(0, 3, 1, 2)):
+        found = predictor(several)
+        assert len(found) == 2
+        assert_same(found[1], expected)
+
+
+def test_eight_threads_get_what_one_gets(make, images):
+    predictor = make()
+    expected = [predictor(image) for image in images]
+    jobs = [index % len(images) for index in range(80)]
+    with ThreadPoolExecutor(8) as pool:
+        for index, found in zip(jobs, pool.map(lambda i: predictor(images[i]), jobs), strict=True):
+            assert_same(found, expected[index], tolerance=1e-6)
+
+
+def test_tensors_become_the_image_that_they_hold(images):
+    image = images[0]
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    assert np.array_equal(read_image_rgb(tensor), image)
+    assert np.array_equal(read_image_rgb(tensor.flip(0), "BGR"), image)
+    assert np.array_equal(read_image_rgb(tensor.float() / 255), image)
+    assert np.array_equal(read_image_rgb(tensor[0])[:, :, 1], image[:, :, 0])
+    alpha = torch.cat([tensor, tensor[:1]])
+    assert np.array_equal(read_image_rgb(alpha), image)
+    for wrong, message in [
+        (tensor.float(), "from 0 to 1, not 0 to 255"),
+        (tensor.float() / 255 - 0.5, "from 0 to 1"),
+        (torch.full((3, 4, 4), float("nan")), "from 0 to 1"),
+        (tensor.long(), "not torch.int64"),
+        (torch.from_numpy(image), r"not \(60, 90, 3\)"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            read_image_rgb(wrong)
+
+
+def test_top_k_keeps_the_best(make, images):
+    everyone = make()(images[0])
+    assert_same(make(top_k=2)(images[0]), everyone[:2])
+    assert len(make(top_k=50)(images[0])) == 6
+    with pytest.raises(UserError, match="top_k must be at least 1"):
+        make(top_k=0)
+
+
+def test_half_precision_is_close_and_comes_back_in_float32(make, images):
+    exact, half = make()(images[0]), make(precision="bfloat16")(images[0])
+    assert half.pred_keypoints.dtype == half.scores.dtype == torch.float32
+    assert not torch.equal(half.scores, exact.scores), "nothing was computed in bfloat16"
+    torch.testing.assert_close(half.scores, exact.scores, rtol=0.1, atol=0.02)
+    with pytest.raises(UserError, match="float32, bfloat16, float16, not int8"):
+        make(precision="int8")
+
+
+@pytest.fixture
+def persons():
+    skeleton = Skeleton(("left_hand", "right_hand"), (("left_hand", "right_hand"),), ((0, 1),), (0.05, 0.05))
+    instances = Instances((60, 100))
+    instances.pred_boxes = Boxes(torch.tensor([[5.0, 10.0, 55.0, 40.0], [0.0, 0.0, 8.0, 8.0]]))
+    instances.scores = torch.tensor([0.75, 0.5])
+    instances.pred_classes = torch.tensor([0, 0])
+    instances.pred_keypoints = torch.tensor([[[10.5, 20.5, 1.0], [50.5, 20.5, 0.75]], [[1.0, 2.0, 0.5]] * 2])
+    return Persons.from_instances(instances, skeleton)
+
+
+def test_persons_stay_persons(persons):
+    for same in (persons[[0, 1]], persons[persons.scores > 0], persons.to("cpu"), copy.deepcopy(persons)):
+        assert type(same) is Persons and len(same) == 2 and same.skeleton == persons.skeleton
+    unpickled = pickle.loads(pickle.dumps(persons))
+    assert unpickled.skeleton == persons.skeleton and torch.equal(unpickled.scores, persons.scores)
+    assert len(persons[0]) == 1 and isinstance(persons, Instances)
+
+
+def test_records_are_flat_numbers(persons):
+    first, second = persons.to_records(image="a.jpg")
+    assert list(first) == ["image", *record_columns(persons.skeleton)]
+    assert first == {
+        "image": "a.jpg", "person": 0, "score": 0.75, "x0": 5.0, "y0": 10.0, "x1": 55.0, "y1": 40.0,
+        "left_hand_x": 10.5, "left_hand_y": 20.5, "left_hand_confidence": 1.0,
+        "right_hand_x": 50.5, "right_hand_y": 20.5, "right_hand_confidence": 0.75,
+    }  # fmt: skip
+    assert second["person"] == 1 and second["right_hand_y"] == 2.0
+    assert persons[[]].to_records() == []
+    assert persons.to_coco(7)[0]["bbox"] == [5.0, 10.0, 50.0, 30.0]
+    assert persons.to_coco(7)[0]["keypoints"] == [10.0, 20.0, 1.0, 50.0, 20.0, 0.75]
+
+
+def test_a_dataframe_has_its_columns_even_without_persons(persons):
+    pytest.importorskip("pandas")
+    frame = persons.to_dataframe(image="a.jpg")
+    assert frame.shape == (2, 13) and frame["left_hand_x"].tolist() == [10.5, 1.0]
+    assert list(persons[[]].to_dataframe(image="a.jpg").columns) == list(frame.columns)
+
+
+def test_a_missing_pandas_is_told(persons, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="pip install pandas"):
+        persons.to_dataframe()
+
+
+def test_a_list_of_files_may_hold_other_kinds_too(make, images, tmp_path):
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    found = make()([tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(images[0]), images[0]])
+    for persons in found:
+        assert_same(persons, found[-1])
+    with pytest.raises(UserError, match="there is no image .*absent"):
+        make()([images[0], tmp_path / "absent.png"])

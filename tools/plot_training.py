@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+"""Draw losses, learning rate and AP of one or several training runs.
+
+Example:
+    python tools/plot_training.py output/querypose_R50 output/querypose_light_R50 --output training.png
+"""
+
+import argparse
+from pathlib import Path
+
+from querypose.errors import exit_on_user_error
+from querypose.visualization import plot_training
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="output folders of training, or their metrics.json")
+    parser.add_argument("--output", required=True, metavar="PNG", help="the picture to write")
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="the runs' names (default: their folders')")
+    parser.add_argument("--smoothing", type=int, metavar="N", help="records in the running mean (default: a fiftieth)")
+    args = parser.parse_args(arguments)
+    files = [Path(run) / "metrics.json" if Path(run).is_dir() else Path(run) for run in args.runs]
+    print(f"written: {plot_training(files, args.output, labels=args.labels, smoothing=args.smoothing)}")
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        main()
