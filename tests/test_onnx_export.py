@@ -1,0 +1,122 @@
+"""The exported graph computes, in ONNX Runtime, what the PyTorch model computes."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import Boxes
+from tiny_model import spread, tiny_config, tiny_model
+
+from querypose.errors import UserError
+from querypose.export import DensePyramidPooler, export_onnx
+from querypose.modeling import QueryPose
+from querypose.skeleton import Skeleton
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+NAMES = tuple(f"joint_{i}" for i in range(17))
+SKELETON = Skeleton(NAMES, (), ((0, 1),), (0.05,) * 17)
+SWIN = (
+    *("MODEL.BACKBONE.NAME", "build_swin_fpn_backbone", "MODEL.SWIN.EMBED_DIM", 8),
+    *("MODEL.SWIN.DEPTHS", [2, 2, 2, 2], "MODEL.SWIN.NUM_HEADS", [1, 2, 4, 8]),
+)
+HRNET = ("MODEL.BACKBONE.NAME", "build_hrnet_backbone", "MODEL.HRNET.NAME", "hrnet_w18_small")
+DETECTRON2_RESNET = (
+    *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH", 50),
+    *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.RESNETS.STEM_OUT_CHANNELS", 8),
+    *("MODEL.RESNETS.RES2_OUT_CHANNELS", 16, "MODEL.RESNETS.WIDTH_PER_GROUP", 8),
+)
+COORDINATES = ("MODEL.QUERYPOSE.PART_EMBEDDING", "CoordinateSPEGM")
+SIZES = ((64, 96), (70, 101), (130, 95))  # height, width
+SWIN_SIZES = ((240, 256), (251, 333))
+
+
+def exported(folder, variant, *opts, opset=17):
+    model = spread(tiny_model(variant, *opts)).eval()
+    file = export_onnx(model, tiny_config(variant, *opts), SKELETON, folder / "model.onnx", opset=opset)
+    return model, file
+
+
+def run_onnx(file, **inputs):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return session.run(["boxes", "scores", "keypoints"], {name: value.numpy() for name, value in inputs.items()})
+
+
+def assert_same(model, outputs, images):
+    """images: the tensors (3, H, W) that stand in the upper left corners of the batch."""
+    with torch.no_grad():
+        expected = model([{"image": image} for image in images])
+    for boxes, scores, keypoints, result in zip(*outputs, expected, strict=True):
+        instances = result["instances"]
+        number = len(instances)
+        assert number and (scores[number:] == 0).all()
+        assert np.abs(scores[:number] - instances.scores.numpy()).max() < 1e-4
+        assert np.abs(boxes[:number] - instances.pred_boxes.tensor.numpy()).max() < 1e-3 * max(images[0].shape)
+        assert np.abs(keypoints[:number] - instances.pred_keypoints.numpy()).max() < 1e-3 * max(images[0].shape)
+
+
+@pytest.mark.parametrize(
+    ("variant", "opts", "sizes"),
+    [
+        pytest.param("light", (), SIZES, id="light"),
+        pytest.param("full", (), SIZES, id="full"),
+        pytest.param("light", ("MODEL.QUERYPOSE.TEST.TOPK_POSES", 3), SIZES, id="light-top-k"),
+        pytest.param("light", COORDINATES, SIZES[1:], id="coordinates"),
+        pytest.param("full", DETECTRON2_RESNET, SIZES, id="resnet", marks=pytest.mark.slow),
+        pytest.param("light", HRNET, SIZES, id="hrnet-lateral", marks=pytest.mark.slow),
+        pytest.param("light", (*HRNET, "MODEL.HRNET.NECK", "pooled"), SIZES, id="hrnet-pooled", marks=pytest.mark.slow),
+        pytest.param("full", SWIN, SWIN_SIZES, id="swin", marks=pytest.mark.slow),
+    ],
+)
+def test_the_graph_computes_the_models_inference(tmp_path, variant, opts, sizes):
+    model, file = exported(tmp_path, variant, *opts)
+    for batch, (height, width) in zip((1, 3, 2), sizes, strict=False):
+        images = (255 * torch.rand(batch, 3, height, width)).round()
+        assert_same(model, run_onnx(file, images=images), list(images))
+
+
+def test_images_of_different_sizes_share_a_batch(tmp_path):
+    model, file = exported(tmp_path, "light", opset=16)
+    images = (255 * torch.rand(2, 3, 90, 100)).round()
+    sizes = torch.tensor([[100.0, 61.0], [73.0, 90.0]])
+    outputs = run_onnx(file, images=images, image_sizes=sizes)
+    assert_same(model, outputs, [images[0, :, :61], images[1, :, :, :73]])
+
+
+def test_the_file_holds_standard_operators_only(tmp_path):
+    _, file = exported(tmp_path, "light", opset=16)
+    proto = onnx.load(file)
+    onnx.checker.check_model(proto, full_check=True)
+    assert {node.domain for node in proto.graph.node} == {""}
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 16)]
+    assert "RoiAlign" in {node.op_type for node in proto.graph.node}
+
+
+def test_the_model_is_as_before_the_export(tmp_path):
+    model = spread(tiny_model("light")).train()
+    export_onnx(model, tiny_config("light"), SKELETON, tmp_path / "model.onnx")
+    assert model.training and all("pool" not in vars(stage) for stage in model.decoder.box_stages)
+    assert isinstance(model, QueryPose) and sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx"]
+
+
+def test_an_opset_without_such_a_roi_align_is_refused(tmp_path):
+    with pytest.raises(UserError, match="opset is 15; it must be from 16"):
+        export_onnx(tiny_model(), tiny_config(), SKELETON, tmp_path / "model.onnx", opset=15)
+
+
+def test_the_dense_pooler_equals_detectron2s():
+    pooler = ROIPooler(5, [1 / 4, 1 / 8, 1 / 16, 1 / 32], sampling_ratio=2, pooler_type="ROIAlignV2")
+    features = [torch.randn(2, 3, 256 // 2**i, 320 // 2**i) for i in range(4)]
+    # sizes of all levels, those where a level begins, one with no area, and boxes beyond the image
+    sizes = torch.cat([torch.logspace(0, 3.3, 60), torch.tensor([0.0, 112.0, 224.0, 448.0, 896.0, 111.99, 447.99])])
+    ratio = torch.rand(2, len(sizes)) * 3 + 0.3
+    ratio[:, -7:] = 1
+    corner = torch.rand(2, len(sizes), 2) * 900 - 50
+    corner[:, -7:] = corner[:, -7:].round()
+    boxes = torch.cat([corner, corner + torch.stack([sizes * ratio, sizes / ratio], dim=2)], dim=2)
+    expected = pooler(features, [Boxes(image_boxes) for image_boxes in boxes])
+    assert torch.equal(DensePyramidPooler(pooler)(features, boxes), expected)
+    assert len(DensePyramidPooler(pooler).levels(boxes[0]).unique()) == 4

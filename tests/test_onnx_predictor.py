@@ -1,0 +1,160 @@
+"""OnnxPosePredictor: the same persons as PosePredictor, without PyTorch; what is said about unusable files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data.transforms import ResizeShortestEdge
+from PIL import Image
+
+from querypose import PosePredictor
+from querypose.errors import UserError
+from querypose.export import export_onnx
+from querypose.onnx import METADATA_KEY, OnnxPosePredictor, read_rgb, resize
+from querypose.predictor import to_coco
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+ROOT = Path(__file__).parents[1]
+BLOCKED = ["torch", "torchvision", "detectron2", "timm", "onnx", "fvcore", "cv2", "scipy"]
+WITHOUT_TORCH = f"""
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {BLOCKED}:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Blocker())
+import querypose
+from querypose.onnx import OnnxPosePredictor
+persons = OnnxPosePredictor(sys.argv[1], score_threshold=0.05)(sys.argv[2])
+assert not set({BLOCKED}) & set(sys.modules)
+print(len(persons), persons.keypoints.shape[1:], round(float(persons.scores[0]), 3))
+"""
+
+
+@pytest.fixture(scope="module")
+def torch_predictor():
+    return PosePredictor(ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """A drawn scene cut from the picture in the documentation: (H, W, 3)."""
+    with Image.open(ROOT / "docs" / "images" / "quickstart.jpg") as opened:
+        return np.array(opened.convert("RGB"))[:300, :400]
+
+
+@pytest.fixture(scope="module")
+def file(torch_predictor, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "quickstart.onnx"
+    return export_onnx(torch_predictor.model, torch_predictor.cfg, torch_predictor.skeleton, path)
+
+
+def test_the_same_persons_as_with_pytorch(torch_predictor, file, picture, tmp_path):
+    predictor = OnnxPosePredictor(file, num_threads=1)
+    assert predictor.skeleton == torch_predictor.skeleton
+    for image in (picture, picture[:, :155], Image.fromarray(picture[:111])):
+        expected, found = torch_predictor(image), predictor(image)
+        assert found.image_size == expected.image_size and len(found) == len(expected) > 0
+        assert np.abs(found.scores - expected.scores.numpy()).max() < 1e-4
+        scale = max(expected.image_size)
+        assert np.abs(found.boxes - expected.pred_boxes.tensor.numpy()).max() < 1e-3 * scale
+        assert np.abs(found.keypoints - expected.pred_keypoints.numpy()).max() < 1e-3 * scale
+
+    ours, theirs = found.to_coco(7), to_coco(expected, 7)
+    assert [result.keys() for result in ours] == [result.keys() for result in theirs]
+    assert np.abs(np.array(ours[0]["keypoints"]) - theirs[0]["keypoints"]).max() < 1e-3 * scale
+    assert np.abs(np.array(ours[0]["bbox"]) - theirs[0]["bbox"]).max() < 1e-3 * scale
+
+
+def test_thresholds_and_the_order_of_channels(file, picture):
+    everyone = OnnxPosePredictor(file, num_threads=1)(picture)
+    middle = float(everyone.scores[len(everyone) // 2])
+    best = OnnxPosePredictor(file, score_threshold=middle, image_format="BGR", num_threads=1)(picture[:, :, ::-1])
+    assert len(best) == int((everyone.scores >= middle).sum()) < len(everyone)
+    assert np.allclose(best.keypoints, everyone.keypoints[: len(best)], atol=1e-3)
+
+
+def test_neither_pytorch_nor_detectron2_is_imported(file, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(file), str(tmp_path / "picture.png")],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "(17, 3)" in result.stdout and int(result.stdout.split()[0]) > 0
+
+
+@pytest.mark.parametrize("sizes", [(128, 176), (800, 1333), (0, 100), (33, 100)])
+def test_resizing_is_detectron2s(sizes):
+    for height, width in ((480, 640), (97, 31), (50, 50), (31, 200), (7, 1000)):
+        image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        expected = ResizeShortestEdge([sizes[0]] * 2, sizes[1]).get_transform(image).apply_image(image)
+        assert np.array_equal(np.asarray(resize(image, *sizes)), expected)
+
+
+def test_images_that_are_none(tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    cases = {
+        tmp_path / "text.jpg": "damaged or no image",
+        tmp_path / "absent.jpg": "there is no image",
+        "": "there is no image|damaged or no image",
+        7: "not int",
+    }
+    for image, message in cases.items():
+        with pytest.raises(UserError, match=message):
+            read_rgb(image)
+    with pytest.raises(UserError, match="not float32"):
+        read_rgb(np.zeros((4, 4, 3), np.float32))
+    with pytest.raises(UserError, match="must have shape"):
+        read_rgb(np.zeros((4, 4, 2), np.uint8))
+
+
+def without_metadata(file, path):
+    proto = onnx.load(file)
+    del proto.metadata_props[:]
+    onnx.save(proto, path)
+
+
+def with_metadata(text):
+    def write(file, path):
+        proto = onnx.load(file)
+        assert proto.metadata_props[0].key == METADATA_KEY
+        proto.metadata_props[0].value = text
+        onnx.save(proto, path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda file, path: None, "there is no ONNX file"),
+        (lambda file, path: path.write_text("hello"), "is no ONNX file"),
+        (lambda file, path: path.write_bytes(b""), "is no ONNX file|is no export"),
+        (lambda file, path: path.write_bytes(file.read_bytes()[:300_000]), "is damaged"),
+        (without_metadata, "is no export of QueryPose"),
+        (with_metadata("{"), "metadata of .* are damaged"),
+        (with_metadata('{"format": 1}'), "metadata of .* are damaged"),
+        (with_metadata('{"format": 99}'), "has format 99"),
+    ],
+)
+def test_unusable_files(file, tmp_path, write, message):
+    path = tmp_path / "model.onnx"
+    write(file, path)
+    with pytest.raises(UserError, match=message):
+        OnnxPosePredictor(path)
+
+
+def test_the_tool_overwrites_nothing(tmp_path):
+    (tmp_path / "model.onnx").write_text("precious")
+    command = [sys.executable, "tools/export_onnx.py", "--config-file", "configs/quickstart.yaml"]
+    result = subprocess.run(
+        [*command, "--output", str(tmp_path / "model.onnx"), "MODEL.WEIGHTS", "weights/quickstart.pth"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert result.returncode == 2 and result.stderr.startswith("error: ") and "exists" in result.stderr
+    assert (tmp_path / "model.onnx").read_text() == "precious"
