@@ -1,6 +1,6 @@
 """The whole job in ten minutes on a CPU: evaluate the shipped weights, train the same model briefly, show both.
 
-    python tools/quickstart.py [--minutes 8] [--output output/quickstart]
+    python tools/quickstart.py [--minutes 7] [--output output/quickstart]
 
 The data are drawn people (synthetic_people_*), made on the first run; nothing is downloaded.
 """
@@ -27,6 +27,7 @@ from tqdm import tqdm
 from querypose.config import setup_config
 from querypose.data import check_datasets, skeleton_of
 from querypose.engine import PoseTrainer
+from querypose.engine.trainer import use_bfloat16
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import load_weights, read_image_rgb
 from querypose.visualization import Poses, contact_sheet, draw_poses, plot_training
@@ -42,7 +43,7 @@ SHOWN_FROM = 0.15  # scores multiply two confidences, and small models are modes
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=8.0, help="how long to train (default 8)")
+    parser.add_argument("--minutes", type=float, default=7.0, help="how long to train (default 7)")
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="folder for the results")
     args = parser.parse_args()
     if args.minutes <= 0:
@@ -53,7 +54,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     log_to_file_only(args.output)
 
-    cfg = setup_config(str(CONFIG), ["OUTPUT_DIR", str(args.output), *precision_for_this_machine()])
+    cfg = setup_config(str(CONFIG), ["OUTPUT_DIR", str(args.output)])
     print("1/4 data: people drawn by the program, made on the first run")
     check_datasets(cfg)
 
@@ -80,14 +81,6 @@ def log_to_file_only(output: Path) -> None:
         for handler in list(logger.handlers):
             if type(handler) is logging.StreamHandler:
                 logger.removeHandler(handler)
-
-
-def precision_for_this_machine() -> list[str]:
-    """bfloat16 pays on a GPU and on a CPU that has instructions for it; elsewhere train in float32."""
-    if torch.cuda.is_available():
-        return []
-    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return [] if any(check is not None and check() for check in checks) else ["SOLVER.AMP.ENABLED", "False"]
 
 
 def evaluate(cfg, model) -> dict:
@@ -121,10 +114,11 @@ def seconds_per_iteration(cfg, steps: int = 8) -> float:
     model = PoseTrainer.build_model(cfg).train()
     optimizer = PoseTrainer.build_optimizer(cfg, model)
     batches = iter(PoseTrainer.build_train_loader(cfg))
+    bfloat16 = use_bfloat16(cfg)
     times = []
     for _ in range(steps):
         start = time.monotonic()
-        with torch.autocast(cfg.MODEL.DEVICE.split(":")[0], torch.bfloat16, enabled=cfg.SOLVER.AMP.ENABLED):
+        with torch.autocast(cfg.MODEL.DEVICE.split(":")[0], torch.bfloat16, enabled=bfloat16):
             losses = model(next(batches))
         optimizer.zero_grad()
         sum(losses.values()).backward()
