@@ -8,10 +8,10 @@ setup(
     description="QueryPose: sparse end-to-end multi-person pose estimation as a Detectron2 extension",
     license="Apache-2.0",
     packages=find_packages(include=["querypose", "querypose.*"]),
-    package_data={"querypose": ["**/*.json", "**/*.yaml"]},
+    package_data={"querypose": ["**/*.json", "**/*.yaml", "**/*.html"]},
     python_requires=">=3.11",
     # Detectron2 is missing here on purpose: it is on no package registry under its own name, so pip cannot
-    # install it. tools/install_detectron2.py does, and `import querypose` says so when it is absent.
+    # install it. tools/install_detectron2.py does, and `from querypose import ..` says so when it is absent.
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
@@ -32,7 +32,19 @@ setup(
         "yacs>=0.1.8",
     ],
     extras_require={
-        "test": ["hypothesis>=6", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6"],
-        "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
+        "test": [
+            "hypothesis>=6",
+            "onnx>=1.16",
+            "onnxruntime>=1.18",
+            "pandas>=2",
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "ruff>=0.6",
+            "selenium>=4.20",
+        ],
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],
+        "tables": ["pandas>=2"],
+        "types": ["mypy>=1.10"],
     },
 )
