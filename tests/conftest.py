@@ -27,7 +27,7 @@ def shared_folder() -> Path:
 
 @pytest.fixture
 def messages():
-    """What the `querypose` loggers say from INFO on, as text: call it. Independent of how Detectron2 has set them up."""
+    """What the `querypose` loggers have said from INFO on, as text: call it. Works however Detectron2 set them up."""
     logger, stream = logging.getLogger("querypose"), io.StringIO()
     handler, level = logging.StreamHandler(stream), logger.level
     logger.addHandler(handler)
