@@ -29,6 +29,7 @@ def add_querypose_config(cfg: CfgNode) -> None:
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
+    # Detectron2's name of the model, and the annotations that its loader reads
     cfg.MODEL.META_ARCHITECTURE = "QueryPose"
     cfg.MODEL.KEYPOINT_ON = True
     cfg.MODEL.MASK_ON = False
@@ -66,7 +67,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # 3x3 convolutions before the SPEGM, and their inner width
     node.NUM_TOWER_LAYERS = 6
     node.TOWER_DIM = 512
-    # names in the registries of querypose.modeling; docs/ABLATIONS.md has the paper's rows.
+    # The next keys are names in the registries of querypose.modeling (docs/EXTENDING.md); docs/ABLATIONS.md says which
+    # are the paper's.
+
     # how the instance query reads its region in the box stage, and in the keypoint stage (Table 1)
     node.QUERY_INTERACTION = "DynamicChannelMLP"
     node.KEYPOINT_INTERACTION = "DynamicChannelMLP"
@@ -76,6 +79,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # how part embeddings are made of the region (Table 1), and part queries updated with them (Table 2a)
     node.PART_EMBEDDING = "SPEGM"
     node.PART_UPDATE = "SelectiveIteration"
+    # residual log-likelihood with or without its flow, or distances of coordinates (docs/ABLATIONS.md)
     node.KEYPOINT_LOSS = "RLE"
     # keypoints that share a part query (Figure 4): per_keypoint (a), joined_head (b), rigid (c), head_and_limbs (d), of
     # which (b) and (d) are for COCO's keypoints; limbs: rigid segments found from any skeleton's limbs, which `rigid`
@@ -92,7 +96,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # losses and less memory, but the class loss no longer trains the keypoint stages through unmatched queries
     node.TRAIN_QUERIES = "all"
 
-    # weights of the losses (Section 3.4) and of the matching costs
+    # weights of the losses (Section 3.4)
     node.LOSS = CfgNode({"CLASS_WEIGHT": 2.0, "L1_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0, "KEYPOINT_WEIGHT": 1.0})
     # box units below which KEYPOINT_LOSS SmoothL1 counts an error squared
     node.LOSS.SMOOTH_L1_BETA = 0.05
@@ -102,6 +106,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # an auxiliary loss that draws each part's attention map to its keypoints, in training only; not the paper's
     node.AUX_ATTENTION = False
     node.LOSS.ATTENTION_WEIGHT = 1.0
+    # weights of the costs by which persons are assigned to queries
     node.COST = CfgNode({"CLASS": 2.0, "L1": 5.0, "GIOU": 2.0})
 
     # inference: keypoint stages only for the k queries of an image with the highest class score; only they are
@@ -151,28 +156,31 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
 
     # build_swin_fpn_backbone; the sizes are those of Swin-T
     cfg.MODEL.SWIN = CfgNode({"EMBED_DIM": 96, "DEPTHS": [2, 2, 6, 2], "NUM_HEADS": [3, 6, 12, 24], "WINDOW_SIZE": 7})
+    cfg.MODEL.SWIN.ACTIVATION_CHECKPOINTING = False
     # probability that the last block is skipped in training; for the blocks before it it falls linearly to 0
     cfg.MODEL.SWIN.STOCHASTIC_DEPTH = 0.2
-    cfg.MODEL.SWIN.ACTIVATION_CHECKPOINTING = False
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
-    # AdamW or SGD, for few parameter groups (querypose.engine.optimizer)
+    # "ADAMW" or "SGD"; parameters with the same settings share a group
     cfg.SOLVER.OPTIMIZER = "ADAMW"
+    # learning rate for IMS_PER_BATCH images in a step, all GPUs together; scale it with them
     cfg.SOLVER.BASE_LR = 2.5e-5
+    cfg.SOLVER.IMS_PER_BATCH = 16
+    # the optimiser's weight decay
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
     # norms (and biases, WEIGHT_DECAY_BIAS) decay as the rest does, unless a number says otherwise
     cfg.SOLVER.WEIGHT_DECAY_NORM = None
-    cfg.SOLVER.IMS_PER_BATCH = 16
     # each process takes its images of a batch in this many parts, one after the other, and steps once: the gradient of
     # the whole batch (BatchNorm's statistics apart) in the memory of one part
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # learning rates relative to BASE_LR
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     cfg.SOLVER.FLOW_MULTIPLIER = 10.0
+    # the learning rate rises linearly from this fraction of itself within so many iterations
     cfg.SOLVER.WARMUP_FACTOR = 0.01
     cfg.SOLVER.WARMUP_ITERS = 1000
-    # the norm of the whole model's gradient
+    # gradients are scaled down together where the norm of all of them is above CLIP_VALUE
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
@@ -180,7 +188,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
+    # order of the channels that the model gets
     cfg.INPUT.FORMAT = "RGB"
+    # lengths in pixels of an image's short side, one of which is drawn, and the most that its long side may have
     cfg.INPUT.MIN_SIZE_TRAIN = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     cfg.INPUT.MAX_SIZE_TRAIN = 1333
     # with probability PROB: short side to one of RESIZE_BEFORE, then a crop with sides in SIZE (pixels); then the
@@ -243,25 +253,12 @@ def setup_config(config_file: str, opts: list[str] = ()) -> CfgNode:
 
 def check_config(cfg: CfgNode) -> None:
     """Raise a UserError for values that contradict each other or that no part of the model has."""
-    from detectron2.modeling import BACKBONE_REGISTRY
-
     from querypose import modeling
-    from querypose.modeling import part_division
     from querypose.modeling.backbones.swin import check_swin_sizes
 
-    registries = {
-        "QUERY_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
-        "KEYPOINT_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
-        "KEYPOINT_STAGE": modeling.KEYPOINT_STAGE_REGISTRY,
-        "PART_EMBEDDING": modeling.PART_EMBEDDING_REGISTRY,
-        "PART_UPDATE": modeling.PART_UPDATE_REGISTRY,
-        "KEYPOINT_LOSS": modeling.KEYPOINT_LOSS_REGISTRY,
-    }
-    valid = dict(VALID_VALUES)
-    valid |= {f"MODEL.QUERYPOSE.{key}": [name for name, _ in registry] for key, registry in registries.items()}
-    valid["MODEL.BACKBONE.NAME"] = [name for name, _ in BACKBONE_REGISTRY]
-    if not cfg.MODEL.QUERYPOSE.PART_GROUPS:
-        valid["MODEL.QUERYPOSE.PART_DIVISION"] = [name for name, _ in part_division.PART_DIVISION_REGISTRY]
+    valid = valid_values()
+    if cfg.MODEL.QUERYPOSE.PART_GROUPS:
+        del valid["MODEL.QUERYPOSE.PART_DIVISION"]
     for key, values in valid.items():
         if _get(cfg, key) not in values:
             raise UserError(f"{key} is '{_get(cfg, key)}'; valid are {', '.join(sorted(values))}")
@@ -325,6 +322,27 @@ def check_config(cfg: CfgNode) -> None:
             f"SOLVER.ACCUMULATION_STEPS is {steps}; it must be at least 1 and divide SOLVER.IMS_PER_BATCH "
             f"{cfg.SOLVER.IMS_PER_BATCH}"
         )
+
+
+def valid_values() -> dict[str, list[str]]:
+    """Of every key that takes one of a few names: the names, those of classes in the registries included."""
+    from detectron2.modeling import BACKBONE_REGISTRY
+
+    from querypose import modeling
+
+    registries = {
+        "QUERY_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
+        "KEYPOINT_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
+        "KEYPOINT_STAGE": modeling.KEYPOINT_STAGE_REGISTRY,
+        "PART_EMBEDDING": modeling.PART_EMBEDDING_REGISTRY,
+        "PART_UPDATE": modeling.PART_UPDATE_REGISTRY,
+        "PART_DIVISION": modeling.PART_DIVISION_REGISTRY,
+        "KEYPOINT_LOSS": modeling.KEYPOINT_LOSS_REGISTRY,
+    }
+    valid = {key: list(values) for key, values in VALID_VALUES.items()}
+    valid |= {f"MODEL.QUERYPOSE.{key}": [name for name, _ in registry] for key, registry in registries.items()}
+    valid["MODEL.BACKBONE.NAME"] = [name for name, _ in BACKBONE_REGISTRY]
+    return valid
 
 
 def topk_poses(cfg: CfgNode) -> int:
