@@ -90,8 +90,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # "deliberate": small weights where attention and coordinates start; "authors": Xavier everywhere
     node.INITIALIZATION = "deliberate"
     # queries that train the keypoint stages: "all" (the paper), or those "matched" to a person.
-    # branched, light: only queries matched at any stage go through the keypoint stages: the same losses and gradients,
-    # but for BatchNorm's statistics, in a fraction of the time.
+    # branched, light: each keypoint stage runs only the queries matched at it or at a later one: the same losses and
+    # gradients, but for BatchNorm's statistics, in a fraction of the time.
     # full: every query goes through them, as in inference, but gradients pass through the matched ones only: the same
     # losses and less memory, but the class loss no longer trains the keypoint stages through unmatched queries
     node.TRAIN_QUERIES = "all"

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 
-from querypose.modeling.matcher import HungarianMatcher, batched_generalized_box_iou, focal_class_cost
+from querypose.modeling.matcher import (
+    HungarianMatcher,
+    Match,
+    batched_generalized_box_iou,
+    focal_class_cost,
+    matched_rows,
+)
 from querypose.modeling.targets import Targets
 
 
@@ -140,3 +146,15 @@ def test_no_gradient_through_the_assignment():
     logits = [torch.randn(1, 3, 1, requires_grad=True)]
     matches = HungarianMatcher()(logits, [random_boxes(1, 3)], make_targets((2,)))
     assert not matches[0].rows.requires_grad
+
+
+def test_rows_that_late_stages_need_come_first():
+    def stage(*rows):
+        return Match(torch.tensor(rows, dtype=torch.long), torch.zeros(len(rows), dtype=torch.long))
+
+    rows, number = matched_rows([stage(7, 3), stage(5, 3), stage(9, 5)])
+    assert rows.tolist() == [5, 9, 3, 7] and number == [4, 3, 2]
+    rows, number = matched_rows([stage(2, 8)] * 3)
+    assert rows.tolist() == [2, 8] and number == [2, 2, 2]
+    rows, number = matched_rows([stage(), stage()])
+    assert rows.tolist() == [0] and number == [1, 1]

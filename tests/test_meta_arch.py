@@ -9,6 +9,8 @@ from tiny_model import BODY_NAMES, NUM_QUERIES, spread, tiny_batch, tiny_model, 
 from torch import nn
 from torch.nn import functional as F
 
+from querypose.modeling.matcher import Match
+
 VARIANTS = {
     "light": ("light",),
     "light matched": ("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched"),
@@ -108,14 +110,37 @@ def test_matched_queries_alone_train_the_keypoint_stages_as_all_do(persons):
         assert losses["loss_keypoint"].item() != 0
 
 
+def test_a_stage_runs_the_queries_matched_at_it_or_later(monkeypatch):
+    """Three stages that match other queries each: the losses and gradients of all, of 4, 3 and 2 queries."""
+    first, second, third = [1, 2], [2, 4], [0, 4]
+    pairs = [Match(torch.tensor(rows), torch.tensor([0, 1])) for rows in (first, second, third)]
+    results, rows = [], []
+    for kind in ("light", "light matched"):
+        model = without_batch_statistics(spread(tiny_model(*VARIANTS[kind], "MODEL.QUERYPOSE.NUM_STAGES", 3)))
+        monkeypatch.setattr(model.criterion.matcher, "assign", lambda *_: pairs)
+        for stage in model.decoder.keypoint_stages:
+            stage.tower.register_forward_hook(lambda module, args, out: rows.append(len(out)))
+        losses = model(tiny_batch(persons=(2, 0)))
+        sum(losses.values()).backward()
+        results.append((losses, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}))
+    assert rows == [2 * NUM_QUERIES] * 3 + [4, 3, 2]
+    (losses, gradients), (matched_losses, matched_gradients) = results
+    for name, value in losses.items():
+        assert matched_losses[name].item() == pytest.approx(value.item(), rel=1e-4), name
+    largest = max(gradient.abs().max() for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(matched_gradients[name], gradient, rtol=1e-3, atol=1e-6 * largest.item(), msg=name)
+
+
 def test_matched_training_runs_the_matched_queries_alone():
     model = spread(tiny_model(*VARIANTS["light matched"])).train()
     rows = []
-    model.decoder.keypoint_stages[0].tower.register_forward_hook(lambda module, args, out: rows.append(len(out)))
+    for stage in model.decoder.keypoint_stages:
+        stage.tower.register_forward_hook(lambda module, args, out: rows.append(len(out)))
     model(tiny_batch(persons=(2, 1)))
     model(tiny_batch(persons=(0, 0)))
     # two stages may match three persons to six queries
-    assert 3 <= rows[0] <= 6 and rows[1] == 1
+    assert 3 <= rows[0] <= 6 and rows[1:] == [3, 1, 1]
 
 
 @torch.no_grad()

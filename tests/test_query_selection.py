@@ -96,7 +96,7 @@ def test_whoever_is_matched_no_query_gets_the_parts_of_another():
         wanted = decoder(features, sizes)
     for stages in (([0, 1, 7], [8, 3]), ([3, 8], [7, 0, 1]), ([11], [0])):
         asked = iter(stages)
-        output = decoder(features, sizes, track=lambda *_, asked=asked: torch.tensor(next(asked)))
+        output = decoder(features, sizes, track=lambda *_, asked=asked: (torch.tensor(next(asked)), None))
         for ours, expected in (
             (output.coordinates, wanted.coordinates),
             (output.sigmas, wanted.sigmas),

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from querypose.modeling.box_stage import BoxStage
 from querypose.modeling.keypoint_stage import KEYPOINT_STAGE_REGISTRY
 
+# Logits and boxes of the stages so far -> rows for the keypoint stages, and how many of the first of them each of the
+# S stages needs, none more than the stage before it; None: every stage needs them all.
+Select = Callable[[list[Tensor], list[Tensor]], tuple[Tensor, list[int] | None]]
+
 
 @dataclass
 class DecoderOutput:
@@ -21,6 +25,7 @@ class DecoderOutput:
     (full variant: through the last one; where one was left out of a stage before it, its values there are NaN).
     coordinates, sigmas: S tensors (R, K, 2) in units of the stage's box, its centre at 0.
     attention: S tensors (R, M, H', W') over the stage's box, or None where the part embedding has none.
+    Where `select` has given a number of rows for a stage, the stage's tensors are of that many, the first of the rows.
     """
 
     logits: list[Tensor]
@@ -113,8 +118,8 @@ class QueryPoseDecoder(nn.Module):
         self,
         features: list[Tensor],
         image_sizes: Tensor,
-        select: Callable[[list[Tensor], list[Tensor]], Tensor] | None = None,
-        track: Callable[[list[Tensor], list[Tensor]], Tensor] | None = None,
+        select: Select | None = None,
+        track: Select | None = None,
     ) -> DecoderOutput:
         """
         Args:
@@ -122,8 +127,9 @@ class QueryPoseDecoder(nn.Module):
             image_sizes: (B, 2) width and height of each image without padding, in pixels.
             select: from the logits and boxes of the stages so far, the rows (image * N + query, none twice) for the
                 keypoint stages; None runs them all. Light, branched: asked once, after all box stages, and the rows'
-                results are what they would be among all. Full variant: asked in every stage; a query that is left out
-                keeps the instance query of its box stage and its part queries, which is an approximation.
+                results are what they would be among all. Full variant: asked in every stage, without numbers; a query
+                that is left out keeps the instance query of its box stage and its part queries, which is an
+                approximation.
             track: full variant, training: asked in every stage as `select` is, but every query goes through the
                 keypoint stage; only the given rows carry gradients through it. What is computed is the same as without,
                 and as in inference.
@@ -156,10 +162,11 @@ class QueryPoseDecoder(nn.Module):
             output.boxes.append(refined)
             inputs = (boxes.flatten(0, 1), everyone // number, queries.flatten(0, 1), part_queries)
             if select is not None:
-                output.rows = select(output.logits, output.boxes)
+                output.rows, _ = select(output.logits, output.boxes)
                 results = _of_rows(keypoint_stage, features[0], inputs, output.rows)
             elif track is not None:
-                results = _with_gradients_of(keypoint_stage, features[0], inputs, track(output.logits, output.boxes))
+                rows, _ = track(output.logits, output.boxes)
+                results = _with_gradients_of(keypoint_stage, features[0], inputs, rows)
             else:
                 results = keypoint_stage(features[0], *inputs)
             coordinates, sigmas, flat_queries, part_queries, attention = results
@@ -183,17 +190,18 @@ class QueryPoseDecoder(nn.Module):
             output.boxes.append(refined)
             stage_queries.append(queries)
 
+        needed = None
         if select is not None:
-            output.rows = select(output.logits, output.boxes)
-        rows = output.rows
-        part_queries = self.initial_part_queries(rows.shape[0])
-        for keypoint_stage, refined, queries in zip(self.keypoint_stages, output.boxes, stage_queries, strict=True):
+            output.rows, needed = select(output.logits, output.boxes)
+        part_queries = self.initial_part_queries(output.rows.shape[0])
+        for stage, keypoint_stage in enumerate(self.keypoint_stages):
+            rows = output.rows if needed is None else output.rows[: needed[stage]]
             coordinates, sigmas, _, part_queries, attention = keypoint_stage(
                 features[0],
-                refined.detach().flatten(0, 1)[rows],
+                output.boxes[stage].detach().flatten(0, 1)[rows],
                 rows // number,
-                queries.flatten(0, 1)[rows],
-                part_queries,
+                stage_queries[stage].flatten(0, 1)[rows],
+                None if part_queries is None else part_queries[: rows.shape[0]],
             )
             output.coordinates.append(coordinates)
             output.sigmas.append(sigmas)

@@ -69,13 +69,22 @@ def matches_on(matches: list[Match], device: torch.device) -> list[Match]:
     return [Match(*pair) for pair in moved.split([pair.shape[1] for pair in pairs], dim=1)]
 
 
-def matched_rows(matches: list[Match]) -> Tensor:
-    """The rows that any of the matches holds, once each, in order, on the matches' device; row 0 if there is none.
+def matched_rows(matches: list[Match]) -> tuple[Tensor, list[int]]:
+    """The rows that any of the S matches holds, once each, and how many of them each stage needs.
 
-    A batch without a match still runs one query, so that every parameter takes part in the step.
+    A stage's part queries come from the stages before it, so that stage s needs the rows matched at s or later. Rows
+    whose last match is late come first; stage s needs the first `number[s]`. A batch without a match still runs
+    row 0, so that every parameter takes part in the step.
+
+    Returns:
+        rows (R,) on the matches' device; S numbers, none larger than the one before.
     """
-    rows = torch.cat([match.rows for match in matches])
-    return torch.unique(rows) if len(rows) else rows.new_zeros(1)
+    last_stage = {row: stage for stage, match in enumerate(matches) for row in match.rows.tolist()}
+    if not last_stage:
+        return matches[0].rows.new_zeros(1), [1] * len(matches)
+    rows = sorted(last_stage, key=lambda row: (-last_stage[row], row))
+    number = [sum(last >= stage for last in last_stage.values()) for stage in range(len(matches))]
+    return matches[0].rows.new_tensor(rows), number
 
 
 def focal_class_cost(probability: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

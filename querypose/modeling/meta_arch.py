@@ -166,9 +166,9 @@ class QueryPose(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses of a batch from its feature maps, the images' (width, height) (B, 2) in pixels and ground truth.
 
-        With `train_matched_only`, not full variant: all box stages run, then one matching for all stages, then the
-        keypoint stages of the queries matched at any stage: the losses and gradients of all queries. Full variant: the
-        next box stage needs every query's keypoint stage, in training as in inference, so that all are computed;
+        With `train_matched_only`, not full variant: all box stages run, then one matching for all stages, then each
+        keypoint stage for the queries matched at it or later: the losses and gradients of all queries. Full variant:
+        the next box stage needs every query's keypoint stage, in training as in inference, so that all are computed;
         queries that no stage so far has matched carry no gradient through theirs. The matching then takes one transfer
         a stage.
         """
@@ -179,10 +179,11 @@ class QueryPose(nn.Module):
 
         matches: list[Match] = []
 
-        def match_new_stages(logits: list[Tensor], boxes: list[Tensor]) -> Tensor:
+        def match_new_stages(logits: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, list[int]]:
             new = slice(len(matches), None)
             matches.extend(self.criterion.matcher.assign(logits[new], boxes[new], targets))
-            return matched_rows(matches).to(self.device, non_blocking=True)
+            rows, number = matched_rows(matches)
+            return rows.to(self.device, non_blocking=True), number
 
         if self.decoder.light:
             output = self.decoder(features, sizes, select=match_new_stages)
@@ -241,14 +242,14 @@ class QueryPose(nn.Module):
         # with at least as many poses as queries there is nothing to select
         return 0 < self.topk_poses < self.decoder.instance_queries.num_embeddings or self.pose_score_floor > 0
 
-    def _select_best(self, logits: list[Tensor], boxes: list[Tensor]) -> Tensor:
+    def _select_best(self, logits: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, None]:
         scores = logits[-1].flatten(1)  # (B, N)
         batch, number = scores.shape
         best = scores.topk(min(self.topk_poses or number, number), dim=1)
         rows = best.indices + torch.arange(batch, device=scores.device)[:, None] * number
         if self.pose_score_floor > 0:
-            return rows[best.values.float().sigmoid() >= self.pose_score_floor]
-        return rows.flatten()
+            return rows[best.values.float().sigmoid() >= self.pose_score_floor], None
+        return rows.flatten(), None
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise, then pad right and bottom to one size that the backbone's strides divide."""
