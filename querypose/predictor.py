@@ -9,7 +9,6 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
@@ -19,6 +18,7 @@ from querypose.config import setup_config
 from querypose.errors import UserError
 from querypose.images import ChannelOrder, ImageLike, check_image_format, read_image_rgb
 from querypose.persons import Persons, to_coco
+from querypose.safe_loading import SafeCheckpointer
 from querypose.skeleton import Skeleton
 
 __all__ = ["PRECISIONS", "PosePredictor", "load_weights", "read_image_rgb", "to_coco"]
@@ -230,18 +230,10 @@ def _is_several(image) -> bool:
 
 def load_weights(model: nn.Module, weights: str) -> None:
     """Load a checkpoint for inference; raise `UserError` unless it fits the model."""
-    try:
-        _FittingCheckpointer(model).load(weights)
-    except UserError:
-        raise
-    except Exception as error:  # torch, pickle, zip, download: each its own; a user needs the file's name
-        raise UserError(
-            f"cannot load the weights {weights} ({type(error).__name__}: {_first_line(error)}); "
-            "give a checkpoint in MODEL.WEIGHTS."
-        ) from error
+    _FittingCheckpointer(model).load(weights)
 
 
-class _FittingCheckpointer(DetectionCheckpointer):
+class _FittingCheckpointer(SafeCheckpointer):
     """Refuses what Detectron2 only logs: tensors of another shape, weights without some of the parameters."""
 
     def _load_model(self, checkpoint):
@@ -287,7 +279,3 @@ def _check_options(image_format: str, precision: str, top_k: int | None) -> None
         raise UserError(f"the precision must be one of {', '.join(PRECISIONS)}, not {precision}.")
     if top_k is not None and top_k < 1:
         raise UserError(f"top_k must be at least 1, or None for all persons, not {top_k}.")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]

@@ -1,7 +1,6 @@
 """Reading checkpoints of any wrapping without running code in them, and writing one whole or not at all."""
 
 import os
-import pickle
 import re
 import tempfile
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from querypose.errors import UserError
+from querypose.safe_loading import load_tensor_file
 
 # where trainers put the averaged (EMA) weights, and where the plain ones, in a checkpoint; the first that is there
 # counts, and averaged ones are what a training with them is evaluated with
@@ -55,7 +55,7 @@ def load_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     Raises:
         UserError: a file that is missing, holds code, or no state dict.
     """
-    content = _read(path)
+    content = load_tensor_file(path)
     averaged = _state_dict(content, _AVERAGED)
     plain = _state_dict(content, _PLAIN)
     if averaged is None and plain is None:
@@ -94,22 +94,6 @@ def check_free(path: str) -> None:
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise UserError(f"the folder '{folder}' of the output does not exist; create it first")
-
-
-def _read(path: str):
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"the checkpoint '{path}' does not exist") from error
-    except Exception as error:  # torch raises many kinds for damaged files
-        code = re.search(r"(?:GLOBAL|[Uu]nsupported (?:global|class))[: ]+(\w[\w.]*)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and code:
-            raise UserError(
-                f"the checkpoint '{path}' cannot be read as plain tensors: loading it would run code "
-                f"({code.group(1)}); where you trust its source, save the state dict alone first"
-            ) from error
-        reason = (str(error) or "it is empty or cut off").splitlines()[0]
-        raise UserError(f"the checkpoint '{path}' cannot be read as plain tensors: {reason}") from error
 
 
 def _is_state_dict(value) -> bool:

@@ -2,16 +2,16 @@
 
 import os
 
-from detectron2.checkpoint import DetectionCheckpointer
 from torch.nn.parallel import DistributedDataParallel
 
 from querypose.errors import UserError
 from querypose.modeling.backbones.timm_weights import load_timm_weights
+from querypose.safe_loading import SafeCheckpointer
 
 TIMM_PREFIX = "timm://"
 
 
-class PoseCheckpointer(DetectionCheckpointer):
+class PoseCheckpointer(SafeCheckpointer):
     """Loads files and addresses as Detectron2 does, and `timm://name`: timm's weights `name` for the backbone alone."""
 
     def load(self, path, *args, **kwargs):
