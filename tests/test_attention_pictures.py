@@ -16,7 +16,7 @@ from querypose.errors import UserError
 from querypose.modeling import build_part_division
 from querypose.modeling.rle import keypoints_in_pixels
 from querypose.skeleton import Skeleton
-from querypose.visualization import overlay_attention, part_names, person_panels
+from querypose.visualization import glow_attention, overlay_attention, part_names, person_panels
 
 ROOT = Path(__file__).resolve().parents[1]
 HANDS = Skeleton(("left_hand", "right_hand"), (("left_hand", "right_hand"),), ((0, 1),), (0.05, 0.05))
@@ -79,6 +79,25 @@ def test_boxes_that_leave_the_image():
         overlay_attention(image, np.eye(4), (10, 10, 10, 20))
     with pytest.raises(UserError, match="must have shape"):
         overlay_attention(image, np.ones((2, 3, 4)), (0, 0, 10, 20))
+
+
+def test_all_parts_of_all_persons_glow_where_they_look_and_the_rest_stays():
+    image = np.full((60, 100, 3), 128, np.uint8)
+    attention = np.zeros((3, 2, 4, 4))
+    attention[0, 0, 1, 3], attention[0, 1, 3, 0] = 0.9, 0.001  # each part glows by its own strongest place
+    attention[1, 0, 2, 2] = 1.0
+    attention[2] = 1.0
+    boxes = [[0, 0, 40, 40], [60, 20, 100, 60], [50, 10, 50, 20]]  # the last one has no area
+    picture = glow_attention(image, attention, boxes, opacity=1.0)
+    for x, y in ((35, 15), (5, 35), (85, 45)):
+        # green is low in a dim glow and high in a strong one; a place spans 10 pixels around these
+        assert picture[y, x].min() > 200 and picture[y, x, 0] >= picture[y, x, 1]
+    changed = (picture != 128).any(axis=2)
+    assert not changed[:, 41:60].any() and not changed[:20, 60:].any() and not changed[0:4, 0:20].any()
+    assert (image == 128).all()
+    assert np.array_equal(glow_attention(image, np.zeros((0, 2, 4, 4)), np.zeros((0, 4))), image)
+    with pytest.raises(UserError, match="with a box for each person"):
+        glow_attention(image, attention, boxes[:2])
 
 
 def test_names_of_parts():

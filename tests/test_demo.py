@@ -12,8 +12,10 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 from PIL import Image
+from tiny_model import tiny_config
 
 from querypose import Persons
+from querypose.demo import find_images, image_ids, output_names
 from querypose.errors import UserError, exit_on_user_error
 from querypose.skeleton import Skeleton
 
@@ -95,14 +97,51 @@ def test_no_boxes(demo, tmp_path):
     assert (without[82, 120] != 40).any(), "the person itself is still drawn"
 
 
-def test_folders_globs_and_files_are_found_once(demo, tmp_path):
+class AttentivePredictor(StubPredictor):
+    """With a part that looks at the left hand alone."""
+
+    def with_attention(self, image):
+        persons = self(image)
+        persons.attention_boxes = persons.pred_boxes
+        persons.part_attention = torch.zeros(1, 1, 6, 10)
+        persons.part_attention[0, 0, 2, 1] = 1
+        return persons
+
+
+def test_attention_glows_below_the_poses(demo, tmp_path, monkeypatch):
+    image = save_image(tmp_path / "in" / "a.png")
+    run(demo, "--input", image, "--output", tmp_path / "without")
+    monkeypatch.setattr(demo, "PosePredictor", AttentivePredictor)
+    AttentivePredictor.cfg = tiny_config()
+    assert run(demo, "--input", image, "--output", tmp_path / "with", "--attention") == 0
+    plain, glowing = (np.asarray(Image.open(tmp_path / name / "a.png")) for name in ("without", "with"))
+    rows, columns = np.nonzero((plain != glowing).any(axis=2))
+    # between the centres of its neighbours, x 7.5 to 17.5 and y 17.5 to 27.5, four times as large, and a pixel around
+    assert 66 <= rows.min() < 74 and 106 < rows.max() < 114 and 26 <= columns.min() < 34 and 66 < columns.max() < 74
+    assert np.array_equal(plain[82, 42], glowing[82, 42]), "the keypoint lies on top"
+    results = [json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("without", "with")]
+    assert results[0] == results[1]
+
+
+def test_a_model_without_attention_says_so(demo, tmp_path, monkeypatch, capsys):
+    image = save_image(tmp_path / "in" / "a.png")
+    monkeypatch.setattr(demo, "PosePredictor", AttentivePredictor)
+    AttentivePredictor.cfg = tiny_config("full", "MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention")
+    with pytest.raises(UserError, match="PART_EMBEDDING 'PartSelfAttention' makes no attention maps"):
+        run(demo, "--input", image, "--output", tmp_path / "out", "--attention")
+    with pytest.raises(SystemExit):
+        run(demo, "--input", image, "--output", tmp_path / "out", "--attention", "--precision", "bfloat16")
+    assert "--attention is computed in float32" in capsys.readouterr().err
+
+
+def test_folders_globs_and_files_are_found_once(tmp_path):
     for name in ("b.jpg", "a.PNG", "c.jpeg"):
         save_image(tmp_path / "in" / name)
     (tmp_path / "in" / "notes.txt").write_text("")
     (tmp_path / "in" / "sub.jpg").mkdir()
     (tmp_path / "none").mkdir()
     folder = str(tmp_path / "in")
-    files, empty = demo.find_images(
+    files, empty = find_images(
         [folder, folder + "/b.jpg", folder + "/*.jpeg", str(tmp_path / "none"), "x*.jpg"]
     )
     assert [file.name for file in files] == ["a.PNG", "b.jpg", "c.jpeg"]
@@ -111,7 +150,7 @@ def test_folders_globs_and_files_are_found_once(demo, tmp_path):
 
 def test_pictures_of_equal_names_do_not_overwrite_each_other(demo, tmp_path):
     files = [Path(p) for p in ("x/a.jpg", "y/a.jpg", "x/a.png", "x/A.webp", "x/a_2.jpg", "x/b.tiff")]
-    names = demo.output_names(files)
+    names = output_names(files)
     assert names == ["a.jpg", "a_2.jpg", "a_3.png", "A_4.jpg", "a_2_2.jpg", "b.jpg"]
     first = save_image(tmp_path / "x" / "a.jpg", (0, 0, 0))
     second = save_image(tmp_path / "y" / "a.jpg", (250, 250, 250))
@@ -122,10 +161,10 @@ def test_pictures_of_equal_names_do_not_overwrite_each_other(demo, tmp_path):
     assert [(r["image_id"], r["file_name"]) for r in results] == [(1, str(first)), (2, str(second))]
 
 
-def test_image_ids(demo):
-    assert demo.image_ids([Path("0012.jpg"), Path("7.png")]) == [12, 7]
-    assert demo.image_ids([Path("x/7.jpg"), Path("y/007.jpg")]) == [1, 2]
-    assert demo.image_ids([Path("7.jpg"), Path("photo.jpg")]) == [1, 2]
+def test_image_ids():
+    assert image_ids([Path("0012.jpg"), Path("7.png")]) == [12, 7]
+    assert image_ids([Path("x/7.jpg"), Path("y/007.jpg")]) == [1, 2]
+    assert image_ids([Path("7.jpg"), Path("photo.jpg")]) == [1, 2]
 
 
 @pytest.mark.parametrize(

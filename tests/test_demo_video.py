@@ -90,6 +90,19 @@ def test_a_bad_video_is_told_and_the_rest_goes_on(demo, tmp_path, capsys):  # no
     assert [image["id"] for image in images] == [1, 2, 3] and not (tmp_path / "out" / "b.mp4").exists()
 
 
+def test_a_video_that_breaks_off_is_told_and_its_beginning_kept(demo, tmp_path, capsys):  # noqa: F811
+    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (100, 60))
+    for index in range(20):
+        writer.write(np.random.default_rng(index).integers(0, 255, (60, 100, 3), dtype=np.uint8))
+    writer.release()
+    whole = (tmp_path / "a.avi").read_bytes()
+    (tmp_path / "a.avi").write_bytes(whole[: len(whole) // 2])
+    assert run(demo, "--input", tmp_path / "a.avi", "--output", tmp_path / "out") == 2
+    found = len(json.loads((tmp_path / "out" / "images.json").read_text())["images"])
+    assert 5 < found < 15 and len(frames_of(tmp_path / "out" / "a.mp4")[0]) == found
+    assert f"ends after {found} of 20 frames: it is damaged" in capsys.readouterr().err
+
+
 def test_a_camera_ends_after_max_frames(demo, tmp_path, monkeypatch):  # noqa: F811
     video = make_video(tmp_path / "a.mp4")
     opened, capture = [], cv2.VideoCapture

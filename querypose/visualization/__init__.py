@@ -1,6 +1,6 @@
 """Pictures of poses and of training runs."""
 
-from querypose.visualization.attention import overlay_attention, part_names, person_panels
+from querypose.visualization.attention import glow_attention, overlay_attention, part_names, person_panels
 from querypose.visualization.contact_sheet import contact_sheet
 from querypose.visualization.dataset_plot import plot_dataset
 from querypose.visualization.draw_poses import Poses, draw_poses
@@ -11,6 +11,7 @@ __all__ = [
     "Poses",
     "contact_sheet",
     "draw_poses",
+    "glow_attention",
     "overlay_attention",
     "part_names",
     "person_panels",

@@ -9,6 +9,8 @@ from querypose.visualization.draw_poses import Poses, draw_poses
 
 # from no attention (red, as the figure's background) over yellow to the place with the most
 _RAMP = np.array([(150, 0, 0), (235, 30, 0), (255, 150, 0), (255, 235, 60), (255, 255, 235)], dtype=np.float32)
+# from little to the most, where poses lie on top: a hue that neither sides nor photographs have
+_GLOW = np.array([(90, 0, 90), (190, 20, 170), (255, 120, 230), (255, 235, 255)], dtype=np.float32)
 
 
 def overlay_attention(image_rgb, attention, box, opacity=0.6):
@@ -26,28 +28,39 @@ def overlay_attention(image_rgb, attention, box, opacity=0.6):
         raise UserError(f"an attention map must have shape (h, w), not {attention.shape}.")
     if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
         raise UserError(f"an attention map needs a box x0, y0, x1, y1 with an area, not {box.tolist()}.")
-    image_rgb = np.asarray(image_rgb)
-    height, width = image_rgb.shape[:2]
-    (low_x, low_y), (high_x, high_y) = (
-        np.clip(np.round(corner), 0, (width, height)).astype(int) for corner in (box[:2], box[2:])
-    )
-    picture = image_rgb.copy()
-    if high_x <= low_x or high_y <= low_y:
-        return picture
-    # pixel i has its centre at i + 0.5, and so has place j of the map
-    scale = np.array(attention.shape[::-1]) / (box[2:] - box[:2])
-    shift = (np.array((low_x, low_y)) + 0.5 - box[:2]) * scale - 0.5
-    to_map = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
-    values = cv2.warpAffine(
-        (attention / max(attention.max(), 1e-12)).astype(np.float32),
-        to_map,
-        (int(high_x - low_x), int(high_y - low_y)),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    region = picture[low_y:high_y, low_x:high_x]
+    picture = np.array(image_rgb)
+    rows, columns, values = _over_box(attention / max(attention.max(), 1e-12), box, picture.shape[:2])
+    region = picture[rows, columns]
     region[:] = np.round((1 - opacity) * region + opacity * _colours(values)).astype(np.uint8)
     return picture
+
+
+def glow_attention(image_rgb, attention, boxes, opacity=0.85):
+    """Let a copy of an image glow where the parts of its persons look, and leave the rest: a ground for poses.
+
+    image_rgb: (H, W, 3) uint8. attention: (n, M, h, w), not negative; the place with the most of each map glows
+    fully, and where maps overlap the stronger one counts. boxes: (n, 4) as of `overlay_attention`; in one without an
+    area nothing glows. opacity: of the strongest glow, 0 to 1.
+
+    Returns (H, W, 3) uint8. Raises `UserError` for maps of another shape or another number of boxes.
+    """
+    attention, boxes = _as_array(attention), _as_array(boxes)
+    if attention.ndim != 4 or boxes.shape != (len(attention), 4):
+        raise UserError(
+            "attention to draw must have shape (persons, parts, h, w) with a box for each person, not "
+            f"{attention.shape} with boxes {boxes.shape}."
+        )
+    picture = np.asarray(image_rgb)
+    glow = np.zeros(picture.shape[:2], np.float32)
+    for maps, box in zip(attention, boxes, strict=True):
+        if not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
+            continue
+        strength = maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
+        rows, columns, values = _over_box(strength.max(axis=0), box, picture.shape[:2])
+        glow[rows, columns] = np.maximum(glow[rows, columns], values)
+    # the strongest places are more than a point
+    weight = np.minimum(1.3 * glow, 1.0)[..., None] * opacity
+    return np.round((1 - weight) * picture + weight * _colours(glow, _GLOW)).astype(np.uint8)
 
 
 def person_panels(image_rgb, instances, index, skeleton, *, height=240, margin=0.1):
@@ -90,6 +103,28 @@ def part_names(skeleton, part_of_keypoint):
     return names
 
 
+def _over_box(values, box, image_size):
+    """A map (h, w) spread over its box: rows and columns (slices) of the pixels in the image, and their values."""
+    height, width = image_size
+    (low_x, low_y), (high_x, high_y) = (
+        np.clip(np.round(corner), 0, (width, height)).astype(int) for corner in (box[:2], box[2:])
+    )
+    if high_x <= low_x or high_y <= low_y:
+        return slice(0), slice(0), np.zeros((0, 0), np.float32)
+    # pixel i has its centre at i + 0.5, and so has place j of the map
+    scale = np.array(values.shape[::-1]) / (box[2:] - box[:2])
+    shift = (np.array((low_x, low_y)) + 0.5 - box[:2]) * scale - 0.5
+    to_map = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
+    values = cv2.warpAffine(
+        values.astype(np.float32),
+        to_map,
+        (int(high_x - low_x), int(high_y - low_y)),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return slice(low_y, high_y), slice(low_x, high_x), values
+
+
 def _crop(image, box, margin, height):
     """The box with a margin, as far as it lies in the image, scaled to `height`; its scale (x, y) and origin."""
     size = np.array(image.shape[1::-1])
@@ -103,10 +138,10 @@ def _crop(image, box, margin, height):
     return cv2.resize(crop, (width, height), interpolation=method), scale, low
 
 
-def _colours(values):
-    """values (h, w) in 0 .. 1 -> (h, w, 3) RGB of the ramp."""
-    place = np.clip(values, 0, 1) * (len(_RAMP) - 1)
-    return np.stack([np.interp(place, np.arange(len(_RAMP)), _RAMP[:, channel]) for channel in range(3)], axis=2)
+def _colours(values, ramp=_RAMP):
+    """values (h, w) in 0 .. 1 -> (h, w, 3) RGB of a ramp (n, 3)."""
+    place = np.clip(values, 0, 1) * (len(ramp) - 1)
+    return np.stack([np.interp(place, np.arange(len(ramp)), ramp[:, channel]) for channel in range(3)], axis=2)
 
 
 def _as_array(values):
