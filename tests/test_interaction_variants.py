@@ -20,7 +20,7 @@ def randomly(module):
 
 def spatial_by_hand(module, query, tokens):
     """query (c,), tokens (places, d) -> (c,): an MLP over the places, whose weights the query makes."""
-    places, hidden = module.num_tokens, module.hidden_dim
+    places, hidden = PLACES, module.hidden_dim
     weights = module.generator.weight @ query + module.generator.bias
     first, second = weights[: places * hidden].reshape(places, hidden), weights[places * hidden :]
     inner = F.layer_norm(tokens.T @ first, (hidden,), module.norm1.weight, module.norm1.bias).relu()

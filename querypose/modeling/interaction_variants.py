@@ -5,14 +5,13 @@ import math
 import torch
 from detectron2.config import configurable
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY
+from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY, DynamicChannelMLP
 from querypose.modeling.spegm import SPEGM
 
 
 @QUERY_INTERACTION_REGISTRY.register()
-class DynamicSpatialMLP(nn.Module):
+class DynamicSpatialMLP(DynamicChannelMLP):
     """A two-layer MLP over the places of each channel, whose weights the query itself makes (DyMLP_spatial, Table 1).
 
     `DynamicChannelMLP` with places and channels exchanged.
@@ -21,35 +20,11 @@ class DynamicSpatialMLP(nn.Module):
     @configurable
     def __init__(self, *, dim: int, hidden_dim: int, num_tokens: int, query_dim: int | None = None):
         """The arguments are those of `DynamicChannelMLP`."""
-        super().__init__()
-        query_dim = query_dim or dim
-        self.num_tokens = num_tokens
-        self.hidden_dim = hidden_dim
-        self.generator = nn.Linear(query_dim, 2 * num_tokens * hidden_dim)
-        self.norm1 = nn.LayerNorm(hidden_dim)
-        self.norm2 = nn.LayerNorm(num_tokens)
-        self.output = nn.Linear(num_tokens * dim, query_dim)
-        self.norm3 = nn.LayerNorm(query_dim)
-
-    @classmethod
-    def from_config(cls, cfg, num_tokens: int, query_dim: int | None = None):
-        config = cfg.MODEL.QUERYPOSE
-        return {
-            "dim": config.HIDDEN_DIM,
-            "hidden_dim": config.DYNAMIC_DIM,
-            "num_tokens": num_tokens,
-            "query_dim": query_dim,
-        }
+        super().__init__(dim=num_tokens, hidden_dim=hidden_dim, num_tokens=dim, query_dim=query_dim or dim)
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
         """query (R, c) or (R, M, c), tokens (R, num_tokens, d) -> the query's shape."""
-        weights = self.generator(query if query.dim() == 3 else query[:, None])
-        first, second = weights.split(self.num_tokens * self.hidden_dim, dim=2)
-        hidden = torch.einsum("rpd,rmph->rmdh", tokens, first.unflatten(2, (self.num_tokens, self.hidden_dim)))
-        hidden = F.relu(self.norm1(hidden))
-        hidden = torch.einsum("rmdh,rmhp->rmdp", hidden, second.unflatten(2, (self.hidden_dim, self.num_tokens)))
-        hidden = F.relu(self.norm2(hidden))
-        return F.relu(self.norm3(self.output(hidden.flatten(2)))).view(query.shape)
+        return super().forward(query, tokens.transpose(1, 2))
 
 
 @QUERY_INTERACTION_REGISTRY.register()
