@@ -5,9 +5,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from querypose.errors import UserError
+from querypose.image_files import ImageFileError, open_image, upright
 
 ChannelOrder = Literal["RGB", "BGR"]
 ImageLike = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
@@ -54,17 +55,16 @@ def check_image_format(image_format: str) -> None:
 
 def _read_file(path: str | os.PathLike) -> np.ndarray:
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             return _pil_to_rgb(opened)
     except FileNotFoundError:
         raise UserError(f"there is no image {os.fspath(path)}; check the path.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # as PIL's readers do
-        reason = getattr(error, "strerror", None) or "it is damaged or no image"
-        raise UserError(f"cannot read the image {os.fspath(path)}: {reason}; leave it out or mend it.") from error
+    except ImageFileError as error:
+        raise UserError(f"cannot read the image {os.fspath(path)}: {error}; leave it out or mend it.") from error
 
 
 def _pil_to_rgb(image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode.startswith("I;16") or image.mode == "I":
         # 16-bit grey: PIL's own conversion would clip all above 255 to white.
         return np.repeat((np.asarray(image) / 257).clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)

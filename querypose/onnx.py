@@ -5,9 +5,10 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from querypose.errors import UserError
+from querypose.image_files import ImageFileError, open_image, upright
 from querypose.skeleton import Skeleton
 
 METADATA_KEY = "querypose"
@@ -126,12 +127,12 @@ def read_rgb(image, image_format: str = "RGB") -> np.ndarray:
     """
     if isinstance(image, str | os.PathLike):
         try:
-            with Image.open(image) as opened:
+            with open_image(image) as opened:
                 return _pil_to_rgb(opened)
         except FileNotFoundError:
             raise UserError(f"there is no image {os.fspath(image)}; check the path.") from None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"cannot read the image {os.fspath(image)}: it is damaged or no image.") from error
+        except ImageFileError as error:
+            raise UserError(f"cannot read the image {os.fspath(image)}: {error}; leave it out or mend it.") from error
     if isinstance(image, Image.Image):
         return _pil_to_rgb(image)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
@@ -147,7 +148,7 @@ def read_rgb(image, image_format: str = "RGB") -> np.ndarray:
 
 
 def _pil_to_rgb(image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode.startswith("I;16") or image.mode == "I":
         # 16-bit grey: PIL's own conversion would clip all above 255 to white.
         return np.repeat((np.asarray(image) / 257).clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)

@@ -5,12 +5,12 @@ import os
 import re
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from querypose.data.coco_format import are_finite_numbers, load_coco_format
 from querypose.data.crowdpose import CROWDPOSE_NAMES, CROWDPOSE_SKELETON
 from querypose.errors import UserError
+from querypose.image_files import ImageFileError, open_image
 
 AREA_PER_BOX_AREA = 0.53
 """Area of a person over that of the box, by CrowdPose's convention."""
@@ -263,12 +263,12 @@ def _category():
 def _upright_size(path):
     """Return (width, height) of a picture as it is shown, None if it is not there."""
     try:
-        with Image.open(path) as picture:
+        with open_image(path) as picture:
             turned = picture.getexif().get(_ORIENTATION_TAG) in _TRANSPOSED
             return picture.size[::-1] if turned else picture.size
     except FileNotFoundError:
         return None
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except ImageFileError as error:
         raise UserError(f"the image {path} cannot be read ({error}); copy it anew") from error
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from querypose.data.coco_format import are_finite_numbers, keypoint_category, load_coco_format
 from querypose.data.images import to_rgb
+from querypose.image_files import ImageFileError, open_image
 
 PROBLEMS = {
     "missing": "images that are not there",
@@ -140,19 +140,17 @@ def _look_at(path, headers_only):
     """Return ((width, height) upright, digest or None, None), or (None, None, (kind of problem, reason))."""
     try:
         if headers_only:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 turned = image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSED
                 return image.size[::-1] if turned else image.size, None, None
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(io.BytesIO(data)) as image:
             height, width = to_rgb(image).shape[:2]
         return (width, height), hashlib.blake2b(data, digest_size=16).digest(), None
     except FileNotFoundError:
         return None, None, ("missing", None)
-    # what PIL's readers raise, each its own
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or str(error).replace("\n", " ")[:120]
-        return None, None, ("unreadable", reason)
+    except (OSError, ImageFileError) as error:
+        return None, None, ("unreadable", getattr(error, "strerror", None) or str(error))
 
 
 def _check_annotations(content, sizes, json_file, report):

@@ -1,9 +1,9 @@
 """Reading images of any kind: upright, three channels, eight bits."""
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from querypose.errors import UserError
+from querypose.image_files import ImageFileError, open_image, upright
 
 
 class UnreadableImageError(UserError):
@@ -23,30 +23,20 @@ def read_image(path, channels="RGB"):
         UnreadableImageError: names the file and what is wrong.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             pixels = to_rgb(image)
     except FileNotFoundError as error:
         raise UnreadableImageError(f"the image {path} does not exist; check the data set's image folder") from error
-    # what PIL's readers raise, each its own
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or _one_line(error)
-        raise UnreadableImageError(f"the image {path} cannot be read ({reason}); repair or remove it") from error
+    except ImageFileError as error:
+        raise UnreadableImageError(f"the image {path} cannot be read ({error}); repair or remove it") from error
     return pixels[:, :, ::-1] if channels == "BGR" else pixels
 
 
 def to_rgb(image):
     """Return a PIL image as an upright array (H, W, 3) uint8 RGB."""
-    image.load()
-    try:
-        image = ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError):
-        pass  # damaged EXIF data: the picture itself is whole
+    image = upright(image)
     if image.mode.startswith("I"):
         # 16 bits of grey: PIL's own conversion would clip all above 255 to white
         grey = (np.asarray(image).astype(np.int64) / 257).round().clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return np.array(image.convert("RGB"))
-
-
-def _one_line(error):
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

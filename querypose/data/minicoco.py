@@ -8,6 +8,7 @@ from PIL import Image
 
 from querypose.data.coco_format import load_coco_format
 from querypose.errors import UserError
+from querypose.image_files import ImageFileError, open_image
 
 SHORT_SIDE = 360
 VAL_EVERY = 5
@@ -77,13 +78,18 @@ def _copy(source: Path, target: Path) -> tuple[float, float]:
 
 def _shrink(source: Path, target: Path) -> tuple[float, float]:
     """Write the image with a short side of at most `SHORT_SIDE`; the scale of x and of y."""
-    with Image.open(source) as image:
-        factor = min(1.0, SHORT_SIDE / min(image.size))
-        if factor == 1.0:
-            return _copy(source, target)
-        size = tuple(round(side * factor) for side in image.size)
-        image.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(target, quality=90)
-        return size[0] / image.size[0], size[1] / image.size[1]
+    try:
+        with open_image(source) as image:
+            before = image.size
+            factor = min(1.0, SHORT_SIDE / min(before))
+            size = tuple(round(side * factor) for side in before)
+            small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS) if factor < 1 else None
+    except ImageFileError as error:
+        raise UserError(f"the image {source} cannot be read ({error}); fetch it again") from error
+    if small is None:
+        return _copy(source, target)
+    small.save(target, quality=90)
+    return size[0] / before[0], size[1] / before[1]
 
 
 def _scaled_image(record: dict, scale: tuple[float, float]) -> dict:

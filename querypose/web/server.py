@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from querypose.errors import UserError
+from querypose.image_files import ImageFileError, open_image, upright
 
 PAGE = Path(__file__).with_name("page.html")
 MAX_CONNECTIONS = 16
@@ -78,19 +78,10 @@ def decode_image(content: bytes, max_pixels: int) -> np.ndarray:
         UserError: no image, a damaged one or one of more than max_pixels.
     """
     try:
-        with Image.open(io.BytesIO(content)) as opened:
-            if opened.width * opened.height > max_pixels:
-                raise UserError(
-                    f"the image has {opened.width} x {opened.height} pixels, more than {max_pixels / 1e6:g} million; "
-                    "make it smaller"
-                )
-            return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
-    except UserError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UserError("the image has too many pixels; make it smaller") from error
-    except Exception as error:  # PIL's readers raise what they like on damaged files
-        raise UserError("this is no image, or a damaged one; try a JPEG or PNG file") from error
+        with open_image(io.BytesIO(content), max_pixels) as opened:
+            return np.array(upright(opened).convert("RGB"))
+    except ImageFileError as error:
+        raise UserError(f"the image cannot be read: {error}; try a smaller one, as JPEG or PNG") from error
 
 
 class _Handler(BaseHTTPRequestHandler):
