@@ -1,0 +1,103 @@
+"""The example of docs/EXTENDING.md, taken from the page: it registers, trains and finds persons."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_model import tiny_batch, tiny_config, tiny_model
+
+from querypose.config import check_config
+from querypose.errors import UserError
+from querypose.modeling import PART_EMBEDDING_REGISTRY
+
+ROOT = Path(__file__).resolve().parents[1]
+KEY = "MODEL.QUERYPOSE.PART_EMBEDDING"
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """The page's two files in a folder that Python imports from; the registry is as before afterwards."""
+    module, script = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "EXTENDING.md").read_text(), re.DOTALL)
+    (tmp_path / "query_attention.py").write_text(module)
+    (tmp_path / "train_mine.py").write_text(script)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = dict(PART_EMBEDDING_REGISTRY._obj_map)
+    yield tmp_path
+    PART_EMBEDDING_REGISTRY._obj_map.clear()
+    PART_EMBEDDING_REGISTRY._obj_map.update(before)
+    sys.modules.pop("query_attention", None)
+
+
+@pytest.mark.parametrize("variant", ["light", "full"])
+def test_the_example_trains_and_finds_persons(example, variant):
+    with pytest.raises(UserError, match="PART_EMBEDDING is 'QueryAttention'; valid are"):
+        check_config(tiny_config(variant, KEY, "QueryAttention"))
+    import query_attention
+
+    check_config(tiny_config(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.AUX_ATTENTION", True))
+    model = tiny_model(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.AUX_ATTENTION", True)
+    embedding = model.decoder.keypoint_stages[0].part_embedding
+    assert type(embedding) is query_attention.QueryAttention
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    key = embedding.key.weight.detach().clone()
+    sum(model.train()(tiny_batch()).values()).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    optimizer.step()
+    assert not torch.equal(embedding.key.weight, key)
+
+    image = tiny_batch()[0]["image"]
+    with torch.no_grad():
+        persons = model.eval().with_attention([{"image": image}])[0]["instances"]
+    assert persons.pred_keypoints.shape[1:] == (17, 3) and len(persons) > 0
+    assert persons.part_attention.shape[1:] == (7, 6, 6)
+    torch.testing.assert_close(persons.part_attention.sum(dim=(2, 3)), torch.ones(len(persons), 7))
+
+
+def test_the_queries_choose_the_places(example):
+    """What the page says it is: attention is the softmax of scalar products, embeddings are its weighted sums."""
+    from query_attention import QueryAttention
+
+    module = QueryAttention(dim=5, part_dim=4)
+    regions, queries = torch.randn(2, 5, 3, 2), torch.randn(2, 3, 4)
+    embeddings, attention = module(regions, queries)
+    places = [(y, x) for y in range(3) for x in range(2)]
+    keys = torch.stack([module.key(regions[1, :, y, x]) for y, x in places])
+    weights = torch.softmax(keys @ queries[1, 2] / 2, dim=0)  # the root of the width is 2
+    torch.testing.assert_close(attention[1, 2].flatten(), weights)
+    mean = sum(weight * regions[1, :, y, x] for weight, (y, x) in zip(weights, places, strict=True))
+    torch.testing.assert_close(embeddings[1, 2], module.project(mean))
+
+
+def test_the_training_script_knows_the_class(example, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    missing = str(example / "missing.json")
+    monkeypatch.setattr(
+        "sys.argv",
+        ["train_mine.py", "--config-file", "configs/querypose_light_R50.yaml", KEY, "QueryAttention"]
+        + ["DATASETS.TRAIN", f"('{missing}',)", "OUTPUT_DIR", str(example)],
+    )
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(example / "train_mine.py"), run_name="__main__")
+    assert missing in capsys.readouterr().err  # the data are what it lacks, not the class
+
+
+def test_the_page_names_every_registry():
+    from querypose import modeling
+    from querypose.config import valid_values
+
+    page = (ROOT / "docs" / "EXTENDING.md").read_text()
+    registries = [name for name in modeling.__all__ if name.endswith("_REGISTRY")]
+    assert len(registries) == 6
+    for name in registries:
+        assert f"`{name}`" in page
+    for key in valid_values():
+        if key.startswith("MODEL.QUERYPOSE.") and len(key.split(".")) == 3 and key.split(".")[2] not in (
+            "VARIANT",
+            "INITIALIZATION",
+            "TRAIN_QUERIES",
+        ):
+            assert f"`{key.split('.')[2]}`" in page
