@@ -53,7 +53,28 @@ def count_cost(cfg: CfgNode, height: int, width: int) -> Cost:
         cfg: of a model without weights to load.
         height, width: of the padded input, multiples of 32.
     """
+    model, operations = count_operations(cfg, height, width)
+    stages = len(model.decoder.box_stages)
+    cost = Cost(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        backbone=operations["backbone"],
+        box_stages=sum(operations[f"decoder.box_stages.{stage}"] for stage in range(stages)),
+        keypoint_stages=sum(operations[f"decoder.keypoint_stages.{stage}"] for stage in range(stages)),
+    )
+    assert cost.total == operations["backbone"] + operations["decoder"]
+    return cost
+
+
+def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[nn.Module, dict[str, int]]:
+    """The multiply-adds of each module that inference calls, by its name in the model, as of `count_cost`.
+
+    A module's number holds those of the modules in it. Lists of modules are not called and have none.
+
+    Returns:
+        the model, of shapes alone, and the numbers.
+    """
     model = _shapes_alone(cfg).eval()
+    poolers = [stage.pooler for stage in model.decoder.box_stages]
     for stage in model.decoder.box_stages:
         stage.pooler = _AnyLevel(stage.pooler)
     # of autocast, which the stages turn off, the device "meta" knows nothing: tensors that claim to be on the CPU
@@ -63,25 +84,24 @@ def count_cost(cfg: CfgNode, height: int, width: int) -> Cost:
         features = [features[name] for name in model.in_features]
         with _counter() as decoder:
             functional_call(model.decoder, _claimed(model.decoder), (features, torch.empty(1, 2)))
-    by_stages = {"box_stages": 0, "keypoint_stages": 0}
-    for module, operations in decoder.get_flop_counts().items():
-        # Decoder.box_stages.0 and the like; deeper modules are part of these
-        names = module.split(".")
-        if len(names) == 3 and names[1] in by_stages:
-            by_stages[names[1]] += sum(operations.values()) // 2
-    cost = Cost(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        backbone=backbone.get_total_flops() // 2,
-        **by_stages,
-    )
-    assert cost.total == (backbone.get_total_flops() + decoder.get_total_flops()) // 2
-    return cost
+    for stage, pooler in zip(model.decoder.box_stages, poolers, strict=True):
+        stage.pooler = pooler
+    operations = {}
+    for part, counter in (("backbone", backbone), ("decoder", decoder)):
+        for name, kinds in counter.get_flop_counts().items():
+            if name != "Global":
+                # PyTorch names the outermost module by its class
+                operations[".".join([part, *name.split(".")[1:]])] = sum(kinds.values()) // 2
+    return model, operations
 
 
 def _shapes_alone(cfg: CfgNode) -> nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
+    # neither changes a shape
+    cfg.MODEL.TIMM.PRETRAINED = False
+    cfg.MODEL.COMPILE = "none"
     with torch.device("meta"):
         return build_model(cfg)
 
@@ -107,7 +127,7 @@ def _plain_attention() -> Iterator[None]:
 def _counter() -> FlopCounterMode:
     """PyTorch's counter, which counts two operations to a multiply-add; with RoIAlign, which it does not know."""
     mapping = {torch.ops.torchvision.roi_align: _roi_align_flops}
-    return FlopCounterMode(display=False, depth=3, custom_mapping=mapping)
+    return FlopCounterMode(display=False, custom_mapping=mapping)
 
 
 def _roi_align_flops(*args, out_shape, **kwargs) -> int:

@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Print a model's modules as a tree, with the parameters and the multiply-adds of each.
+
+Examples:
+    python tools/analyze_model.py --config-file configs/querypose_R50.yaml
+    python tools/analyze_model.py --config-file configs/querypose_R50.yaml --depth 5 --size 640 640 \
+        MODEL.QUERYPOSE.NUM_QUERIES 50
+
+No weights are read and nothing is computed: the numbers follow from the shapes of the tensors, as in docs/MODEL_ZOO.md.
+"""
+
+import argparse
+
+from querypose.analysis.model_zoo import HEIGHT, WIDTH
+from querypose.analysis.module_tree import format_tree, module_costs
+from querypose.config import setup_config
+from querypose.errors import exit_on_user_error
+
+MULTIPLE = 32  # of which images' sides are padded to one
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog="KEY VALUE pairs override the config. Every query goes through all stages. A multiply-add is one "
+        "operation; norms, activations, interpolation and pooling are not counted.",
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's config")
+    parser.add_argument("--depth", type=int, default=3, metavar="D", help="levels of modules to show (default 3)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=(HEIGHT, WIDTH),
+        metavar=("H", "W"),
+        help=f"height and width of the image in pixels, padded to multiples of {MULTIPLE} (default {HEIGHT} {WIDTH})",
+    )
+    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
+    args = parser.parse_intermixed_args(arguments)
+    if args.depth < 0:
+        parser.error("--depth must be 0 or more")
+    if min(args.size) < 1:
+        parser.error("--size needs a height and a width of at least 1 pixel")
+
+    height, width = (-(-side // MULTIPLE) * MULTIPLE for side in args.size)
+    costs = module_costs(setup_config(args.config_file, args.opts), height, width)
+    print(f"{args.config_file}, one image of {height} x {width} pixels")
+    print(format_tree(costs, args.depth))
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        main()
