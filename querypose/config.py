@@ -7,6 +7,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 import querypose.detectron2_extension  # noqa: F401  (what the config names)
+from querypose.config_values import check_detectron2_values, check_values
 from querypose.errors import UserError
 
 VALID_VALUES = {
@@ -17,6 +18,7 @@ VALID_VALUES = {
     "MODEL.HRNET.NECK": ("lateral", "pooled"),
     "MODEL.HRNET.NORM": ("BN", "FrozenBN", "SyncBN"),
     "MODEL.TIMM.NORM": ("BN", "FrozenBN", "SyncBN"),
+    "SOLVER.NON_FINITE": ("stop", "skip"),
     "TEST.EVALUATOR_BACKEND": ("faster-coco-eval", "pycocotools", "crowdposetools"),
 }
 
@@ -180,6 +182,15 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # the learning rate rises linearly from this fraction of itself within so many iterations
     cfg.SOLVER.WARMUP_FACTOR = 0.01
     cfg.SOLVER.WARMUP_ITERS = 1000
+    # how many of the checkpoints of every CHECKPOINT_PERIOD iterations stay: the newest ones; 0 keeps all.
+    # model_final.pth and model_best.pth are not counted
+    cfg.SOLVER.CHECKPOINTS_KEPT = 5
+    # model_best.pth: the state with the highest keypoint AP on the first of DATASETS.TEST among all evaluations
+    cfg.SOLVER.KEEP_BEST = True
+    # a step whose loss or gradient is NaN or infinite never changes the weights. "stop" then ends the training, "skip"
+    # goes on with the next batch, at most ten times in a row; both name the first such tensor, and write the batch to
+    # OUTPUT_DIR/non_finite_<iteration>.pth
+    cfg.SOLVER.NON_FINITE = "stop"
     # gradients are scaled down together where the norm of all of them is above CLIP_VALUE
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
@@ -230,9 +241,12 @@ def setup_config(config_file: str, opts: list[str] = ()) -> CfgNode:
             f"the config file '{config_file}' does not exist; give a file such as configs/querypose_R50.yaml"
         )
     try:
-        cfg.merge_from_file(config_file)
+        # Detectron2's default lets a YAML file name Python objects to be made, and so run any program
+        cfg.merge_from_file(config_file, allow_unsafe=False)
         cfg.merge_from_list(list(opts))
-    except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
+    except RecursionError as error:
+        raise UserError(f"{config_file} is its own _BASE_, or nested too deeply; mend its _BASE_") from error
+    except (KeyError, ValueError, AssertionError, OSError, SyntaxError, MemoryError, yaml.YAMLError) as error:
         raise UserError(f"{config_file} with overrides {list(opts)}: {_reason(error, cfg)}") from error
     except (AttributeError, TypeError) as error:
         raise UserError(
@@ -263,26 +277,16 @@ def check_config(cfg: CfgNode) -> None:
         if _get(cfg, key) not in values:
             raise UserError(f"{key} is '{_get(cfg, key)}'; valid are {', '.join(sorted(values))}")
 
+    defaults = get_cfg()
+    add_querypose_config(defaults)
+    check_values(cfg, defaults)
+    check_detectron2_values(cfg)
+
     if cfg.MODEL.BACKBONE.NAME == "build_swin_fpn_backbone":
         swin = cfg.MODEL.SWIN
         check_swin_sizes(swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS, swin.WINDOW_SIZE, swin.STOCHASTIC_DEPTH)
 
     config = cfg.MODEL.QUERYPOSE
-    for key in (
-        "NUM_QUERIES",
-        "NUM_STAGES",
-        "HIDDEN_DIM",
-        "PART_DIM",
-        "NUM_TOWER_LAYERS",
-        "TOWER_DIM",
-        "DYNAMIC_DIM",
-        "NUM_HEADS",
-        "FEEDFORWARD_DIM",
-        "BOX_POOLER_RESOLUTION",
-        "KEYPOINT_POOLER_RESOLUTION",
-    ):
-        if config[key] < 1:
-            raise UserError(f"MODEL.QUERYPOSE.{key} is {config[key]}; it must be at least 1")
     for key in ("HIDDEN_DIM", "PART_DIM"):
         if config[key] % config.NUM_HEADS:
             raise UserError(f"MODEL.QUERYPOSE.{key} {config[key]} must be a multiple of NUM_HEADS {config.NUM_HEADS}")
@@ -307,10 +311,6 @@ def check_config(cfg: CfgNode) -> None:
                 f"MODEL.QUERYPOSE.AUX_ATTENTION needs attention maps, and {found} '{config[found]}' makes none; set it "
                 f"to False, or use KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(sorted(making))}"
             )
-    if config.LOSS.SMOOTH_L1_BETA < 0:
-        raise UserError(f"MODEL.QUERYPOSE.LOSS.SMOOTH_L1_BETA is {config.LOSS.SMOOTH_L1_BETA}; it must be 0 or more")
-    if topk_poses(cfg) < 0:
-        raise UserError(f"MODEL.QUERYPOSE.TEST.TOPK_POSES is {config.TEST.TOPK_POSES}; it must be 0 (all) or more")
     if not 0 <= config.TEST.POSE_SCORE_FLOOR < 1:
         raise UserError(
             f"MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR is {config.TEST.POSE_SCORE_FLOOR}; it must be 0 (none) or more, "
