@@ -13,10 +13,12 @@ from querypose.data.coco_keypoints import (
 )
 from querypose.data.mapper import PoseDatasetMapper
 from querypose.data.skip_unreadable import SkipUnreadable, count_unreadable
+from querypose.data.training_loader import TrainingLoader, training_records
 
 __all__ = [
     "PoseDatasetMapper",
     "SkipUnreadable",
+    "TrainingLoader",
     "annotation_file",
     "check_datasets",
     "check_keypoint_dataset",
@@ -26,4 +28,5 @@ __all__ = [
     "resolve_dataset",
     "resolve_datasets",
     "skeleton_of",
+    "training_records",
 ]

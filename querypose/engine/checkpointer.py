@@ -1,14 +1,23 @@
-"""Detectron2's checkpointer, which also takes timm's pretrained backbones and says what it cannot find."""
+"""Detectron2's checkpointer, with whole files only; it also takes timm's pretrained backbones."""
 
 import os
+import pickle
+import re
+import zipfile
+import zlib
+from pathlib import Path
 
+import torch
+from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
 from querypose.errors import UserError
 from querypose.modeling.backbones.timm_weights import load_timm_weights
 from querypose.safe_loading import SafeCheckpointer
+from querypose.whole_files import remove_partial_files, whole_file
 
 TIMM_PREFIX = "timm://"
+LAST_CHECKPOINT = "last_checkpoint"  # the file that names the newest one
 
 
 class PoseCheckpointer(SafeCheckpointer):
@@ -34,3 +43,96 @@ class PoseCheckpointer(SafeCheckpointer):
                 "(docs/MODEL_ZOO.md says how to make the file of each config from public weights)"
             )
         return super().load(path, *args, **kwargs)
+
+    def save(self, name: str, *, tag: bool = True, **kwargs) -> None:
+        """Write `name`.pth into the folder, whole or not at all; on the main process alone.
+
+        Args:
+            tag: whether a resumed run goes on from this one.
+            kwargs: what else to put into it.
+
+        Raises:
+            UserError: a file that cannot be written, of a full disk for example; what was there before still is.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data.update({key: checkpointable.state_dict() for key, checkpointable in self.checkpointables.items()})
+        data.update(kwargs)
+        path = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info(f"Saving checkpoint to {path}")
+        try:
+            with whole_file(path) as file:
+                torch.save(data, file)
+            if tag:
+                self.tag_last_checkpoint(path.name)
+        except (OSError, RuntimeError) as error:
+            # an error inside the file's write() comes out of PyTorch as one of its own
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            kept = os.path.basename(super().get_checkpoint_file())
+            raise UserError(
+                f"the checkpoint {path} cannot be written ({cause.strerror}); "
+                + (f"{kept} from before is kept; " if kept else "there is none from before; ")
+                + "make room there and go on with --resume"
+            ) from error
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        with whole_file(os.path.join(self.save_dir, LAST_CHECKPOINT)) as file:
+            file.write(last_filename_basename.encode())
+
+    def has_checkpoint(self) -> bool:
+        """Whether the folder holds something to go on from, whole or not."""
+        return bool(self._candidates())
+
+    def get_checkpoint_file(self) -> str:
+        """Path of the newest whole checkpoint, the one that `last_checkpoint` names before others; "" without any.
+
+        Says which ones it passes over, and why. Every process is told what the first one finds.
+        """
+        found = ""
+        if comm.is_main_process():
+            for path in self._candidates():
+                reason = why_not_whole(path)
+                if reason is None:
+                    found = str(path)
+                    break
+                self.logger.warning(f"{path} is not a whole checkpoint ({reason}); looking for the one before it")
+        return comm.all_gather(found)[0]
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """Detectron2's; a checkpoint that is not whole is passed over for the newest one that is.
+
+        Raises:
+            UserError: there are checkpoints to resume from, and none is whole.
+        """
+        if comm.is_main_process() and self.save_to_disk and self.save_dir:
+            remove_partial_files(self.save_dir)
+        if not resume or not any(comm.all_gather(self.has_checkpoint())):
+            return self.load(path, checkpointables=[])
+        newest = self.get_checkpoint_file()
+        if not newest:
+            raise UserError(f"no checkpoint in {self.save_dir} is whole; move them away to start anew")
+        return self.load(newest)
+
+    def _candidates(self) -> list[Path]:
+        """The checkpoint that `last_checkpoint` names, then the others of the run, newest first."""
+        folder = Path(self.save_dir)
+        if not self.save_dir or not folder.is_dir():
+            return []
+        others = [path for path in folder.glob("model_*.pth") if re.fullmatch(r"model_(\d+|final|best)", path.stem)]
+        others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        named = os.path.basename(super().get_checkpoint_file())
+        first = [folder / named] if named and (folder / named).is_file() else []
+        return first + [path for path in others if path not in first]
+
+
+def why_not_whole(path: Path) -> str | None:
+    """What a checkpoint file lacks, by its checksums; None for a whole one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        return None if broken is None else f"{broken} in it has another checksum"
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, pickle.UnpicklingError) as error:
+        return str(error) or type(error).__name__

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from pathlib import Path
 
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
@@ -10,6 +11,8 @@ from detectron2.utils import comm
 from querypose.config import setup_config
 from querypose.data import check_datasets, skeleton_of
 from querypose.engine.checkpointer import PoseCheckpointer
+from querypose.engine.processes import DEFAULT_TIMEOUT
+from querypose.engine.random_state import make_deterministic
 from querypose.engine.results import InferenceTimer, write_results
 from querypose.engine.trainer import PoseTrainer
 from querypose.errors import UserError
@@ -17,15 +20,37 @@ from querypose.modeling.part_division import build_part_division, describe_parts
 
 logger = logging.getLogger(__name__)
 
+# What a training leaves in its folder, of which nothing may be overwritten by another one.
+RUN_TRACES = ("metrics.json", "last_checkpoint", "model_*.pth", "results.json")
+
 
 def train_net_parser() -> argparse.ArgumentParser:
     """Detectron2's arguments; the config file is needed, and two runs on one machine do not share a port."""
     parser = default_argument_parser()
     parser.set_defaults(dist_url="auto")
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="compute the same bits in every run (docs/RELIABILITY.md has the limits of GPUs); slower",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help="how long a process waits for the others before the job ends (default %(default)s)",
+    )
     for action in parser._actions:
         if action.dest == "config_file":
             action.required = True
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be more than 0")
+    return seconds
 
 
 def train_net_main(args: argparse.Namespace):
@@ -39,6 +64,10 @@ def train_net_main(args: argparse.Namespace):
         )
     for name in cfg.DATASETS.TEST:
         PoseTrainer.build_evaluator(cfg, name)  # what it cannot do is told before a training, not after it
+    if not args.eval_only and not args.resume:
+        refuse_existing_run(cfg.OUTPUT_DIR)
+    if args.deterministic:
+        make_deterministic(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     logging.getLogger("querypose").parent = logging.getLogger("detectron2")
@@ -58,6 +87,19 @@ def train_net_main(args: argparse.Namespace):
         results = trainer.train()
     write_results(cfg, args.config_file, results, timer.milliseconds)
     return results
+
+
+def refuse_existing_run(folder: str) -> None:
+    """Raise a UserError, in every process, if a training has left metrics or checkpoints in the folder."""
+    traces = []
+    if comm.is_main_process():
+        traces = [path for name in RUN_TRACES for path in Path(folder).glob(name)]
+    traces = comm.all_gather(traces)[0]
+    if traces:
+        raise UserError(
+            f"OUTPUT_DIR {folder} holds a run already ({traces[0].name}); go on with it by --resume, or give another "
+            "OUTPUT_DIR"
+        )
 
 
 def log_parts(cfg):

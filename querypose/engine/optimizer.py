@@ -1,4 +1,6 @@
-"""The paper's optimiser with few parameter groups, and clipping by the norm of the whole gradient."""
+"""The paper's optimiser with few parameter groups; the norm of the whole gradient clips it, or leaves a step out."""
+
+import math
 
 import torch
 from detectron2.config import CfgNode
@@ -70,28 +72,38 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     name = solver.OPTIMIZER.upper()
     if name == "ADAMW":
-        optimizer = _clipping(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR, fused=True)
+        optimizer = _guarded(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR, fused=True)
     elif name == "SGD":
-        optimizer = _clipping(cfg, torch.optim.SGD)(
-            groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV
+        optimizer = _guarded(cfg, torch.optim.SGD)(
+            groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, fused=True
         )
+        if solver.MOMENTUM:
+            # PyTorch would start it with the first step, and with memory that nobody has filled if that is left out
+            for group in groups:
+                for parameter in group["params"]:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     else:
         raise UserError(f"SOLVER.OPTIMIZER is '{solver.OPTIMIZER}'; valid are ADAMW, SGD")
     return optimizer
 
 
-def _clipping(cfg: CfgNode, optimizer_class: type) -> type:
-    """The class itself, or one that clips the norm of all gradients together before each step."""
-    clip = cfg.SOLVER.CLIP_GRADIENTS
-    if not clip.ENABLED:
-        return optimizer_class
-    if clip.CLIP_TYPE != "full_model":
-        raise UserError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is '{clip.CLIP_TYPE}'; valid is full_model, or ENABLED False")
+def _guarded(cfg: CfgNode, optimizer_class: type) -> type:
+    """The class, its steps clipped by the norm of all gradients together, and without effect if that is not finite.
 
-    class FullModelClipping(optimizer_class):
+    After a step `gradient_norm` is the norm before clipping and `found_inf` 1.0 if the step was without effect, else
+    0.0: tensors on the device, which does not wait for anyone to read them.
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE != "full_model":
+        raise UserError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is '{clip.CLIP_TYPE}'; valid is full_model, or ENABLED False")
+    largest = clip.CLIP_VALUE if clip.ENABLED else math.inf
+
+    class Guarded(optimizer_class):
         def step(self, closure=None):
             parameters = [p for group in self.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
+            self.gradient_norm = nn.utils.clip_grad_norm_(parameters, largest, norm_type=clip.NORM_TYPE)
+            # PyTorch's fused optimisers read this name, as gradient scalers set it
+            self.found_inf = (~self.gradient_norm.isfinite()).float()
             return super().step(closure)
 
-    return FullModelClipping
+    return Guarded

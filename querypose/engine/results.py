@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 import statistics
 import time
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import torch
 from detectron2.utils import comm
+
+from querypose.whole_files import whole_file
 
 _WARM_UP = 5  # forward passes that are not counted
 
@@ -73,9 +74,8 @@ def write_results(cfg, config_file: str, metrics: dict, ms_per_image: float | No
         "hardware": hardware(),
         "processes": comm.get_world_size(),
     }
-    partial = folder / "results.json.partial"
-    partial.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(partial, folder / "results.json")
+    with whole_file(folder / "results.json") as file:
+        file.write((json.dumps(record, indent=2) + "\n").encode())
 
 
 def training_effort(metrics_file: Path) -> tuple[int | None, float | None]:

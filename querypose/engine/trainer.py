@@ -1,34 +1,37 @@
 """Detectron2's trainer with QueryPose's data, optimiser and evaluation; also on CPU processes."""
 
+import contextlib
 import logging
 import os
 import weakref
+from pathlib import Path
 
 import torch
-from detectron2.data import (
-    DatasetFromList,
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
-from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
+from detectron2.data import build_detection_test_loader
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from fvcore.nn.precise_bn import get_bn_modules
 from torch.nn.parallel import DistributedDataParallel
 
-from querypose.data import PoseDatasetMapper, SkipUnreadable, count_unreadable
+from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, count_unreadable, training_records
+from querypose.engine.checkpoint_hooks import BestCheckpoint, PeriodicCheckpoints
 from querypose.engine.checkpointer import PoseCheckpointer
+from querypose.engine.non_finite import NonFiniteGuard
 from querypose.engine.optimizer import build_optimizer
 from querypose.engine.progress import ProgressBar
-from querypose.engine.step import BFloat16Trainer, StepTrainer
+from querypose.engine.random_state import SeedSteps
+from querypose.engine.signals import Interrupted, StopOnSignal
+from querypose.engine.step import METRIC_PERIOD, BFloat16Trainer, StepTrainer
 from querypose.errors import UserError
 from querypose.evaluation import PoseEvaluator
+from querypose.whole_files import cut_unfinished_line
 
 logger = logging.getLogger(__name__)
 
 
 class PoseTrainer(DefaultTrainer):
-    """`PoseTrainer(cfg).train()`; hooks, checkpoints, metrics and `resume_or_load` are Detectron2's."""
+    """`PoseTrainer(cfg).train()`: Detectron2's interface; a run that ends early goes on exactly where it was."""
 
     def __init__(self, cfg):
         # not DefaultTrainer.__init__: it knows data-parallel training on GPUs only
@@ -54,18 +57,118 @@ class PoseTrainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
+    def resume_or_load(self, resume=True):
+        """Detectron2's; see `PoseCheckpointer` for what is resumed from.
+
+        Raises:
+            UserError: processes that do not find the same checkpoint, on machines that do not share a folder.
+        """
+        resumed = resume and any(comm.all_gather(self.checkpointer.has_checkpoint()))
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resumed:
+            # the checkpoint holds the iteration that was done last
+            self.start_iter = self.iter + 1
+        if len(set(comm.all_gather(self.start_iter))) > 1:
+            raise UserError(
+                f"not every process can read the checkpoints in {self.cfg.OUTPUT_DIR}; set OUTPUT_DIR to a folder that "
+                "all machines share"
+            )
+
     def train(self):
-        """Train to the end; returns the metrics of the evaluation there."""
-        super().train()
+        """Train to the end; returns the metrics of the evaluation there.
+
+        Raises:
+            UserError: a loss or gradient that is not finite, unless SOLVER.NON_FINITE leaves such steps out.
+            Interrupted: SIGTERM or Ctrl-C; the state is saved, and the process may end with the exception's code.
+        """
+        try:
+            with without_traceback_of_user_errors():
+                super().train()
+        except Interrupted as stop:
+            self.stop_on_signal.restore()
+            done = "nothing was saved since the last checkpoint"
+            if stop.between_steps and self.iter < self.max_iter:
+                self.guard.settle()
+                done = f"the state after iteration {self.iter} is in {self.save_now()}"
+            logger.warning("%s: %s; go on with --resume", stop.signal_name, done)
+            if comm.get_world_size() > 1:
+                comm.synchronize()  # a process that ends takes the others with it, the one that writes included
+            raise
         return getattr(self, "_last_eval_results", None)
 
-    def build_hooks(self):
-        hooks = super().build_hooks()
+    def save_now(self) -> Path:
+        """Write a checkpoint of the state after this iteration, on the main process; its path, on every one."""
+        path = self.checkpoints.path(self.iter)
         if comm.is_main_process():
-            hooks.append(ProgressBar())
-            if self.cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
-                hooks.append(UnreadableImages(unreadable_list(self.cfg)))
-        return hooks
+            self.checkpoints.save(self.iter)
+        return path
+
+    def build_hooks(self):
+        """Detectron2's, and those that make a run survive: seeds, numbers that are not finite, checkpoints, signals.
+
+        Their order counts: a step is judged before it is saved, and saved before it is evaluated.
+        """
+        cfg = self.cfg
+        self.seed_steps = SeedSteps(self._trainer.data_loader)
+        self.guard = NonFiniteGuard(
+            cfg.SOLVER.NON_FINITE, cfg.OUTPUT_DIR, (cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
+        )
+        self.checkpoints = PeriodicCheckpoints(
+            self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_KEPT
+        )
+        self.stop_on_signal = StopOnSignal()
+        is_main = comm.is_main_process()
+        found = [
+            self.seed_steps,
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            self.guard,
+            self._precise_bn(),
+            self.checkpoints if is_main else None,
+            self.stop_on_signal,
+            EvalAtTheEnd(cfg.TEST.EVAL_PERIOD, self._evaluate),
+        ]
+        if is_main and cfg.SOLVER.KEEP_BEST and cfg.DATASETS.TEST:
+            names = ["keypoints/AP", f"{cfg.DATASETS.TEST[0]}/keypoints/AP"]
+            found.append(BestCheckpoint(self.checkpointer, names))
+        if is_main:
+            found += [PatientWriter(self.build_writers(), period=METRIC_PERIOD), ProgressBar()]
+            if cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
+                found.append(UnreadableImages(unreadable_list(cfg)))
+        return found
+
+    def _evaluate(self):
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    def _precise_bn(self):
+        """Detectron2's hook before checkpoints and evaluations, where the config asks for it."""
+        if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
+            return None
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0
+        loader = self.build_train_loader(cfg)  # its own: training's must not move on
+        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
+
+    def build_writers(self):
+        # a line that a killed run has begun would spoil the one after it
+        cut_unfinished_line(Path(self.cfg.OUTPUT_DIR) / "metrics.json")
+        return super().build_writers()
+
+    def state_dict(self):
+        state = super().state_dict()
+        # after the last iteration Detectron2 counts one more
+        state["iteration"] = min(self.iter, self.max_iter - 1)
+        state["_trainer"] = self._trainer.state_dict()  # the optimiser; Detectron2 v0.6 leaves it out
+        return state
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        if "_trainer" in state_dict:
+            self._trainer.load_state_dict(state_dict["_trainer"])
+        else:
+            logger.warning("the checkpoint holds no state of the optimiser, which starts anew")
 
     @classmethod
     def build_optimizer(cls, cfg, model):
@@ -74,17 +177,10 @@ class PoseTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg):
         mapper = PoseDatasetMapper(cfg, is_train=True)
-        if not cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
-            return build_detection_train_loader(cfg, mapper=mapper)
-        records = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN,
-            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-            min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE,
-        )
-        # serialised once, for the loader and for the substitutes of images that cannot be read
-        records = DatasetFromList(records, copy=False)
-        mapper = SkipUnreadable(mapper, unreadable_list(cfg), records)
-        return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
+        records = training_records(cfg)
+        if cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
+            mapper = SkipUnreadable(mapper, unreadable_list(cfg), records)
+        return TrainingLoader(cfg, mapper, records)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
@@ -120,6 +216,21 @@ class PoseTrainer(DefaultTrainer):
             return super().test(cfg, model, evaluators)
 
 
+@contextlib.contextmanager
+def without_traceback_of_user_errors():
+    """Keep Detectron2's loop from logging the traceback of a UserError, which is told in one sentence elsewhere."""
+    loop = logging.getLogger("detectron2.engine.train_loop")
+
+    def is_news(record):
+        return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+
+    loop.addFilter(is_news)
+    try:
+        yield
+    finally:
+        loop.removeFilter(is_news)
+
+
 def use_bfloat16(cfg) -> bool:
     """Whether to train under autocast: where the config asks for it, but for CPUs that have no bfloat16 instructions.
 
@@ -134,6 +245,24 @@ def use_bfloat16(cfg) -> bool:
             "SOLVER.AMP.ENABLED: this processor has no bfloat16 instructions; training in float32, which is faster"
         )
     return native
+
+
+class EvalAtTheEnd(hooks.EvalHook):
+    """Detectron2's, but that it does not evaluate after a training that was ended in its last iteration."""
+
+    def after_train(self):
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+
+
+class PatientWriter(hooks.PeriodicWriter):
+    """Detectron2's, but that training goes on where metrics cannot be written, because the disk is full for example."""
+
+    def after_step(self):
+        try:
+            super().after_step()
+        except OSError as error:
+            logger.error("the metrics cannot be written (%s); training goes on", error.strerror or error)
 
 
 class UnreadableImages(HookBase):

@@ -29,10 +29,10 @@ class AuxiliaryHeatmap(nn.Module):
         nn.init.constant_(self.predict.bias, -math.log(99))  # keypoints are rare: start at probability 0.01
 
     def forward(self, feature: Tensor, keypoints: Tensor) -> Tensor:
-        """P2 (B, d, H, W) and labelled persons (B, P, K, 3) in pixels and visibility -> the loss, a scalar."""
+        """P2 (B, d, H, W) and labelled persons (B, P, K, 3) in pixels and visibility -> the loss, a sum."""
         logits = self.predict(feature).float()
         targets = gaussian_heatmaps(keypoints, logits.shape[-2:], self.stride, self.sigma)
-        return heatmap_focal_loss(logits, targets)
+        return heatmap_focal_loss(logits, targets, reduction="sum")
 
 
 def gaussian_heatmaps(keypoints: Tensor, size: tuple[int, int], stride: int, sigma: float) -> Tensor:
@@ -55,10 +55,16 @@ def gaussian_heatmaps(keypoints: Tensor, size: tuple[int, int], stride: int, sig
     return heatmaps
 
 
-def heatmap_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
-    """Focal loss with less penalty near a peak, over the number of peaks (at least 1); both (B, K, H, W)."""
+def heatmap_focal_loss(
+    logits: Tensor, targets: Tensor, alpha: float = 2.0, beta: float = 4.0, reduction: str = "peaks"
+) -> Tensor:
+    """Focal loss with less penalty near a peak; both (B, K, H, W).
+
+    reduction: "sum", or "peaks": over the number of places where a target is 1, at least one.
+    """
     peaks = targets == 1
     probability = logits.sigmoid()
     positive = (1 - probability) ** alpha * -nn.functional.logsigmoid(logits)
     negative = (1 - targets) ** beta * probability**alpha * -nn.functional.logsigmoid(-logits)
-    return torch.where(peaks, positive, negative).sum() / peaks.sum().clamp(min=1)
+    loss = torch.where(peaks, positive, negative).sum()
+    return loss if reduction == "sum" else loss / peaks.sum().clamp(min=1)

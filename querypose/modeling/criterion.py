@@ -90,15 +90,16 @@ class SetCriterion(nn.Module):
         matches: list[Match],
         feature: Tensor | None = None,
         num_persons: int | None = None,
+        num_keypoints: int | None = None,
     ) -> dict[str, Tensor]:
         """Weighted losses of the decoder's output: `loss_class`, `loss_l1`, `loss_giou`, `loss_keypoint` of the last
         stage and the same with `_0`, `_1` .. for the stages before it; with the auxiliary heatmap also
         `loss_heatmap` of P2, the `feature` map (B, d, H, W); with that on attention `loss_attention` of every stage.
 
-        Where the batch is one of several parts of a larger one, `num_persons` is the larger one's: the losses of the
-        parts then add up to its losses. (The auxiliary heatmap's is divided by keypoints; a part counts by persons.)
+        Each is a sum over the batch, divided by its persons as `normalizer` counts them, that of the heatmap by its
+        keypoints with a label. Where the batch is one of several parts of a larger one, `num_persons` and
+        `num_keypoints` are the larger one's: the losses of the parts then add up to its losses.
         """
-        share = 1.0 if num_persons is None else sum(targets.counts) / max(num_persons, 1)
         num_persons = self.normalizer(targets, num_persons)
         position = torch.full((output.logits[0].shape[:2].numel(),), -1, device=output.rows.device)
         position[output.rows] = torch.arange(len(output.rows), device=output.rows.device)
@@ -127,18 +128,29 @@ class SetCriterion(nn.Module):
             suffix = "" if stage == last else f"_{stage}"
             losses.update({name + suffix: value for name, value in stage_losses.items()})
         if self.auxiliary_heatmap is not None:
+            labelled = (targets.keypoints[..., 2] > 0).sum() if num_keypoints is None else num_keypoints
             heatmap_loss = self.auxiliary_heatmap(feature, targets.keypoints)
-            losses["loss_heatmap"] = self.heatmap_weight * share * heatmap_loss
+            number = averaged_over_processes(labelled, targets.boxes.device)
+            losses["loss_heatmap"] = self.heatmap_weight * heatmap_loss / number
         return losses
 
     @staticmethod
     def normalizer(targets: Targets, num_persons: int | None = None) -> Tensor:
         """Persons in the batch (or the given number), averaged over the processes, at least one."""
         number = sum(targets.counts) if num_persons is None else num_persons
-        count = torch.full((), float(number), device=targets.boxes.device)
-        if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(count)
-        return (count / comm.get_world_size()).clamp(min=1.0)
+        return averaged_over_processes(number, targets.boxes.device)
+
+
+def averaged_over_processes(number: int | Tensor, device: torch.device) -> Tensor:
+    """The mean of the processes' numbers, at least one.
+
+    Data-parallel training averages gradients: sums divided by it give the gradient of a single process.
+    """
+    # a number is filled in on the device: sent there, it would make the host wait
+    count = number.float() if isinstance(number, Tensor) else torch.full((), float(number), device=device)
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(count)
+    return (count / comm.get_world_size()).clamp(min=1.0)
 
 
 def class_loss(logits: Tensor, match: Match) -> Tensor:

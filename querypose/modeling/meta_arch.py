@@ -104,7 +104,13 @@ class QueryPose(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: list[dict], do_postprocess: bool = True, num_persons: int | None = None):
+    def forward(
+        self,
+        batched_inputs: list[dict],
+        do_postprocess: bool = True,
+        num_persons: int | None = None,
+        num_keypoints: int | None = None,
+    ):
         """
         Args:
             batched_inputs: Detectron2's format: each a dict with `image` (3, H, W) of 0 .. 255, in training
@@ -112,7 +118,8 @@ class QueryPose(nn.Module):
                 size in pixels that the output is wanted in.
             do_postprocess: inference: scale to that size and wrap as below; else plain `Instances`, in pixels of the
                 network's input.
-            num_persons: training: persons of the larger batch that this one is a part of, see `SetCriterion`.
+            num_persons, num_keypoints: training: persons, and keypoints with a label, of the larger batch that this
+                one is a part of, see `SetCriterion`.
 
         Returns:
             In training the weighted losses by name. In inference a list of {"instances": Instances} with
@@ -124,7 +131,7 @@ class QueryPose(nn.Module):
         if self.training:
             instances = [inputs["instances"] for inputs in batched_inputs]
             targets = Targets.from_instances(instances, self.num_keypoints, self.device)
-            return self.losses(features, sizes, targets, num_persons)
+            return self.losses(features, sizes, targets, num_persons, num_keypoints)
         select = self._select_best if self.leaves_out_queries else None
         results = self.inference(self.decoder(features, sizes, select), images.image_sizes)
         return self.postprocess(results, batched_inputs) if do_postprocess else results
@@ -162,7 +169,12 @@ class QueryPose(nn.Module):
         return self.postprocess(results, batched_inputs)
 
     def losses(
-        self, features: list[Tensor], sizes: Tensor, targets: Targets, num_persons: int | None = None
+        self,
+        features: list[Tensor],
+        sizes: Tensor,
+        targets: Targets,
+        num_persons: int | None = None,
+        num_keypoints: int | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch from its feature maps, the images' (width, height) (B, 2) in pixels and ground truth.
 
@@ -175,7 +187,7 @@ class QueryPose(nn.Module):
         if not self.train_matched_only:
             output = self.decoder(features, sizes)
             matches = self.criterion.matcher(output.logits, output.boxes, targets)
-            return self.criterion(output, targets, matches, features[0], num_persons)
+            return self.criterion(output, targets, matches, features[0], num_persons, num_keypoints)
 
         matches: list[Match] = []
 
@@ -189,7 +201,8 @@ class QueryPose(nn.Module):
             output = self.decoder(features, sizes, select=match_new_stages)
         else:
             output = self.decoder(features, sizes, track=match_new_stages)
-        return self.criterion(output, targets, matches_on(matches, self.device), features[0], num_persons)
+        matches = matches_on(matches, self.device)
+        return self.criterion(output, targets, matches, features[0], num_persons, num_keypoints)
 
     def inference(
         self, output: DecoderOutput, image_sizes: list[tuple[int, int]], attention_stage: int | None = None

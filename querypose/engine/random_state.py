@@ -1,0 +1,66 @@
+"""What is random in training is a function of the seed, the process and the iteration: resumed runs draw the same."""
+
+import logging
+import os
+import random
+
+import numpy as np
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from querypose.data import TrainingLoader
+from querypose.data.training_loader import hashed
+
+logger = logging.getLogger(__name__)
+
+# The seed of a run that is to be deterministic and whose config gives none.
+FIXED_SEED = 0
+
+
+class SeedSteps(HookBase):
+    """Seeds every iteration's generators, and starts the loader with the batch that a resumed run stopped before.
+
+    Checkpoints hold the seed, so that a run that drew its own goes on with it.
+    """
+
+    def __init__(self, loader: TrainingLoader):
+        self.loader = loader
+        self.seed = loader.seed
+
+    def before_train(self):
+        self.loader.seed = self.seed
+        self.loader.first_batch = self.trainer.start_iter
+
+    def before_step(self):
+        self.seed_step(self.trainer.iter)
+
+    def seed_step(self, iteration: int) -> None:
+        """Seed Python's, NumPy's and PyTorch's generators, those of GPUs included, for an iteration's computations."""
+        python, numpy, pytorch = hashed(self.seed, iteration, comm.get_rank())
+        random.seed(python)
+        np.random.seed(numpy)
+        torch.manual_seed(pytorch)
+
+    def state_dict(self):
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict):
+        if state_dict["seed"] != self.seed:
+            logger.info("Going on with the seed %d of the checkpoint", state_dict["seed"])
+        self.seed = state_dict["seed"]
+
+
+def make_deterministic(cfg) -> None:
+    """Have PyTorch compute the same bits in every run, and set a SEED where the config has none.
+
+    Call it before anything is computed. Where a GPU has no deterministic algorithm for an operation PyTorch warns; on
+    a CPU, where all have, it would raise.
+    """
+    if cfg.SEED < 0:
+        cfg.SEED = FIXED_SEED
+    cfg.CUDNN_BENCHMARK = False
+    # read when CUDA's matrix multiplication is first used: its workspaces must not be shared between streams
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=cfg.MODEL.DEVICE != "cpu")
