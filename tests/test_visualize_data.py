@@ -1,0 +1,122 @@
+"""tools/visualize_data.py: samples are the mapper's, mirror images theirs, and a wrong swap shows in colour."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_model import tiny_config
+
+from querypose.data import PoseDatasetMapper
+from querypose.errors import UserError
+from querypose.visualization.draw_poses import SIDE_COLOURS
+from querypose.visualization.training_samples import SampleMaker
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ["head", "left_hand", "right_hand"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two images of noise, a person with spread arms in each; the data set's name."""
+    images, annotations = [], []
+    for number in (1, 2):
+        noise = np.random.default_rng(number).integers(0, 60, (120, 200, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 200, "height": 120})
+        keypoints = [100, 20, 2, 150, 60, 2, 30, 60, 2]  # the left hand on our right
+        person = {"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "area": 9000, "num_keypoints": 3}
+        annotations.append({**person, "bbox": [20, 10, 140, 100], "keypoints": keypoints})
+    category = {"id": 1, "name": "person", "keypoints": NAMES, "skeleton": [[1, 2], [1, 3]]}
+    content = {"images": images, "annotations": annotations, "categories": [category]}
+    (tmp_path / "data.json").write_text(json.dumps(content))
+    return str(tmp_path / "data.json")
+
+
+def config(data, *opts):
+    cfg = tiny_config("light", "DATASETS.TRAIN", (data,), "DATASETS.TEST", (data,), *opts)
+    cfg.INPUT.MIN_SIZE_TRAIN = (100, 140)
+    cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.RESIZE_BEFORE = [80, 110], [120, 150]
+    return cfg
+
+
+def test_a_sample_is_the_mapper_s_and_its_mirror_image_exact(data):
+    maker = SampleMaker(config(data), "train")
+    flipped = maker.skeleton.flip_indices
+    for seed in range(6):
+        sample, mirrored = maker.make(1, seed)
+        assert torch.equal(mirrored["image"], sample["image"].flip(2))
+        width = sample["image"].shape[2]
+        here, there = (item["instances"].gt_keypoints.tensor for item in (sample, mirrored))
+        expected = here[:, flipped].clone()
+        expected[..., 0] = torch.where(expected[..., 2] > 0, width - expected[..., 0], 0.0)
+        torch.testing.assert_close(there, expected)
+        torch.testing.assert_close(
+            mirrored["instances"].gt_boxes.tensor[:, [2, 0]], width - sample["instances"].gt_boxes.tensor[:, [0, 2]]
+        )
+        np.random.seed(seed + 1)
+        plain = PoseDatasetMapper(config(data), is_train=True)(maker.records[1])
+        assert torch.equal(plain["image"], sample["image"])
+    sizes = {maker.make(0, seed)[0]["image"].shape for seed in range(6)}
+    assert len(sizes) > 2, "the augmentation varies"
+    state = np.random.get_state()[1].copy()
+    maker.make(0, 3)
+    assert np.array_equal(np.random.get_state()[1], state), "drawing must not disturb a training's random numbers"
+
+
+def test_left_and_right_are_told_by_colour_and_a_wrong_swap_shows(data):
+    cfg = config(data, "INPUT.RANDOM_FLIP", "none", "INPUT.CROP.ENABLED", False, "INPUT.MIN_SIZE_TRAIN", (120,))
+    maker = SampleMaker(cfg, "train")
+    pictures = [maker.draw(sample, (400, 240)) for sample in maker.make(0, 0)]
+    # hands at (150.5, 60.5) and (30.5, 60.5), in the mirrored picture of 200 pixels at 49.5 and 169.5; twice as large
+    for picture, left, right in zip(pictures, (301, 339), (61, 99), strict=True):
+        assert picture.shape == (240, 400, 3)
+        # whoever is shown, the hand on our right is the left one
+        assert tuple(picture[121, left]) == SIDE_COLOURS["left"]
+        assert tuple(picture[121, right]) == SIDE_COLOURS["right"]
+    maker._mappers[1].flip_indices = np.arange(3)
+    wrong = maker.draw(maker.make(0, 0)[1], (400, 240))
+    assert tuple(wrong[121, 339]) == SIDE_COLOURS["right"]
+
+
+def test_test_data_are_only_resized(data):
+    maker = SampleMaker(config(data, "INPUT.MIN_SIZE_TEST", 60), "test")
+    (first, _), (second, _) = maker.make(0, 0), maker.make(0, 5)
+    assert first["image"].shape == (3, 60, 100) and torch.equal(first["image"], second["image"])
+    assert first["instances"].gt_keypoints.tensor[0, 0].tolist() == [50.25, 10.25, 2]
+
+
+def test_channel_order_does_not_change_the_picture(data):
+    makers = [SampleMaker(config(data, "INPUT.FORMAT", order), "train") for order in ("RGB", "BGR")]
+    rgb, bgr = (maker.draw(maker.make(0, 0)[0]) for maker in makers)
+    assert np.array_equal(rgb, bgr)
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location("visualize_data", ROOT / "tools" / "visualize_data.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tool(tool, data, tmp_path, capsys):
+    given = ["--config-file", str(ROOT / "configs/quickstart.yaml"), "--output", str(tmp_path / "out")]
+    overrides = ["DATASETS.TRAIN", f"('{data}',)", "DATASETS.TEST", f"('{data}',)"]
+    tool.main([*given, "--number", "5", *overrides])
+    assert "2 samples of 2 images" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert len(names) == 3 and names[2] == "samples.png" and {name[3:] for name in names[:2]} == {"_1.png", "_2.png"}
+    picture = np.asarray(Image.open(tmp_path / "out" / "samples.png"))
+    for colour in SIDE_COLOURS.values():
+        assert (picture == colour).all(axis=2).sum() > 20
+    with pytest.raises(UserError, match="set DATASETS.TEST"):
+        tool.main([*given, "--split", "test", *overrides[:2], "DATASETS.TEST", "()"])
+    with pytest.raises(UserError, match="cannot write to"):
+        tool.main([*given[:2], "--output", str(tmp_path / "1.png"), *overrides])
+    with pytest.raises(SystemExit) as stopped:
+        tool.main([*given, "--number", "0"])
+    assert stopped.value.code == 2
