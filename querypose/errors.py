@@ -14,8 +14,13 @@ def exit_on_user_error():
     try:
         yield
     except UserError as error:
-        print(f"error: {_sentence(error)}", file=sys.stderr)
+        print(f"error: {one_line(_sentence(error))}", file=sys.stderr)
         sys.exit(2)
+
+
+def one_line(text):
+    """Return text for a terminal: one line, without control characters, which names in hostile files may hold."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _sentence(error):

@@ -64,7 +64,10 @@ def load_coco_keypoints(json_file, image_root, dataset_name=None):
         image_root: folder of the images.
         dataset_name: a data set whose metadata is told the file's category id, for Detectron2's evaluators.
     """
-    category_id = read_keypoint_file(json_file).category_id
+    file = read_keypoint_file(json_file)
+    if file.problem:
+        raise UserError(file.problem)
+    category_id = file.category_id
     if dataset_name is not None:
         MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id = {category_id: 0}
     records = load_coco_json(str(json_file), str(image_root))
