@@ -26,9 +26,6 @@ __all__ = ["PRECISIONS", "PosePredictor", "load_weights", "read_image_rgb", "to_
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What matrix products and convolutions may be computed in; boxes, confidences and keypoints stay in float32."""
 
-# The losses, with their flow, have no part in inference: weights may come without them.
-_TRAINING_ONLY = "criterion."
-
 
 class PosePredictor:
     """Finds persons and their keypoints in images.
@@ -230,31 +227,9 @@ def _is_several(image) -> bool:
 
 def load_weights(model: nn.Module, weights: str) -> None:
     """Load a checkpoint for inference; raise `UserError` unless it fits the model."""
-    _FittingCheckpointer(model).load(weights)
-
-
-class _FittingCheckpointer(SafeCheckpointer):
-    """Refuses what Detectron2 only logs: tensors of another shape, weights without some of the parameters."""
-
-    def _load_model(self, checkpoint):
-        incompatible = super()._load_model(checkpoint)
-        if incompatible.incorrect_shapes:
-            name, found, wanted = incompatible.incorrect_shapes[0]
-            raise UserError(
-                f"{len(incompatible.incorrect_shapes)} of the weights have not the model's shape, first "
-                f"{name}, {tuple(found)} instead of {tuple(wanted)}; "
-                "give the config that they were trained with."
-            )
-        needed = {name for name, _ in self.model.named_parameters() if not name.startswith(_TRAINING_ONLY)}
-        missing = [name for name in incompatible.missing_keys if name in needed]
-        if missing:
-            raise UserError(
-                f"the weights lack {len(missing)} of the model's {len(needed)} parameters, first "
-                f"{missing[0]}; give the weights of a whole trained model, and the config "
-                "that they were trained with."
-            )
-        # what is left is the losses', of no use here: nothing to report
-        return incompatible._replace(missing_keys=[name for name in incompatible.missing_keys if name in needed])
+    checkpointer = SafeCheckpointer(model)
+    checkpointer.must_fit = True
+    checkpointer.load(weights)
 
 
 def _check_weights_exist(weights: str) -> None:

@@ -14,6 +14,8 @@ from querypose.errors import UserError
 
 # kinds of numbers, by numpy's letters, that weights can be made of
 _NUMBERS = re.compile(r"[?bBhHiIlLqQefd]|[fiu][1248]|b1")
+# the losses, with their flow, have no part in inference: weights may come without them
+_TRAINING_ONLY = "criterion."
 # containers within containers in the deepest honest file: model, optimiser, its state, a parameter's, a value
 _MAX_DEPTH = 16
 
@@ -23,7 +25,13 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     What PyTorch wrote is read with `weights_only`, and `.pkl` files of the model zoo, which are pickles of numpy
     arrays, as such and nothing else.
+
+    Attributes:
+        must_fit: whether weights of another shape, and weights without some of the parameters that inference needs, are
+            refused. Detectron2 only logs them, which suits a training that starts from a backbone.
     """
+
+    must_fit = False
 
     def load(self, path, *args, **kwargs):
         """Load `path` into the model and the other objects; an empty one loads nothing.
@@ -84,12 +92,31 @@ class SafeCheckpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         parameters = [name for name, _ in self.model.named_parameters()]
         misfits = {*incompatible.missing_keys, *(name for name, _, _ in incompatible.incorrect_shapes)}
-        if parameters and misfits.issuperset(parameters):
+        if not self.must_fit:
+            if parameters and misfits.issuperset(parameters):
+                raise UserError(
+                    "the weights are another model's: none of them has the name and the shape of one of this model's "
+                    f"{len(parameters)}, of which the first is {parameters[0]}; give the config that they were "
+                    "trained with"
+                )
+            return incompatible
+        if incompatible.incorrect_shapes:
+            name, found, wanted = incompatible.incorrect_shapes[0]
             raise UserError(
-                "the weights are another model's: none of them has the name and the shape of one of this model's "
-                f"{len(parameters)}, of which the first is {parameters[0]}; give the config that they were trained with"
+                f"{len(incompatible.incorrect_shapes)} of the weights have not the model's shape, first "
+                f"{name}, {tuple(found)} instead of {tuple(wanted)}; "
+                "give the config that they were trained with."
             )
-        return incompatible
+        needed = {name for name in parameters if not name.startswith(_TRAINING_ONLY)}
+        missing = [name for name in incompatible.missing_keys if name in needed]
+        if missing:
+            raise UserError(
+                f"the weights lack {len(missing)} of the model's {len(needed)} parameters, first "
+                f"{missing[0]}; give the weights of a whole trained model, and the config "
+                "that they were trained with."
+            )
+        # what is left is the losses', of no use here: nothing to report
+        return incompatible._replace(missing_keys=[name for name in incompatible.missing_keys if name in needed])
 
 
 def load_tensor_file(path: str) -> Any:

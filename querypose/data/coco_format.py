@@ -185,7 +185,7 @@ def _annotation_problem(content, category, path):
             if not _is_id(annotation[key]):
                 return f"{title} has the {key} {shown(annotation[key])}; ids must be whole numbers or text"
         if annotation["category_id"] not in category_ids:
-            return f"{title} has the category_id {annotation['category_id']!r}, which none of the categories has; add it"
+            return f"{title} has the category_id {annotation['category_id']!r}, which no category has; add it"
         if annotation["id"] in annotation_ids:
             return f"{title} occurs twice; annotation ids must be distinct"
         annotation_ids.add(annotation["id"])

@@ -74,7 +74,9 @@ def train_net_main(args: argparse.Namespace):
     log_parts(cfg)
     if args.eval_only:
         model = PoseTrainer.build_model(cfg)
-        PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        checkpointer = PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.must_fit = True
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         with InferenceTimer(model) as timer:
             results = PoseTrainer.test(cfg, model)
         write_results(cfg, args.config_file, results, timer.milliseconds)
