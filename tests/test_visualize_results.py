@@ -1,0 +1,155 @@
+"""tools/visualize_results.py: errors of images in closed form, their order, the table and the pictures."""
+
+import csv
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_data import ground_truth_of, one_person, results_near
+from PIL import Image
+
+from querypose.errors import UserError
+from querypose.evaluation import keypoint_errors
+from querypose.evaluation.ground_truth import load_ground_truth
+from querypose.evaluation.image_errors import ImageError, image_errors
+from querypose.visualization.draw_poses import SIDE_COLOURS
+from querypose.visualization.result_pictures import coco_poses, sort_errors
+
+TOOL = Path(__file__).resolve().parents[1] / "tools" / "visualize_results.py"
+
+
+def errors_of(content, results):
+    return image_errors(load_ground_truth(content), results)
+
+
+def test_error_in_closed_form():
+    # sigma .05 and area 100^2: exp(-6^2 / (2 * 10^4 * .1^2))
+    truth, (result,) = one_person(shift=6)
+    oks = math.exp(-0.18)
+    (error,) = errors_of(truth, [result])
+    assert (error.persons, error.found, error.surplus) == (1, 1, 0) and error.mean_oks == pytest.approx(oks)
+    assert error.error == pytest.approx(1 - oks)
+    # a second pose of the same person is surplus, and the surer one counts
+    exact = {**result, "keypoints": [50.0, 50, 1, 0, 0, 1, 0, 0, 1], "score": 0.4}
+    (error,) = errors_of(truth, [exact, result])
+    assert (error.found, error.surplus) == (1, 1) and error.error == pytest.approx(1 - oks / 2)
+    # below OKS 0.5 it is nobody's: one person missed, one pose too many
+    far, (result,) = one_person(shift=12)
+    (error,) = errors_of(far, [result])
+    assert (error.persons, error.found, error.surplus, error.error, error.mean_oks) == (1, 0, 1, 1, None)
+    assert errors_of(truth, [])[0].error == 1
+
+
+def test_what_the_evaluation_ignores_is_ignored():
+    truth, (result,) = one_person()
+    truth["images"].append({"id": 7, "file_name": "7.jpg", "width": 9, "height": 9})
+    for change in ({"iscrowd": 1}, {"num_keypoints": 0, "keypoints": [0] * 9}):
+        ignored = {**truth, "annotations": [{**truth["annotations"][0], **change}]}
+        with_pose, empty = errors_of(ignored, [result])
+        assert with_pose == ImageError(1, 0, 0, 0, 0.0) and with_pose.error == 0
+        assert empty == ImageError(7, 0, 0, 0, 0.0)
+    ids = {**truth, "annotations": [{**truth["annotations"][0], "id": 0}]}
+    assert errors_of(ids, [result])[0] == ImageError(1, 1, 1, 0, 1.0), "a person with the id 0 is one"
+
+
+def test_sums_against_the_errors_by_keypoint():
+    truth = ground_truth_of(num_images=12, num_persons=6, seed=3)
+    truth["images"].reverse()
+    results = results_near(truth, noise=0.05)
+    errors, by_keypoint = errors_of(truth, results), keypoint_errors(truth, results)
+    assert [error.image_id for error in errors] == list(range(12, 0, -1))
+    assert sum(error.persons for error in errors) == by_keypoint.num_persons
+    assert sum(error.found for error in errors) == pytest.approx(by_keypoint.num_found, abs=1)
+    assert 0.3 < np.mean([error.mean_oks for error in errors]) < 1
+
+
+def test_order():
+    nothing, bad, good, same = (ImageError(i, p, f, 0, o) for i, p, f, o in
+                                ((1, 0, 0, 0.0), (2, 1, 0, 0.0), (3, 1, 1, 0.9), (4, 2, 2, 1.8)))  # fmt: skip
+    given = [nothing, good, bad, same]
+    assert sort_errors(given, "worst") == [bad, good, same, nothing]
+    assert sort_errors(given, "best") == [good, same, bad, nothing]
+    assert sort_errors(given, "none") == given
+
+
+def test_poses_of_coco_entries():
+    entry = {"keypoints": [10, 20, 2] * 3, "bbox": [5, 6, 30, 40], "score": 0.7}
+    poses = coco_poses([entry], 3, ground_truth=False)
+    assert poses.keypoints[0, 1].tolist() == [10.5, 20.5, 2] and poses.boxes.tolist() == [[5, 6, 35, 46]]
+    assert poses.scores.tolist() == [0.7] and not poses.ground_truth
+    without = coco_poses([{key: entry[key] for key in ("keypoints", "score")}], 3, ground_truth=False)
+    assert without.boxes is None
+    assert coco_poses([], 3, ground_truth=True).keypoints.shape == (0, 3, 3)
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location("visualize_results", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Three images of one person with both hands labelled: exact, some pixels beside, below the threshold."""
+    images, annotations, results = [], [], []
+    for number, (shift, score) in enumerate(((0, 0.9), (10, 0.8), (0, 0.2)), start=1):
+        Image.fromarray(np.full((200, 260, 3), 90, np.uint8)).save(tmp_path / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 260, "height": 200})
+        entry = {"image_id": number, "category_id": 1, "bbox": [30, 20, 200, 160]}
+        hands = [0, 0, 0, 200, 100, 2, 60, 100, 2]
+        annotations.append({**entry, "id": number, "iscrowd": 0, "area": 1e4, "keypoints": hands, "num_keypoints": 2})
+        found = [0, 0, 0, 200 + shift, 100, 1, 60 + shift, 100, 1]
+        results.append({**entry, "keypoints": found, "score": score})
+    names = ["head", "left_hand", "right_hand"]
+    category = {"id": 1, "name": "person", "keypoints": names, "sigmas": [0.1] * 3, "skeleton": [[2, 3]]}
+    content = {"images": images, "annotations": annotations, "categories": [category]}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    return ["--dataset", f"{tmp_path}/truth.json@{tmp_path}", "--results", str(tmp_path / "results.json")]
+
+
+def test_tool(tool, files, tmp_path, capsys):
+    out = tmp_path / "out"
+    tool.main([*files, "--output", str(out), "--number", "2"])
+    assert "2 of 3 images are in" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["0001_3.png", "0002_2.png", "images.csv", "images.png"]
+    with open(out / "images.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    # sigma .1 and area 100^2: exp(-10^2 / (2 * 10^4 * .2^2))
+    second = f"{1 - math.exp(-0.125):.4f}"
+    assert [(row["rank"], row["image_id"], row["error"]) for row in rows] == [
+        ("1", "3", "1.0000"), ("2", "2", second), ("3", "1", "0.0000")
+    ]  # fmt: skip
+    assert (rows[0]["found"], rows[0]["surplus"], rows[0]["mean_oks"]) == ("0", "0", "")
+    # ground truth left, results right, each enlarged twice; left hands at 200.5 and 210.5
+    picture = np.asarray(Image.open(out / "0002_2.png"))
+    truth, found = picture[-412:-12, 12 : 12 + 520], picture[-412:-12, -532:-12]
+    places = [np.nonzero((part[:, 100:] == SIDE_COLOURS["left"]).all(axis=2))[1] + 100.5 for part in (truth, found)]
+    assert [place.mean() / 2 for place in places] == pytest.approx([200.5, 210.5], abs=0.5)
+    best = ["--output", str(tmp_path / "best"), "--sort", "best", "--number", "1", "--score-threshold", "0.1"]
+    tool.main([*files, *best])
+    assert (tmp_path / "best" / "0001_1.png").is_file()
+
+
+def test_mistakes(tool, files, tmp_path):
+    out = ["--output", str(tmp_path / "out")]
+    bad = (("{", "not valid JSON"), ("{}", "are no list"), ('[{"image_id": 1}]', "has no 'category_id'"))
+    for results, reason in bad:
+        (tmp_path / "bad.json").write_text(results)
+        with pytest.raises(UserError, match=reason):
+            tool.main([*files[:3], str(tmp_path / "bad.json"), *out])
+    with pytest.raises(UserError, match="none.json cannot be read"):
+        tool.main([*files[:3], str(tmp_path / "none.json"), *out])
+    with pytest.raises(UserError, match="is not known"):
+        tool.main(["--dataset", "unheard_of", *files[2:], *out])
+    with pytest.raises(UserError, match="cannot write to"):
+        tool.main([*files, "--output", str(tmp_path / "1.png")])
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(UserError, match="2.png does not exist"):
+        tool.main([*files, *out])
