@@ -94,7 +94,8 @@ _NAMES = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("full_model", "norm", "value"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
-    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"),
+    # the others repeat images of rare categories, of which there are none, or need keys that Detectron2 v0.6 lacks
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
 }
 
 # arguments of timm's constructor that name files or addresses of weights

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
-from detectron2.data.samplers import RandomSubsetTrainingSampler, RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
@@ -35,7 +35,6 @@ class TrainingLoader:
         *,
         records: Sequence[dict],
         mapper: Callable[[dict], dict],
-        build_sampler: Callable[[int], torch.utils.data.Sampler],
         images_per_process: int,
         seed: int,
         group_by_shape: bool = True,
@@ -45,7 +44,6 @@ class TrainingLoader:
         Args:
             records: Detectron2 dataset dicts.
             mapper: makes a model's input of one of them; may draw from Python's, NumPy's and PyTorch's generators.
-            build_sampler: seed -> a sampler of endless indices, this process's share of them.
             images_per_process: images of a batch in this process.
             seed: of order and augmentations; the same in every process.
             group_by_shape: whether a batch holds only images wider than high, or none of them.
@@ -53,7 +51,6 @@ class TrainingLoader:
         """
         self.records = records
         self.mapper = mapper
-        self.build_sampler = build_sampler
         self.images_per_process = images_per_process
         self.seed = seed
         self.first_batch = 0
@@ -70,24 +67,9 @@ class TrainingLoader:
         if cfg.SOLVER.IMS_PER_BATCH % processes:
             number = cfg.SOLVER.IMS_PER_BATCH
             raise UserError(f"SOLVER.IMS_PER_BATCH is {number}; it must be a multiple of the {processes} processes")
-        repeats = None
-        if loader.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
-            repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-                records, loader.REPEAT_THRESHOLD
-            )
-
-        def build_sampler(seed: int):
-            if repeats is not None:
-                return RepeatFactorTrainingSampler(repeats, seed=seed)
-            if loader.SAMPLER_TRAIN == "RandomSubsetTrainingSampler":
-                share = loader.RANDOM_SUBSET_RATIO
-                return RandomSubsetTrainingSampler(len(records), share, seed_shuffle=seed, seed_subset=seed + 1)
-            return TrainingSampler(len(records), seed=seed)
-
         return {
             "records": records,
             "mapper": mapper,
-            "build_sampler": build_sampler,
             "images_per_process": cfg.SOLVER.IMS_PER_BATCH // processes,
             "seed": run_seed(cfg),
             "group_by_shape": loader.ASPECT_RATIO_GROUPING,
@@ -109,8 +91,8 @@ class TrainingLoader:
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
         """Lists of (place in the order of all processes together, index of the record)."""
         rank, processes = comm.get_rank(), comm.get_world_size()
-        groups = ([], [])
-        for number, index in enumerate(self.build_sampler(self.seed)):
+        groups: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
+        for number, index in enumerate(TrainingSampler(len(self.records), seed=self.seed)):
             group = groups[0 if self._is_wide is None else self._is_wide[index]]
             group.append((number * processes + rank, index))
             if len(group) == self.images_per_process:

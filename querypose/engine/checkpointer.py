@@ -1,5 +1,6 @@
 """Detectron2's checkpointer, with whole files only; it also takes timm's pretrained backbones."""
 
+import logging
 import os
 import pickle
 import re
@@ -15,6 +16,8 @@ from querypose.errors import UserError
 from querypose.modeling.backbones.timm_weights import load_timm_weights
 from querypose.safe_loading import SafeCheckpointer
 from querypose.whole_files import remove_partial_files, whole_file
+
+logger = logging.getLogger(__name__)
 
 TIMM_PREFIX = "timm://"
 LAST_CHECKPOINT = "last_checkpoint"  # the file that names the newest one
@@ -98,7 +101,7 @@ class PoseCheckpointer(SafeCheckpointer):
                 if reason is None:
                     found = str(path)
                     break
-                self.logger.warning(f"{path} is not a whole checkpoint ({reason}); looking for the one before it")
+                logger.warning("%s is not a whole checkpoint (%s); looking for the one before it", path, reason)
         return comm.all_gather(found)[0]
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:

@@ -48,13 +48,16 @@ class StopOnSignal(HookBase):
         self._in_step = True
 
     def after_step(self):
-        signum = self._anywhere()
-        if signum and self.trainer.iter < self.trainer.max_iter - 1:  # the last iteration is saved already
-            raise Interrupted(signum, between_steps=True)
+        self._received = self._anywhere()
+        if self._received and self.trainer.iter < self.trainer.max_iter - 1:
+            raise Interrupted(self._received, between_steps=True)
         self._in_step = False
 
     def after_train(self):
         self.restore()
+        if self._received and self.trainer.iter >= self.trainer.max_iter:
+            # the last iteration is saved; the evaluation, which comes next, can be done of that
+            raise Interrupted(self._received, between_steps=True)
 
     def restore(self):
         """Give the signals back to who had them before."""

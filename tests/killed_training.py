@@ -1,0 +1,146 @@
+"""A training that is killed again and again, for test_resume.py: python tests/killed_training.py FOLDER KILLS SEED
+
+Prints one JSON object: for each kill where it struck, the iterations that were begun with after it, and the largest
+difference of the final state from that of a training that was left alone. Children are forked from a process that has
+imported everything and computed nothing.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tiny_model import tiny_config
+
+from querypose.data import resolve_datasets
+from querypose.data.synthetic_people import write_synthetic_people
+from querypose.engine import PoseTrainer
+from querypose.engine.checkpointer import PoseCheckpointer, why_not_whole
+
+ITERATIONS, PERIOD = 30, 2
+
+
+def config(people: str, folder: Path, *opts):
+    cfg = tiny_config(
+        "light", "DATASETS.TRAIN", (people,), "DATALOADER.NUM_WORKERS", 0, "SEED", 5, "INPUT.MIN_SIZE_TRAIN", (48, 64),
+        "INPUT.CROP.SIZE", (40, 60), "INPUT.CROP.RESIZE_BEFORE", (64, 80), "SOLVER.IMS_PER_BATCH", 2,
+        "SOLVER.BASE_LR", 1e-3, "SOLVER.WARMUP_ITERS", 5, "SOLVER.STEPS", (10, 20), "SOLVER.MAX_ITER", ITERATIONS,
+        "SOLVER.CHECKPOINT_PERIOD", PERIOD, "SOLVER.CHECKPOINTS_KEPT", 2, "OUTPUT_DIR", str(folder),
+        "MODEL.QUERYPOSE.DROPOUT", 0.1, "MODEL.QUERYPOSE.NUM_STAGES", 1, *opts,
+    )  # fmt: skip
+    resolve_datasets(cfg)
+    return cfg
+
+
+def train(cfg, strike: str | None = None, at: int = 0) -> None:
+    """Train in this process; "write" kills it at that many calls of write while it saves a checkpoint, "replace" before
+    a file takes its name, "step" within an iteration."""
+    torch.set_num_threads(1)
+    trainer = PoseTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    (Path(cfg.OUTPUT_DIR) / "started").write_text(str(trainer.start_iter))
+    count = 0
+
+    def or_die(function):
+        def call(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count > at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    if strike == "replace":
+        os.replace = or_die(os.replace)
+    elif strike == "step":
+        trainer._trainer.backward = or_die(trainer._trainer.backward)
+    elif strike == "write":
+        save = torch.save
+
+        class Fragile:
+            def __init__(self, file):
+                self.write, self.flush = or_die(file.write), file.flush
+
+        torch.save = lambda data, file: save(data, Fragile(file))
+    trainer.train()
+
+
+def forked(function) -> int:
+    """Run it in a child; the child's process id."""
+    child = os.fork()
+    if child == 0:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        code = 1
+        try:
+            function()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def state_of(folder: Path) -> dict:
+    return torch.load(folder / "model_final.pth", weights_only=True)
+
+
+def largest_difference(first: dict, second: dict) -> float:
+    """Over all tensors and numbers of two checkpoints, which must have the same structure."""
+    if isinstance(first, torch.Tensor):
+        assert first.shape == second.shape
+        return (first.double() - second.double()).abs().max().item() if first.numel() else 0.0
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        return max((largest_difference(first[key], second[key]) for key in first), default=0.0)
+    if isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        return max((largest_difference(*pair) for pair in zip(first, second, strict=True)), default=0.0)
+    if isinstance(first, int | float) and not isinstance(first, bool):
+        return abs(first - second)
+    assert first == second
+    return 0.0
+
+
+def main() -> None:
+    root, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    people = write_synthetic_people(root / "people", "train", 6)
+    alone, killed = config(people, root / "alone"), config(people, root / "killed")
+    for cfg in (alone, killed):
+        Path(cfg.OUTPUT_DIR).mkdir()
+    reference = forked(lambda: train(alone))
+    assert os.waitpid(reference, 0)[1] == 0, "the training that is left alone fails"
+
+    draw = random.Random(seed)
+    folder, strikes, starts = root / "killed", [], []
+    while len(strikes) < kills:
+        kind = draw.choice(["write", "write", "replace", "step", "time"])
+        at = {"write": draw.randrange(150), "replace": draw.randrange(3), "step": draw.randrange(4)}.get(kind, 0)
+        (folder / "started").unlink(missing_ok=True)
+        child = forked(lambda kind=kind, at=at: train(killed, kind, at))
+        if kind == "time":
+            while not (folder / "started").is_file() and os.waitpid(child, os.WNOHANG) == (0, 0):
+                time.sleep(0.005)
+            time.sleep(draw.random() * 0.8)
+            os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status), f"{kind} {at}: the training ended with {status} after {len(strikes)} kills"
+        strikes.append(kind)
+        starts.append(int((folder / "started").read_text()))
+        checkpoint = PoseCheckpointer(torch.nn.Identity(), str(folder)).get_checkpoint_file()
+        assert checkpoint or starts[-1] == 0, "no whole checkpoint is left"
+        assert not checkpoint or why_not_whole(checkpoint) is None
+    last = forked(lambda: train(killed))
+    assert os.waitpid(last, 0)[1] == 0, "the training does not end"
+    partial = [path.name for path in folder.iterdir() if path.name.endswith(".partial")]
+    difference = largest_difference(state_of(root / "alone"), state_of(folder))
+    print(json.dumps({"strikes": strikes, "starts": starts, "partial": partial, "difference": difference}))
+
+
+if __name__ == "__main__":
+    main()
