@@ -1,6 +1,7 @@
 # make demo    set up what is missing, then train and show a small model (tools/quickstart.py)
 # make test    set up what is missing, then run all tests
-# make lint    check the style of the code
+# make lint    check the style and the types of the code
+# make docs    set up what is missing, then build the documentation as a web site in output/site
 # make setup   only set up: Python environment .venv, PyTorch, Detectron2, QueryPose
 # make clean   remove the environment and all caches (not data sets or results)
 #
@@ -18,8 +19,9 @@ VENV_READY := $(VENV)/.ready-venv
 TORCH_READY := $(VENV)/.ready-torch
 DETECTRON2_READY := $(VENV)/.ready-detectron2
 QUERYPOSE_READY := $(VENV)/.ready-querypose
+DOCS_READY := $(VENV)/.ready-docs
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint docs clean
 .DELETE_ON_ERROR:
 
 setup: $(QUERYPOSE_READY)
@@ -32,10 +34,14 @@ test: setup
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_PROCESSES)
 
 lint: setup
-	@$(PY) -m ruff check --quiet . && echo "lint: all checks passed"
+	@$(PY) -m ruff check --quiet . && $(PY) -m mypy --no-error-summary && echo "lint: all checks passed"
+
+# Pages, links and anchors are checked on the way; nothing is fetched when the site is built or read.
+docs: $(DOCS_READY)
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet && echo "docs: output/site/index.html"
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV_READY):
@@ -74,3 +80,9 @@ $(QUERYPOSE_READY): setup.py pyproject.toml $(DETECTRON2_READY)
 	@$(PIP) --use-pep517 --editable '.[test]' || \
 	  { echo "error: pip could not install QueryPose: see its message above" >&2; exit 2; }
 	@echo $(CURDIR) >$@
+
+$(DOCS_READY): setup.py $(QUERYPOSE_READY)
+	@echo "installing what builds the documentation"
+	@$(PIP) --use-pep517 --editable '.[docs]' || \
+	  { echo "error: pip could not install mkdocs: see its message above" >&2; exit 2; }
+	@touch $@

@@ -1,6 +1,8 @@
 """Every config key of QueryPose, with its default, and the check of their values at start-up."""
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import yaml
@@ -223,7 +225,7 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.TEST.SUBMISSION_NAME = "querypose"
 
 
-def setup_config(config_file: str, opts: list[str] = ()) -> CfgNode:
+def setup_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """Defaults, then the file, then `KEY VALUE` pairs; checked, and with the skeleton of the data set filled in.
 
     MODEL.DEVICE "cuda", Detectron2's default, becomes "cpu" on a machine without CUDA.
@@ -353,7 +355,7 @@ def topk_poses(cfg: CfgNode) -> int:
     return 0 if config.VARIANT == "full" else 30
 
 
-def _get(cfg: CfgNode, key: str):
+def _get(cfg: CfgNode, key: str) -> Any:
     for part in key.split("."):
         cfg = cfg[part]
     return cfg

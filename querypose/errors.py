@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections.abc import Iterator
 
 
 class UserError(ValueError):
@@ -9,7 +10,7 @@ class UserError(ValueError):
 
 
 @contextlib.contextmanager
-def exit_on_user_error():
+def exit_on_user_error() -> Iterator[None]:
     """Turn a `UserError` inside the block into `error: <message>` on stderr and exit code 2, without a traceback."""
     try:
         yield
@@ -18,12 +19,12 @@ def exit_on_user_error():
         sys.exit(2)
 
 
-def one_line(text):
+def one_line(text: str) -> str:
     """Return text for a terminal: one line, without control characters, which names in hostile files may hold."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def _sentence(error):
+def _sentence(error: UserError) -> str:
     """The message, for an error of a data loader's worker taken from the traceback that PyTorch makes its message."""
     text = str(error)
     if text.startswith("Caught ") and "Original Traceback" in text:

@@ -1,6 +1,7 @@
 """Image files of any origin, opened with bounds: common formats alone, and no more pixels than memory is meant for."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import IO
 
@@ -22,7 +23,7 @@ class ImageFileError(Exception):
 
 
 @contextlib.contextmanager
-def open_image(source: str | IO[bytes], max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def open_image(source: str | os.PathLike | IO[bytes], max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """`with open_image(source) as image`: PIL's image of a file, by its path or its stream, its size looked at first.
 
     What is raised inside the block counts as the file's fault: decode the image there and nothing else.

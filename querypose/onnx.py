@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,8 @@ from querypose.skeleton import Skeleton
 
 METADATA_KEY = "querypose"
 FORMAT_VERSION = 1
+
+ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 
 @dataclass
@@ -85,7 +88,7 @@ class OnnxPosePredictor:
         self._min_size, self._max_size = preprocessing["min_size"], preprocessing["max_size"]
         self._channel_order = preprocessing["channel_order"]
 
-    def __call__(self, image) -> OnnxPoses:
+    def __call__(self, image: ImageLike) -> OnnxPoses:
         """The persons of one image: a path, a PIL image, or a uint8 array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W)."""
         image = read_rgb(image, self.image_format)
         height, width = image.shape[:2]
@@ -120,7 +123,7 @@ def resize(image: np.ndarray, min_size: int, max_size: int) -> Image.Image:
     return picture if size == picture.size else picture.resize(size, Image.Resampling.BILINEAR)
 
 
-def read_rgb(image, image_format: str = "RGB") -> np.ndarray:
+def read_rgb(image: ImageLike, image_format: str = "RGB") -> np.ndarray:
     """Turn a path (read with its EXIF orientation), a PIL image or a uint8 array into an array (H, W, 3) uint8 RGB.
 
     Raises `UserError` if it is none of these or cannot be read.
@@ -155,7 +158,7 @@ def _pil_to_rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _open(file, providers, num_threads):
+def _open(file: str | os.PathLike, providers: list[str], num_threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -178,7 +181,7 @@ def _open(file, providers, num_threads):
         ) from error
 
 
-def _metadata(session, file) -> dict:
+def _metadata(session: Any, file: str | os.PathLike) -> dict[str, Any]:
     """The file's description of itself; a `UserError` where it has none that this version can use."""
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if text is None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeGuard, cast, overload
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
+from detectron2.structures import Instances
 from torch import nn
 
 from querypose.config import setup_config
@@ -124,7 +125,16 @@ class PosePredictor:
         predictor._take(model, cfg, skeleton, score_threshold, top_k, image_format, precision)
         return predictor
 
-    def _take(self, model, cfg, skeleton, score_threshold, top_k, image_format, precision) -> None:
+    def _take(
+        self,
+        model: nn.Module,
+        cfg: CfgNode,
+        skeleton: Skeleton,
+        score_threshold: float,
+        top_k: int | None,
+        image_format: ChannelOrder,
+        precision: str,
+    ) -> None:
         self.cfg = cfg
         self.model = model.eval()
         self.score_threshold = score_threshold
@@ -144,7 +154,9 @@ class PosePredictor:
     @overload
     def __call__(self, image: Iterable[ImageLike], *, batch_size: int = ...) -> list[Persons]: ...
 
-    def __call__(self, image, *, batch_size: int = 8):
+    def __call__(
+        self, image: ImageLike | Iterable[ImageLike], *, batch_size: int = 8
+    ) -> Persons | list[Persons]:
         """Predict the persons of one image, or of each of several.
 
         image: path, PIL image, uint8 array (H, W, C) or (H, W), or tensor (C, H, W) or (H, W), see `read_image_rgb`;
@@ -157,7 +169,7 @@ class PosePredictor:
         Raises `UserError` for an image that cannot be used.
         """
         if not _is_several(image):
-            return self._predict([read_image_rgb(image, self.image_format)])[0]
+            return self._predict([read_image_rgb(cast(ImageLike, image), self.image_format)])[0]
         if batch_size < 1:
             raise UserError(f"the batch size must be at least 1, not {batch_size}.")
         results: list[Persons] = []
@@ -178,7 +190,7 @@ class PosePredictor:
         """
         inputs = [self.network_input(read_image_rgb(image, self.image_format))]
         with torch.inference_mode():
-            return self._chosen(self.model.with_attention(inputs, stage)[0]["instances"])
+            return self._chosen(cast(Any, self.model).with_attention(inputs, stage)[0]["instances"])
 
     def _predict(self, images: list[np.ndarray]) -> list[Persons]:
         """images: (H, W, 3) uint8 RGB. Images that are padded to one size share a pass through the network."""
@@ -211,7 +223,7 @@ class PosePredictor:
         with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
             return self.model(inputs)
 
-    def _chosen(self, instances) -> Persons:
+    def _chosen(self, instances: Instances) -> Persons:
         # Selecting outside of inference mode copies into ordinary tensors, free to be changed in place.
         instances = instances.to("cpu")
         instances = instances[instances.scores >= self.score_threshold]
@@ -219,7 +231,7 @@ class PosePredictor:
         return Persons.from_instances(instances[order[: self.top_k]], self._skeleton)
 
 
-def _is_several(image) -> bool:
+def _is_several(image: ImageLike | Iterable[ImageLike]) -> TypeGuard[Iterable[ImageLike]]:
     if isinstance(image, np.ndarray | torch.Tensor):
         return image.ndim == 4
     return isinstance(image, Iterable) and not isinstance(image, str | os.PathLike)

@@ -1,9 +1,13 @@
 """The skeleton: a figure's keypoints, which mirror each other, which are joined, how strictly they count."""
 
+from __future__ import annotations
+
 import logging
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 from querypose.errors import UserError
 
@@ -44,7 +48,7 @@ _MIDDLE_LIMBS = (("nose", "neck"), ("head", "neck"))
 _LIMB_COLOURS = {"left": (0, 114, 178), "right": (213, 94, 0), "middle": (0, 158, 115)}
 
 
-def split_side(name):
+def split_side(name: str) -> tuple[str, str]:
     """Split a keypoint's name into its side and the rest.
 
     Understands `left_x`, `x_left`, `l_x`, `x_l`, `left x`, `leftX`, `LShoulder`, `front_left_x`, in any case.
@@ -78,12 +82,12 @@ class Skeleton:
         UserError: when these do not fit together.
     """
 
-    keypoint_names: tuple
-    flip_pairs: tuple
-    limbs: tuple
-    sigmas: tuple
+    keypoint_names: Sequence[str]
+    flip_pairs: Sequence[Sequence[str]]
+    limbs: Sequence[Sequence[int]]
+    sigmas: Sequence[float]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # Lists are welcome; tuples keep the object hashable and its equality independent of the container.
         object.__setattr__(self, "keypoint_names", tuple(self.keypoint_names))
         object.__setattr__(self, "flip_pairs", tuple(tuple(pair) for pair in self.flip_pairs))
@@ -111,8 +115,8 @@ class Skeleton:
         if not all(math.isfinite(sigma) and sigma > 0 for sigma in self.sigmas):
             raise UserError(f"OKS sigmas must be positive numbers, but got {list(self.sigmas)}")
 
-    def _check_flip_pairs(self):
-        seen = set()
+    def _check_flip_pairs(self) -> None:
+        seen: set[str] = set()
         for pair in self.flip_pairs:
             if len(pair) != 2:
                 raise UserError(f"a flip pair is two keypoint names, but got {pair!r}")
@@ -129,25 +133,25 @@ class Skeleton:
                 seen.add(name)
 
     @property
-    def num_keypoints(self):
+    def num_keypoints(self) -> int:
         """Number of keypoints K."""
         return len(self.keypoint_names)
 
     @property
-    def flip_indices(self):
+    def flip_indices(self) -> list[int]:
         """For every keypoint the index of its mirror image (its own for those in the middle): K ints."""
         index = {name: i for i, name in enumerate(self.keypoint_names)}
-        mirror = {**dict(self.flip_pairs), **{right: left for left, right in self.flip_pairs}}
+        mirror = {left: right for left, right in self.flip_pairs} | {right: left for left, right in self.flip_pairs}
         return [index[mirror.get(name, name)] for name in self.keypoint_names]
 
     @property
-    def sides(self):
+    def sides(self) -> tuple[str, ...]:
         """For every keypoint "left", "right" or "middle", by the flip pairs: K strings."""
         side = {name: s for pair in self.flip_pairs for name, s in zip(pair, ("left", "right"), strict=True)}
         return tuple(side.get(name, "middle") for name in self.keypoint_names)
 
     @classmethod
-    def from_metadata(cls, metadata, sigmas=None):
+    def from_metadata(cls, metadata: Any, sigmas: Sequence[float] | None = None) -> Skeleton:
         """Build the skeleton from a Detectron2 `Metadata` (or anything with the same attributes).
 
         Args:
@@ -178,7 +182,9 @@ class Skeleton:
         return cls(names, pairs, limbs, sigmas if _given(sigmas) else known_sigmas(names))
 
     @classmethod
-    def from_coco_category(cls, category, sigmas=None):
+    def from_coco_category(
+        cls, category: Mapping[str, Any], sigmas: Sequence[float] | None = None
+    ) -> Skeleton:
         """Build the skeleton from a category of a COCO-format keypoint file.
 
         Args:
@@ -199,11 +205,11 @@ class Skeleton:
             sigmas = category.get("sigmas")
         return cls(names, pairs, _category_limbs(category), sigmas if _given(sigmas) else known_sigmas(names))
 
-    def with_sigmas(self, sigmas):
+    def with_sigmas(self, sigmas: Sequence[float]) -> Skeleton:
         """Return the same skeleton with other OKS sigmas (K numbers)."""
         return Skeleton(self.keypoint_names, self.flip_pairs, self.limbs, tuple(sigmas))
 
-    def to_metadata(self):
+    def to_metadata(self) -> dict[str, Any]:
         """Return Detectron2's metadata attributes: a dict for `MetadataCatalog.get(name).set(**...)`."""
         sides = self.sides
         rules = []
@@ -220,7 +226,7 @@ class Skeleton:
         }
 
 
-def flip_pairs_by_name(names):
+def flip_pairs_by_name(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Return the pairs (left, right) of names that differ in the side alone, ordered by the left."""
     by_key = {split_side(name): name for name in names}
     return tuple(
@@ -231,12 +237,12 @@ def flip_pairs_by_name(names):
     )
 
 
-def known_sigmas(names):
+def known_sigmas(names: Sequence[str]) -> tuple[float, ...]:
     """Return each keypoint's OKS sigma: COCO's or CrowdPose's where they have it, else `DEFAULT_SIGMA`."""
     return tuple(_KNOWN_SIGMAS.get(split_side(name)[1], DEFAULT_SIGMA) for name in names)
 
 
-def limbs_by_name(names):
+def limbs_by_name(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """Return limbs (i, j) of a human figure between those of its joints that `names` holds."""
     index = {split_side(name): i for i, name in enumerate(names)}
     wanted = [((side, a), (side, b)) for a, b in _SIDE_LIMBS for side in ("left", "right")]
@@ -246,7 +252,7 @@ def limbs_by_name(names):
     return tuple((index[a], index[b]) for a, b in wanted if a in index and b in index)
 
 
-def _category_limbs(category):
+def _category_limbs(category: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """Limbs (i, j) from 0 of a COCO category, those of a human figure where it has none of its own."""
     names, skeleton = category["keypoints"], category.get("skeleton") or ()
     if not all(isinstance(limb, list) and [type(i) for i in limb] == [int, int] for limb in skeleton):
@@ -266,9 +272,9 @@ def _category_limbs(category):
     return limbs_by_name(names)
 
 
-def _are_strings(values):
+def _are_strings(values: Any) -> bool:
     return isinstance(values, list | tuple) and all(isinstance(value, str) for value in values)
 
 
-def _given(values):
+def _given(values: Sequence[float] | None) -> TypeGuard[Sequence[float]]:
     return values is not None and len(values) > 0

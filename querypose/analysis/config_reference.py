@@ -91,7 +91,7 @@ def read_config_source(source: str | None = None) -> list[Keys | Note]:
 def _read_function(function: ast.FunctionDef, section: str, comments: dict[int, str]) -> list[Keys | Note]:
     aliases = {"cfg": ""}
     found: list[Keys | Note] = []
-    blocks = _blocks(sorted(n for n in comments if function.lineno < n <= function.end_lineno))
+    blocks = _blocks(sorted(n for n in comments if function.lineno < n <= (function.end_lineno or 0)))
     before = None  # the last line of the statement before
     for statement in function.body:
         while blocks and blocks[0][1] < statement.lineno - 1:
@@ -139,9 +139,9 @@ def _assigned(statement: ast.stmt, aliases: dict[str, str]) -> list[str]:
     if key is None:
         return []
     if isinstance(value, ast.Call) and ast.unparse(value.func) == "CfgNode":
-        if not value.args:
+        if not value.args or not isinstance(value.args[0], ast.Dict):
             return [key] if value.keywords else []  # a node for any key is a key itself
-        return [f"{key}.{ast.literal_eval(name)}" for name in value.args[0].keys]
+        return [f"{key}.{ast.literal_eval(name)}" for name in value.args[0].keys if name is not None]
     return [key]
 
 
@@ -174,7 +174,8 @@ def config_reference_page() -> str:
         "",
         *_table([([name], text) for name, text in _DETECTRON2_KEYS.items()], values, {}),
     ]
-    section, rows = None, []
+    section: str | None = None
+    rows: list[tuple[list[str], str]] = []
     for item in [*read_config_source(), None]:
         new_section = item is not None and item.section != section
         if rows and (item is None or new_section or isinstance(item, Note)):

@@ -82,7 +82,7 @@ def _shrink(source: Path, target: Path) -> tuple[float, float]:
         with open_image(source) as image:
             before = image.size
             factor = min(1.0, SHORT_SIDE / min(before))
-            size = tuple(round(side * factor) for side in before)
+            size = round(before[0] * factor), round(before[1] * factor)
             small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS) if factor < 1 else None
     except ImageFileError as error:
         raise UserError(f"the image {source} cannot be read ({error}); fetch it again") from error

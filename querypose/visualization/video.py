@@ -26,8 +26,8 @@ class VideoReader:
     def __init__(self, source: str | os.PathLike | int):
         """source: a file, or the number of a camera. Raises `UserError` for one that cannot be opened."""
         self.is_camera = isinstance(source, int)
-        self.name = f"camera {source}" if self.is_camera else os.fspath(source)
-        self._capture = cv2.VideoCapture(source if self.is_camera else self.name)
+        self.name = f"camera {source}" if isinstance(source, int) else os.fspath(source)
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else self.name)
         if not self._capture.isOpened():
             if self.is_camera:
                 raise UserError(f"cannot open {self.name}; is it plugged in, and does no other program use it?")

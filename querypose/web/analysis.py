@@ -21,7 +21,9 @@ def analyze(predictor: PosePredictor, image: np.ndarray) -> dict:
         base64 of parts x height x width bytes, 255 at each map's maximum; `attention_shape`, these three sizes or None.
     """
     outputs = []
-    handle = predictor.model.decoder.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    handle = predictor.model.get_submodule("decoder").register_forward_hook(
+        lambda module, inputs, output: outputs.append(output)
+    )
     try:
         persons = predictor(image)
     finally:

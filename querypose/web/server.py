@@ -54,7 +54,8 @@ class PoseServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """The page's address."""
-        return f"http://{self.server_address[0]}:{self.server_address[1]}/"
+        host, port = self.server_address[:2]
+        return f"http://{host!s}:{port}/"
 
     def process_request(self, request, client_address):
         """Answer in a thread of its own, or hang up while there are too many of them."""
