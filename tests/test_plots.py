@@ -1,6 +1,8 @@
 """plot_training: what is read from metrics.json and what is drawn of it."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from PIL import Image
 from querypose.errors import UserError
 from querypose.visualization import plot_training
 from querypose.visualization.plots import read_metrics, running_mean, training_curves
+
+TOOL = Path(__file__).resolve().parents[1] / "tools" / "plot_training.py"
 
 
 def write(folder, records, end=""):
@@ -119,7 +123,39 @@ def test_runs_are_compared_by_colour_and_named_by_folder(tmp_path, drawn):
     assert len({line.get_color() for line in total.lines}) == 2
 
 
+def test_many_runs_are_told_apart(tmp_path, drawn):
+    files = [write(tmp_path / f"run{i}", run_records()) for i in range(9)]
+    plot_training(files, tmp_path / "curves.svg")
+    rate = next(axis for axis in drawn[0].axes if axis.get_title() == "learning rate")
+    assert len({(line.get_color(), line.get_linestyle()) for line in rate.lines}) == 9
+
+
+def test_a_logarithmic_axis_has_plain_numbers(tmp_path, drawn):
+    plot_training(write(tmp_path, run_records()), tmp_path / "curves.png")
+    total = next(axis for axis in drawn[0].axes if axis.get_title() == "total loss")
+    texts = [text.get_text() for text in total.get_yticklabels(which="both") if text.get_text()]
+    assert {"0.2", "0.5", "1", "2", "5", "10"} <= set(texts) and all("times" not in text for text in texts)
+
+
+def test_tool_takes_folders_and_files(tmp_path, drawn, capsys):
+    spec = importlib.util.spec_from_file_location("plot_training_tool", TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    first, second = write(tmp_path / "first", run_records()), write(tmp_path / "second", run_records(-5.0))
+    given = [str(first.parent), str(second), "--output", str(tmp_path / "curves.png"), "--labels", "one", "two"]
+    tool.main([*given, "--smoothing", "3"])
+    assert f"written: {tmp_path / 'curves.png'}" in capsys.readouterr().out
+    assert [text.get_text() for text in drawn[0].legends[0].texts] == ["one", "two"]
+    with pytest.raises(UserError, match="2 metrics files need as many labels, not 1"):
+        tool.main(given[:-1])
+    with pytest.raises(SystemExit) as stopped:
+        tool.main([*given, "--smoothing", "0"])
+    assert stopped.value.code == 2
+
+
 def test_mistakes_are_told(tmp_path):
+    with pytest.raises(UserError, match="cannot write .*curves.docx"):
+        plot_training(write(tmp_path, run_records()), tmp_path / "curves.docx")
     with pytest.raises(UserError, match="cannot read .*absent.json: No such file"):
         plot_training(tmp_path / "absent.json", tmp_path / "curves.png")
     with pytest.raises(UserError, match="holds no training record"):

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from querypose.errors import UserError
 
 # Okabe and Ito's palette without yellow, which is faint on paper.
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_LINE_STYLES = ("-", "--", ":")
 _STAGE_SUFFIX = re.compile(r"_\d+$")
 
 
@@ -23,7 +25,8 @@ def plot_training(metrics_files, output_png, *, labels=None, smoothing=None):
     folders'. smoothing: number of records in the running mean drawn over the raw curve; None takes a fiftieth
     of a run.
 
-    Returns the path of the picture. Raises `UserError` for a file that is missing or holds no record.
+    Returns the path of the picture. Raises `UserError` for a file that is missing or holds no record, and for a picture
+    that cannot be written.
     """
     files = [metrics_files] if isinstance(metrics_files, str | Path) else list(metrics_files)
     if not files:
@@ -45,17 +48,16 @@ def plot_training(metrics_files, output_png, *, labels=None, smoothing=None):
     for axis, name in zip(axes, names, strict=False):
         _draw_panel(axis, name, [run.get(name) for run in runs], labels, smoothing)
     if len(runs) > 1:
-        handles = [axes[0].plot([], [], color=_colour(i), label=label)[0] for i, label in enumerate(labels)]
+        handles = [axes[0].plot([], [], **_style(i), label=label)[0] for i, label in enumerate(labels)]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(labels), 4), frameon=False)
 
     output_png = Path(output_png)
     try:
         output_png.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output_png)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {output_png}: {error.strerror or error}; choose another place."
-        ) from error
+    except (OSError, ValueError) as error:  # a ValueError is an ending of which matplotlib has no format
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {output_png}: {reason}; choose another place or a name in .png.") from error
     return output_png
 
 
@@ -133,21 +135,11 @@ def _draw_panel(axis, name, curves, labels, smoothing):
     for i, iterations, values in drawn:
         if is_loss:
             window = max(1, len(values) // 50) if smoothing is None else smoothing
-            axis.plot(iterations, values, color=_colour(i), linewidth=0.7, alpha=0.3)
-            axis.plot(
-                iterations, running_mean(values, window), color=_colour(i), linewidth=1.5, label=labels[i]
-            )
+            axis.plot(iterations, values, color=_style(i)["color"], linewidth=0.7, alpha=0.3)
+            axis.plot(iterations, running_mean(values, window), **_style(i), linewidth=1.5, label=labels[i])
         else:
             marker = "o" if is_result else None
-            axis.plot(
-                iterations,
-                values,
-                color=_colour(i),
-                linewidth=1.5,
-                marker=marker,
-                markersize=3,
-                label=labels[i],
-            )
+            axis.plot(iterations, values, **_style(i), linewidth=1.5, marker=marker, markersize=3, label=labels[i])
         if is_result:
             best = int(np.argmax(values))
             axis.annotate(
@@ -157,13 +149,17 @@ def _draw_panel(axis, name, curves, labels, smoothing):
                 xytext=(0, 4),
                 ha="center",
                 fontsize=8,
-                color=_colour(i),
+                color=_style(i)["color"],
+                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
             )
     every = np.concatenate([values for _, _, values in drawn])
     # The likelihood loss of keypoints falls below 0; only quantities that stay above it and span decades get
     # a log axis.
     if is_loss and every.min() > 0 and every.max() > 10 * every.min():
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
     if is_result:
         axis.margins(y=0.15)
     axis.set_title({"lr": "learning rate", "total_loss": "total loss"}.get(name, name), fontsize=10)
@@ -178,5 +174,7 @@ def _run_labels(files):
     return folders if len(set(folders)) == len(folders) else [str(file) for file in files]
 
 
-def _colour(run):
-    return RUN_COLOURS[run % len(RUN_COLOURS)]
+def _style(run):
+    """Colour and dashes of a run: dashes tell apart those that share a colour."""
+    colours = len(RUN_COLOURS)
+    return {"color": RUN_COLOURS[run % colours], "linestyle": _LINE_STYLES[run // colours % len(_LINE_STYLES)]}
