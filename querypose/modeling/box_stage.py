@@ -9,7 +9,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from querypose.modeling.pyramid_pooling import pool_every_level
+from querypose.modeling.pyramid_pooling import pool_every_level, poolable
 from querypose.modeling.query_interaction import build_query_interaction
 from querypose.modeling.transformer import FeedForward, SelfAttention
 
@@ -95,7 +95,7 @@ class BoxStage(nn.Module):
         if self.training and features[0].is_cuda:
             # the pooler asks the GPU how many boxes each level has, and training waits for the answer
             return pool_every_level(self.pooler, features, boxes)
-        return self.pooler(features, [Boxes(image_boxes) for image_boxes in boxes])
+        return self.pooler(features, [Boxes(image_boxes) for image_boxes in poolable(boxes)])
 
     def refine(self, regions: Tensor, boxes: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All of the stage but the pooling: of fixed shapes, whatever the size of the image. Returns as `forward`."""

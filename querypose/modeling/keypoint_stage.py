@@ -8,6 +8,7 @@ from torchvision.ops import roi_align
 
 from querypose.modeling.keypoint_loss import KEYPOINT_LOSS_REGISTRY
 from querypose.modeling.part_heads import KeypointHeads, PartLinear
+from querypose.modeling.pyramid_pooling import poolable
 from querypose.modeling.query_interaction import build_query_interaction
 from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY
 from querypose.modeling.spegm import PART_EMBEDDING_REGISTRY
@@ -148,7 +149,7 @@ class KeypointStage(nn.Module):
 
 def pool_regions(feature: Tensor, boxes: Tensor, image_index: Tensor, size: int, spatial_scale: float) -> Tensor:
     """RoIAlign of boxes (R, 4), in pixels, of images (R,) on feature (B, d, H, W) -> (R, d, size, size)."""
-    rois = torch.cat([image_index[:, None].to(boxes), boxes], dim=1)
+    rois = torch.cat([image_index[:, None].to(boxes), poolable(boxes)], dim=1)
     return roi_align(feature, rois, size, spatial_scale=spatial_scale, sampling_ratio=2, aligned=True)
 
 

@@ -1,9 +1,22 @@
-"""RoIAlign over a feature pyramid without a question to the device, for training on a GPU."""
+"""What RoIAlign needs: boxes that it can read at, and over a pyramid, on a GPU, no question to the device."""
 
 import torch
 from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor
 from torchvision.ops import roi_align
+
+_FAR = 1e6  # pixels; no image reaches as far
+
+
+def poolable(boxes: Tensor) -> Tensor:
+    """The boxes (.., 4), in pixels, with NaN as 0 and nothing farther than a million pixels.
+
+    torchvision's RoIAlign on a CPU reads outside of its memory at NaN: a diverged box would end the process before the
+    loss reports it.
+    """
+    if torch.onnx.is_in_onnx_export():  # other runtimes have kernels of their own
+        return boxes
+    return torch.nan_to_num(boxes, nan=0.0).clamp(-_FAR, _FAR)
 
 
 def pool_every_level(pooler: ROIPooler, features: list[Tensor], boxes: Tensor) -> Tensor:
@@ -13,7 +26,7 @@ def pool_every_level(pooler: ROIPooler, features: list[Tensor], boxes: Tensor) -
     level and its own level's result kept: four times the work of a small part of the step, and no waiting.
     """
     batch, number = boxes.shape[:2]
-    flat = boxes.reshape(-1, 4).float()
+    flat = poolable(boxes).reshape(-1, 4).float()
     image = torch.arange(batch, device=boxes.device).repeat_interleave(number)
     rois = torch.cat([image[:, None].to(flat), flat], dim=1)
 

@@ -1,0 +1,212 @@
+"""NaN and infinity in training: nothing is changed by them, they are explained, and training ends or goes on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils.events import EventStorage
+from killed_training import config, largest_difference
+from tiny_model import tiny_batch, tiny_config, tiny_model
+from torch import nn
+
+from querypose.data.synthetic_people import write_synthetic_people
+from querypose.engine import PoseTrainer, build_optimizer
+from querypose.engine.diagnosis import first_non_finite
+from querypose.engine.non_finite import MOST_IN_A_ROW, name_of
+from querypose.engine.step import StepTrainer
+from querypose.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _denormals():
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    return write_synthetic_people(tmp_path_factory.mktemp("people"), "train", 5)
+
+
+class Poison(HookBase):
+    """Makes the second image of some iterations' batches infinite, and remembers the state before each iteration."""
+
+    def __init__(self, *iterations):
+        self.iterations, self.before = iterations, {}
+
+    def before_train(self):
+        self.images = self.trainer._trainer._data_loader_iter
+        self.trainer._trainer._data_loader_iter = self
+
+    def before_step(self):
+        state = self.trainer.model.state_dict(), self.trainer._trainer.optimizer.state_dict()
+        self.before[self.trainer.iter] = copied(state)
+
+    def __next__(self):
+        batch = next(self.images)
+        if self.trainer.iter in self.iterations:
+            batch[1]["image"] = batch[1]["image"].float()
+            batch[1]["image"][0, 3, 4] = torch.inf
+        return batch
+
+
+def copied(value):
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [copied(item) for item in value]
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def poisoned(people, folder, mode, *iterations, opts=()):
+    trainer = PoseTrainer(config(people, folder, "SOLVER.NON_FINITE", mode, "SOLVER.MAX_ITER", 5, *opts))
+    poison = Poison(*iterations)
+    trainer.register_hooks([poison])
+    return trainer, poison
+
+
+@pytest.mark.parametrize("opts", [(), ("SOLVER.ACCUMULATION_STEPS", 2, "MODEL.QUERYPOSE.VARIANT", "full")])
+def test_stop_explains_and_leaves_the_state_before(people, tmp_path, opts):
+    trainer, poison = poisoned(people, tmp_path, "stop", 2, opts=opts)
+    with pytest.raises(UserError) as caught:
+        trainer.train()
+    text = str(caught.value)
+    assert text.startswith("iteration 2: the gradient is not finite; the first tensor that is not: the image 1 of the")
+    assert "loss_class nan" in text and "person_keypoints" not in text and "\n" not in text
+    assert "model_0000002.pth" in text and "SOLVER.NON_FINITE skip" in text
+
+    content = torch.load(tmp_path / "non_finite_0000002.pth", weights_only=True)
+    assert content["iteration"] == 2 and content["first"] == "the image 1 of the batch"
+    assert content["batch"][1]["image"][0, 3, 4] == torch.inf
+    assert content["batch"][0]["file_name"] in text and str(content["batch"][1]["image_id"]) in text
+    assert content["batch"][0]["instances"]["gt_keypoints"].shape[1:] == (17, 3)
+
+    saved = torch.load(tmp_path / "model_0000002.pth", weights_only=True)
+    model, optimizer = poison.before[2]
+    assert largest_difference(saved["model"], model) == 0, "BatchNorm's statistics included"
+    moments = saved["trainer"]["_trainer"]["optimizer"]["state"]
+    assert largest_difference(copied(moments), copied(optimizer["state"])) == 0
+
+
+def test_skip_leaves_the_step_out_and_goes_on(people, tmp_path, messages):
+    trainer, poison = poisoned(people, tmp_path, "skip", 1, 3)
+    trainer.train()
+    assert largest_difference(poison.before[2][0], poison.before[1][0]) == 0
+    assert largest_difference(poison.before[3][0], poison.before[2][0]) > 1e-6
+    assert all(tensor.isfinite().all() for tensor in trainer.model.state_dict().values())
+    assert "iteration 1: the gradient" in messages() and "iteration 3: the gradient" in messages()
+    assert "the step is left out" in messages() and Path(tmp_path / "model_final.pth").is_file()
+    assert trainer.storage.history("non_finite_steps").latest() == 2
+    assert [when for _, when in trainer.storage.history("total_loss").values()] == [0, 2, 4]
+    # the rest of the run draws what it would have drawn
+    left_alone = PoseTrainer(config(people, tmp_path / "alone", "SOLVER.MAX_ITER", 1))
+    left_alone.train()
+    assert left_alone.seed_steps.seed == trainer.seed_steps.seed
+
+
+def test_skip_gives_up_on_a_model_that_makes_nothing_but_nan(people, tmp_path):
+    trainer, _ = poisoned(people, tmp_path, "skip", opts=("SOLVER.MAX_ITER", 15))
+    with torch.no_grad():
+        trainer.model.decoder.proposal_boxes.weight[0, 0] = torch.nan
+    with pytest.raises(UserError, match=f"{MOST_IN_A_ROW} such steps in a row are too many") as caught:
+        trainer.train()
+    assert "iteration 9: " in str(caught.value) and "the parameter decoder.proposal_boxes.weight" in str(caught.value)
+
+
+def step_of(model, batch, optimizer=None):
+    optimizer = optimizer or build_optimizer(tiny_config("light"), model)
+    loop = StepTrainer(model, [batch], optimizer)
+    with EventStorage() as storage:
+        loop.run_step()
+    return loop, storage
+
+
+def test_a_loss_that_is_infinite_but_has_a_finite_gradient_changes_nothing():
+    model = tiny_model("light")
+    criterion = model.criterion.forward
+
+    def with_infinite_constant(*args, **kwargs):
+        losses = criterion(*args, **kwargs)
+        return {**losses, "loss_class": losses["loss_class"] + torch.inf}
+
+    model.criterion.forward = with_infinite_constant
+    before = [parameter.clone() for parameter in model.parameters()]
+    loop, storage = step_of(model, tiny_batch())
+    assert loop.optimizer.found_inf == 1 and not loop.optimizer.gradient_norm.isfinite()
+    assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+    assert "total_loss" not in storage.histories()
+
+
+@pytest.mark.parametrize("name", ["ADAMW", "SGD"])
+@pytest.mark.parametrize("clipping", [True, False])
+def test_optimisers_pass_over_a_gradient_that_is_not_finite(name, clipping):
+    def run(gradients):
+        parameter = nn.Parameter(torch.ones(3))
+        model = nn.Module()
+        model.register_parameter("weight", parameter)
+        cfg = tiny_config("light", "SOLVER.OPTIMIZER", name, "SOLVER.BASE_LR", 0.1, "SOLVER.MOMENTUM", 0.9)
+        cfg.SOLVER.CLIP_GRADIENTS.ENABLED = clipping
+        optimizer = build_optimizer(cfg, model)
+        for gradient in gradients:
+            parameter.grad = torch.tensor(gradient)
+            optimizer.step()
+        return parameter.detach()
+
+    good = [[1.0, -2.0, 0.5], [0.3, 0.2, -0.1]]
+    bad = [torch.nan, 1.0, torch.inf]
+    assert torch.equal(run([bad, good[0], bad, good[1], bad]), run(good))
+
+
+def make_infinite(module, inputs, output):
+    return output * torch.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("decoder.keypoint_stages.0.tower.0", "the output of decoder.keypoint_stages.0.tower.0"),
+        ("backbone.bottom_up.model.layer2", "the output of backbone.bottom_up.model.layer2"),
+    ],
+)
+def test_the_first_output_is_named(name, found):
+    model = tiny_model("light")
+    names = dict(model.named_modules())
+    name = name if name in names else next(key for key in names if key.endswith("layer2"))
+    loop = StepTrainer(model, [], build_optimizer(tiny_config("light"), model))
+    names[name].register_forward_hook(make_infinite)
+    _, where = first_non_finite(loop, tiny_batch())
+    assert where == f"the output of {name}"
+
+
+def test_the_first_gradient_is_named():
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(2, 2), nn.Linear(2, 1)
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)
+
+        def forward(self, batch):
+            # finite where it is zero, with a gradient that is not
+            return {"loss": self.last(self.first(batch[0]["image"])).abs().sqrt().sum()}
+
+    model = Root()
+    loop = StepTrainer(model, [], torch.optim.SGD(model.parameters()))
+    losses, where = first_non_finite(loop, [{"image": torch.ones(2)}])
+    assert losses == {"loss": 0.0} and where == "the gradient of the output of last"
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_nothing_is_found_in_a_good_batch():
+    for variant in ("light", "full"):
+        model = tiny_model(variant, "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched")
+        loop = StepTrainer(model, [], build_optimizer(tiny_config("light"), model))
+        losses, where = first_non_finite(loop, tiny_batch())
+        assert where is None and len(losses) == 8
+
+
+def test_names_of_inputs():
+    assert name_of({"file_name": "a.jpg", "image_id": 3}) == "a.jpg (image 3)"
+    assert (name_of({"file_name": "a.jpg"}), name_of({"image_id": 3})) == ("a.jpg", "image 3")
+    assert name_of({}) == "without a name"
