@@ -27,11 +27,12 @@ PERSON_COLOURS = (
     (136, 34, 85),
     (153, 153, 51),
     (221, 204, 119),
-    (68, 170, 153),
+    (51, 34, 136),
 )
 CASING_COLOUR = (20, 20, 20)
 COLOUR_BY = ("side", "person")
 CONFIDENCE = ("both", "size", "opacity", "none")
+_CROWD = 8  # with more persons than that, boxes are thinner, so that they do not hide the limbs
 _SUBPIXEL_BITS = 4
 
 
@@ -170,7 +171,7 @@ def draw_poses(
     persons = sorted(persons, key=lambda i: -_area(boxes[i]))
     if show_boxes and poses.boxes is not None:
         for i in persons:
-            _draw_box(canvas, boxes[i], PERSON_COLOURS[i % len(PERSON_COLOURS)])
+            _draw_box(canvas, boxes[i], PERSON_COLOURS[i % len(PERSON_COLOURS)], 1.0 if len(persons) <= _CROWD else 0.5)
     for i in persons:
         colours = SIDE_COLOURS
         if colour_by == "person":
@@ -307,10 +308,11 @@ def _visible_corners(canvas, box):
     )
 
 
-def _draw_box(canvas, box, colour):
+def _draw_box(canvas, box, colour, width):
+    """width: of the line, relative to that of a few persons' boxes."""
     corners = _visible_corners(canvas, box)
     if corners is not None:
-        thickness = max(1, round(0.003 * max(canvas.shape[:2])))
+        thickness = max(1, round(0.003 * width * max(canvas.shape[:2])))
         cv2.rectangle(canvas, corners[:2], corners[2:], colour, thickness)
 
 
