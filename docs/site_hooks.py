@@ -1,4 +1,4 @@
-"""What mkdocs does with links that leave docs/: pages elsewhere become pages of the site, other files are put beside them."""
+"""Links that leave docs/: mkdocs makes pages elsewhere pages of the site, and puts other files beside them."""
 
 import posixpath
 import re
@@ -7,8 +7,20 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["CONTRIBUTING.md", "datasets/README.md", "weights/README.md"]  # outside of docs/, in the navigation
 LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
+_outside: set[str] = set()  # pages of the navigation that do not lie in docs/, by their repository paths
+
+
+def on_config(config):
+    """Find the pages outside of docs/."""
+    _outside.clear()
+    _outside.update(page for page in _leaves(config.nav) if not (ROOT / "docs" / page).is_file())
+
+
+def _leaves(nav) -> list[str]:
+    if isinstance(nav, str):
+        return [nav]
+    return [leaf for item in (nav.values() if isinstance(nav, dict) else nav) for leaf in _leaves(item)]
 
 
 def site_path(path: str) -> str:
@@ -18,7 +30,7 @@ def site_path(path: str) -> str:
 
 def repository_path(source: str) -> str:
     """The repository path of a page of the site."""
-    return source if source in PAGES else f"docs/{source}"
+    return source if source in _outside else f"docs/{source}"
 
 
 def linked_files(markdown: str, path: str) -> list[str]:
@@ -29,8 +41,8 @@ def linked_files(markdown: str, path: str) -> list[str]:
 
 def on_files(files, config):
     """Add the pages outside of docs/, and every file outside that a page links to."""
-    wanted = set(PAGES)
-    for path in [*PAGES, *(f"docs/{file.src_uri}" for file in files.documentation_pages())]:
+    wanted = set(_outside)
+    for path in [*_outside, *(f"docs/{file.src_uri}" for file in files.documentation_pages())]:
         wanted.update(linked_files((ROOT / path).read_text(encoding="utf-8"), path))
     for path in sorted(wanted):
         if not path.startswith("docs/") and (ROOT / path).is_file() and files.get_file_from_path(path) is None:

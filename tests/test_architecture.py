@@ -1,0 +1,47 @@
+"""The figure of the model: its names are those of the code, and the same code draws the same file."""
+
+import pytest
+from matplotlib.figure import Figure
+from tiny_model import tiny_model
+
+from querypose.errors import UserError
+from querypose.modeling import keypoint_stage
+from querypose.visualization.architecture import draw_architecture
+
+
+@pytest.fixture
+def texts(tmp_path, monkeypatch):
+    """Everything that is written in the figure."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: figures.append(figure))
+    draw_architecture(tmp_path / "figure.svg")
+    return [text.get_text() for text in figures[0].axes[0].texts]
+
+
+def test_names_in_the_figure_are_those_of_the_modules(texts):
+    model = tiny_model("full")
+    decoder = model.decoder
+    stage = decoder.keypoint_stages[0]
+    written = "\n".join(texts)
+    for owner, names in {
+        model: ["preprocess", "backbone"],
+        decoder: ["proposal_boxes", "instance_queries", "part_queries"],
+        stage: ["tower", "part_embedding", "part_update", "self_attention", "feedforward", "heads", "instance_to_part"],
+        keypoint_stage: ["pool_regions"],
+    }.items():
+        for name in names:
+            assert hasattr(owner, name) and name in written
+    for module in (decoder.box_stages[0], stage, stage.part_embedding, stage.part_update, stage.heads, model.criterion):
+        assert type(module).__name__ in written
+    assert hasattr(stage, "instance_interaction") and "instance_interaction" in written
+
+
+def test_the_same_file_every_time(tmp_path):
+    first, second = (draw_architecture(tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
+    assert first == second and b"<svg" in first
+
+
+@pytest.mark.parametrize("name, message", [("figure.txt", "must end in"), ("missing/figure.png", "cannot write")])
+def test_places_that_cannot_be_are_told(tmp_path, name, message):
+    with pytest.raises(UserError, match=message):
+        draw_architecture(tmp_path / name)

@@ -1,0 +1,254 @@
+"""The documentation: links lead somewhere, commands are ones that the tools know, every page is in the site."""
+
+import contextlib
+import io
+import re
+import runpy
+import shlex
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from detectron2.config import get_cfg
+
+from querypose.analysis.config_reference import flatten
+from querypose.config import add_querypose_config, check_config
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "datasets" / "README.md", ROOT / "weights" / "README.md"]
+)
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+every_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
+
+FENCED = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+KEY = re.compile(r"[A-Z][A-Z0-9]*(?:\.[A-Z][A-Z0-9_]*)+")
+FILE = re.compile(r"(?:configs|datasets|docs|querypose|tests|tools|weights)/[\w./{},*-]*\.(?:\w+|\{[\w,]+\})")
+
+
+def prose(text: str) -> str:
+    """A page without its code blocks."""
+    return FENCED.sub("", text)
+
+
+def inline_code(text: str) -> list[str]:
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(text))]
+
+
+def commands(text: str) -> list[str]:
+    """The lines of a page's shell blocks, continued lines as one, and what its prose quotes of that kind."""
+    lines = []
+    for language, block in FENCED.findall(text):
+        if language in ("sh", "bash"):
+            lines += re.sub(r"\\\n\s*", "", block).splitlines()
+    return lines + [code for code in inline_code(text) if re.search(r"tools/\w+\.py .", code)]
+
+
+def words(command: str) -> list[str]:
+    try:
+        return shlex.split(command, comments=True)
+    except ValueError:
+        pytest.fail(f"not a command that a shell would take: {command}")
+
+
+@cache
+def slugs(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", prose(page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@every_page
+def test_links_and_anchors_exist(page):
+    wrong = []
+    for target in LINK.findall(prose(page.read_text(encoding="utf-8"))):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in slugs(file)):
+            wrong.append(target)
+    assert wrong == []
+
+
+@every_page
+def test_files_in_code_exist(page):
+    """Paths of the repository that a page quotes; `{a,b}` and `*` as a shell reads them."""
+    text = page.read_text(encoding="utf-8")
+    quoted = " ".join(inline_code(text) + [block for _, block in FENCED.findall(text)])
+    wrong = []
+    for name in FILE.findall(quoted):
+        if name.startswith(("datasets/", "weights/")) and not name.endswith(".md"):
+            continue  # files that are made or fetched
+        for path in expand(name):
+            if not any(ROOT.glob(path)):
+                wrong.append(path)
+    assert wrong == []
+
+
+def expand(name: str) -> list[str]:
+    choice = re.search(r"\{([^{}]*)\}", name)
+    if not choice:
+        return [name]
+    return [
+        path
+        for one in choice[1].split(",")
+        for path in expand(name[: choice.start()] + one.strip() + name[choice.end() :])
+    ]
+
+
+def test_choices_in_paths_are_expanded():
+    assert expand("a/{b,c}_{d,e}.yaml") == ["a/b_d.yaml", "a/b_e.yaml", "a/c_d.yaml", "a/c_e.yaml"]
+
+
+@cache
+def tool_help(name: str) -> str:
+    """What `tools/<name> --help` prints."""
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+        patch.syspath_prepend(ROOT / "tools")
+        patch.setattr("sys.argv", [name, "--help"])
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
+    assert exit_.value.code == 0
+    return output.getvalue()
+
+
+def check_command(command: str) -> list[str]:
+    """What is wrong with a command that runs a tool."""
+    parts = words(command)
+    place = next(i for i, part in enumerate(parts) if re.fullmatch(r"(?:\S*/)?tools/\w+\.py", part))
+    tool, arguments = Path(parts[place]).name, parts[place + 1 :]
+    if not (ROOT / "tools" / tool).is_file():
+        return [f"no tool {tool}"]
+    known = set(re.findall(r"--[a-z][a-z0-9-]*", tool_help(tool)))
+    wrong = [f"{tool} has no {flag}" for flag in arguments if flag.startswith("--") and flag.split("=")[0] not in known]
+
+    cfg = get_cfg()
+    add_querypose_config(cfg)
+    files = [part for part in arguments if re.fullmatch(r"configs/[\w./-]+\.yaml", part) and "*" not in part]
+    for file in files[:1]:
+        cfg.merge_from_file(str(ROOT / file))
+    keys = [i for i, part in enumerate(arguments) if KEY.fullmatch(part)]
+    opts = [part for i in keys for part in arguments[i : i + 2]]
+    if keys:
+        try:
+            cfg.merge_from_list(opts)
+            if files and not any(registered_elsewhere(part) for part in opts):
+                check_config(cfg)
+        except (KeyError, ValueError, AssertionError) as error:
+            wrong.append(f"{opts}: {error}")
+    return wrong
+
+
+def registered_elsewhere(name: str) -> bool:
+    return name == "QueryAttention"  # the class of docs/EXTENDING.md
+
+
+@every_page
+def test_commands_are_known(page):
+    """Tools, their flags, make's targets, configs, and keys with values that they may have."""
+    wrong = []
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for command in commands(page.read_text(encoding="utf-8")):
+        if re.search(r"(?:^|[ /])tools/\w+\.py", command):
+            wrong += check_command(command)
+        elif command.startswith("make "):
+            wrong += [f"make has no {part}" for part in words(command)[1:] if part.isalpha() and part not in targets]
+    assert wrong == []
+
+
+def test_mistakes_in_commands_are_found():
+    """The checks above see what they are for."""
+    assert check_command("python tools/plot_training.py run --output a.png --colour red") == [
+        "plot_training.py has no --colour"
+    ]
+    assert check_command("python tools/nothing.py") == ["no tool nothing.py"]
+    assert "NUM_QUERY" in check_command("python tools/train_net.py MODEL.QUERYPOSE.NUM_QUERY 3")[0]
+    command = "python tools/train_net.py --config-file configs/querypose_R50.yaml MODEL.QUERYPOSE.VARIANT"
+    assert check_command(f"{command} light") == []
+    assert "valid are" in check_command(f"{command} heavy")[0]
+
+
+@every_page
+def test_config_keys_exist(page):
+    """Dotted keys in the text, whole or by their last parts (`LOSS.SMOOTH_L1_BETA`)."""
+    cfg = get_cfg()
+    add_querypose_config(cfg)
+    dotted = [f".{key}." for key in flatten(cfg)]
+    wrong = [
+        key
+        for code in inline_code(page.read_text(encoding="utf-8"))
+        for key in KEY.findall(code)
+        if not re.search(r"\.(?:MD|JSON|PNG)$", key) and not any(f".{key}." in whole for whole in dotted)
+    ]
+    # an example of a key of the reader's own
+    assert [key for key in wrong if key != "MODEL.QUERYPOSE.MINE"] == []
+
+
+@every_page
+def test_shell_scripts_parse(page):
+    for language, block in FENCED.findall(page.read_text(encoding="utf-8")):
+        if language in ("sh", "bash"):
+            result = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
+            assert result.returncode == 0, f"{block}\n{result.stderr}"
+
+
+def navigation() -> list[str]:
+    def leaves(item):
+        if isinstance(item, str):
+            return [item]
+        values = item.values() if isinstance(item, dict) else item
+        return [leaf for value in values for leaf in leaves(value)]
+
+    return leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+
+
+def test_every_page_is_in_the_navigation():
+    listed = navigation()
+    assert len(listed) == len(set(listed))
+    wanted = {name.removeprefix("docs/") for name in NAMES if name != "README.md"}  # index.md stands for it
+    assert set(listed) == wanted
+
+
+def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path):
+    """mkdocs in strict mode: links and anchors of the site, pages outside of docs/ included."""
+    pytest.importorskip("material", reason="needs mkdocs-material: pip install 'querypose[docs]', or make docs")
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_MKDOCS_2_WARNING", "1")
+        build(load_config(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(tmp_path)))
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) >= len(navigation())
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|link|iframe)\b[^>]*(?:src|href)=\"?((?:https?:)?//[^\s\">]+)", text)
+        assert loaded == [], page
+    for style in tmp_path.rglob("*.css"):
+        assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", style.read_text(encoding="utf-8")), style
+    # a link that leaves docs/ leads to a page of the site, one to a source file to the file
+    assert (tmp_path / "datasets" / "index.html").is_file() and (tmp_path / "tools" / "detectron2_patches.py").is_file()
+
+
+def test_the_citation_is_complete():
+    """What the citation file format 1.2.0 asks for, and the paper's first and last author."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    from querypose import __version__
+
+    assert citation["version"] == __version__
+    paper = citation["preferred-citation"]
+    assert {"type", "title", "authors"} <= set(paper) and paper["year"] == 2022
+    assert [person["family-names"] for person in paper["authors"]][:: len(paper["authors"]) - 1] == ["Xiao", "Yuan"]
+    assert paper["title"] in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
+def test_the_commit_hook_needs_no_network():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    assert [repository["repo"] for repository in config["repos"]] == ["local"]
+    assert all(hook["language"] == "system" for repository in config["repos"] for hook in repository["hooks"])
