@@ -1,0 +1,141 @@
+"""Losses and gradients stay finite whatever the ground truth and the predictions are."""
+
+import math
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances, Keypoints
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_model import spread, tiny_model
+
+from querypose.modeling.auxiliary_heatmap import AuxiliaryHeatmap
+from querypose.modeling.criterion import SetCriterion
+from querypose.modeling.decoder import DecoderOutput
+from querypose.modeling.flow import RealNVP
+from querypose.modeling.keypoint_stage import pool_regions
+from querypose.modeling.matcher import HungarianMatcher
+from querypose.modeling.pyramid_pooling import poolable
+from querypose.modeling.targets import Targets
+
+K = 3
+SIDES = st.sampled_from([1.0, 2.0, 37.0, 800.0, 20_000.0])  # pixels of an image
+# in units of the image: outside, at the edges, inside, further than any crop leaves a keypoint
+PLACES = st.sampled_from([-50.0, -1e-3, 0.0, 1e-7, 0.3, 0.5, 0.999, 1.0, 50.0])
+EXTENTS = st.sampled_from([0.0, 1e-9, 1e-3, 0.5, 1.0, 100.0])
+VISIBILITY = st.sampled_from([0.0, 1.0, 2.0])
+LOGITS = st.sampled_from([-1e4, -90.0, -5.0, 0.0, 5.0, 90.0, 1e4])
+COORDINATES = st.sampled_from([-1e3, -0.5, 0.0, 1e-9, 0.5, 1e3])
+SIGMA_LOGITS = st.sampled_from([-200.0, -80.0, -18.0, -1.0, 0.0, 4.0, 30.0, 200.0])
+QUERIES = 4
+
+
+def boxes(draw, number, width, height):
+    """Corners, which may coincide with one another, have no area, or lie outside of the image."""
+    corners = [draw(st.tuples(PLACES, PLACES, EXTENTS, EXTENTS)) for _ in range(number)]
+    corners = torch.tensor(corners).view(number, 4)
+    corners[:, 2:] += corners[:, :2]
+    return corners * torch.tensor([width, height, width, height])
+
+
+@st.composite
+def problems(draw):
+    """Ground truth of two images and the predictions of one stage for it."""
+    size = torch.tensor([draw(st.tuples(SIDES, SIDES)) for _ in range(2)])
+    counts = [draw(st.integers(0, 6)) for _ in range(2)]  # more than queries, too
+    most = max(counts)
+    truth = torch.stack([boxes(draw, most, *image.tolist()) for image in size])
+    if most and draw(st.booleans()):
+        truth[:] = truth[:, :1]  # coincident persons
+    keypoints = torch.tensor([draw(st.tuples(PLACES, PLACES, VISIBILITY)) for _ in range(2 * most * K)])
+    keypoints = keypoints.view(2, most, K, 3)
+    keypoints[..., :2] *= size[:, None, None]
+    targets = Targets(truth, keypoints, counts, size.repeat(1, 2))
+
+    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    leaves = {
+        "logits": torch.tensor([draw(LOGITS) for _ in range(2 * QUERIES)]).view(2, QUERIES, 1).to(dtype),
+        "boxes": torch.stack([boxes(draw, QUERIES, *image.tolist()) for image in size]),
+        "coordinates": torch.tensor([draw(st.tuples(COORDINATES, COORDINATES)) for _ in range(2 * QUERIES * K)]),
+        "sigma_logits": torch.tensor([draw(st.tuples(SIGMA_LOGITS, SIGMA_LOGITS)) for _ in range(2 * QUERIES * K)]),
+    }
+    for name in ("coordinates", "sigma_logits"):
+        leaves[name] = leaves[name].view(2 * QUERIES, K, 2).to(dtype)
+    return targets, {name: tensor.requires_grad_() for name, tensor in leaves.items()}
+
+
+@settings(deadline=None, max_examples=80, derandomize=True)
+@given(problems())
+def test_losses_of_any_predictions_for_any_ground_truth(problem):
+    targets, leaves = problem
+    torch.manual_seed(0)
+    heatmap = AuxiliaryHeatmap(4, K, stride=4)
+    criterion = SetCriterion(
+        matcher=HungarianMatcher(), flow=RealNVP(), auxiliary_heatmap=heatmap, attention_weight=1.0,
+        part_of_keypoint=[0, 1, 1],
+    )  # fmt: skip
+    attention = torch.full((2 * QUERIES, 2, 3, 3), -200.0)
+    attention[..., 0, 0] = 200.0  # all of it at one place
+    attention.requires_grad_()
+    feature = torch.full((2, 4, 5, 6), 1e3, requires_grad=True)
+    output = DecoderOutput(
+        logits=[leaves["logits"]],
+        boxes=[leaves["boxes"]],
+        rows=torch.arange(2 * QUERIES),
+        coordinates=[leaves["coordinates"]],
+        sigmas=[leaves["sigma_logits"].float().sigmoid()],
+        attention=[attention.flatten(2).softmax(-1).view_as(attention)],
+    )
+    losses = criterion(output, targets, criterion.matcher(output.logits, output.boxes, targets), feature)
+    for name, loss in losses.items():
+        assert loss.isfinite(), f"{name} is {loss.item()}"
+    sum(losses.values()).backward()
+    tensors = {**leaves, **dict(criterion.named_parameters()), "attention": attention, "feature": feature}
+    for name, tensor in tensors.items():
+        assert tensor.grad is None or tensor.grad.isfinite().all(), f"the gradient of {name}"
+
+
+def person(number, height, width, area=True, visibility=2.0):
+    """`number` persons, all the same, over the whole image or without an area."""
+    instances = Instances((height, width))
+    box = torch.tensor([0.0, 0.0, width, height]) if area else torch.tensor([width / 2, height / 2] * 2)
+    instances.gt_boxes = Boxes(box.repeat(number, 1))
+    instances.gt_classes = torch.zeros(number, dtype=torch.long)
+    keypoints = torch.tensor([width / 2, height / 2, visibility]).repeat(number, 17, 1)
+    instances.gt_keypoints = Keypoints(keypoints)
+    return {"image": torch.zeros(3, height, width, dtype=torch.uint8), "instances": instances}
+
+
+BATCHES = {
+    "one pixel": [person(1, 1, 1), person(2, 1, 1)],
+    "extreme shapes": [person(2, 2, 300), person(2, 300, 2)],
+    "no area": [person(3, 40, 60, area=False)],
+    "nothing visible": [person(3, 40, 60, visibility=0.0)],
+    "200 persons": [person(200, 40, 60), person(0, 60, 40)],
+    "nobody": [person(0, 40, 60)],
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_steps_of_the_model(name, bfloat16):
+    opts = ("MODEL.QUERYPOSE.TRAIN_QUERIES", "matched") if bfloat16 else ()
+    auxiliary = ("MODEL.QUERYPOSE.AUX_HEATMAP", True, "MODEL.QUERYPOSE.AUX_ATTENTION", True)
+    model = spread(tiny_model("light" if bfloat16 else "full", *opts, *auxiliary)).train()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        losses = model(BATCHES[name])
+    total = sum(losses.values())
+    assert total.isfinite(), {key: loss.item() for key, loss in losses.items()}
+    total.backward()
+    for key, parameter in model.named_parameters():
+        assert not parameter.requires_grad or parameter.grad.isfinite().all(), key
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e38])
+def test_boxes_that_have_diverged_can_be_pooled(value):
+    feature = torch.rand(1, 2, 8, 8)
+    places = torch.tensor([[0.0, 0.0, 8.0, 8.0], [value, 0.0, 8.0, 8.0], [0.0, -value, value, value]])
+    pooled = pool_regions(feature, places, torch.zeros(3, dtype=torch.long), 4, 1.0)
+    assert pooled.isfinite().all()
+    alone = pool_regions(feature, places[:1], torch.zeros(1, dtype=torch.long), 4, 1.0)
+    assert torch.equal(pooled[:1], alone) and torch.equal(poolable(places)[0], places[0])
