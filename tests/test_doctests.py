@@ -5,6 +5,7 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ["querypose.predictor"]
@@ -13,7 +14,10 @@ PAGES = sorted(path for path in (ROOT / "docs").glob("*.md") if ">>> " in path.r
 
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
+    """Paths of the examples are the repository's; one that turns gradients off and fails leaves them on."""
     monkeypatch.chdir(ROOT)
+    with torch.enable_grad():
+        yield
 
 
 @pytest.mark.parametrize("name", MODULES)
