@@ -252,3 +252,15 @@ def test_the_commit_hook_needs_no_network():
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert [repository["repo"] for repository in config["repos"]] == ["local"]
     assert all(hook["language"] == "system" for repository in config["repos"] for hook in repository["hooks"])
+
+
+@every_page
+def test_lists_and_tables_begin_after_an_empty_line(page):
+    """GitHub would show them in any case, the site would not."""
+    lines = [""] + prose(page.read_text(encoding="utf-8")).splitlines()
+    starts = [
+        line
+        for before, line in zip(lines, lines[1:], strict=False)
+        if re.match(r"(?:[-*] |\d+\. |\|)", line) and not re.match(r"(?:[-*] |\d+\. |\||  |#|\s*$)", before)
+    ]
+    assert starts == []
