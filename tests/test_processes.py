@@ -1,9 +1,12 @@
 """Two CPU processes do what one does: the same gradients, weights and AP, however they are started."""
 
 import argparse
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +36,14 @@ def run(*command):
 
 @pytest.fixture(scope="module")
 def json_file(tmp_path_factory):
-    return write_synthetic_people(tmp_path_factory.mktemp("people"), "val", 7)
+    whole = Path(write_synthetic_people(tmp_path_factory.mktemp("people"), "val", 7))
+    # a test set smaller than the number of processes
+    content = json.loads(whole.read_text())
+    content["images"] = content["images"][:1]
+    content["annotations"] = [person for person in content["annotations"] if person["image_id"] == 1]
+    assert content["images"][0]["id"] == 1 and content["annotations"]
+    whole.with_name("one_image.json").write_text(json.dumps(content))
+    return str(whole)
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +68,22 @@ def check(result, one_process):
     assert 5 < one_process["metrics"]["keypoints"]["AP"] < 95, "too easy or too hard to show anything"
     # as text, in which NaN (no person of that size) equals NaN
     assert str(result["metrics"]) == str(one_process["metrics"])
+    assert str(result["one image"]) == str(one_process["one image"])
+    assert result["one image"]["keypoints"]["AP"] > 0
+
+    # a whole training, the same images and augmentations in both, one iteration of which no process counts
+    weights, everywhere, names = result["trained"]
+    assert everywhere
+    for name, wanted in one_process["trained"][0].items():
+        torch.testing.assert_close(weights[name], wanted, rtol=1e-4, atol=1e-5, msg=name)
+    assert names == ["model_final.pth", "non_finite_0000001_process1.pth"]
 
 
 @pytest.mark.slow
 def test_processes_that_the_launcher_starts(json_file, one_process, tmp_path):
     output = tmp_path / "result.pth"
     done = run(
-        sys.executable, "-W", "ignore", SCRIPT, "--num-gpus", 2, "--dist-url", "auto", output, json_file, "refuse"
+        sys.executable, "-W", "ignore", SCRIPT, "--config-file", "none", "--num-gpus", 2, output, json_file, "refuse"
     )
     # the mistake of one process ends the run as it does a single one
     assert done.returncode == 2, done.stderr
@@ -78,10 +97,46 @@ def test_processes_that_torchrun_starts(json_file, one_process, tmp_path):
     output = tmp_path / "result.pth"
     done = run(
         sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
-        SCRIPT, output, json_file,
+        SCRIPT, "--config-file", "none", output, json_file,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     check(torch.load(output), one_process)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others(tmp_path):
+    started = time.monotonic()
+    command = [sys.executable, "-W", "ignore", SCRIPT, "--num-gpus", 2, "--timeout", 300, "--config-file", "none"]
+    done = run(*command, tmp_path / "run", "die")
+    assert done.returncode == 128 + signal.SIGKILL, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: process 1 of 2 was ended by SIGKILL") and "--resume" in last
+    assert time.monotonic() - started < 300, "the timeout must not be waited for"
+    assert not alive(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_sigterm_reaches_all_processes_and_saves(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", SCRIPT, "--num-gpus", "2", "--config-file", "none"]
+    command = [*map(str, command), str(tmp_path / "run"), "train"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
+        while not (tmp_path / "run" / "started").is_file() and job.poll() is None:
+            time.sleep(0.1)
+        job.terminate()
+        output = job.communicate(timeout=600)[0].decode()
+    assert job.returncode == 128 + signal.SIGTERM, output
+    (checkpoint,) = (tmp_path / "run").glob("model_*.pth")
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == checkpoint.name
+    state = torch.load(checkpoint, weights_only=True)
+    assert f"model_{state['trainer']['iteration']:07d}.pth" == checkpoint.name and state["iteration"] > 0
+    assert not alive(tmp_path / "run")
+
+
+def alive(folder):
+    """Processes that have a folder on their command line."""
+    found = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
+    return [line for line in found if str(folder).encode() in line]
 
 
 def test_one_process_runs_here():

@@ -1,12 +1,16 @@
 """What each of two CPU processes does in test_processes.py.
 
-python tests/two_processes.py OUTPUT.pth VAL.json [refuse] --num-gpus 2, or under torchrun.
+python tests/two_processes.py OUTPUT.pth VAL.json [refuse] --num-gpus 2, or under torchrun; with `die` or `train` in the
+place of VAL.json they train in the folder OUTPUT, until the second one is killed or forever.
 """
 
 import json
+import os
+import signal
+from pathlib import Path
 
 import torch
-from detectron2.engine import default_argument_parser
+from detectron2.engine import HookBase
 from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
@@ -14,12 +18,13 @@ from tiny_model import spread, tiny_batch, tiny_config, tiny_model, without_batc
 from torch import nn
 
 from querypose.data import resolve_datasets
-from querypose.engine import PoseTrainer, build_optimizer, launch
+from querypose.data.synthetic_people import write_synthetic_people
+from querypose.engine import PoseTrainer, build_optimizer, launch, train_net_parser
 from querypose.engine.trainer import share_buffers, wrap_for_distribution
 from querypose.errors import UserError, exit_on_user_error
 
 VARIANTS = {
-    "light": ("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched"),
+    "light": ("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched", "MODEL.QUERYPOSE.AUX_HEATMAP", True),
     "full": ("full",),
 }
 PERSONS, SIZES = (2, 1, 0, 0), ((64, 96),) * 4
@@ -103,9 +108,83 @@ def evaluate(json_file):
     return inference_on_dataset(Oracle(json_file), loader, evaluator)
 
 
+class Poison(HookBase):
+    """Makes the last process's last image of the iterations infinite."""
+
+    def __init__(self, *iterations):
+        self.iterations = iterations
+
+    def before_train(self):
+        self.batches = self.trainer._trainer._data_loader_iter
+        self.trainer._trainer._data_loader_iter = self
+
+    def __next__(self):
+        batch = next(self.batches)
+        if self.trainer.iter in self.iterations and comm.get_rank() == comm.get_world_size() - 1:
+            batch[-1]["image"] = torch.full_like(batch[-1]["image"], torch.inf, dtype=torch.float32)
+        return batch
+
+
+def trainer_config(people, folder, *opts):
+    """Two images in every iteration, each seen alone, however many processes there are."""
+    cfg = tiny_config(
+        "light", "DATASETS.TRAIN", (people,), "DATALOADER.NUM_WORKERS", 0, "DATALOADER.ASPECT_RATIO_GROUPING", False,
+        "INPUT.MIN_SIZE_TRAIN", (48, 64), "INPUT.CROP.SIZE", (40, 60), "INPUT.CROP.RESIZE_BEFORE", (64, 80),
+        "SEED", 3, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.ACCUMULATION_STEPS", 2 // comm.get_world_size(),
+        "SOLVER.OPTIMIZER", "SGD", "SOLVER.BASE_LR", 0.01, "SOLVER.STEPS", (), "SOLVER.WARMUP_ITERS", 1,
+        "MODEL.QUERYPOSE.AUX_HEATMAP", True, "OUTPUT_DIR", str(folder), *opts,
+    )  # fmt: skip
+    resolve_datasets(cfg)
+    return cfg
+
+
+def train_whole(people, folder):
+    """Three iterations of the trainer, the second one with an infinite image, which is left out.
+
+    Returns the weights by name, whether all processes have them, and what is left in the folder.
+    """
+    cfg = trainer_config(people, folder, "SOLVER.MAX_ITER", 3, "SOLVER.NON_FINITE", "skip")
+    torch.manual_seed(0)
+    trainer = PoseTrainer(cfg)
+    without_batch_statistics(spread(trainer._trainer.plain_model))
+    trainer.register_hooks([Poison(1)])
+    trainer.train()
+    comm.synchronize()
+    weights = {name: p.detach() for name, p in trainer._trainer.plain_model.named_parameters()}
+    names = sorted(path.name for path in Path(folder).iterdir() if path.suffix == ".pth")
+    return weights, same_everywhere(weights.values()), names
+
+
+class Die(HookBase):
+    """Ends the second process in the way of a system that runs out of memory."""
+
+    def before_step(self):
+        if self.trainer.iter == 2 and comm.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Report(HookBase):
+    def after_step(self):
+        if self.trainer.iter == 1 and comm.is_main_process():
+            (Path(self.trainer.cfg.OUTPUT_DIR) / "started").touch()
+
+
+def train_forever(folder, dies):
+    Path(folder).mkdir(exist_ok=True)
+    if comm.is_main_process():
+        write_synthetic_people(folder, "train", 4)
+    comm.synchronize()
+    people = str(Path(folder, "annotations", "person_keypoints_train.json"))
+    trainer = PoseTrainer(trainer_config(people, folder, "SOLVER.MAX_ITER", 10**6, "SOLVER.CHECKPOINT_PERIOD", 10**6))
+    trainer.register_hooks([Report(), *([Die()] if dies else [])])
+    trainer.train()
+
+
 def main(args):
     torch.set_num_threads(1)
     output, json_file, *refuse = args.opts
+    if json_file in ("die", "train"):
+        return train_forever(output, dies=json_file == "die")
     rank, size = comm.get_rank(), comm.get_world_size()
     share = len(PERSONS) // size
     # the second process has no person in its images
@@ -114,6 +193,9 @@ def main(args):
     for name, opts in VARIANTS.items():
         result[name] = {"gradients": first_gradients(opts, batch), "same": train(opts, batch)}
     result["metrics"] = {task: dict(metrics) for task, metrics in evaluate(json_file).items()}
+    one_image = str(Path(json_file).with_name("one_image.json"))
+    result["one image"] = {task: dict(metrics) for task, metrics in evaluate(one_image).items()}
+    result["trained"] = train_whole(json_file, f"{output}_run")
     if comm.is_main_process():
         torch.save(result, output)
     if refuse and rank == 1:
@@ -122,4 +204,4 @@ def main(args):
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        launch(main, default_argument_parser().parse_args())
+        launch(main, train_net_parser().parse_args())
