@@ -36,19 +36,18 @@ class Poison(HookBase):
         self.iterations, self.before = iterations, {}
 
     def before_train(self):
-        self.images = self.trainer._trainer._data_loader_iter
-        self.trainer._trainer._data_loader_iter = self
+        self.backward = self.trainer._trainer.backward
+        self.trainer._trainer.backward = self.poisoned
 
     def before_step(self):
         state = self.trainer.model.state_dict(), self.trainer._trainer.optimizer.state_dict()
         self.before[self.trainer.iter] = copied(state)
 
-    def __next__(self):
-        batch = next(self.images)
+    def poisoned(self, batch):
         if self.trainer.iter in self.iterations:
             batch[1]["image"] = batch[1]["image"].float()
             batch[1]["image"][0, 3, 4] = torch.inf
-        return batch
+        return self.backward(batch)
 
 
 def copied(value):

@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from killed_training import largest_difference
 
 from querypose.data.synthetic_people import write_synthetic_people
+from querypose.engine import train_net_main, train_net_parser
+from querypose.engine.random_state import FIXED_SEED
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -105,6 +109,45 @@ def test_nothing_to_evaluate(monkeypatch, capsys, people):
     data = ["DATASETS.TRAIN", f"('{people[0]}',)", "DATASETS.TEST", f"('{people[1]}',)"]
     code, error = fails(monkeypatch, capsys, "test_net.py", "--config-file", QUICKSTART, *data)
     assert code == 2 and "error: nothing to evaluate: give MODEL.WEIGHTS" in error
+
+
+@pytest.mark.parametrize("trace", ["metrics.json", "last_checkpoint", "model_0000001.pth", "results.json"])
+def test_a_run_is_not_overwritten(monkeypatch, capsys, people, tmp_path, trace):
+    (tmp_path / trace).write_text("{}")
+    data = ["DATASETS.TRAIN", f"('{people[0]}',)", "DATASETS.TEST", f"('{people[1]}',)"]
+    code, error = fails(monkeypatch, capsys, "train_net.py", "--config-file", QUICKSTART, *data, "OUTPUT_DIR", tmp_path)
+    assert code == 2 and "Traceback" not in error
+    assert f"OUTPUT_DIR {tmp_path} holds a run already ({trace}); go on with it by --resume, or give another" in error
+    assert [path.name for path in tmp_path.iterdir()] == [trace] and (tmp_path / trace).read_text() == "{}"
+
+
+@pytest.mark.parametrize("timeout", ["0", "-3", "nan", "soon"])
+def test_timeouts_that_cannot_be(monkeypatch, capsys, timeout):
+    code, error = fails(monkeypatch, capsys, "train_net.py", "--config-file", QUICKSTART, "--timeout", timeout)
+    assert code == 2 and "--timeout" in error
+
+
+def test_deterministic_runs_are_equal_to_the_bit(monkeypatch, people, tmp_path):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+
+    def train(name):
+        data = ["DATASETS.TRAIN", f"('{people[0]}',)", "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "3", "SEED", "-1"]
+        opts = [*TINY, *data, "OUTPUT_DIR", str(tmp_path / name), "DATALOADER.NUM_WORKERS", "1"]
+        args = train_net_parser().parse_args(["--config-file", str(QUICKSTART), "--deterministic", *opts])
+        train_net_main(args)
+        assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert f"SEED: {FIXED_SEED}" in (tmp_path / name / "config.yaml").read_text()
+        return torch.load(tmp_path / name / "model_final.pth", weights_only=True)
+
+    try:
+        first = train("first")
+        torch.rand(3)
+        assert largest_difference(first, train("second")) == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_flush_denormal(False)
 
 
 def test_the_config_file_is_needed(monkeypatch, capsys):

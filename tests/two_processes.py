@@ -115,14 +115,13 @@ class Poison(HookBase):
         self.iterations = iterations
 
     def before_train(self):
-        self.batches = self.trainer._trainer._data_loader_iter
-        self.trainer._trainer._data_loader_iter = self
+        self.backward = self.trainer._trainer.backward
+        self.trainer._trainer.backward = self.poisoned
 
-    def __next__(self):
-        batch = next(self.batches)
+    def poisoned(self, batch):
         if self.trainer.iter in self.iterations and comm.get_rank() == comm.get_world_size() - 1:
             batch[-1]["image"] = torch.full_like(batch[-1]["image"], torch.inf, dtype=torch.float32)
-        return batch
+        return self.backward(batch)
 
 
 def trainer_config(people, folder, *opts):

@@ -20,7 +20,7 @@ from PIL import Image
 
 from querypose.config import setup_config
 from querypose.data import annotation_file, check_datasets, skeleton_of
-from querypose.engine import PoseTrainer
+from querypose.engine import PoseTrainer, refuse_existing_run
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import read_image_rgb
 from querypose.visualization import Poses, contact_sheet, draw_poses
@@ -39,8 +39,12 @@ def main() -> None:
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args()
 
-    cfg = setup_config(str(CONFIG), ["DATASETS.TRAIN", f"('{args.dataset}',)", *args.opts])
+    if args.num_images < 1:
+        raise UserError(f"--num-images {args.num_images} must be at least 1")
+    cfg = setup_config(str(CONFIG), ["DATASETS.TRAIN", repr((args.dataset,)), *args.opts])
     output = Path(cfg.OUTPUT_DIR)
+    if not args.resume:
+        refuse_existing_run(cfg.OUTPUT_DIR)
     output.mkdir(parents=True, exist_ok=True)
     subset = write_subset(args.dataset, args.num_images, output / "photographs.json")
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (f"{subset}@{MetadataCatalog.get(args.dataset).image_root}",)

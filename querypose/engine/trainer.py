@@ -156,15 +156,16 @@ class PoseTrainer(DefaultTrainer):
         cut_unfinished_line(Path(self.cfg.OUTPUT_DIR) / "metrics.json")
         return super().build_writers()
 
+    # not DefaultTrainer's: Detectron2 v0.6 leaves the optimiser out of checkpoints
     def state_dict(self):
-        state = super().state_dict()
+        state = TrainerBase.state_dict(self)
         # after the last iteration Detectron2 counts one more
         state["iteration"] = min(self.iter, self.max_iter - 1)
-        state["_trainer"] = self._trainer.state_dict()  # the optimiser; Detectron2 v0.6 leaves it out
+        state["_trainer"] = self._trainer.state_dict()
         return state
 
     def load_state_dict(self, state_dict):
-        super().load_state_dict(state_dict)
+        TrainerBase.load_state_dict(self, state_dict)
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
         else:
