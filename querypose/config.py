@@ -252,7 +252,8 @@ def setup_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         raise UserError(f"{config_file} with overrides {list(opts)}: {_reason(error, cfg)}") from error
     except (AttributeError, TypeError) as error:
         raise UserError(
-            f"{config_file} does not hold keys with values; see configs/querypose_R50.yaml for one that does"
+            f"{config_file}{f' with overrides {list(opts)}' if opts else ''} does not hold keys with values where keys "
+            "have values; see configs/querypose_R50.yaml for one that does"
         ) from error
     check_config(cfg)
     skeleton = skeleton_of(cfg)

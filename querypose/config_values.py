@@ -98,6 +98,14 @@ _NAMES = {
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
 }
 
+# backbones whose features' names are known here
+_BACKBONES = (
+    "build_hrnet_backbone",
+    "build_resnet_fpn_backbone",
+    "build_swin_fpn_backbone",
+    "build_timm_fpn_backbone",
+)
+
 # arguments of timm's constructor that name files or addresses of weights
 _TIMM_FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir"}
 
@@ -161,6 +169,17 @@ def check_detectron2_values(cfg: CfgNode) -> None:
     if cfg.MODEL.LOAD_PROPOSALS:
         # their files are pickles, which can run any program
         raise UserError("MODEL.LOAD_PROPOSALS is True, but QueryPose learns its proposals; set it to False")
+    if cfg.MODEL.META_ARCHITECTURE == "QueryPose":
+        made = {"p2", "p3", "p4", "p5"}
+        if cfg.MODEL.BACKBONE.NAME != "build_hrnet_backbone":
+            made = {name.replace("res", "p") for name in cfg.MODEL.FPN.IN_FEATURES}
+        odd = [name for name in cfg.MODEL.QUERYPOSE.IN_FEATURES if name not in made]
+        # a backbone of somebody else's has names of its own
+        if odd and cfg.MODEL.BACKBONE.NAME in _BACKBONES:
+            raise UserError(
+                f"MODEL.QUERYPOSE.IN_FEATURES names {odd[0]!r}, which the backbone does not make; valid are "
+                f"{', '.join(sorted(made))}"
+            )
     if not cfg.OUTPUT_DIR:
         raise UserError("OUTPUT_DIR is empty; name a folder for the results")
     files = sorted(_TIMM_FILES & cfg.MODEL.TIMM.OPTIONS.keys())

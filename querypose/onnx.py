@@ -14,6 +14,8 @@ from querypose.skeleton import Skeleton
 
 METADATA_KEY = "querypose"
 FORMAT_VERSION = 1
+_INPUT, _OUTPUTS = "images", ("boxes", "scores", "keypoints")
+_LONGEST_SIDE = 100_000  # pixels that a file may ask for an image to be scaled to
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
@@ -82,6 +84,7 @@ class OnnxPosePredictor:
         self.score_threshold = score_threshold
         self.image_format = image_format
         self._session = _open(file, providers or ["CPUExecutionProvider"], num_threads)
+        self._file = os.fspath(file)
         self.metadata = _metadata(self._session, file)
         self.skeleton = Skeleton(**self.metadata["skeleton"])
         preprocessing = self.metadata["preprocessing"]
@@ -96,7 +99,17 @@ class OnnxPosePredictor:
         if self._channel_order == "BGR":
             resized = resized[:, :, ::-1]
         tensor = np.ascontiguousarray(resized.transpose(2, 0, 1)[None], dtype=np.float32)
-        boxes, scores, keypoints = self._session.run(["boxes", "scores", "keypoints"], {"images": tensor})
+        try:
+            boxes, scores, keypoints = self._session.run(list(_OUTPUTS), {_INPUT: tensor})
+        except Exception as error:  # ONNX Runtime's errors have no common class but this
+            raise UserError(f"{self._file} does not run on an image ({error}); export the model anew.") from error
+        number = self.skeleton.num_keypoints
+        n = scores.shape[-1] if scores.ndim else 0
+        if boxes.shape != (1, n, 4) or scores.shape != (1, n) or keypoints.shape != (1, n, number, 3):
+            raise UserError(
+                f"{self._file} makes boxes, scores and keypoints of other shapes than an export of QueryPose with "
+                f"{number} keypoints; export the model anew."
+            )
 
         # a score of 0 is a box without area in the image
         keep = (scores[0] > 0) & (scores[0] >= self.score_threshold)
@@ -194,11 +207,23 @@ def _metadata(session: Any, file: str | os.PathLike) -> dict[str, Any]:
         version = found["format"]
         if version == FORMAT_VERSION:
             Skeleton(**found["skeleton"])
-            {name: found["preprocessing"][name] for name in ("min_size", "max_size", "channel_order")}
-    except (ValueError, KeyError, TypeError) as error:
+            preprocessing = found["preprocessing"]
+            for name, least in (("min_size", 0), ("max_size", 1)):
+                if not isinstance(preprocessing[name], int) or not least <= preprocessing[name] <= _LONGEST_SIDE:
+                    raise ValueError(f"{name} {preprocessing[name]!r}")
+            if preprocessing["channel_order"] not in ("RGB", "BGR"):
+                raise ValueError(f"channel_order {preprocessing['channel_order']!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"the metadata of {os.fspath(file)} are damaged ({error}); export the model anew.") from error
     if version != FORMAT_VERSION:
         raise UserError(
             f"{os.fspath(file)} has format {version}, this QueryPose reads {FORMAT_VERSION}; export the model anew."
+        )
+    inputs = [value.name for value in session.get_inputs()]
+    outputs = [value.name for value in session.get_outputs()]
+    if inputs != [_INPUT] or not set(_OUTPUTS) <= set(outputs):
+        raise UserError(
+            f"{os.fspath(file)} has the inputs {', '.join(inputs)} and the outputs {', '.join(outputs)} instead of "
+            f"{_INPUT} and {', '.join(_OUTPUTS)}; export the model anew."
         )
     return found

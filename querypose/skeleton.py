@@ -89,10 +89,15 @@ class Skeleton:
 
     def __post_init__(self) -> None:
         # Lists are welcome; tuples keep the object hashable and its equality independent of the container.
-        object.__setattr__(self, "keypoint_names", tuple(self.keypoint_names))
-        object.__setattr__(self, "flip_pairs", tuple(tuple(pair) for pair in self.flip_pairs))
-        object.__setattr__(self, "limbs", tuple(tuple(int(i) for i in limb) for limb in self.limbs))
-        object.__setattr__(self, "sigmas", tuple(float(sigma) for sigma in self.sigmas))
+        try:
+            object.__setattr__(self, "keypoint_names", tuple(self.keypoint_names))
+            object.__setattr__(self, "flip_pairs", tuple(tuple(pair) for pair in self.flip_pairs))
+            object.__setattr__(self, "limbs", tuple(tuple(int(i) for i in limb) for limb in self.limbs))
+            object.__setattr__(self, "sigmas", tuple(float(sigma) for sigma in self.sigmas))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"a skeleton needs names, flip pairs of two names, limbs of two indices and sigmas ({error}); mend it"
+            ) from error
 
         names = self.keypoint_names
         if not names or not all(isinstance(name, str) and name for name in names):

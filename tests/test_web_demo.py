@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import shutil
+import socket
 import struct
 import threading
 import time
@@ -20,6 +21,7 @@ from tiny_model import spread, tiny_config, tiny_model
 from querypose import PosePredictor
 from querypose.skeleton import Skeleton
 from querypose.web import PoseServer, analyze
+from querypose.web.server import MAX_CONNECTIONS
 
 ROOT = Path(__file__).parents[1]
 SKELETON = Skeleton(tuple(f"joint_{i}" for i in range(17)), (), ((0, 1),), (0.05,) * 17)
@@ -128,6 +130,41 @@ def test_analyses_at_the_same_time_are_bounded(serve):
     release.set()
     first.join()
     assert post(server, image_bytes())[0] == 200
+
+
+def test_a_trickling_upload_keeps_nobody_waiting_and_ends(serve):
+    server = serve(shape_of, max_analyses=1, max_wait=0.1, receive_timeout=1.0)
+    slow = http.client.HTTPConnection(*server.server_address, timeout=20)
+    slow.putrequest("POST", "/poses")
+    slow.putheader("Content-Length", "1000")
+    slow.endheaders()
+    slow.send(b"x")
+    headers = socket.create_connection(server.server_address, timeout=20)
+    headers.sendall(b"POST /poses HTTP/1.1\r\nX-")
+    start = time.monotonic()
+    assert post(server, image_bytes())[0] == 200, "while the others trickle"
+    for _ in range(3):
+        slow.send(b"x")
+        headers.sendall(b"x")
+        time.sleep(0.1)
+    assert slow.getresponse().status == 408
+    assert b"200" not in headers.recv(1000)
+    assert 0.9 < time.monotonic() - start < 10
+
+
+def test_connections_are_bounded(serve):
+    server = serve(shape_of, receive_timeout=5.0)
+    held = [socket.create_connection(server.server_address, timeout=20) for _ in range(MAX_CONNECTIONS)]
+    time.sleep(0.3)
+    with socket.create_connection(server.server_address, timeout=20) as one_more:
+        assert one_more.recv(10) == b"", "hung up on"
+    for connection in held:
+        connection.close()
+
+
+def test_the_demo_listens_on_this_machine_alone():
+    source = (ROOT / "tools" / "web_demo.py").read_text()
+    assert '"--host", default="127.0.0.1"' in source
 
 
 def test_the_page_needs_nothing_from_elsewhere(serve):

@@ -33,7 +33,7 @@ def load_results(path):
             return json.load(file)
     except OSError as error:
         raise UserError(f"the results {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the results {path} are not valid JSON ({error}); write them anew") from error
 
 

@@ -46,12 +46,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=7.0, help="how long to train (default 7)")
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="folder for the results")
     args = parser.parse_args()
-    if args.minutes <= 0:
+    if not 0 < args.minutes < float("inf"):
         raise UserError(f"--minutes {args.minutes:g} must be more than 0")
     if not WEIGHTS.is_file():
         raise UserError(f"the shipped weights {WEIGHTS} are missing; get the whole repository")
     started = time.monotonic()
-    args.output.mkdir(parents=True, exist_ok=True)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {args.output}: {error.strerror}; choose another --output") from error
     log_to_file_only(args.output)
 
     cfg = setup_config(str(CONFIG), ["OUTPUT_DIR", str(args.output)])

@@ -39,11 +39,16 @@ def launch(main, args) -> None:
             timeout (seconds that a process waits for the others).
 
     Raises:
-        UserError: more GPUs asked for than there are; several machines without an address.
+        UserError: numbers that cannot be; more GPUs asked for than there are; several machines without an address.
         SystemExit: with 128 + the number of the signal that has ended a process, after a sentence on stderr.
     """
     if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return _run_under_torchrun(main, args)
+    if args.num_gpus < 1 or args.num_machines < 1 or not 0 <= args.machine_rank < args.num_machines:
+        raise UserError(
+            f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank} "
+            "cannot be: the numbers start at 1, and ranks go from 0 to the number of machines minus 1"
+        )
     available = torch.cuda.device_count()
     if available and args.num_gpus > available:
         raise UserError(f"--num-gpus {args.num_gpus}, but this machine has {available}; give at most {available}")

@@ -81,7 +81,8 @@ def build_part_division(skeleton: Skeleton, division: str, groups: list[list[str
             none.
     """
     if groups:
-        if any(isinstance(group, str) or not all(isinstance(name, str) for name in group) for group in groups):
+        lists = all(isinstance(group, list | tuple) for group in groups)
+        if not lists or not all(isinstance(name, str) for group in groups for name in group):
             raise UserError(
                 f"MODEL.QUERYPOSE.PART_GROUPS is {groups}; it must be a list of lists of keypoint names, such as "
                 "[['head', 'neck'], ['left_hand']]"

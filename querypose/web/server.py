@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,13 +16,14 @@ from querypose.image_files import ImageFileError, open_image, upright
 PAGE = Path(__file__).with_name("page.html")
 MAX_CONNECTIONS = 16
 SOCKET_TIMEOUT = 30  # seconds that a client may be silent
+RECEIVE_TIMEOUT = 60  # seconds for a whole request: a client may not trickle it, byte by byte, for ever
 
 
 class PoseServer(ThreadingHTTPServer):
     """Serves the page and analyses the pictures sent to it, a bounded number at a time.
 
     GET / is the page. POST /poses takes the bytes of an image file and answers with JSON: what `analyze` returns, or
-    {"error": sentence} with status 400 (no image), 411 (no length), 413 (too large) or 503 (busy).
+    {"error": sentence} with status 400 (no image), 408 (too slow), 411 (no length), 413 (too large) or 503 (busy).
     """
 
     daemon_threads = True
@@ -35,6 +37,7 @@ class PoseServer(ThreadingHTTPServer):
         max_pixels: int = 40_000_000,
         max_analyses: int = 1,
         max_wait: float = 20.0,
+        receive_timeout: float = RECEIVE_TIMEOUT,
     ):
         """
         Args:
@@ -42,11 +45,13 @@ class PoseServer(ThreadingHTTPServer):
             analyze: from an image (H, W, 3) uint8 RGB to what the page shows.
             max_upload: bytes of a file. max_pixels: of the image in it.
             max_analyses: analyses that run at the same time; others wait for max_wait seconds.
+            receive_timeout: seconds within which a whole request must arrive.
         """
         self.analyze = analyze
         self.max_upload = max_upload
         self.max_pixels = max_pixels
         self.max_wait = max_wait
+        self.receive_timeout = receive_timeout
         self.analyses = threading.BoundedSemaphore(max_analyses)
         self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(address, _Handler)
@@ -90,6 +95,25 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = SOCKET_TIMEOUT
 
+    def setup(self):
+        """Give the request a time to be there by."""
+        super().setup()
+        self._receiving = threading.Timer(self.server.receive_timeout, self._hang_up)
+        self._receiving.daemon = True
+        self._receiving.start()
+
+    def finish(self):
+        """The timer ends with the request."""
+        self._receiving.cancel()
+        super().finish()
+
+    def _hang_up(self):
+        try:
+            # whoever waits for more of it now gets its end
+            self.connection.shutdown(socket.SHUT_RD)
+        except OSError:
+            pass  # gone already
+
     def do_GET(self):
         if self.path != "/":
             self._send_json(404, {"error": f"there is nothing at {self.path}"})
@@ -109,12 +133,17 @@ class _Handler(BaseHTTPRequestHandler):
             limit = self.server.max_upload / 1e6
             self._send_json(413, {"error": f"the file has {int(length) / 1e6:.1f} MB; at most {limit:g} are taken"})
             return
+        # before it is this picture's turn, so that a slow upload keeps nobody else waiting; the memory that waiting
+        # uploads take is bounded by the number of connections
+        content = self.rfile.read(int(length))
+        self._receiving.cancel()
+        if len(content) < int(length):
+            self._send_json(408, {"error": "the file did not arrive in time; try again, or a smaller one"})
+            return
         if not self.server.analyses.acquire(timeout=self.server.max_wait):
             self._send_json(503, {"error": "busy with other pictures; try again in a moment"})
             return
         try:
-            # the file is read under the same bound, so that waiting uploads take no memory
-            content = self.rfile.read(int(length))
             answer = 200, self.server.analyze(decode_image(content, self.server.max_pixels))
         except UserError as error:
             answer = 400, {"error": str(error)}

@@ -1,0 +1,341 @@
+"""Malformed inputs by kind, as data: what is wrong, and words that the one sentence about it must have."""
+
+import io
+import json
+import operator
+import struct
+import zlib
+
+import numpy as np
+import torch
+from detectron2.config import get_cfg
+from evaluation_data import one_person
+from PIL import Image
+
+from querypose.config import add_querypose_config
+from querypose.config_values import RANGES
+
+PREFIX = "MODEL.QUERYPOSE."
+
+
+def config_overrides():
+    """(overrides, words)."""
+    defaults = get_cfg()
+    add_querypose_config(defaults)
+    for key, (low, _) in RANGES.items():
+        default = operator.attrgetter(key)(defaults)
+        if isinstance(default, list | tuple) or low < 0:
+            continue
+        # below the least value, in the kind of number that the key takes
+        yield [key, "-1" if isinstance(default, int) else "-1.0"], f"{key} is -1"
+    yield from [
+        (["SOLVER.BASE_LR", "1e999"], "SOLVER.BASE_LR is inf; it must be a finite number"),
+        (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
+        (["SOLVER.MAX_ITER", "1.5"], "Type mismatch"),
+        (["SOLVER.MAX_ITER", "None"], "SOLVER.MAX_ITER is None"),
+        (["SOLVER.MAX_ITER"], "odd length"),
+        (["SOLVER.MAX_ITERS", "3"], "unknown key SOLVER.MAX_ITERS"),
+        (["SOLVER", "3"], "SOLVER"),
+        (["", "3"], "unknown key"),
+        ([".", "3"], "unknown key"),
+        (["SOLVER.MAX_ITER.MORE", "3"], "SOLVER.MAX_ITER"),
+        (["SOLVER.AMP.ENABLED", "1"], "Type mismatch"),
+        (["SOLVER.AMP.ENABLED", "None"], "SOLVER.AMP.ENABLED is None"),
+        (["SOLVER.STEPS", "(30, 20)"], "must rise"),
+        (["SOLVER.STEPS", "('a',)"], "SOLVER.STEPS holds 'a'"),
+        (["SOLVER.STEPS", "(-5,)"], "SOLVER.STEPS is"),
+        (["SOLVER.OPTIMIZER", "ADAM"], "valid are ADAMW, SGD"),
+        (["SOLVER.LR_SCHEDULER_NAME", "Cosine"], "valid are WarmupMultiStepLR"),
+        (["SOLVER.ACCUMULATION_STEPS", "5"], "divide SOLVER.IMS_PER_BATCH"),
+        (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"], "valid are full_model"),
+        (["SOLVER.WEIGHT_DECAY_NORM", "none"], "must be a number, or None"),
+        (["SEED", "-7"], "SEED is -7"),
+        (["SEED", str(2**40)], "at most"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'"),
+        (["MODEL.PIXEL_MEAN", "[1, 2]"], "MODEL.PIXEL_MEAN has 2 values; give 3"),
+        (["MODEL.PIXEL_MEAN", "['r', 'g', 'b']"], "MODEL.PIXEL_MEAN holds 'r'"),
+        (["MODEL.PIXEL_STD", "[1, 0, 1]"], "MODEL.PIXEL_STD is"),
+        (["MODEL.BACKBONE.NAME", "resnet50"], "valid are .*build_resnet_fpn_backbone"),
+        (["MODEL.LOAD_PROPOSALS", "True"], "LOAD_PROPOSALS is True"),
+        (["MODEL.TIMM.OPTIONS.checkpoint_path", "/tmp/a.pth"], "checkpoint_path"),
+        (["MODEL.TIMM.NORM", "GN"], "valid are BN"),
+        (["MODEL.TIMM.NAME", "resnet_of_nobody"], "timm"),
+        (["MODEL.COMPILE", "yes"], "valid are default, none"),
+        ([PREFIX + "VARIANT", "heavy"], "valid are branched, full, light"),
+        ([PREFIX + "INITIALIZATION", "random"], "valid are authors, deliberate"),
+        ([PREFIX + "PART_DIVISION", "eight"], "PART_DIVISION is 'eight'"),
+        ([PREFIX + "PART_GROUPS", "[['nose']]"], "PART_GROUPS"),
+        ([PREFIX + "PART_GROUPS", "[1, 2]"], "PART_GROUPS"),
+        ([PREFIX + "PART_GROUPS", "[['tail']]"], "tail"),
+        ([PREFIX + "NUM_HEADS", "3"], "multiple of NUM_HEADS 3"),
+        ([PREFIX + "NUM_QUERIES", str(10**12)], "at most"),
+        ([PREFIX + "HIDDEN_DIM", "32"], "OUT_CHANNELS 16 must equal"),
+        ([PREFIX + "DROPOUT", "1.5"], "DROPOUT is 1.5; it must be at most"),
+        ([PREFIX + "IN_FEATURES", "[]"], "IN_FEATURES has 0 values"),
+        ([PREFIX + "IN_FEATURES", "[2, 3]"], "IN_FEATURES holds 2"),
+        ([PREFIX + "IN_FEATURES", "['p2', 'p9']"], "p9"),
+        ([PREFIX + "TEST.TOPK_POSES", "all"], "TOPK_POSES is 'all'; it must be a number, or None"),
+        ([PREFIX + "TEST.POSE_SCORE_FLOOR", "2.0"], "POSE_SCORE_FLOOR is 2.0"),
+        ([PREFIX + "QUERY_INTERACTION", "Attention"], "QUERY_INTERACTION is 'Attention'"),
+        ([PREFIX + "LOSS", "2.0"], "LOSS"),
+        ([PREFIX + "LOSS.WEIGHT", "2.0"], "unknown key"),
+        ([PREFIX + "SKELETON.KEYPOINT_NAMES", "[1, 2]"], "KEYPOINT_NAMES holds 1"),
+        ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a', 'a']"], "'a' twice"),
+        ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a']", PREFIX + "SKELETON.FLIP_PAIRS", "[1]"], "flip pair"),
+        ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a']", PREFIX + "SKELETON.LIMBS", "[[0, 7]]"], "limb"),
+        (["INPUT.FORMAT", "HSV"], "valid are RGB, BGR"),
+        (["INPUT.MIN_SIZE_TRAIN", "()"], "MIN_SIZE_TRAIN has 0 values"),
+        (["INPUT.MIN_SIZE_TRAIN", "(0,)"], "MIN_SIZE_TRAIN is"),
+        (["INPUT.MIN_SIZE_TRAIN", "('big',)"], "MIN_SIZE_TRAIN holds 'big'"),
+        (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], "must hold least and greatest"),
+        (["INPUT.CROP.SIZE", "[600, 384]"], "smaller side comes first"),
+        (["INPUT.CROP.SIZE", "[600]"], "INPUT.CROP.SIZE has 1 values"),
+        (["INPUT.CROP.TYPE", "relative"], "at most 1"),
+        (["INPUT.CROP.TYPE", "square"], "valid are absolute"),
+        (["INPUT.CROP.PROB", "1.5"], "at most 1"),
+        (["INPUT.RANDOM_FLIP", "vertical"], "RANDOM_FLIP is 'vertical'"),
+        (["DATALOADER.SAMPLER_TRAIN", "Sampler"], "valid are TrainingSampler"),
+        (["DATASETS.TRAIN", "(1,)"], "DATASETS.TRAIN holds 1"),
+        (["DATASETS.TRAIN", "()", "DATASETS.TEST", "()"], "names no data set"),
+        (["DATASETS.TRAIN", "('keypoints_coco_2071_train',)"], "did you mean"),
+        (["DATASETS.TRAIN", "('nowhere.json@images',)"], "nowhere.json does not exist"),
+        (["DATASETS.TEST", "('nowhere.json',)"], "nowhere.json does not exist"),
+        (["TEST.EVALUATOR_BACKEND", "coco"], "valid are"),
+        (["TEST.KEYPOINT_OKS_SIGMAS", "[0.1]"], "OKS sigmas"),
+        (["TEST.KEYPOINT_OKS_SIGMAS", "['a']"], "KEYPOINT_OKS_SIGMAS holds 'a'"),
+        (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty"),
+    ]
+
+
+CONFIG_FILES = {
+    "": "does not hold keys",
+    "MODEL: [": "while parsing",
+    "- a\n- b\n": "does not hold keys",
+    "just words": "does not hold keys",
+    "MODEL: 3\n": "does not hold keys",
+    "MODEL:\n  QUERYPOSE: []\n": "QUERYPOSE",
+    "MODLE:\n  X: 1\n": "unknown key MODLE",
+    "1: 2\n": "does not hold keys",
+    "SOLVER:\n  BASE_LR: .nan\n": "BASE_LR is nan",
+    "SOLVER:\n  BASE_LR: .inf\n": "BASE_LR is inf",
+    "SOLVER:\n  BASE_LR: fast\n": "Type mismatch",
+    "SOLVER:\n  MAX_ITER:\n": "MAX_ITER is None",
+    "_BASE_: missing.yaml\n": "missing.yaml",
+    "_BASE_: broken.yaml\n": "its own _BASE_",
+    "_BASE_: [3]\n": "",
+    "_BASE_: 3\n": "",
+    "VERSION: 77\n": "v77",
+    "A: &a [*a]\n": "unknown key A",
+    "\tSOLVER: 1\n": "",
+    "MODEL: {QUERYPOSE: {VARIANT: !!python/object/apply:os.mkdir ['run']}}\n": "could not determine a constructor",
+    "MODEL: !!python/name:os.system\n": "could not determine a constructor",
+    b"\xff\xfe\x00\x01": "",
+    b"\x00\x01\x02": "",
+}
+
+
+def annotations():
+    """(content of an annotation file of one person, words)."""
+
+    def changed(**entries):
+        content = one_person()[0]
+        for place, value in entries.items():
+            kind, _, key = place.partition("__")
+            entry = content[kind][0] if key else content
+            if value is KeyError:
+                del entry[key or kind]
+            else:
+                entry[key or kind] = value
+        return content
+
+    keypoints = one_person()[0]["annotations"][0]["keypoints"]
+    good = json.dumps(one_person()[0])
+    yield from [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (good[:200].encode(), "not valid JSON"),
+        (b"\xff\xfe" + good.encode(), "not valid JSON"),
+        (good.encode("utf-16"), "not valid JSON"),
+        (b"<html></html>", "not valid JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"images": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b"[]", "not in COCO format"),
+        (b"null", "not in COCO format"),
+        (b"3", "not in COCO format"),
+        (b"{}", "not in COCO format"),
+        (changed(images=KeyError), "needs an object with a list 'images'"),
+        (changed(images={}), "'images' must be a list"),
+        (changed(images=[3]), "'images' must be a list"),
+        (changed(images=[]), "lists no images"),
+        (changed(annotations="none"), "'annotations' must be a list"),
+        (changed(annotations=[[]]), "'annotations' must be a list"),
+        (changed(categories=3), "'categories' must be a list"),
+        (changed(categories=[]), "no category with keypoints"),
+        (changed(categories__id=KeyError), "no integer 'id'"),
+        (changed(categories__id="person"), "no integer 'id'"),
+        (changed(categories__keypoints=5), "give a list of names"),
+        (changed(categories__keypoints=[1, 2]), "give a list of names"),
+        (changed(categories__keypoints=["a", "a"]), "'a' twice"),
+        (changed(categories__keypoints=["a"]), "OKS sigmas"),
+        (changed(categories__skeleton=[[1]]), "`skeleton` as pairs"),
+        (changed(categories__flip_pairs=[["nose"]]), "flip pair"),
+        (changed(categories__flip_pairs=[["nose", "tail"]]), "tail"),
+        (changed(categories=2 * one_person()[0]["categories"]), "several categories"),
+        (changed(images__id=KeyError), "has no 'id'"),
+        (changed(images__id=[1]), "ids must be whole numbers or text"),
+        (changed(images__file_name=KeyError), "has no 'file_name'"),
+        (changed(images__file_name=3), "names the image 3"),
+        (changed(images__file_name="../../etc/passwd"), "without \\.\\."),
+        (changed(images__file_name="/etc/passwd"), "without a leading /"),
+        (changed(images__file_name="C:\\boot.ini"), "within the image folder"),
+        (changed(images__file_name="a\\..\\b.jpg"), "within the image folder"),
+        (changed(images__file_name="a\0.jpg"), "within the image folder"),
+        (changed(images__width=KeyError), "has no 'width'"),
+        (changed(images__width="640"), "it must be a number of pixels"),
+        (changed(images__height=-5), "it must be a number of pixels"),
+        (changed(images__height=1e30), "it must be a number of pixels"),
+        (changed(images__height=float("nan")), "it must be a number of pixels"),
+        (changed(images=2 * one_person()[0]["images"]), "occurs twice"),
+        (changed(annotations__id=KeyError), "has no 'id'"),
+        (changed(annotations__id={}), "ids must be whole numbers or text"),
+        (changed(annotations__image_id=KeyError), "has no 'image_id'"),
+        (changed(annotations__image_id=None), "ids must be whole numbers or text"),
+        (changed(annotations__category_id=KeyError), "has no 'category_id'"),
+        (changed(annotations__category_id=99), "category_id 99, which no category has"),
+        (changed(annotations__bbox=KeyError), "has no 'bbox'"),
+        (changed(annotations__bbox=[1, 2, 3]), "instead of four numbers"),
+        (changed(annotations__bbox="wide"), "instead of four numbers"),
+        (changed(annotations__bbox=[1, 2, float("nan"), 4]), "instead of four numbers"),
+        (changed(annotations__bbox=[1, 2, 10**400, 4]), "instead of four numbers"),
+        (changed(annotations__bbox=[1, 2, None, 4]), "instead of four numbers"),
+        (changed(annotations__bbox={}), "instead of four numbers"),
+        (changed(annotations__keypoints=keypoints[:-1]), "keypoint values instead of"),
+        (changed(annotations__keypoints=[*keypoints[:-1], float("inf")]), "not finite numbers"),
+        (changed(annotations__keypoints=[*keypoints[:-1], "2"]), "not finite numbers"),
+        (changed(annotations__keypoints={"nose": 1}), "not finite numbers"),
+        (changed(annotations__segmentation=[3]), "no list of polygons"),
+        (changed(annotations__segmentation={"counts": [1, 2]}), "run lengths"),
+        (changed(annotations__segmentation={"counts": [-5, 9], "size": [2, 2]}), "run lengths"),
+        (changed(annotations__segmentation={"counts": [10**9], "size": [2, 2]}), "run lengths"),
+        (changed(annotations__ignore=1), "'ignore' set"),
+        (changed(annotations=2 * one_person()[0]["annotations"]), "occurs twice"),
+    ]
+
+
+def results():
+    """(content of a file of results, words)."""
+
+    def changed(**entries):
+        result = json.loads(json.dumps(one_person()[1]))
+        for key, value in entries.items():
+            if value is KeyError:
+                del result[0][key]
+            else:
+                result[0][key] = value
+        return result
+
+    yield from [
+        (b"", "not valid JSON"),
+        (b"{}", "no list"),
+        (b"[3]", "entry 0"),
+        (b"\xff\xff", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (changed(image_id=77), "image 77"),
+        (changed(image_id=[1]), "which is not in the data set"),
+        (changed(category_id=5), "category_id 5"),
+        (changed(score=KeyError), "has no 'score'"),
+        (changed(score="high"), "not finite numbers"),
+        (changed(score=float("nan")), "not finite numbers"),
+        (changed(bbox=[1, 2]), "2 values instead of 4"),
+        (changed(bbox=None), "instead of 4"),
+        (changed(keypoints=[1, 2, 3]), "3 values instead of"),
+        (changed(keypoints="all"), "instead of"),
+    ]
+
+
+def images():
+    """(name, bytes of a file, words)."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8))
+
+    def saved(kind):
+        stream = io.BytesIO()
+        picture.save(stream, kind)
+        return stream.getvalue()
+
+    def png(width, height, data=b""):
+        def chunk(kind, content):
+            checksum = struct.pack(">I", zlib.crc32(kind + content))
+            return struct.pack(">I", len(content)) + kind + content + checksum
+
+        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+    jpeg = saved("JPEG")
+    yield from [
+        ("empty.jpg", b"", "damaged or no image"),
+        ("text.jpg", b"not a picture", "damaged or no image"),
+        ("page.png", b"<html>404</html>", "damaged or no image"),
+        ("cut.jpg", jpeg[: len(jpeg) // 2], "damaged or no image"),
+        ("cut.png", saved("PNG")[:300], "damaged or no image"),
+        ("cut.webp", saved("WEBP")[:300], "damaged or no image"),
+        ("header.jpg", jpeg[:20], "damaged or no image"),
+        ("no_size.png", png(0, 0), "damaged or no image"),
+        ("no_data.png", png(64, 64), "damaged or no image"),
+        ("large.png", png(12_000, 12_000), "12000 x 12000 pixels, more than 100 million"),
+        ("bomb.png", png(60_000, 60_000, bytes(10_000_000)), "million pixels"),
+        ("side.png", png(2**31 - 1, 2**31 - 1), "million pixels"),
+        (
+            "bomb.bmp",
+            b"BM" + struct.pack("<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, 50_000, 50_000, 1, 24, *[0] * 6),
+            "million",
+        ),
+        ("postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "damaged or no image"),
+        ("archive.jpg", b"PK\x03\x04" + bytes(100), "damaged or no image"),
+    ]
+
+
+class Code:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        import os
+
+        return os.mkdir, (self.folder,)
+
+
+def checkpoints(folder, model):
+    """(path, words): files below `folder`, of which those with code would make the folder `run` there."""
+
+    def saved(name, content, cut=None):
+        torch.save(content, folder / name)
+        if cut is not None:
+            (folder / name).write_bytes((folder / name).read_bytes()[:cut])
+        return folder / name
+
+    def written(name, content):
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    state = model.state_dict()
+    first = next(name for name, _ in model.named_parameters() if "decoder" in name)
+    (folder / "directory.pth").mkdir()
+    yield from [
+        (folder / "absent.pth", "absent.pth"),
+        (folder / "directory.pth", "directory.pth"),
+        (written("empty.pth", b""), "empty.pth"),
+        (written("text.pth", b"weights"), "text.pth"),
+        (written("zip.pth", b"PK\x05\x06" + bytes(18)), "zip.pth"),
+        (saved("cut.pth", {"model": state}, cut=20_000), "cut.pth"),
+        (saved("list.pth", [torch.zeros(1)]), "holds no|cannot be read"),
+        (saved("number.pth", 3), "holds no|cannot be read"),
+        (saved("nothing.pth", {"model": {}}), "holds no|cannot be read"),
+        (saved("words.pth", {"model": {"weight": "one"}}), "holds (no|str)"),
+        (saved("other.pth", {"model": {"conv.weight": torch.zeros(3)}}), "another model|lack|not|holds"),
+        (saved("code.pth", {"model": state, "extra": Code(folder / "run")}), "would run code"),
+        (saved("code_alone.pth", Code(folder / "run")), "would run code"),
+        (saved("shapes.pth", {"model": {**state, first: torch.zeros(2, 3)}}), "shape|other|not"),
+        (saved("half.pth", {"model": dict(list(state.items())[: len(state) // 2])}), "lack|not|misses"),
+    ]
