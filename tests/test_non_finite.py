@@ -11,7 +11,7 @@ from tiny_model import tiny_batch, tiny_config, tiny_model
 from torch import nn
 
 from querypose.data.synthetic_people import write_synthetic_people
-from querypose.engine import PoseTrainer, build_optimizer
+from querypose.engine import PoseTrainer, build_optimizer, non_finite
 from querypose.engine.diagnosis import first_non_finite
 from querypose.engine.non_finite import MOST_IN_A_ROW, name_of
 from querypose.engine.step import StepTrainer
@@ -59,6 +59,7 @@ def copied(value):
 
 
 def poisoned(people, folder, mode, *iterations, opts=()):
+    torch.manual_seed(0)
     trainer = PoseTrainer(config(people, folder, "SOLVER.NON_FINITE", mode, "SOLVER.MAX_ITER", 5, *opts))
     poison = Poison(*iterations)
     trainer.register_hooks([poison])
@@ -102,6 +103,39 @@ def test_skip_leaves_the_step_out_and_goes_on(people, tmp_path, messages):
     left_alone = PoseTrainer(config(people, tmp_path / "alone", "SOLVER.MAX_ITER", 1))
     left_alone.train()
     assert left_alone.seed_steps.seed == trainer.seed_steps.seed
+
+
+class Event:
+    """Stands in for a CUDA event: the verdict on a step is known when the next one waits for it."""
+
+    waited = 0
+
+    def synchronize(self):
+        Event.waited += 1
+
+
+def test_a_verdict_that_comes_an_iteration_later(people, tmp_path, monkeypatch, messages):
+    """As on a GPU: iteration 2 computes its gradient before the verdict on iteration 1 is read."""
+    monkeypatch.setattr(non_finite, "on_its_way_to_the_host", lambda value: (value.clone(), Event()))
+    trainer, late = poisoned(people, tmp_path / "late", "skip", 1, opts=("SOLVER.CHECKPOINT_PERIOD", 100))
+    trainer.train()
+    assert Event.waited == 5 and "iteration 1: the gradient" in messages()
+    monkeypatch.undo()
+    at_once, now = poisoned(people, tmp_path / "now", "skip", 1, opts=("SOLVER.CHECKPOINT_PERIOD", 100))
+    at_once.train()
+    for iteration in range(5):
+        ours, theirs = (dict(run.before[iteration][0]) for run in (late, now))
+        parameters = [name for name, _ in at_once.model.named_parameters()]
+        assert all(torch.equal(ours[name], theirs[name]) for name in parameters), iteration
+    assert all(tensor.isfinite().all() for tensor in trainer.model.state_dict().values())
+
+    monkeypatch.setattr(non_finite, "on_its_way_to_the_host", lambda value: (value.clone(), Event()))
+    trainer, poison = poisoned(people, tmp_path / "stop", "stop", 1, opts=("SOLVER.CHECKPOINT_PERIOD", 100))
+    with pytest.raises(UserError, match="iteration 1: the gradient is not finite.*model_0000001.pth"):
+        trainer.train()
+    saved = torch.load(tmp_path / "stop" / "model_0000001.pth", weights_only=True)
+    assert largest_difference(saved["model"], poison.before[1][0]) == 0
+    assert saved["trainer"]["iteration"] == 1
 
 
 def test_skip_gives_up_on_a_model_that_makes_nothing_but_nan(people, tmp_path):

@@ -64,12 +64,7 @@ class NonFiniteGuard(HookBase):
         self._before = [buffer.clone() for buffer in self._buffers]
 
     def after_step(self):
-        found = self.loop.optimizer.found_inf
-        flag, arrived = found, None
-        if found.is_cuda:
-            flag = torch.empty(found.shape, dtype=found.dtype, pin_memory=True).copy_(found, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
+        flag, arrived = on_its_way_to_the_host(self.loop.optimizer.found_inf)
         iteration = self.trainer.iter
         self._waiting = _Step(iteration, self.loop.batch, self._before, flag, arrived)
         last = iteration >= self.trainer.max_iter - 1
@@ -139,6 +134,16 @@ class NonFiniteGuard(HookBase):
         except (OSError, RuntimeError) as error:
             return f"{path}, which cannot be written ({error.__context__ or error})"
         return str(path)
+
+
+def on_its_way_to_the_host(value: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """A value's copy on the host, and when it is there; None for at once, as a CPU's is."""
+    if not value.is_cuda:
+        return value, None
+    copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return copy, arrived
 
 
 def name_of(inputs: dict):
