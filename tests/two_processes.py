@@ -75,7 +75,7 @@ class Oracle(nn.Module):
 
     def __init__(self, json_file):
         super().__init__()
-        with open(json_file) as file:
+        with open(json_file.split("@")[0]) as file:
             self.persons = json.load(file)["annotations"]
 
     def forward(self, inputs):
@@ -192,7 +192,7 @@ def main(args):
     for name, opts in VARIANTS.items():
         result[name] = {"gradients": first_gradients(opts, batch), "same": train(opts, batch)}
     result["metrics"] = {task: dict(metrics) for task, metrics in evaluate(json_file).items()}
-    one_image = str(Path(json_file).with_name("one_image.json"))
+    one_image = f"{Path(json_file).with_name('one_image.json')}@{Path(json_file).parents[1] / 'val'}"
     result["one image"] = {task: dict(metrics) for task, metrics in evaluate(one_image).items()}
     result["trained"] = train_whole(json_file, f"{output}_run")
     if comm.is_main_process():
