@@ -1,6 +1,7 @@
 """Everything that the web page shows about an image, as plain numbers."""
 
 import base64
+import threading
 
 import numpy as np
 import torch
@@ -20,10 +21,14 @@ def analyze(predictor: PosePredictor, image: np.ndarray) -> dict:
         confidence), `coco` (the same as a COCO result) and, where the model has maps, `attention`: the last stage's,
         base64 of parts x height x width bytes, 255 at each map's maximum; `attention_shape`, these three sizes or None.
     """
-    outputs = []
-    handle = predictor.model.get_submodule("decoder").register_forward_hook(
-        lambda module, inputs, output: outputs.append(output)
-    )
+    outputs, mine = [], threading.get_ident()
+
+    def keep(module, inputs, output):
+        # other threads may use the model at the same time
+        if threading.get_ident() == mine:
+            outputs.append(output)
+
+    handle = predictor.model.get_submodule("decoder").register_forward_hook(keep)
     try:
         persons = predictor(image)
     finally:

@@ -1,0 +1,95 @@
+"""Long runs by hand, for leaks and drifts: python tests/soak.py {predictor,loader} [--number N]
+
+predictor: images of random sizes through one predictor; prints resident memory and latency per tenth of them.
+loader: batches of the training loader with two workers, on drawn people; prints the memory of all its processes.
+
+The exit code is 1 where memory grows by more than 5% or the latency by more than 20% from the second tenth, by when
+allocator and caches are warm, to the last.
+"""
+
+import argparse
+import gc
+import multiprocessing
+import re
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from querypose import PosePredictor
+from querypose.config import setup_config
+from querypose.data import resolve_datasets
+from querypose.data.synthetic_people import write_synthetic_people
+from querypose.engine import PoseTrainer
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG, WEIGHTS = ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth"
+MEMORY_GROWTH, LATENCY_GROWTH = 1.05, 1.20
+
+
+def memory_mb() -> float:
+    """Of this process and its workers, on Linux; a page that several share counts in parts."""
+    processes = ["self", *(each.pid for each in multiprocessing.active_children())]
+    texts = [Path(f"/proc/{process}/smaps_rollup").read_text() for process in processes]
+    return sum(int(re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)[1]) for text in texts) / 1024
+
+
+def soak_predictor(number: int):
+    """Yield after each image the milliseconds that it took."""
+    predictor = PosePredictor(CONFIG, WEIGHTS, device="cpu")
+    rng = np.random.default_rng(0)
+    for _ in range(number):
+        height, width = rng.integers(16, 1200, 2)
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        start = time.perf_counter()
+        predictor(image)
+        # by the pixels that the network sees: sizes are random, and so are the times
+        inputs = predictor.network_input(image)["image"].shape
+        yield 1000 * (time.perf_counter() - start) / (inputs[1] * inputs[2] / 1e6)
+
+
+def soak_loader(number: int):
+    """Yield after each batch the milliseconds that it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        people = write_synthetic_people(Path(folder), "train", 40)
+        cfg = setup_config(str(CONFIG), ["DATASETS.TRAIN", f"('{people}',)", "DATALOADER.NUM_WORKERS", "2"])
+        resolve_datasets(cfg)
+        batches = iter(PoseTrainer.build_train_loader(cfg))
+        for _ in range(number):
+            start = time.perf_counter()
+            next(batches)
+            yield 1000 * (time.perf_counter() - start)
+
+
+def watch(milliseconds, number: int) -> list[tuple[float, float]]:
+    """(memory in MB, median milliseconds) for every tenth."""
+    rows, times = [], []
+    print("| of all | memory in MB | median ms |\n|---|---|---|")
+    for index, value in enumerate(milliseconds, start=1):
+        times.append(value)
+        if index % max(1, number // 10) == 0:
+            gc.collect()
+            rows.append((memory_mb(), statistics.median(times)))
+            print(f"| {index} | {rows[-1][0]:.0f} | {rows[-1][1]:.1f} |", flush=True)
+            times.clear()
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("predictor", "loader"))
+    parser.add_argument("--number", type=int, default=2000, help="of images or batches (default 2000)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = watch({"predictor": soak_predictor, "loader": soak_loader}[args.what](args.number), args.number)
+    memory, latency = (rows[-1][column] / rows[1][column] for column in (0, 1))
+    print(f"\nfrom the second tenth to the last: memory x {memory:.3f}, median time x {latency:.3f}")
+    sys.exit(1 if memory > MEMORY_GROWTH or latency > LATENCY_GROWTH else 0)
+
+
+if __name__ == "__main__":
+    main()

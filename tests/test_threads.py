@@ -1,0 +1,51 @@
+"""One predictor called by eight threads gives what it gives to one; so does the web page's analysis."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import spread, tiny_config, tiny_model
+
+from querypose import PosePredictor
+from querypose.skeleton import Skeleton
+from querypose.web import analyze
+
+SKELETON = Skeleton(tuple(f"joint_{i}" for i in range(17)), (), ((0, 1),), (0.05,) * 17)
+THREADS = 8
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(40, 100, (2 * THREADS, 2))
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+@pytest.mark.parametrize("variant", ["light", "full"])
+@pytest.mark.parametrize("opts", [(), ("MODEL.QUERYPOSE.TEST.TOPK_POSES", 3)])
+def test_threads_get_what_one_gets(images, variant, opts):
+    cfg = tiny_config(variant, "INPUT.MIN_SIZE_TEST", 0, *opts)
+    predictor = PosePredictor.from_model(spread(tiny_model(variant, *opts)), cfg, SKELETON)
+    serial = [predictor(image) for image in images]
+    with ThreadPoolExecutor(THREADS) as pool:
+        parallel = list(pool.map(predictor, images))
+        batches = list(pool.map(lambda image: predictor([image, image[::2]]), images[:THREADS]))
+    assert len({tuple(persons.scores.tolist()) for persons in serial}) == len(images), "each image has its own result"
+    for one, other in zip(serial, parallel, strict=True):
+        assert one.image_size == other.image_size and len(one) == len(other) > 0
+        assert torch.equal(one.scores, other.scores)
+        assert torch.equal(one.pred_keypoints, other.pred_keypoints)
+        assert torch.equal(one.pred_boxes.tensor, other.pred_boxes.tensor)
+    for one, (other, _) in zip(serial, batches, strict=False):
+        torch.testing.assert_close(one.pred_keypoints, other.pred_keypoints, rtol=1e-4, atol=1e-3)
+
+
+def test_analyses_of_the_web_page_do_not_mix(images):
+    cfg = tiny_config("light", "INPUT.MIN_SIZE_TEST", 0)
+    predictor = PosePredictor.from_model(spread(tiny_model()), cfg, SKELETON)
+    serial = [analyze(predictor, image) for image in images]
+    with ThreadPoolExecutor(THREADS) as pool:
+        parallel = list(pool.map(lambda image: analyze(predictor, image), images))
+    assert serial == parallel
+    assert not predictor.model.decoder._forward_hooks, "nothing is left behind"
