@@ -107,7 +107,7 @@ _BACKBONES = (
 )
 
 # arguments of timm's constructor that name files or addresses of weights
-_TIMM_FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir"}
+_TIMM_FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 
 # lists that are empty by default, and what they hold
 _KINDS = {
