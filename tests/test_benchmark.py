@@ -10,7 +10,15 @@ from torch import nn
 
 from querypose.benchmark.clock import PartClock, peak_gflops, repeat, summary
 from querypose.benchmark.models import Benchmark, made_up_batch
-from querypose.benchmark.reading import decode, made_up_photograph
+from querypose.benchmark.reading import (
+    DECODERS,
+    RESIZERS,
+    decode,
+    images_per_second,
+    made_up_photograph,
+    resize,
+)
+from querypose.benchmark.table import to_markdown
 
 
 @pytest.mark.parametrize("kind", ["inference", "training"])
@@ -55,8 +63,24 @@ def test_the_batch_is_the_same_each_time():
     assert torch.equal(first[0]["image"], second[0]["image"]) and len(first[0]["instances"]) == 3
 
 
-def test_decoders_agree():
+def test_decoders_and_resizers_agree():
     data = made_up_photograph(240, 320)
-    images = [decode(data, decoder, 120).astype(float) for decoder in ("PIL", "PIL draft", "cv2")]
-    assert all(image.shape == (120, 160, 3) for image in images)
-    assert all(np.abs(image - images[0]).mean() < 6 for image in images)
+    images = [decode(data, decoder) for decoder in DECODERS]
+    assert all(image.shape == (240, 320, 3) and np.array_equal(image, images[0]) for image in images)
+    # to a larger size both interpolate between the same pixels; to a smaller one PIL averages
+    larger, smaller = ([resize(images[0], resizer, side).astype(int) for resizer in RESIZERS] for side in (480, 60))
+    assert larger[0].shape == (480, 640, 3) and np.abs(larger[0] - larger[1]).max() <= 2
+    assert np.abs(smaller[0] - smaller[1]).max() > 4
+
+
+def test_reading_rates_and_the_table():
+    cfg = tiny_config("light", "DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 1)
+    rows = images_per_second(cfg, height=64, width=96, short_side=80, repetitions=3)
+    assert [row["what"] for row in rows][-2:] == ["the config's training mapper", "the config's loader, 1 workers"]
+    assert len(rows) == len(DECODERS) + len(RESIZERS) + 2 and all(row["images_per_s"] > 0 for row in rows)
+    run = {"median_ms": 1500.0, "p90_ms": 1600.0, "images_per_s": 0.667, "peak_memory_mb": 100.4, "parameters": 2e6}
+    run |= {"gflops": 12.3, "of_machine_peak": 0.256, "parts_ms": {"backbone": 200.2, "other": 1.0}}
+    table = to_markdown({"machine": {"threads": 2}, "runs": {"a model": run, "data": {"rows": rows[:1]}}})
+    assert "| a model | 1500 | 1600 | 0.67 | 100 | 2.0 | 12 | 26% |" in table
+    assert "| a model | backbone 200, other 1 |" in table and f"| {rows[0]['what']} |" in table
+    assert "median ms" not in to_markdown({"machine": {}, "runs": {}})

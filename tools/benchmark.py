@@ -20,6 +20,7 @@ import torch
 
 from querypose.benchmark.models import PRECISIONS, Benchmark, peer_config
 from querypose.benchmark.reading import images_per_second
+from querypose.benchmark.table import to_markdown
 from querypose.config import setup_config
 from querypose.errors import UserError, exit_on_user_error
 
@@ -60,7 +61,9 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=1))
         print(row(name, results["runs"][name]), flush=True)
-    print(f"written to {path}")
+    table = path.with_suffix(".md")
+    table.write_text(to_markdown(results))
+    print(f"written to {path} and, as a table, to {table}")
 
 
 def runs(args) -> dict:
@@ -71,7 +74,8 @@ def runs(args) -> dict:
     found = {}
     for kind in kinds:
         if kind == "data":
-            found["data"] = lambda: {"rows": images_per_second()}
+            name = " ".join(["data", Path(args.config_file).stem, *args.opts])
+            found[name] = lambda: {"rows": images_per_second(setup(args.config_file, args.opts))}
             continue
         models = {" ".join([Path(args.config_file).stem, *args.opts]): lambda: setup(args.config_file, args.opts)}
         if args.peer:
@@ -148,8 +152,8 @@ def read_results(path: Path) -> dict:
 def row(name: str, result: dict) -> str:
     """One line of the table."""
     if "rows" in result:
-        rates = (f"{one['decoder']} to {one['short_side']}: {one['images_per_s']:.0f}" for one in result["rows"])
-        return f"{name}, images/s of one process: " + "; ".join(rates)
+        rates = (f"{one['what']}: {one['images_per_s']:.0f}" for one in result["rows"])
+        return f"{name}, images/s: " + "; ".join(rates)
     parts = ", ".join(f"{part} {value:.0f}" for part, value in result["parts_ms"].items())
     return (
         f"{name}: median {result['median_ms']:.0f} ms, p90 {result['p90_ms']:.0f} ms, "

@@ -1,49 +1,103 @@
-"""How many images a second one process decodes and resizes, by decoder."""
+"""How many images a second are read: by decoder, by way of resizing, by the mapper of a config, by its workers."""
 
 import io
+import os
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
 
 import cv2
 import numpy as np
+from detectron2.structures import BoxMode
 from PIL import Image
 
-DECODERS = ("PIL", "PIL draft", "cv2")
+DECODERS = ("PIL", "OpenCV")
+RESIZERS = ("PIL", "OpenCV")
 
 
 def made_up_photograph(height: int, width: int) -> bytes:
-    """A JPEG file of soft noise, which compresses about as a photograph does."""
-    noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    """A JPEG file of noise in all sizes, which costs a decoder about what a photograph does."""
+    generator = np.random.default_rng(0)
+    pixels = np.zeros((height, width, 3))
+    for share in (1, 2, 4, 8, 16, 32):
+        noise = generator.integers(0, 256, (height // share, width // share, 3), dtype=np.uint8)
+        pixels += share * np.asarray(Image.fromarray(noise).resize((width, height), Image.BICUBIC), dtype=float)
     buffer = io.BytesIO()
-    Image.fromarray(noise).resize((width, height), Image.BICUBIC).save(buffer, "JPEG", quality=90)
+    Image.fromarray((pixels / 63).astype(np.uint8)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
-def decode(data: bytes, decoder: str, short_side: int) -> np.ndarray:
-    """RGB array of a JPEG file, its short side as given; "PIL draft" lets the decoder leave out detail beyond that."""
-    if decoder == "cv2":
-        image = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        scale = short_side / min(image.shape[:2])
-        return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-    image = Image.open(io.BytesIO(data))
-    width, height = image.size
-    scale = short_side / min(width, height)
-    size = round(width * scale), round(height * scale)
-    if decoder == "PIL draft":
-        image.draft("RGB", size)
-    return np.asarray(image.convert("RGB").resize(size, Image.BILINEAR))
+def decode(data: bytes, decoder: str) -> np.ndarray:
+    """RGB array (H, W, 3) of a JPEG file."""
+    if decoder == "OpenCV":
+        return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def images_per_second(short_sides=(480, 800), height: int = 480, width: int = 640, repetitions: int = 20) -> list[dict]:
-    """A row for each decoder and short side: decoding with resizing, in images a second and process."""
-    data, rows = made_up_photograph(height, width), []
-    for short_side in short_sides:
-        for decoder in DECODERS:
-            seconds = []
-            for _ in range(repetitions + 1):
-                start = time.perf_counter()
-                decode(data, decoder, short_side)
-                seconds.append(time.perf_counter() - start)
-            rate = 1 / statistics.median(seconds[1:])
-            rows.append({"decoder": decoder, "short_side": short_side, "images_per_s": rate})
+def resize(image: np.ndarray, resizer: str, short_side: int) -> np.ndarray:
+    """The image with a short side of that many pixels; "PIL" (Detectron2's way) averages where it shrinks."""
+    scale = short_side / min(image.shape[:2])
+    size = round(image.shape[1] * scale), round(image.shape[0] * scale)
+    if resizer == "OpenCV":
+        return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(Image.fromarray(image).resize(size, Image.BILINEAR))
+
+
+def images_per_second(cfg, height: int = 480, width: int = 640, short_side: int = 800, repetitions: int = 20) -> list:
+    """Rows of `what` and `images_per_s`, for one photograph of that size: steps by themselves in one process, then the
+    config's whole training mapper, in one process and in DATALOADER.NUM_WORKERS of them.
+    """
+    data = made_up_photograph(height, width)
+    image = decode(data, "PIL")
+    steps = {f"decode, {decoder}": lambda decoder=decoder: decode(data, decoder) for decoder in DECODERS}
+    for resizer in RESIZERS:
+        steps[f"resize to {short_side}, {resizer}"] = lambda resizer=resizer: resize(image, resizer, short_side)
+    rows = [{"what": name, "images_per_s": rate(step, repetitions)} for name, step in steps.items()]
+
+    from querypose.data import PoseDatasetMapper, TrainingLoader
+
+    with tempfile.TemporaryDirectory() as folder:
+        record = _record(cfg, folder, data, height, width)
+        mapper = PoseDatasetMapper(cfg, is_train=True)
+        mapper_rate = rate(lambda: mapper(record), repetitions)
+        rows.append({"what": "the config's training mapper", "images_per_s": mapper_rate})
+        workers = cfg.DATALOADER.NUM_WORKERS
+        if workers:
+            batches = iter(TrainingLoader(cfg, mapper, records=[record] * 64))
+            for _ in range(2 * workers):  # start-up, and what was loaded ahead meanwhile
+                next(batches)
+            number = max(2 * workers, repetitions)
+            start = time.perf_counter()
+            images = sum(len(next(batches)) for _ in range(number))
+            loader_rate = images / (time.perf_counter() - start)
+            rows.append({"what": f"the config's loader, {workers} workers", "images_per_s": loader_rate})
     return rows
+
+
+def rate(step: Callable[[], object], repetitions: int) -> float:
+    """Calls in a second, by the median of their times after one that does not count."""
+    step()
+    seconds = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return 1 / statistics.median(seconds)
+
+
+def _record(cfg, folder: str, data: bytes, height: int, width: int) -> dict:
+    """A Detectron2 dataset dict of the photograph, with three persons whose keypoints are all labelled."""
+    from querypose.data import skeleton_of
+
+    path = os.path.join(folder, "photograph.jpg")
+    with open(path, "wb") as file:
+        file.write(data)
+    persons = []
+    for index in range(3):
+        x, y = 0.1 * width + 0.2 * width * index, 0.2 * height
+        points = [[x + 0.1 * width, y + 0.3 * height, 2] for _ in range(skeleton_of(cfg).num_keypoints)]
+        box = [x, y, 0.2 * width, 0.6 * height]
+        person = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0}
+        persons.append({**person, "keypoints": [value for point in points for value in point]})
+    return {"file_name": path, "image_id": 1, "height": height, "width": width, "annotations": persons}
