@@ -69,14 +69,16 @@ def columns(config):
 
 
 def test_every_config_has_a_row():
-    listed = [line.split("`")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `querypose")]
-    others = [line.split("`")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `50_queries")]
-    assert listed + others == model_zoo.zoo_configs()
+    table = PAGE.read_text().split("*Parameters*")[0]
+    listed = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert listed == model_zoo.zoo_configs() and "crowdpose/querypose_Swin-L" in listed
     for rows in SOURCES.values():
         assert set(rows) <= set(listed)
 
 
-@pytest.mark.parametrize("config", ["querypose_light_R50", "querypose_Swin-T", "50_queries/querypose_R50"])
+@pytest.mark.parametrize(
+    "config", ["querypose_light_R50", "querypose_Swin-T", "50_queries/querypose_R50", "quickstart"]
+)
 def test_parameters_on_the_page(config):
     cfg = setup_config(str(model_zoo.CONFIG_FOLDER / f"{config}.yaml"))
     assert columns(config)[3] == f"{count_parameters(cfg) / 1e6:.1f}"

@@ -118,15 +118,16 @@ def test_markdown_and_csv(tmp_path):
     finish(row, tmp_path, {"AP": 65.06}, bbox=57.0, seed=2, **{"SOLVER.MAX_ITER": 70000})
     runs = {row: find_runs(row, tmp_path) for row in table.rows}
     text = to_markdown([table], runs)
-    assert "| Figure 3(a) | 55.3 | 64.1 | not yet run |  |" in text
-    assert "| Figure 3(b) | 56.9 | 64.9 | 56.3 / 57.0 | 64.0 / 65.1 |" in text
+    assert "| Figure 3(a) | 55.3 | 64.1 | not yet run |  |  |" in text
+    assert "| Figure 3(b) | 56.9 | 64.9 | 56.3 / 57.0 | 64.0 / 65.1 | 71.2 / 71.2 |" in text
     assert "140000 iterations of 16 images in 120.0 min, 71.2 ms an image, 2.0 GiB, seed -1, 8 x a GPU" in text
     assert text.count("not the row's") == 1 and "SOLVER.MAX_ITER 70000 instead of 140000" in text
     lines = list(csv.DictReader(to_csv([table], runs).splitlines()))
-    assert len(lines) == 2 * (1 + 2 + 1)
-    assert [(line["figure"], line["paper"], line["ours"], line["seed"]) for line in lines[2:6]] == [
+    assert len(lines) == 3 * (1 + 2 + 1)
+    assert [(line["figure"], line["paper"], line["ours"], line["seed"]) for line in lines[3:9]] == [
         ("AP box", "56.9", "56.26", "-1"), ("AP box", "56.9", "57.0", "2"),
         ("AP kps", "64.9", "64.04", "-1"), ("AP kps", "64.9", "65.06", "2"),
+        ("Time [ms]", "", "71.25", "-1"), ("Time [ms]", "", "71.25", "2"),
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from querypose.errors import UserError
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 HEIGHT, WIDTH = 800, 1216
 NOT_YET = "not yet reproduced"
+NOT_OF_THE_PAPER = {"quickstart": "drawn people: [weights](../weights/README.md)"}
 COMMAND = "python tools/make_model_zoo.py --output docs/MODEL_ZOO.md"
 
 _HEAD = """# Model zoo
@@ -28,7 +29,8 @@ convolutions, matrix products, attention and RoIAlign, one operation for a multi
 Detectron2 counts. Norms, activations, interpolation and pooling are left out. Every query goes through all stages; the
 light variant with `MODEL.QUERYPOSE.TEST.TOPK_POSES 20` spends a fifth of the keypoint stages at 100 queries.
 
-*In the paper*: figures of the paper or of the authors' downloads on COCO val2017, single scale, **not measured here**.
+*In the paper*: figures of the paper or of the authors' downloads on COCO val2017 (Table 6: CrowdPose test), single
+scale, **not measured here**.
 *Here*: AP by `tools/evaluate_results.py --output FOLDER/CONFIG.json` where the tool was given `--results FOLDER`.
 
 ## Weights
@@ -56,14 +58,15 @@ instead, where there is a network.
 
 
 def zoo_configs() -> list[str]:
-    """Names of the configs for COCO below `configs/`, without their ending, 50-query variants last.
+    """Names of the whole models' configs below `configs/`, without their ending: COCO, 50 queries, CrowdPose, others.
 
     Raises:
         UserError: the folder is not there.
     """
     if not CONFIG_FOLDER.is_dir():
         raise UserError(f"the model zoo needs the project's folder {CONFIG_FOLDER}; run it in a checkout of QueryPose")
-    paths = [*sorted(CONFIG_FOLDER.glob("querypose_*.yaml")), *sorted(CONFIG_FOLDER.glob("50_queries/*.yaml"))]
+    patterns = ("querypose_*.yaml", "50_queries/*.yaml", "crowdpose/querypose_*.yaml", "quickstart.yaml")
+    paths = [path for pattern in patterns for path in sorted(CONFIG_FOLDER.glob(pattern))]
     return [path.relative_to(CONFIG_FOLDER).with_suffix("").as_posix() for path in paths]
 
 
@@ -73,6 +76,8 @@ def reproduced(config: str, results: Path | None) -> str:
     Raises:
         UserError: a file that is no record of metrics.
     """
+    if config in NOT_OF_THE_PAPER:
+        return NOT_OF_THE_PAPER[config]
     path = results / f"{config}.json" if results else None
     if path is None or not path.is_file():
         return NOT_YET

@@ -20,7 +20,7 @@ def to_markdown(tables: list[Table], runs: Runs) -> str:
         # columns of the paper in which it says nothing are left out
         told = [index for index in range(len(table.columns)) if any(row.paper[index] is not None for row in table.rows)]
         header = [*table.labels, *(f"{table.columns[index]} (paper)" for index in told)]
-        header += [f"{column} (ours)" for column in table.columns]
+        header += [f"{column} (ours)" for column in table.our_columns]
         lines = [f"### {table.title}", "", _line(header), _line(["---"] * len(header))]
         for row in table.rows:
             paper = [_number(row.paper[index]) for index in told]
@@ -37,13 +37,14 @@ def to_csv(tables: list[Table], runs: Runs) -> str:
     writer.writerow(["table", "row", "config", "figure", "paper", "ours", "seed", "iterations", "run"])
     for table in tables:
         for row in table.rows:
-            for index, column in enumerate(table.columns):
+            paper = dict(zip(table.columns, row.paper, strict=True))
+            for column in table.our_columns:
                 for run in runs.get(row) or [None]:
                     ours = ["", "", "", ""]
                     if run is not None:
                         results = run.results
                         ours = [run.figure(column), results.get("seed"), results.get("iterations"), run.folder]
-                    cells = [table.name, " ".join(row.labels), row.config, column, row.paper[index], *ours]
+                    cells = [table.name, " ".join(row.labels), row.config, column, paper.get(column), *ours]
                     writer.writerow(["" if cell is None else cell for cell in cells])
     return file.getvalue()
 
@@ -60,12 +61,12 @@ def update_block(text: str, block: str, path: str) -> str:
 def _ours(table: Table, row: Row, runs: list[Run]) -> list[str]:
     """A cell for each column; several runs share a cell."""
     if row.config is None:
-        return ["" for _ in table.columns]
+        return ["" for _ in table.our_columns]
     if not runs:
-        return [NOT_YET, *("" for _ in table.columns[1:])]
+        return [NOT_YET, *("" for _ in table.our_columns[1:])]
     if not any(run.results["metrics"] for run in runs):
-        return ["results written, for the server to score", *("" for _ in table.columns[1:])]
-    return [" / ".join(_number(run.figure(column)) for run in runs) for column in table.columns]
+        return ["results written, for the server to score", *("" for _ in table.our_columns[1:])]
+    return [" / ".join(_number(run.figure(column)) for run in runs) for column in table.our_columns]
 
 
 def _took(row: Row, run: Run) -> str:

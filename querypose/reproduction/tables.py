@@ -31,11 +31,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
+    """columns: those of the paper, and `our_columns` the figures that our runs give."""
+
     name: str
     title: str
     labels: tuple[str, ...]
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+
+    @property
+    def our_columns(self) -> tuple[str, ...]:
+        """The paper's columns, then box AP and time where the paper's table leaves them out."""
+        return (*self.columns, *(column for column in ("AP box", "Time [ms]") if column not in self.columns))
 
 
 def load_tables(protocol: str = "paper") -> list[Table]:
