@@ -139,7 +139,7 @@ def _read_tensors(path: str) -> Any:
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises many kinds for damaged files
-        code = re.search(r"(?:GLOBAL|[Uu]nsupported (?:global|class))[: ]+(\w[\w.]*)", str(error))
+        code = re.search(r"(?:GLOBAL|[Uu]nsupported class)[: ]+(\w[\w.]*)", str(error))
         if isinstance(error, pickle.UnpicklingError) and code:
             raise _holds_code(code.group(1)) from error
         if isinstance(error, IsADirectoryError | PermissionError):
