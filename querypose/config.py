@@ -97,7 +97,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # branched, light: each keypoint stage runs only the queries matched at it or at a later one: the same losses and
     # gradients, but for BatchNorm's statistics, in a fraction of the time.
     # full: every query goes through them, as in inference, but gradients pass through the matched ones only: the same
-    # losses and less memory, but the class loss no longer trains the keypoint stages through unmatched queries
+    # losses, but for BatchNorm's statistics (those of matched and of other queries apart), and less memory; the class
+    # loss no longer trains the keypoint stages through unmatched queries
     node.TRAIN_QUERIES = "all"
 
     # weights of the losses (Section 3.4)
