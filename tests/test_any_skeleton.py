@@ -1,9 +1,11 @@
 """Files with 1, 6, 21 and 133 keypoints, several files at once, damaged images, test-dev: trained and evaluated."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tiny_model import BODY_NAMES, tiny_config
@@ -11,6 +13,7 @@ from tiny_model import BODY_NAMES, tiny_config
 from querypose.config import setup_config
 from querypose.data import check_datasets, register_coco_keypoints, resolve_datasets, skeleton_of
 from querypose.data.crowdpose import CROWDPOSE_NAMES
+from querypose.data.crowdpose_preparation import CrowdPoseFile, write_prepared
 from querypose.engine import PoseTrainer
 from querypose.engine.main import log_parts
 from querypose.errors import UserError
@@ -88,6 +91,20 @@ def test_crowdpose_s_skeleton_is_evaluated_by_its_rules(tmp_path):
     file = write_dataset(tmp_path / "data", category, crowdIndex=0.5)
     _, metrics = train(config(tmp_path, [file]))
     assert tuple(metrics["keypoints"]) == CROWDPOSE_METRICS and np.isnan(metrics["keypoints"]["APE"])
+
+
+def test_official_crowdpose_images_train_and_are_evaluated(shared_folder, tmp_path):
+    sample = shared_folder / "data" / "crowdpose_mini"
+    official = CrowdPoseFile(sample / "crowdpose_val_subset.json", sample / "images")
+    write_prepared(official.content, tmp_path / "crowdpose_val.json")
+    file = f"{tmp_path}/crowdpose_val.json@{sample}/images"
+    shipped = Path(__file__).resolve().parents[1] / "configs" / "crowdpose" / "Base-CrowdPose.yaml"
+    groups = yaml.safe_load(shipped.read_text())["MODEL"]["QUERYPOSE"]["PART_GROUPS"]
+    trainer, metrics = train(config(tmp_path, [file], (), "MODEL.QUERYPOSE.PART_GROUPS", groups))
+    assert tuple(metrics["keypoints"]) == CROWDPOSE_METRICS and metrics["keypoints"]["AP"] >= 0
+    assert trainer.model.decoder.part_queries.weight.shape[0] == 7
+    results = json.loads((tmp_path / "out" / "inference" / "coco_instances_results.json").read_text())
+    assert len({result["image_id"] for result in results}) == 36 and len(results[0]["keypoints"]) == 3 * 14
 
 
 def test_several_data_sets_train_together(tmp_path):
