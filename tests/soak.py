@@ -32,10 +32,13 @@ MEMORY_GROWTH, LATENCY_GROWTH = 1.05, 1.20
 
 
 def memory_mb() -> float:
-    """Of this process and its workers, on Linux; a page that several share counts in parts."""
+    """Allocated by this process and its workers, on Linux; a page that they share counts in parts.
+
+    Not the files of libraries: other programs that use them, too, would count.
+    """
     processes = ["self", *(each.pid for each in multiprocessing.active_children())]
     texts = [Path(f"/proc/{process}/smaps_rollup").read_text() for process in processes]
-    return sum(int(re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)[1]) for text in texts) / 1024
+    return sum(int(re.search(r"^Pss_Anon:\s+(\d+) kB", text, re.MULTILINE)[1]) for text in texts) / 1024
 
 
 def soak_predictor(number: int):
