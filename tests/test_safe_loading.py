@@ -198,3 +198,27 @@ def test_files_without_weights(tmp_path, content, match):
     torch.save(content, tmp_path / "model.pth")
     with pytest.raises(UserError, match=match):
         SafeCheckpointer(tiny_model()).load(str(tmp_path / "model.pth"))
+
+
+def test_files_of_other_programs(tmp_path):
+    """pycls' .pyth and Caffe2's .pkl: where they keep their weights, and what they keep beside them."""
+    file = tmp_path / "model.pyth"
+    torch.save({"epoch": 3, "model_state": {"w": torch.ones(2), "bn.num_batches_tracked": torch.tensor(7)}}, file)
+    content = SafeCheckpointer(nn.Linear(1, 1))._load_file(str(file))
+    assert content["model"].keys() == {"w"} and content["__author__"] == "pycls" and content["matching_heuristics"]
+    torch.save({"epoch": 3}, file)
+    with pytest.raises(UserError, match="holds no weights"):
+        SafeCheckpointer(nn.Linear(1, 1))._load_file(str(file))
+
+    file, arrays = tmp_path / "model.pkl", {"conv1_w": np.ones(2, np.float32), "conv1_w_momentum": np.ones(2)}
+    for stored in (arrays, {"blobs": arrays}):
+        file.write_bytes(pickle.dumps(stored, 2))
+        content = read_pickle(file)
+        assert content["model"].keys() == {"conv1_w"} and content["__author__"] == "Caffe2"
+
+
+def test_a_checkpoint_that_cannot_be_had(tmp_path):
+    with pytest.raises(UserError, match="cannot load the weights file://nowhere/model.pth"):
+        SafeCheckpointer(nn.Linear(1, 1)).load("file://nowhere/model.pth")
+    with pytest.raises(UserError, match="does not exist; check the path"):
+        load_tensor_file(str(tmp_path / "absent.pth"))
