@@ -39,6 +39,7 @@ setup(
             "onnxruntime>=1.18",
             "pandas>=2",
             "pytest>=8",
+            "pytest-cov>=5",
             "pytest-xdist>=3.5",
             "ruff>=0.6",
             "selenium>=4.20",
