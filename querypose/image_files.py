@@ -5,7 +5,10 @@ import os
 from collections.abc import Iterator
 from typing import IO
 
+import numpy as np
 from PIL import Image, ImageOps
+
+from querypose.errors import UserError
 
 MAX_PIXELS = 100_000_000
 """Of an image file; one of that size takes 300 MB of memory. PIL alone would only warn up to 179 million."""
@@ -55,6 +58,31 @@ def upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except Exception:  # the picture itself is whole
         return image
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """A PIL image as an upright array (H, W, 3) uint8 RGB."""
+    image = upright(image)
+    if image.mode.startswith("I"):
+        # 16 bits of grey: PIL's own conversion would clip all above 255 to white
+        grey = (np.asarray(image).astype(np.int64) / 257).round().clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def array_to_rgb(array: np.ndarray, channel_order: str = "RGB") -> np.ndarray:
+    """A uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), its colours in that order, as (H, W, 3) RGB.
+
+    Raises:
+        UserError: an array of another shape.
+    """
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.size == 0:
+        raise UserError(f"an image array must have shape (H, W), or (H, W, C) with C 1, 3 or 4, not {array.shape}.")
+    if array.shape[2] == 1:
+        return np.repeat(array, 3, axis=2)
+    return np.ascontiguousarray(array[:, :, 2::-1] if channel_order == "BGR" else array[:, :, :3])
 
 
 def _is_built_in(name: str) -> bool:

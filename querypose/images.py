@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from querypose.errors import UserError
-from querypose.image_files import ImageFileError, open_image, upright
+from querypose.image_files import ImageFileError, array_to_rgb, open_image, to_rgb
 
 ChannelOrder = Literal["RGB", "BGR"]
 ImageLike = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor
@@ -29,7 +29,7 @@ def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.n
     if isinstance(image, str | os.PathLike):
         return _read_file(image)
     if isinstance(image, Image.Image):
-        return _pil_to_rgb(image)
+        return to_rgb(image)
     if isinstance(image, torch.Tensor):
         image = _tensor_to_array(image)
     if not isinstance(image, np.ndarray):
@@ -38,13 +38,7 @@ def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.n
         )
     if image.dtype != np.uint8:
         raise UserError(f"an image array must be uint8 with values 0 to 255, not {image.dtype}; convert it first.")
-    if image.ndim == 2:
-        image = image[:, :, None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
-        raise UserError(f"an image array must have shape (H, W), or (H, W, C) with C 1, 3 or 4, not {image.shape}.")
-    if image.shape[2] == 1:
-        return np.repeat(image, 3, axis=2)
-    return np.ascontiguousarray(image[:, :, 2::-1] if image_format == "BGR" else image[:, :, :3])
+    return array_to_rgb(image, image_format)
 
 
 def check_image_format(image_format: str) -> None:
@@ -56,19 +50,11 @@ def check_image_format(image_format: str) -> None:
 def _read_file(path: str | os.PathLike) -> np.ndarray:
     try:
         with open_image(path) as opened:
-            return _pil_to_rgb(opened)
+            return to_rgb(opened)
     except FileNotFoundError:
         raise UserError(f"there is no image {os.fspath(path)}; check the path.") from None
     except ImageFileError as error:
         raise UserError(f"cannot read the image {os.fspath(path)}: {error}; leave it out or mend it.") from error
-
-
-def _pil_to_rgb(image: Image.Image) -> np.ndarray:
-    image = upright(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # 16-bit grey: PIL's own conversion would clip all above 255 to white.
-        return np.repeat((np.asarray(image) / 257).clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
 
 
 def _tensor_to_array(tensor: torch.Tensor) -> np.ndarray:

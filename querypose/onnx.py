@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from querypose.errors import UserError
-from querypose.image_files import ImageFileError, open_image, upright
+from querypose.image_files import ImageFileError, array_to_rgb, open_image, to_rgb
 from querypose.skeleton import Skeleton
 
 METADATA_KEY = "querypose"
@@ -144,31 +144,17 @@ def read_rgb(image: ImageLike, image_format: str = "RGB") -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         try:
             with open_image(image) as opened:
-                return _pil_to_rgb(opened)
+                return to_rgb(opened)
         except FileNotFoundError:
             raise UserError(f"there is no image {os.fspath(image)}; check the path.") from None
         except ImageFileError as error:
             raise UserError(f"cannot read the image {os.fspath(image)}: {error}; leave it out or mend it.") from error
     if isinstance(image, Image.Image):
-        return _pil_to_rgb(image)
+        return to_rgb(image)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
         raise UserError(f"an image must be a path, a PIL image or a uint8 array, not {kind}.")
-    if image.ndim == 2:
-        image = image[:, :, None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
-        raise UserError(f"an image array must have shape (H, W), or (H, W, C) with C 1, 3 or 4, not {image.shape}.")
-    if image.shape[2] == 1:
-        return np.repeat(image, 3, axis=2)
-    return np.ascontiguousarray(image[:, :, 2::-1] if image_format == "BGR" else image[:, :, :3])
-
-
-def _pil_to_rgb(image: Image.Image) -> np.ndarray:
-    image = upright(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # 16-bit grey: PIL's own conversion would clip all above 255 to white.
-        return np.repeat((np.asarray(image) / 257).clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+    return array_to_rgb(image, image_format)
 
 
 def _open(file: str | os.PathLike, providers: list[str], num_threads: int) -> Any:

@@ -10,6 +10,8 @@ from querypose.config import add_querypose_config
 from querypose.data import PoseDatasetMapper, SkipUnreadable, count_unreadable
 from querypose.data.images import UnreadableImageError, read_image
 from querypose.errors import UserError, exit_on_user_error
+from querypose.images import read_image_rgb
+from querypose.onnx import read_rgb
 
 
 def gradient(height=6, width=9):
@@ -143,3 +145,10 @@ def test_an_error_in_a_worker_is_one_sentence(capsys):
     with pytest.raises(SystemExit), exit_on_user_error():
         raise UnreadableImageError(text)
     assert capsys.readouterr().err == "error: a.jpg: no Error: x\n"
+
+
+def test_training_predictor_and_onnx_read_16_bits_alike(tmp_path):
+    Image.fromarray(np.array([[0, 128, 129, 200], [65535, 65406, 65407, 30000]], np.uint16)).save(tmp_path / "16.png")
+    expected = np.repeat(np.array([[0, 0, 1, 1], [255, 254, 255, 117]], np.uint8)[:, :, None], 3, axis=2)
+    for read in (read_image, read_image_rgb, read_rgb):
+        assert np.array_equal(read(tmp_path / "16.png"), expected), read

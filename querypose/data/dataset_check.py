@@ -11,8 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from querypose.data.coco_format import are_finite_numbers, keypoint_category, load_coco_format
-from querypose.data.images import to_rgb
-from querypose.image_files import ImageFileError, open_image
+from querypose.image_files import ImageFileError, open_image, to_rgb
 
 PROBLEMS = {
     "missing": "images that are not there",

@@ -1,9 +1,7 @@
 """Reading images of any kind: upright, three channels, eight bits."""
 
-import numpy as np
-
 from querypose.errors import UserError
-from querypose.image_files import ImageFileError, open_image, upright
+from querypose.image_files import ImageFileError, open_image, to_rgb
 
 
 class UnreadableImageError(UserError):
@@ -30,13 +28,3 @@ def read_image(path, channels="RGB"):
     except ImageFileError as error:
         raise UnreadableImageError(f"the image {path} cannot be read ({error}); repair or remove it") from error
     return pixels[:, :, ::-1] if channels == "BGR" else pixels
-
-
-def to_rgb(image):
-    """Return a PIL image as an upright array (H, W, 3) uint8 RGB."""
-    image = upright(image)
-    if image.mode.startswith("I"):
-        # 16 bits of grey: PIL's own conversion would clip all above 255 to white
-        grey = (np.asarray(image).astype(np.int64) / 257).round().clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
