@@ -12,8 +12,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _same_start():
+    """The same random numbers for every test, and float arithmetic as PyTorch sets it: a trainer changes it on CPUs."""
     torch.manual_seed(0)
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

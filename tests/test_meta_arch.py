@@ -227,7 +227,7 @@ def test_topk_poses_are_those_of_the_exhaustive_run(topk):
         best = torch.isin(torch.arange(NUM_QUERIES), class_scores.topk(number).indices)
         torch.testing.assert_close(results.scores, all_results.scores[best], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(results.pred_boxes.tensor, all_results.pred_boxes.tensor[best])
-        torch.testing.assert_close(results.pred_keypoints, all_results.pred_keypoints[best], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(results.pred_keypoints, all_results.pred_keypoints[best], rtol=1e-5, atol=1e-4)
 
 
 class PatchBackbone(Backbone):

@@ -22,12 +22,6 @@ from querypose.errors import UserError
 SCRIPT = Path(killed_training.__file__)
 
 
-@pytest.fixture(autouse=True)
-def _denormals():
-    yield
-    torch.set_flush_denormal(False)
-
-
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
     return write_synthetic_people(tmp_path_factory.mktemp("people"), "train", 5)

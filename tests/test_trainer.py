@@ -18,12 +18,6 @@ from querypose.engine.trainer import use_bfloat16, wrap_for_distribution
 from querypose.evaluation import PoseEvaluator
 
 
-@pytest.fixture(autouse=True)
-def _denormals():
-    yield
-    torch.set_flush_denormal(False)
-
-
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
     return write_synthetic_people(tmp_path_factory.mktemp("people"), "train", 6)
