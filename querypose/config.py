@@ -147,11 +147,12 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     #   same numbers with less memory and a third more time.
 
     # build_timm_fpn_backbone: a timm model by name; PRETRAINED loads timm's own weights; OPTIONS are further
-    # arguments of timm's constructor (any key)
+    # arguments of timm's constructor (any key); FROZEN keeps the weights as they are (the neck is trained)
     cfg.MODEL.TIMM = CfgNode({"NAME": "resnet18", "PRETRAINED": False})
     cfg.MODEL.TIMM.OPTIONS = CfgNode(new_allowed=True)
     cfg.MODEL.TIMM.NORM = "BN"
     cfg.MODEL.TIMM.ACTIVATION_CHECKPOINTING = False
+    cfg.MODEL.TIMM.FROZEN = False
 
     # build_hrnet_backbone: NAME is one of timm's HRNets. NECK, what p3 .. p5 are made of: "pooled", as in the authors'
     # W32: all branches joined at stride 4 and averaged; "lateral", as in their W48: each level from the one before it

@@ -213,14 +213,14 @@ def test_checkpoints(refused, workspace, tmp_path):
         for command in [commands[0], *commands[1 + number % 2 :: 2]]:
             refused(command, words)
         if file.name not in ("shapes.pth", "half.pth"):
-            sources = ("authors", "hrnet", "swin", "torchvision", "querypose")
+            sources = ("authors", "hrnet", "swin", "torchvision", "querypose", "efficientnet_lite")
             out = tmp_path / "converted.pth"
-            refused(tool("convert_weights", "--source", sources[number % 5], file, out), words + "|is not|holds|lacks")
+            refused(tool("convert_weights", "--source", sources[number % 6], file, out), words + "|is not|holds|lacks")
             assert not out.exists()
     assert not (tmp_path / "run").exists(), "code of a checkpoint was run"
 
 
-@pytest.mark.parametrize("source", ["authors", "hrnet", "swin", "torchvision", "querypose"])
+@pytest.mark.parametrize("source", ["authors", "hrnet", "swin", "torchvision", "querypose", "efficientnet_lite"])
 def test_conversion_runs_no_code(refused, tmp_path, source):
     torch.save({"model": {"a": torch.zeros(1)}, "extra": bad_inputs.Code(tmp_path / "run")}, tmp_path / "code.pth")
     refused(tool("convert_weights", "--source", source, tmp_path / "code.pth", tmp_path / "out.pth"), "would run code")

@@ -97,7 +97,7 @@ def test_backbones(tmp_path, monkeypatch, capsys):
     assert "config: configs/querypose_Swin-L.yaml\noverrides: none" in printed["swin"]
 
 
-@pytest.mark.parametrize("source", ["authors", "hrnet", "swin", "querypose"])
+@pytest.mark.parametrize("source", ["authors", "hrnet", "swin", "querypose", "efficientnet_lite"])
 def test_code_in_a_file_is_named_and_not_run(tmp_path, monkeypatch, capsys, source):
     trap = tmp_path / "sprung"
     torch.save({"model": {"a": torch.ones(1)}, "extra": Trap(str(trap))}, tmp_path / "theirs.pth")

@@ -63,6 +63,24 @@ def test_persons_are_matched_once_by_score():
     assert keypoint_errors(truth, []).num_found == 0
 
 
+def test_mean_oks_is_that_of_each_persons_best_pose():
+    truth, result = four_corners(2, 2, 0)
+    # 20 pixels off, sigmas .05 and .1: exp(-2) and exp(-1/2), an OKS of 0.371, at which no person is found
+    off = {**result, "keypoints": [70.0, 10.0, 1, 90.0, 80.0, 1, 0, 0, 1], "score": 0.1}
+    far = {**result, "keypoints": [900.0] * 9, "score": 0.9}
+    errors = keypoint_errors(truth, [far, off])
+    assert errors.num_found == 0 and errors.mean_oks == pytest.approx((math.exp(-0.5) + math.exp(-2)) / 2)
+    assert keypoint_errors(truth, [far, off, result]).mean_oks == 1
+    assert keypoint_errors(truth, []).mean_oks == 0
+    # a second person that nobody finds counts as 0; without persons there is no mean
+    second = {**truth["annotations"][0], "id": 99, "bbox": [500.0, 500.0, 100.0, 100.0]}
+    second["keypoints"] = [value + 500 if i % 3 < 2 else value for i, value in enumerate(second["keypoints"])]
+    both = {**truth, "annotations": [truth["annotations"][0], second]}
+    assert keypoint_errors(both, [result]).mean_oks == pytest.approx(0.5)
+    assert keypoint_errors(both, [result]).to_dict()["mean_oks"] == 50
+    assert keypoint_errors({**truth, "annotations": []}, []).to_dict()["mean_oks"] is None
+
+
 def test_crowds_and_unlabelled_persons_are_left_out():
     truth = ground_truth_of(num_images=5, num_persons=7)
     counted = [p for p in truth["annotations"] if not p["iscrowd"] and p["num_keypoints"]]

@@ -121,6 +121,26 @@ def test_frozen_batch_norm(name, options):
         assert f"{norm}.weight" not in parameters and f"{norm}.bias" not in parameters
 
 
+@pytest.mark.parametrize(("name", "options", "norm"), [("resnet18", NARROW, "FrozenBN"), (*MODELS[3], "BN")])
+def test_a_frozen_backbone_stays_as_it_is(name, options, norm):
+    backbone = TimmBackbone(name, options=options, norm=norm, frozen=True).train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    features = backbone(torch.randn(2, 3, 64, 64))
+    assert not any(feature.requires_grad for feature in features.values())
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    # of the config's key, the neck is trained all the same
+    opts = ("MODEL.TIMM.FROZEN", True, "MODEL.TIMM.NORM", "FrozenBN")
+    whole = build_timm_fpn_backbone(tiny_config("light", *opts), ShapeSpec(channels=3))
+    trained = {name.split(".")[0] for name, parameter in whole.named_parameters() if parameter.requires_grad}
+    assert trained == {f"fpn_{kind}{level}" for kind in ("lateral", "output") for level in (2, 3, 4, 5)}
+
+
+def test_frozen_weights_with_norms_that_move():
+    with pytest.raises(UserError, match=r"MODEL\.TIMM\.NORM 'BN' would go on changing; set it to 'FrozenBN'"):
+        TimmBackbone("resnet18", options=NARROW, frozen=True)
+
+
 def test_trainable_batch_norm_is_the_default():
     backbone = TimmBackbone("resnet18", options=NARROW).train()
     backbone(3 + torch.randn(2, 3, 64, 64))

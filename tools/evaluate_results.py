@@ -70,6 +70,7 @@ def write_metrics(metrics, path):
 
 def print_keypoint_errors(errors):
     """Print a table of the errors by keypoint."""
+    print(f"mean OKS of every person's best pose {errors['mean_oks'] or 0:.1f}")
     print(f"{errors['found']} of {errors['persons']} persons found (OKS 0.5); of their keypoints, in %:")
     width = max(len(name) for name in errors["keypoints"])
     columns = list(next(iter(errors["keypoints"].values())))

@@ -95,7 +95,7 @@ def write_tables(tables, args):
     if args.update:
         if not args.update.is_file():
             raise UserError(f"there is no document {args.update} to update")
-        args.update.write_text(update_block(args.update.read_text(), markdown, str(args.update)))
+        args.update.write_text(update_block(args.update.read_text(), markdown, str(args.update), args.protocol))
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "tables.md").write_text(markdown)
     (args.output / "tables.csv").write_text(to_csv(tables, runs))

@@ -26,6 +26,8 @@ class KeypointErrors:
     Attributes:
         names: K keypoint names.
         num_persons, num_found: persons with labels, not ignored by the protocol; those that were found.
+        mean_oks: mean over all these persons of the highest OKS that a pose of their image has with them; NaN without
+            persons. Where AP is still near zero it tells models apart.
         num_labelled: (K,) labelled keypoints of found persons.
         similarity: (K,) mean similarity; NaN for a keypoint without labels, here and below.
         precision: (K,) AP-like: the share of keypoints with at least a similarity, mean over 0.50, 0.55, .. 0.95.
@@ -36,6 +38,7 @@ class KeypointErrors:
     names: tuple
     num_persons: int
     num_found: int
+    mean_oks: float
     num_labelled: np.ndarray
     similarity: np.ndarray
     precision: np.ndarray
@@ -54,7 +57,8 @@ class KeypointErrors:
                 "median_error_pixels": None if np.isnan(self.median_error[i]) else float(self.median_error[i]),
                 **shares,
             }
-        return {"persons": self.num_persons, "found": self.num_found, "keypoints": keypoints}
+        persons = {"persons": self.num_persons, "found": self.num_found, "mean_oks": _percent(self.mean_oks)}
+        return {**persons, "keypoints": keypoints}
 
 
 def keypoint_errors(ground_truth, results, sigmas=None, protocol=None):
@@ -80,17 +84,20 @@ def keypoint_errors(ground_truth, results, sigmas=None, protocol=None):
     sigma, mirror = np.array(skeleton.sigmas), np.array(skeleton.flip_indices)
     nobody = np.zeros((0, skeleton.num_keypoints))
     own, mirrored, distances = [nobody], [nobody], [nobody]
+    best_oks = []
     for image_id, here in persons.items():
         found = sorted(poses.get(image_id, ()), key=lambda pose: -pose["score"])[:_MAX_POSES]
         given = np.array([person["keypoints"] for person in here], dtype=float).reshape(len(here), -1, 3)
         scale = np.array([person["area"] for person in here])[:, None] * 2 * (2 * sigma) ** 2 + np.spacing(1)
         free = np.ones(len(here), dtype=bool)
+        highest = np.zeros(len(here))
         labelled = given[:, :, 2] > 0
         for pose in found:
             place = np.array(pose["keypoints"], dtype=float).reshape(-1, 3)[:, :2]
             squares = ((place - given[:, :, :2]) ** 2).sum(axis=2)
             similarity = np.exp(-squares / scale)
             oks = (similarity * labelled).sum(axis=1) / labelled.sum(axis=1)
+            highest = np.maximum(highest, oks)
             best = int(np.argmax(np.where(free, oks, -1)))
             if not free[best] or oks[best] < _MIN_OKS:
                 continue
@@ -101,11 +108,13 @@ def keypoint_errors(ground_truth, results, sigmas=None, protocol=None):
             own.append(np.where(hidden, np.nan, similarity[best])[None])
             mirrored.append(np.exp(-swapped / scale[best])[None])
             distances.append(np.where(hidden, np.nan, np.sqrt(squares[best]))[None])
-    return _summary(skeleton, sum(map(len, persons.values())), *map(np.concatenate, (own, mirrored, distances)))
+        best_oks.extend(highest)
+    return _summary(skeleton, best_oks, *map(np.concatenate, (own, mirrored, distances)))
 
 
-def _summary(skeleton, num_persons, similarity, mirrored, distances):
-    """Summarise (persons found, K) arrays: similarities, those to the mirror image, distances in pixels."""
+def _summary(skeleton, best_oks, similarity, mirrored, distances):
+    """Summarise the highest OKS of each person, and (persons found, K) arrays: similarities, those to the mirror
+    image, distances in pixels."""
     labelled = ~np.isnan(similarity)
     count = labelled.sum(axis=0)
 
@@ -123,8 +132,9 @@ def _summary(skeleton, num_persons, similarity, mirrored, distances):
         mean = np.where(labelled, similarity, 0).sum(axis=0) / count
     return KeypointErrors(
         names=skeleton.keypoint_names,
-        num_persons=num_persons,
+        num_persons=len(best_oks),
         num_found=len(similarity),
+        mean_oks=float(np.mean(best_oks)) if best_oks else float("nan"),
         num_labelled=count,
         similarity=mean,
         precision=np.mean([share(similarity >= threshold) for threshold in _THRESHOLDS], axis=0),

@@ -8,7 +8,6 @@ from querypose.reproduction.runs import Run
 from querypose.reproduction.tables import Row, Table
 
 NOT_YET = "not yet run"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 Runs = dict[Row, list[Run]]
 
@@ -49,13 +48,19 @@ def to_csv(tables: list[Table], runs: Runs) -> str:
     return file.getvalue()
 
 
-def update_block(text: str, block: str, path: str) -> str:
-    """The text of a document with `block` between its two marks; UserError if it lacks them."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def marks(protocol: str) -> tuple[str, str]:
+    """The lines of a document between which the tables of a protocol stand."""
+    return f"<!-- {protocol} results: begin -->", f"<!-- {protocol} results: end -->"
+
+
+def update_block(text: str, block: str, path: str, protocol: str) -> str:
+    """The text of a document with `block` between the protocol's two marks; UserError if it lacks them."""
+    first, last = marks(protocol)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise UserError(f"{path} has no lines {BEGIN} and {END}, between which the results are written; add them")
-    return f"{before}{BEGIN}\n{block.strip()}\n{END}{after}"
+        raise UserError(f"{path} has no lines {first} and {last}, between which the results are written; add them")
+    return f"{before}{first}\n{block.strip()}\n{last}{after}"
 
 
 def _ours(table: Table, row: Row, runs: list[Run]) -> list[str]:

@@ -3,12 +3,15 @@
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import yaml
 from detectron2.config import CfgNode
 
+from querypose.data import annotation_file
 from querypose.errors import UserError
+from querypose.evaluation import keypoint_errors
 from querypose.reproduction.tables import Row, config_of, load_tables
 
 # Without influence on the result, or filled in by the run itself.
@@ -38,13 +41,25 @@ class Run:
     differences: tuple[str, ...]
 
     def figure(self, column: str) -> float | None:
-        """What the run reached in a column of a table (AP, APM, AP box, Time [ms] ..); None if it says nothing."""
+        """What the run reached in a column of a table (AP, APM, AP box, OKS, Time [ms] ..); None if it says nothing."""
         if column == "Time [ms]":
             return self.results.get("ms_per_image")
+        if column == "OKS":
+            return _mean_oks(self.folder)
         task, name = _METRIC.get(column, ("keypoints", column))
         metrics = self.results["metrics"].get(task, {})
         # CrowdPose has medium images where COCO has medium persons, by another name
         return metrics.get(column if task == "keypoints" and column in metrics else name)
+
+
+@cache
+def _mean_oks(folder: Path) -> float | None:
+    """Mean OKS of the persons' best poses in percent, of the results that the run's evaluation left behind."""
+    file = folder / "inference" / "coco_instances_results.json"
+    if not file.is_file():
+        return None
+    (dataset,) = yaml.safe_load((folder / "config.yaml").read_text())["DATASETS"]["TEST"]
+    return keypoint_errors(annotation_file(dataset), json.loads(file.read_text())).to_dict()["mean_oks"]
 
 
 def run_folder(row: Row, output: Path, seed: int | None = None) -> Path:

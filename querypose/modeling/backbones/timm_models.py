@@ -46,6 +46,7 @@ class TimmBackbone(Backbone):
         out_features: tuple[str, ...] = tuple(FEATURE_STRIDES),
         norm: str = "BN",
         activation_checkpointing: bool = False,
+        frozen: bool = False,
     ):
         """
         Args:
@@ -55,6 +56,7 @@ class TimmBackbone(Backbone):
             out_features: those of res2 .. res5 to return; parameters that have no part in them are frozen.
             norm: a mode of `set_batch_norm`.
             activation_checkpointing: as `checkpoint_blocks`, for the residual blocks.
+            frozen: train the neck and what follows alone; needs `norm` FrozenBN, or a model without BatchNorm.
 
         Raises:
             UserError: timm does not know the name, the model lacks a stride or computes other shapes than it says,
@@ -87,6 +89,13 @@ class TimmBackbone(Backbone):
                     "False"
                 )
             checkpoint_blocks(blocks)
+        if frozen:
+            if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules()):
+                raise UserError(
+                    f"MODEL.TIMM.FROZEN keeps the weights, but MODEL.TIMM.NORM '{norm}' would go on changing; set it "
+                    "to 'FrozenBN'"
+                )
+            self.model.requires_grad_(False)
 
     @classmethod
     def from_config(cls, cfg):
@@ -98,6 +107,7 @@ class TimmBackbone(Backbone):
             "out_features": fpn_in_features(cfg),
             "norm": config.NORM,
             "activation_checkpointing": config.ACTIVATION_CHECKPOINTING,
+            "frozen": config.FROZEN,
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
