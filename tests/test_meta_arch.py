@@ -9,6 +9,7 @@ from tiny_model import BODY_NAMES, NUM_QUERIES, spread, tiny_batch, tiny_model, 
 from torch import nn
 from torch.nn import functional as F
 
+from querypose.errors import UserError
 from querypose.modeling.matcher import Match
 
 VARIANTS = {
@@ -202,6 +203,16 @@ def test_coordinates_scale_to_the_wanted_size(model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("broken", ["box_stages.0", "keypoint_stages.1"])
+def test_weights_that_are_not_finite_are_named(broken):
+    model = tiny_model("light").eval()
+    parameters = [p for name, p in model.named_parameters() if name.startswith(f"decoder.{broken}")]
+    with torch.no_grad():
+        parameters[-1].fill_(float("nan"))
+    with pytest.raises(UserError, match=r"not finite: MODEL\.WEIGHTS holds such numbers"):
+        model([{"image": torch.zeros(3, 64, 64)}])
+
+
 def test_max_detections_keeps_the_best():
     everyone = spread(tiny_model("light")).eval()
     few = spread(tiny_model("light", "TEST.DETECTIONS_PER_IMAGE", 2)).eval()

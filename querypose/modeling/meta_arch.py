@@ -272,9 +272,15 @@ class QueryPose(nn.Module):
 
     @staticmethod
     def postprocess(results: list[Instances], batched_inputs: list[dict]) -> list[dict[str, Instances]]:
-        """Scale boxes and keypoints to the size that each input asks for."""
+        """Scale boxes and keypoints to the size that each input asks for; UserError if they are not finite."""
         processed = []
         for image_results, inputs in zip(results, batched_inputs, strict=True):
+            # of all that follows from the weights: a sum is finite if every number is
+            if not (image_results.pred_boxes.tensor.sum() + image_results.pred_keypoints.sum()).isfinite():
+                raise UserError(
+                    "the model computes boxes or keypoints that are not finite: MODEL.WEIGHTS holds such numbers, "
+                    "from a training that diverged perhaps; give other weights"
+                )
             height, width = image_results.image_size
             wanted = inputs.get("height", height), inputs.get("width", width)
             if image_results.has("attention_boxes"):
