@@ -9,7 +9,7 @@ import torch
 from detectron2.modeling import build_model
 
 from querypose.config import setup_config
-from querypose.conversion import convert_authors_checkpoint, publishable_weights, save_whole
+from querypose.conversion import backbone_of, convert_authors_checkpoint, publishable_weights, save_whole
 from querypose.conversion.files import PLAIN_WEIGHTS, load_tensors
 from querypose.conversion.layout import CONFIG_FOLDER, closest_configs
 from querypose.errors import UserError
@@ -229,6 +229,18 @@ def test_published_weights_are_half_and_without_losses(save):
         "decoder.n": torch.int64,
     }
     assert list(conversion.dropped.values()) == [["criterion.flow.b"]]
+
+
+def test_a_backbone_is_taken_out_of_a_model(save):
+    content = {"backbone.a": torch.ones(3).half(), "backbone.n": torch.tensor(3), "decoder.b": torch.ones(2)}
+    conversion = backbone_of(save({"model": content}))
+    assert {key: tensor.dtype for key, tensor in conversion.state_dict.items()} == {
+        "backbone.a": torch.float32,
+        "backbone.n": torch.int64,
+    }
+    assert list(conversion.dropped.values()) == [["decoder.b"]]
+    with pytest.raises(UserError, match=r"no tensor named backbone\.\*; give a checkpoint or weights of ours"):
+        backbone_of(save({"decoder.b": torch.ones(2)}))
 
 
 def test_saving_is_whole_or_not_at_all(tmp_path, monkeypatch):

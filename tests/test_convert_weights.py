@@ -97,7 +97,18 @@ def test_backbones(tmp_path, monkeypatch, capsys):
     assert "config: configs/querypose_Swin-L.yaml\noverrides: none" in printed["swin"]
 
 
-@pytest.mark.parametrize("source", ["authors", "hrnet", "swin", "querypose", "efficientnet_lite"])
+def test_the_backbone_of_the_shipped_weights(tmp_path, monkeypatch, capsys):
+    target = tmp_path / "backbone.pth"
+    assert run_tool(monkeypatch, "--source", "backbone", ROOT / "weights/quickstart.pth", target) == 0
+    printed = capsys.readouterr().out
+    assert "what is not of the backbone" in printed and "all of the decoder: these are weights of a backbone" in printed
+    kept = torch.load(target)["model"]
+    assert {name.split(".")[1].rstrip("2345") for name in kept} == {"bottom_up", "fpn_lateral", "fpn_output"}
+    whole = torch.load(ROOT / "weights/quickstart.pth")["model"]
+    assert all(torch.equal(tensor, whole[name].to(tensor.dtype)) for name, tensor in kept.items())
+
+
+@pytest.mark.parametrize("source", ["authors", "hrnet", "swin", "querypose", "backbone", "efficientnet_lite"])
 def test_code_in_a_file_is_named_and_not_run(tmp_path, monkeypatch, capsys, source):
     trap = tmp_path / "sprung"
     torch.save({"model": {"a": torch.ones(1)}, "extra": Trap(str(trap))}, tmp_path / "theirs.pth")

@@ -191,7 +191,7 @@ ABLATIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("protocol", ["minicoco", "minicoco_cpu"])
+@pytest.mark.parametrize("protocol", ["minicoco", "minicoco_cpu", "drawn_people"])
 @pytest.mark.parametrize("row", ROWS)
 def test_rows_share_all_but_what_their_table_compares(protocol, row):
     ours = setup_config(str(CONFIGS / f"{protocol}/{row}.yaml"))
@@ -209,9 +209,9 @@ def test_rows_share_all_but_what_their_table_compares(protocol, row):
 
 
 @pytest.mark.parametrize(
-    # torchvision's Keypoint R-CNN R50-FPN has 59.1 M parameters; that of the cut is of the size of its QueryPose, 4.1 M
+    # torchvision's Keypoint R-CNN R50-FPN has 59.1 M parameters; those on a CPU are of the size of QueryPose there
     ("protocol", "sizes"),
-    [("minicoco", (55e6, 62e6)), ("minicoco_cpu", (3.5e6, 5e6))],
+    [("minicoco", (55e6, 62e6)), ("minicoco_cpu", (3.5e6, 5e6)), ("drawn_people", (1e6, 3e6))],
 )
 def test_the_peer_sees_the_same_images(protocol, sizes):
     ours = setup_config(str(CONFIGS / f"{protocol}/querypose.yaml"))

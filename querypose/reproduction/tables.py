@@ -10,8 +10,8 @@ from detectron2.config import CfgNode, get_cfg
 from querypose.config import add_querypose_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PROTOCOLS = ("paper", "minicoco", "minicoco_cpu")
-"""The paper's tables; rows of them on Mini-COCO; a cut of those for a CPU (docs/EXPERIMENTS.md)."""
+PROTOCOLS = ("paper", "minicoco", "minicoco_cpu", "drawn_people")
+"""The paper's tables; rows of them on Mini-COCO, on a cut of it for a CPU, on drawn people (docs/EXPERIMENTS.md)."""
 
 
 @dataclass(frozen=True)
