@@ -223,6 +223,8 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # what computes AP: "faster-coco-eval" or "pycocotools" (same numbers); for CrowdPose also "crowdposetools", the
     # official tool, where it is installed
     cfg.TEST.EVALUATOR_BACKEND = "faster-coco-eval"
+    # evaluations in bfloat16, to see what it costs in AP; a CPU without its instructions computes the same, slower
+    cfg.TEST.AMP = CfgNode({"ENABLED": False})
     # name of the algorithm in the file that COCO's server takes for test-dev
     cfg.TEST.SUBMISSION_NAME = "querypose"
 

@@ -97,3 +97,25 @@ def test_evaluations_run_every_query_unless_asked(monkeypatch, asked, number):
     monkeypatch.setattr(DefaultTrainer, "test", evaluate)
     PoseTrainer.test(tiny_config(*opts), model)
     assert seen == [number] * 2 and model.topk_poses == 2
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_evaluations_compute_in_bfloat16_where_asked(monkeypatch, asked):
+    opts = ("light", "TEST.AMP.ENABLED", asked)
+    model = spread(tiny_model(*opts)).eval()
+    dtypes, found = [], []
+    model.decoder.keypoint_stages[0].tower.register_forward_hook(lambda *call: dtypes.append(call[-1].dtype))
+
+    @torch.no_grad()
+    def evaluate(cfg, model, evaluators=None):
+        found.extend(model(tiny_batch(), do_postprocess=False))
+        return {}
+
+    monkeypatch.setattr(DefaultTrainer, "test", evaluate)
+    PoseTrainer.test(tiny_config(*opts), model)
+    assert dtypes == [torch.bfloat16 if asked else torch.float32]
+    with torch.no_grad():
+        wanted = model(tiny_batch(), do_postprocess=False)
+    for result, expected in zip(found, wanted, strict=True):
+        same = torch.equal(result.pred_keypoints, expected.pred_keypoints)
+        assert same != asked and result.pred_keypoints.dtype == torch.float32

@@ -200,20 +200,21 @@ class PoseTrainer(DefaultTrainer):
         """Detectron2's, in every process with the model that a checkpoint holds.
 
         Every query is run, whatever MODEL.QUERYPOSE.TEST.TOPK_POSES says, unless EVALUATE_TOPK is set there: box AP
-        counts up to 100 boxes of an image.
+        counts up to 100 boxes of an image. In bfloat16 where TEST.AMP.ENABLED asks for it.
         """
         share_buffers(model)
         plain = model.module if isinstance(model, DistributedDataParallel) else model
-        if not hasattr(plain, "every_query"):
-            return super().test(cfg, model, evaluators)
-        if cfg.MODEL.QUERYPOSE.TEST.EVALUATE_TOPK:
-            if plain.leaves_out_queries:
+        queries = contextlib.nullcontext()
+        if hasattr(plain, "every_query"):
+            if not cfg.MODEL.QUERYPOSE.TEST.EVALUATE_TOPK:
+                queries = plain.every_query()
+            elif plain.leaves_out_queries:
                 logging.getLogger(__name__).warning(
                     "MODEL.QUERYPOSE.TEST.EVALUATE_TOPK: box AP below counts the %d best boxes of an image only",
                     plain.topk_poses or plain.max_detections,
                 )
-            return super().test(cfg, model, evaluators)
-        with plain.every_query():
+        device_type = next(plain.parameters()).device.type
+        with queries, torch.autocast(device_type, torch.bfloat16, enabled=cfg.TEST.AMP.ENABLED):
             return super().test(cfg, model, evaluators)
 
 
