@@ -46,6 +46,8 @@ def test_the_file(tmp_path):
     assert (results["config_file"], results["seed"], results["ms_per_image"]) == ("configs/a.yaml", 3, 12.0)
     assert results["test_sets"] == ["keypoints_coco_2017_val"] and results["iterations"] is None
     assert results["processes"] == 1 and results["hardware"]
+    # a Python with PyTorch takes some hundred MiB, which a mistaken unit would show
+    assert 100 < results["peak_memory_mb"] < 50_000 or torch.cuda.is_available()
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
     write_results(cfg, "configs/a.yaml", None, None)
     assert json.loads((tmp_path / "results.json").read_text())["metrics"] == {}
