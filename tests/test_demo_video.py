@@ -69,6 +69,8 @@ def test_ctrl_c_leaves_a_playable_file(demo, tmp_path, monkeypatch, capsys):  # 
         return call(self, image)
 
     monkeypatch.setattr(StubPredictor, "__call__", interrupt_at_the_fourth)
+    # shells start what runs in the background deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     assert run(demo, "--input", video, "--output", tmp_path / "out") == 130
     assert "ended by Ctrl-C" in capsys.readouterr().out
     assert len(frames_of(tmp_path / "out" / "a.mp4")[0]) == 4
