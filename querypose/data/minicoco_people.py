@@ -94,7 +94,7 @@ def region_around(box: list[float], image_size: tuple[int, int]) -> tuple[int, i
     half = [MARGIN * max(width, LEAST_ASPECT * height) / 2, MARGIN * max(height, LEAST_ASPECT * width) / 2]
     start = [max(0, int(m - h)) for m, h in zip(middle, half, strict=True)]
     end = [min(side, int(m + h) + 1) for m, h, side in zip(middle, half, image_size, strict=True)]
-    return (*start, *end)
+    return start[0], start[1], end[0], end[1]
 
 
 def person_in_region(person: dict, region: tuple[int, int, int, int], scales: tuple[float, float]) -> dict | None:
