@@ -174,6 +174,10 @@ def test_people_that_cannot_be_cut_leave_nothing_behind(tmp_path):
         cut_people(poor, tmp_path / "people")
     with pytest.raises(UserError, match="cannot be read"):
         cut_people(tmp_path / "absent", tmp_path / "people")
+    lacking = people_content()
+    del lacking["annotations"][0]["num_keypoints"]
+    with pytest.raises(UserError, match="its train annotations lack or misstate 'num_keypoints'; make it anew"):
+        cut_people(write_minicoco(tmp_path / "lacking", lacking), tmp_path / "people")
     folder = write_minicoco(tmp_path / "minicoco", people_content())
     (folder / "val" / "1.jpg").write_text("no picture")
     with pytest.raises(UserError, match="1.jpg cannot be read .* make Mini-COCO anew"):

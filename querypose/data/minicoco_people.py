@@ -44,12 +44,19 @@ def cut_people(minicoco: Path, output: Path) -> dict[str, int]:
         content = load_coco_format(minicoco / f"person_keypoints_{split}.json")
         (partial / split).mkdir(parents=True)
         small = {"images": [], "annotations": [], "categories": content["categories"]}
-        for image in content["images"]:
-            people = [person for person in content["annotations"] if person["image_id"] == image["id"]]
-            chosen = [person for person in people if _large_and_labelled(person)]
-            if chosen:
-                source = minicoco / split / image["file_name"]
-                _cut_image(source, chosen, people, partial / split, LONG_SIDE if split == "train" else None, small)
+        long_side = LONG_SIDE if split == "train" else None
+        try:
+            for image in content["images"]:
+                people = [person for person in content["annotations"] if person["image_id"] == image["id"]]
+                chosen = [person for person in people if _large_and_labelled(person)]
+                if chosen:
+                    source = minicoco / split / image["file_name"]
+                    _cut_image(source, chosen, people, partial / split, long_side, small)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{minicoco} is not as tools/prepare_minicoco.py makes it: its {split} annotations lack or misstate "
+                f"{error}; make it anew"
+            ) from error
         if not small["images"]:
             raise UserError(f"{minicoco} has no person to cut out of its {split} images; give a folder of Mini-COCO")
         (partial / f"person_keypoints_{split}.json").write_text(json.dumps(small))
