@@ -52,7 +52,7 @@ def cut_people(minicoco: Path, output: Path) -> dict[str, int]:
                 if chosen:
                     source = minicoco / split / image["file_name"]
                     _cut_image(source, chosen, people, partial / split, long_side, small)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError) as error:
             raise UserError(
                 f"{minicoco} is not as tools/prepare_minicoco.py makes it: its {split} annotations lack or misstate "
                 f"{error}; make it anew"
