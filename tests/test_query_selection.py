@@ -192,11 +192,3 @@ def test_a_step_on_a_gpu_waits_for_nothing_but_the_matching(monkeypatch):
         sum(model(batch).values()).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def test_pooling_without_questions_is_pooling():
-    stage = spread(tiny_model("light")).decoder.box_stages[0].eval()
-    features = [torch.randn(2, 16, 1024 // stride, 1024 // stride) for stride in (4, 8, 16, 32)]
-    low = 300 * torch.rand(2, 40, 2)
-    boxes = torch.cat([low, low + 700 * torch.rand(2, 40, 2) ** 2], dim=2)
-    assert torch.equal(pool_every_level(stage.pooler, features, boxes), stage.pool(features, boxes))

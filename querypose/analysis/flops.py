@@ -125,13 +125,18 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _counter() -> FlopCounterMode:
-    """PyTorch's counter, which counts two operations to a multiply-add; with RoIAlign, which it does not know."""
+    """PyTorch's counter, which counts two operations to a multiply-add; with both RoIAligns, unknown to it."""
     mapping = {torch.ops.torchvision.roi_align: _roi_align_flops}
+    mapping |= dict.fromkeys((torch.ops.aten._embedding_bag, torch.ops.aten._embedding_bag_forward_only), _bag_flops)
     return FlopCounterMode(display=False, custom_mapping=mapping)
 
 
 def _roi_align_flops(*args, out_shape, **kwargs) -> int:
     return 2 * _MULTIPLY_ADDS_PER_PLACE * out_shape.numel()
+
+
+def _bag_flops(*args, out_shape, **kwargs) -> int:
+    return _roi_align_flops(out_shape=out_shape[0])
 
 
 class _AnyLevel(nn.Module):

@@ -9,7 +9,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from querypose.modeling.pyramid_pooling import pool_every_level, poolable
+from querypose.modeling.pyramid_pooling import pool_every_level, pool_own_level, poolable
 from querypose.modeling.query_interaction import build_query_interaction
 from querypose.modeling.transformer import FeedForward, SelfAttention
 
@@ -37,7 +37,8 @@ class BoxStage(nn.Module):
     ):
         """
         Args:
-            pooler: (feature maps, list of B `Boxes`) -> (R, d, 7, 7), such as Detectron2's ROIPooler.
+            pooler: (feature maps, list of B `Boxes`) -> (R, d, 7, 7), or Detectron2's ROIPooler of ROIAlignV2 with a
+                sampling ratio, which is computed faster.
             interaction: as QUERY_INTERACTION_REGISTRY states.
             dim: d, the width of queries and feature maps.
             num_heads: heads of the self-attention over the N queries of an image.
@@ -92,9 +93,12 @@ class BoxStage(nn.Module):
 
     def pool(self, features: list[Tensor], boxes: Tensor) -> Tensor:
         """feature maps (B, d, H_l, W_l), boxes (B, N, 4) in pixels -> regions (B * N, d, 7, 7)."""
-        if self.training and features[0].is_cuda:
-            # the pooler asks the GPU how many boxes each level has, and training waits for the answer
-            return pool_every_level(self.pooler, features, boxes)
+        if isinstance(self.pooler, ROIPooler):
+            if self.training and features[0].is_cuda:
+                # the pooler asks the GPU how many boxes each level has, and training waits for the answer
+                return pool_every_level(self.pooler, features, boxes)
+            if features[0].is_cpu:
+                return pool_own_level(self.pooler, features, boxes)
         return self.pooler(features, [Boxes(image_boxes) for image_boxes in poolable(boxes)])
 
     def refine(self, regions: Tensor, boxes: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,12 +4,12 @@ import torch
 from detectron2.config import configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from querypose.modeling.keypoint_loss import KEYPOINT_LOSS_REGISTRY
 from querypose.modeling.part_heads import KeypointHeads, PartLinear
 from querypose.modeling.pyramid_pooling import poolable
 from querypose.modeling.query_interaction import build_query_interaction
+from querypose.modeling.roi_align import roi_align
 from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY
 from querypose.modeling.spegm import PART_EMBEDDING_REGISTRY
 from querypose.modeling.transformer import FeedForward, SelfAttention
@@ -150,7 +150,7 @@ class KeypointStage(nn.Module):
 def pool_regions(feature: Tensor, boxes: Tensor, image_index: Tensor, size: int, spatial_scale: float) -> Tensor:
     """RoIAlign of boxes (R, 4), in pixels, of images (R,) on feature (B, d, H, W) -> (R, d, size, size)."""
     rois = torch.cat([image_index[:, None].to(boxes), poolable(boxes)], dim=1)
-    return roi_align(feature, rois, size, spatial_scale=spatial_scale, sampling_ratio=2, aligned=True)
+    return roi_align(feature, rois, (size, size), spatial_scale, sampling_ratio=2)
 
 
 def build_tower(dim: int, tower_dim: int, num_layers: int) -> nn.Sequential:

@@ -1,9 +1,10 @@
-"""What RoIAlign needs: boxes that it can read at, and over a pyramid, on a GPU, no question to the device."""
+"""RoIAlign over a pyramid: boxes that it can read at, and for CPU and GPU the way that is fast there."""
 
 import torch
 from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor
-from torchvision.ops import roi_align
+
+from querypose.modeling.roi_align import roi_align
 
 _FAR = 1e6  # pixels; no image reaches as far
 
@@ -20,11 +21,36 @@ def poolable(boxes: Tensor) -> Tensor:
 
 
 def pool_every_level(pooler: ROIPooler, features: list[Tensor], boxes: Tensor) -> Tensor:
-    """What `pooler` computes of boxes (B, N, 4) in pixels: (B * N, d, height, width), to the last bit.
+    """What `pooler` (ROIAlignV2) computes of boxes (B, N, 4) in pixels: (B * N, d, height, width).
 
     The pooler finds out how many boxes each level has, for which the host waits. Here every box is pooled from every
     level and its own level's result kept: four times the work of a small part of the step, and no waiting.
     """
+    rois, level = _rois_and_levels(pooler, boxes)
+    regions = None
+    for index, (feature, align) in enumerate(zip(features, pooler.level_poolers, strict=True)):
+        pooled = roi_align(feature, rois.to(feature), align.output_size, align.spatial_scale, align.sampling_ratio)
+        mine = (level == index).view(-1, 1, 1, 1)
+        regions = torch.where(mine, pooled, 0.0 if regions is None else regions)
+    return regions
+
+
+def pool_own_level(pooler: ROIPooler, features: list[Tensor], boxes: Tensor) -> Tensor:
+    """As `pool_every_level`, each box from its own level alone, for devices that answer at once."""
+    rois, level = _rois_and_levels(pooler, boxes)
+    parts, order = [], []
+    for index, (feature, align) in enumerate(zip(features, pooler.level_poolers, strict=True)):
+        mine = torch.where(level == index)[0]
+        # in training each map takes part: distributed processes must have the same parameters with a gradient
+        if len(mine) or feature.requires_grad:
+            own = rois[mine].to(feature)
+            parts.append(roi_align(feature, own, align.output_size, align.spatial_scale, align.sampling_ratio))
+            order.append(mine)
+    return torch.cat(parts)[torch.cat(order).argsort()] if len(parts) > 1 else parts[0]
+
+
+def _rois_and_levels(pooler: ROIPooler, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """(B * N, 5) index of the image and corners in pixels, (B * N,) index of the level."""
     batch, number = boxes.shape[:2]
     flat = poolable(boxes).reshape(-1, 4).float()
     image = torch.arange(batch, device=boxes.device).repeat_interleave(number)
@@ -35,12 +61,4 @@ def pool_every_level(pooler: ROIPooler, features: list[Tensor], boxes: Tensor) -
     level = torch.floor(pooler.canonical_level + torch.log2(size / pooler.canonical_box_size + 1e-8))
     # a diverged box must not stop the step: the loss reports it
     level = torch.nan_to_num(level, nan=pooler.min_level).clamp(pooler.min_level, pooler.max_level)
-
-    regions = None
-    for index, (feature, align) in enumerate(zip(features, pooler.level_poolers, strict=True)):
-        pooled = roi_align(
-            feature, rois.to(feature), align.output_size, align.spatial_scale, align.sampling_ratio, align.aligned
-        )
-        mine = (level == pooler.min_level + index).view(-1, 1, 1, 1)
-        regions = torch.where(mine, pooled, 0.0 if regions is None else regions)
-    return regions
+    return rois, level - pooler.min_level
