@@ -129,8 +129,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.SKELETON = CfgNode({"KEYPOINT_NAMES": [], "FLIP_PAIRS": [], "LIMBS": [], "SIGMAS": []})
 
     _add_backbone_keys(cfg)
-    # memory layout of the images and the convolutions' weights; the same results, faster on most machines
-    cfg.MODEL.CHANNELS_LAST = False
+    # memory layout of the images and the convolutions' weights, True or False; the results are the same but for
+    # rounding. None takes the faster one: True on a CPU with AVX-512, else False
+    cfg.MODEL.CHANNELS_LAST = None
     # torch.compile for the parts of box stages and keypoint stages whose shapes do not depend on the image: "none",
     # "default", "reduce-overhead" (with CUDA graphs). Where the compiler fails, they run without it, with a warning.
     cfg.MODEL.COMPILE = "none"
@@ -145,6 +146,9 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     #   from random weights, which frozen statistics would not normalise. FrozenBN is for few images on each GPU.
     # - ACTIVATION_CHECKPOINTING: blocks keep only their inputs for the backward pass and compute the rest anew, the
     #   same numbers with less memory and a third more time.
+
+    # build_resnet_fpn_backbone; its other keys are Detectron2's
+    cfg.MODEL.RESNETS.ACTIVATION_CHECKPOINTING = False
 
     # build_timm_fpn_backbone: a timm model by name; PRETRAINED loads timm's own weights; OPTIONS are further
     # arguments of timm's constructor (any key); FROZEN keeps the weights as they are (the neck is trained)
@@ -180,6 +184,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # each process takes its images of a batch in this many parts, one after the other, and steps once: the gradient of
     # the whole batch (BatchNorm's statistics apart) in the memory of one part
     cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # on a CPU: what a step frees stays with the process for the next step, and does not go back to the system, which
+    # would clear every page of it again; faster, with a few percent more memory at most times. Linux (glibc) only
+    cfg.SOLVER.KEEP_FREED_MEMORY = True
     # learning rates relative to BASE_LR
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     cfg.SOLVER.FLOW_MULTIPLIER = 10.0
@@ -297,6 +304,8 @@ def check_config(cfg: CfgNode) -> None:
     for key in ("HIDDEN_DIM", "PART_DIM"):
         if config[key] % config.NUM_HEADS:
             raise UserError(f"MODEL.QUERYPOSE.{key} {config[key]} must be a multiple of NUM_HEADS {config.NUM_HEADS}")
+    if cfg.MODEL.CHANNELS_LAST not in (None, True, False):
+        raise UserError(f"MODEL.CHANNELS_LAST is {cfg.MODEL.CHANNELS_LAST!r}; valid are None (automatic), True, False")
     if config.PART_DIM % 4:
         raise UserError(f"MODEL.QUERYPOSE.PART_DIM {config.PART_DIM} must be a multiple of 4 (the gates' reduction)")
     if cfg.MODEL.FPN.OUT_CHANNELS != config.HIDDEN_DIM:

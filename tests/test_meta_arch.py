@@ -9,8 +9,10 @@ from tiny_model import BODY_NAMES, NUM_QUERIES, spread, tiny_batch, tiny_model, 
 from torch import nn
 from torch.nn import functional as F
 
+from querypose.benchmark.clock import peak_tensor_memory_mb
 from querypose.errors import UserError
 from querypose.modeling.matcher import Match
+from querypose.modeling.memory_layout import use_channels_last
 
 VARIANTS = {
     "light": ("light",),
@@ -312,14 +314,70 @@ def test_bfloat16_step_is_close_to_float32(kind):
 
 @torch.no_grad()
 def test_channels_last_changes_no_number():
-    plain = spread(tiny_model("full")).eval()
-    other = spread(tiny_model("full", "MODEL.CHANNELS_LAST", True)).eval()
+    wide = ("MODEL.TIMM.OPTIONS.channels", [16, 16, 16, 16])
+    plain = spread(tiny_model("full", "MODEL.CHANNELS_LAST", False, *wide)).eval()
+    other = spread(tiny_model("full", "MODEL.CHANNELS_LAST", True, *wide)).eval()
     assert other.decoder.keypoint_stages[0].tower[0].weight.is_contiguous(memory_format=torch.channels_last)
     for result, wanted in zip(other(tiny_batch()), plain(tiny_batch()), strict=True):
         for field in ("scores", "pred_keypoints"):
             torch.testing.assert_close(
                 result["instances"].get(field), wanted["instances"].get(field), rtol=1e-3, atol=1e-2
             )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "processor", "expected"),
+    [
+        (None, "cpu", "AVX512", True),
+        (None, "cpu", "AVX2", False),
+        (None, "cuda", "AVX512", False),
+        (False, "cpu", "AVX512", False),
+        (True, "cuda", "AVX2", True),
+    ],
+)
+def test_channels_last_where_it_is_faster(wanted, device, processor, expected, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    backbone = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.Conv2d(16, 16, 1, stride=2), nn.Conv2d(8, 8, 1))
+    assert use_channels_last(wanted, device, backbone) is expected
+
+
+def test_channels_are_not_last_where_that_crashes(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    backbone = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 16, 1, stride=2))
+    assert use_channels_last(None, "cpu", backbone) is False
+    with pytest.raises(UserError, match="crashes on a CPU in the backward pass of backbone.1"):
+        use_channels_last(True, "cpu", backbone)
+    assert use_channels_last(True, "cuda", backbone) is True
+
+
+def resnet_model(*opts):
+    return tiny_model(
+        "light", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH", 50,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
+        "MODEL.RESNETS.WIDTH_PER_GROUP", 8, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"], *opts,
+    )  # fmt: skip
+
+
+def test_checkpointing_a_resnet_changes_no_number_and_saves_memory():
+    plain, saving = resnet_model(), resnet_model("MODEL.RESNETS.ACTIVATION_CHECKPOINTING", True)
+    assert list(saving.state_dict()) == list(plain.state_dict())
+    image = torch.randn(2, 3, 512, 512)
+    memory = []
+    for model in (plain, saving):
+
+        def step(backbone=model.backbone):
+            sum(maps.square().mean() for maps in backbone(image).values()).backward()
+
+        model.zero_grad()
+        memory.append(peak_tensor_memory_mb(step, "cpu", []))
+    for (name, ours), theirs in zip(saving.backbone.named_parameters(), plain.backbone.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+    assert memory[1] < 0.8 * memory[0]
+
+
+def test_checkpointing_of_resnets_is_for_resnets():
+    with pytest.raises(UserError, match="ACTIVATION_CHECKPOINTING is True, but MODEL.BACKBONE.NAME names no ResNet"):
+        tiny_model("light", "MODEL.RESNETS.ACTIVATION_CHECKPOINTING", True)
 
 
 def test_another_skeleton_by_its_names_alone():

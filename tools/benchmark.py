@@ -144,8 +144,9 @@ def read_results(path: Path) -> dict:
         results = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is no JSON file; give another --output") from error
-    if not isinstance(results, dict) or "runs" not in results or results.get("machine") != machine:
-        raise UserError(f"{path} holds results of another machine or tool; give another --output")
+    usable = isinstance(results, dict) and "runs" in results and results.get("machine") == machine
+    if not usable or any("rows" not in run and "process_peak_mb" not in run for run in results["runs"].values()):
+        raise UserError(f"{path} holds results of another machine or version; give another --output")
     return results
 
 
@@ -159,7 +160,8 @@ def row(name: str, result: dict) -> str:
         f"{name}: median {result['median_ms']:.0f} ms, p90 {result['p90_ms']:.0f} ms, "
         f"{result['images_per_s']:.2f} images/s, {result['parameters'] / 1e6:.1f} M parameters, "
         f"{result['gflops']:.0f} GFLOPs, {100 * result['of_machine_peak']:.0f}% of the machine's "
-        f"{result['machine_gflops_per_s']:.0f} GFLOP/s, {result['peak_memory_mb']:.0f} MiB ({parts})"
+        f"{result['machine_gflops_per_s']:.0f} GFLOP/s, {result['peak_memory_mb']:.0f} MiB of tensors, "
+        f"{result['process_peak_mb']:.0f} MiB of the process ({parts})"
     )
 
 

@@ -1,14 +1,17 @@
 """Times that wait for the device, split by part of the model, and the memory and peak rate of a machine."""
 
 import contextlib
+import itertools
 import resource
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
 
 
 def synchronize(device: str) -> None:
@@ -83,15 +86,43 @@ def summary(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def peak_memory_mb(device: str) -> float:
-    """Most memory in MiB: of tensors on a GPU since its last reset; on a CPU of the whole process since its start."""
+def peak_tensor_memory_mb(function: Callable[[], object], device: str, held: Iterable[Tensor]) -> float:
+    """Most memory in MiB of tensors at any time of a call.
+
+    Args:
+        function: what is called, once.
+        device: where the tensors are; on a GPU all of this process's count.
+        held: on a CPU the tensors that are there before and after the call.
+    """
     if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        function()
         return torch.cuda.max_memory_allocated() / 2**20
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    most = max(itertools.accumulate((event.nbytes() for event in changes), initial=0))
+    return (sum(storages.values()) + most) / 2**20
+
+
+def peak_process_memory_mb() -> float:
+    """Most main memory in MiB of the whole process since its start, with interpreter, libraries and gaps."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def peak_gflops(device: str, dtype: torch.dtype = torch.float32, size: int = 1024, repetitions: int = 5) -> float:
-    """The best rate of a square matrix product, in 10^9 operations a second, a multiply-add being two."""
+    """The best rate of a square matrix product or a 3x3 convolution of as much work, in 10^9 operations a second.
+
+    A multiply-add is two operations. Two libraries compute the two on a CPU, and either may be the faster one.
+    """
     matrix = torch.randn(size, size, device=device, dtype=dtype)
-    seconds = repeat(lambda: matrix @ matrix, device, repetitions, warm_up=1)
-    return 2 * size**3 / min(seconds) / 1e9
+    channels = size // 4
+    side = max(4, round((16 * size / 9) ** 0.5))
+    maps = torch.randn(1, channels, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        product = min(repeat(lambda: matrix @ matrix, device, repetitions, warm_up=1))
+        convolution = min(repeat(lambda: functional.conv2d(maps, weight, padding=1), device, repetitions, warm_up=1))
+    return max(2 * size**3 / product, 2 * 9 * channels**2 * side**2 / convolution) / 1e9

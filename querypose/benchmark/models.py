@@ -10,9 +10,19 @@ from detectron2.structures import Boxes, Instances, Keypoints
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from querypose.benchmark.clock import PartClock, peak_gflops, peak_memory_mb, repeat, summary, synchronize
+from querypose.benchmark.clock import (
+    PartClock,
+    peak_gflops,
+    peak_process_memory_mb,
+    peak_tensor_memory_mb,
+    repeat,
+    summary,
+    synchronize,
+)
+from querypose.engine.cpu_memory import keep_freed_memory
 from querypose.engine.optimizer import build_optimizer
 from querypose.modeling import QueryPose
+from querypose.rounded_weights import rounding_weights
 
 PEER = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml"
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -96,8 +106,16 @@ class Benchmark:
     def inference(self) -> dict:
         """Latency, throughput, parts, work and memory of the model in inference."""
         self.model.eval()
-        with torch.no_grad(), precision(self.precision_name, self.device):
-            return self._measure(lambda clock: self.model(self.inputs))
+
+        def call(clock=None):
+            with precision(self.precision_name, self.device):
+                self.model(self.inputs)
+
+        with torch.no_grad():
+            if self.precision_name == "bfloat16" and getattr(self.cfg.MODEL, "COMPILE", "none") == "none":
+                with rounding_weights(self.model, torch.bfloat16):  # as PosePredictor does
+                    call()
+            return self._measure(call)
 
     def training(self) -> dict:
         """The same of a training step; parts are those of the forward pass, matching, backward pass and optimiser."""
@@ -106,6 +124,8 @@ class Benchmark:
         ours = isinstance(self.model, QueryPose)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = build_optimizer(self.cfg, self.model) if ours else torch.optim.SGD(parameters, lr=1e-6)
+        if self.device == "cpu" and getattr(self.cfg.SOLVER, "KEEP_FREED_MEMORY", True):
+            keep_freed_memory()
         from detectron2.utils.events import EventStorage
 
         def step(clock):
@@ -118,20 +138,21 @@ class Benchmark:
                 optimizer.step()
 
         with EventStorage():
-            return self._measure(step)
+            return self._measure(step, optimizer)
 
-    def _measure(self, function) -> dict:
+    def _measure(self, function, optimizer: torch.optim.Optimizer | None = None) -> dict:
         idle = PartClock(self.device)
-        if self.device.startswith("cuda"):
-            torch.cuda.reset_peak_memory_stats()
         seconds = repeat(lambda: function(idle), self.device, self.repetitions, self.warm_up)
-        memory = peak_memory_mb(self.device)
+        process_memory = peak_process_memory_mb()
         clock = PartClock(self.device)
         with clock.attached(parts_of(self.model)), self._timed_matching(clock), clock.time("all"):
             function(clock)
         parts = dict(clock.seconds)
         total = parts.pop("all")
         parts["other"] = total - sum(parts.values())
+        if optimizer is not None:
+            optimizer.zero_grad()  # what a step begins with, so that gradients are not held before it
+        memory = peak_tensor_memory_mb(lambda: function(idle), self.device, self._held(optimizer))
         # with gradients, as attention's path for inference is one operation that the counter does not know
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:
             function(PartClock(self.device))
@@ -146,10 +167,17 @@ class Benchmark:
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "gflops": gflops,
             "peak_memory_mb": memory,
+            "process_peak_mb": process_memory,
             "machine_gflops_per_s": peak,
             "of_machine_peak": gflops / (result["median_ms"] / 1000) / peak,
             "parts_ms": {name: 1000 * value for name, value in parts.items()},
         }
+
+    def _held(self, optimizer: torch.optim.Optimizer | None) -> list[torch.Tensor]:
+        """What stays from call to call: weights, buffers, the optimiser's state."""
+        states = optimizer.state.values() if optimizer is not None else ()
+        moments = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        return [*self.model.parameters(), *self.model.buffers(), *moments]
 
     @contextlib.contextmanager
     def _timed_matching(self, clock: PartClock):

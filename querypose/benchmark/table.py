@@ -9,13 +9,14 @@ def to_markdown(results: dict) -> str:
     lines = [machine, ""]
     if models:
         lines += [
-            "| run | median ms | p90 ms | images/s | peak MiB | parameters (M) | GFLOPs | of the machine's peak |",
-            "|---|---|---|---|---|---|---|---|",
+            "| run | median ms | p90 ms | images/s | MiB of tensors | MiB of the process | parameters (M) | GFLOPs | "
+            "of the machine's peak |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
     for name, run in models.items():
         numbers = [f"{run[key]:.0f}" for key in ("median_ms", "p90_ms")]
-        numbers += [f"{run['images_per_s']:.2f}", f"{run['peak_memory_mb']:.0f}", f"{run['parameters'] / 1e6:.1f}"]
-        numbers += [f"{run['gflops']:.0f}", f"{100 * run['of_machine_peak']:.0f}%"]
+        numbers += [f"{run['images_per_s']:.2f}", f"{run['peak_memory_mb']:.0f}", f"{run['process_peak_mb']:.0f}"]
+        numbers += [f"{run['parameters'] / 1e6:.1f}", f"{run['gflops']:.0f}", f"{100 * run['of_machine_peak']:.0f}%"]
         lines.append(f"| {name} | {' | '.join(numbers)} |")
     if models:
         lines += ["", "| run | parts, in ms |", "|---|---|"]

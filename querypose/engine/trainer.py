@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, count_unreadable, training_records
 from querypose.engine.checkpoint_hooks import BestCheckpoint, PeriodicCheckpoints
 from querypose.engine.checkpointer import PoseCheckpointer
+from querypose.engine.cpu_memory import keep_freed_memory
 from querypose.engine.non_finite import NonFiniteGuard
 from querypose.engine.optimizer import build_optimizer
 from querypose.engine.progress import ProgressBar
@@ -42,6 +43,8 @@ class PoseTrainer(DefaultTrainer):
         if cfg.MODEL.DEVICE == "cpu":
             # gradients smaller than float32's normal range cost a CPU a hundred times a zero's time
             torch.set_flush_denormal(True)
+            if cfg.SOLVER.KEEP_FREED_MEMORY:
+                keep_freed_memory()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)

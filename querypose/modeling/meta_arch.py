@@ -10,10 +10,12 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from querypose.errors import UserError
+from querypose.modeling.backbones.checkpointing import checkpoint_resnet
 from querypose.modeling.compilation import compile_fixed_shapes
 from querypose.modeling.criterion import SetCriterion
 from querypose.modeling.decoder import DecoderOutput, QueryPoseDecoder
 from querypose.modeling.matcher import Match, matched_rows, matches_on
+from querypose.modeling.memory_layout import use_channels_last
 from querypose.modeling.part_division import build_part_division
 from querypose.modeling.rle import keypoints_in_pixels
 from querypose.modeling.targets import Targets
@@ -83,6 +85,8 @@ class QueryPose(nn.Module):
         skeleton = skeleton_of(cfg)
         part_of_keypoint = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
         backbone = build_backbone(cfg)
+        if cfg.MODEL.RESNETS.ACTIVATION_CHECKPOINTING:
+            checkpoint_resnet(backbone)
         shapes = backbone.output_shape()
         return {
             "backbone": backbone,
@@ -96,7 +100,7 @@ class QueryPose(nn.Module):
             "topk_poses": topk_poses(cfg),
             "pose_score_floor": config.TEST.POSE_SCORE_FLOOR,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "channels_last": cfg.MODEL.CHANNELS_LAST,
+            "channels_last": use_channels_last(cfg.MODEL.CHANNELS_LAST, cfg.MODEL.DEVICE, backbone),
             "compile_mode": cfg.MODEL.COMPILE,
         }
 
@@ -139,8 +143,9 @@ class QueryPose(nn.Module):
     def extract(self, images: ImageList) -> tuple[list[Tensor], Tensor]:
         """The maps for the decoder, finest first, and the images' (width, height) (B, 2) in pixels without padding."""
         features = self.backbone(images.tensor.to(memory_format=self.memory_format))
-        # RoIAlign reads float32 in the plain layout: convert once instead of in every stage
-        features = [features[name].float().contiguous() for name in self.in_features]
+        # RoIAlign reads float32, torchvision's in the plain layout: convert once instead of in every stage
+        layout = self.memory_format if images.tensor.is_cpu else torch.contiguous_format
+        features = [features[name].float().contiguous(memory_format=layout) for name in self.in_features]
         sizes = torch.tensor([(width, height) for height, width in images.image_sizes], dtype=torch.float32)
         return features, sizes.to(self.device, non_blocking=True)
 

@@ -5,8 +5,11 @@ import functools
 from collections.abc import Iterable, Iterator
 
 import torch
+from detectron2.modeling.backbone import ResNet
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from querypose.errors import UserError
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -36,6 +39,21 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
         elif isinstance(model, _CONTAINERS) and not isinstance(child, _CONTAINERS) and layers >= 2 and not hooked:
             blocks.append(child)
     return blocks
+
+
+def checkpoint_resnet(backbone: nn.Module) -> None:
+    """`checkpoint_blocks` for the residual blocks of a backbone on Detectron2's ResNet.
+
+    Raises:
+        UserError: another backbone.
+    """
+    network = getattr(backbone, "bottom_up", backbone)
+    if not isinstance(network, ResNet):
+        raise UserError(
+            "MODEL.RESNETS.ACTIVATION_CHECKPOINTING is True, but MODEL.BACKBONE.NAME names no ResNet of Detectron2's; "
+            "set it to False (other backbones have keys of their own: MODEL.HRNET, MODEL.SWIN, MODEL.TIMM)"
+        )
+    checkpoint_blocks(find_blocks(network))
 
 
 # A subclass, and not another `forward` on the instance: a copy of the model (an average of its weights, say) would
