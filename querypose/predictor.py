@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard, cast, overload
 
@@ -19,6 +21,7 @@ from querypose.config import setup_config
 from querypose.errors import UserError
 from querypose.images import ChannelOrder, ImageLike, check_image_format, read_image_rgb
 from querypose.persons import Persons, to_coco
+from querypose.rounded_weights import rounding_weights
 from querypose.safe_loading import SafeCheckpointer
 from querypose.skeleton import Skeleton
 
@@ -31,7 +34,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 class PosePredictor:
     """Finds persons and their keypoints in images.
 
-    Several threads may call one predictor at the same time: nothing in it changes after it was made.
+    Several threads may call one predictor at the same time: nothing that a call depends on changes after it was made.
 
     Examples:
         >>> from querypose import PosePredictor
@@ -106,6 +109,8 @@ class PosePredictor:
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
         self._take(model, cfg, skeleton, score_threshold, top_k, image_format, precision)
+        # only of a model that nobody else trains; a compiled one would have to be compiled again
+        self._rounds_weights = precision != "float32" and cfg.MODEL.COMPILE == "none"
 
     @classmethod
     def from_model(
@@ -142,6 +147,8 @@ class PosePredictor:
         self.image_format = image_format
         self.precision = precision
         self._skeleton = skeleton
+        self._rounds_weights = False
+        self._first_call = threading.Lock()
 
     @property
     def skeleton(self) -> Skeleton:
@@ -189,7 +196,7 @@ class PosePredictor:
         the model has no such stage or makes no attention maps.
         """
         inputs = [self.network_input(read_image_rgb(image, self.image_format))]
-        with torch.inference_mode():
+        with self._precision():
             return self._chosen(cast(Any, self.model).with_attention(inputs, stage)[0]["instances"])
 
     def _predict(self, images: list[np.ndarray]) -> list[Persons]:
@@ -218,10 +225,19 @@ class PosePredictor:
         return {"image": tensor, "height": height, "width": width}
 
     def _run(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        with contextlib.ExitStack() as stack:
+            # at the first call of all; other threads need not wait for it
+            if self._rounds_weights and self._first_call.acquire(blocking=False):
+                stack.enter_context(rounding_weights(self.model, PRECISIONS[self.precision]))
+            with self._precision():
+                return self.model(inputs)
+
+    @contextlib.contextmanager
+    def _precision(self) -> Iterator[None]:
         dtype = PRECISIONS[self.precision]
         device = next(self.model.parameters()).device.type
         with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
-            return self.model(inputs)
+            yield
 
     def _chosen(self, instances: Instances) -> Persons:
         # Selecting outside of inference mode copies into ordinary tensors, free to be changed in place.

@@ -123,15 +123,12 @@ def test_attention_glows_below_the_poses(demo, tmp_path, monkeypatch):
     assert results[0] == results[1]
 
 
-def test_a_model_without_attention_says_so(demo, tmp_path, monkeypatch, capsys):
+def test_a_model_without_attention_says_so(demo, tmp_path, monkeypatch):
     image = save_image(tmp_path / "in" / "a.png")
     monkeypatch.setattr(demo, "PosePredictor", AttentivePredictor)
     AttentivePredictor.cfg = tiny_config("full", "MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention")
     with pytest.raises(UserError, match="PART_EMBEDDING 'PartSelfAttention' makes no attention maps"):
         run(demo, "--input", image, "--output", tmp_path / "out", "--attention")
-    with pytest.raises(SystemExit):
-        run(demo, "--input", image, "--output", tmp_path / "out", "--attention", "--precision", "bfloat16")
-    assert "--attention is computed in float32" in capsys.readouterr().err
 
 
 def test_folders_globs_and_files_are_found_once(tmp_path):

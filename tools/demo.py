@@ -73,8 +73,6 @@ def parse_arguments(arguments=None):
         parser.error("--input needs at least one image, video, folder or glob")
     if args.max_frames is not None and args.max_frames < 1:
         parser.error("--max-frames must be at least 1")
-    if args.attention and args.precision != "float32":
-        parser.error("--attention is computed in float32: leave out --precision")
     return args
 
 
