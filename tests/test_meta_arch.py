@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from querypose.benchmark.clock import peak_tensor_memory_mb
 from querypose.errors import UserError
 from querypose.modeling.matcher import Match
-from querypose.modeling.memory_layout import use_channels_last
 
 VARIANTS = {
     "light": ("light",),
@@ -323,31 +322,6 @@ def test_channels_last_changes_no_number():
             torch.testing.assert_close(
                 result["instances"].get(field), wanted["instances"].get(field), rtol=1e-3, atol=1e-2
             )
-
-
-@pytest.mark.parametrize(
-    ("wanted", "device", "processor", "expected"),
-    [
-        (None, "cpu", "AVX512", True),
-        (None, "cpu", "AVX2", False),
-        (None, "cuda", "AVX512", False),
-        (False, "cpu", "AVX512", False),
-        (True, "cuda", "AVX2", True),
-    ],
-)
-def test_channels_last_where_it_is_faster(wanted, device, processor, expected, monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
-    backbone = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.Conv2d(16, 16, 1, stride=2), nn.Conv2d(8, 8, 1))
-    assert use_channels_last(wanted, device, backbone) is expected
-
-
-def test_channels_are_not_last_where_that_crashes(monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    backbone = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 16, 1, stride=2))
-    assert use_channels_last(None, "cpu", backbone) is False
-    with pytest.raises(UserError, match="crashes on a CPU in the backward pass of backbone.1"):
-        use_channels_last(True, "cpu", backbone)
-    assert use_channels_last(True, "cuda", backbone) is True
 
 
 def resnet_model(*opts):
