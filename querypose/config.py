@@ -130,7 +130,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
 
     _add_backbone_keys(cfg)
     # memory layout of the images and the convolutions' weights, True or False; the results are the same but for
-    # rounding. None takes the faster one: True on a CPU with AVX-512, else False
+    # rounding. None takes the faster one: True on a CPU with AVX-512, unless PyTorch crashes there with the backbone
+    # (strided 1x1 convolutions of fewer than 16 channels), else False
     cfg.MODEL.CHANNELS_LAST = None
     # torch.compile for the parts of box stages and keypoint stages whose shapes do not depend on the image: "none",
     # "default", "reduce-overhead" (with CUDA graphs). Where the compiler fails, they run without it, with a warning.
@@ -185,7 +186,7 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # the whole batch (BatchNorm's statistics apart) in the memory of one part
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # on a CPU: what a step frees stays with the process for the next step, and does not go back to the system, which
-    # would clear every page of it again; faster, with a few percent more memory at most times. Linux (glibc) only
+    # would clear every page of it again; faster, and at times with more memory. Linux (glibc) only
     cfg.SOLVER.KEEP_FREED_MEMORY = True
     # learning rates relative to BASE_LR
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
@@ -296,6 +297,8 @@ def check_config(cfg: CfgNode) -> None:
     check_values(cfg, defaults)
     check_detectron2_values(cfg)
 
+    if cfg.MODEL.CHANNELS_LAST not in (None, True, False):
+        raise UserError(f"MODEL.CHANNELS_LAST is {cfg.MODEL.CHANNELS_LAST!r}; valid are None (automatic), True, False")
     if cfg.MODEL.BACKBONE.NAME == "build_swin_fpn_backbone":
         swin = cfg.MODEL.SWIN
         check_swin_sizes(swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS, swin.WINDOW_SIZE, swin.STOCHASTIC_DEPTH)
@@ -304,8 +307,6 @@ def check_config(cfg: CfgNode) -> None:
     for key in ("HIDDEN_DIM", "PART_DIM"):
         if config[key] % config.NUM_HEADS:
             raise UserError(f"MODEL.QUERYPOSE.{key} {config[key]} must be a multiple of NUM_HEADS {config.NUM_HEADS}")
-    if cfg.MODEL.CHANNELS_LAST not in (None, True, False):
-        raise UserError(f"MODEL.CHANNELS_LAST is {cfg.MODEL.CHANNELS_LAST!r}; valid are None (automatic), True, False")
     if config.PART_DIM % 4:
         raise UserError(f"MODEL.QUERYPOSE.PART_DIM {config.PART_DIM} must be a multiple of 4 (the gates' reduction)")
     if cfg.MODEL.FPN.OUT_CHANNELS != config.HIDDEN_DIM:

@@ -63,6 +63,12 @@ def test_a_module_holds_what_its_children_do():
     check(module_costs(tiny_config(), 64, 96), "")
 
 
+def test_a_keypoint_stage_by_itself_reads_its_regions():
+    stage = child(module_costs(tiny_config("light"), 64, 96), "decoder.keypoint_stages.0")
+    # 6 queries, 16 channels, 6 x 6 places, each of 2 x 2 points between 2 x 2 positions
+    assert stage.operations - sum(inner.operations for inner in stage.children) == 6 * 16 * 36 * 16
+
+
 def test_modules_of_the_backbone_against_fvcore_s_counter():
     cfg = tiny_config()
     backbone = child(module_costs(cfg, 64, 96), "backbone")

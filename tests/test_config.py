@@ -50,6 +50,7 @@ def test_defaults_are_valid():
         (["MODEL.QUERYPOSE.PART_DIM", "100"], "PART_DIM 100 must be a multiple of NUM_HEADS 8"),
         (["MODEL.QUERYPOSE.PART_DIM", "6", "MODEL.QUERYPOSE.NUM_HEADS", "2"], "PART_DIM 6 must be a multiple of 4"),
         (["MODEL.FPN.OUT_CHANNELS", "128"], "OUT_CHANNELS 128 must equal MODEL.QUERYPOSE.HIDDEN_DIM 256"),
+        (["MODEL.CHANNELS_LAST", "auto"], "MODEL.CHANNELS_LAST is 'auto'; valid are None"),
         (["MODEL.COMPILE", "fast"], "MODEL.COMPILE is 'fast'; valid are default, none, reduce-overhead"),
         (["SOLVER.ACCUMULATION_STEPS", "0"], "ACCUMULATION_STEPS is 0; it must be at least 1"),
         (["SOLVER.ACCUMULATION_STEPS", "3"], "ACCUMULATION_STEPS is 3; .*divide SOLVER.IMS_PER_BATCH 16"),

@@ -6,7 +6,7 @@ import torchvision
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
-from querypose.modeling.pyramid_pooling import pool_every_level, pool_own_level, poolable
+from querypose.modeling.pyramid_pooling import is_aligned, pool_every_level, pool_own_level, poolable
 from querypose.modeling.roi_align import roi_align
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
@@ -74,3 +74,10 @@ def test_a_pyramid_is_read_as_detectron2_does(largest):
     wanted = pooler(features, [Boxes(image_boxes) for image_boxes in poolable(boxes)])
     for pool in (pool_every_level, pool_own_level):
         torch.testing.assert_close(pool(pooler, features, boxes), wanted, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ratio", "expected"), [("ROIAlignV2", 2, True), ("ROIAlignV2", 0, False), ("ROIAlign", 2, False)]
+)
+def test_which_poolers_are_computed_here(kind, ratio, expected):
+    assert is_aligned(ROIPooler(7, [1 / 4, 1 / 8], sampling_ratio=ratio, pooler_type=kind)) is expected

@@ -9,7 +9,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from querypose.modeling.pyramid_pooling import pool_every_level, pool_own_level, poolable
+from querypose.modeling.pyramid_pooling import is_aligned, pool_every_level, pool_own_level, poolable
 from querypose.modeling.query_interaction import build_query_interaction
 from querypose.modeling.transformer import FeedForward, SelfAttention
 
@@ -93,7 +93,7 @@ class BoxStage(nn.Module):
 
     def pool(self, features: list[Tensor], boxes: Tensor) -> Tensor:
         """feature maps (B, d, H_l, W_l), boxes (B, N, 4) in pixels -> regions (B * N, d, 7, 7)."""
-        if isinstance(self.pooler, ROIPooler):
+        if is_aligned(self.pooler):
             if self.training and features[0].is_cuda:
                 # the pooler asks the GPU how many boxes each level has, and training waits for the answer
                 return pool_every_level(self.pooler, features, boxes)

@@ -1,8 +1,9 @@
 """RoIAlign over a pyramid: boxes that it can read at, and for CPU and GPU the way that is fast there."""
 
 import torch
+from detectron2.layers import ROIAlign
 from detectron2.modeling.poolers import ROIPooler
-from torch import Tensor
+from torch import Tensor, nn
 
 from querypose.modeling.roi_align import roi_align
 
@@ -18,6 +19,13 @@ def poolable(boxes: Tensor) -> Tensor:
     if torch.onnx.is_in_onnx_export():  # other runtimes have kernels of their own
         return boxes
     return torch.nan_to_num(boxes, nan=0.0).clamp(-_FAR, _FAR)
+
+
+def is_aligned(pooler: nn.Module) -> bool:
+    """Whether `pool_every_level` and `pool_own_level` compute what `pooler` does: a ROIPooler of ROIAlignV2."""
+    return isinstance(pooler, ROIPooler) and all(
+        isinstance(align, ROIAlign) and align.aligned and align.sampling_ratio > 0 for align in pooler.level_poolers
+    )
 
 
 def pool_every_level(pooler: ROIPooler, features: list[Tensor], boxes: Tensor) -> Tensor:
