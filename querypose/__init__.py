@@ -11,7 +11,7 @@ __all__ = ["Persons", "PosePredictor", "add_querypose_config"]
 
 # Loaded when first asked for, so that `querypose.onnx` works where neither PyTorch nor Detectron2 is installed.
 _MODULE_OF = {
-    "Persons": "querypose.persons",
+    "Persons": "querypose.structures",
     "PosePredictor": "querypose.predictor",
     "add_querypose_config": "querypose.config",
 }

@@ -33,9 +33,7 @@ def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.n
     if isinstance(image, torch.Tensor):
         image = _tensor_to_array(image)
     if not isinstance(image, np.ndarray):
-        raise UserError(
-            f"an image must be a path, a PIL image, a uint8 array or a tensor, not {type(image).__name__}."
-        )
+        raise UserError(f"an image must be a path, a PIL image, a uint8 array or a tensor, not {type(image).__name__}.")
     if image.dtype != np.uint8:
         raise UserError(f"an image array must be uint8 with values 0 to 255, not {image.dtype}; convert it first.")
     return array_to_rgb(image, image_format)

@@ -20,10 +20,10 @@ from torch import nn
 from querypose.config import setup_config
 from querypose.errors import UserError
 from querypose.images import ChannelOrder, ImageLike, check_image_format, read_image_rgb
-from querypose.persons import Persons, to_coco
 from querypose.rounded_weights import rounding_weights
 from querypose.safe_loading import SafeCheckpointer
 from querypose.skeleton import Skeleton
+from querypose.structures import Persons, to_coco
 
 __all__ = ["PRECISIONS", "PosePredictor", "load_weights", "read_image_rgb", "to_coco"]
 
@@ -41,7 +41,7 @@ class PosePredictor:
         >>> predictor = PosePredictor(
         ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu", score_threshold=0.3
         ... )
-        >>> persons = predictor("docs/images/drawn_people.jpg")
+        >>> persons = predictor("docs/images/synthetic_people.jpg")
         >>> persons.pred_keypoints.shape       # persons, keypoints, (x, y in pixels, confidence)
         torch.Size([3, 17, 3])
         >>> persons.image_size                 # height, width
@@ -55,7 +55,7 @@ class PosePredictor:
         >>> from_opencv = PosePredictor(
         ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu", image_format="BGR", top_k=1
         ... )
-        >>> bgr = cv2.imread("docs/images/drawn_people.jpg")
+        >>> bgr = cv2.imread("docs/images/synthetic_people.jpg")
         >>> [len(found) for found in from_opencv([bgr, bgr[:, 112:]])]
         [1, 1]
 
@@ -63,9 +63,9 @@ class PosePredictor:
 
         >>> persons.to_coco(image_id=42)[0].keys()
         dict_keys(['image_id', 'category_id', 'bbox', 'score', 'keypoints'])
-        >>> record = persons.to_records(image="drawn_people.jpg")[0]
+        >>> record = persons.to_records(image="synthetic_people.jpg")[0]
         >>> record["image"], record["person"], round(record["nose_x"]) in range(224)
-        ('drawn_people.jpg', 0, True)
+        ('synthetic_people.jpg', 0, True)
     """
 
     def __init__(
@@ -161,9 +161,7 @@ class PosePredictor:
     @overload
     def __call__(self, image: Iterable[ImageLike], *, batch_size: int = ...) -> list[Persons]: ...
 
-    def __call__(
-        self, image: ImageLike | Iterable[ImageLike], *, batch_size: int = 8
-    ) -> Persons | list[Persons]:
+    def __call__(self, image: ImageLike | Iterable[ImageLike], *, batch_size: int = 8) -> Persons | list[Persons]:
         """Predict the persons of one image, or of each of several.
 
         image: path, PIL image, uint8 array (H, W, C) or (H, W), or tensor (C, H, W) or (H, W), see `read_image_rgb`;

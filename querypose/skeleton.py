@@ -114,8 +114,7 @@ class Skeleton:
                 )
         if len(self.sigmas) != len(names):
             raise UserError(
-                f"the skeleton has {len(names)} keypoints but {len(self.sigmas)} OKS sigmas; "
-                "give one for each keypoint"
+                f"the skeleton has {len(names)} keypoints but {len(self.sigmas)} OKS sigmas; give one for each keypoint"
             )
         if not all(math.isfinite(sigma) and sigma > 0 for sigma in self.sigmas):
             raise UserError(f"OKS sigmas must be positive numbers, but got {list(self.sigmas)}")
@@ -132,9 +131,7 @@ class Skeleton:
                         f"{', '.join(map(str, self.keypoint_names))}"
                     )
                 if name in seen:
-                    raise UserError(
-                        f"the keypoint {name!r} is in two flip pairs; it can mirror only one other"
-                    )
+                    raise UserError(f"the keypoint {name!r} is in two flip pairs; it can mirror only one other")
                 seen.add(name)
 
     @property
@@ -187,9 +184,7 @@ class Skeleton:
         return cls(names, pairs, limbs, sigmas if _given(sigmas) else known_sigmas(names))
 
     @classmethod
-    def from_coco_category(
-        cls, category: Mapping[str, Any], sigmas: Sequence[float] | None = None
-    ) -> Skeleton:
+    def from_coco_category(cls, category: Mapping[str, Any], sigmas: Sequence[float] | None = None) -> Skeleton:
         """Build the skeleton from a category of a COCO-format keypoint file.
 
         Args:

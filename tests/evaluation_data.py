@@ -35,9 +35,7 @@ def ground_truth_of(num_images=1, num_persons=1, seed=0, extra=1.0):
                 }
             )
     return {
-        "images": [
-            {"id": i, "file_name": f"{i}.jpg", "width": 500, "height": 500} for i in range(1, num_images + 1)
-        ],
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 500, "height": 500} for i in range(1, num_images + 1)],
         "annotations": annotations,
         "categories": [{"id": 1, "name": "person", "keypoints": NAMES, "sigmas": SIGMAS}],
     }

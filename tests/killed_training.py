@@ -17,9 +17,9 @@ import torch
 from tiny_model import tiny_config
 
 from querypose.data import resolve_datasets
-from querypose.data.synthetic_people import write_synthetic_people
 from querypose.engine import PoseTrainer
 from querypose.engine.checkpointer import PoseCheckpointer, why_not_whole
+from querypose.synthetic.dataset import write_synthetic_people
 
 ITERATIONS, PERIOD = 30, 2
 

@@ -76,9 +76,7 @@ def tiny_config(variant: str) -> CfgNode:
 
 
 def load_parity(folder: Path, variant: str) -> Parity:
-    spec = importlib.util.spec_from_file_location(
-        "deterministic_weights", folder / "parity/deterministic_weights.py"
-    )
+    spec = importlib.util.spec_from_file_location("deterministic_weights", folder / "parity/deterministic_weights.py")
     weights = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(weights)
     record = json.loads((folder / f"parity/tiny_{variant}.json").read_text())

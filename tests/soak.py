@@ -23,8 +23,8 @@ import torch
 from querypose import PosePredictor
 from querypose.config import setup_config
 from querypose.data import resolve_datasets
-from querypose.data.synthetic_people import write_synthetic_people
 from querypose.engine import PoseTrainer
+from querypose.synthetic.dataset import write_synthetic_people
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG, WEIGHTS = ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth"

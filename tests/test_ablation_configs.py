@@ -295,9 +295,7 @@ def test_losses_differ_as_claimed(loss, weight, outputs):
         assert ours[name] == pytest.approx(paper[name], rel=1e-3)
 
 
-EVALUATIONS = sorted(
-    str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs/eval").glob("*/*.yaml")
-)
+EVALUATIONS = sorted(str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs/eval").glob("*/*.yaml"))
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)

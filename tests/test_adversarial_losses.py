@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import spread, tiny_model
 
-from querypose.modeling.auxiliary_heatmap import AuxiliaryHeatmap
-from querypose.modeling.criterion import SetCriterion
 from querypose.modeling.decoder import DecoderOutput
-from querypose.modeling.flow import RealNVP
 from querypose.modeling.keypoint_stage import pool_regions
-from querypose.modeling.matcher import HungarianMatcher
-from querypose.modeling.pyramid_pooling import poolable
-from querypose.modeling.targets import Targets
+from querypose.modeling.losses.auxiliary_heatmap import AuxiliaryHeatmap
+from querypose.modeling.losses.criterion import SetCriterion
+from querypose.modeling.losses.flow import RealNVP
+from querypose.modeling.losses.matcher import HungarianMatcher
+from querypose.modeling.losses.targets import Targets
+from querypose.modeling.ops.pyramid_pooling import poolable
 
 K = 3
 SIDES = st.sampled_from([1.0, 2.0, 37.0, 800.0, 20_000.0])  # pixels of an image

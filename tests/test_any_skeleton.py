@@ -13,7 +13,7 @@ from tiny_model import BODY_NAMES, tiny_config
 from querypose.config import setup_config
 from querypose.data import check_datasets, register_coco_keypoints, resolve_datasets, skeleton_of
 from querypose.data.crowdpose import CROWDPOSE_NAMES
-from querypose.data.crowdpose_preparation import CrowdPoseFile, write_prepared
+from querypose.data.prepare.crowdpose import CrowdPoseFile, write_prepared
 from querypose.engine import PoseTrainer
 from querypose.engine.main import log_parts
 from querypose.errors import UserError

@@ -14,7 +14,7 @@ from tiny_model import spread, tiny_batch, tiny_config, tiny_model
 from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.modeling import build_part_division
-from querypose.modeling.rle import keypoints_in_pixels
+from querypose.modeling.losses.rle import keypoints_in_pixels
 from querypose.skeleton import Skeleton
 from querypose.visualization import glow_attention, overlay_attention, part_names, person_panels
 

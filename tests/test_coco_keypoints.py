@@ -134,9 +134,7 @@ def test_images_without_keypoints_are_left_out_of_training_only_on_demand(tmp_pa
     cfg = config(train=[file])
     resolve_datasets(cfg)
     wanted = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-    assert [d["image_id"] for d in get_detection_dataset_dicts(cfg.DATASETS.TRAIN, min_keypoints=wanted)] == [
-        1
-    ]
+    assert [d["image_id"] for d in get_detection_dataset_dicts(cfg.DATASETS.TRAIN, min_keypoints=wanted)] == [1]
     assert len(get_detection_dataset_dicts(cfg.DATASETS.TRAIN, min_keypoints=0)) == 2
 
 

@@ -24,9 +24,7 @@ def test_keypoint_ap_against_the_closed_form(backend, oks, ap):
     # twice the sigma: a fourth of the exponent
     looser = evaluate_coco_results(ground_truth, results, [2 * SIGMAS[0], 1, 1], ("keypoints",), backend)
     assert list(looser) == ["keypoints"]
-    assert looser["keypoints"]["AP"] == pytest.approx(
-        10 * sum(oks**0.25 >= t / 100 for t in range(50, 100, 5))
-    )
+    assert looser["keypoints"]["AP"] == pytest.approx(10 * sum(oks**0.25 >= t / 100 for t in range(50, 100, 5)))
 
 
 @pytest.mark.parametrize("backend", COCO_BACKENDS)

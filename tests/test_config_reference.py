@@ -41,7 +41,7 @@ def test_valid_values_are_on_the_page():
             assert ", ".join(f"`{value}`" for value in values) in row
 
 
-SOURCE = '''
+SOURCE = """
 def _add_model_keys(cfg):
     # a note
     # of two lines
@@ -62,7 +62,7 @@ def _add_solver_keys(cfg):
     pass
 def _add_data_keys(cfg):
     pass
-'''
+"""
 
 
 def test_comments_belong_to_the_assignments_below_them():

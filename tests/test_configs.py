@@ -72,7 +72,7 @@ def test_crowdpose(backbone):
 
 
 # Keypoint R-CNN, which is compared with, is another model (tests/test_minicoco.py)
-PEERS = tuple(f"{folder}/keypoint_rcnn.yaml" for folder in ("minicoco", "minicoco_cpu", "drawn_people"))
+PEERS = tuple(f"{folder}/keypoint_rcnn.yaml" for folder in ("minicoco", "synthetic_people"))
 
 
 @pytest.mark.parametrize("name", [n for n in CONFIGS if not n.startswith(("ablations", "eval")) and n not in PEERS])

@@ -8,13 +8,13 @@ from fvcore.nn import sigmoid_focal_loss
 from torchvision.ops import generalized_box_iou, generalized_box_iou_loss
 
 from querypose.modeling import criterion as criterion_module
-from querypose.modeling.auxiliary_attention import attention_loss
-from querypose.modeling.criterion import SetCriterion, class_loss
 from querypose.modeling.decoder import DecoderOutput
-from querypose.modeling.flow import RealNVP
-from querypose.modeling.matcher import HungarianMatcher, Match
-from querypose.modeling.rle import keypoints_in_box_units
-from querypose.modeling.targets import Targets
+from querypose.modeling.losses.auxiliary_attention import attention_loss
+from querypose.modeling.losses.criterion import SetCriterion, class_loss
+from querypose.modeling.losses.flow import RealNVP
+from querypose.modeling.losses.matcher import HungarianMatcher, Match
+from querypose.modeling.losses.rle import keypoints_in_box_units
+from querypose.modeling.losses.targets import Targets
 
 NUM_QUERIES, NUM_KEYPOINTS = 4, 3
 ROWS = [6, 0, 3, 5, 1]  # the rows that went through the keypoint stages, in no order

@@ -81,10 +81,7 @@ def test_pictures_and_predictions_are_written(demo, tmp_path, capsys):
     }
     images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
     assert images == [{"id": 785, "file_name": str(image), "height": 60, "width": 100}]
-    assert (
-        f"1 persons in 1 images: pictures and predictions.json are in {tmp_path / 'out'}"
-        in capsys.readouterr().out
-    )
+    assert f"1 persons in 1 images: pictures and predictions.json are in {tmp_path / 'out'}" in capsys.readouterr().out
 
 
 def test_no_boxes(demo, tmp_path):
@@ -138,9 +135,7 @@ def test_folders_globs_and_files_are_found_once(tmp_path):
     (tmp_path / "in" / "sub.jpg").mkdir()
     (tmp_path / "none").mkdir()
     folder = str(tmp_path / "in")
-    files, empty = find_images(
-        [folder, folder + "/b.jpg", folder + "/*.jpeg", str(tmp_path / "none"), "x*.jpg"]
-    )
+    files, empty = find_images([folder, folder + "/b.jpg", folder + "/*.jpeg", str(tmp_path / "none"), "x*.jpg"])
     assert [file.name for file in files] == ["a.PNG", "b.jpg", "c.jpeg"]
     assert empty == [str(tmp_path / "none"), "x*.jpg"]
 
@@ -232,8 +227,6 @@ def test_the_tool_itself(tmp_path):
     """Run as a user does: no traceback, code 2, one sentence."""
     command = [sys.executable, SCRIPT, "--config-file", "absent.yaml", "--input", tmp_path / "absent.jpg"]
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
-    done = subprocess.run(
-        [*command, "--output", tmp_path / "out"], capture_output=True, text=True, env=environment
-    )
+    done = subprocess.run([*command, "--output", tmp_path / "out"], capture_output=True, text=True, env=environment)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: no images found in")

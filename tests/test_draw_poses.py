@@ -79,12 +79,8 @@ def test_sides_have_the_same_colours_for_every_person():
 
 
 def test_persons_below_the_score_threshold_are_not_drawn():
-    keypoints = np.concatenate(
-        [person({1: (100, 100), 3: (100, 200)}), person({1: (300, 100), 3: (300, 200)})]
-    )
-    picture = draw(
-        predictions(keypoints, scores=[0.49, 0.5]), score_threshold=0.5, show_boxes=False, show_scores=False
-    )
+    keypoints = np.concatenate([person({1: (100, 100), 3: (100, 200)}), person({1: (300, 100), 3: (300, 200)})])
+    picture = draw(predictions(keypoints, scores=[0.49, 0.5]), score_threshold=0.5, show_boxes=False, show_scores=False)
     assert not changed(picture)[:, :200].any()
     assert changed(picture)[:, 200:].any()
     nothing = draw(predictions(keypoints, scores=[0.1, 0.2]), show_boxes=True, show_scores=True)
@@ -152,18 +148,14 @@ def test_a_limb_that_crosses_the_image_from_far_outside_is_drawn_where_it_crosse
     assert not changed(picture)[:180].any() and not changed(picture)[220:].any()
 
 
-@pytest.mark.parametrize(
-    "point", [(-300.0, 50.0), (50.0, 1e12), (np.nan, 50.0), (np.inf, 50.0), (900.0, 900.0)]
-)
+@pytest.mark.parametrize("point", [(-300.0, 50.0), (50.0, 1e12), (np.nan, 50.0), (np.inf, 50.0), (900.0, 900.0)])
 def test_a_keypoint_outside_the_image_leaves_it_unchanged(point):
     assert not changed(draw(predictions(person({1: point})))).any()
 
 
 def test_boxes_that_are_not_finite_or_outside_do_no_harm():
     boxes = [[np.nan] * 4, [600, 10, 700, 90], [-1e12, -1e12, 1e12, 1e12]]
-    picture = draw(
-        predictions(np.zeros((3, 6, 3)), boxes), show_boxes=True, show_scores=False, score_threshold=0.0
-    )
+    picture = draw(predictions(np.zeros((3, 6, 3)), boxes), show_boxes=True, show_scores=False, score_threshold=0.0)
     assert not changed(picture)[10:-10, 10:-10].any()
     assert tuple(picture[0, 0]) == PERSON_COLOURS[2]
     draw(predictions(np.zeros((3, 6, 3)), boxes), show_boxes=True, show_scores=True)
@@ -206,9 +198,7 @@ def test_labels_are_written():
 def test_ground_truth_marks_hidden_keypoints_and_leaves_out_unlabelled_ones():
     instances = Instances((400, 500))
     instances.gt_boxes = Boxes(torch.tensor([[50.0, 50.0, 450.0, 350.0]]))
-    keypoints = person(
-        {1: (100.5, 100.5, 2), 3: (100.5, 300.5, 1), 2: (300.5, 100.5, 2), 4: (300.5, 300.5, 0)}
-    )
+    keypoints = person({1: (100.5, 100.5, 2), 3: (100.5, 300.5, 1), 2: (300.5, 100.5, 2), 4: (300.5, 300.5, 0)})
     instances.gt_keypoints = Keypoints(torch.tensor(keypoints, dtype=torch.float32))
     picture = draw(instances)
     assert tuple(picture[100, 100]) == SIDE_COLOURS["left"]

@@ -27,9 +27,7 @@ def test_tool_evaluates_files(tool, tmp_path):
     for backend in COCO_BACKENDS:
         tool.main([*arguments, "--output", str(tmp_path / "metrics.json"), "--backend", backend])
         metrics = json.loads((tmp_path / "metrics.json").read_text())
-        assert metrics["keypoints"]["AP"] == pytest.approx(100) and metrics["bbox"]["AP"] == pytest.approx(
-            100
-        )
+        assert metrics["keypoints"]["AP"] == pytest.approx(100) and metrics["bbox"]["AP"] == pytest.approx(100)
     assert None in metrics["bbox"].values()  # no person is small
 
     # keypoints alone are a valid submission

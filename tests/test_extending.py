@@ -95,9 +95,14 @@ def test_the_page_names_every_registry():
     for name in registries:
         assert f"`{name}`" in page
     for key in valid_values():
-        if key.startswith("MODEL.QUERYPOSE.") and len(key.split(".")) == 3 and key.split(".")[2] not in (
-            "VARIANT",
-            "INITIALIZATION",
-            "TRAIN_QUERIES",
+        if (
+            key.startswith("MODEL.QUERYPOSE.")
+            and len(key.split(".")) == 3
+            and key.split(".")[2]
+            not in (
+                "VARIANT",
+                "INITIALIZATION",
+                "TRAIN_QUERIES",
+            )
         ):
             assert f"`{key.split('.')[2]}`" in page

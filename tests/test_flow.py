@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from querypose.modeling.flow import RealNVP
+from querypose.modeling.losses.flow import RealNVP
 
 
 def bent_flow() -> RealNVP:

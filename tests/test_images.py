@@ -1,6 +1,5 @@
 """Images of every kind that lies about in data sets, and what happens to those that cannot be read."""
 
-
 import numpy as np
 import pytest
 from detectron2.config import get_cfg

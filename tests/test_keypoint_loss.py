@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_model import tiny_batch, tiny_config, tiny_model
 
-from querypose.modeling.keypoint_loss import L1, RLE, RLEWithoutFlow, SmoothL1
-from querypose.modeling.rle import residual_log_likelihood_loss
+from querypose.modeling.losses.keypoint_loss import L1, RLE, RLEWithoutFlow, SmoothL1
+from querypose.modeling.losses.rle import residual_log_likelihood_loss
 
 
 def example():

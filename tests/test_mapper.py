@@ -71,9 +71,7 @@ def test_bgr(image):
 
 
 def test_flip_mirrors_coordinates_and_swaps_sides(image):
-    output = mapper(build_pose_augmentation(min_size=(HEIGHT,), max_size=1000, flip_prob=1.0))(
-        record(image, PERSON)
-    )
+    output = mapper(build_pose_augmentation(min_size=(HEIGHT,), max_size=1000, flip_prob=1.0))(record(image, PERSON))
     assert output["image"][:, 7, 31].tolist() == [WIDTH - 1 - 31, 7, 200]
     assert output["instances"].gt_boxes.tensor.tolist() == [[WIDTH - 40, 5, WIDTH - 10, 25]]
     # the labelled left hand is now the right one
@@ -82,9 +80,7 @@ def test_flip_mirrors_coordinates_and_swaps_sides(image):
 
 
 def test_resize_scales_coordinates(image):
-    instances = mapper(build_pose_augmentation(min_size=(80,), max_size=1000))(record(image, PERSON))[
-        "instances"
-    ]
+    instances = mapper(build_pose_augmentation(min_size=(80,), max_size=1000))(record(image, PERSON))["instances"]
     assert instances.image_size == (80, 120)
     assert instances.gt_boxes.tensor.tolist() == [[20, 10, 80, 50]]
     assert instances.gt_keypoints.tensor[0, 0].tolist() == [41, 13, 2]
@@ -109,9 +105,7 @@ def test_persons_outside_the_crop_and_crowds_are_dropped(image):
     assert instances.gt_boxes.tensor.tolist() == [[10, 5, 40, 25]]
 
 
-@pytest.mark.parametrize(
-    "persons", [[], [{**PERSON, "iscrowd": 1}], [{**PERSON, "bbox": [5.0, 5.0, 0.0, 9.0]}]]
-)
+@pytest.mark.parametrize("persons", [[], [{**PERSON, "iscrowd": 1}], [{**PERSON, "bbox": [5.0, 5.0, 0.0, 9.0]}]])
 def test_images_without_persons_give_empty_instances_of_the_usual_shape(image, persons):
     instances = mapper([])(record(image, *persons))["instances"]
     assert len(instances) == 0

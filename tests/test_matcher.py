@@ -6,14 +6,14 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 
-from querypose.modeling.matcher import (
+from querypose.modeling.losses.matcher import (
     HungarianMatcher,
     Match,
     batched_generalized_box_iou,
     focal_class_cost,
     matched_rows,
 )
-from querypose.modeling.targets import Targets
+from querypose.modeling.losses.targets import Targets
 
 
 def random_boxes(*shape):

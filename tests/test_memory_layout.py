@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from querypose.errors import UserError
-from querypose.modeling.memory_layout import use_channels_last
+from querypose.modeling.ops.memory_layout import use_channels_last
 
 
 @pytest.mark.parametrize(

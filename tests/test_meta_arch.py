@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from querypose.benchmark.clock import peak_tensor_memory_mb
 from querypose.errors import UserError
-from querypose.modeling.matcher import Match
+from querypose.modeling.losses.matcher import Match
 
 VARIANTS = {
     "light": ("light",),

@@ -10,8 +10,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from querypose.config import setup_config
-from querypose.data.minicoco import make_minicoco, split_labelled_images
-from querypose.data.minicoco_people import cut_people, person_in_region, region_around
+from querypose.data.prepare.minicoco import make_minicoco, split_labelled_images
 from querypose.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -108,86 +107,6 @@ def test_a_persons_picture_is_the_enlarged_box_within_the_image():
     assert region_around([0, 0, 40, 100], (640, 480)) == (0, 0, 67, 113)
 
 
-def test_persons_are_cut_off_at_the_border_of_the_picture():
-    person = {
-        "id": 5, "image_id": 3, "category_id": 1, "iscrowd": 0, "area": 600.0, "num_keypoints": 2,
-        "bbox": [90.0, 90.0, 40.0, 20.0], "keypoints": [95, 95, 1, 110, 105, 2, 0, 0, 0],
-    }  # fmt: skip
-    seen = person_in_region(person, (80, 80, 110, 200), (0.5, 0.5))
-    # 20 of 40 pixels of width are in; the second keypoint lies on the first column outside
-    assert seen["bbox"] == [5.0, 5.0, 10.0, 10.0]
-    assert seen["area"] == 600 * 0.5 * 0.25
-    assert seen["keypoints"] == [(15 + 0.5) / 2 - 0.5, (15 + 0.5) / 2 - 0.5, 1, 0, 0, 0, 0, 0, 0]
-    assert seen["num_keypoints"] == 1
-    whole = person_in_region(person, (80, 80, 111, 200), (1.0, 1.0))
-    assert whole["num_keypoints"] == 2 and whole["keypoints"][3:6] == [30, 25, 2]
-    assert person_in_region(person, (0, 0, 93, 200), (1.0, 1.0)) is None
-
-
-def people_content(keypoints=8):
-    """Two images: a large person beside a small one and a crowd, and one with a small person alone."""
-    data = {"images": [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in (1, 2)]}
-    box_of = {1: [100.0, 100.0, 200.0, 300.0], 2: [250.0, 100.0, 50.0, 50.0], 3: [0.0, 0.0, 300.0, 300.0]}
-    people = [(1, 1, 0, box_of[1]), (1, 2, 0, box_of[2]), (1, 3, 1, box_of[3]), (2, 4, 0, box_of[2])]
-    data["annotations"] = [
-        {"id": number, "image_id": image, "category_id": 1, "iscrowd": crowd, "area": 100.0, "bbox": box,
-         "num_keypoints": keypoints, "keypoints": [box[0] + 10, box[1] + 10, 2] * keypoints}
-        for image, number, crowd, box in people
-    ]  # fmt: skip
-    names = [f"point{i}" for i in range(keypoints)]
-    data["categories"] = [{"id": 1, "name": "person", "keypoints": names, "skeleton": [[1, 2]]}]
-    return data
-
-
-def write_minicoco(folder, data):
-    for split in ("train", "val"):
-        (folder / split).mkdir(parents=True)
-        (folder / f"person_keypoints_{split}.json").write_text(json.dumps(data))
-        for image in data["images"]:
-            ramp = np.arange(640, dtype=np.uint8)[None, :, None].repeat(480, 0).repeat(3, 2)
-            Image.fromarray(ramp).save(folder / split / image["file_name"], quality=95)
-    return folder
-
-
-def test_large_well_labelled_persons_are_cut_out(tmp_path):
-    made = cut_people(write_minicoco(tmp_path / "minicoco", people_content()), tmp_path / "people")
-    assert made == {"train": 1, "val": 1}
-    region = region_around([100.0, 100.0, 200.0, 300.0], (640, 480))
-    size = region[2] - region[0], region[3] - region[1]
-    for split, scale in (("train", 192 / size[1]), ("val", 1.0)):
-        data = json.loads((tmp_path / f"people/person_keypoints_{split}.json").read_text())
-        (image,) = data["images"]
-        assert (image["width"], image["height"]) == (round(size[0] * scale), round(size[1] * scale))
-        with Image.open(tmp_path / "people" / split / image["file_name"]) as picture:
-            assert picture.size == (image["width"], image["height"])
-            # the pixels are those that the annotations speak of
-            assert picture.getpixel((10, 10))[0] == pytest.approx(region[0] + 10.5 / scale, abs=4)
-        assert [person["iscrowd"] for person in data["annotations"]] == [0, 0, 1]
-        assert [person["id"] for person in data["annotations"]] == [1, 2, 3]
-        assert all(person["image_id"] == image["id"] for person in data["annotations"])
-        assert data["annotations"][0]["bbox"][2] == pytest.approx(200 * scale, rel=0.01)
-
-
-def test_people_that_cannot_be_cut_leave_nothing_behind(tmp_path):
-    poor = write_minicoco(tmp_path / "poor", people_content(keypoints=7))
-    with pytest.raises(UserError, match="no person to cut out of its train images"):
-        cut_people(poor, tmp_path / "people")
-    with pytest.raises(UserError, match="cannot be read"):
-        cut_people(tmp_path / "absent", tmp_path / "people")
-    lacking = people_content()
-    del lacking["annotations"][0]["num_keypoints"]
-    with pytest.raises(UserError, match="its train annotations lack or misstate 'num_keypoints'; make it anew"):
-        cut_people(write_minicoco(tmp_path / "lacking", lacking), tmp_path / "people")
-    folder = write_minicoco(tmp_path / "minicoco", people_content())
-    (folder / "val" / "1.jpg").write_text("no picture")
-    with pytest.raises(UserError, match="^the image .*1.jpg cannot be read .* make Mini-COCO anew"):
-        cut_people(folder, tmp_path / "people")
-    assert not (tmp_path / "people").exists()
-    (tmp_path / "people").mkdir()
-    with pytest.raises(UserError, match="exists already"):
-        cut_people(folder, tmp_path / "people")
-
-
 ABLATIONS = {
     "baseline": "ablations/table2b/baseline", "spegm": "ablations/table2a/none",
     "summation": "ablations/table2a/summation", "concatenation": "ablations/table2a/concatenation",
@@ -195,7 +114,7 @@ ABLATIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("protocol", ["minicoco", "minicoco_cpu", "drawn_people"])
+@pytest.mark.parametrize("protocol", ["minicoco", "synthetic_people"])
 @pytest.mark.parametrize("row", ROWS)
 def test_rows_share_all_but_what_their_table_compares(protocol, row):
     ours = setup_config(str(CONFIGS / f"{protocol}/{row}.yaml"))
@@ -215,7 +134,7 @@ def test_rows_share_all_but_what_their_table_compares(protocol, row):
 @pytest.mark.parametrize(
     # torchvision's Keypoint R-CNN R50-FPN has 59.1 M parameters; those on a CPU are of the size of QueryPose there
     ("protocol", "sizes"),
-    [("minicoco", (55e6, 62e6)), ("minicoco_cpu", (3.5e6, 5e6)), ("drawn_people", (1e6, 3e6))],
+    [("minicoco", (55e6, 62e6)), ("synthetic_people", (1e6, 3e6))],
 )
 def test_the_peer_sees_the_same_images(protocol, sizes):
     ours = setup_config(str(CONFIGS / f"{protocol}/querypose.yaml"))

@@ -10,12 +10,12 @@ from killed_training import config, largest_difference
 from tiny_model import tiny_batch, tiny_config, tiny_model
 from torch import nn
 
-from querypose.data.synthetic_people import write_synthetic_people
 from querypose.engine import PoseTrainer, build_optimizer, non_finite
 from querypose.engine.diagnosis import first_non_finite
 from querypose.engine.non_finite import MOST_IN_A_ROW, name_of
-from querypose.engine.step import StepTrainer
+from querypose.engine.train_loop import StepTrainer
 from querypose.errors import UserError
+from querypose.synthetic.dataset import write_synthetic_people
 
 
 @pytest.fixture(scope="module")

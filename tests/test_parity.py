@@ -8,7 +8,7 @@ from parity import load_parity
 
 from querypose.conversion.authors import per_part_slot, rename
 from querypose.modeling import keypoint_stage, pyramid_pooling
-from querypose.modeling.targets import Targets
+from querypose.modeling.losses.targets import Targets
 
 
 @pytest.fixture(scope="module", params=["light", "full"])
@@ -68,9 +68,7 @@ def test_matches(parity):
     inputs = parity.inputs(training=True)
     images = parity.model.preprocess(inputs)
     sizes = torch.tensor([(width, height) for height, width in images.image_sizes]).float()
-    targets = Targets.from_instances(
-        [entry["instances"] for entry in inputs], parity.model.num_keypoints, "cpu"
-    )
+    targets = Targets.from_instances([entry["instances"] for entry in inputs], parity.model.num_keypoints, "cpu")
     with torch.no_grad():
         features = parity.model.backbone(images.tensor)
         output = parity.model.decoder([features[name] for name in parity.model.in_features], sizes)
@@ -129,9 +127,7 @@ def test_gradient_norms(parity, train_step):
         if slot := per_part_slot(name):
             gradient = parameters[slot[0]].grad
             if ".heads." in slot[0]:
-                gradient = gradient[
-                    [index for index, part in enumerate(parity.part_of_keypoint) if part == slot[1]]
-                ]
+                gradient = gradient[[index for index, part in enumerate(parity.part_of_keypoint) if part == slot[1]]]
             else:
                 gradient = gradient[slot[1]]
         else:

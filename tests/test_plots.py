@@ -70,9 +70,7 @@ def test_losses_are_summed_over_stages_but_not_over_kinds():
 
 
 def test_numbers_that_are_not_finite_are_left_out():
-    curves = training_curves(
-        {1: {"total_loss": float("nan")}, 2: {"total_loss": 3.0, "keypoints/AP": float("nan")}}
-    )
+    curves = training_curves({1: {"total_loss": float("nan")}, 2: {"total_loss": 3.0, "keypoints/AP": float("nan")}})
     assert set(curves) == {"total_loss"} and curves["total_loss"][1].tolist() == [3.0]
 
 
@@ -105,9 +103,7 @@ def test_one_panel_per_quantity(tmp_path, drawn):
     raw, smooth = panels["total loss"].lines
     assert raw.get_xdata().tolist() == [0, 20, 40, 60, 80]
     assert raw.get_ydata().tolist() == pytest.approx([10 / (i + 1) for i in range(0, 100, 20)])
-    assert smooth.get_ydata().tolist() == pytest.approx(raw.get_ydata().tolist()), (
-        "5 records need no smoothing"
-    )
+    assert smooth.get_ydata().tolist() == pytest.approx(raw.get_ydata().tolist()), "5 records need no smoothing"
     assert panels["loss_l1"].lines[0].get_ydata().tolist() == [3.0] * 5
     assert panels["total loss"].get_yscale() == "log" and panels["loss_l1"].get_yscale() == "linear"
     assert panels["keypoints/AP"].texts[0].get_text() == "50.0"

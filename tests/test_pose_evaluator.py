@@ -87,9 +87,7 @@ def test_detectron2s_own_evaluator_agrees(data_set):
     found, expected = ours.evaluate(), theirs.evaluate()
     assert 5 < expected["keypoints"]["AP"] < 95
     for task in ("bbox", "keypoints"):
-        assert {name: found[task][name] for name in expected[task]} == pytest.approx(
-            expected[task], nan_ok=True
-        )
+        assert {name: found[task][name] for name in expected[task]} == pytest.approx(expected[task], nan_ok=True)
 
 
 def test_half_a_pixel_matters(data_set):
@@ -135,9 +133,7 @@ def test_test_sets_are_written_and_not_evaluated(tmp_path):
     content = ground_truth_of()
     content.update(annotations=[], categories=[{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}])
     (tmp_path / "info.json").write_text(json.dumps(content))
-    register_coco_keypoints(
-        "unlabelled_people", tmp_path / "info.json", tmp_path, Skeleton(NAMES, [], [], SIGMAS)
-    )
+    register_coco_keypoints("unlabelled_people", tmp_path / "info.json", tmp_path, Skeleton(NAMES, [], [], SIGMAS))
     try:
         evaluator = PoseEvaluator("unlabelled_people", output_dir=str(tmp_path / "out"))
         instances = Instances((500, 500))

@@ -49,9 +49,7 @@ def make_cfg(min_size=0, max_size=1000, model_format="RGB"):
 
 
 def make_predictor(**options):
-    cfg_options = {
-        key: options.pop(key) for key in ("min_size", "max_size", "model_format") if key in options
-    }
+    cfg_options = {key: options.pop(key) for key in ("min_size", "max_size", "model_format") if key in options}
     return PosePredictor.from_model(StubModel().train(), make_cfg(**cfg_options), SKELETON, **options)
 
 
@@ -182,9 +180,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     torch.save({"model": {"head.weight": torch.zeros(3, 2)}}, tmp_path / "half.pth")
     with pytest.raises(UserError, match="lack 1 of the model's 2 parameters, first head.bias"):
         load_weights(StubModel(), str(tmp_path / "half.pth"))
-    torch.save(
-        {"model": {"head.weight": torch.zeros(5, 2), "head.bias": torch.zeros(3)}}, tmp_path / "other.pth"
-    )
+    torch.save({"model": {"head.weight": torch.zeros(5, 2), "head.bias": torch.zeros(3)}}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"first head.weight, \(5, 2\) instead of \(3, 2\)"):
         load_weights(StubModel(), str(tmp_path / "other.pth"))
 

@@ -16,8 +16,8 @@ from querypose import Persons, PosePredictor
 from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.images import read_image_rgb
-from querypose.persons import record_columns
 from querypose.skeleton import Skeleton
+from querypose.structures import record_columns
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import pytest
 import torch
 import two_processes
 
-from querypose.data.synthetic_people import write_synthetic_people
 from querypose.engine import launch, processes
 from querypose.errors import UserError
+from querypose.synthetic.dataset import write_synthetic_people
 
 SCRIPT = Path(two_processes.__file__)
 ROOT = SCRIPT.parents[1]

@@ -8,8 +8,8 @@ from tiny_model import NUM_QUERIES, spread, tiny_batch, tiny_model, without_batc
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from querypose.modeling import box_stage
-from querypose.modeling.matcher import Match
-from querypose.modeling.pyramid_pooling import pool_every_level
+from querypose.modeling.losses.matcher import Match
+from querypose.modeling.ops.pyramid_pooling import pool_every_level
 
 TOPK = "MODEL.QUERYPOSE.TEST.TOPK_POSES"
 FLOOR = "MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR"

@@ -7,7 +7,7 @@ import torch
 from tiny_model import tiny_config
 from torch import nn
 
-from querypose.engine.results import InferenceTimer, training_effort, write_results
+from querypose.engine.run_summary import InferenceTimer, training_effort, write_results
 
 
 def test_training_effort_over_an_interruption(tmp_path):

@@ -14,10 +14,10 @@ import torch
 from detectron2.engine import HookBase
 from killed_training import config, largest_difference, state_of
 
-from querypose.data.synthetic_people import write_synthetic_people
 from querypose.engine import PoseTrainer, refuse_existing_run
 from querypose.engine.signals import Interrupted
 from querypose.errors import UserError
+from querypose.synthetic.dataset import write_synthetic_people
 
 SCRIPT = Path(killed_training.__file__)
 

@@ -6,8 +6,8 @@ import torchvision
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
-from querypose.modeling.pyramid_pooling import is_aligned, pool_every_level, pool_own_level, poolable
-from querypose.modeling.roi_align import roi_align
+from querypose.modeling.ops.pyramid_pooling import is_aligned, pool_every_level, pool_own_level, poolable
+from querypose.modeling.ops.roi_align import roi_align
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 # (width, height) of the maps is 20, 12 at a quarter of the pixels

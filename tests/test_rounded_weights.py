@@ -72,7 +72,7 @@ def test_a_predictor_leaves_another_s_model_alone():
 
 def test_a_predictor_of_its_own_model():
     quickstart = "configs/quickstart.yaml", "weights/quickstart.pth"
-    image = "docs/images/drawn_people.jpg"
+    image = "docs/images/synthetic_people.jpg"
     predictor = PosePredictor(*quickstart, device="cpu", precision="bfloat16")
     first, second = predictor(image), predictor(image)
     assert any(parameter.dtype == torch.bfloat16 for parameter in predictor.model.parameters())

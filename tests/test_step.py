@@ -1,6 +1,5 @@
 """Gradient accumulation, compilation that fails, and evaluation with every query."""
 
-
 import pytest
 import torch
 from detectron2.engine import DefaultTrainer
@@ -8,11 +7,11 @@ from detectron2.utils.events import EventStorage
 from tiny_model import NUM_QUERIES, spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
 
 from querypose.engine import PoseTrainer
-from querypose.engine.step import StepTrainer
+from querypose.engine.train_loop import StepTrainer
 from querypose.engine.trainer import accumulation_steps
 from querypose.errors import UserError
 from querypose.modeling import compilation
-from querypose.modeling.compilation import CompiledOrPlain
+from querypose.modeling.ops.compilation import CompiledOrPlain
 
 PERSONS, SIZES = (3, 0, 1, 2), ((64, 96),) * 4
 

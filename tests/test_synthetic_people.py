@@ -16,18 +16,18 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from querypose.data import synthetic_people, synthetic_scene
-from querypose.data.appearance import Appearance
-from querypose.data.articulated_person import (
+from querypose.errors import UserError
+from querypose.synthetic.appearance import Appearance
+from querypose.synthetic.articulated_person import (
     KEYPOINT_NAMES,
     Pose,
     Proportions,
     pose_body,
     sample_body,
 )
-from querypose.data.figure_canvas import PROP, SUPERSAMPLING
-from querypose.data.person_drawing import PART_IDS, draw_figure
-from querypose.data.synthetic_people import render_image, write_synthetic_people
-from querypose.errors import UserError
+from querypose.synthetic.canvas import PROP, SUPERSAMPLING
+from querypose.synthetic.dataset import render_image, write_synthetic_people
+from querypose.synthetic.person_drawing import PART_IDS, draw_figure
 
 INDEX = {name: i for i, name in enumerate(KEYPOINT_NAMES)}
 FORK = multiprocessing.get_context("fork")
@@ -81,9 +81,7 @@ def test_joints_by_hand():
     np.testing.assert_allclose(at["right_wrist"] - at["right_elbow"], [-size.forearm, 0, 0], atol=1e-12)
     np.testing.assert_allclose(at["left_knee"] - at["left_hip"], [0, 0, size.thigh], atol=1e-12)
     np.testing.assert_allclose(at["left_ankle"] - at["left_knee"], [0, size.shank, 0], atol=1e-12)
-    np.testing.assert_allclose(
-        at["left_shoulder"] - at["right_shoulder"], [2 * size.shoulder, 0, 0], atol=1e-12
-    )
+    np.testing.assert_allclose(at["left_shoulder"] - at["right_shoulder"], [2 * size.shoulder, 0, 0], atol=1e-12)
 
 
 def test_a_camera_that_looks_down_sees_near_things_lower():
@@ -264,9 +262,7 @@ def test_nobody_is_hidden_too_much():
         owner = owner_of(persons, shape)
         synthetic_scene._place_objects(rng, owner, persons)
         for number, person in enumerate(persons, start=1):
-            assert (
-                (owner[person.scene] == number) & person.silhouette
-            ).sum() >= 0.35 * person.silhouette.sum()
+            assert ((owner[person.scene] == number) & person.silhouette).sum() >= 0.35 * person.silhouette.sum()
 
 
 def test_narrow_pictures_find_room_for_someone():
@@ -278,7 +274,7 @@ def test_narrow_pictures_find_room_for_someone():
 
 DIGEST = """
 import hashlib
-from querypose.data.synthetic_people import render_image
+from querypose.synthetic.dataset import render_image
 image, annotations = render_image("train", 7, seed=1)
 print(hashlib.sha256(image.tobytes() + repr(annotations).encode()).hexdigest())
 """
@@ -294,9 +290,7 @@ def test_another_process_draws_the_same():
 
 
 def test_split_seed_and_index_matter():
-    pictures = [
-        render_image(*key)[0].tobytes() for key in (("train", 0), ("val", 0), ("train", 1), ("train", 0, 1))
-    ]
+    pictures = [render_image(*key)[0].tobytes() for key in (("train", 0), ("val", 0), ("train", 1), ("train", 0, 1))]
     assert len(set(pictures)) == 4
 
 
@@ -409,9 +403,7 @@ def registered(tmp_path, monkeypatch):
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     names = [f"synthetic_people_{split}" for split in ("train", "val")]
-    kept = {
-        name: (DatasetCatalog[name], MetadataCatalog.pop(name)) for name in names if name in DatasetCatalog
-    }
+    kept = {name: (DatasetCatalog[name], MetadataCatalog.pop(name)) for name in names if name in DatasetCatalog}
     for name in kept:
         DatasetCatalog.remove(name)
     monkeypatch.setattr(synthetic_people, "SPLIT_SIZES", {"train": 4, "val": 3})

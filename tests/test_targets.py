@@ -3,7 +3,7 @@
 import torch
 from detectron2.structures import Boxes, Instances, Keypoints
 
-from querypose.modeling.targets import Targets
+from querypose.modeling.losses.targets import Targets
 
 
 def image_of(height, width, boxes, keypoints=None, num_keypoints=2):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from killed_training import largest_difference
 
-from querypose.data.synthetic_people import write_synthetic_people
 from querypose.engine import train_net_main, train_net_parser
 from querypose.engine.random_state import FIXED_SEED
+from querypose.synthetic.dataset import write_synthetic_people
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"

@@ -10,13 +10,13 @@ from tiny_model import tiny_config
 from torch import nn
 
 from querypose.data import resolve_datasets
-from querypose.data.synthetic_people import write_synthetic_people
 from querypose.engine import PoseTrainer
 from querypose.engine import trainer as trainer_module
 from querypose.engine.progress import ProgressBar
-from querypose.engine.step import BFloat16Trainer, StepTrainer
+from querypose.engine.train_loop import BFloat16Trainer, StepTrainer
 from querypose.engine.trainer import use_bfloat16, wrap_for_distribution
 from querypose.evaluation import PoseEvaluator
+from querypose.synthetic.dataset import write_synthetic_people
 
 
 @pytest.fixture(scope="module")

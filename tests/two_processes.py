@@ -18,10 +18,10 @@ from tiny_model import spread, tiny_batch, tiny_config, tiny_model, without_batc
 from torch import nn
 
 from querypose.data import resolve_datasets
-from querypose.data.synthetic_people import write_synthetic_people
 from querypose.engine import PoseTrainer, build_optimizer, launch, train_net_parser
 from querypose.engine.trainer import share_buffers, wrap_for_distribution
 from querypose.errors import UserError, exit_on_user_error
+from querypose.synthetic.dataset import write_synthetic_people
 
 VARIANTS = {
     "light": ("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched", "MODEL.QUERYPOSE.AUX_HEATMAP", True),

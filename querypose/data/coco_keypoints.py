@@ -91,8 +91,7 @@ def resolve_datasets(cfg):
         UserError: for an unknown name, a file that cannot be used, and images that are not found.
     """
     return tuple(
-        tuple(resolve_dataset(name) for name in _as_tuple(names))
-        for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+        tuple(resolve_dataset(name) for name in _as_tuple(names)) for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     )
 
 
@@ -211,7 +210,7 @@ def annotation_file(name):
     metadata = MetadataCatalog.get(name)
     if name.startswith("synthetic_people"):
         # Here, because the renderer is of no use to those who bring their own data.
-        from querypose.data.synthetic_people import ensure_synthetic_people
+        from querypose.synthetic.dataset import ensure_synthetic_people
 
         ensure_synthetic_people(name)
     path = Path(metadata.json_file)
@@ -258,9 +257,7 @@ def _find(given, exists, kind):
     for path in tried:
         if exists(path):
             return path
-    raise UserError(
-        f"the {kind} {given} does not exist (looked for {' and '.join(map(str, dict.fromkeys(tried)))})"
-    )
+    raise UserError(f"the {kind} {given} does not exist (looked for {' and '.join(map(str, dict.fromkeys(tried)))})")
 
 
 def _find_image_root(json_file):
@@ -276,6 +273,5 @@ def _find_image_root(json_file):
             return candidate
     tried = ", ".join(map(str, dict.fromkeys(candidates)))
     raise UserError(
-        f"the image {file_names[0]} of {json_file} is in none of {tried}; "
-        f"name the folder as {json_file}@IMAGE_FOLDER"
+        f"the image {file_names[0]} of {json_file} is in none of {tried}; name the folder as {json_file}@IMAGE_FOLDER"
     )

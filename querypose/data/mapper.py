@@ -106,9 +106,7 @@ class PoseDatasetMapper:
                 resize_before_crop=sizes.CROP.RESIZE_BEFORE,
             )
         else:
-            augmentations = build_pose_augmentation(
-                min_size=sizes.MIN_SIZE_TEST, max_size=sizes.MAX_SIZE_TEST
-            )
+            augmentations = build_pose_augmentation(min_size=sizes.MIN_SIZE_TEST, max_size=sizes.MAX_SIZE_TEST)
         return {
             "is_train": is_train,
             "augmentations": augmentations,

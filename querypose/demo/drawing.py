@@ -6,7 +6,7 @@ import numpy as np
 
 from querypose.errors import UserError
 from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
-from querypose.persons import Persons
+from querypose.structures import Persons
 from querypose.visualization import draw_poses, glow_attention
 
 

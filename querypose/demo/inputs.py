@@ -73,12 +73,8 @@ def prepare_output(folder: str | os.PathLike, files: Sequence[Path]) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror}; choose another folder with --output."
-        ) from error
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --output.") from error
     for file in files:
         if file.resolve().parent == folder.resolve():
-            raise UserError(
-                f"{folder} holds the input {file}, which could be overwritten; choose another --output."
-            )
+            raise UserError(f"{folder} holds the input {file}, which could be overwritten; choose another --output.")
     return folder

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from querypose.errors import UserError
-from querypose.persons import Persons, record_columns, to_coco
 from querypose.skeleton import Skeleton
+from querypose.structures import Persons, record_columns, to_coco
 
 
 class Results:

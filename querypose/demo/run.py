@@ -17,8 +17,8 @@ from querypose.demo.inputs import image_ids, is_video, output_names
 from querypose.demo.results import Results
 from querypose.errors import UserError
 from querypose.images import read_image_rgb
-from querypose.persons import Persons
 from querypose.skeleton import Skeleton
+from querypose.structures import Persons
 from querypose.visualization.draw_poses import default_scale
 from querypose.visualization.video import VideoReader, VideoWriter, stop_on_interrupt
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from detectron2.engine import HookBase
 
+from querypose.atomic_io import whole_file
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.errors import UserError
-from querypose.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 

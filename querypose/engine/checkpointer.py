@@ -12,10 +12,10 @@ import torch
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
+from querypose.atomic_io import remove_partial_files, whole_file
 from querypose.errors import UserError
 from querypose.modeling.backbones.timm_weights import load_timm_weights
 from querypose.safe_loading import SafeCheckpointer
-from querypose.whole_files import remove_partial_files, whole_file
 
 logger = logging.getLogger(__name__)
 

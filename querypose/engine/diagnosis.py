@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from querypose.engine.step import StepTrainer
+from querypose.engine.train_loop import StepTrainer
 
 
 def first_non_finite(loop: StepTrainer, batch: list[dict]) -> tuple[dict[str, float], str | None]:

@@ -13,7 +13,7 @@ from querypose.data import check_datasets, skeleton_of
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.processes import DEFAULT_TIMEOUT
 from querypose.engine.random_state import make_deterministic
-from querypose.engine.results import InferenceTimer, write_results
+from querypose.engine.run_summary import InferenceTimer, write_results
 from querypose.engine.trainer import PoseTrainer
 from querypose.errors import UserError
 from querypose.modeling.part_division import build_part_division, describe_parts

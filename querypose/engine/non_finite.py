@@ -9,10 +9,10 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor
 
+from querypose.atomic_io import whole_file
 from querypose.engine.diagnosis import first_non_finite
-from querypose.engine.step import METRIC_PERIOD
+from querypose.engine.train_loop import METRIC_PERIOD
 from querypose.errors import UserError
-from querypose.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 

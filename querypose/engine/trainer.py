@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch.nn.parallel import DistributedDataParallel
 
+from querypose.atomic_io import cut_unfinished_line
 from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, count_unreadable, training_records
 from querypose.engine.checkpoint_hooks import BestCheckpoint, PeriodicCheckpoints
 from querypose.engine.checkpointer import PoseCheckpointer
@@ -23,10 +24,9 @@ from querypose.engine.optimizer import build_optimizer
 from querypose.engine.progress import ProgressBar
 from querypose.engine.random_state import SeedSteps
 from querypose.engine.signals import Interrupted, StopOnSignal
-from querypose.engine.step import METRIC_PERIOD, BFloat16Trainer, StepTrainer
+from querypose.engine.train_loop import METRIC_PERIOD, BFloat16Trainer, StepTrainer
 from querypose.errors import UserError
 from querypose.evaluation import PoseEvaluator
-from querypose.whole_files import cut_unfinished_line
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,7 @@ _CROWDPOSE_FUNCTIONS = {
 BACKENDS = tuple(_CROWDPOSE_FUNCTIONS)
 
 
-def evaluate_coco_results(
-    ground_truth, results, sigmas=None, tasks=TASKS, backend="faster-coco-eval", protocol=None
-):
+def evaluate_coco_results(ground_truth, results, sigmas=None, tasks=TASKS, backend="faster-coco-eval", protocol=None):
     """Evaluate COCO-format results against COCO-format annotations.
 
     Image size classes of detections are by their box, or by the extent of their keypoints in results without boxes.
@@ -82,9 +80,7 @@ def compute_metrics(ground_truth, results, tasks, backend):
 def check_results(results, ground_truth, tasks):
     """Raise a `UserError` about the first entry of COCO-format `results` that does not fit a `GroundTruth`."""
     if not isinstance(results, list):
-        raise UserError(
-            "the results are no list; give COCO-format results, a list of one object per detection"
-        )
+        raise UserError("the results are no list; give COCO-format results, a list of one object per detection")
     image_ids = {image["id"] for image in ground_truth.content["images"]}
     category_id = ground_truth.category_id
     required = {"image_id", "category_id", "score", *tasks}
@@ -95,14 +91,10 @@ def check_results(results, ground_truth, tasks):
     for number, result in enumerate(results):
         title = f"entry {number} of the results"
         if not isinstance(result, dict):
-            raise UserError(
-                f"{title} is {result!r} instead of an object with image_id, category_id, score, .."
-            )
+            raise UserError(f"{title} is {result!r} instead of an object with image_id, category_id, score, ..")
         missing = sorted(required - result.keys())
         if missing:
-            raise UserError(
-                f"{title} has no {missing[0]!r}; every detection needs {', '.join(sorted(required))}"
-            )
+            raise UserError(f"{title} has no {missing[0]!r}; every detection needs {', '.join(sorted(required))}")
         if not isinstance(result["image_id"], int | str) or result["image_id"] not in image_ids:
             raise UserError(f"{title} is of image {result['image_id']!r}, which is not in the data set")
         if result["category_id"] != category_id:
@@ -113,9 +105,7 @@ def check_results(results, ground_truth, tasks):
             if not isinstance(values, list) or len(values) != length:
                 found = f"{len(values)} values" if isinstance(values, list) else repr(values)
                 raise UserError(f"{title} has in {key!r} {found} instead of {length} ({meaning})")
-        if not all(
-            are_finite_numbers(values) for values in ([result["score"]], *(result[key] for key in tasks))
-        ):
+        if not all(are_finite_numbers(values) for values in ([result["score"]], *(result[key] for key in tasks))):
             raise UserError(f"{title} holds values that are not finite numbers")
 
 

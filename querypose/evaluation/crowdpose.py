@@ -31,9 +31,7 @@ def faster_coco_eval(ground_truth, results):
         results: list of COCO-format results with `keypoints`; none need be there.
     """
     sigmas = list(ground_truth.skeleton.sigmas)
-    evaluation = run_faster_coco_eval(
-        ground_truth, results, "keypoints_crowd", kpt_oks_sigmas=sigmas, use_area=False
-    )
+    evaluation = run_faster_coco_eval(ground_truth, results, "keypoints_crowd", kpt_oks_sigmas=sigmas, use_area=False)
     return evaluation.stats
 
 

@@ -74,9 +74,7 @@ def check_submission(path, image_ids, num_keypoints=17, category_id=1):
     """
     path = Path(path)
     if not re.fullmatch(r"person_keypoints_(val|test-dev|test)\d{4}_[\w.-]+_results\.zip", path.name):
-        raise UserError(
-            f"the submission {path.name} must be named person_keypoints_[split]_[algorithm]_results.zip"
-        )
+        raise UserError(f"the submission {path.name} must be named person_keypoints_[split]_[algorithm]_results.zip")
     try:
         with zipfile.ZipFile(path) as file:
             names = file.namelist()

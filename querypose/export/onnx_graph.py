@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from querypose.export.pyramid_pooler import DensePyramidPooler
+from querypose.modeling.losses.rle import keypoints_in_pixels
 from querypose.modeling.meta_arch import QueryPose
-from querypose.modeling.rle import keypoints_in_pixels
 
 
 class OnnxGraph(nn.Module):

@@ -10,17 +10,25 @@ Shape letters, used in every docstring of this package:
 """
 
 import querypose.detectron2_extension  # noqa: F401
+from querypose.modeling.ablations.direct_keypoint_stage import InstanceKeypointStage, PooledKeypointStage
+from querypose.modeling.ablations.interaction_variants import (
+    DynamicSpatialMLP,
+    MultiHeadSelfAttention,
+    SpatialAttention,
+)
+from querypose.modeling.ablations.iteration_variants import Concatenation, NoIteration, Summation
+from querypose.modeling.ablations.part_interaction import (
+    PartDynamicChannelMLP,
+    PartDynamicSpatialMLP,
+    PartSelfAttention,
+)
 from querypose.modeling.backbones import build_hrnet_backbone, build_swin_fpn_backbone, build_timm_fpn_backbone
 from querypose.modeling.box_stage import BoxStage
 from querypose.modeling.decoder import QueryPoseDecoder
-from querypose.modeling.direct_keypoint_stage import InstanceKeypointStage, PooledKeypointStage
-from querypose.modeling.interaction_variants import DynamicSpatialMLP, MultiHeadSelfAttention, SpatialAttention
-from querypose.modeling.iteration_variants import Concatenation, NoIteration, Summation
-from querypose.modeling.keypoint_loss import KEYPOINT_LOSS_REGISTRY
 from querypose.modeling.keypoint_stage import KEYPOINT_STAGE_REGISTRY, KeypointStage
+from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY
 from querypose.modeling.meta_arch import QueryPose
 from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
-from querypose.modeling.part_interaction import PartDynamicChannelMLP, PartDynamicSpatialMLP, PartSelfAttention
 from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY
 from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY
 from querypose.modeling.spegm import PART_EMBEDDING_REGISTRY

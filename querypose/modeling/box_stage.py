@@ -9,7 +9,7 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from querypose.modeling.pyramid_pooling import is_aligned, pool_every_level, pool_own_level, poolable
+from querypose.modeling.ops.pyramid_pooling import is_aligned, pool_every_level, pool_own_level, poolable
 from querypose.modeling.query_interaction import build_query_interaction
 from querypose.modeling.transformer import FeedForward, SelfAttention
 

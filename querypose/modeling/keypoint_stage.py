@@ -5,11 +5,11 @@ from detectron2.config import configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from querypose.modeling.keypoint_loss import KEYPOINT_LOSS_REGISTRY
+from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY
+from querypose.modeling.ops.pyramid_pooling import poolable
+from querypose.modeling.ops.roi_align import roi_align
 from querypose.modeling.part_heads import KeypointHeads, PartLinear
-from querypose.modeling.pyramid_pooling import poolable
 from querypose.modeling.query_interaction import build_query_interaction
-from querypose.modeling.roi_align import roi_align
 from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY
 from querypose.modeling.spegm import PART_EMBEDDING_REGISTRY
 from querypose.modeling.transformer import FeedForward, SelfAttention

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from querypose.errors import UserError
 from querypose.modeling.backbones.checkpointing import checkpoint_resnet
-from querypose.modeling.compilation import compile_fixed_shapes
-from querypose.modeling.criterion import SetCriterion
 from querypose.modeling.decoder import DecoderOutput, QueryPoseDecoder
-from querypose.modeling.matcher import Match, matched_rows, matches_on
-from querypose.modeling.memory_layout import use_channels_last
+from querypose.modeling.losses.criterion import SetCriterion
+from querypose.modeling.losses.matcher import Match, matched_rows, matches_on
+from querypose.modeling.losses.rle import keypoints_in_pixels
+from querypose.modeling.losses.targets import Targets
+from querypose.modeling.ops.compilation import compile_fixed_shapes
+from querypose.modeling.ops.memory_layout import use_channels_last
 from querypose.modeling.part_division import build_part_division
-from querypose.modeling.rle import keypoints_in_pixels
-from querypose.modeling.targets import Targets
 
 
 @META_ARCH_REGISTRY.register()

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode, get_cfg
 from querypose.config import add_querypose_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PROTOCOLS = ("paper", "minicoco", "minicoco_cpu", "drawn_people")
+PROTOCOLS = ("paper", "minicoco", "synthetic_people")
 """The paper's tables; rows of them on Mini-COCO, on a cut of it for a CPU, on drawn people (docs/EXPERIMENTS.md)."""
 
 

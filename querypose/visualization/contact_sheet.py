@@ -32,9 +32,7 @@ def contact_sheet(
     if len(titles) != len(rows):
         raise UserError(f"a contact sheet of {len(rows)} rows needs as many titles, not {len(titles)}.")
     if any(len(row) != len(headings) for row in rows):
-        raise UserError(
-            f"each row of this contact sheet needs {len(headings)} pictures: {', '.join(headings)}."
-        )
+        raise UserError(f"each row of this contact sheet needs {len(headings)} pictures: {', '.join(headings)}.")
 
     cell_width, cell_height = cell_size
     size = max(11, cell_width // 24)
@@ -72,8 +70,7 @@ def fit_in_cell(picture, cell_size):
     picture = np.asarray(picture)
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or picture.size == 0:
         raise UserError(
-            f"a picture of a contact sheet must be uint8 of shape (H, W, 3), not {picture.dtype} of "
-            f"{picture.shape}."
+            f"a picture of a contact sheet must be uint8 of shape (H, W, 3), not {picture.dtype} of {picture.shape}."
         )
     cell_width, cell_height = cell_size
     height, width = picture.shape[:2]

@@ -53,9 +53,7 @@ class Poses:
     def __post_init__(self):
         n = len(self.keypoints)
         if self.keypoints.ndim != 3 or self.keypoints.shape[2] != 3:
-            raise UserError(
-                f"keypoints to draw must have shape (persons, keypoints, 3), not {self.keypoints.shape}."
-            )
+            raise UserError(f"keypoints to draw must have shape (persons, keypoints, 3), not {self.keypoints.shape}.")
         if self.boxes is not None and self.boxes.shape != (n, 4):
             raise UserError(f"boxes to draw must have shape ({n}, 4), one per person, not {self.boxes.shape}")
         if self.scores is not None and self.scores.shape != (n,):
@@ -76,9 +74,7 @@ class Poses:
             ground_truth = "pred_keypoints" not in fields
             prefix = "gt" if ground_truth else "pred"
             if f"{prefix}_keypoints" not in fields:
-                raise UserError(
-                    f"nothing to draw: neither pred_keypoints nor gt_keypoints are among {sorted(fields)}."
-                )
+                raise UserError(f"nothing to draw: neither pred_keypoints nor gt_keypoints are among {sorted(fields)}.")
             keypoints = _as_array(fields[f"{prefix}_keypoints"])
             if keypoints.size == 0:
                 keypoints = keypoints.reshape(0, num_keypoints, 3)
@@ -147,8 +143,7 @@ def draw_poses(
     image_rgb = np.asarray(image_rgb)
     if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
         raise UserError(
-            f"an image to draw on must be uint8 of shape (H, W, 3), not {image_rgb.dtype} of "
-            f"{image_rgb.shape}."
+            f"an image to draw on must be uint8 of shape (H, W, 3), not {image_rgb.dtype} of {image_rgb.shape}."
         )
     for name, value, valid in (
         ("colour_by", colour_by, COLOUR_BY),
@@ -290,9 +285,7 @@ def _clip_segment(start, end, low, high):
             if not low[axis] <= start[axis] <= high[axis]:
                 return None
             continue
-        enter, leave = sorted(
-            ((low[axis] - start[axis]) / step[axis], (high[axis] - start[axis]) / step[axis])
-        )
+        enter, leave = sorted(((low[axis] - start[axis]) / step[axis], (high[axis] - start[axis]) / step[axis]))
         first, last = max(first, enter), min(last, leave)
     return None if first > last else (start + first * step, start + last * step)
 
@@ -303,9 +296,7 @@ def _visible_corners(canvas, box):
     if not np.isfinite(box).all() or box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
         return None
     # Clipped before rounding, since a box may lie beyond what an integer holds.
-    return tuple(
-        int(v) for v in np.round(np.clip(box - 0.5, 0, (width - 1, height - 1, width - 1, height - 1)))
-    )
+    return tuple(int(v) for v in np.round(np.clip(box - 0.5, 0, (width - 1, height - 1, width - 1, height - 1))))
 
 
 def _draw_box(canvas, box, colour, width):
@@ -337,9 +328,7 @@ def _draw_scores(canvas, persons, boxes, scores):
         ]
         limit_x, limit_y = max(canvas.shape[1] - width, 0), max(canvas.shape[0] - height, 0)
         places = [(min(max(x, 0), limit_x), min(max(y, 0), limit_y)) for x, y in places]
-        free = (
-            p for p in places if not any(abs(p[0] - x) < width and abs(p[1] - y) < height for x, y in taken)
-        )
+        free = (p for p in places if not any(abs(p[0] - x) < width and abs(p[1] - y) < height for x, y in taken))
         place = next(free, places[0])
         taken.append(place)
         draw_label(canvas, text, place, size=size, background=PERSON_COLOURS[i % len(PERSON_COLOURS)])

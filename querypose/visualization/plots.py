@@ -70,9 +70,7 @@ def read_metrics(file):
     try:
         text = Path(file).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise UserError(
-            f"cannot read {file}: {error.strerror}; give a metrics.json of a training run."
-        ) from error
+        raise UserError(f"cannot read {file}: {error.strerror}; give a metrics.json of a training run.") from error
     records = {}
     for line in text.splitlines():
         try:
@@ -80,9 +78,7 @@ def read_metrics(file):
         except json.JSONDecodeError:
             continue
         if isinstance(record, dict) and isinstance(record.get("iteration"), int):
-            numbers = {
-                k: float(v) for k, v in record.items() if isinstance(v, int | float) and k != "iteration"
-            }
+            numbers = {k: float(v) for k, v in record.items() if isinstance(v, int | float) and k != "iteration"}
             records.setdefault(record["iteration"], {}).update(numbers)
     if not records:
         raise UserError(f"{file} holds no training record; give a metrics.json that Detectron2 wrote.")

@@ -1,0 +1,1 @@
+"""Matching and the losses of every stage."""

@@ -1,0 +1,109 @@
+"""One-to-one assignment of queries to persons (Section 3.4)."""
+
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from querypose.modeling.losses.targets import Targets
+
+
+@dataclass
+class Match:
+    """Matched pairs of one stage over the whole batch, n of them.
+
+    rows: (n,) queries as image * N + query. persons: (n,) persons as image * P + person.
+    """
+
+    rows: Tensor
+    persons: Tensor
+
+
+class HungarianMatcher(nn.Module):
+    """Minimises class, L1 and GIoU cost per image and stage; where persons outnumber queries, the best are matched."""
+
+    def __init__(self, class_weight: float = 2.0, l1_weight: float = 5.0, giou_weight: float = 2.0):
+        super().__init__()
+        self.class_weight = class_weight
+        self.l1_weight = l1_weight
+        self.giou_weight = giou_weight
+
+    @torch.no_grad()
+    def forward(self, logits: list[Tensor], boxes: list[Tensor], targets: Targets) -> list[Match]:
+        """S logits (B, N, 1) and boxes (B, N, 4) -> a match per stage, on the device; see `assign`."""
+        return matches_on(self.assign(logits, boxes, targets), targets.boxes.device)
+
+    @torch.no_grad()
+    def assign(self, logits: list[Tensor], boxes: list[Tensor], targets: Targets) -> list[Match]:
+        """As `forward`, with matches on the host; one transfer to it for all stages."""
+        num_queries, most_persons = logits[0].shape[1], targets.boxes.shape[1]
+        costs = torch.stack([self.cost(*stage, targets) for stage in zip(logits, boxes, strict=True)])
+        # a diverged prediction must not stop the assignment: the loss reports it
+        costs = torch.nan_to_num(costs, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
+        matches = []
+        for stage_costs in costs:
+            rows, persons = [], []
+            for image, count in enumerate(targets.counts):
+                query, person = linear_sum_assignment(stage_costs[image, :, :count])
+                rows.append(torch.from_numpy(query) + image * num_queries)
+                persons.append(torch.from_numpy(person) + image * most_persons)
+            matches.append(Match(torch.cat(rows), torch.cat(persons)))
+        return matches
+
+    def cost(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+        """logits (B, N, 1), boxes (B, N, 4) -> costs (B, N, P); those of padded persons mean nothing."""
+        scale = targets.box_scale[:, None]
+        l1_cost = ((boxes / scale)[:, :, None] - (targets.boxes / scale)[:, None]).abs().sum(dim=-1)
+        return (
+            self.class_weight * focal_class_cost(logits.float().sigmoid())
+            + self.l1_weight * l1_cost
+            - self.giou_weight * batched_generalized_box_iou(boxes, targets.boxes)
+        )
+
+
+def matches_on(matches: list[Match], device: torch.device) -> list[Match]:
+    """The matches, as one transfer that nothing waits for."""
+    pairs = [torch.stack([match.rows, match.persons]) for match in matches]
+    moved = torch.cat(pairs, dim=1).to(device, non_blocking=True)
+    return [Match(*pair) for pair in moved.split([pair.shape[1] for pair in pairs], dim=1)]
+
+
+def matched_rows(matches: list[Match]) -> tuple[Tensor, list[int]]:
+    """The rows that any of the S matches holds, once each, and how many of them each stage needs.
+
+    A stage's part queries come from the stages before it, so that stage s needs the rows matched at s or later. Rows
+    whose last match is late come first; stage s needs the first `number[s]`. A batch without a match still runs
+    row 0, so that every parameter takes part in the step.
+
+    Returns:
+        rows (R,) on the matches' device; S numbers, none larger than the one before.
+    """
+    last_stage = {row: stage for stage, match in enumerate(matches) for row in match.rows.tolist()}
+    if not last_stage:
+        return matches[0].rows.new_zeros(1), [1] * len(matches)
+    rows = sorted(last_stage, key=lambda row: (-last_stage[row], row))
+    number = [sum(last >= stage for last in last_stage.values()) for stage in range(len(matches))]
+    return matches[0].rows.new_tensor(rows), number
+
+
+def focal_class_cost(probability: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """How much the focal loss falls where a query turns from background to person; elementwise."""
+    positive = alpha * (1 - probability) ** gamma * -(probability + 1e-8).log()
+    negative = (1 - alpha) * probability**gamma * -(1 - probability + 1e-8).log()
+    return positive - negative
+
+
+def batched_generalized_box_iou(first: Tensor, second: Tensor) -> Tensor:
+    """first (B, N, 4), second (B, P, 4) corners -> generalised IoU (B, N, P)."""
+    first, second = first[:, :, None], second[:, None]
+    overlap = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp(
+        min=0
+    )
+    hull = (torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])).clamp(
+        min=0
+    )
+    intersection, hull_area = overlap.prod(dim=-1), hull.prod(dim=-1)
+    areas = [(box[..., 2:] - box[..., :2]).prod(dim=-1) for box in (first, second)]
+    union = areas[0] + areas[1] - intersection
+    return intersection / union.clamp(min=1e-7) - (hull_area - union) / hull_area.clamp(min=1e-7)

@@ -1,0 +1,1 @@
+"""RoI pooling, memory layout and compilation."""

@@ -1,0 +1,72 @@
+"""RoIAlign over a pyramid: boxes that it can read at, and for CPU and GPU the way that is fast there."""
+
+import torch
+from detectron2.layers import ROIAlign
+from detectron2.modeling.poolers import ROIPooler
+from torch import Tensor, nn
+
+from querypose.modeling.ops.roi_align import roi_align
+
+_FAR = 1e6  # pixels; no image reaches as far
+
+
+def poolable(boxes: Tensor) -> Tensor:
+    """The boxes (.., 4), in pixels, with NaN as 0 and nothing farther than a million pixels.
+
+    torchvision's RoIAlign on a CPU reads outside of its memory at NaN: a diverged box would end the process before the
+    loss reports it.
+    """
+    if torch.onnx.is_in_onnx_export():  # other runtimes have kernels of their own
+        return boxes
+    return torch.nan_to_num(boxes, nan=0.0).clamp(-_FAR, _FAR)
+
+
+def is_aligned(pooler: nn.Module) -> bool:
+    """Whether `pool_every_level` and `pool_own_level` compute what `pooler` does: a ROIPooler of ROIAlignV2."""
+    return isinstance(pooler, ROIPooler) and all(
+        isinstance(align, ROIAlign) and align.aligned and align.sampling_ratio > 0 for align in pooler.level_poolers
+    )
+
+
+def pool_every_level(pooler: ROIPooler, features: list[Tensor], boxes: Tensor) -> Tensor:
+    """What `pooler` (ROIAlignV2) computes of boxes (B, N, 4) in pixels: (B * N, d, height, width).
+
+    The pooler finds out how many boxes each level has, for which the host waits. Here every box is pooled from every
+    level and its own level's result kept: four times the work of a small part of the step, and no waiting.
+    """
+    rois, level = _rois_and_levels(pooler, boxes)
+    regions = None
+    for index, (feature, align) in enumerate(zip(features, pooler.level_poolers, strict=True)):
+        pooled = roi_align(feature, rois.to(feature), align.output_size, align.spatial_scale, align.sampling_ratio)
+        mine = (level == index).view(-1, 1, 1, 1)
+        regions = torch.where(mine, pooled, 0.0 if regions is None else regions)
+    return regions
+
+
+def pool_own_level(pooler: ROIPooler, features: list[Tensor], boxes: Tensor) -> Tensor:
+    """As `pool_every_level`, each box from its own level alone, for devices that answer at once."""
+    rois, level = _rois_and_levels(pooler, boxes)
+    parts, order = [], []
+    for index, (feature, align) in enumerate(zip(features, pooler.level_poolers, strict=True)):
+        mine = torch.where(level == index)[0]
+        # in training each map takes part: distributed processes must have the same parameters with a gradient
+        if len(mine) or feature.requires_grad:
+            own = rois[mine].to(feature)
+            parts.append(roi_align(feature, own, align.output_size, align.spatial_scale, align.sampling_ratio))
+            order.append(mine)
+    return torch.cat(parts)[torch.cat(order).argsort()] if len(parts) > 1 else parts[0]
+
+
+def _rois_and_levels(pooler: ROIPooler, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """(B * N, 5) index of the image and corners in pixels, (B * N,) index of the level."""
+    batch, number = boxes.shape[:2]
+    flat = poolable(boxes).reshape(-1, 4).float()
+    image = torch.arange(batch, device=boxes.device).repeat_interleave(number)
+    rois = torch.cat([image[:, None].to(flat), flat], dim=1)
+
+    # the level whose canonical box is as large, as in the Feature Pyramid Networks' equation 1
+    size = (flat[:, 2:] - flat[:, :2]).prod(dim=1).sqrt()
+    level = torch.floor(pooler.canonical_level + torch.log2(size / pooler.canonical_box_size + 1e-8))
+    # a diverged box must not stop the step: the loss reports it
+    level = torch.nan_to_num(level, nan=pooler.min_level).clamp(pooler.min_level, pooler.max_level)
+    return rois, level - pooler.min_level

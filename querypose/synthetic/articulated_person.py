@@ -1,0 +1,308 @@
+"""A jointed 3-D stick figure: proportions, poses and the places of its joints as a camera sees them.
+
+Coordinates: x to the image's right, y down, z towards the viewer; lengths in units of the person's stature.
+At yaw 0 the person faces the viewer, so the person's left side has positive x. All angles are in degrees.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+LEFT, RIGHT = 0, 1
+SIDES = ("left", "right")
+
+# COCO's names in COCO's order: this data set is read by anything that reads COCO keypoints.
+KEYPOINT_NAMES = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear",
+    "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+    "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
+)  # fmt: skip
+
+DOWN = np.array([0.0, 1.0, 0.0])
+FORWARD = np.array([0.0, 0.0, 1.0])
+
+# Unit directions of the facial keypoints from the centre of the head, in the head's own frame.
+FACE_DIRECTIONS = {
+    "nose": np.array([0.0, 0.17, 0.985]),
+    "left_eye": np.array([0.40, -0.10, 0.911]),
+    "right_eye": np.array([-0.40, -0.10, 0.911]),
+    "left_ear": np.array([0.997, 0.05, -0.06]),
+    "right_ear": np.array([-0.997, 0.05, -0.06]),
+}
+
+
+def rotation_x(degrees):
+    """Rotation (3, 3) that turns down towards forward (a thigh lifted, an arm raised to the front)."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def rotation_y(degrees):
+    """Rotation (3, 3) about the vertical that turns forward towards the image's right."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
+def rotation_z(degrees):
+    """Rotation (3, 3) in the image plane that turns down towards the image's left."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+
+
+@dataclass
+class Proportions:
+    """Lengths of a body in units of its stature."""
+
+    shoulder: float = 0.098
+    hip: float = 0.052
+    torso: float = 0.285
+    neck: float = 0.105
+    head: float = 0.068
+    upper_arm: float = 0.165
+    forearm: float = 0.145
+    thigh: float = 0.235
+    shank: float = 0.225
+    foot: float = 0.085
+    girth: float = 1.0
+
+    @classmethod
+    def sample(cls, rng):
+        """Draw the proportions of one person."""
+        around = {name: value * rng.uniform(0.92, 1.08) for name, value in vars(cls()).items()}
+        around["girth"] = rng.uniform(0.88, 1.2)
+        return cls(**around)
+
+
+@dataclass
+class Pose:
+    """The angles of a figure, in degrees.
+
+    `arms` and `legs` hold a row for each side (left, right): away from the body, to the front, twist
+    (inward positive), and the bend of elbow or knee.
+    """
+
+    lean: float = 0.0
+    sway: float = 0.0
+    twist: float = 0.0
+    head: np.ndarray = field(default_factory=lambda: np.zeros(3))  # yaw, nod, tilt
+    arms: np.ndarray = field(default_factory=lambda: np.array([[8.0, 0, 0, 10]] * 2))
+    legs: np.ndarray = field(default_factory=lambda: np.array([[3.0, 0, 0, 0]] * 2))
+    seated: bool = False
+
+
+def _stand(rng, pose):
+    pose.legs = np.array([[rng.uniform(1, 9), rng.normal(0, 4), 0, abs(rng.normal(0, 4))] for _ in SIDES])
+
+
+def _walk(rng, pose, stride=(14, 30), swing=(10, 32), knee=(5, 45), elbow=(5, 45), lean=(0, 7)):
+    step, arm = rng.uniform(*stride), rng.uniform(*swing)
+    pose.lean = rng.uniform(*lean)
+    pose.legs = np.array([[2.0, step, 0, rng.uniform(0, 15)], [2.0, -0.7 * step, 0, rng.uniform(*knee)]])
+    pose.arms = np.array([[6.0, -arm, 0, rng.uniform(*elbow)], [6.0, arm, 0, rng.uniform(*elbow)]])
+
+
+def _run(rng, pose):
+    _walk(rng, pose, (35, 60), (30, 55), (50, 105), (70, 110), (6, 18))
+    pose.legs[LEFT, 3] = rng.uniform(15, 70)
+
+
+def _sit(rng, pose):
+    pose.seated = True
+    pose.lean = rng.uniform(-8, 18)
+    spread = rng.uniform(4, 16)
+    pose.legs = np.array([[spread, rng.uniform(68, 92), 0, rng.uniform(65, 100)] for _ in SIDES])
+
+
+def _crouch(rng, pose):
+    pose.lean = rng.uniform(15, 40)
+    pose.legs = np.array([[rng.uniform(8, 25), rng.uniform(70, 115), 0, rng.uniform(85, 130)] for _ in SIDES])
+
+
+def _lunge(rng, pose):
+    pose.legs = np.array(
+        [
+            [rng.uniform(5, 20), rng.uniform(45, 75), 0, rng.uniform(50, 85)],
+            [rng.uniform(2, 12), rng.uniform(-35, -10), 0, rng.uniform(5, 40)],
+        ]
+    )
+
+
+def _straddle(rng, pose):
+    pose.legs = np.array([[rng.uniform(12, 32), rng.normal(0, 5), 0, rng.uniform(0, 15)] for _ in SIDES])
+
+
+def _kick(rng, pose):
+    pose.lean = rng.uniform(-18, 2)
+    pose.legs = np.array(
+        [[rng.uniform(2, 25), rng.uniform(35, 85), 0, rng.uniform(0, 35)], [2, rng.normal(0, 4), 0, 5.0]]
+    )
+
+
+def _bow(rng, pose):
+    _stand(rng, pose)
+    pose.lean = rng.uniform(18, 55)
+
+
+def _arms_hang(rng, side):
+    return [rng.uniform(4, 22), rng.normal(0, 10), rng.normal(0, 20), rng.uniform(0, 35)]
+
+
+def _arm_akimbo(rng, side):
+    return [rng.uniform(35, 52), rng.uniform(-15, 5), rng.uniform(75, 100), rng.uniform(75, 100)]
+
+
+def _arm_up(rng, side):
+    return [rng.uniform(120, 172), rng.uniform(-5, 20), rng.normal(0, 25), rng.uniform(0, 45)]
+
+
+def _arm_wave(rng, side):
+    return [rng.uniform(60, 105), rng.uniform(-5, 15), rng.uniform(-110, -70), rng.uniform(60, 120)]
+
+
+def _arm_out(rng, side):
+    return [rng.uniform(60, 95), rng.uniform(-10, 10), rng.normal(0, 25), rng.uniform(0, 35)]
+
+
+def _arm_reach(rng, side):
+    return [rng.uniform(0, 20), rng.uniform(45, 110), rng.uniform(-10, 25), rng.uniform(0, 50)]
+
+
+def _arm_fold(rng, side):
+    return [rng.uniform(8, 20), rng.uniform(10, 30), rng.uniform(25, 65), rng.uniform(85, 125)]
+
+
+_LEG_POSES = (
+    (_stand, 0.32), (_walk, 0.22), (_run, 0.10), (_sit, 0.11), (_crouch, 0.06),
+    (_lunge, 0.05), (_straddle, 0.07), (_kick, 0.03), (_bow, 0.04),
+)  # fmt: skip
+_ARM_POSES = (
+    (_arms_hang, 0.34), (_arm_akimbo, 0.13), (_arm_up, 0.13), (_arm_wave, 0.10),
+    (_arm_out, 0.10), (_arm_reach, 0.11), (_arm_fold, 0.09),
+)  # fmt: skip
+
+
+def _choose(rng, weighted):
+    weights = np.array([weight for _, weight in weighted])
+    return weighted[rng.choice(len(weighted), p=weights / weights.sum())][0]
+
+
+def sample_pose(rng):
+    """Draw a pose: legs and arms are drawn apart, so that their combinations are many."""
+    pose = Pose()
+    legs = _choose(rng, _LEG_POSES)
+    pose.arms = np.zeros((2, 4))
+    legs(rng, pose)
+    if legs not in (_walk, _run) or rng.random() < 0.25:
+        same = rng.random() < 0.55
+        first = _choose(rng, _ARM_POSES)
+        kinds = (first, first) if same else (first, _choose(rng, _ARM_POSES))
+        pose.arms = np.array([kind(rng, side) for side, kind in enumerate(kinds)])
+    if rng.random() < 0.5:  # no pose prefers a side
+        pose.arms, pose.legs = pose.arms[::-1].copy(), pose.legs[::-1].copy()
+    pose.arms[:, :3] += rng.normal(0, 4, (2, 3))
+    pose.legs[:, :2] += rng.normal(0, 2, (2, 2))
+    # Arms hang by their weight when the torso leans.
+    pose.arms[:, 1] += 0.8 * pose.lean
+    pose.lean += rng.normal(0, 2)
+    pose.sway, pose.twist = rng.normal(0, 4), rng.normal(0, 8)
+    pose.head = np.array([rng.normal(0, 14), rng.normal(0, 7), rng.normal(0, 6)])
+    return pose
+
+
+def sample_yaw(rng):
+    """Draw the direction a person faces: 0 to the viewer, 90 to the image's right, 180 away."""
+    side = rng.choice([-1, 1])
+    kind = rng.random()
+    if kind < 0.42:
+        return side * rng.uniform(0, 28)
+    if kind < 0.60:
+        return side * rng.uniform(28, 65)
+    if kind < 0.74:
+        return side * rng.uniform(65, 115)
+    return side * rng.uniform(115, 180)
+
+
+@dataclass
+class Body:
+    """The joints of a posed figure as the camera sees it.
+
+    `joints` maps a name to (x, y, z) in units of the stature, the pelvis at the origin; beside the keypoints'
+    names it has neck, head, and for each side hand and toe. `torso` and `head` are the rotations (3, 3) from
+    the frames of the torso and of the head to the camera's; `yaw` is the direction of the pelvis.
+    """
+
+    joints: dict
+    torso: np.ndarray
+    head: np.ndarray
+    pelvis: np.ndarray
+    yaw: float
+    proportions: Proportions
+    seated: bool
+
+
+HEAD_ELONGATION = 1.16
+
+
+def on_head(body, direction, reach=1.0):
+    """Return the place (3,) where `direction` (3,), in the head's frame, meets the surface of the head."""
+    up = body.head @ -DOWN
+    turned = body.head @ direction
+    radius = body.proportions.head * reach
+    return body.joints["head"] + radius * (turned + (HEAD_ELONGATION - 1) * (turned @ up) * up)
+
+
+def pose_body(pose, proportions, yaw, roll=0.0, camera_pitch=0.0):
+    """Place the joints of a figure by forward kinematics and turn them into the camera's frame.
+
+    Args:
+        pose: the angles of the limbs.
+        proportions: the lengths of the limbs.
+        yaw: degrees about the vertical, 0 faces the viewer, positive to the image's right.
+        roll: degrees in the image plane.
+        camera_pitch: degrees by which the camera looks down.
+    """
+    size = proportions
+    pelvis = rotation_z(roll) @ rotation_x(-camera_pitch) @ rotation_y(yaw)
+    torso = pelvis @ rotation_z(pose.sway) @ rotation_x(-pose.lean) @ rotation_y(pose.twist)
+    head_yaw, nod, tilt = pose.head
+    # A neck makes up for half of a lean: people look ahead.
+    head = torso @ rotation_x(0.5 * pose.lean - nod) @ rotation_y(head_yaw) @ rotation_z(tilt)
+
+    joints = {"neck": torso @ (-size.torso * DOWN)}
+    joints["head"] = joints["neck"] + torso @ (-0.35 * size.neck * DOWN) + head @ (-0.65 * size.neck * DOWN)
+    for side, name in enumerate(SIDES):
+        outward = 1.0 if side == LEFT else -1.0
+        away, front, inward, bend = pose.arms[side]
+        shoulder = torso @ np.array([outward * size.shoulder, -0.93 * size.torso, 0.0])
+        upper = torso @ rotation_z(-outward * away) @ rotation_x(front) @ rotation_y(-outward * inward)
+        lower = upper @ rotation_x(bend)
+        joints[f"{name}_shoulder"] = shoulder
+        joints[f"{name}_elbow"] = shoulder + size.upper_arm * (upper @ DOWN)
+        joints[f"{name}_wrist"] = joints[f"{name}_elbow"] + size.forearm * (lower @ DOWN)
+        joints[f"{name}_hand"] = joints[f"{name}_wrist"] + 0.045 * (lower @ DOWN)
+
+        away, front, inward, bend = pose.legs[side]
+        hip = pelvis @ np.array([outward * size.hip, 0.0, 0.0])
+        thigh = pelvis @ rotation_z(-outward * away) @ rotation_x(front) @ rotation_y(-outward * inward)
+        shank = thigh @ rotation_x(-bend)
+        joints[f"{name}_hip"] = hip
+        joints[f"{name}_knee"] = hip + size.thigh * (thigh @ DOWN)
+        joints[f"{name}_ankle"] = joints[f"{name}_knee"] + size.shank * (shank @ DOWN)
+        turned_out = rotation_y(outward * 12)
+        joints[f"{name}_toe"] = joints[f"{name}_ankle"] + shank @ turned_out @ (size.foot * FORWARD + 0.028 * DOWN)
+
+    body = Body(joints, torso, head, pelvis, yaw, size, pose.seated)
+    for name, direction in FACE_DIRECTIONS.items():
+        joints[name] = on_head(body, direction)
+    return body
+
+
+def sample_body(rng):
+    """Draw proportions, pose and direction of one person and return the posed `Body`."""
+    return pose_body(
+        sample_pose(rng),
+        Proportions.sample(rng),
+        yaw=sample_yaw(rng),
+        roll=rng.normal(0, 4),
+        camera_pitch=rng.uniform(2, 16),
+    )

@@ -1,0 +1,86 @@
+"""The canvas of one drawn figure: shapes with a dark rim, painted in colour and into a map of parts at once.
+
+Everything is drawn at twice the size of the final image (`SUPERSAMPLING`) and averaged down later.
+Positions are continuous coordinates of that large canvas: the pixel in column i covers [i, i + 1].
+"""
+
+import cv2
+import numpy as np
+
+SUPERSAMPLING = 2
+
+# Values of the part map. A prop (backpack, stool) hides the background but is no part of the person.
+BACKGROUND, PROP = 0, 255
+
+_CIRCLE = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+_CIRCLE = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], axis=1)
+_HALF = np.linspace(-np.pi / 2, np.pi / 2, 8)
+_SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
+
+
+class FigureCanvas:
+    """Colour and part map of one figure, and the light that falls on it."""
+
+    def __init__(self, height, width, light):
+        self.colour = np.zeros((height, width, 3), np.uint8)
+        self.parts = np.zeros((height, width), np.uint8)
+        self.light = light  # -1 from the left, 1 from the right
+
+    def polygon(self, points, colour, part=None):
+        points = np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
+        colour = tuple(int(min(max(c, 0), 255)) for c in colour)
+        cv2.fillConvexPoly(self.colour, points, colour, cv2.LINE_8, _SHIFT)
+        if part is not None:
+            cv2.fillConvexPoly(self.parts, points, part, cv2.LINE_8, _SHIFT)
+
+    def solid(self, outline, inner, colour, part):
+        """A closed shape with a dark rim: `outline` is the whole shape, `inner` the shape without its rim."""
+        self.polygon(outline, 0.42 * np.asarray(colour), part)
+        self.polygon(inner, colour)
+
+    def limb(self, start, end, radius_start, radius_end, colour, part, rim=1.6):
+        start, end = start[:2], end[:2]
+        self.solid(
+            capsule(start, end, radius_start, radius_end),
+            capsule(start, end, max(radius_start - rim, 0.5), max(radius_end - rim, 0.5)),
+            colour,
+            part,
+        )
+        aside = np.array([0.34 * self.light, -0.12])
+        bright = np.minimum(np.asarray(colour) * 1.12 + 14, 255)
+        self.polygon(
+            capsule(start + radius_start * aside, end + radius_end * aside, 0.38 * radius_start, 0.38 * radius_end),
+            bright,
+        )
+
+    def disc(self, centre, radius, colour, part=None, rim=1.4):
+        outline = centre[:2] + radius * _CIRCLE
+        self.solid(outline, centre[:2] + max(radius - rim, 0.5) * _CIRCLE, colour, part)
+
+    def hull(self, circles, colour, part, rim=1.8):
+        """The convex hull of circles ((x, y), radius)."""
+        rings = [
+            np.concatenate([centre[:2] + max(radius - inset, 0.5) * _CIRCLE for centre, radius in circles])
+            for inset in (0.0, rim)
+        ]
+        outline, inner = (cv2.convexHull(ring.astype(np.float32))[:, 0] for ring in rings)
+        self.solid(outline, inner, colour, part)
+
+
+def capsule(start, end, radius_start, radius_end):
+    """Return the outline (16, 2) of a tapered capsule between two circles."""
+    along = end - start
+    length = np.hypot(*along)
+    if length <= abs(radius_start - radius_end) + 1e-6:
+        centre, radius = (start, radius_start) if radius_start > radius_end else (end, radius_end)
+        return centre + radius * _CIRCLE
+    heading = np.arctan2(along[1], along[0])
+    taper = np.arcsin((radius_end - radius_start) / length)
+    far = heading + _HALF * (1 + 2 * taper / np.pi)
+    near = heading + np.pi + _HALF * (1 - 2 * taper / np.pi)
+    return np.concatenate(
+        [
+            end + radius_end * np.stack([np.cos(far), np.sin(far)], axis=1),
+            start + radius_start * np.stack([np.cos(near), np.sin(near)], axis=1),
+        ]
+    )

@@ -1,0 +1,290 @@
+"""Composes pictures of drawn people: a backdrop, one to five persons, objects before them, exact labels."""
+
+import cv2
+import numpy as np
+
+from .appearance import Appearance
+from .articulated_person import FACE_DIRECTIONS, KEYPOINT_NAMES, sample_body
+from .canvas import BACKGROUND, SUPERSAMPLING
+from .person_drawing import draw_figure
+
+MIN_LABELLED_KEYPOINTS = 4
+MIN_VISIBLE_SHARE = 0.38  # of a person's silhouette within the image
+MIN_SHARE_INSIDE = 0.45  # of a person's silhouette
+
+_PERSON_COUNTS = ((1, 0.34), (2, 0.30), (3, 0.20), (4, 0.10), (5, 0.06))
+_ON_FACE = np.array([name in FACE_DIRECTIONS for name in KEYPOINT_NAMES])
+_OBJECT = 100  # owner of pixels that a foreground object covers
+
+
+class _Placed:
+    """A figure whose canvas begins at (column, row) of the scene, in supersampled pixels, maybe negative."""
+
+    def __init__(self, figure, column, row, shape):
+        self.figure = figure
+        height, width = figure.parts.shape
+        top, bottom = max(row, 0), min(row + height, shape[0])
+        left, right = max(column, 0), min(column + width, shape[1])
+        self.scene = np.s_[top : max(bottom, top), left : max(right, left)]
+        self.own = np.s_[top - row : max(bottom, top) - row, left - column : max(right, left) - column]
+        self.silhouette = figure.silhouette[self.own]
+        self.drawn = figure.parts[self.own] != BACKGROUND
+        self.keypoints = figure.keypoints + [column, row]
+
+    def labelled(self, shape):
+        """Tell which keypoints (K,) get a label: those within the image, but for the far side of the head.
+
+        That has no place that one could point to: COCO's annotators leave it out, too.
+        """
+        inside = ((self.keypoints >= 0) & (self.keypoints < [shape[1], shape[0]])).all(axis=1)
+        return inside & ~(self.figure.behind & _ON_FACE)
+
+
+def render_scene(rng, height=192, width=224):
+    """Render one picture of people and return it with its annotations.
+
+    Args:
+        rng: a `numpy.random.Generator`; the picture depends on its state and on the size alone.
+        height, width: size of the picture in pixels.
+
+    Returns:
+        image: (height, width, 3) uint8, RGB.
+        annotations: one dict per person, from near to far, in COCO's format without ids:
+            keypoints: x, y, v for each of `KEYPOINT_NAMES`; v is 2 in sight, 1 hidden by the person's own
+                body, another person or an object, 0 outside the image or on the far side of the head, where x
+                and y are 0 too. The centre of the first pixel is 0, as in COCO's files.
+            num_keypoints: number of those with v > 0.
+            bbox: x, y, width, height of the silhouette within the image, hidden parts included; the first
+                pixel is [0, 1].
+            area: pixels of that silhouette, hidden parts included.
+            iscrowd, category_id: 0 and 1.
+    """
+    shape = (height * SUPERSAMPLING, width * SUPERSAMPLING)
+    light = rng.choice([-1.0, 1.0]) * rng.uniform(0.4, 1.0)
+    persons = _place_persons(rng, shape, light)
+    owner = np.zeros(shape, np.uint8)
+    for number, person in reversed(list(enumerate(persons, start=1))):
+        owner[person.scene][person.drawn] = number
+    objects = _place_objects(rng, owner, persons)
+
+    canvas = _background(rng, shape)
+    for person in reversed(persons):
+        _shadow(canvas, person)
+    for person in reversed(persons):  # from far to near
+        canvas[person.scene][person.drawn] = person.figure.colour[person.own][person.drawn]
+    for draw, colour in objects:
+        draw(canvas, colour)
+        draw(owner, _OBJECT)
+    image = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
+    image = _photograph(rng, image)
+    return image, [_annotate(person, number, owner) for number, person in enumerate(persons, start=1)]
+
+
+def _place_persons(rng, shape, light):
+    """Place the persons from near to far, each where enough of it stays in sight."""
+    counts, weights = zip(*_PERSON_COUNTS, strict=True)
+    count = rng.choice(counts, p=weights)
+    # Many people fit only when they are smaller.
+    tallest = {1: 0.98, 2: 0.95, 3: 0.88, 4: 0.76, 5: 0.70}[int(count)]
+    statures = np.sort(rng.uniform(0.42, tallest, count))[::-1]
+    if rng.random() < 0.07:
+        statures[0] = rng.uniform(1.0, 1.35)
+    taken = np.zeros(shape, bool)
+    persons = []
+    for stature in statures:
+        pixels = stature * shape[0] / SUPERSAMPLING
+        while True:
+            figure = draw_figure(sample_body(rng), Appearance.sample(rng), pixels, light)
+            person = _place_person(rng, figure, shape, taken)
+            if person is not None or persons:
+                break
+            pixels *= 0.9  # the first person must find a place, however narrow the picture
+        if person is not None:
+            taken[person.scene] |= person.drawn
+            persons.append(person)
+    return persons
+
+
+def _place_person(rng, figure, shape, taken):
+    height, width = figure.parts.shape
+    rows, columns = (
+        np.flatnonzero(figure.silhouette.any(axis=1)),
+        np.flatnonzero(figure.silhouette.any(axis=0)),
+    )
+    pixels = np.count_nonzero(figure.silhouette)
+    crossing = rng.random() < 0.15  # cut by the border of the image
+    overlapping = rng.random() < 0.4
+    best, best_share = None, 0.0
+    for _ in range(8):
+        if crossing:
+            column = rng.integers(-width // 2, shape[1] - width // 2 + 1)
+            row = rng.integers(-rows[0], max(shape[0] - height // 2, 1 - rows[0]) + 1)
+        else:
+            column = _slide(rng, -columns[0], shape[1] - columns[-1] - 1)
+            row = _slide(rng, -rows[0], shape[0] - rows[-1] - 1)
+        person = _Placed(figure, int(column), int(row), shape)
+        inside = np.count_nonzero(person.silhouette)
+        if inside < MIN_SHARE_INSIDE * pixels or person.labelled(shape).sum() < MIN_LABELLED_KEYPOINTS:
+            continue
+        share = np.count_nonzero(person.silhouette & ~taken[person.scene]) / inside
+        if share >= MIN_VISIBLE_SHARE + 0.07 and overlapping:
+            return person
+        if share > best_share:
+            best, best_share = person, share
+    return best if best_share >= MIN_VISIBLE_SHARE + 0.07 else None
+
+
+def _slide(rng, low, high):
+    """A place between the two ends, or the far end where the figure is larger than the image."""
+    return rng.integers(low, high + 1) if low <= high else rng.integers(high, low + 1)
+
+
+def _place_objects(rng, owner, persons):
+    """Choose objects in front of the persons that hide nobody too much; return [(draw, colour)]."""
+    height, width = owner.shape
+    objects = []
+    if rng.random() > 0.3:
+        return objects
+    for _ in range(rng.integers(1, 3)):
+        kind, colour = rng.integers(4), rng.uniform(40, 220, 3)
+        x, y = rng.uniform(0, width), rng.uniform(0.45, 1.0) * height
+        size = rng.uniform(0.05, 0.16) * height
+        if kind == 0:  # a crate or a table
+            draw = _box(x, y, x + rng.uniform(1, 3) * size, height if rng.random() < 0.5 else y + size)
+        elif kind == 1:  # a pole
+            draw = _box(x, rng.uniform(0, 0.5) * height, x + 0.25 * size, height)
+        elif kind == 2:  # a rail
+            draw = _box(0, y, width, y + 0.35 * size)
+        else:  # a bush
+            draw = _bush(x, y, size, rng.uniform(-1, 1, (5, 2)))
+            colour = colour * [0.5, 0.8, 0.4]
+        trial = owner.copy()
+        draw(trial, _OBJECT)
+        if all(_shares_in_sight(person, number, trial) for number, person in enumerate(persons, start=1)):
+            owner[:] = trial
+            objects.append((draw, colour))
+    return objects
+
+
+def _shares_in_sight(person, number, owner):
+    seen = np.count_nonzero(person.silhouette & (owner[person.scene] == number))
+    return seen >= MIN_VISIBLE_SHARE * np.count_nonzero(person.silhouette)
+
+
+def _box(left, top, right, bottom):
+    corners = [(int(left), int(top)), (int(right), int(bottom))]
+
+    def draw(target, colour):
+        if target.ndim == 2:
+            cv2.rectangle(target, *corners, colour, -1)
+            return
+        cv2.rectangle(target, *corners, tuple(0.45 * colour), -1)
+        (left, top), (right, bottom) = corners
+        cv2.rectangle(target, (left + 2, top + 2), (right - 2, bottom - 2), tuple(colour), -1)
+
+    return draw
+
+
+def _bush(x, y, size, leaves):
+    def draw(target, colour):
+        for index, (across, along) in enumerate(leaves):
+            centre = (int(x + across * size), int(y + 0.6 * along * size))
+            tone = colour if target.ndim == 2 else tuple(colour * (0.75 + 0.12 * index))
+            cv2.circle(target, centre, int(0.7 * size), tone, -1)
+
+    return draw
+
+
+def _background(rng, shape):
+    """Return a backdrop (h, w, 3) uint8: outdoors with a horizon, a room, or stripes and blobs."""
+    height, width = shape
+    low = (max(height // 16, 1), max(width // 16, 1))
+    tones = rng.uniform(50, 235, (3, 1)) + rng.normal(0, 26, (3, 3))
+    ramp = np.linspace(0, 1, low[0])[:, None, None]
+    coarse = np.broadcast_to(tones[0] + ramp * (tones[1] - tones[0]), low + (3,)).copy()
+    kind = rng.integers(3)
+    horizon = rng.uniform(0.4, 0.85)
+    coarse += rng.normal(0, rng.uniform(2, 14), low + (1,)) + rng.normal(0, 4, low + (3,))
+    canvas = cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
+    if kind < 2:
+        ground = np.clip(tones[2] + rng.normal(0, rng.uniform(2, 10), low + (1,)), 0, 255) + np.zeros(3)
+        edge = int(horizon * height)
+        floor = cv2.resize(ground.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
+        canvas[edge:] = floor[edge:]
+        if kind == 1:  # a room: skirting board, a window or a picture
+            cv2.rectangle(canvas, (0, edge - 5), (width, edge), tuple(0.6 * tones[2]), -1)
+        for _ in range(rng.integers(0, 4)):
+            x, wide, tall = (
+                rng.uniform(0, width),
+                rng.uniform(0.06, 0.3) * width,
+                rng.uniform(0.1, 0.6) * height,
+            )
+            bottom = edge if kind == 0 else edge - rng.uniform(0.1, 0.3) * height
+            _box(x, bottom - tall, x + wide, bottom)(canvas, rng.uniform(50, 220, 3))
+        if kind == 0 and rng.random() < 0.5:  # a tree
+            x, size = rng.uniform(0, width), rng.uniform(0.06, 0.14) * height
+            _box(x - 0.2 * size, edge - 3 * size, x + 0.2 * size, edge)(canvas, np.array([110, 80, 55.0]))
+            _bush(x, edge - 3 * size, size, rng.uniform(-1, 1, (5, 2)))(
+                canvas, rng.uniform(50, 190, 3) * [0.5, 0.9, 0.5]
+            )
+    else:  # stripes and blobs
+        if rng.random() < 0.5:
+            step = int(rng.uniform(12, 60))
+            horizontal = rng.random() < 0.5
+            for place in range(0, height if horizontal else width, 2 * step):
+                ends = ((0, place), (width, place)) if horizontal else ((place, 0), (place, height))
+                cv2.line(canvas, *ends, tuple(tones[2]), max(step // 4, 1))
+        for _ in range(rng.integers(0, 9)):
+            centre = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
+            axes = tuple(int(a) for a in rng.uniform(6, 60, 2))
+            cv2.ellipse(canvas, centre, axes, rng.uniform(0, 180), 0, 360, tuple(rng.uniform(40, 230, 3)), -1)
+    return canvas
+
+
+def _shadow(canvas, person):
+    """Darken the ground below the feet."""
+    rows = np.flatnonzero(person.silhouette.any(axis=1))
+    columns = np.flatnonzero(person.silhouette[max(rows[-1] - 12, 0) : rows[-1] + 1].any(axis=0))
+    y, x = person.scene[0].start + rows[-1], person.scene[1].start + (columns[0] + columns[-1]) // 2
+    across = (columns[-1] - columns[0]) // 2 + 8
+    top, bottom = max(y - 8, 0), min(y + 8, canvas.shape[0])
+    left, right = max(x - across, 0), min(x + across, canvas.shape[1])
+    patch = canvas[top:bottom, left:right]
+    dark = np.zeros(patch.shape[:2], np.uint8)
+    cv2.ellipse(dark, (int(x - left), int(y - top)), (int(across), 7), 0, 0, 360, 1, -1)
+    patch[dark > 0] = (0.62 * patch[dark > 0]).astype(np.uint8)
+
+
+def _photograph(rng, image):
+    """Apply what a camera adds: exposure, tint, uneven light, noise."""
+    height, width = image.shape[:2]
+    gain = rng.uniform(0.82, 1.12) * (1 + rng.normal(0, 0.03, 3))
+    corners = rng.uniform(0.88, 1.08, (2, 2)).astype(np.float32)
+    light = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
+    picture = image.astype(np.float32) * light
+    picture *= gain.astype(np.float32)
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    picture += np.float32(rng.uniform(0.5, 5.0)) * noise
+    return np.clip(picture, 0, 255, out=picture).astype(np.uint8)
+
+
+def _annotate(person, number, owner):
+    shape = owner.shape
+    rows = np.flatnonzero(person.silhouette.any(axis=1)) + person.scene[0].start
+    columns = np.flatnonzero(person.silhouette.any(axis=0)) + person.scene[1].start
+    left, top = columns[0] / SUPERSAMPLING, rows[0] / SUPERSAMPLING
+    right, bottom = (columns[-1] + 1) / SUPERSAMPLING, (rows[-1] + 1) / SUPERSAMPLING
+    bare, labelled = person.figure.self_visible(), person.labelled(shape)
+    keypoints = np.zeros((len(KEYPOINT_NAMES), 3))
+    for index in np.flatnonzero(labelled):
+        x, y = person.keypoints[index]
+        in_sight = bare[index] and owner[int(y), int(x)] == number
+        keypoints[index] = x / SUPERSAMPLING - 0.5, y / SUPERSAMPLING - 0.5, 2 if in_sight else 1
+    return {
+        "keypoints": [round(float(value), 2) for value in keypoints.ravel()],
+        "num_keypoints": int(labelled.sum()),
+        "bbox": [float(left), float(top), float(right - left), float(bottom - top)],
+        "area": np.count_nonzero(person.silhouette) / SUPERSAMPLING**2,
+        "iscrowd": 0,
+        "category_id": 1,
+    }
