@@ -183,6 +183,10 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     # probability that the last block is skipped in training; for the blocks before it it falls linearly to 0
     cfg.MODEL.SWIN.STOCHASTIC_DEPTH = 0.2
 
+    # build_movenet_backbone, for images in RGB with PIXEL_MEAN and PIXEL_STD [127.5, 127.5, 127.5]: FROZEN trains only
+    # the 1x1 convolutions from MoveNet's neck to p2 .. p5; False trains its trunk and neck too
+    cfg.MODEL.MOVENET = CfgNode({"FROZEN": True})
+
 
 def _add_solver_keys(cfg: CfgNode) -> None:
     # "ADAMW" or "SGD"; parameters with the same settings share a group
