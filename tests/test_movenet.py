@@ -52,7 +52,7 @@ def test_maps(backbone):
     shapes = {name: tuple(outputs[name].shape[1:]) for name in outputs}
     assert shapes == {
         **{"p2": (16, 16, 24), "p3": (16, 8, 12), "p4": (16, 4, 6), "p5": (16, 2, 3)},
-        **{"f4": (24, 16, 24), "center": (1, 16, 24), "size": (2, 16, 24), "offset": (2, 16, 24)},
+        **{"peak_features": (24, 16, 24), "center": (1, 16, 24), "size": (2, 16, 24), "offset": (2, 16, 24)},
     }
     spec = backbone.output_shape()
     assert {name: (shape.channels, shape.stride) for name, shape in spec.items()} == {
