@@ -29,6 +29,9 @@ _AVERAGING_STATE = re.compile(r"(?:.+\.)?(?:n_averaged|num_updates|decay)")
 # the losses, with their flow, have no part in inference: weights may come without them
 _TRAINING_ONLY = "criterion."
 
+# in the names of parameters with activation checkpointing, not in those of the state dict
+_WRAPPED = "_checkpoint_wrapped_module."
+
 PLAIN_WEIGHTS = "plain weights, for which the averaged (EMA) ones of the same file stand in"
 
 
@@ -78,8 +81,10 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
-        parameters = [name for name, _ in self.model.named_parameters()]
-        misfits = {*incompatible.missing_keys, *(name for name, _, _ in incompatible.incorrect_shapes)}
+        missing = [name.replace(_WRAPPED, "") for name in incompatible.missing_keys]
+        incompatible = incompatible._replace(missing_keys=missing)
+        parameters = [name.replace(_WRAPPED, "") for name, _ in self.model.named_parameters()]
+        misfits = {*missing, *(name for name, _, _ in incompatible.incorrect_shapes)}
         if not self.must_fit:
             if parameters and misfits.issuperset(parameters):
                 raise UserError(
@@ -96,7 +101,7 @@ class SafeCheckpointer(DetectionCheckpointer):
                 "give the config that they were trained with."
             )
         needed = {name for name in parameters if not name.startswith(_TRAINING_ONLY)}
-        missing = [name for name in incompatible.missing_keys if name in needed]
+        missing = [name for name in missing if name in needed]
         if missing:
             raise UserError(
                 f"the weights lack {len(missing)} of the model's {len(needed)} parameters, first "

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from querypose.errors import UserError
-from querypose.modeling.backbones.checkpointing import checkpoint_resnet
+from querypose.modeling.backbones.checkpointing import checkpoint_blocks
 from querypose.modeling.decoder import DecoderOutput, QueryPoseDecoder
 from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.matcher import Match, matched_rows, matches_on
@@ -85,8 +85,8 @@ class QueryPose(nn.Module):
         skeleton = skeleton_of(cfg)
         part_of_keypoint = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
         backbone = build_backbone(cfg)
-        if cfg.MODEL.RESNETS.ACTIVATION_CHECKPOINTING:
-            checkpoint_resnet(backbone)
+        if cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING:
+            checkpoint_blocks(backbone)
         shapes = backbone.output_shape()
         return {
             "backbone": backbone,
