@@ -1,6 +1,8 @@
 """What a converter returns, and the files that it reads and writes."""
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import safetensors.torch
@@ -14,15 +16,16 @@ from querypose.safe_loading import find_weights, read_checkpoint
 
 @dataclass
 class Conversion:
-    """A converted checkpoint and what there is to tell about it.
+    """A converted checkpoint and what there is to report about it.
 
-    state_dict: tensors by our names.
-    dropped: reason -> names of the tensors that were left out.
-    fresh: reason -> our names of tensors that the model has beyond the file's, which training starts at random.
-    configs: files below `configs/` that describe the model, the first the one to use; empty where there is nothing
-        to choose.
-    overrides: `KEY`, `VALUE` .. that those configs need.
-    notes: anything else, a sentence each.
+    Attributes:
+        state_dict: tensors by our names.
+        dropped: reason -> names of the tensors that were left out.
+        fresh: reason -> our names of tensors that the model has beyond the file's; training starts them at random.
+        configs: files below `configs/` that describe the model, the first the one to use; empty where there is nothing
+            to choose.
+        overrides: `KEY`, `VALUE` .. that those configs need.
+        notes: anything else, a sentence each.
     """
 
     state_dict: dict[str, Tensor]
@@ -34,24 +37,49 @@ class Conversion:
 
 
 def load_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """The state dict in a checkpoint, its wrappers and prefixes removed, without running any code in the file.
-
-    Returns:
-        tensors by name, and what was left out of the file's weights: reason -> names.
-
-    Raises:
-        UserError: a file that is missing, holds code, or no state dict.
-    """
+    """The state dict in a checkpoint, and what was left out of it: see `find_weights` and `read_checkpoint`."""
     return find_weights(read_checkpoint(path), path)
 
 
+def load_backbone(
+    path: str, kind: str, first: str, heads: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """The tensors of a backbone in a checkpoint of a classifier, detector or pose estimator, in the file's naming.
+
+    Args:
+        path: the checkpoint.
+        kind: what it should be, for messages.
+        first: a tensor that every backbone of this kind has, without the prefix "backbone." that some files use.
+        heads: pattern of the names of what is no part of the backbone -> what that is.
+
+    Returns:
+        tensors by name without that prefix, and what was left out: reason -> names.
+
+    Raises:
+        UserError: a file that is missing, holds code, or is of another kind.
+    """
+    loaded, dropped = load_tensors(path)
+    prefix = "backbone." if f"backbone.{first}" in loaded else ""
+    tensors = {}
+    for name, tensor in loaded.items():
+        bare = name.removeprefix(prefix)
+        reason = next((reason for pattern, reason in heads.items() if re.fullmatch(pattern, bare)), None)
+        if reason:
+            dropped.setdefault(reason, []).append(name)
+        else:
+            tensors[bare] = tensor
+    if first not in tensors:
+        raise UserError(f"the checkpoint {path} is no {kind}: it lacks {first}")
+    return tensors, dropped
+
+
 def save_weights(state_dict: dict[str, Tensor], path: str, author: str) -> None:
-    """Write weights that Detectron2's checkpointer reads, atomically and never over another file.
+    """Write weights that our checkpointer reads, atomically and never over another file.
 
     Args:
         state_dict: tensors by our names.
         path: a file in the safetensors format where it ends in `.safetensors`, else in PyTorch's.
-        author: whose weights they are, for the log of whoever loads them.
+        author: whose weights they are, for the log of whoever loads a PyTorch file.
 
     Raises:
         UserError: `path` exists, or its folder does not.
