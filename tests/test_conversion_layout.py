@@ -118,10 +118,9 @@ def test_all_faults_are_listed(save, tiny):
     assert "1 misshapen (decoder.box_stages.0.class_logit.weight (80, 64) instead of (1, 64))" in misshapen
     with pytest.raises(UserError, match="it holds roi_heads.box.weight"):
         convert_authors_checkpoint(save({**tiny, "roi_heads.box.weight": torch.ones(1)}))
+    shorter = {"head.pose_head_series.1.fc_sigma.0.linear.weight": torch.ones(4, 32)}
     with pytest.raises(UserError, match=r"parts hold \[2, 2"):
-        convert_authors_checkpoint(
-            save({**tiny, "head.pose_head_series.1.fc_sigma.0.linear.weight": torch.ones(4, 32)})
-        )
+        convert_authors_checkpoint(save({**tiny, **shorter}))
 
 
 def test_a_stage_without_its_other_half_is_refused(save, tiny):
@@ -152,12 +151,9 @@ def test_another_backbone_is_refused(save, tiny):
 
 def test_counters_of_batch_norm_may_be_missing(save, tiny):
     del tiny["head.pose_head_series.0.part_embed_generator.upsample.1.num_batches_tracked"]
-    conversion = convert_authors_checkpoint(save(tiny))
-    name = "decoder.keypoint_stages.0.part_embedding.upsample.1.running_mean"
-    assert (
-        name in conversion.state_dict
-        and name.replace("running_mean", "num_batches_tracked") not in conversion.state_dict
-    )
+    found = convert_authors_checkpoint(save(tiny)).state_dict
+    prefix = "decoder.keypoint_stages.0.part_embedding.upsample.1"
+    assert f"{prefix}.running_mean" in found and f"{prefix}.num_batches_tracked" not in found
 
 
 def test_closest_configs():

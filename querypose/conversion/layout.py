@@ -1,5 +1,6 @@
 """What a checkpoint is: the config that its tensors' shapes belong to, and whether they are all there."""
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from querypose.errors import UserError
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 BOTTOM_UP = "backbone.bottom_up."
 
-# the configs for COCO's skeleton
+# the configs for the skeleton of COCO
 _COCO = ("querypose_*.yaml", "50_queries/querypose_*.yaml")
 
 # BatchNorm's count of batches, which only a norm without momentum reads: old checkpoints and frozen norms have none
@@ -103,12 +104,8 @@ class Layout:
 
 def closest_configs(settings: Mapping[str, object]) -> tuple[list[str], list[str]]:
     """`configs` and `overrides` of `Layout.closest`."""
-    if not CONFIG_FOLDER.is_dir():
-        raise UserError(f"converting needs the project's folder {CONFIG_FOLDER}; run it in a checkout of QueryPose")
     candidates = []
-    files = [path.relative_to(CONFIG_FOLDER).as_posix() for pattern in _COCO for path in CONFIG_FOLDER.glob(pattern)]
-    for name in sorted(files, key=lambda name: (len(name), name)):
-        cfg = setup_config(str(CONFIG_FOLDER / name))
+    for name, cfg in _shipped_configs().items():
         if cfg.MODEL.BACKBONE.NAME == settings["MODEL.BACKBONE.NAME"]:
             other = {key: value for key, value in settings.items() if _get(cfg, key) != value}
             candidates.append((name, other))
@@ -118,6 +115,16 @@ def closest_configs(settings: Mapping[str, object]) -> tuple[list[str], list[str
     _, overrides = next(candidate for candidate in candidates if len(candidate[1]) == fewest)
     names = [name for name, other in candidates if other == overrides]
     return names, [text for key, value in overrides.items() for text in (key, str(value))]
+
+
+@functools.cache
+def _shipped_configs() -> dict[str, CfgNode]:
+    """Those for COCO's skeleton, by name, the plainest first."""
+    if not CONFIG_FOLDER.is_dir():
+        raise UserError(f"converting needs the project's folder {CONFIG_FOLDER}; run it in a checkout of QueryPose")
+    files = [path for pattern in _COCO for path in CONFIG_FOLDER.glob(pattern)]
+    names = [path.relative_to(CONFIG_FOLDER).as_posix() for path in files]
+    return {name: setup_config(str(CONFIG_FOLDER / name)) for name in sorted(names, key=lambda name: (len(name), name))}
 
 
 def shape_of(state_dict: Mapping[str, Tensor], pattern: str) -> Shape:
