@@ -56,9 +56,9 @@ ELSEWHERE = {
     "decoder.instance_queries": "init_proposal_features",
     "decoder.proposal_boxes": "init_proposal_boxes",
     "decoder.part_queries": "part_query",
-    "criterion.flow.masks": "criterion.flow.flow.mask",
-    "criterion.flow.scale": "criterion.flow.flow.s",
-    "criterion.flow.translate": "criterion.flow.flow.t",
+    "criterion.keypoint_loss.flow.masks": "criterion.flow.flow.mask",
+    "criterion.keypoint_loss.flow.scale": "criterion.flow.flow.s",
+    "criterion.keypoint_loss.flow.translate": "criterion.flow.flow.t",
     "backbone": "backbone",
 }
 

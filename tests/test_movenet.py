@@ -52,7 +52,7 @@ def test_maps(backbone):
     shapes = {name: tuple(outputs[name].shape[1:]) for name in outputs}
     assert shapes == {
         **{"p2": (16, 16, 24), "p3": (16, 8, 12), "p4": (16, 4, 6), "p5": (16, 2, 3)},
-        **{"f4": (24, 16, 24), "center": (1, 16, 24), "size": (2, 16, 24), "offset": (2, 16, 24)},
+        **{"peak_features": (24, 16, 24), "center": (1, 16, 24), "size": (2, 16, 24), "offset": (2, 16, 24)},
     }
     spec = backbone.output_shape()
     assert {name: (shape.channels, shape.stride) for name, shape in spec.items()} == {
@@ -200,6 +200,8 @@ def test_the_file_pair_becomes_the_backbone(tmp_path, monkeypatch, capsys, backb
     assert run_tool(monkeypatch, "--source", "movenet", file, tmp_path / "out.pth") == 0
     printed = capsys.readouterr().out
     assert "left out 1 tensor: the head of the keypoints' offsets" in printed
+    assert "left to the initialisation 8 tensors: the 1x1 convolutions from the neck to p2 .. p5" in printed
+    assert "config: configs/querypose_small.yaml\noverrides: none" in printed
     converted = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
     expected = {f"backbone.{name}": t for name, t in backbone.state_dict().items() if not name.startswith("project.")}
     assert converted.keys() == expected.keys()
@@ -233,7 +235,8 @@ def test_bad_files(tmp_path, backbone):
     name, array = arrays.popitem()
     refused(write_tfjs(tmp_path, arrays), "is not MoveNet MultiPose: it lacks 1 of its 146 weights .*regress")
     refused(
-        write_tfjs(tmp_path, {**arrays, name: array[1:]}), r"is not MoveNet MultiPose: .*\(33,\) instead of \(34,\)"
+        write_tfjs(tmp_path, {**arrays, name: array[1:]}),
+        r"1 misshapen \(backbone.heads.regression.3.bias \(33,\) inst",
     )
     file = write_tfjs(tmp_path, {**arrays, name: array})
     (tmp_path / "two.bin").write_bytes(b"123")

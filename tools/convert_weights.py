@@ -39,12 +39,7 @@ SOURCES = {
 }
 
 # what a source's weights leave to the initialization, where that is not the neck and the decoder
-_FRESH = {
-    "authors": None,
-    "querypose": None,
-    "backbone": "decoder",
-    "movenet": "1x1 convolutions to p2 .. p5 and the decoder",
-}
+_FRESH = {"authors": None, "querypose": None, "backbone": "decoder", "movenet": "decoder"}
 
 
 def main() -> None:

@@ -111,7 +111,7 @@ class MoveNetBackbone(Backbone):
 
     @property
     def peak_channels(self) -> int:
-        """Channels of "f4", the features at a center's peak."""
+        """Channels of "peak_features", the features at a center's peak."""
         return PEAK_CHANNELS
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -122,7 +122,7 @@ class MoveNetBackbone(Backbone):
 
         Returns:
             "p2" .. "p5": (B, C, H / stride, W / stride) at strides 4 to 32.
-            "f4": (B, 24, H / 4, W / 4), the neck's finest map.
+            "peak_features": (B, 24, H / 4, W / 4), the neck's finest map.
             "center": (B, 1, H / 4, W / 4), logit that a person's center lies in this location.
             "size": (B, 2, H / 4, W / 4), height and width of its box in strides of 4 pixels.
             "offset": (B, 2, H / 4, W / 4), y and x of the center from the location's corner, in strides.
@@ -138,7 +138,7 @@ class MoveNetBackbone(Backbone):
         ]
         inputs = {**neck, "p2": torch.cat([neck["p2"], *seen], dim=1)}
         levels = {name: conv(inputs[name]) for name, conv in self.project.items()}
-        return {**levels, "f4": neck["p2"], **{name: maps[name] for name in ("center", "size", "offset")}}
+        return {**levels, "peak_features": neck["p2"], **{name: maps[name] for name in ("center", "size", "offset")}}
 
     def pyramid(self, image: Tensor) -> dict[str, Tensor]:
         """The neck's maps by the level that is made of them, at strides 4 (24 channels), 8 (32), 16 (64), 32 (64)."""
