@@ -157,29 +157,25 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     #   statistics over all GPUs. MODEL.RESNETS.NORM is Detectron2's FrozenBN. Here it is BN: the authors' HRNet
     #   checkpoints hold counters of trained batches, which only trainable BatchNorm has, and a timm model may start
     #   from random weights, which frozen statistics would not normalise. FrozenBN is for few images on each GPU.
-    # - ACTIVATION_CHECKPOINTING: blocks keep only their inputs for the backward pass and compute the rest anew, the
-    #   same numbers with less memory and a third more time.
 
-    # build_resnet_fpn_backbone; its other keys are Detectron2's
-    cfg.MODEL.RESNETS.ACTIVATION_CHECKPOINTING = False
+    # residual blocks keep only their inputs for the backward pass and compute the rest anew: the same numbers with less
+    # memory and a third more time
+    cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING = False
 
     # build_timm_fpn_backbone: a timm model by name; PRETRAINED loads timm's own weights; OPTIONS are further
     # arguments of timm's constructor (any key); FROZEN keeps the weights as they are (the neck is trained)
     cfg.MODEL.TIMM = CfgNode({"NAME": "resnet18", "PRETRAINED": False})
     cfg.MODEL.TIMM.OPTIONS = CfgNode(new_allowed=True)
     cfg.MODEL.TIMM.NORM = "BN"
-    cfg.MODEL.TIMM.ACTIVATION_CHECKPOINTING = False
     cfg.MODEL.TIMM.FROZEN = False
 
     # build_hrnet_backbone: NAME is one of timm's HRNets. NECK, what p3 .. p5 are made of: "pooled", as in the authors'
     # W32: all branches joined at stride 4 and averaged; "lateral", as in their W48: each level from the one before it
     # and its own branch
     cfg.MODEL.HRNET = CfgNode({"NAME": "hrnet_w32", "NECK": "pooled", "NORM": "BN"})
-    cfg.MODEL.HRNET.ACTIVATION_CHECKPOINTING = False
 
     # build_swin_fpn_backbone; the sizes are those of Swin-T
     cfg.MODEL.SWIN = CfgNode({"EMBED_DIM": 96, "DEPTHS": [2, 2, 6, 2], "NUM_HEADS": [3, 6, 12, 24], "WINDOW_SIZE": 7})
-    cfg.MODEL.SWIN.ACTIVATION_CHECKPOINTING = False
     # probability that the last block is skipped in training; for the blocks before it it falls linearly to 0
     cfg.MODEL.SWIN.STOCHASTIC_DEPTH = 0.2
 

@@ -9,7 +9,6 @@ from tiny_model import BODY_NAMES, NUM_QUERIES, spread, tiny_batch, tiny_model, 
 from torch import nn
 from torch.nn import functional as F
 
-from querypose.benchmark.clock import peak_tensor_memory_mb
 from querypose.errors import UserError
 from querypose.modeling.losses.matcher import Match
 
@@ -322,36 +321,6 @@ def test_channels_last_changes_no_number():
             torch.testing.assert_close(
                 result["instances"].get(field), wanted["instances"].get(field), rtol=1e-3, atol=1e-2
             )
-
-
-def resnet_model(*opts):
-    return tiny_model(
-        "light", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH", 50,
-        "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
-        "MODEL.RESNETS.WIDTH_PER_GROUP", 8, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"], *opts,
-    )  # fmt: skip
-
-
-def test_checkpointing_a_resnet_changes_no_number_and_saves_memory():
-    plain, saving = resnet_model(), resnet_model("MODEL.RESNETS.ACTIVATION_CHECKPOINTING", True)
-    assert list(saving.state_dict()) == list(plain.state_dict())
-    image = torch.randn(2, 3, 512, 512)
-    memory = []
-    for model in (plain, saving):
-
-        def step(backbone=model.backbone):
-            sum(maps.square().mean() for maps in backbone(image).values()).backward()
-
-        model.zero_grad()
-        memory.append(peak_tensor_memory_mb(step, "cpu", []))
-    for (name, ours), theirs in zip(saving.backbone.named_parameters(), plain.backbone.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
-    assert memory[1] < 0.8 * memory[0]
-
-
-def test_checkpointing_of_resnets_is_for_resnets():
-    with pytest.raises(UserError, match="ACTIVATION_CHECKPOINTING is True, but MODEL.BACKBONE.NAME names no ResNet"):
-        tiny_model("light", "MODEL.RESNETS.ACTIVATION_CHECKPOINTING", True)
 
 
 def test_another_skeleton_by_its_names_alone():

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from querypose.errors import UserError
-from querypose.modeling.backbones.checkpointing import checkpoint_resnet
+from querypose.modeling.backbones.checkpointing import checkpoint_blocks
 from querypose.modeling.beyond.ground_truth_regions import ground_truth_regions
 from querypose.modeling.beyond.image_queries import CenterMaps, ImageQueries
 from querypose.modeling.beyond.one_to_many import OneToManyProposals
@@ -93,8 +93,8 @@ class QueryPose(nn.Module):
         skeleton = skeleton_of(cfg)
         part_of_keypoint = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
         backbone = build_backbone(cfg)
-        if cfg.MODEL.RESNETS.ACTIVATION_CHECKPOINTING:
-            checkpoint_resnet(backbone)
+        if cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING:
+            checkpoint_blocks(backbone)
         shapes = backbone.output_shape()
         strides = [shapes[name].stride for name in config.IN_FEATURES]
         many, regions = config.ONE_TO_MANY, config.GROUND_TRUTH_REGIONS
