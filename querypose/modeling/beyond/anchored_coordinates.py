@@ -20,4 +20,5 @@ def attention_anchors(attention: Tensor) -> Tensor:
     height, width = attention.shape[2:]
     x = (torch.arange(width, device=attention.device) + 0.5) / width - 0.5
     y = (torch.arange(height, device=attention.device) + 0.5) / height - 0.5
-    return torch.stack([attention.sum(dim=2) @ x, attention.sum(dim=3) @ y], dim=-1)
+    # no matrix product: autocast would round it
+    return torch.stack([(attention.sum(dim=2) * x).sum(dim=-1), (attention.sum(dim=3) * y).sum(dim=-1)], dim=-1)
