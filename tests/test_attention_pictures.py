@@ -30,23 +30,23 @@ def test_the_same_persons_with_their_own_attention(opts):
     for entry in inputs:
         entry |= {"height": 2 * entry["image"].shape[1], "width": entry["image"].shape[2]}
     plain, found = model(inputs), model.with_attention(inputs, stage=0)
-    images = model.preprocess(inputs)
-    output = model.decoder(*model.extract(images), model._select_best if model.topk_poses else None)
+    boxes, output = model.decode(*model.extract(model.preprocess(inputs)))
     for image, (ours, theirs) in enumerate(zip(found, plain, strict=True)):
         ours, theirs = ours["instances"], theirs["instances"]
         torch.testing.assert_close(ours.pred_keypoints, theirs.pred_keypoints)
         torch.testing.assert_close(ours.scores, theirs.scores)
         torch.testing.assert_close(ours.part_attention.sum(dim=(2, 3)), torch.ones(len(ours), 7))
         # the row of each person, by its keypoints in the last stage
-        boxes = [stage.flatten(0, 1)[output.rows] * torch.tensor([1.0, 2.0, 1.0, 2.0]) for stage in output.boxes]
-        keypoints = keypoints_in_pixels(output.coordinates[1], boxes[1])
+        scale = torch.tensor([1.0, 2.0, 1.0, 2.0])
+        first, last = (stage.flatten(0, 1)[output.rows] * scale for stage in boxes.boxes)
+        keypoints = keypoints_in_pixels(output.coordinates[1], last)
         for person in range(len(ours)):
             mine = output.rows // model.decoder.proposal_boxes.num_embeddings == image
             distance = (keypoints - theirs.pred_keypoints[person, :, :2]).abs().sum(dim=(1, 2))
             distance[~mine] = float("inf")
             row = distance.argmin()
             torch.testing.assert_close(ours.part_attention[person], output.attention[0][row])
-            torch.testing.assert_close(ours.attention_boxes.tensor[person], boxes[0][row])
+            torch.testing.assert_close(ours.attention_boxes.tensor[person], first[row])
 
 
 def test_models_without_attention_say_so():
@@ -54,7 +54,7 @@ def test_models_without_attention_say_so():
     with torch.no_grad():
         with pytest.raises(UserError, match="makes no attention maps"):
             model.with_attention(tiny_batch())
-        with pytest.raises(UserError, match="has 2 stages, so that there is none with index 2"):
+        with pytest.raises(UserError, match="has 2 stages, so there is none with index 2"):
             model.with_attention(tiny_batch(), stage=2)
 
 

@@ -112,6 +112,19 @@ def test_part_queries_are_shared_and_iterated(features):
 
 
 @torch.no_grad()
+def test_regions_are_read_from_their_own_box_and_image():
+    decoder = tiny_model().decoder
+    # ramps along x show where a box was read: pixel x lies at location x / 4 - 1/2
+    ramps = torch.arange(24.0).expand(2, 16, 16, 24) * torch.tensor([1.0, 100.0])[:, None, None, None]
+    boxes = torch.tensor([[20.0, 8.0, 44.0, 40.0], [20.0, 8.0, 44.0, 40.0], [24.0, 8.0, 48.0, 40.0]])
+    regions = decoder.pool_keypoint_regions(ramps.contiguous(), boxes, torch.tensor([0, 1, 0]))
+    # 6 bins over 20 .. 44 have their centers at 22, 26 .. 42
+    expected = torch.arange(22.0, 44.0, 4.0) / 4 - 0.5
+    for region, wanted in zip(regions, (expected, 100 * expected, expected + 1), strict=True):
+        torch.testing.assert_close(region, wanted.expand(16, 6, 6))
+
+
+@torch.no_grad()
 def test_a_query_left_out_of_a_stage_keeps_its_own_queries(features):
     """Full variant with top-k: what each keypoint stage gets is what the same query had before."""
     decoder, given = make_decoder("full", "MODEL.QUERYPOSE.NUM_STAGES", 3), []

@@ -83,7 +83,9 @@ def test_matched_queries_alone_train_the_keypoint_stages_as_all_do(variant, pers
 
 
 def assert_same_training(every, matched, batch):
-    (losses, gradients), (matched_losses, matched_gradients) = (gradients_of(model, batch) for model in (every, matched))
+    (losses, gradients), (matched_losses, matched_gradients) = (
+        gradients_of(model, batch) for model in (every, matched)
+    )
     assert losses.keys() == matched_losses.keys()
     for name, value in losses.items():
         assert matched_losses[name].item() == pytest.approx(value.item(), rel=1e-4), name
@@ -123,7 +125,9 @@ def test_a_query_keeps_its_parts_whichever_person_it_is_matched_to(monkeypatch):
 
 
 def test_matched_training_is_refused_in_the_full_variant():
-    with pytest.raises(UserError, match="TRAIN_QUERIES 'matched' needs boxes that do not depend on the keypoint stages"):
+    with pytest.raises(
+        UserError, match="TRAIN_QUERIES 'matched' needs boxes that do not depend on the keypoint stages"
+    ):
         QueryPose(tiny_config("full", *MATCHED))
 
 

@@ -38,7 +38,7 @@ def test_nobody_anywhere():
     nobody = [image_of(10, 20, []), image_of(30, 40, [], [], num_keypoints=17)]
     targets = Targets.from_instances(nobody, 17, torch.device("cpu"))
     assert targets.counts == [0, 0]
-    assert targets.boxes.shape == (2, 0, 4) and targets.keypoints.shape == (2, 0, 17, 3)
+    assert targets.boxes.shape == (2, 1, 4) and targets.keypoints.shape == (2, 1, 17, 3)
     assert targets.box_scale.shape == (2, 4)
 
 
