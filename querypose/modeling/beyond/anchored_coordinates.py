@@ -11,12 +11,11 @@ def attention_anchors(attention: Tensor) -> Tensor:
     that the keypoint loss moves the attention itself and the heads learn small offsets only.
 
     Args:
-        attention: (R, M, h, w), every map summing to one.
+        attention: (R, M, h, w) in float32, every map summing to one.
 
     Returns:
         (R, M, 2) x, y; the box's center is 0, its sides are at -0.5 and 0.5.
     """
-    attention = attention.float()
     height, width = attention.shape[2:]
     x = (torch.arange(width, device=attention.device) + 0.5) / width - 0.5
     y = (torch.arange(height, device=attention.device) + 0.5) / height - 0.5
