@@ -147,14 +147,23 @@ def test_coordinates_scale_to_the_wanted_size(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("broken", ["box_stages.0", "keypoint_stages.1"])
-def test_weights_that_are_not_finite_are_named(broken):
-    model = tiny_model("light").eval()
-    parameters = [p for name, p in model.named_parameters() if name.startswith(f"decoder.{broken}")]
-    with torch.no_grad():
-        parameters[-1].fill_(float("nan"))
-    with pytest.raises(UserError, match=r"not finite: MODEL\.WEIGHTS holds such numbers"):
-        model([{"image": torch.zeros(3, 64, 64)}])
+def test_numbers_that_are_not_finite(messages):
+    model, image = spread(tiny_model("light")).eval(), {"image": torch.zeros(3, 64, 64), "file_name": "a.jpg"}
+    (whole,) = model([image])
+    stage, two = model.decoder.keypoint_stages[1], torch.tensor([2, 3])
+    handle = stage.heads.register_forward_hook(
+        lambda module, args, output: (output[0].index_fill_(0, two, torch.inf), output[1])
+    )
+    (result,) = model([image])
+    assert len(result["instances"]) == len(whole["instances"]) - 2
+    assert "a.jpg: left out 2 persons with coordinates that are not finite" in messages()
+    handle.remove()
+    for parameter in (model.decoder.box_stages[0].box_delta.bias, stage.heads.coordinate_bias):
+        before = parameter.clone()
+        parameter.fill_(torch.nan)
+        with pytest.raises(UserError, match=r"MODEL\.WEIGHTS holds numbers that are not finite"):
+            model([image])
+        parameter.copy_(before)
 
 
 def test_max_detections_keeps_the_best():

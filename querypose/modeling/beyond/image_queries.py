@@ -78,7 +78,10 @@ class ImageQueries(nn.Module):
             names = ("center", "size", "offset", "peak_features")
             return CenterMaps(*(features[name].float() for name in names))
         feature = features[finest]
-        center, size, offset = self.head(feature).float().split([1, 2, 2], dim=1)
+        hidden = self.head[:-1](feature)
+        # rounded to bfloat16, neighbors would often be equal, and all of them peaks
+        with torch.autocast(feature.device.type, enabled=False):
+            center, size, offset = self.head[-1](hidden.float()).split([1, 2, 2], dim=1)
         return CenterMaps(center, size, offset, feature.float())
 
     def forward(self, maps: CenterMaps, queries: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
