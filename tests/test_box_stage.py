@@ -86,21 +86,6 @@ def test_boxes_are_float32_under_autocast(stage, inputs):
     torch.testing.assert_close(boxes, expected[1], rtol=0.1, atol=2.0)
 
 
-def test_parameters_of_the_paper_s_size():
-    cfg = tiny_config()
-    cfg.merge_from_list(
-        "MODEL.QUERYPOSE.HIDDEN_DIM 256 MODEL.QUERYPOSE.NUM_HEADS 8 MODEL.QUERYPOSE.FEEDFORWARD_DIM 2048 "
-        "MODEL.QUERYPOSE.DYNAMIC_DIM 64 MODEL.QUERYPOSE.NUM_BOX_LAYERS 3 "
-        "MODEL.QUERYPOSE.BOX_POOLER_RESOLUTION 7".split()
-    )
-    linear, norm = 256 * 256, 2 * 256
-    attention = 4 * (linear + 256) + norm
-    feedforward = 256 * 2048 + 2048 + 2048 * 256 + 256 + norm
-    branches = (1 + 3) * (linear + norm) + (256 + 1) + 4 * (256 + 1)
-    expected = attention + feedforward + branches + norm + 11_634_048  # the interaction: see its own test
-    assert sum(p.numel() for p in BoxStage(cfg, STRIDES).parameters()) == expected
-
-
 def test_level_by_size_of_the_box(stage):
     # 224 pixels are P4: a box of 200 pixels is read from P3, one of 500 from P5
     features = [torch.full((1, 16, 512 // stride, 512 // stride), float(stride)) for stride in STRIDES]

@@ -10,7 +10,7 @@ from torchvision.ops import generalized_box_iou, generalized_box_iou_loss
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.losses import criterion as criterion_module
 from querypose.modeling.losses.auxiliary_attention import attention_loss
-from querypose.modeling.losses.criterion import SetCriterion, class_loss
+from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.flow import RealNVP
 from querypose.modeling.losses.keypoint_loss import RLE
 from querypose.modeling.losses.matcher import HungarianMatcher, Match
@@ -177,33 +177,14 @@ def test_giou_loss_is_torchvision_s():
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
-def test_class_loss_of_one_logit_by_hand():
-    # p = 1/2: person 0.25 * 0.25 * log 2, background 0.75 * 0.25 * log 2
-    logits = torch.zeros(1, 3, 1)
-    match = Match(torch.tensor([1]), torch.tensor([0]))
-    expected = (0.25 + 2 * 0.75) * 0.25 * math.log(2)
-    assert class_loss(logits, match).item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_box_loss_of_one_pair_by_hand():
-    # boxes of 4x4 and 4x2 that share 4x2: IoU 1/2, hull = union
-    boxes = torch.tensor([[0.0, 0, 4, 4]])
-    targets = Targets(torch.tensor([[[0.0, 0, 4, 2]]]), torch.zeros(1, 1, 1, 3), [1], torch.tensor([[8.0, 16, 8, 16]]))
-    l1, giou = criterion_module.box_losses(boxes, Match(torch.tensor([0]), torch.tensor([0])), targets, num_queries=1)
-    assert l1.item() == pytest.approx(2 / 16) and giou.item() == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(("counts", "expected"), [([2, 1], 3.0), ([0, 0], 1.0), ([1, 0], 1.0)])
-def test_normaliser_is_the_number_of_persons(counts, expected):
+@pytest.mark.parametrize(
+    ("counts", "others", "expected"), [([2, 1], None, 3), ([0, 0], None, 1), ([2, 1], 7, 5), ([2, 1], -3, 1)]
+)
+def test_normalizer_is_the_number_of_persons_averaged_over_processes(counts, others, expected, monkeypatch):
+    if others is not None:
+        monkeypatch.setattr(criterion_module.comm, "get_world_size", lambda: 2)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(others))
     targets = Targets(torch.zeros(2, 2, 4), torch.zeros(2, 2, 3, 3), counts, torch.ones(2, 4))
-    assert SetCriterion.normalizer(targets).item() == expected
-
-
-@pytest.mark.parametrize(("others", "expected"), [(7.0, 5.0), (-3.0, 1.0)])
-def test_normaliser_is_averaged_over_processes(monkeypatch, others, expected):
-    monkeypatch.setattr(criterion_module.comm, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(others))
-    targets = Targets(torch.zeros(2, 2, 4), torch.zeros(2, 2, 3, 3), [2, 1], torch.ones(2, 4))
     assert SetCriterion.normalizer(targets).item() == expected
 
 

@@ -5,7 +5,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, Instances, Keypoints
-from tiny_model import BODY_NAMES, NUM_QUERIES, gradients_of, spread, tiny_batch, tiny_model, without_batch_statistics
+from tiny_model import NUM_QUERIES, gradients_of, spread, tiny_batch, tiny_model, without_batch_statistics
 from torch import nn
 from torch.nn import functional as F
 
@@ -281,22 +281,6 @@ def test_checkpointing_a_resnet_changes_no_number_and_saves_memory():
 def test_checkpointing_of_resnets_is_for_resnets():
     with pytest.raises(UserError, match="ACTIVATION_CHECKPOINTING is True, but MODEL.BACKBONE.NAME names no ResNet"):
         tiny_model("light", "MODEL.RESNETS.ACTIVATION_CHECKPOINTING", True)
-
-
-def test_another_skeleton_by_its_names_alone():
-    groups = [["head", "neck"], ["left_hand"], ["right_hand"], ["left_foot", "right_foot"]]
-    model = tiny_model(
-        "full",
-        "MODEL.QUERYPOSE.SKELETON.KEYPOINT_NAMES",
-        BODY_NAMES,
-        "MODEL.QUERYPOSE.PART_GROUPS",
-        groups,
-    )
-    assert model.decoder.part_queries.weight.shape == (4, 16)
-    losses = model.train()(tiny_batch(num_keypoints=6))
-    assert all(loss.isfinite() for loss in losses.values())
-    result = model.eval()(tiny_batch(num_keypoints=6), do_postprocess=False)[0]
-    assert result.pred_keypoints.shape == (NUM_QUERIES, 6, 3)
 
 
 def test_a_few_steps_learn_one_batch():
