@@ -96,9 +96,6 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # queries that train the keypoint stages: "all" (the paper), or those "matched" to a person.
     # branched, light: each keypoint stage runs only the queries matched at it or at a later one: the same losses and
     # gradients, but for BatchNorm's statistics, in a fraction of the time.
-    # full: every query goes through them, as in inference, but gradients pass through the matched ones only: the same
-    # losses, but for BatchNorm's statistics (those of matched and of other queries apart), and less memory; the class
-    # loss no longer trains the keypoint stages through unmatched queries
     node.TRAIN_QUERIES = "all"
 
     # weights of the losses (Section 3.4)
@@ -334,12 +331,12 @@ def check_config(cfg: CfgNode) -> None:
             f"MODEL.QUERYPOSE.KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' has no use for what VARIANT '{config.VARIANT}' "
             f"is about; set VARIANT to {' or '.join(stage.variants)}"
         )
-    if config.AUX_ATTENTION:
+    for key in ("AUX_ATTENTION", "ANCHORED_COORDINATES"):
         making = [name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if embedding.makes_attention]
-        if not stage.has_parts or config.PART_EMBEDDING not in making:
+        if config[key] and (not stage.has_parts or config.PART_EMBEDDING not in making):
             found = "KEYPOINT_STAGE" if not stage.has_parts else "PART_EMBEDDING"
             raise UserError(
-                f"MODEL.QUERYPOSE.AUX_ATTENTION needs attention maps, and {found} '{config[found]}' makes none; set it "
+                f"MODEL.QUERYPOSE.{key} needs attention maps, and {found} '{config[found]}' makes none; set it "
                 f"to False, or use KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(sorted(making))}"
             )
     if not 0 <= config.TEST.POSE_SCORE_FLOOR < 1:
