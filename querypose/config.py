@@ -1,28 +1,6 @@
-"""Every config key of QueryPose, with its default, and the check of their values at start-up."""
+"""Every config key of QueryPose, with its default."""
 
-import os
-from collections.abc import Sequence
-from typing import Any
-
-import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
-
-import querypose.detectron2_extension  # noqa: F401  (what the config names)
-from querypose.config_values import check_detectron2_values, check_values
-from querypose.errors import UserError
-
-VALID_VALUES = {
-    "MODEL.QUERYPOSE.VARIANT": ("full", "branched", "light"),
-    "MODEL.QUERYPOSE.INITIALIZATION": ("deliberate", "authors"),
-    "MODEL.QUERYPOSE.TRAIN_QUERIES": ("all", "matched"),
-    "MODEL.COMPILE": ("none", "default", "reduce-overhead"),
-    "MODEL.HRNET.NECK": ("lateral", "pooled"),
-    "MODEL.HRNET.NORM": ("BN", "FrozenBN", "SyncBN"),
-    "MODEL.TIMM.NORM": ("BN", "FrozenBN", "SyncBN"),
-    "SOLVER.NON_FINITE": ("stop", "skip"),
-    "TEST.EVALUATOR_BACKEND": ("faster-coco-eval", "pycocotools", "crowdposetools"),
-}
+from detectron2.config import CfgNode
 
 
 def add_querypose_config(cfg: CfgNode) -> None:
@@ -87,9 +65,10 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.KEYPOINT_LOSS = "RLE"
     # keypoints that share a part query (Figure 4): per_keypoint (a), joined_head (b), rigid (c), head_and_limbs (d), of
     # which (b) and (d) are for COCO's keypoints; limbs: rigid segments found from any skeleton's limbs, which `rigid`
-    # also takes for other keypoints than COCO's; or PART_GROUPS, lists of keypoint names, which stand in for the named
-    # division where there are any
-    node.PART_DIVISION = "rigid"
+    # also takes for other keypoints than COCO's. None: the parts of PART_GROUPS, or rigid where there are none
+    node.PART_DIVISION = None
+    # the parts as lists of keypoint names. A training run writes them into its config.yaml; where PART_DIVISION names
+    # other ones, it is refused: set the one to [] or the other to None
     node.PART_GROUPS = []
     # "deliberate": small weights where attention and coordinates start; "authors": Xavier everywhere
     node.INITIALIZATION = "deliberate"
@@ -235,154 +214,3 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.TEST.AMP = CfgNode({"ENABLED": False})
     # name of the algorithm in the file that COCO's server takes for test-dev
     cfg.TEST.SUBMISSION_NAME = "querypose"
-
-
-def setup_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Defaults, then the file, then `KEY VALUE` pairs; checked, and with the skeleton of the data set filled in.
-
-    MODEL.DEVICE "cuda", Detectron2's default, becomes "cpu" on a machine without CUDA.
-
-    Raises:
-        UserError: a missing file, an unknown key, a value that cannot be, a data set that cannot be read.
-    """
-    from querypose.data import skeleton_of
-    from querypose.modeling import part_division
-
-    cfg = get_cfg()
-    add_querypose_config(cfg)
-    if not os.path.isfile(config_file):
-        raise UserError(
-            f"the config file '{config_file}' does not exist; give a file such as configs/querypose_R50.yaml"
-        )
-    try:
-        # Detectron2's default lets a YAML file name Python objects to be made, and so run any program
-        cfg.merge_from_file(config_file, allow_unsafe=False)
-        cfg.merge_from_list(list(opts))
-    except RecursionError as error:
-        raise UserError(f"{config_file} is its own _BASE_, or nested too deeply; mend its _BASE_") from error
-    except (KeyError, ValueError, AssertionError, OSError, SyntaxError, MemoryError, yaml.YAMLError) as error:
-        raise UserError(f"{config_file} with overrides {list(opts)}: {_reason(error, cfg)}") from error
-    except (AttributeError, TypeError) as error:
-        raise UserError(
-            f"{config_file}{f' with overrides {list(opts)}' if opts else ''} does not hold keys with values where keys "
-            "have values; see configs/querypose_R50.yaml for one that does"
-        ) from error
-    check_config(cfg)
-    skeleton = skeleton_of(cfg)
-    # mistakes in the division end here, before anything is written
-    part_division.build_part_division(skeleton, cfg.MODEL.QUERYPOSE.PART_DIVISION, cfg.MODEL.QUERYPOSE.PART_GROUPS)
-    cfg.MODEL.QUERYPOSE.SKELETON.KEYPOINT_NAMES = list(skeleton.keypoint_names)
-    cfg.MODEL.QUERYPOSE.SKELETON.FLIP_PAIRS = [list(pair) for pair in skeleton.flip_pairs]
-    cfg.MODEL.QUERYPOSE.SKELETON.LIMBS = [list(limb) for limb in skeleton.limbs]
-    cfg.MODEL.QUERYPOSE.SKELETON.SIGMAS = list(skeleton.sigmas)
-    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    return cfg
-
-
-def check_config(cfg: CfgNode) -> None:
-    """Raise a UserError for values that contradict each other or that no part of the model has."""
-    from querypose import modeling
-    from querypose.modeling.backbones.swin import check_swin_sizes
-
-    valid = valid_values()
-    if cfg.MODEL.QUERYPOSE.PART_GROUPS:
-        del valid["MODEL.QUERYPOSE.PART_DIVISION"]
-    for key, values in valid.items():
-        if _get(cfg, key) not in values:
-            raise UserError(f"{key} is '{_get(cfg, key)}'; valid are {', '.join(sorted(values))}")
-
-    defaults = get_cfg()
-    add_querypose_config(defaults)
-    check_values(cfg, defaults)
-    check_detectron2_values(cfg)
-
-    if cfg.MODEL.CHANNELS_LAST not in (None, True, False):
-        raise UserError(f"MODEL.CHANNELS_LAST is {cfg.MODEL.CHANNELS_LAST!r}; valid are None (automatic), True, False")
-    if cfg.MODEL.BACKBONE.NAME == "build_swin_fpn_backbone":
-        swin = cfg.MODEL.SWIN
-        check_swin_sizes(swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS, swin.WINDOW_SIZE, swin.STOCHASTIC_DEPTH)
-
-    config = cfg.MODEL.QUERYPOSE
-    for key in ("HIDDEN_DIM", "PART_DIM"):
-        if config[key] % config.NUM_HEADS:
-            raise UserError(f"MODEL.QUERYPOSE.{key} {config[key]} must be a multiple of NUM_HEADS {config.NUM_HEADS}")
-    if config.PART_DIM % 4:
-        raise UserError(f"MODEL.QUERYPOSE.PART_DIM {config.PART_DIM} must be a multiple of 4 (the gates' reduction)")
-    if cfg.MODEL.FPN.OUT_CHANNELS != config.HIDDEN_DIM:
-        raise UserError(
-            f"MODEL.FPN.OUT_CHANNELS {cfg.MODEL.FPN.OUT_CHANNELS} must equal "
-            f"MODEL.QUERYPOSE.HIDDEN_DIM {config.HIDDEN_DIM}"
-        )
-    stage = modeling.KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE)
-    if config.VARIANT not in stage.variants:
-        raise UserError(
-            f"MODEL.QUERYPOSE.KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' has no use for what VARIANT '{config.VARIANT}' "
-            f"is about; set VARIANT to {' or '.join(stage.variants)}"
-        )
-    if config.AUX_ATTENTION:
-        making = [name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if embedding.makes_attention]
-        if not stage.has_parts or config.PART_EMBEDDING not in making:
-            found = "KEYPOINT_STAGE" if not stage.has_parts else "PART_EMBEDDING"
-            raise UserError(
-                f"MODEL.QUERYPOSE.AUX_ATTENTION needs attention maps, and {found} '{config[found]}' makes none; set it "
-                f"to False, or use KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(sorted(making))}"
-            )
-    if not 0 <= config.TEST.POSE_SCORE_FLOOR < 1:
-        raise UserError(
-            f"MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR is {config.TEST.POSE_SCORE_FLOOR}; it must be 0 (none) or more, "
-            "and below 1"
-        )
-    steps = cfg.SOLVER.ACCUMULATION_STEPS
-    if steps < 1 or cfg.SOLVER.IMS_PER_BATCH % steps:
-        raise UserError(
-            f"SOLVER.ACCUMULATION_STEPS is {steps}; it must be at least 1 and divide SOLVER.IMS_PER_BATCH "
-            f"{cfg.SOLVER.IMS_PER_BATCH}"
-        )
-
-
-def valid_values() -> dict[str, list[str]]:
-    """Of every key that takes one of a few names: the names, those of classes in the registries included."""
-    from detectron2.modeling import BACKBONE_REGISTRY
-
-    from querypose import modeling
-
-    registries = {
-        "QUERY_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
-        "KEYPOINT_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
-        "KEYPOINT_STAGE": modeling.KEYPOINT_STAGE_REGISTRY,
-        "PART_EMBEDDING": modeling.PART_EMBEDDING_REGISTRY,
-        "PART_UPDATE": modeling.PART_UPDATE_REGISTRY,
-        "PART_DIVISION": modeling.PART_DIVISION_REGISTRY,
-        "KEYPOINT_LOSS": modeling.KEYPOINT_LOSS_REGISTRY,
-    }
-    valid = {key: list(values) for key, values in VALID_VALUES.items()}
-    valid |= {f"MODEL.QUERYPOSE.{key}": [name for name, _ in registry] for key, registry in registries.items()}
-    valid["MODEL.BACKBONE.NAME"] = [name for name, _ in BACKBONE_REGISTRY]
-    return valid
-
-
-def topk_poses(cfg: CfgNode) -> int:
-    """MODEL.QUERYPOSE.TEST.TOPK_POSES, with its None turned into the variant's default."""
-    config = cfg.MODEL.QUERYPOSE
-    if config.TEST.TOPK_POSES is not None:
-        return config.TEST.TOPK_POSES
-    return 0 if config.VARIANT == "full" else 30
-
-
-def _get(cfg: CfgNode, key: str) -> Any:
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg
-
-
-def _reason(error: Exception, cfg: CfgNode) -> str:
-    """One sentence on a key or value that yacs refused, with the keys that stand where an unknown one was given."""
-    text = str(error).strip("'\"")
-    if "Non-existent config key: " in text or "Non-existent key: " in text:
-        key = text.split("key: ")[-1].strip()
-        node, parts = cfg, key.split(".")
-        for part in parts[:-1]:
-            node = node.get(part, {}) if isinstance(node, dict) else {}
-        return f"unknown key {key}; valid there are {', '.join(sorted(node)) or 'none'}"
-    return text

@@ -14,7 +14,8 @@ import yaml
 from detectron2.config import get_cfg
 
 from querypose.analysis.config_reference import flatten
-from querypose.config import add_querypose_config, check_config
+from querypose.config import add_querypose_config
+from querypose.config_checks import check_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(

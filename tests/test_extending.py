@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_model import tiny_batch, tiny_config, tiny_model
 
-from querypose.config import check_config
+from querypose.config_checks import check_config
 from querypose.errors import UserError
 from querypose.modeling import PART_EMBEDDING_REGISTRY
 
@@ -87,7 +87,7 @@ def test_the_training_script_knows_the_class(example, monkeypatch, capsys):
 
 def test_the_page_names_every_registry():
     from querypose import modeling
-    from querypose.config import valid_values
+    from querypose.config_checks import valid_values
 
     page = (ROOT / "docs" / "EXTENDING.md").read_text()
     registries = [name for name in modeling.__all__ if name.endswith("_REGISTRY")]

@@ -14,8 +14,8 @@ from tiny_model import tiny_config
 from querypose.analysis import model_zoo
 from querypose.analysis.flops import count_cost, count_parameters
 from querypose.analysis.paper_figures import SOURCES
-from querypose.config import setup_config
 from querypose.errors import UserError
+from querypose.setup_config import setup_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "MODEL_ZOO.md"

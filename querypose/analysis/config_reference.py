@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode, get_cfg
 
 from querypose import config
+from querypose.config_checks import valid_values
 
 _DETECTRON2_PAGE = "https://detectron2.readthedocs.io/en/latest/modules/config.html"
 COMMAND = "python tools/make_config_reference.py --output docs/CONFIG.md"
@@ -160,7 +161,7 @@ def config_reference_page() -> str:
     """The text of docs/CONFIG.md."""
     cfg = get_cfg()
     config.add_querypose_config(cfg)
-    values, valid = flatten(cfg), config.valid_values()
+    values, valid = flatten(cfg), valid_values()
     lines = [
         "# Configuration reference",
         f"Written by `{COMMAND}` from the comments of `querypose/config.py`; do not edit it, run the tool again.",

@@ -165,7 +165,7 @@ def convert_authors_checkpoint(path: str) -> Conversion:
         raise UserError(f"the checkpoint '{path}' is not the authors' QueryPose: it has no keypoint heads of theirs")
     division, part_of_keypoint = find_division(loaded, path)
     settings = {**backbone_settings(loaded, path), **head_settings(loaded)}
-    settings["MODEL.QUERYPOSE.PART_DIVISION"] = division
+    settings["MODEL.QUERYPOSE.PART_DIVISION"] = None if division == "rigid" else division
     configs, overrides = closest_configs(settings)
 
     expected = expected_shapes(configs[0], overrides)

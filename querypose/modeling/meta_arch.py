@@ -3,12 +3,13 @@
 import contextlib
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.modeling.backbones.checkpointing import checkpoint_resnet
 from querypose.modeling.decoder import DecoderOutput, QueryPoseDecoder
@@ -19,6 +20,14 @@ from querypose.modeling.losses.targets import Targets
 from querypose.modeling.ops.compilation import compile_fixed_shapes
 from querypose.modeling.ops.memory_layout import use_channels_last
 from querypose.modeling.part_division import build_part_division
+
+
+def topk_poses(cfg: CfgNode) -> int:
+    """MODEL.QUERYPOSE.TEST.TOPK_POSES; of None the variant's default."""
+    config = cfg.MODEL.QUERYPOSE
+    if config.TEST.TOPK_POSES is not None:
+        return config.TEST.TOPK_POSES
+    return 0 if config.VARIANT == "full" else 30
 
 
 @META_ARCH_REGISTRY.register()
@@ -78,9 +87,6 @@ class QueryPose(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
-        from querypose.config import topk_poses
-        from querypose.data import skeleton_of
-
         config = cfg.MODEL.QUERYPOSE
         skeleton = skeleton_of(cfg)
         part_of_keypoint = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
