@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 def add_querypose_config(cfg: CfgNode) -> None:
     """Add the keys of QueryPose to Detectron2's, in place, and set the paper's values where they differ."""
     _add_model_keys(cfg)
+    _add_backbone_keys(cfg)
     _add_solver_keys(cfg)
     _add_data_keys(cfg)
 
@@ -20,12 +21,12 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
 
     node = cfg.MODEL.QUERYPOSE = CfgNode()
-    # "full": the paper's tables; keypoint stages hand the instance query on (Figure 3b).
+    # "full": the paper's tables; keypoint stages update the instance query for the next stage (Figure 3b).
     # "branched": keypoint stages update the instance query for their own use only (Figure 3a, Table 3).
-    # "light": they leave it as it is, as in the authors' downloadable models.
+    # "light": they do not update it, as in the authors' downloadable models.
     # In the last two boxes do not depend on keypoint stages.
     node.VARIANT = "full"
-    # N, persons that can be found in an image
+    # N, the most persons that can be found in an image
     node.NUM_QUERIES = 100
     # S, pairs of a box stage and a keypoint stage
     node.NUM_STAGES = 6
@@ -33,44 +34,40 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.HIDDEN_DIM = 256
     # dp, width of part queries (Table 2c)
     node.PART_DIM = 128
-    # feature maps for the box decoder, finest first; the keypoint decoder reads the first
-    node.IN_FEATURES = ["p2", "p3", "p4", "p5"]
-    # sides, in places, of the regions that box stage and keypoint stage read
-    node.BOX_POOLER_RESOLUTION = 7
-    node.KEYPOINT_POOLER_RESOLUTION = 14
+    # RoI resolution of box stages (on p2 .. p5) and of keypoint stages (on p2)
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 7
+    cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION = 14
     # self-attention and feed-forward blocks of both stages
     node.NUM_HEADS = 8
     node.FEEDFORWARD_DIM = 2048
     node.DROPOUT = 0.0
-    # hidden width of the dynamic MLP, and Linear layers of class and box branch before their last
+    # hidden width of the dynamic MLP
     node.DYNAMIC_DIM = 64
-    node.NUM_CLASS_LAYERS = 1
-    node.NUM_BOX_LAYERS = 3
     # 3x3 convolutions before the SPEGM, and their inner width
     node.NUM_TOWER_LAYERS = 6
     node.TOWER_DIM = 512
-    # The next keys are names in the registries of querypose.modeling (docs/EXTENDING.md); docs/ABLATIONS.md says which
-    # are the paper's.
+    # The next keys are names in the registries of querypose.modeling (docs/EXTENDING.md); docs/ABLATIONS.md lists those
+    # of the paper.
 
-    # how the instance query reads its region in the box stage, and in the keypoint stage (Table 1)
+    # how the instance query interacts with its RoI features, in the box stage and in the keypoint stage (Table 1)
     node.QUERY_INTERACTION = "DynamicChannelMLP"
     node.KEYPOINT_INTERACTION = "DynamicChannelMLP"
-    # what holds the keypoints: part queries (KeypointStage), the instance query (InstanceKeypointStage, Table 1) or
-    # the pooled region (PooledKeypointStage, Table 2b)
+    # what predicts the keypoints: part queries (KeypointStage), the instance query (InstanceKeypointStage, Table 1) or
+    # the pooled RoI features (PooledKeypointStage, Table 2b)
     node.KEYPOINT_STAGE = "KeypointStage"
-    # how part embeddings are made of the region (Table 1), and part queries updated with them (Table 2a)
+    # how part embeddings are made of RoI features (Table 1), and part queries updated with them (Table 2a)
     node.PART_EMBEDDING = "SPEGM"
     node.PART_UPDATE = "SelectiveIteration"
-    # residual log-likelihood with or without its flow, or distances of coordinates (docs/ABLATIONS.md)
+    # residual log-likelihood with or without its flow, or L1, SmoothL1 (docs/ABLATIONS.md)
     node.KEYPOINT_LOSS = "RLE"
     # keypoints that share a part query (Figure 4): per_keypoint (a), joined_head (b), rigid (c), head_and_limbs (d), of
     # which (b) and (d) are for COCO's keypoints; limbs: rigid segments found from any skeleton's limbs, which `rigid`
     # also takes for other keypoints than COCO's. None: the parts of PART_GROUPS, or rigid where there are none
     node.PART_DIVISION = None
-    # the parts as lists of keypoint names. A training run writes them into its config.yaml; where PART_DIVISION names
-    # other ones, it is refused: set the one to [] or the other to None
+    # the parts as lists of keypoint names. A training run writes them into its config.yaml; a PART_DIVISION that makes
+    # other parts is then refused: set PART_GROUPS to [] or PART_DIVISION to None
     node.PART_GROUPS = []
-    # "deliberate": small weights where attention and coordinates start; "authors": Xavier everywhere
+    # "deliberate": small initial weights of attention and coordinates; "authors": Xavier for all
     node.INITIALIZATION = "deliberate"
     # queries that train the keypoint stages: "all" (the paper), or those "matched" to a person.
     # branched, light: each keypoint stage runs only the queries matched at it or at a later one: the same losses and
@@ -80,34 +77,25 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # loss no longer trains the keypoint stages through unmatched queries
     node.TRAIN_QUERIES = "all"
 
-    # weights of the losses (Section 3.4)
+    # weights of the losses (Section 3.4); the matcher weighs its costs of class, L1 and GIoU by the same numbers
     node.LOSS = CfgNode({"CLASS_WEIGHT": 2.0, "L1_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0, "KEYPOINT_WEIGHT": 1.0})
-    # box units below which KEYPOINT_LOSS SmoothL1 counts an error squared
-    node.LOSS.SMOOTH_L1_BETA = 0.05
-    # an auxiliary loss on keypoint heatmaps of P2, in training only (Section 4.3: of no use on pre-trained backbones)
-    node.AUX_HEATMAP = False
-    node.LOSS.HEATMAP_WEIGHT = 1.0
-    # an auxiliary loss that draws each part's attention map to its keypoints, in training only; not the paper's
-    node.AUX_ATTENTION = False
-    node.LOSS.ATTENTION_WEIGHT = 1.0
-    # weights of the costs by which persons are assigned to queries
-    node.COST = CfgNode({"CLASS": 2.0, "L1": 5.0, "GIOU": 2.0})
+    # above 0: an auxiliary loss on keypoint heatmaps of p2 in training (Section 4.3: useless on pre-trained backbones)
+    node.LOSS.HEATMAP_WEIGHT = 0.0
+    # above 0: an auxiliary loss in training that centers each part's attention map on its keypoints; not the paper's
+    node.LOSS.ATTENTION_WEIGHT = 0.0
 
     # inference: keypoint stages only for the k queries of an image with the highest class score; only they are
     # returned. 0 runs all N. None is 0 in the full variant, where k is an approximation (each stage leaves out the
     # queries that it scores lowest itself), and 30 in the others, where each is returned as it would be among all N.
+    # Evaluations run every query with None, because box AP counts 100 boxes of an image, and k queries with a number
     node.TEST = CfgNode({"TOPK_POSES": None})
     # of these, only queries with at least this class score, 0 .. 1; 0 keeps them all
     node.TEST.POSE_SCORE_FLOOR = 0.0
-    # evaluations (tools/test_net.py, TEST.EVAL_PERIOD) run every query whatever stands above, because box AP counts 100
-    # boxes of an image; True evaluates what inference returns: keypoint AP as it is in use, a lower box AP
-    node.TEST.EVALUATE_TOPK = False
 
-    # the skeleton of the model; empty names mean that of the data set. A training run writes it into its
-    # config.yaml, so that its weights can be used where the data set is absent.
+    # the skeleton of the model; without names that of the data set. A training run writes it into its config.yaml, so
+    # that its weights can be used where the data set is absent.
     node.SKELETON = CfgNode({"KEYPOINT_NAMES": [], "FLIP_PAIRS": [], "LIMBS": [], "SIGMAS": []})
 
-    _add_backbone_keys(cfg)
     # memory layout of the images and the convolutions' weights, True or False; the results are the same but for
     # rounding. None takes the faster one: True on a CPU with AVX-512, unless PyTorch crashes there with the backbone
     # (strided 1x1 convolutions of fewer than 16 channels), else False
@@ -157,29 +145,20 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # learning rate for IMS_PER_BATCH images in a step, all GPUs together; scale it with them
     cfg.SOLVER.BASE_LR = 2.5e-5
     cfg.SOLVER.IMS_PER_BATCH = 16
-    # the optimiser's weight decay
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
-    # norms (and biases, WEIGHT_DECAY_BIAS) decay as the rest does, unless a number says otherwise
+    # None: as WEIGHT_DECAY
     cfg.SOLVER.WEIGHT_DECAY_NORM = None
-    # each process takes its images of a batch in this many parts, one after the other, and steps once: the gradient of
-    # the whole batch (BatchNorm's statistics apart) in the memory of one part
+    # each process splits its images of a batch into this many parts, one after the other, and steps once: the gradient
+    # of the whole batch (BatchNorm's statistics apart) in the memory of one part
     cfg.SOLVER.ACCUMULATION_STEPS = 1
-    # on a CPU: what a step frees stays with the process for the next step, and does not go back to the system, which
-    # would clear every page of it again; faster, and at times with more memory. Linux (glibc) only
-    cfg.SOLVER.KEEP_FREED_MEMORY = True
     # learning rates relative to BASE_LR
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     cfg.SOLVER.FLOW_MULTIPLIER = 10.0
     # the learning rate rises linearly from this fraction of itself within so many iterations
     cfg.SOLVER.WARMUP_FACTOR = 0.01
     cfg.SOLVER.WARMUP_ITERS = 1000
-    # how many of the checkpoints of every CHECKPOINT_PERIOD iterations stay: the newest ones; 0 keeps all.
-    # model_final.pth and model_best.pth are not counted
-    cfg.SOLVER.CHECKPOINTS_KEPT = 5
-    # model_best.pth: the state with the highest keypoint AP on the first of DATASETS.TEST among all evaluations
-    cfg.SOLVER.KEEP_BEST = True
-    # a step whose loss or gradient is NaN or infinite never changes the weights. "stop" then ends the training, "skip"
-    # goes on with the next batch, at most ten times in a row; both name the first such tensor, and write the batch to
+    # a step whose loss or gradient is NaN or infinite never changes the weights. "stop" then ends the run, "skip"
+    # continues with the next batch, at most ten times in a row; both name the first such tensor, and write the batch to
     # OUTPUT_DIR/non_finite_<iteration>.pth
     cfg.SOLVER.NON_FINITE = "stop"
     # gradients are scaled down together where the norm of all of them is above CLIP_VALUE
@@ -190,27 +169,24 @@ def _add_solver_keys(cfg: CfgNode) -> None:
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
-    # order of the channels that the model gets
+    # order of the channels of the model's input
     cfg.INPUT.FORMAT = "RGB"
-    # lengths in pixels of an image's short side, one of which is drawn, and the most that its long side may have
+    # lengths in pixels of an image's short side, one of which is sampled, and the most that its long side may have
     cfg.INPUT.MIN_SIZE_TRAIN = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     cfg.INPUT.MAX_SIZE_TRAIN = 1333
-    # with probability PROB: short side to one of RESIZE_BEFORE, then a crop with sides in SIZE (pixels); then the
+    # with probability 0.5: short side to one of RESIZE_BEFORE, then a crop with sides in SIZE (pixels); then the
     # resizing of MIN_SIZE_TRAIN
     cfg.INPUT.CROP.ENABLED = True
     cfg.INPUT.CROP.TYPE = "absolute_range"
     cfg.INPUT.CROP.SIZE = [384, 600]
-    cfg.INPUT.CROP.PROB = 0.5
     cfg.INPUT.CROP.RESIZE_BEFORE = [400, 500, 600]
     # images of which no person has a labelled keypoint are left out (the paper's 57k of train2017); 0 keeps them
     cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 1
-    # images that cannot be read stop the run; True goes on with other ones, counts them and lists them in
+    # images that cannot be read stop the run; True takes other ones, counts them and lists them in
     # OUTPUT_DIR/unreadable_images.txt
     cfg.DATALOADER.SKIP_UNREADABLE_IMAGES = False
     # what computes AP: "faster-coco-eval" or "pycocotools" (same numbers); for CrowdPose also "crowdposetools", the
     # official tool, where it is installed
     cfg.TEST.EVALUATOR_BACKEND = "faster-coco-eval"
-    # evaluations in bfloat16, to see what it costs in AP; a CPU without its instructions computes the same, slower
+    # evaluate in bfloat16; a CPU without its instructions computes the same, slower
     cfg.TEST.AMP = CfgNode({"ENABLED": False})
-    # name of the algorithm in the file that COCO's server takes for test-dev
-    cfg.TEST.SUBMISSION_NAME = "querypose"

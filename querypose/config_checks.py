@@ -181,11 +181,11 @@ def _check_model(cfg: CfgNode) -> None:
             f"MODEL.QUERYPOSE.KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' does not support VARIANT '{config.VARIANT}'; "
             f"set VARIANT to {' or '.join(stage.variants)}"
         )
-    if config.AUX_ATTENTION:
+    if config.LOSS.ATTENTION_WEIGHT > 0:
         making = [name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if embedding.makes_attention]
         if not stage.has_parts or config.PART_EMBEDDING not in making:
-            found = "KEYPOINT_STAGE" if not stage.has_parts else "PART_EMBEDDING"
+            key = "KEYPOINT_STAGE" if not stage.has_parts else "PART_EMBEDDING"
             raise UserError(
-                f"MODEL.QUERYPOSE.AUX_ATTENTION needs attention maps, and {found} '{config[found]}' makes none; set it "
-                f"to False, or use KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(sorted(making))}"
+                f"MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT needs attention maps, and {key} '{config[key]}' makes none; "
+                f"set it to 0, or use KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(sorted(making))}"
             )

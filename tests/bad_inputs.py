@@ -71,7 +71,7 @@ CONFIG_OVERRIDES = [
     ([PREFIX + "KEYPOINT_STAGE", "PooledKeypointStage", PREFIX + "VARIANT", "full"], "set VARIANT to light"),
     ([PREFIX + "KEYPOINT_STAGE", "InstanceKeypointStage"], "'light'; set VARIANT to full or branched"),
     (
-        [PREFIX + "AUX_ATTENTION", "True", PREFIX + "PART_EMBEDDING", "PartSelfAttention"],
+        [PREFIX + "LOSS.ATTENTION_WEIGHT", "1.0", PREFIX + "PART_EMBEDDING", "PartSelfAttention"],
         "needs attention maps, and PART_EMBEDDING 'PartSelfAttention' makes none",
     ),
     ([PREFIX + "PART_DIVISION", "eight"], "PART_DIVISION is 'eight'; valid are .*None.*rigid"),

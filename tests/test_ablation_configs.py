@@ -140,10 +140,11 @@ def test_a_row_changes_the_model_alone(row):
 TINY = {
     "MODEL.WEIGHTS": "", "MODEL.DEVICE": "cpu", "MODEL.BACKBONE.NAME": "build_timm_fpn_backbone",
     "MODEL.TIMM.NAME": "resnet18", "MODEL.FPN.OUT_CHANNELS": 16,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 5, "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION": 6,
 }  # fmt: skip
 TINY_QUERYPOSE = {
-    "HIDDEN_DIM": 16, "NUM_HEADS": 4, "FEEDFORWARD_DIM": 32, "DYNAMIC_DIM": 4, "NUM_BOX_LAYERS": 1,
-    "NUM_TOWER_LAYERS": 2, "TOWER_DIM": 16, "BOX_POOLER_RESOLUTION": 5, "KEYPOINT_POOLER_RESOLUTION": 6,
+    "HIDDEN_DIM": 16, "NUM_HEADS": 4, "FEEDFORWARD_DIM": 32, "DYNAMIC_DIM": 4,
+    "NUM_TOWER_LAYERS": 2, "TOWER_DIM": 16,
 }  # fmt: skip
 
 
@@ -321,7 +322,7 @@ def test_the_rows_of_tables_4_to_6():
     assert names == {"table4": both | {"R50", "HRNet-W32"}, "table5": both, "table6": both}
 
 
-def test_attention_maps_are_asked_for_in_vain():
-    with pytest.raises(UserError, match="AUX_ATTENTION needs attention maps, and PART_EMBEDDING 'PartSelfAttention'"):
-        load("table1/part_mhsa", "MODEL.QUERYPOSE.AUX_ATTENTION", "True")
-    assert load("table1/part_spegm", "MODEL.QUERYPOSE.AUX_ATTENTION", "True").MODEL.QUERYPOSE.AUX_ATTENTION
+def test_attention_loss_needs_attention_maps():
+    with pytest.raises(UserError, match="needs attention maps, and PART_EMBEDDING 'PartSelfAttention'"):
+        load("table1/part_mhsa", "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT", "1.0")
+    load("table1/part_spegm", "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT", "1.0")

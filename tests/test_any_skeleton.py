@@ -56,7 +56,7 @@ def config(folder, train, test=(), *opts):
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(train), tuple(test or train[:1])
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.CROP.ENABLED = (64,), 64, False
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS = 2, 2, (), 1
-    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.DATALOADER.NUM_WORKERS, cfg.SEED = 0, 1
     cfg.OUTPUT_DIR = str(folder / "out")
     cfg.merge_from_list(list(opts))
     resolve_datasets(cfg)
@@ -204,16 +204,13 @@ def test_a_test_set_becomes_a_submission(tmp_path, messages):
         "test_dev", tmp_path / "data" / "image_info.json", tmp_path / "data", skeleton, submission_split=split
     )
     try:
-        cfg = config(tmp_path, ["keypoints_coco_2017_train"], ["test_dev"], "TEST.SUBMISSION_NAME", "ours-1")
+        cfg = config(tmp_path, ["keypoints_coco_2017_train"], ["test_dev"])
         check_datasets(cfg, train=False)
         assert PoseTrainer.test(cfg, PoseTrainer.build_model(cfg)) == {}
         (path,) = (tmp_path / "out" / "inference").glob("*.zip")
-        assert path.name == "person_keypoints_test-dev2017_ours-1_results.zip"
+        assert path.name == "person_keypoints_test-dev2017_out_results.zip"
         check_submission(path, [1, 2, 3])
         assert "no AP can be computed" in messages() and str(path) in messages()
-        cfg.TEST.SUBMISSION_NAME = "a b"
-        with pytest.raises(UserError, match="SUBMISSION_NAME is 'a b'"):
-            PoseTrainer.build_evaluator(cfg, "test_dev")
     finally:
         DatasetCatalog.remove("test_dev")
         MetadataCatalog.remove("test_dev")

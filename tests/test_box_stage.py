@@ -92,8 +92,8 @@ def test_parameters_of_the_paper_s_size():
     cfg = tiny_config()
     cfg.merge_from_list(
         "MODEL.QUERYPOSE.HIDDEN_DIM 256 MODEL.QUERYPOSE.NUM_HEADS 8 MODEL.QUERYPOSE.FEEDFORWARD_DIM 2048 "
-        "MODEL.QUERYPOSE.DYNAMIC_DIM 64 MODEL.QUERYPOSE.NUM_BOX_LAYERS 3 "
-        "MODEL.QUERYPOSE.BOX_POOLER_RESOLUTION 7".split()
+        "MODEL.QUERYPOSE.DYNAMIC_DIM 64 "
+        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION 7".split()
     )
     linear, norm = 256 * 256, 2 * 256
     attention = 4 * (linear + 256) + norm

@@ -32,7 +32,7 @@ def test_number_of_keys():
     """Keys are what a user has to read: a new one takes the place of another."""
     plain, cfg = get_cfg(), get_cfg()
     add_querypose_config(cfg)
-    assert len(dict(leaves(cfg)).keys() - dict(leaves(plain)).keys()) <= 77
+    assert len(dict(leaves(cfg)).keys() - dict(leaves(plain)).keys()) <= 65
 
 
 @pytest.mark.parametrize(("variant", "default"), [("light", 30), ("full", 0)])

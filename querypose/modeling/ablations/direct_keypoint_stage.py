@@ -49,7 +49,7 @@ class PooledKeypointStage(nn.Module):
             "dim": config.HIDDEN_DIM,
             "tower_dim": config.TOWER_DIM,
             "num_tower_layers": config.NUM_TOWER_LAYERS,
-            "pooler_resolution": config.KEYPOINT_POOLER_RESOLUTION,
+            "pooler_resolution": cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION,
             "stride": stride,
             "with_sigma": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS).uses_sigma,
         }
@@ -99,7 +99,7 @@ class InstanceKeypointStage(PooledKeypointStage):
     @classmethod
     def from_config(cls, cfg, part_of_keypoint: list[int], stride: int):
         config = cfg.MODEL.QUERYPOSE
-        num_tokens = config.KEYPOINT_POOLER_RESOLUTION**2
+        num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
         return {
             **super().from_config(cfg, part_of_keypoint, stride),
             "instance_interaction": build_query_interaction(cfg, config.KEYPOINT_INTERACTION, num_tokens),

@@ -68,7 +68,7 @@ class SetCriterion(nn.Module):
         if flow is not None and config.INITIALIZATION == "deliberate":
             flow.init_weights()
         return {
-            "matcher": HungarianMatcher(config.COST.CLASS, config.COST.L1, config.COST.GIOU),
+            "matcher": HungarianMatcher(config.LOSS.CLASS_WEIGHT, config.LOSS.L1_WEIGHT, config.LOSS.GIOU_WEIGHT),
             "flow": flow,
             "keypoint_loss": keypoint_loss,
             "class_weight": config.LOSS.CLASS_WEIGHT,
@@ -76,10 +76,10 @@ class SetCriterion(nn.Module):
             "giou_weight": config.LOSS.GIOU_WEIGHT,
             "keypoint_weight": config.LOSS.KEYPOINT_WEIGHT,
             "auxiliary_heatmap": AuxiliaryHeatmap(config.HIDDEN_DIM, len(part_of_keypoint), stride)
-            if config.AUX_HEATMAP
+            if config.LOSS.HEATMAP_WEIGHT > 0
             else None,
             "heatmap_weight": config.LOSS.HEATMAP_WEIGHT,
-            "attention_weight": config.LOSS.ATTENTION_WEIGHT if config.AUX_ATTENTION else 0.0,
+            "attention_weight": config.LOSS.ATTENTION_WEIGHT,
             "part_of_keypoint": part_of_keypoint,
         }
 

@@ -62,10 +62,9 @@ class L1:
 
 @KEYPOINT_LOSS_REGISTRY.register()
 class SmoothL1(L1):
-    """(g - u)^2 / (2 beta) for errors below beta box units (`LOSS.SMOOTH_L1_BETA`), |g - u| - beta / 2 beyond."""
+    """(g - u)^2 / (2 beta) for errors below beta = 0.05 box units, |g - u| - beta / 2 beyond."""
 
-    def __init__(self, cfg):
-        self.beta = cfg.MODEL.QUERYPOSE.LOSS.SMOOTH_L1_BETA
+    beta = 0.05
 
     def __call__(self, coordinates, sigmas, targets, valid, flow: None) -> Tensor:
         return smooth_l1_loss(coordinates, targets, valid, self.beta)
