@@ -36,6 +36,8 @@ def setup_config(
     if add_config is not None:
         add_config(cfg)
     defaults = cfg.clone()
+    if not os.path.isfile(config_file):
+        raise UserError(f"the config file '{config_file}' does not exist; give one such as configs/querypose_R50.yaml")
     try:
         _merge(cfg, _read_yaml(config_file), defaults)
     except UserError as error:
@@ -64,8 +66,6 @@ def setup_config(
 
 def _read_yaml(path: str) -> dict[str, Any]:
     """The file's keys over those of its `_BASE_`."""
-    if not os.path.isfile(path):
-        raise UserError("the config file does not exist; give a file such as configs/querypose_R50.yaml")
     try:
         # safe: a YAML file that names Python objects would run code
         values = CfgNode.load_yaml_with_base(path, allow_unsafe=False)

@@ -49,7 +49,7 @@ def keypoint_stage(n, d, dp, size, tower, parts, feedforward, keypoints, hidden)
 @pytest.mark.parametrize("variant", ["light", "full"])
 def test_stages_against_closed_forms(variant):
     cost = count_cost(tiny_config(variant), 64, 96)
-    assert cost.box_stages == 2 * box_stage(6, 16, 5, 4, 32, 1, 1)
+    assert cost.box_stages == 2 * box_stage(6, 16, 5, 4, 32, 1, 3)
     hidden = 4 if variant == "full" else 0
     assert cost.keypoint_stages == 2 * keypoint_stage(6, 16, 16, 6, (16, 16, 16), 7, 32, 17, hidden)
     assert cost.parameters == count_parameters(tiny_config(variant))
