@@ -186,7 +186,7 @@ def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind, monkey
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("persons", [(2, 1), (0, 0), (NUM_QUERIES + 3, 0)])
 def test_every_parameter_learns_from_every_batch(kind, persons):
-    model = spread(tiny_model(*KINDS[kind], *ALL, f"{KEY}AUX_ATTENTION", True)).train()
+    model = spread(tiny_model(*KINDS[kind], *ALL, f"{KEY}LOSS.ATTENTION_WEIGHT", 1.0)).train()
     losses, gradients = gradients_of(model, tiny_batch(persons=persons))
     assert all(loss.isfinite() for loss in losses.values())
     assert {"loss_attention_region", "loss_center_offset", "loss_giou_0_many"} < losses.keys()

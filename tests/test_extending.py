@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_model import tiny_batch, tiny_config, tiny_model
 
-from querypose.config import check_config
+from querypose.config_checks import check_config
 from querypose.errors import UserError
 from querypose.modeling import PART_EMBEDDING_REGISTRY
 
@@ -37,8 +37,8 @@ def test_the_example_trains_and_finds_persons(example, variant):
         check_config(tiny_config(variant, KEY, "QueryAttention"))
     import query_attention
 
-    check_config(tiny_config(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.AUX_ATTENTION", True))
-    model = tiny_model(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.AUX_ATTENTION", True)
+    check_config(tiny_config(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT", 1.0))
+    model = tiny_model(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT", 1.0)
     embedding = model.decoder.keypoint_stages[0].part_embedding
     assert type(embedding) is query_attention.QueryAttention
 
@@ -87,7 +87,7 @@ def test_the_training_script_knows_the_class(example, monkeypatch, capsys):
 
 def test_the_page_names_every_registry():
     from querypose import modeling
-    from querypose.config import valid_values
+    from querypose.config_checks import valid_values
 
     page = (ROOT / "docs" / "EXTENDING.md").read_text()
     registries = [name for name in modeling.__all__ if name.endswith("_REGISTRY")]

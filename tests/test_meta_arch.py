@@ -16,9 +16,9 @@ VARIANTS = {
     "light matched": ("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched"),
     "full": ("full",),
     "quick start": (
-        *("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched", "MODEL.QUERYPOSE.AUX_HEATMAP", True),
+        *("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched", "MODEL.QUERYPOSE.LOSS.HEATMAP_WEIGHT", 1.0),
         *("MODEL.QUERYPOSE.PART_EMBEDDING", "CoordinateSPEGM"),
-        *("MODEL.QUERYPOSE.AUX_ATTENTION", True),
+        *("MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT", 1.0),
     ),
 }
 LOSSES = {f"loss_{kind}{suffix}" for kind in ("class", "l1", "giou", "keypoint") for suffix in ("", "_0")}
@@ -250,8 +250,6 @@ def test_channels_last_changes_no_number():
             torch.testing.assert_close(
                 result["instances"].get(field), wanted["instances"].get(field), rtol=1e-3, atol=1e-2
             )
-
-
 
 
 def test_a_few_steps_learn_one_batch():

@@ -11,7 +11,6 @@ from torch import nn
 
 from querypose.data import resolve_datasets
 from querypose.engine import PoseTrainer
-from querypose.engine import trainer as trainer_module
 from querypose.engine.progress import ProgressBar
 from querypose.engine.train_loop import BFloat16Trainer, StepTrainer
 from querypose.engine.trainer import use_bfloat16, wrap_for_distribution
@@ -33,14 +32,6 @@ def config(people, folder, *opts):
     )  # fmt: skip
     resolve_datasets(cfg)
     return cfg
-
-
-@pytest.mark.parametrize("wanted", [True, False])
-def test_freed_memory_is_kept_where_the_config_says_so(wanted, people, tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(trainer_module, "keep_freed_memory", lambda: calls.append(1))
-    PoseTrainer(config(people, tmp_path, "SOLVER.KEEP_FREED_MEMORY", wanted))
-    assert len(calls) == wanted
 
 
 def test_two_steps_leave_metrics_and_a_checkpoint(people, tmp_path):

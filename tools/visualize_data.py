@@ -13,8 +13,8 @@ right. If it changes sides in the mirrored picture only, left and right are not 
 import argparse
 from pathlib import Path
 
-from querypose.config import setup_config
 from querypose.errors import exit_on_user_error
+from querypose.setup_config import setup_config
 from querypose.visualization.training_samples import SHEET_SAMPLES, SPLITS, SampleMaker, write_samples
 
 

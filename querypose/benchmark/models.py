@@ -124,7 +124,7 @@ class Benchmark:
         ours = isinstance(self.model, QueryPose)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = build_optimizer(self.cfg, self.model) if ours else torch.optim.SGD(parameters, lr=1e-6)
-        if self.device == "cpu" and getattr(self.cfg.SOLVER, "KEEP_FREED_MEMORY", True):
+        if self.device == "cpu":
             keep_freed_memory()
         from detectron2.utils.events import EventStorage
 

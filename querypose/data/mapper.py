@@ -95,17 +95,12 @@ class PoseDatasetMapper:
     def from_config(cls, cfg, is_train=True):
         sizes = cfg.INPUT
         if is_train:
-            if sizes.RANDOM_FLIP not in ("horizontal", "none"):
-                raise UserError(
-                    f"INPUT.RANDOM_FLIP is {sizes.RANDOM_FLIP!r}, but persons are flipped horizontally only: "
-                    "set it to 'horizontal' or 'none'"
-                )
             augmentations = build_pose_augmentation(
                 min_size=sizes.MIN_SIZE_TRAIN,
                 max_size=sizes.MAX_SIZE_TRAIN,
                 sample_style=sizes.MIN_SIZE_TRAIN_SAMPLING,
                 flip_prob=0.5 if sizes.RANDOM_FLIP == "horizontal" else 0.0,
-                crop_prob=sizes.CROP.PROB if sizes.CROP.ENABLED else 0.0,
+                crop_prob=0.5 if sizes.CROP.ENABLED else 0.0,
                 crop_type=sizes.CROP.TYPE,
                 crop_size=sizes.CROP.SIZE,
                 resize_before_crop=sizes.CROP.RESIZE_BEFORE,

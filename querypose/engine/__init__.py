@@ -1,6 +1,5 @@
 """Training on Detectron2's trainer: optimiser, data-parallel processes, hooks."""
 
-import querypose.detectron2_extension  # noqa: F401
 from querypose.engine.main import refuse_existing_run, train_net_main, train_net_parser
 from querypose.engine.optimizer import build_optimizer
 from querypose.engine.processes import launch

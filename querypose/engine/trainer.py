@@ -30,6 +30,9 @@ from querypose.evaluation import PoseEvaluator
 
 logger = logging.getLogger(__name__)
 
+# of `model_<iteration>.pth`, the newest; model_final.pth and model_best.pth are kept as well
+CHECKPOINTS_KEPT = 5
+
 
 class PoseTrainer(DefaultTrainer):
     """`PoseTrainer(cfg).train()`: Detectron2's interface; a run that ends early goes on exactly where it was."""
@@ -43,8 +46,7 @@ class PoseTrainer(DefaultTrainer):
         if cfg.MODEL.DEVICE == "cpu":
             # gradients smaller than float32's normal range cost a CPU a hundred times a zero's time
             torch.set_flush_denormal(True)
-            if cfg.SOLVER.KEEP_FREED_MEMORY:
-                keep_freed_memory()
+            keep_freed_memory()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
@@ -116,9 +118,7 @@ class PoseTrainer(DefaultTrainer):
         self.guard = NonFiniteGuard(
             cfg.SOLVER.NON_FINITE, cfg.OUTPUT_DIR, (cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
         )
-        self.checkpoints = PeriodicCheckpoints(
-            self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_KEPT
-        )
+        self.checkpoints = PeriodicCheckpoints(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, CHECKPOINTS_KEPT)
         self.stop_on_signal = StopOnSignal()
         is_main = comm.is_main_process()
         found = [
@@ -131,7 +131,7 @@ class PoseTrainer(DefaultTrainer):
             self.stop_on_signal,
             EvalAtTheEnd(cfg.TEST.EVAL_PERIOD, self._evaluate),
         ]
-        if is_main and cfg.SOLVER.KEEP_BEST and cfg.DATASETS.TEST:
+        if is_main and cfg.DATASETS.TEST:
             names = ["keypoints/AP", f"{cfg.DATASETS.TEST[0]}/keypoints/AP"]
             found.append(BestCheckpoint(self.checkpointer, names))
         if is_main:
@@ -202,18 +202,18 @@ class PoseTrainer(DefaultTrainer):
     def test(cls, cfg, model, evaluators=None):
         """Detectron2's, in every process with the model that a checkpoint holds.
 
-        Every query is run, whatever MODEL.QUERYPOSE.TEST.TOPK_POSES says, unless EVALUATE_TOPK is set there: box AP
-        counts up to 100 boxes of an image. In bfloat16 where TEST.AMP.ENABLED asks for it.
+        Every query is run, as box AP counts up to 100 boxes of an image, unless MODEL.QUERYPOSE.TEST.TOPK_POSES is a
+        number. In bfloat16 where TEST.AMP.ENABLED asks for it.
         """
         share_buffers(model)
         plain = model.module if isinstance(model, DistributedDataParallel) else model
         queries = contextlib.nullcontext()
         if hasattr(plain, "every_query"):
-            if not cfg.MODEL.QUERYPOSE.TEST.EVALUATE_TOPK:
+            if cfg.MODEL.QUERYPOSE.TEST.TOPK_POSES is None:
                 queries = plain.every_query()
             elif plain.leaves_out_queries:
                 logging.getLogger(__name__).warning(
-                    "MODEL.QUERYPOSE.TEST.EVALUATE_TOPK: box AP below counts the %d best boxes of an image only",
+                    "MODEL.QUERYPOSE.TEST.TOPK_POSES: box AP below counts the %d best boxes of an image only",
                     plain.topk_poses or plain.max_detections,
                 )
         device_type = next(plain.parameters()).device.type
