@@ -47,7 +47,7 @@ def register_all(root: str | Path | None = None) -> None:
 
 
 def register_synthetic_people(root: Path) -> None:
-    """Register `synthetic_people_train` and `_val`, rendered into `<root>/synthetic_people/v<version>` when first used."""
+    """Register `synthetic_people_{train,val}`, rendered into `<root>/synthetic_people/v<version>` when first used."""
     folder, skeleton = root / "synthetic_people" / f"v{VERSION}", Skeleton.from_coco_category(CATEGORY)
     for split, num_images in SPLIT_SIZES.items():
         register_coco_keypoints(

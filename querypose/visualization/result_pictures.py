@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from querypose.image_io import read_image_rgb
 from querypose.errors import UserError
 from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import GroundTruth
 from querypose.evaluation.image_errors import ImageError, image_errors
+from querypose.image_io import read_image_rgb
 from querypose.visualization.contact_sheet import contact_sheet
 from querypose.visualization.draw_poses import Poses, draw_poses
 
