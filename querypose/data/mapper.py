@@ -121,11 +121,15 @@ class PoseDatasetMapper:
                     f"INPUT.RANDOM_FLIP is {sizes.RANDOM_FLIP!r}, but persons are flipped horizontally only: "
                     "set it to 'horizontal' or 'none'"
                 )
+            warning = skeleton.flip_warning()
+            if warning and sizes.RANDOM_FLIP == "horizontal":
+                logger.warning("%s.", warning[0].upper() + warning[1:])
+            can_flip = skeleton.flip_pairs or skeleton.num_keypoints == 1
             augmentations = build_pose_augmentation(
                 min_size=sizes.MIN_SIZE_TRAIN,
                 max_size=sizes.MAX_SIZE_TRAIN,
                 sample_style=sizes.MIN_SIZE_TRAIN_SAMPLING,
-                flip_prob=0.5 if sizes.RANDOM_FLIP == "horizontal" else 0.0,
+                flip_prob=0.5 if sizes.RANDOM_FLIP == "horizontal" and can_flip else 0.0,
                 crop_prob=sizes.CROP.PROB if sizes.CROP.ENABLED else 0.0,
                 crop_type=sizes.CROP.TYPE,
                 crop_size=sizes.CROP.SIZE,
