@@ -96,9 +96,6 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # queries that train the keypoint stages: "all" (the paper), or those "matched" to a person.
     # branched, light: each keypoint stage runs only the queries matched at it or at a later one: the same losses and
     # gradients, but for BatchNorm's statistics, in a fraction of the time.
-    # full: every query goes through them, as in inference, but gradients pass through the matched ones only: the same
-    # losses, but for BatchNorm's statistics (those of matched and of other queries apart), and less memory; the class
-    # loss no longer trains the keypoint stages through unmatched queries
     node.TRAIN_QUERIES = "all"
 
     # weights of the losses (Section 3.4)
@@ -157,29 +154,25 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     #   statistics over all GPUs. MODEL.RESNETS.NORM is Detectron2's FrozenBN. Here it is BN: the authors' HRNet
     #   checkpoints hold counters of trained batches, which only trainable BatchNorm has, and a timm model may start
     #   from random weights, which frozen statistics would not normalise. FrozenBN is for few images on each GPU.
-    # - ACTIVATION_CHECKPOINTING: blocks keep only their inputs for the backward pass and compute the rest anew, the
-    #   same numbers with less memory and a third more time.
 
-    # build_resnet_fpn_backbone; its other keys are Detectron2's
-    cfg.MODEL.RESNETS.ACTIVATION_CHECKPOINTING = False
+    # residual blocks keep only their inputs for the backward pass and compute the rest anew: the same numbers with less
+    # memory and a third more time
+    cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING = False
 
     # build_timm_fpn_backbone: a timm model by name; PRETRAINED loads timm's own weights; OPTIONS are further
     # arguments of timm's constructor (any key); FROZEN keeps the weights as they are (the neck is trained)
     cfg.MODEL.TIMM = CfgNode({"NAME": "resnet18", "PRETRAINED": False})
     cfg.MODEL.TIMM.OPTIONS = CfgNode(new_allowed=True)
     cfg.MODEL.TIMM.NORM = "BN"
-    cfg.MODEL.TIMM.ACTIVATION_CHECKPOINTING = False
     cfg.MODEL.TIMM.FROZEN = False
 
     # build_hrnet_backbone: NAME is one of timm's HRNets. NECK, what p3 .. p5 are made of: "pooled", as in the authors'
     # W32: all branches joined at stride 4 and averaged; "lateral", as in their W48: each level from the one before it
     # and its own branch
     cfg.MODEL.HRNET = CfgNode({"NAME": "hrnet_w32", "NECK": "pooled", "NORM": "BN"})
-    cfg.MODEL.HRNET.ACTIVATION_CHECKPOINTING = False
 
     # build_swin_fpn_backbone; the sizes are those of Swin-T
     cfg.MODEL.SWIN = CfgNode({"EMBED_DIM": 96, "DEPTHS": [2, 2, 6, 2], "NUM_HEADS": [3, 6, 12, 24], "WINDOW_SIZE": 7})
-    cfg.MODEL.SWIN.ACTIVATION_CHECKPOINTING = False
     # probability that the last block is skipped in training; for the blocks before it it falls linearly to 0
     cfg.MODEL.SWIN.STOCHASTIC_DEPTH = 0.2
 
@@ -338,12 +331,12 @@ def check_config(cfg: CfgNode) -> None:
             f"MODEL.QUERYPOSE.KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' has no use for what VARIANT '{config.VARIANT}' "
             f"is about; set VARIANT to {' or '.join(stage.variants)}"
         )
-    if config.AUX_ATTENTION:
+    for key in ("AUX_ATTENTION", "ANCHORED_COORDINATES"):
         making = [name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if embedding.makes_attention]
-        if not stage.has_parts or config.PART_EMBEDDING not in making:
+        if config[key] and (not stage.has_parts or config.PART_EMBEDDING not in making):
             found = "KEYPOINT_STAGE" if not stage.has_parts else "PART_EMBEDDING"
             raise UserError(
-                f"MODEL.QUERYPOSE.AUX_ATTENTION needs attention maps, and {found} '{config[found]}' makes none; set it "
+                f"MODEL.QUERYPOSE.{key} needs attention maps, and {found} '{config[found]}' makes none; set it "
                 f"to False, or use KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(sorted(making))}"
             )
     if not 0 <= config.TEST.POSE_SCORE_FLOOR < 1:

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from tiny_model import tiny_model
 
 from querypose.errors import UserError
-from querypose.modeling import keypoint_stage
+from querypose.modeling import decoder as decoder_module
 from querypose.visualization.architecture import draw_architecture
 
 
@@ -27,7 +27,7 @@ def test_names_in_the_figure_are_those_of_the_modules(texts):
         model: ["preprocess", "backbone"],
         decoder: ["proposal_boxes", "instance_queries", "part_queries"],
         stage: ["tower", "part_embedding", "part_update", "self_attention", "feedforward", "heads", "instance_to_part"],
-        keypoint_stage: ["pool_regions"],
+        decoder_module: ["pool_regions"],
     }.items():
         for name in names:
             assert hasattr(owner, name) and name in written

@@ -28,7 +28,7 @@ from querypose.config import setup_config
 from querypose.errors import UserError, exit_on_user_error
 from querypose.images import read_image_rgb
 from querypose.onnx import OnnxPosePredictor, read_rgb
-from querypose.safe_loading import load_tensor_file
+from querypose.safe_loading import read_checkpoint
 from querypose.web.server import decode_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -454,4 +454,4 @@ def test_names_in_messages_cannot_steer_the_terminal(capsys):
 def test_a_hostile_file_is_named_by_its_loader(tmp_path):
     torch.save(bad_inputs.Code(tmp_path / "run"), tmp_path / "code.pth")
     with pytest.raises(UserError, match="code.pth.*would run code"):
-        load_tensor_file(str(tmp_path / "code.pth"))
+        read_checkpoint(str(tmp_path / "code.pth"))

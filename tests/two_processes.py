@@ -26,6 +26,12 @@ from querypose.synthetic.dataset import write_synthetic_people
 VARIANTS = {
     "light": ("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched", "MODEL.QUERYPOSE.AUX_HEATMAP", True),
     "full": ("full",),
+    # jitter is random, and so would differ with the number of processes
+    "beyond the paper": (
+        *("full", "MODEL.QUERYPOSE.ANCHORED_COORDINATES", True, "MODEL.QUERYPOSE.IMAGE_QUERIES.ENABLED", True),
+        *("MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.COPIES", 2, "MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.JITTER", 0.0),
+        *("MODEL.QUERYPOSE.ONE_TO_MANY.NUM_QUERIES", 5, "MODEL.QUERYPOSE.ONE_TO_MANY.REPEATS", 2),
+    ),
 }
 PERSONS, SIZES = (2, 1, 0, 0), ((64, 96),) * 4
 

@@ -130,6 +130,7 @@ class QueryPoseDecoder(nn.Module):
             nn.init.constant_(stage.class_logit.bias, -math.log((1 - class_prior) / class_prior))
             if self.proposal_boxes is None:  # the first boxes are good: the first step must not move them
                 nn.init.zeros_(stage.box_delta.weight)
+                nn.init.zeros_(stage.box_delta.bias)
         if self.proposal_boxes is not None:
             nn.init.constant_(self.proposal_boxes.weight[:, :2], 0.5)
             nn.init.constant_(self.proposal_boxes.weight[:, 2:], 1.0)
@@ -144,7 +145,7 @@ class QueryPoseDecoder(nn.Module):
 
         image_sizes: (B, 2) width and height of each image without padding, in pixels.
         """
-        return corners_in_pixels(self.proposal_boxes.weight, image_sizes), self.learnable_queries(len(image_sizes))
+        return corners_in_pixels(self.proposal_boxes.weight, image_sizes), self.learnable_queries(image_sizes.shape[0])
 
     def learnable_queries(self, batch: int) -> Tensor:
         """The learnable instance queries, the same for each image, (B, N, d)."""
@@ -185,7 +186,7 @@ class QueryPoseDecoder(nn.Module):
             regions: (R, 4) boxes to read in every stage instead of the stage's own.
         """
         num_queries = boxes.logits[0].shape[1]
-        part_queries = self.initial_part_queries(len(rows))
+        part_queries = self.initial_part_queries(rows.shape[0])
         output = KeypointOutput(rows, [], [], [])
         for index, stage in enumerate(self.keypoint_stages):
             if rows_per_stage is not None:

@@ -10,12 +10,12 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from querypose.errors import UserError
-from querypose.modeling.backbones.checkpointing import checkpoint_resnet
+from querypose.modeling.backbones.checkpointing import checkpoint_blocks
 from querypose.modeling.beyond.ground_truth_regions import ground_truth_regions
 from querypose.modeling.beyond.image_queries import CenterMaps, ImageQueries
 from querypose.modeling.beyond.one_to_many import OneToManyProposals
 from querypose.modeling.decoder import BoxOutput, KeypointOutput, QueryPoseDecoder, select_rows
-from querypose.modeling.inference import poses
+from querypose.modeling.inference import finite_persons, poses
 from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.matcher import matched_rows, matches_on
 from querypose.modeling.losses.targets import Targets
@@ -90,11 +90,16 @@ class QueryPose(nn.Module):
         from querypose.data import skeleton_of
 
         config = cfg.MODEL.QUERYPOSE
+        if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
+            raise UserError(
+                "MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' needs boxes that do not depend on the keypoint stages: "
+                "set it to 'all', or VARIANT to 'light' or 'branched'"
+            )
         skeleton = skeleton_of(cfg)
         part_of_keypoint = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
         backbone = build_backbone(cfg)
-        if cfg.MODEL.RESNETS.ACTIVATION_CHECKPOINTING:
-            checkpoint_resnet(backbone)
+        if cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING:
+            checkpoint_blocks(backbone)
         shapes = backbone.output_shape()
         strides = [shapes[name].stride for name in config.IN_FEATURES]
         many, regions = config.ONE_TO_MANY, config.GROUND_TRUTH_REGIONS
@@ -173,7 +178,7 @@ class QueryPose(nn.Module):
         """The first boxes (B, N, 4), corners in pixels, and instance queries (B, N, d)."""
         if maps is None:
             return self.decoder.proposals(sizes)
-        return self.image_queries(maps, self.decoder.learnable_queries(len(sizes)), sizes)
+        return self.image_queries(maps, self.decoder.learnable_queries(sizes.shape[0]), sizes)
 
     def decode(
         self, features: list[Tensor], sizes: Tensor, maps: CenterMaps | None
@@ -321,17 +326,11 @@ class QueryPose(nn.Module):
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
-    @staticmethod
-    def postprocess(results: list[Instances], batched_inputs: list[dict]) -> list[dict[str, Instances]]:
-        """Scale boxes and keypoints to the size that each input asks for; UserError if they are not finite."""
+    def postprocess(self, results: list[Instances], batched_inputs: list[dict]) -> list[dict[str, Instances]]:
+        """The `finite_persons`, their boxes and keypoints scaled to the size that each input asks for."""
         processed = []
         for image_results, inputs in zip(results, batched_inputs, strict=True):
-            # of all that follows from the weights: a sum is finite if every number is
-            if not (image_results.pred_boxes.tensor.sum() + image_results.pred_keypoints.sum()).isfinite():
-                raise UserError(
-                    "the model computes boxes or keypoints that are not finite: MODEL.WEIGHTS holds such numbers, "
-                    "from a training that diverged perhaps; give other weights"
-                )
+            image_results = finite_persons(image_results, self, inputs.get("file_name", "an image"))
             height, width = image_results.image_size
             wanted = inputs.get("height", height), inputs.get("width", width)
             if image_results.has("attention_boxes"):
