@@ -24,7 +24,6 @@ from evaluation_data import one_person
 from PIL import Image
 from tiny_model import tiny_config
 
-from querypose.data.images import read_image
 from querypose.errors import UserError, exit_on_user_error
 from querypose.images import read_image_rgb
 from querypose.onnx import OnnxPosePredictor, read_rgb
@@ -161,7 +160,6 @@ def test_results(refused, tmp_path, content, words):
 READERS = {
     "predictor": lambda path: read_image_rgb(path),
     "onnx": lambda path: read_rgb(path),
-    "data": lambda path: read_image(path),
     "web": lambda path: decode_image(path.read_bytes(), 100_000_000),
 }
 
