@@ -251,7 +251,7 @@ def test_weights_of_the_paper_s_model_are_as_before():
 
 
 def test_anchors_need_attention_maps():
-    from querypose.config import check_config
+    from querypose.config_checks import check_config
 
     check_config(tiny_config("light", *ANCHORED))
     for opts in ((f"{KEY}PART_EMBEDDING", "PartSelfAttention"), (f"{KEY}KEYPOINT_STAGE", "PooledKeypointStage")):
