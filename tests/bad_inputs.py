@@ -281,7 +281,7 @@ def images():
         ("header.jpg", jpeg[:20], "damaged or no image"),
         ("no_size.png", png(0, 0), "damaged or no image"),
         ("no_data.png", png(64, 64), "damaged or no image"),
-        ("large.png", png(12_000, 12_000), "12000 x 12000 pixels, more than 100 million"),
+        ("large.png", png(12_000, 12_000), "more than 100 million pixels"),
         ("bomb.png", png(60_000, 60_000, bytes(10_000_000)), "million pixels"),
         ("side.png", png(2**31 - 1, 2**31 - 1), "million pixels"),
         (

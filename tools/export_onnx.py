@@ -18,7 +18,8 @@ from querypose import PosePredictor
 from querypose.errors import UserError, exit_on_user_error
 from querypose.export import export_onnx
 from querypose.export.onnx_export import DEFAULT_OPSET
-from querypose.onnx import OnnxPosePredictor, read_rgb
+from querypose.image_io import read_image_rgb
+from querypose.onnx import OnnxPosePredictor
 
 RUNS = 7
 
@@ -61,7 +62,7 @@ def main(arguments=None):
     folder = os.path.dirname(os.path.abspath(args.output))
     if not os.access(folder, os.W_OK):
         raise UserError(f"cannot write to the folder {folder}; make it or choose another --output.")
-    image = read_rgb(args.compare) if args.compare else None
+    image = read_image_rgb(args.compare) if args.compare else None
     predictor = PosePredictor(args.config_file, device="cpu", opts=args.opts)
     file = export_onnx(predictor.model, predictor.cfg, predictor.skeleton, args.output, opset=args.opset)
     print(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB)")
