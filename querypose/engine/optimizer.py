@@ -31,7 +31,7 @@ def parameter_groups(
 
     Args:
         weight_decay_norm, weight_decay_bias: decay of normalisation layers and of biases; None: as the rest.
-        backbone_multiplier, flow_multiplier: learning rates of `backbone` and of `criterion.flow` over `base_lr`.
+        backbone_multiplier, flow_multiplier: learning rates of the backbone and of the flow over `base_lr`.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen = set()
@@ -43,7 +43,7 @@ def parameter_groups(
             lr = base_lr
             if module_name.split(".")[0] == "backbone":
                 lr *= backbone_multiplier
-            elif module_name.startswith("criterion.flow"):
+            elif module_name.startswith("criterion.keypoint_loss.flow"):
                 lr *= flow_multiplier
             decay = weight_decay
             if isinstance(module, _NORMS) and weight_decay_norm is not None:
