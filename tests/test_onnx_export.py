@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling.poolers import ROIPooler
-from detectron2.structures import Boxes
 from tiny_model import spread, tiny_config, tiny_model
 
 from querypose.errors import UserError
-from querypose.export import DensePyramidPooler, export_onnx
+from querypose.export import export_onnx
 from querypose.modeling import QueryPose
+from querypose.modeling.ops import pyramid_pooling
+from querypose.modeling.ops.roi_align import roi_align
 from querypose.skeleton import Skeleton
 
 onnx = pytest.importorskip("onnx")
@@ -99,24 +99,10 @@ def test_the_model_is_as_before_the_export(tmp_path):
     model = spread(tiny_model("light")).train()
     export_onnx(model, tiny_config("light"), SKELETON, tmp_path / "model.onnx")
     assert model.training and all("pool" not in vars(stage) for stage in model.decoder.box_stages)
+    assert pyramid_pooling.roi_align is roi_align
     assert isinstance(model, QueryPose) and sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx"]
 
 
 def test_an_opset_without_such_a_roi_align_is_refused(tmp_path):
     with pytest.raises(UserError, match="opset is 15; it must be from 16"):
         export_onnx(tiny_model(), tiny_config(), SKELETON, tmp_path / "model.onnx", opset=15)
-
-
-def test_the_dense_pooler_equals_detectron2s():
-    pooler = ROIPooler(5, [1 / 4, 1 / 8, 1 / 16, 1 / 32], sampling_ratio=2, pooler_type="ROIAlignV2")
-    features = [torch.randn(2, 3, 256 // 2**i, 320 // 2**i) for i in range(4)]
-    # sizes of all levels, those where a level begins, one with no area, and boxes beyond the image
-    sizes = torch.cat([torch.logspace(0, 3.3, 60), torch.tensor([0.0, 112.0, 224.0, 448.0, 896.0, 111.99, 447.99])])
-    ratio = torch.rand(2, len(sizes)) * 3 + 0.3
-    ratio[:, -7:] = 1
-    corner = torch.rand(2, len(sizes), 2) * 900 - 50
-    corner[:, -7:] = corner[:, -7:].round()
-    boxes = torch.cat([corner, corner + torch.stack([sizes * ratio, sizes / ratio], dim=2)], dim=2)
-    expected = pooler(features, [Boxes(image_boxes) for image_boxes in boxes])
-    assert torch.equal(DensePyramidPooler(pooler)(features, boxes), expected)
-    assert len(DensePyramidPooler(pooler).levels(boxes[0]).unique()) == 4

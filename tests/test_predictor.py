@@ -170,11 +170,3 @@ def test_missing_weights_and_devices_are_reported(config_that_builds_the_stub, m
     with pytest.raises(UserError, match="RGB or BGR, not rgb"):
         PosePredictor(config_that_builds_the_stub, image_format="rgb")
     assert PosePredictor(config_that_builds_the_stub).cfg.MODEL.DEVICE == "cpu"
-
-
-def test_an_extension_adds_its_own_config_keys(config_that_builds_the_stub):
-    def add_config(cfg):
-        cfg.MODEL.EXTRA = 3
-
-    options = {"add_config": add_config, "opts": ["MODEL.EXTRA", 4]}
-    assert PosePredictor(config_that_builds_the_stub, **options).cfg.MODEL.EXTRA == 4

@@ -94,7 +94,7 @@ def test_tensors_become_the_image_that_they_hold(images):
         (tensor.float(), "from 0 to 1, not 0 to 255"),
         (tensor.float() / 255 - 0.5, "from 0 to 1"),
         (torch.full((3, 4, 4), float("nan")), "from 0 to 1"),
-        (tensor.long(), "not torch.int64"),
+        (tensor.long(), "not int64"),
         (torch.from_numpy(image), r"not \(60, 90, 3\)"),
     ]:
         with pytest.raises(UserError, match=message):

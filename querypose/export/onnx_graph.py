@@ -1,14 +1,17 @@
 """The model as one function of tensors: what an ONNX file holds."""
 
 import contextlib
+import functools
+from collections.abc import Iterator
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from querypose.export.pyramid_pooler import DensePyramidPooler
 from querypose.modeling.inference import poses
 from querypose.modeling.meta_arch import QueryPose
+from querypose.modeling.ops import pyramid_pooling
 
 
 class OnnxGraph(nn.Module):
@@ -70,25 +73,25 @@ class OnnxGraph(nn.Module):
 
 
 @contextlib.contextmanager
-def traceable(model: QueryPose):
-    """Inside, the model's box stages pool without steps that depend on the data, and attention without fused kernels.
+def traceable(model: QueryPose) -> Iterator[None]:
+    """Inside, RoIAlign is torchvision's, on every level for every box, and attention runs without fused kernels.
 
-    PyTorch's fused multi-head attention has no ONNX counterpart.
+    The model's own RoIAlign depends on the data, and neither it nor fused attention has an ONNX operator.
     """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    training = model.training
-    stages = list(model.decoder.box_stages)
+    fused, own, training = torch.backends.mha.get_fastpath_enabled(), pyramid_pooling.roi_align, model.training
     try:
         torch.backends.mha.set_fastpath_enabled(False)
+        pyramid_pooling.roi_align = functools.partial(torchvision.ops.roi_align, aligned=True)
         model.eval()
-        for stage in stages:
-            stage.pool = DensePyramidPooler(stage.pooler)
+        for stage in model.decoder.box_stages:
+            stage.pool = functools.partial(pyramid_pooling.pool_every_level, stage.pooler)
         with torch.no_grad():
             yield
     finally:
-        for stage in stages:
+        for stage in model.decoder.box_stages:
             stage.__dict__.pop("pool", None)
         model.train(training)
+        pyramid_pooling.roi_align = own
         torch.backends.mha.set_fastpath_enabled(fused)
 
 

@@ -173,7 +173,7 @@ class QueryPose(nn.Module):
         """The first boxes (B, N, 4), corners in pixels, and instance queries (B, N, d)."""
         if maps is None:
             return self.decoder.proposals(sizes)
-        return self.image_queries(maps, self.decoder.learnable_queries(len(sizes)), sizes)
+        return self.image_queries(maps, self.decoder.learnable_queries(sizes.shape[0]), sizes)
 
     def decode(
         self, features: list[Tensor], sizes: Tensor, maps: CenterMaps | None
