@@ -14,7 +14,7 @@ from querypose.skeleton import Skeleton
 
 METADATA_KEY = "querypose"
 FORMAT_VERSION = 1
-_INPUT, _OUTPUTS = "images", ("boxes", "scores", "keypoints")
+_INPUT, _THRESHOLD, _OUTPUTS = "images", "score_threshold", ["boxes", "scores", "keypoints"]
 _AGAIN = "; export the model again with tools/export_onnx.py."
 _LONGEST_SIDE = 100_000  # pixels, the most that a file may scale images to
 
@@ -81,6 +81,8 @@ class OnnxPosePredictor:
         self._session = _open(self._file, providers, num_threads)
         self.metadata = _metadata(self._session, self._file)
         self.skeleton = Skeleton(**self.metadata["skeleton"])
+        # files of older versions return every query
+        self._prunes = _THRESHOLD in {value.name for value in self._session.get_overridable_initializers()}
 
     def __call__(self, image: ImageLike) -> OnnxPoses:
         """The persons of one image of any kind, see `read_image_rgb`."""
@@ -91,9 +93,12 @@ class OnnxPosePredictor:
         if preprocessing["channel_order"] == "BGR":
             resized = resized[:, :, ::-1]
         tensor = np.ascontiguousarray(resized.transpose(2, 0, 1)[None], dtype=np.float32)
+        inputs = {_INPUT: tensor}
+        if self._prunes:
+            inputs[_THRESHOLD] = np.array([self.score_threshold], np.float32)
         try:
-            boxes, scores, keypoints = (output[0] for output in self._session.run(list(_OUTPUTS), {_INPUT: tensor}))
-            # a score of 0 is a box without area in the image
+            boxes, scores, keypoints = (output[0] for output in self._session.run(_OUTPUTS, inputs))
+            # a score of 0 is a box without area
             keep = (scores > 0) & (scores >= self.score_threshold)
             scale = np.array([width / resized.shape[1], height / resized.shape[0]], np.float32)
             keypoints = keypoints[keep].reshape(-1, self.skeleton.num_keypoints, 3) * np.append(scale, np.float32(1))

@@ -36,12 +36,12 @@ _NUM_READERS = 4  # threads that read and resize images ahead of the network
 class PosePredictor:
     """Finds persons and their keypoints in images.
 
-    Several threads may call one predictor at the same time: nothing that a call depends on changes after it was made.
+    Several threads may call one predictor at the same time.
 
     Examples:
         >>> from querypose import PosePredictor
         >>> predictor = PosePredictor(
-        ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu", score_threshold=0.3
+        ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu"
         ... )
         >>> persons = predictor("docs/images/drawn_people.jpg")
         >>> persons.pred_keypoints.shape       # persons, keypoints, (x, y in pixels, confidence)
@@ -76,7 +76,7 @@ class PosePredictor:
         weights: str | os.PathLike | None = None,
         *,
         device: str | torch.device | None = None,
-        score_threshold: float = 0.0,
+        score_threshold: float = 0.3,
         top_k: int | None = None,
         image_format: ChannelOrder = "RGB",
         precision: str = "float32",
@@ -89,7 +89,7 @@ class PosePredictor:
             weights: file or address; None: the config's MODEL.WEIGHTS.
             device: "cpu", "cuda", "cuda:1", ..; None: the config's MODEL.DEVICE, or the CPU if that is "cuda" and
                 there is none.
-            score_threshold: persons below it are left out.
+            score_threshold: persons below it are left out, and keypoint stages run only for queries that can reach it.
             top_k: most persons returned for an image, the best ones.
             image_format: channel order of arrays and tensors, "RGB" or "BGR" (OpenCV's).
             precision: a name of `PRECISIONS`.
@@ -120,11 +120,12 @@ class PosePredictor:
             model,
             cfg,
             skeleton_of(cfg),
-            score_threshold=score_threshold,
             top_k=top_k,
             image_format=image_format,
             precision=precision,
         )
+        self._owns_model = True
+        self.score_threshold = score_threshold
         # a compiled model would have to be compiled again
         if precision != "float32" and cfg.MODEL.COMPILE == "none":
             with rounding_weights(model, PRECISIONS[precision]):
@@ -134,7 +135,8 @@ class PosePredictor:
     def from_model(cls, model: nn.Module, cfg: CfgNode, skeleton: Skeleton, **options: Any) -> PosePredictor:
         """Make a predictor of a model that already has its weights; it is put into evaluation mode.
 
-        options: `score_threshold`, `top_k`, `image_format` and `precision` of the constructor.
+        options: `score_threshold`, `top_k`, `image_format` and `precision` of the constructor. The model computes what
+        it did before: its own POSE_SCORE_FLOOR counts, not the score threshold.
         """
         predictor = cls.__new__(cls)
         predictor._set_up(model, cfg, skeleton, **options)
@@ -146,7 +148,7 @@ class PosePredictor:
         cfg: CfgNode,
         skeleton: Skeleton,
         *,
-        score_threshold: float = 0.0,
+        score_threshold: float = 0.3,
         top_k: int | None = None,
         image_format: ChannelOrder = "RGB",
         precision: str = "float32",
@@ -159,10 +161,23 @@ class PosePredictor:
         self.cfg = cfg
         self.model = model.eval()
         self.skeleton = skeleton
+        self._owns_model = False
         self.score_threshold = score_threshold
         self.top_k = top_k
         self.image_format = image_format
         self.precision = precision
+
+    @property
+    def score_threshold(self) -> float:
+        """Persons below it are left out."""
+        return self._score_threshold
+
+    @score_threshold.setter
+    def score_threshold(self, threshold: float) -> None:
+        self._score_threshold = threshold
+        if self._owns_model:
+            # a person's score is at most its class probability
+            self.model.pose_score_floor = max(threshold, self.cfg.MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR)
 
     @overload
     def __call__(self, image: ImageLike) -> Persons: ...

@@ -78,6 +78,25 @@ def test_the_graph_computes_the_models_inference(tmp_path, variant, opts, sizes)
         assert_same(model, run_onnx(file, images=images), list(images))
 
 
+@pytest.mark.parametrize("opts", [("light",), ("full",), ("light", "MODEL.QUERYPOSE.TEST.TOPK_POSES", 3)])
+def test_a_threshold_gives_the_persons_above_it(tmp_path, opts):
+    model, file = exported(tmp_path, *opts)
+    images = (255 * torch.rand(2, 3, 70, 101)).round()
+    with torch.no_grad():
+        everyone = [result["instances"] for result in model([{"image": image} for image in images])]
+    scores = torch.cat([persons.scores for persons in everyone]).sort(descending=True).values
+    for threshold in (scores[0] + 0.01, scores[0] - 1e-4, scores[:4].mean(), torch.tensor(0.0)):
+        outputs = run_onnx(file, images=images, score_threshold=threshold.reshape(1))
+        expected = [persons[persons.scores >= threshold] for persons in everyone]
+        number = max(map(len, expected))
+        assert [output.shape for output in outputs] == [(2, number, 4), (2, number), (2, number, 17, 3)]
+        for boxes, found, keypoints, persons in zip(*outputs, expected, strict=True):
+            n = len(persons)
+            assert np.allclose(found[:n], persons.scores, atol=1e-5) and (found[n:] == 0).all()
+            assert np.allclose(boxes[:n], persons.pred_boxes.tensor, atol=1e-2)
+            assert np.allclose(keypoints[:n], persons.pred_keypoints, atol=1e-2)
+
+
 def test_images_of_different_sizes_share_a_batch(tmp_path):
     model, file = exported(tmp_path, "light", opset=16)
     images = (255 * torch.rand(2, 3, 90, 100)).round()

@@ -36,7 +36,9 @@ print(len(persons), persons.keypoints.shape[1:], round(float(persons.scores[0]),
 
 @pytest.fixture(scope="module")
 def torch_predictor():
-    return PosePredictor(ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth", device="cpu")
+    return PosePredictor(
+        ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth", device="cpu", score_threshold=0.0
+    )
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,9 @@ def make_cfg(min_size=0, max_size=1000, model_format="RGB"):
 
 def make_predictor(**options):
     cfg_options = {key: options.pop(key) for key in ("min_size", "max_size", "model_format") if key in options}
-    return PosePredictor.from_model(StubModel().train(), make_cfg(**cfg_options), SKELETON, **options)
+    return PosePredictor.from_model(
+        StubModel().train(), make_cfg(**cfg_options), SKELETON, **{"score_threshold": 0.0, **options}
+    )
 
 
 @pytest.fixture
@@ -151,7 +153,7 @@ def config_that_builds_the_stub(monkeypatch, tmp_path):
 def test_a_predictor_from_a_config_file(config_that_builds_the_stub, photograph, tmp_path):
     predictor = PosePredictor(config_that_builds_the_stub, device="cpu", opts=["INPUT.MAX_SIZE_TEST", 56])
     assert predictor.skeleton == SKELETON and not predictor.model.training
-    assert len(predictor(photograph)) == 3
+    assert len(predictor(photograph)) == 2 and predictor.score_threshold == 0.3
     assert predictor.model.inputs[0]["image"].shape == (3, 42, 56)
     other = StubModel()
     torch.save({"model": other.state_dict()}, tmp_path / "other.pth")

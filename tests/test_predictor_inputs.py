@@ -25,7 +25,9 @@ def make():
     opts = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
     cfg = tiny_config("light", *opts)
     model = spread(tiny_model("light", *opts))
-    return lambda **options: PosePredictor.from_model(model, cfg, skeleton_of(cfg), **options)
+    return lambda **options: PosePredictor.from_model(
+        model, cfg, skeleton_of(cfg), **{"score_threshold": 0.0, **options}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,28 @@ def test_half_precision_is_close_and_comes_back_in_float32(make, images):
     torch.testing.assert_close(half.scores, exact.scores, rtol=0.1, atol=0.02)
     with pytest.raises(UserError, match="float32, bfloat16, float16, not int8"):
         make(precision="int8")
+
+
+@pytest.mark.parametrize("variant", ["light", "branched", "full"])
+def test_the_threshold_saves_keypoint_stages_and_changes_no_person(images, tmp_path, variant):
+    opts = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
+    (tmp_path / "config.yaml").write_text(tiny_config(variant, *opts).dump())
+    torch.save({"model": spread(tiny_model(variant, *opts)).state_dict()}, tmp_path / "weights.pth")
+    predictor = PosePredictor(tmp_path / "config.yaml", tmp_path / "weights.pth", device="cpu")
+    rows = []
+    predictor.model.decoder.keypoint_stages[-1].register_forward_hook(lambda _, args, out: rows.append(len(args[0])))
+    for seed in range(4):
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(predictor.model.decoder.box_stages[-1].class_logit.weight, std=1.0)
+        for image in images[:2]:
+            predictor.score_threshold = 0.0
+            everyone = predictor(image)
+            probabilities = everyone.scores / everyone.pred_keypoints[..., 2].mean(dim=1)
+            between = (everyone.scores[:-1] + everyone.scores[1:]) / 2
+            for threshold in (*between.tolist(), 0.3, 1.0):
+                predictor.score_threshold = threshold
+                assert_same(predictor(image), everyone[everyone.scores >= threshold], tolerance=1e-4)
+                assert rows[-1] == (probabilities >= threshold).sum()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def images():
 @pytest.mark.parametrize("opts", [(), ("MODEL.QUERYPOSE.TEST.TOPK_POSES", 3)])
 def test_threads_get_what_one_gets(images, variant, opts):
     cfg = tiny_config(variant, "INPUT.MIN_SIZE_TEST", 0, *opts)
-    predictor = PosePredictor.from_model(spread(tiny_model(variant, *opts)), cfg, SKELETON)
+    predictor = PosePredictor.from_model(spread(tiny_model(variant, *opts)), cfg, SKELETON, score_threshold=0.0)
     serial = [predictor(image) for image in images]
     with ThreadPoolExecutor(THREADS) as pool:
         parallel = list(pool.map(predictor, images))
