@@ -26,8 +26,8 @@ from querypose.structures import Persons
 from querypose.visualization import draw_poses, glow_attention
 from querypose.visualization.draw_poses import default_scale
 
-# Some containers only estimate how many frames they hold; fewer than this part of it is a fault.
-_MIN_FRAMES_READ = 0.9
+# Some containers only estimate how long they are; less than this part of it is a fault.
+_MIN_READ = 0.9
 
 
 @dataclass
@@ -138,8 +138,8 @@ class Demo:
 
     def _video_frames(self, source: Source, output: Path) -> Iterator[_Frame]:
         with contextlib.closing(VideoReader(source)) as reader:
-            total = min(reader.num_frames or sys.maxsize, self.max_frames or sys.maxsize)
-            count = 0
+            count, seconds = 0, 0.0
+            total = min(round(reader.duration * reader.frame_rate) or sys.maxsize, self.max_frames or sys.maxsize)
             with tqdm(
                 total=None if total == sys.maxsize else total, desc=Path(reader.name).name, unit="frame", disable=None
             ) as progress:
@@ -151,10 +151,10 @@ class Demo:
                     progress.update()
         if count == 0:
             raise UserError(f"{reader.name} has no frame that can be read; repair it or leave it out.")
-        if count != self.max_frames and count < _MIN_FRAMES_READ * reader.num_frames:
+        if count != self.max_frames and seconds + 1 / reader.frame_rate < _MIN_READ * reader.duration:
             raise UserError(
-                f"{reader.name} ends after {count} of {reader.num_frames} frames: it is damaged; the frames before are "
-                "kept."
+                f"{reader.name} ends after {seconds:.1f} of {reader.duration:.1f} seconds: it is damaged; the frames "
+                "before are kept."
             )
 
     def _predictions(self, frames: Iterator[_Frame]) -> Iterator[tuple[_Frame, Persons]]:

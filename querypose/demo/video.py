@@ -23,43 +23,46 @@ DEFAULT_FRAME_RATE = 25.0
 _MAX_TERM = 65_535  # MPEG-4's limit for both terms of a frame rate
 _LONGEST_PAUSE = 600.0  # seconds between two frames; a larger step is a fault in the file's timestamps
 _PROBED_FRAMES = 30
+_MAX_VARIABLE_RATE = 120.0
 
 
 class VideoReader:
     """The frames of a video: iterate over it for (seconds from the first frame, (H, W, 3) uint8 RGB array).
 
-    The times are the file's timestamps, so that they are right at a variable frame rate. `frame_rate` is in frames per
-    second, of a variable rate the highest; `num_frames` is what the file claims, 0 where it is unknown.
+    The times are the file's timestamps, so they are right at a variable frame rate. `frame_rate` is in frames per
+    second, of a variable rate the highest; `duration` is what the file claims in seconds, 0 where it is unknown.
     """
 
     def __init__(self, source: Source):
         """Raises `UserError` if the source cannot be opened."""
         self._is_camera = isinstance(source, int)
-        is_live = self._is_camera or "://" in str(source)
         self.name = f"camera {source}" if isinstance(source, int) else str(source)
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else self.name)
         if not self._capture.isOpened():
-            if isinstance(source, int):
+            if self._is_camera:
                 raise UserError(f"cannot open {self.name}; check that it is connected and not in use.")
             raise UserError(f"cannot open the video {self.name}; check the address, or repair or leave out the file.")
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        rate, count = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frame_rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_FRAME_RATE
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.num_frames = 0 if is_live or not math.isfinite(count) else max(0, int(count))
-        if not is_live:
-            self.frame_rate = min(self.frame_rate, self._highest_rate())
+        self.duration = 0.0
+        if not self._is_camera and "://" not in self.name:
+            self.duration = count / self.frame_rate if math.isfinite(count) and count > 0 else 0.0
+            self.frame_rate = self._highest_rate()
 
     def _highest_rate(self) -> float:
-        """Frames per second of the two closest of the first frames; infinite without timestamps.
+        """The stated rate, unless the first frames' timestamps differ from it: then that of the two closest frames.
 
-        Containers of variable rate often state the resolution of their timestamps as the rate.
+        Of a variable rate, containers state the average or the resolution of the timestamps.
         """
         probe = cv2.VideoCapture(self.name)
         times = [probe.get(cv2.CAP_PROP_POS_MSEC) / 1000 for _ in range(_PROBED_FRAMES) if probe.grab()]
         probe.release()
         steps = [after - before for before, after in zip(times, times[1:], strict=False) if after > before]
-        # timestamps in milliseconds: a step of 33 ms may be one of 33.3 ms
-        return 1 / (min(steps) - 0.001) if steps and min(steps) > 0.002 else math.inf
+        # timestamps may be rounded to milliseconds
+        if all(abs(step - 1 / self.frame_rate) < 0.0011 for step in steps):
+            return self.frame_rate
+        stated = self.frame_rate if self.frame_rate <= _MAX_VARIABLE_RATE else 0.0
+        return min(max(stated, round(1 / min(steps)), 1.0), _MAX_VARIABLE_RATE)
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         first = last = None
