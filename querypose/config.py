@@ -239,6 +239,8 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.SIZE = [384, 600]
     cfg.INPUT.CROP.PROB = 0.5
     cfg.INPUT.CROP.RESIZE_BEFORE = [400, 500, 600]
+    # training: brightness, contrast and saturation are each scaled by a factor within 1 +- this
+    cfg.INPUT.COLOR_JITTER = 0.0
     # images of which no person has a labelled keypoint are left out (the paper's 57k of train2017); 0 keeps them
     cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 1
     # images that cannot be read stop the run; True goes on with other ones, counts them and lists them in
