@@ -47,10 +47,11 @@ def test_what_the_evaluation_ignores_is_ignored():
     truth, (result,) = one_person()
     truth["images"].append({"id": 7, "file_name": "7.jpg", "width": 9, "height": 9})
     for change in ({"iscrowd": 1}, {"num_keypoints": 0, "keypoints": [0] * 9}):
-        ignored = {**truth, "annotations": [{**truth["annotations"][0], **change}]}
-        with_pose, empty = errors_of(ignored, [result])
+        missed = {**truth["annotations"][0], "id": 2, "image_id": 7}
+        ignored = {**truth, "annotations": [{**truth["annotations"][0], **change}, missed]}
+        with_pose, without = errors_of(ignored, [result])
         assert with_pose == ImageError(1, 0, 0, 0, 0.0) and with_pose.error == 0
-        assert empty == ImageError(7, 0, 0, 0, 0.0)
+        assert without == ImageError(7, 1, 0, 0, 0.0)
     ids = {**truth, "annotations": [{**truth["annotations"][0], "id": 0}]}
     assert errors_of(ids, [result])[0] == ImageError(1, 1, 1, 0, 1.0), "a person with the id 0 is one"
 

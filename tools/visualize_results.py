@@ -11,8 +11,9 @@ Examples:
 import argparse
 from pathlib import Path
 
+from querypose.data.coco_format import read_json
 from querypose.errors import exit_on_user_error
-from querypose.evaluation.image_errors import ground_truth_of, read_results
+from querypose.evaluation.ground_truth import ground_truth_of
 from querypose.visualization.result_pictures import ORDERS, SHEET_IMAGES, write_result_pictures
 
 
@@ -48,7 +49,7 @@ def main(arguments=None):
     truth, image_root = ground_truth_of(args.dataset)
     errors = write_result_pictures(
         truth,
-        read_results(args.results),
+        read_json(args.results, "results"),
         image_root,
         args.output,
         number=args.number,

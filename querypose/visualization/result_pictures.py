@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from querypose.data.images import read_image
 from querypose.errors import UserError
 from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import GroundTruth
 from querypose.evaluation.image_errors import ImageError, image_errors
+from querypose.image_io import read_image_rgb
 from querypose.visualization.contact_sheet import contact_sheet
 from querypose.visualization.draw_poses import Poses, draw_poses
 
@@ -50,7 +50,7 @@ def write_result_pictures(
     Raises:
         UserError: for results that do not fit, images that cannot be read, and a folder that cannot be written to.
     """
-    check_results(results, ground_truth, ("keypoints",))
+    results = check_results(results, ground_truth, ("keypoints",))
     results = [result for result in results if result["score"] >= score_threshold]
     errors = sort_errors(image_errors(ground_truth, results), order)
     drawer = _Drawer(ground_truth, results, Path(image_root), keypoint_threshold)
@@ -102,7 +102,7 @@ class _Drawer:
 
     def draw(self, image_id: int | str, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """size: width and height in which a picture is to fit; None leaves it to `draw_poses`."""
-        image = read_image(self._image_root / self.images[image_id]["file_name"])
+        image = read_image_rgb(self._image_root / self.images[image_id]["file_name"])
         scale = min(size[0] / image.shape[1], size[1] / image.shape[0]) if size else None
         number = self._skeleton.num_keypoints
         truth = coco_poses(self._persons.get(image_id, []), number, ground_truth=True)
