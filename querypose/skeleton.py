@@ -45,7 +45,8 @@ _SIDE_TO_MIDDLE_LIMBS = (("eye", "nose"), ("shoulder", "neck"))
 _SIDE_TO_SIDE_LIMBS = ("shoulder", "hip")
 _MIDDLE_LIMBS = (("nose", "neck"), ("head", "neck"))
 
-_LIMB_COLOURS = {"left": (0, 114, 178), "right": (213, 94, 0), "middle": (0, 158, 115)}
+SIDE_COLORS = {"left": (86, 180, 233), "right": (213, 94, 0), "middle": (240, 228, 66)}
+"""RGB of a side in every drawing, from Okabe and Ito's palette, which people with color blindness can tell apart."""
 
 
 def split_side(name: str) -> tuple[str, str]:
@@ -152,6 +153,11 @@ class Skeleton:
         side = {name: s for pair in self.flip_pairs for name, s in zip(pair, ("left", "right"), strict=True)}
         return tuple(side.get(name, "middle") for name in self.keypoint_names)
 
+    def limb_side(self, i: int, j: int) -> str:
+        """The side of the limb from keypoint i to j: "middle" if the ends are on two sides or both in the middle."""
+        sides = {self.sides[i], self.sides[j]} - {"middle"}
+        return sides.pop() if len(sides) == 1 else "middle"
+
     @classmethod
     def from_metadata(cls, metadata: Any, sigmas: Sequence[float] | None = None) -> Skeleton:
         """Build the skeleton from a Detectron2 `Metadata` (or anything with the same attributes).
@@ -211,13 +217,8 @@ class Skeleton:
 
     def to_metadata(self) -> dict[str, Any]:
         """Return Detectron2's metadata attributes: a dict for `MetadataCatalog.get(name).set(**...)`."""
-        sides = self.sides
-        rules = []
-        for i, j in self.limbs:
-            # A limb between a side and the middle, the collarbone say, belongs to the side.
-            limb_sides = {sides[i], sides[j]} - {"middle"}
-            colour = _LIMB_COLOURS[limb_sides.pop() if len(limb_sides) == 1 else "middle"]
-            rules.append((self.keypoint_names[i], self.keypoint_names[j], colour))
+        names = self.keypoint_names
+        rules = [(names[i], names[j], SIDE_COLORS[self.limb_side(i, j)]) for i, j in self.limbs]
         return {
             "keypoint_names": self.keypoint_names,
             "keypoint_flip_map": self.flip_pairs,

@@ -105,17 +105,17 @@ class AttentivePredictor(StubPredictor):
         return persons
 
 
-def test_attention_glows_below_the_poses(demo, tmp_path, monkeypatch):
+def test_attention_overlays_below_the_poses(demo, tmp_path, monkeypatch):
     image = save_image(tmp_path / "in" / "a.png")
     run(demo, "--input", image, "--output", tmp_path / "without")
     monkeypatch.setattr(demo, "PosePredictor", AttentivePredictor)
     AttentivePredictor.cfg = tiny_config()
     assert run(demo, "--input", image, "--output", tmp_path / "with", "--attention") == 0
-    plain, glowing = (np.asarray(Image.open(tmp_path / name / "a.png")) for name in ("without", "with"))
-    rows, columns = np.nonzero((plain != glowing).any(axis=2))
+    plain, overlaying = (np.asarray(Image.open(tmp_path / name / "a.png")) for name in ("without", "with"))
+    rows, columns = np.nonzero((plain != overlaying).any(axis=2))
     # between the centres of its neighbours, x 7.5 to 17.5 and y 17.5 to 27.5, four times as large, and a pixel around
     assert 66 <= rows.min() < 74 and 106 < rows.max() < 114 and 26 <= columns.min() < 34 and 66 < columns.max() < 74
-    assert np.array_equal(plain[82, 42], glowing[82, 42]), "the keypoint lies on top"
+    assert np.array_equal(plain[82, 42], overlaying[82, 42]), "the keypoint lies on top"
     results = [json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("without", "with")]
     assert results[0] == results[1]
 

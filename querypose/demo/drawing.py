@@ -7,7 +7,7 @@ import numpy as np
 from querypose.errors import UserError
 from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
 from querypose.structures import Persons
-from querypose.visualization import draw_poses, glow_attention
+from querypose.visualization import draw_poses, overlay_attention
 
 
 @dataclass(frozen=True)
@@ -15,23 +15,23 @@ class Drawing:
     """Draws persons on an image: call it with both.
 
     Attributes:
-        score_threshold, keypoint_threshold, colour_by, confidence: as of `draw_poses`.
+        score_threshold, keypoint_threshold, color_by, confidence: as of `draw_poses`.
         show_boxes: whether boxes and scores are drawn.
-        attention: whether the parts' attention glows on the picture below the poses; persons then need the fields
+        attention: whether the attention of the parts is overlaid below the poses; persons then need the fields
             of `PosePredictor.with_attention`.
     """
 
     score_threshold: float = 0.3
     keypoint_threshold: float = 0.5
     show_boxes: bool = True
-    colour_by: str = "side"
+    color_by: str = "side"
     confidence: str = "both"
     attention: bool = False
 
     def __call__(self, image: np.ndarray, persons: Persons, scale: float | None = None) -> np.ndarray:
         """The picture of an (H, W, 3) uint8 RGB image with its persons; scale as of `draw_poses`."""
         if self.attention:
-            image = glow_attention(image, persons.part_attention, persons.attention_boxes.tensor)
+            image = overlay_attention(image, persons.part_attention, persons.attention_boxes.tensor)
         return draw_poses(
             image,
             persons,
@@ -40,7 +40,7 @@ class Drawing:
             keypoint_threshold=self.keypoint_threshold,
             show_boxes=self.show_boxes,
             show_scores=self.show_boxes,
-            colour_by=self.colour_by,
+            color_by=self.color_by,
             confidence=self.confidence,
             scale=scale,
         )
