@@ -47,7 +47,7 @@ def overlay_attention(image_rgb: np.ndarray, attention: Any, boxes: Any, opacity
 def person_panels(
     image_rgb: np.ndarray, instances: Instances, index: int, skeleton: Skeleton, *, height: int = 240
 ) -> list[np.ndarray]:
-    """Crop one person and draw its pose and the attention of each part.
+    """Crop one person and draw its pose, and on darkened crops the attention of each part.
 
     image_rgb: (H, W, 3) uint8. instances: of `PosePredictor.with_attention`, in pixels of the image. index: which
     person. height: of the panels, in pixels.
@@ -68,7 +68,7 @@ def person_panels(
     keypoints[..., :2] = (keypoints[..., :2] - low) * scale
     pose = draw_poses(crop, Poses(keypoints), skeleton, keypoint_threshold=0.0, scale=1)
     box = ((box.reshape(2, 2) - low) * scale).reshape(1, 4)
-    return [pose, *(overlay_attention(crop, part[None, None], box) for part in instances.part_attention[index])]
+    return [pose, *(overlay_attention(crop // 2, part[None, None], box) for part in instances.part_attention[index])]
 
 
 def part_names(skeleton: Skeleton, part_of_keypoint: Sequence[int]) -> list[str]:
