@@ -4,17 +4,17 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from querypose.demo import Drawing, check_attention
 from querypose.errors import UserError
-from querypose.modeling import build_part_division
+from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY, build_part_division
 from querypose.predictor import PosePredictor, read_image_rgb
 from querypose.structures import Persons
-from querypose.visualization import part_names
+from querypose.visualization import draw_poses, overlay_attention, part_names
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 try:
@@ -27,6 +27,7 @@ MAX_WAITING = 16  # requests that wait for their turn; more are refused
 MAX_SESSIONS = 64  # visitors whose last result is kept
 KEEP_SECONDS = 3600  # how long uploaded files and results are kept
 MAX_PERSONS = 30
+MIN_SCORE = 0.01
 MAX_SIDE = 1600  # pixels of the image that is shown
 POSES, ALL_PARTS = "poses only", "attention of all parts"
 COLUMNS = ["person", "score", "mean keypoint confidence", "x0", "y0", "x1", "y1"]
@@ -59,24 +60,32 @@ def show_poses(
     confidences = persons.pred_keypoints[..., 2].mean(dim=1)
     values = np.column_stack([persons.scores, confidences, persons.pred_boxes.tensor]).astype(float)
     rows = [[i, *np.round(row[:2], 3).tolist(), *np.round(row[2:], 1).tolist()] for i, row in enumerate(values, 1)]
-    if view not in (POSES, ALL_PARTS):
-        part = list(views).index(view) - 2
-        persons = Persons.from_instances(persons, persons.skeleton)
-        persons.part_attention = persons.part_attention[:, part : part + 1]
     with _errors_on_page(file):
         image = read_image_rgb(file)
-    drawing = Drawing(score_threshold=score, keypoint_threshold=keypoint, show_boxes=boxes, attention=view != POSES)
-    scale = MAX_SIDE / max(image.shape) if max(image.shape) > MAX_SIDE else None
-    return drawing(image, persons, scale), rows, gr.DownloadButton(value=coco_file, interactive=True)
+    if view != POSES:
+        parts = slice(None) if view == ALL_PARTS else [list(views).index(view) - 2]
+        image = overlay_attention(image, persons.part_attention[:, parts], persons.attention_boxes.tensor)
+    image = draw_poses(
+        image,
+        persons,
+        persons.skeleton,
+        score_threshold=score,
+        keypoint_threshold=keypoint,
+        show_boxes=boxes,
+        show_scores=boxes,
+        scale=MAX_SIDE / max(image.shape) if max(image.shape) > MAX_SIDE else None,
+    )
+    return image, rows, gr.DownloadButton(value=coco_file, interactive=True)
 
 
 def build_page(predictor: PosePredictor) -> gr.Blocks:
-    """Build the page of a predictor; `serve` launches it."""
+    """Build the page of a predictor, whose own score threshold is at most `MIN_SCORE`; `serve` launches it."""
     find_persons: Callable[[np.ndarray], Persons] = predictor
     views = [POSES]
-    with contextlib.suppress(UserError):  # of a model without attention maps
-        check_attention(predictor.cfg)
-        find_persons, config = predictor.with_attention, predictor.cfg.MODEL.QUERYPOSE
+    config = predictor.cfg.MODEL.QUERYPOSE
+    has_parts = KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE).has_parts
+    if has_parts and PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING).makes_attention:
+        find_persons = predictor.with_attention
         division = build_part_division(predictor.skeleton, config.PART_DIVISION, config.PART_GROUPS)
         views += [ALL_PARTS, *part_names(predictor.skeleton, division)]
 
@@ -90,7 +99,7 @@ def build_page(predictor: PosePredictor) -> gr.Blocks:
             with gr.Column(scale=1, min_width=280):
                 file = gr.File(label="Image", elem_id="upload")
                 controls: list[Any] = [
-                    gr.Slider(0.01, 1, 0.3, step=0.01, label="Score threshold of persons", elem_id="score"),
+                    gr.Slider(MIN_SCORE, 1, 0.3, step=0.01, label="Score threshold of persons", elem_id="score"),
                     gr.Slider(0, 1, 0.5, step=0.01, label="Confidence threshold of keypoints"),
                     gr.Checkbox(True, label="Boxes and scores"),
                     gr.Dropdown(views, value=POSES, label="Attention overlay", elem_id="attention"),
@@ -99,12 +108,7 @@ def build_page(predictor: PosePredictor) -> gr.Blocks:
         shown: dict[str, Any] = {"inputs": [found, *controls], "outputs": [image, table, download]}
         options: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
 
-        def find(path: str) -> Found:
-            return find_poses(find_persons, path)
-
-        def show(*values: Any) -> tuple[Any, ...]:
-            return show_poses(views, *values)
-
+        find, show = partial(find_poses, find_persons), partial(show_poses, views)
         file.upload(find, file, found, **options).success(show, **shown, **options)
         file.clear(lambda: None, outputs=found, **options).success(show, **shown, **options)
         for control in controls:

@@ -148,10 +148,10 @@ def test_the_tool_listens_on_this_machine_alone(monkeypatch):
         called.append(args)
         return SimpleNamespace(local_url="http://127.0.0.1:8000/", block_thread=lambda: None)
 
-    monkeypatch.setattr(tool, "PosePredictor", lambda config_file, opts: opts)
+    monkeypatch.setattr(tool, "PosePredictor", lambda config_file, score_threshold, opts: (score_threshold, opts))
     monkeypatch.setattr(web, "serve", serve)
     tool.main(["--config-file", "c", "MODEL.WEIGHTS", "w"])
-    assert called == [(["MODEL.WEIGHTS", "w"], "127.0.0.1", 8000)]
+    assert called == [((0.01, ["MODEL.WEIGHTS", "w"]), "127.0.0.1", 8000)]
 
 
 def test_a_model_without_attention_shows_poses_only():

@@ -19,9 +19,10 @@ def main(arguments=None):
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
 
-    from querypose.web import serve
+    from querypose.web import MIN_SCORE, serve
 
-    page = serve(PosePredictor(args.config_file, opts=args.opts), args.host, args.port)
+    predictor = PosePredictor(args.config_file, score_threshold=MIN_SCORE, opts=args.opts)
+    page = serve(predictor, args.host, args.port)
     print(f"open {page.local_url} in a browser; Ctrl-C stops", flush=True)
     page.block_thread()
 
