@@ -18,7 +18,7 @@ from querypose import PosePredictor
 from querypose.demo import Demo, find_inputs, prepare_output
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import PRECISIONS
-from querypose.visualization.draw_poses import COLOUR_BY, CONFIDENCE
+from querypose.visualization.draw_poses import COLOR_BY, CONFIDENCE
 
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 
@@ -51,14 +51,12 @@ def parse_arguments(arguments=None):
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="float32", help="of the network; half is for GPUs (default float32)"
     )
-    parser.add_argument(
-        "--color-by", choices=COLOUR_BY, default="side", help="what limbs are colored by (default side)"
-    )
+    parser.add_argument("--color-by", choices=COLOR_BY, default="side", help="what limbs are colored by (default side)")
     parser.add_argument(
         "--confidence", choices=CONFIDENCE, default="both", help="how a keypoint's confidence shows (default both)"
     )
     parser.add_argument("--no-boxes", action="store_true", help="draw neither boxes nor scores")
-    parser.add_argument("--attention", action="store_true", help="overlay where the parts of the last stage attend")
+    parser.add_argument("--attention", action="store_true", help="overlay the attention of the parts of the last stage")
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
 
@@ -98,7 +96,7 @@ def main(arguments=None):
         keypoint_threshold=args.keypoint_threshold,
         show_boxes=not args.no_boxes,
         show_scores=not args.no_boxes,
-        colour_by=args.color_by,
+        color_by=args.color_by,
         confidence=args.confidence,
     )
     for given in empty:

@@ -23,7 +23,7 @@ from querypose.image_io import read_image_rgb
 from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
 from querypose.predictor import PosePredictor
 from querypose.structures import Persons
-from querypose.visualization import draw_poses, glow_attention
+from querypose.visualization import draw_poses, overlay_attention
 from querypose.visualization.draw_poses import default_scale
 
 # Some containers only estimate how long they are; less than this part of it is a fault.
@@ -187,7 +187,7 @@ class Demo:
         try:
             image, is_frame = frame.image, frame.index is not None
             if self.attention:
-                image = glow_attention(image, persons.part_attention, persons.attention_boxes.tensor)
+                image = overlay_attention(image, persons.part_attention, persons.attention_boxes.tensor)
             # all frames of a video are as large as the first
             scale = default_scale(*image.shape[:2]) if is_frame else None
             image = draw_poses(image, persons, persons.skeleton, scale=scale, **self.drawing)
