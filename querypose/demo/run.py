@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -58,7 +59,7 @@ class Demo:
         *,
         attention: bool = False,
         max_frames: int | None = None,
-        **drawing,
+        **drawing: Any,
     ):
         """
         Args:
@@ -93,7 +94,7 @@ class Demo:
         """
         self.has_frames = any(map(is_video, sources))
         files = [source for source in sources if isinstance(source, Path)]
-        ids = dict(zip(files, image_ids(files), strict=True))
+        ids: dict[Source, int] = dict(zip(files, image_ids(files), strict=True))
         with (
             stop_on_interrupt() as stop,
             Results(self.output, self.predictor.skeleton) as results,

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
+from types import FrameType
 
 import cv2
 import numpy as np
@@ -144,7 +145,7 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets, so that a loop can end after its frame; a second Ctrl-C interrupts."""
     requested = threading.Event()
 
-    def handle(signal_number, frame):
+    def handle(signal_number: int, frame: FrameType | None) -> None:
         if requested.is_set():
             raise KeyboardInterrupt
         requested.set()

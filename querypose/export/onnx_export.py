@@ -1,8 +1,8 @@
 """Writes a model as one ONNX file with everything needed to use it."""
 
-import io
 import json
 import os
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -54,8 +54,8 @@ def export_onnx(
 
     images = 255 * torch.rand(2, 3, *TRACED_SIZE, device=model.device)
     sizes = torch.tensor([[0.0, 0.0], [250.0, 300.0]], device=model.device)
-    traced = io.BytesIO()
-    with traceable(model), warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, traceable(model), warnings.catch_warnings():
+        traced = os.path.join(folder, "traced.onnx")
         # about values that tracing makes constant (window sizes, numbers of queries), and about the exporter's
         # successor, which takes minutes for the same graph
         warnings.simplefilter("ignore")
@@ -73,14 +73,14 @@ def export_onnx(
                 **{name: {0: "batch", 1: "persons"} for name in OUTPUTS},
             },
         )
-    proto = onnx.load_from_string(traced.getvalue())
+        proto = onnx.load(traced)
     defaults = {"image_sizes": [[0, 0]], "score_threshold": [cfg.MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR]}
     for name, values in defaults.items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, np.float32), name))
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata(model, cfg, skeleton))})
     proto.producer_name = "QueryPose"
     onnx.checker.check_model(proto)
-    with whole_file(file) as whole:
+    with whole_file(Path(file)) as whole:
         whole.write(proto.SerializeToString())
     return Path(file)
 
