@@ -43,7 +43,7 @@ class PosePredictor:
         >>> predictor = PosePredictor(
         ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu"
         ... )
-        >>> persons = predictor("docs/images/drawn_people.jpg")
+        >>> persons = predictor("docs/images/synthetic_people.jpg")
         >>> persons.pred_keypoints.shape       # persons, keypoints, (x, y in pixels, confidence)
         torch.Size([3, 17, 3])
         >>> persons.image_size                 # height, width
@@ -57,7 +57,7 @@ class PosePredictor:
         >>> from_opencv = PosePredictor(
         ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu", image_format="BGR", top_k=1
         ... )
-        >>> bgr = cv2.imread("docs/images/drawn_people.jpg")
+        >>> bgr = cv2.imread("docs/images/synthetic_people.jpg")
         >>> [len(found) for found in from_opencv([bgr, bgr[:, 112:]])]
         [1, 1]
 
@@ -65,9 +65,9 @@ class PosePredictor:
 
         >>> persons.to_coco(image_id=42)[0].keys()
         dict_keys(['image_id', 'category_id', 'bbox', 'score', 'keypoints'])
-        >>> record = persons.to_records(image="drawn_people.jpg")[0]
+        >>> record = persons.to_records(image="synthetic_people.jpg")[0]
         >>> record["image"], record["person"], round(record["nose_x"]) in range(224)
-        ('drawn_people.jpg', 0, True)
+        ('synthetic_people.jpg', 0, True)
     """
 
     def __init__(

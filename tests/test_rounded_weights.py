@@ -72,7 +72,7 @@ def test_a_predictor_leaves_another_s_model_alone():
 
 def test_a_predictor_of_its_own_model():
     quickstart = "configs/quickstart.yaml", "weights/quickstart.pth"
-    image = "docs/images/drawn_people.jpg"
+    image = "docs/images/synthetic_people.jpg"
     predictor = PosePredictor(*quickstart, device="cpu", precision="bfloat16")
     assert predictor.model.decoder.keypoint_stages[0].part_embedding.upsample[0].weight.dtype == torch.bfloat16
     persons = predictor(image)
