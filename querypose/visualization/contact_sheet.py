@@ -1,14 +1,20 @@
 """A sheet of images side by side: predictions beside the ground truth, say."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+from querypose.errors import UserError
 from querypose.visualization.draw_poses import font, label_size
 
 PAPER = (255, 255, 255)
 MAT = (236, 236, 236)
+SHEET_ROWS = 24
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 
 def contact_sheet(
@@ -16,7 +22,7 @@ def contact_sheet(
     titles: Sequence[str] | None = None,
     *,
     columns: int = 1,
-    cell_size: tuple[int, int] = (480, 360),
+    cell_size: Size = (480, 360),
     headings: Sequence[str] = ("ground truth", "prediction"),
     gap: int = 12,
 ) -> np.ndarray:
@@ -61,3 +67,35 @@ def contact_sheet(
             cell = ImageOps.pad(Image.fromarray(image), cell_size, method=Image.Resampling.BICUBIC, color=MAT)
             sheet.paste(cell, (x + index * pitch, y + title_height))
     return np.asarray(sheet)
+
+
+def write_sheets(
+    entries: Iterable[tuple[str, str, Callable[[Size | None], Sequence[np.ndarray]]]],
+    folder: Path,
+    overview: str,
+    *,
+    headings: Sequence[str],
+    cell_size: Size = (400, 320),
+) -> None:
+    """Write a sheet for each entry, and one of the first `SHEET_ROWS` entries to the file `overview`.
+
+    entries: a file name, a title and a function that draws one image per heading, fitted in a size or, for None, in
+    the image's own. The folder is created if it does not exist.
+
+    Raises `UserError` if a file cannot be written.
+    """
+    rows, titles = [], []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, title, draw in entries:
+            images = draw(None)
+            size = images[0].shape[1], images[0].shape[0]
+            sheet = contact_sheet([images], [title], cell_size=size, headings=headings)
+            Image.fromarray(sheet).save(folder / name)
+            if len(rows) < SHEET_ROWS:
+                rows.append(draw(cell_size))
+                titles.append(title)
+        sheet = contact_sheet(rows, titles, columns=2, cell_size=cell_size, headings=headings)
+        Image.fromarray(sheet).save(folder / overview)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another --output.") from error
