@@ -30,7 +30,7 @@ class SampleMaker:
     def __init__(self, cfg: CfgNode, split: str):
         """
         Args:
-            split: "train", the training data with their augmentation, or "test", the test data, resized as in evaluation.
+            split: "train", the training data with augmentation, or "test", the test data resized as in evaluation.
 
         Raises:
             UserError: for data sets that cannot be used, or without persons.
