@@ -6,7 +6,7 @@ Examples:
     python tools/visualize_data.py --config-file configs/querypose_R50.yaml --output samples --number 40 \
         DATASETS.TRAIN "('mine/train.json@mine/pictures',)"
 
-The left of a person is blue, the right orange, in both images of a sample: if a person faces you, blue is on your right.
+A person's left is blue and the right orange in both images of a sample: if a person faces you, blue is on your right.
 If it changes sides in the mirrored image only, the flip does not exchange left and right.
 """
 
