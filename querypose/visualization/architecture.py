@@ -93,7 +93,7 @@ def _draw_keypoint_stage(axes: Axes) -> None:
 def _box(
     axes: Axes, left: float, bottom: float, width: float, height: float, color: str, title: str, text: str
 ) -> None:
-    style = {"facecolor": color, "edgecolor": LINE, "linewidth": 1}
+    style: Any = {"facecolor": color, "edgecolor": LINE, "linewidth": 1}
     axes.add_patch(FancyBboxPatch((left, bottom), width, height, "round,pad=0,rounding_size=1", **style))
     _text(axes, left + width / 2, bottom + height - 2.2, title, size=9.5, weight="bold")
     _text(axes, left + width / 2, bottom + (height - 3.8 if title else height) / 2, text)

@@ -84,7 +84,8 @@ def write_sheets(
 
     Raises `UserError` if a file cannot be written.
     """
-    rows, titles = [], []
+    rows: list[Sequence[np.ndarray]] = []
+    titles: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, title, draw in entries:
