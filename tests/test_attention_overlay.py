@@ -76,7 +76,7 @@ class StubPredictor:
     skeleton = HANDS
     cfg = CfgNode({"MODEL": {"QUERYPOSE": {"NUM_STAGES": 3, "PART_DIVISION": "per_keypoint", "PART_GROUPS": []}}})
 
-    def __init__(self, config_file, *, score_threshold, opts):
+    def __init__(self, config_file, *, score_threshold, top_k, opts):
         StubPredictor.opts = opts
 
     def with_attention(self, image, stage):
@@ -105,19 +105,9 @@ def test_the_tool_writes_an_image_per_person_and_a_sheet(tool, tmp_path, capsys)
     assert StubPredictor.stage == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["--input", "none.jpg"], "there is no image none.jpg"),
-        (["--input", "{}", "--stage", "4"], "--stage 4, but this model has the stages 1 to 3"),
-        (["--input", "{}", "--stage", "0"], "--stage 0, but"),
-        (["--input", "{}", "{}"], "two images are named a"),
-        (["--input", "{}", "--persons", "0"], "--persons 0 must be at least 1"),
-    ],
-)
-def test_mistakes(tool, tmp_path, arguments, reason):
-    image = tmp_path / "a.png"
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(image)
-    arguments = [argument.format(image) for argument in arguments]
-    with pytest.raises(UserError, match=reason):
-        tool.main(["--config-file", "c", "--output", str(tmp_path / "out"), *arguments])
+@pytest.mark.parametrize("stage", [0, 4])
+def test_a_stage_that_the_model_lacks_is_rejected(tool, tmp_path, stage):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    given = ["--config-file", "c", "--output", str(tmp_path / "out"), "--input", str(tmp_path / "a.png")]
+    with pytest.raises(UserError, match=f"--stage {stage}, but this model has the stages 1 to 3"):
+        tool.main([*given, "--stage", str(stage)])

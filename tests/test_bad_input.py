@@ -402,7 +402,6 @@ FLAGS = [
     ("analyze_model", ["--config-file", "absent.yaml"], "absent.yaml"),
     ("visualize_data", [*CONFIG, "--output", "truth.json"], "truth.json"),
     ("visualize_data", [*CONFIG, "--output", "output/d", "--number", "0"], "--number"),
-    ("draw_architecture", ["--output", "absent/a.svg"], "absent"),
     ("draw_architecture", ["--output", "output/a.xyz"], "xyz"),
     ("make_config_reference", ["--output", "absent/a.md"], "absent"),
     ("visualize_results", [], "required"),
