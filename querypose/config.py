@@ -1,7 +1,7 @@
 """Every config key of QueryPose, with its default, and the check of their values at start-up."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -237,10 +237,15 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.TEST.SUBMISSION_NAME = "querypose"
 
 
-def setup_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+def setup_config(
+    config_file: str, opts: Sequence[str] = (), add_config: Callable[[CfgNode], None] | None = None
+) -> CfgNode:
     """Defaults, then the file, then `KEY VALUE` pairs; checked, and with the skeleton of the data set filled in.
 
     MODEL.DEVICE "cuda", Detectron2's default, becomes "cpu" on a machine without CUDA.
+
+    Args:
+        add_config: adds an extension's own keys to the defaults.
 
     Raises:
         UserError: a missing file, an unknown key, a value that cannot be, a data set that cannot be read.
@@ -250,6 +255,8 @@ def setup_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
     cfg = get_cfg()
     add_querypose_config(cfg)
+    if add_config is not None:
+        add_config(cfg)
     if not os.path.isfile(config_file):
         raise UserError(
             f"the config file '{config_file}' does not exist; give a file such as configs/querypose_R50.yaml"
@@ -332,12 +339,6 @@ def check_config(cfg: CfgNode) -> None:
         raise UserError(
             f"MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR is {config.TEST.POSE_SCORE_FLOOR}; it must be 0 (none) or more, "
             "and below 1"
-        )
-    steps = cfg.SOLVER.ACCUMULATION_STEPS
-    if steps < 1 or cfg.SOLVER.IMS_PER_BATCH % steps:
-        raise UserError(
-            f"SOLVER.ACCUMULATION_STEPS is {steps}; it must be at least 1 and divide SOLVER.IMS_PER_BATCH "
-            f"{cfg.SOLVER.IMS_PER_BATCH}"
         )
 
 

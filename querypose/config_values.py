@@ -90,7 +90,6 @@ _NAMES = {
     "INPUT.CROP.TYPE": ("absolute", "absolute_range", "relative", "relative_range"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
     "INPUT.RANDOM_FLIP": ("horizontal", "none"),
-    "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("full_model", "norm", "value"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),

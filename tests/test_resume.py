@@ -14,8 +14,9 @@ import torch
 from detectron2.engine import HookBase
 from killed_training import config, largest_difference, state_of
 
-from querypose.engine import PoseTrainer, refuse_existing_run
+from querypose.engine import PoseTrainer
 from querypose.engine.signals import Interrupted
+from querypose.engine.train_net import refuse_existing_run
 from querypose.errors import UserError
 from querypose.synthetic.dataset import write_synthetic_people
 
@@ -79,7 +80,7 @@ def test_a_run_that_a_signal_ended_goes_on(people, tmp_path, monkeypatch, messag
     with pytest.raises(SystemExit) as caught:
         train(config(people, tmp_path / "two", *opts), Do(2, kill))
     assert caught.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is handler
-    assert "SIGTERM: the state after iteration 2 is in" in messages() and "go on with --resume" in messages()
+    assert "SIGTERM: the state after iteration 2 is in" in messages() and "continue with --resume" in messages()
     saved = torch.load(tmp_path / "two" / "model_0000002.pth", weights_only=True)
 
     resumed = train(config(people, tmp_path / "two", *opts))
@@ -122,11 +123,11 @@ def test_checkpoints_that_are_not_whole_are_passed_over(people, short_run, messa
     trainer = PoseTrainer(config(people, short_run))
     trainer.resume_or_load(resume=True)
     assert trainer.start_iter == 2 and not stray.exists()
-    assert "model_final.pth is not a whole checkpoint" in messages()
-    assert "model_0000003.pth is not a whole checkpoint" in messages() and "checksum" in messages()
+    assert "model_final.pth is damaged" in messages()
+    assert "model_0000003.pth is damaged" in messages() and "checksum" in messages()
 
     (short_run / "model_0000001.pth").write_bytes(b"")
-    with pytest.raises(UserError, match="no checkpoint in .* is whole; move them away to start anew"):
+    with pytest.raises(UserError, match="all checkpoints in .* are damaged; move them away"):
         PoseTrainer(config(people, short_run)).resume_or_load(resume=True)
 
 
@@ -152,7 +153,7 @@ def test_an_old_run_is_not_overwritten(tmp_path):
     (tmp_path / "config.yaml").write_text("")
     refuse_existing_run(str(tmp_path))
     (tmp_path / "model_0000001.pth").write_bytes(b"")
-    with pytest.raises(UserError, match=r"holds a run already \(model_0000001.pth\); go on with it by --resume, or"):
+    with pytest.raises(UserError, match=r"already holds a run \(model_0000001.pth\); continue it with --resume, or"):
         refuse_existing_run(str(tmp_path))
 
 
@@ -194,7 +195,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(people, tmp_path, full_disk, mes
     relief = Do(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before))
     train(cfg, Do(2, full_disk), relief)
     kept = "model_0000003.pth cannot be written (File too large); model_0000001.pth from before is kept"
-    assert kept in messages() and "(training goes on without it)" in messages()
+    assert kept in messages() and "(training continues without it)" in messages()
     names = sorted(path.name for path in tmp_path.iterdir() if "model" in path.name)
     assert names == ["model_0000001.pth", "model_0000005.pth", "model_final.pth"]
 

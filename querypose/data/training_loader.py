@@ -63,10 +63,12 @@ class TrainingLoader:
     def from_config(cls, cfg, mapper: Callable[[dict], dict], records: Sequence[dict] | None = None):
         if records is None:
             records = training_records(cfg)
-        loader, processes = cfg.DATALOADER, comm.get_world_size()
-        if cfg.SOLVER.IMS_PER_BATCH % processes:
-            number = cfg.SOLVER.IMS_PER_BATCH
-            raise UserError(f"SOLVER.IMS_PER_BATCH is {number}; it must be a multiple of the {processes} processes")
+        loader, processes, steps = cfg.DATALOADER, comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
+        if cfg.SOLVER.IMS_PER_BATCH % (processes * steps):
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of {processes * steps} "
+                f"({processes} processes x {steps} SOLVER.ACCUMULATION_STEPS)"
+            )
         return {
             "records": records,
             "mapper": mapper,
