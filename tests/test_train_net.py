@@ -11,7 +11,7 @@ import pytest
 import torch
 from killed_training import largest_difference
 
-from querypose.engine import train_net_main, train_net_parser
+from querypose.engine import train_net
 from querypose.engine.random_state import FIXED_SEED
 from querypose.synthetic.dataset import write_synthetic_people
 
@@ -118,7 +118,7 @@ def test_a_run_is_not_overwritten(monkeypatch, capsys, people, tmp_path, trace):
     data = ["DATASETS.TRAIN", f"('{people[0]}',)", "DATASETS.TEST", f"('{people[1]}',)"]
     code, error = fails(monkeypatch, capsys, "train_net.py", "--config-file", QUICKSTART, *data, "OUTPUT_DIR", tmp_path)
     assert code == 2 and "Traceback" not in error
-    assert f"OUTPUT_DIR {tmp_path} holds a run already ({trace}); go on with it by --resume, or give another" in error
+    assert f"OUTPUT_DIR {tmp_path} already holds a run ({trace}); continue it with --resume, or give another" in error
     assert [path.name for path in tmp_path.iterdir()] == [trace] and (tmp_path / trace).read_text() == "{}"
 
 
@@ -135,8 +135,8 @@ def test_deterministic_runs_are_equal_to_the_bit(monkeypatch, people, tmp_path):
     def train(name):
         data = ["DATASETS.TRAIN", f"('{people[0]}',)", "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "3", "SEED", "-1"]
         opts = [*TINY, *data, "OUTPUT_DIR", str(tmp_path / name), "DATALOADER.NUM_WORKERS", "1"]
-        args = train_net_parser().parse_args(["--config-file", str(QUICKSTART), "--deterministic", *opts])
-        train_net_main(args)
+        args = train_net.parser().parse_args(["--config-file", str(QUICKSTART), "--deterministic", *opts])
+        train_net.main(args)
         assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert f"SEED: {FIXED_SEED}" in (tmp_path / name / "config.yaml").read_text()
