@@ -1,8 +1,8 @@
-"""A training that is killed again and again, for test_resume.py: python tests/killed_training.py FOLDER KILLS SEED
+"""A training run that is killed again and again, for test_resume.py: python tests/killed_training.py FOLDER KILLS SEED
 
-Prints one JSON object: for each kill where it struck, the iterations that were begun with after it, and the largest
-difference of the final state from that of a training that was left alone. Children are forked from a process that has
-imported everything and computed nothing.
+Prints one JSON object: for each kill where it struck, the iteration that was resumed after it, and the largest
+difference of the final state from that of an uninterrupted run. Children are forked from a process that has imported
+everything and computed nothing.
 """
 
 import json

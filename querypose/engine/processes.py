@@ -128,8 +128,8 @@ def _exit_as(error: ChildFailedError) -> NoReturn:
     rank, failure = error.get_first_failure()
     if failure.exitcode < 0:
         print(
-            f"error: process {rank} was ended by {signal.Signals(-failure.exitcode).name} (SIGKILL often means "
-            "that the system ran out of memory); the others were stopped; continue from the last checkpoint with --resume",
+            f"error: process {rank} was ended by {signal.Signals(-failure.exitcode).name} (SIGKILL often means that "
+            "memory ran out); the others were stopped; continue from the last checkpoint with --resume",
             file=sys.stderr,
         )
         sys.exit(128 - failure.exitcode)

@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import resource
 import statistics
 import time
 from pathlib import Path
@@ -107,14 +108,10 @@ def hardware() -> str:
     return f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
 
 
-def _peak_memory_mb() -> float | None:
-    """In MiB: allocated on a GPU; on a CPU by the whole process, where the system reports it."""
+def _peak_memory_mb() -> float:
+    """In MiB: allocated on a GPU; on a CPU by the whole process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

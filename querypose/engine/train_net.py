@@ -48,32 +48,15 @@ def main(
 
 
 def parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments; the config file is required, and two runs on one machine do not share a port."""
+    """Detectron2's arguments, with a free port for the processes of one machine."""
     result = default_argument_parser()
     result.set_defaults(dist_url="auto")
     result.add_argument(
-        "--deterministic",
-        action="store_true",
-        help="compute the same bits in every run (docs/RELIABILITY.md has the limits of GPUs); slower",
+        "--deterministic", action="store_true", help="compute the same bits in every run, slower; docs/RELIABILITY.md"
     )
-    result.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=DEFAULT_TIMEOUT,
-        metavar="SECONDS",
-        help="how long a process waits for the others before the job ends (default %(default)s)",
-    )
-    for action in result._actions:
-        if action.dest == "config_file":
-            action.required = True
+    timeout = "seconds that a process waits for the others before the job ends (default %(default)s)"
+    result.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT, help=timeout)
     return result
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be more than 0")
-    return seconds
 
 
 def _run(args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Callable[[CfgNode], None] | None) -> dict:
@@ -140,10 +123,5 @@ def log_parts(cfg: CfgNode) -> None:
     skeleton, config = skeleton_of(cfg), cfg.MODEL.QUERYPOSE
     parts = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
     source = "PART_GROUPS" if config.PART_GROUPS else f"PART_DIVISION {config.PART_DIVISION}"
-    logger.info(
-        "%d keypoints in %d parts by %s:\n%s",
-        skeleton.num_keypoints,
-        max(parts) + 1,
-        source,
-        describe_parts(skeleton, parts),
-    )
+    listing = describe_parts(skeleton, parts)
+    logger.info("%d keypoints in %d parts by %s:\n%s", skeleton.num_keypoints, max(parts) + 1, source, listing)
