@@ -114,6 +114,18 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # weights of the costs by which persons are assigned to queries
     node.COST = CfgNode({"CLASS": 2.0, "L1": 5.0, "GIOU": 2.0})
 
+    # The next four are not the paper's (docs/BEYOND_THE_PAPER.md); off, they change nothing.
+
+    # keypoints are offsets from the expected position under their part's attention map
+    node.ANCHORED_COORDINATES = False
+    # COPIES more rows per matched query train the keypoint stages on ground-truth boxes whose corners move by up to
+    # JITTER of the side; 0 for none
+    node.GROUND_TRUTH_REGIONS = CfgNode({"COPIES": 0, "JITTER": 0.1})
+    # a second set of NUM_QUERIES queries trains the box stages, each person matched to REPEATS of them; 0 for none
+    node.ONE_TO_MANY = CfgNode({"NUM_QUERIES": 0, "REPEATS": 4})
+    # first boxes from the peaks of a person-center map, whose features add to the instance queries
+    node.IMAGE_QUERIES = CfgNode({"ENABLED": False})
+
     # inference: keypoint stages only for the k queries of an image with the highest class score; only they are
     # returned. 0 runs all N. None is 0 in the full variant, where k is an approximation (each stage leaves out the
     # queries that it scores lowest itself), and 30 in the others, where each is returned as it would be among all N.
@@ -171,6 +183,10 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     # probability that the last block is skipped in training; for the blocks before it it falls linearly to 0
     cfg.MODEL.SWIN.STOCHASTIC_DEPTH = 0.2
 
+    # build_movenet_backbone, for images in RGB with PIXEL_MEAN and PIXEL_STD [127.5, 127.5, 127.5]: FROZEN trains only
+    # the 1x1 convolutions from MoveNet's neck to p2 .. p5; False trains its trunk and neck too
+    cfg.MODEL.MOVENET = CfgNode({"FROZEN": True})
+
 
 def _add_solver_keys(cfg: CfgNode) -> None:
     # "ADAMW" or "SGD"; parameters with the same settings share a group
@@ -223,6 +239,8 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.SIZE = [384, 600]
     cfg.INPUT.CROP.PROB = 0.5
     cfg.INPUT.CROP.RESIZE_BEFORE = [400, 500, 600]
+    # training: brightness, contrast and saturation are each scaled by a factor within 1 +- this
+    cfg.INPUT.COLOR_JITTER = 0.0
     # images of which no person has a labelled keypoint are left out (the paper's 57k of train2017); 0 keeps them
     cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 1
     # images that cannot be read stop the run; True goes on with other ones, counts them and lists them in

@@ -27,7 +27,7 @@ def test_the_flow_learns_ten_times_as_fast(model):
     number, found = groups_by_name(tiny_config("full"), model)
     assert number == 2
     for name, group in found.items():
-        assert group == (2.5e-4 if name.startswith("criterion.flow.") else 2.5e-5, 1e-4)
+        assert group == (2.5e-4 if name.startswith("criterion.keypoint_loss.flow.") else 2.5e-5, 1e-4)
 
 
 def test_groups_by_the_config(model):
@@ -39,7 +39,7 @@ def test_groups_by_the_config(model):
     assert found["decoder.box_stages.0.interaction_norm.weight"] == (2.5e-5, 0.0)
     assert found["decoder.keypoint_stages.1.part_embedding.upsample.1.weight"] == (2.5e-5, 0.0)
     assert found["decoder.part_queries.weight"] == (2.5e-5, 1e-4)
-    assert found["criterion.flow.scale.0.0.weight"] == (2.5e-4, 1e-4)
+    assert found["criterion.keypoint_loss.flow.scale.0.0.weight"] == (2.5e-4, 1e-4)
 
 
 def model_with_gradients(*gradients):

@@ -4,6 +4,7 @@ import querypose.detectron2_extension  # noqa: F401
 from querypose.conversion.authors import convert_authors_checkpoint, convert_authors_weights
 from querypose.conversion.files import Conversion, save_whole
 from querypose.conversion.hrnet import convert_hrnet_checkpoint
+from querypose.conversion.movenet import convert_movenet_file
 from querypose.conversion.publish import backbone_of, publishable_weights
 from querypose.conversion.swin import convert_swin_checkpoint
 from querypose.conversion.torchvision import convert_torchvision_checkpoint
@@ -14,6 +15,7 @@ __all__ = [
     "convert_authors_checkpoint",
     "convert_authors_weights",
     "convert_hrnet_checkpoint",
+    "convert_movenet_file",
     "convert_swin_checkpoint",
     "convert_torchvision_checkpoint",
     "publishable_weights",

@@ -74,10 +74,10 @@ _NAMES = [
             ("norm2_l", "feedforward.norm"),
         ]
     ),
-    ("criterion.flow.flow.s", "criterion.flow.scale"),
-    ("criterion.flow.flow.t", "criterion.flow.translate"),
+    ("criterion.flow.flow.s", "criterion.keypoint_loss.flow.scale"),
+    ("criterion.flow.flow.t", "criterion.keypoint_loss.flow.translate"),
 ]
-_FLOW_MASK = ("criterion.flow.flow.mask", "criterion.flow.masks")
+_FLOW_MASK = ("criterion.flow.flow.mask", "criterion.keypoint_loss.flow.masks")
 
 # layers that the authors keep per part: their name -> our stacked tensor
 _PER_PART = {

@@ -27,6 +27,7 @@ def build_pose_augmentation(
     crop_type="absolute_range",
     crop_size=(384, 600),
     resize_before_crop=(400, 500, 600),
+    color_jitter=0.0,
 ):
     """Return the paper's augmentation ("Implementation Details") as a list of Detectron2 augmentations.
 
@@ -42,8 +43,12 @@ def build_pose_augmentation(
         crop_type, crop_size: as of `detectron2.data.transforms.RandomCrop`; (384, 600) with "absolute_range"
             draws height and width in pixels from that range, at most the image's.
         resize_before_crop: lengths of the short side before the crop, one of which is drawn.
+        color_jitter: brightness, contrast and saturation are each scaled by a factor within 1 +- this; not the paper's.
     """
     augmentations = []
+    if color_jitter > 0:
+        low, high = 1 - color_jitter, 1 + color_jitter
+        augmentations += [T.RandomBrightness(low, high), T.RandomContrast(low, high), T.RandomSaturation(low, high)]
     if flip_prob > 0:
         augmentations.append(T.RandomFlip(prob=flip_prob, horizontal=True))
     if crop_prob > 0:
@@ -104,6 +109,7 @@ class PoseDatasetMapper:
                 crop_type=sizes.CROP.TYPE,
                 crop_size=sizes.CROP.SIZE,
                 resize_before_crop=sizes.CROP.RESIZE_BEFORE,
+                color_jitter=sizes.COLOR_JITTER,
             )
         else:
             augmentations = build_pose_augmentation(min_size=sizes.MIN_SIZE_TEST, max_size=sizes.MAX_SIZE_TEST)

@@ -53,7 +53,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
-    multipliers = {"backbone.": solver.BACKBONE_MULTIPLIER, "criterion.flow.": solver.FLOW_MULTIPLIER}
+    multipliers = {"backbone.": solver.BACKBONE_MULTIPLIER, "criterion.keypoint_loss.flow.": solver.FLOW_MULTIPLIER}
     factors = {
         parameter: next((factor for prefix, factor in multipliers.items() if name.startswith(prefix)), 1.0)
         for name, parameter in model.named_parameters()

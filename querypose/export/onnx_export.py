@@ -92,7 +92,7 @@ def export_onnx(
 
 def metadata(model: QueryPose, cfg: CfgNode, skeleton: Skeleton) -> dict:
     """What the file says about itself, as `docs/EXPORT.md` states it."""
-    queries = model.decoder.proposal_boxes.num_embeddings
+    queries = model.decoder.instance_queries.num_embeddings
     return {
         "format": FORMAT_VERSION,
         "skeleton": {

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from querypose.export.pyramid_pooler import DensePyramidPooler
-from querypose.modeling.losses.rle import keypoints_in_pixels
+from querypose.modeling.inference import poses
 from querypose.modeling.meta_arch import QueryPose
 
 
@@ -40,18 +40,12 @@ class OnnxGraph(nn.Module):
         sizes = torch.where(image_sizes > 0, image_sizes, torch.stack([_float(width), _float(height)]).to(images))
         sizes = sizes + images.new_zeros(batch, 2)
 
-        features = model.backbone(self.preprocess(images, sizes))
-        features = [features[name].float().contiguous() for name in model.in_features]
-        output = model.decoder(features, sizes, model._select_best if model.leaves_out_queries else None)
-
+        features, maps = model.feature_maps(model.backbone(self.preprocess(images, sizes)))
         # the rows of an image are as many as those of every other, and follow each other
-        boxes = output.boxes[-1].flatten(0, 1)[output.rows]
-        confidence = (1 - output.sigmas[-1]).mean(dim=-1)
-        scores = output.logits[-1].float().flatten()[output.rows].sigmoid() * confidence.mean(dim=-1)
-        keypoints = torch.cat([keypoints_in_pixels(output.coordinates[-1], boxes), confidence[..., None]], dim=-1)
+        boxes, scores, keypoints = poses(*model.decode(features, sizes, maps))
 
-        number = model.topk_poses or model.decoder.proposal_boxes.num_embeddings
-        number = min(number, model.decoder.proposal_boxes.num_embeddings)
+        number = model.topk_poses or model.decoder.instance_queries.num_embeddings
+        number = min(number, model.decoder.instance_queries.num_embeddings)
         boxes = boxes.view(-1, number, 4)
         boxes = torch.minimum(boxes.clamp(min=0), sizes.repeat(1, 2)[:, None])
         has_area = ((boxes[..., 2:] - boxes[..., :2]) > 0).all(dim=-1)

@@ -21,6 +21,15 @@ def poolable(boxes: Tensor) -> Tensor:
     return torch.nan_to_num(boxes, nan=0.0).clamp(-_FAR, _FAR)
 
 
+def pool_regions(feature: Tensor, boxes: Tensor, image_index: Tensor, size: int, scale: float) -> Tensor:
+    """RoIAlign of boxes (R, 4), in pixels, of images (R,) on feature (B, d, H, W) -> (R, d, size, size).
+
+    scale: locations of the feature map per pixel.
+    """
+    rois = torch.cat([image_index[:, None].to(boxes), poolable(boxes)], dim=1)
+    return roi_align(feature, rois, (size, size), scale, sampling_ratio=2)
+
+
 def is_aligned(pooler: nn.Module) -> bool:
     """Whether `pool_every_level` and `pool_own_level` compute what `pooler` does: a ROIPooler of ROIAlignV2."""
     return isinstance(pooler, ROIPooler) and all(
