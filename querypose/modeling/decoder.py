@@ -130,6 +130,7 @@ class QueryPoseDecoder(nn.Module):
             nn.init.constant_(stage.class_logit.bias, -math.log((1 - class_prior) / class_prior))
             if self.proposal_boxes is None:  # the first boxes are good: the first step must not move them
                 nn.init.zeros_(stage.box_delta.weight)
+                nn.init.zeros_(stage.box_delta.bias)
         if self.proposal_boxes is not None:
             nn.init.constant_(self.proposal_boxes.weight[:, :2], 0.5)
             nn.init.constant_(self.proposal_boxes.weight[:, 2:], 1.0)
