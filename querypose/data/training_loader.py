@@ -39,6 +39,7 @@ class TrainingLoader:
         seed: int,
         group_by_shape: bool = True,
         num_workers: int = 0,
+        pin_memory: bool = False,
     ):
         """
         Args:
@@ -48,6 +49,7 @@ class TrainingLoader:
             seed: of order and augmentations; the same in every process.
             group_by_shape: whether a batch holds only images wider than high, or none of them.
             num_workers: processes that load, each a whole batch at a time.
+            pin_memory: whether images lie in page-locked memory, from which copies to a GPU do not wait.
         """
         self.records = records
         self.mapper = mapper
@@ -55,6 +57,7 @@ class TrainingLoader:
         self.seed = seed
         self.first_batch = 0
         self.num_workers = num_workers
+        self.pin_memory = pin_memory
         self._is_wide = None
         if group_by_shape:
             self._is_wide = [record.get("width", 0) > record.get("height", 0) for record in records]
@@ -76,6 +79,7 @@ class TrainingLoader:
             "seed": run_seed(cfg),
             "group_by_shape": loader.ASPECT_RATIO_GROUPING,
             "num_workers": loader.NUM_WORKERS,
+            "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
         }
 
     def __iter__(self) -> Iterator[list[dict]]:
@@ -85,6 +89,7 @@ class TrainingLoader:
             batch_sampler=batches,
             num_workers=self.num_workers,
             collate_fn=_as_it_is,
+            pin_memory=self.pin_memory,
             # its own: the model's generator must not feel the loader
             generator=torch.Generator().manual_seed(0),
         )

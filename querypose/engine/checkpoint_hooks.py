@@ -25,11 +25,13 @@ class PeriodicCheckpoints(HookBase):
         self.checkpointer = checkpointer
         self.period = period
         self.kept = kept
+        self.saved = -1  # the iteration of the last checkpoint
 
     def after_step(self) -> None:
         iteration = self.trainer.iter
         if iteration >= self.trainer.max_iter - 1:
             self.checkpointer.save("model_final", iteration=iteration)
+            self.saved = iteration
         elif (iteration + 1) % self.period == 0:
             try:
                 self.save(iteration)
@@ -44,6 +46,7 @@ class PeriodicCheckpoints(HookBase):
         """Write the state after an iteration, and remove older ones; raises as `PoseCheckpointer.save`."""
         path = self.path(iteration)
         self.checkpointer.save(path.stem, iteration=iteration)
+        self.saved = iteration
         numbered = sorted(path.parent.glob("model_[0-9]*.pth"), key=lambda other: int(other.stem.partition("_")[2]))
         for old in numbered[: -self.kept] if self.kept else []:
             if old != path:

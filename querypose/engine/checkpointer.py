@@ -5,6 +5,7 @@ import os
 import re
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,13 @@ class PoseCheckpointer(SafeCheckpointer):
                 logger.warning("%s is damaged (%s); looking for the one before it", path, reason)
         return comm.all_gather(found)[0]
 
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+    def resume_or_load(
+        self, path: str, *, resume: bool = True, check: Callable[[str, dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
         """Detectron2's; a damaged checkpoint is skipped for the newest intact one.
+
+        Args:
+            check: called with the path and the content of a checkpoint that is resumed, before it is loaded.
 
         Raises:
             UserError: all checkpoints are damaged.
@@ -117,6 +123,8 @@ class PoseCheckpointer(SafeCheckpointer):
         newest = self.get_checkpoint_file()
         if not newest:
             raise UserError(f"all checkpoints in {self.save_dir} are damaged; move them away to start a new run")
+        if check is not None:
+            check(newest, self._load_file(newest))
         return self.load(newest)
 
     def _candidates(self) -> list[Path]:

@@ -42,6 +42,10 @@ class NonFiniteGuard(HookBase):
     def before_step(self) -> None:
         torch._foreach_copy_(self._before, self._buffers)  # a few kernels, however many buffers
 
+    def restore_buffers(self) -> None:
+        """Undo what the iteration's forward passes have done to the buffers: BatchNorm's statistics."""
+        torch._foreach_copy_(self._buffers, self._before)
+
     def after_step(self) -> None:
         if self.loop.is_finite:
             self._in_a_row = 0
@@ -65,10 +69,10 @@ class NonFiniteGuard(HookBase):
     def _explain(self) -> str:
         """Compute the batch again, write it where a process finds something in it, and say what was found."""
         seed_step, iteration = self.trainer.seed_steps.seed_step, self.trainer.iter
-        torch._foreach_copy_(self._buffers, self._before)
+        self.restore_buffers()
         seed_step(iteration)
         losses, where = first_non_finite(self.loop, self.loop.batch)
-        torch._foreach_copy_(self._buffers, self._before)
+        self.restore_buffers()
         finding = None
         if where is not None or comm.get_world_size() == 1:
             finding = f"{where or 'nothing when it is computed again'} in {self._write(losses, where)}"

@@ -23,6 +23,7 @@ class StepTrainer(SimpleTrainer):
 
     Attributes:
         batch: of the last step.
+        is_updating: whether the optimizer is changing the weights; an error meanwhile leaves them half changed.
         is_finite: whether the norm of its gradient was; the optimizer only steps if so.
     """
 
@@ -51,6 +52,7 @@ class StepTrainer(SimpleTrainer):
         self.bfloat16 = bfloat16
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.is_finite = True
+        self.is_updating = False
 
     @property
     def plain_model(self) -> nn.Module:
@@ -71,7 +73,9 @@ class StepTrainer(SimpleTrainer):
         # of the common gradient, and so the same in all processes
         self.is_finite = bool(self.clip(self.parameters).isfinite())
         if self.is_finite:
+            self.is_updating = True
             self.optimizer.step()
+            self.is_updating = False
             if self.reports:
                 values = torch.stack([loss.float() for loss in losses.values()]).cpu()  # one transfer for all
                 self._write_metrics(dict(zip(losses, values, strict=True)), data_time)

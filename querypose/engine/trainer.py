@@ -1,6 +1,7 @@
 """Detectron2's trainer with QueryPose's data, optimizer and evaluation; on GPUs or CPU processes."""
 
 import contextlib
+import functools
 import logging
 import os
 import weakref
@@ -23,6 +24,7 @@ from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.non_finite import NonFiniteGuard
 from querypose.engine.optimizer import GradientClipper, build_optimizer
 from querypose.engine.random_state import SeedSteps
+from querypose.engine.resume_check import check_resumable
 from querypose.engine.signals import Interrupted, StopOnSignal
 from querypose.engine.train_loop import METRIC_PERIOD, StepTrainer
 from querypose.engine.training_hooks import EvalHook, MetricsWriter, ProgressBar, UnreadableImages
@@ -47,6 +49,7 @@ class PoseTrainer(DefaultTrainer):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        model.drop_non_finite = cfg.SOLVER.NON_FINITE == "skip"  # an evaluation must not end the run either
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         steps = cfg.SOLVER.ACCUMULATION_STEPS
@@ -63,6 +66,7 @@ class PoseTrainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = PoseCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
+        self.completed = -1  # the last completed iteration
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
@@ -71,12 +75,17 @@ class PoseTrainer(DefaultTrainer):
         """Detectron2's; see `PoseCheckpointer` for which checkpoint is resumed.
 
         Raises:
-            UserError: processes that do not find the same checkpoint, on machines that do not share a folder.
+            UserError: a checkpoint of another model or optimizer (`check_resumable`); processes that do not find the
+                same checkpoint, on machines that do not share a folder.
         """
         resumed = resume and any(comm.all_gather(self.checkpointer.has_checkpoint()))
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        check = functools.partial(
+            check_resumable, cfg=self.cfg, model=self._trainer.plain_model, optimizer=self._trainer.optimizer
+        )
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume, check=check)
         if resumed:
-            self.start_iter = self.iter + 1  # the checkpoint holds the last completed iteration
+            self.completed = self.iter  # of the checkpoint
+            self.start_iter = self.iter + 1
         if len(set(comm.all_gather(self.start_iter))) > 1:
             raise UserError(
                 f"not every process can read the checkpoints in {self.cfg.OUTPUT_DIR}; set OUTPUT_DIR to a folder that "
@@ -87,27 +96,52 @@ class PoseTrainer(DefaultTrainer):
         """Train to the end; returns the metrics of the evaluation there.
 
         Raises:
-            UserError: a loss or gradient that is not finite, unless SOLVER.NON_FINITE skips such steps.
+            UserError: bad input; a loss or gradient that is not finite, unless SOLVER.NON_FINITE skips such steps. The
+                state after the last completed iteration is saved, as with any other exception.
             Interrupted: SIGTERM or Ctrl-C; the state is saved, and the process may end with the exception's code.
         """
         try:
             super().train()
         except Interrupted as stop:
             done = "nothing was saved since the last checkpoint"
-            if stop.between_steps and self.iter < self.max_iter:
-                done = f"the state after iteration {self.iter} is in {self.save_now()}"
+            if stop.between_steps and self.start_iter <= self.completed and self.iter < self.max_iter:
+                done = f"the state after iteration {self.completed} is in {self.save_now()}"
             logger.warning("%s: %s; continue with --resume", stop.signal_name, done)
             if comm.get_world_size() > 1:
                 comm.synchronize()  # a process that ends stops the others, the one that writes included
             raise
+        except Exception as error:
+            saved = self._save_after_error()
+            if isinstance(error, UserError):
+                raise UserError(f"{error}{saved}") from error
+            logger.error("training failed%s", saved)
+            raise
         return getattr(self, "_last_eval_results", None)
 
+    def run_step(self) -> None:
+        super().run_step()
+        self.completed = self.iter
+
     def save_now(self) -> Path:
-        """Write a checkpoint of the state after this iteration, on the main process; its path, on every one."""
-        path = self.checkpoints.path(self.iter)
+        """Write a checkpoint of the state after the last iteration, on the main process; its path, on every one."""
+        path = self.checkpoints.path(self.completed)
         if comm.is_main_process():
-            self.checkpoints.save(self.iter)
+            self.checkpoints.save(self.completed)
         return path
+
+    def _save_after_error(self) -> str:
+        """Save what an error would lose, and say where; the error may be from an iteration that is not completed."""
+        saved = self.completed < self.start_iter or self.checkpoints.saved == self.completed
+        if saved or self._trainer.is_updating or not comm.is_main_process():
+            return ""
+        if self.completed < self.iter:
+            self.guard.restore_buffers()
+        try:
+            path = self.save_now()
+        except UserError as error:
+            logger.error("%s", error)
+            return ""
+        return f"; the state after iteration {self.completed} is in {path}: continue with --resume"
 
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's, and those for fault tolerance: seeds, numbers that are not finite, checkpoints, signals.
@@ -116,6 +150,7 @@ class PoseTrainer(DefaultTrainer):
         """
         cfg = self.cfg
         self.seed_steps = SeedSteps(self._trainer.data_loader)
+        self.guard = NonFiniteGuard(cfg.SOLVER.NON_FINITE, cfg.OUTPUT_DIR)
         self.checkpoints = PeriodicCheckpoints(
             self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_KEPT
         )
@@ -124,7 +159,7 @@ class PoseTrainer(DefaultTrainer):
             self.seed_steps,
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            NonFiniteGuard(cfg.SOLVER.NON_FINITE, cfg.OUTPUT_DIR),
+            self.guard,
             self._precise_bn(),
             self.checkpoints if is_main else None,
             StopOnSignal(),
@@ -161,17 +196,24 @@ class PoseTrainer(DefaultTrainer):
     # not DefaultTrainer's: Detectron2 v0.6 leaves the optimizer out of checkpoints
     def state_dict(self) -> dict:
         state = TrainerBase.state_dict(self)
-        # after the last iteration Detectron2 counts one more
-        state["iteration"] = min(self.iter, self.max_iter - 1)
+        state["iteration"] = self.completed
         state["_trainer"] = self._trainer.state_dict()
+        state["config"] = self.cfg.dump()
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
+        groups = self._trainer.optimizer.param_groups
+        configured = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         TrainerBase.load_state_dict(self, state_dict)
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
         else:
             logger.warning("the checkpoint holds no state of the optimizer, which starts anew")
+        # learning rates, decay and schedule are the config's, at the checkpoint's iteration
+        self.scheduler.base_lrs = [values["initial_lr"] for values in configured]
+        groups = self._trainer.optimizer.param_groups  # load_state_dict makes new ones
+        for group, values, lr in zip(groups, configured, self.scheduler.get_lr(), strict=True):
+            group.update(values, lr=lr)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

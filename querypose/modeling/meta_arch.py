@@ -1,6 +1,7 @@
 """QueryPose: from images to persons with boxes, keypoints and a confidence per keypoint."""
 
 import contextlib
+import logging
 
 import torch
 from detectron2.config import configurable
@@ -22,10 +23,18 @@ from querypose.modeling.losses.targets import Targets
 from querypose.modeling.ops.memory_layout import use_channels_last
 from querypose.modeling.part_division import build_part_division
 
+logger = logging.getLogger(__name__)
+
 
 @META_ARCH_REGISTRY.register()
 class QueryPose(nn.Module):
-    """Sparse end-to-end multi-person pose regression (Figure 2); the shape letters stand in `querypose.modeling`."""
+    """Sparse end-to-end multi-person pose regression (Figure 2); the shape letters stand in `querypose.modeling`.
+
+    Attributes:
+        drop_non_finite: whether predictions that are not finite are left out, with a warning; else a UserError.
+    """
+
+    drop_non_finite = False
 
     @configurable
     def __init__(
@@ -321,17 +330,21 @@ class QueryPose(nn.Module):
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
-    @staticmethod
-    def postprocess(results: list[Instances], batched_inputs: list[dict]) -> list[dict[str, Instances]]:
+    def postprocess(self, results: list[Instances], batched_inputs: list[dict]) -> list[dict[str, Instances]]:
         """Scale boxes and keypoints to the size that each input asks for; UserError if they are not finite."""
         processed = []
         for image_results, inputs in zip(results, batched_inputs, strict=True):
-            # of all that follows from the weights: a sum is finite if every number is
-            if not (image_results.pred_boxes.tensor.sum() + image_results.pred_keypoints.sum()).isfinite():
-                raise UserError(
-                    "the model computes boxes or keypoints that are not finite: MODEL.WEIGHTS holds such numbers, "
-                    "from a training that diverged perhaps; give other weights"
-                )
+            boxes, keypoints = image_results.pred_boxes.tensor, image_results.pred_keypoints
+            # a sum is finite if every number is
+            finite = (boxes.sum(dim=1) + keypoints.sum(dim=(1, 2)) + image_results.scores).isfinite()
+            if not finite.all():
+                if not self.drop_non_finite:
+                    raise UserError(
+                        "the model computes boxes or keypoints that are not finite: MODEL.WEIGHTS holds such numbers, "
+                        "from a training that diverged perhaps; give other weights"
+                    )
+                logger.warning("left out %d predictions that are not finite", int((~finite).sum()))
+                image_results = image_results[finite]
             height, width = image_results.image_size
             wanted = inputs.get("height", height), inputs.get("width", width)
             if image_results.has("attention_boxes"):
