@@ -15,7 +15,7 @@ from querypose.data import check_datasets, register_coco_keypoints, resolve_data
 from querypose.data.crowdpose import CROWDPOSE_NAMES
 from querypose.data.prepare.crowdpose import CrowdPoseFile, write_prepared
 from querypose.engine import PoseTrainer
-from querypose.engine.main import log_parts
+from querypose.engine.train_net import log_parts
 from querypose.errors import UserError
 from querypose.evaluation import CROWDPOSE_METRICS, check_submission
 from querypose.setup_config import setup_config

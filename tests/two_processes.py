@@ -18,7 +18,7 @@ from tiny_model import spread, tiny_batch, tiny_config, tiny_model, without_batc
 from torch import nn
 
 from querypose.data import resolve_datasets
-from querypose.engine import PoseTrainer, build_optimizer, launch, train_net_parser
+from querypose.engine import PoseTrainer, build_optimizer, launch, process_group, train_net
 from querypose.engine.trainer import share_buffers, wrap_for_distribution
 from querypose.errors import UserError, exit_on_user_error
 from querypose.synthetic.dataset import write_synthetic_people
@@ -187,6 +187,11 @@ def train_forever(folder, dies):
 
 def main(args):
     torch.set_num_threads(1)
+    with process_group("cpu", args.timeout):
+        run(args)
+
+
+def run(args):
     output, json_file, *refuse = args.opts
     if json_file in ("die", "train"):
         return train_forever(output, dies=json_file == "die")
@@ -209,4 +214,4 @@ def main(args):
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        launch(main, train_net_parser().parse_args())
+        launch(main, train_net.parser().parse_args())

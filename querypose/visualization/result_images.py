@@ -12,7 +12,6 @@ from querypose.errors import UserError
 from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import GroundTruth
 from querypose.evaluation.image_errors import ImageError, image_errors
-from querypose.predictor import read_image_rgb
 from querypose.image_io import read_image_rgb
 from querypose.visualization.contact_sheet import Size, write_sheets
 from querypose.visualization.draw_poses import draw_poses
