@@ -15,8 +15,7 @@ def speed_up_cpu_training(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE != "cpu":
         return
     torch.set_flush_denormal(True)  # gradients below float32's normal range take a CPU a hundred times as long
-    if cfg.SOLVER.KEEP_FREED_MEMORY:
-        keep_freed_memory()
+    keep_freed_memory()
 
 
 def keep_freed_memory() -> bool:
