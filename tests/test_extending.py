@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from test_train_net import TINY
 from tiny_model import tiny_batch, tiny_config
 
-from querypose.config import check_config
+from querypose.config_checks import check_config
 from querypose.errors import UserError
 from querypose.modeling import PART_EMBEDDING_REGISTRY
 from querypose.synthetic.dataset import write_synthetic_people
@@ -41,7 +41,7 @@ def test_the_example_trains_and_finds_persons(example, variant):
         check_config(tiny_config(variant, KEY, "QueryAttention"))
     import query_attention
 
-    cfg = tiny_config(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.AUX_ATTENTION", True)
+    cfg = tiny_config(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT", 1.0)
     query_attention.add_query_attention_config(cfg)
     check_config(cfg)
     torch.manual_seed(0)
@@ -104,7 +104,7 @@ def test_the_training_script_trains_with_its_own_key(example, tmp_path):
 
 def test_the_page_names_every_registry():
     from querypose import modeling
-    from querypose.config import valid_values
+    from querypose.config_checks import valid_values
 
     page = (ROOT / "docs" / "EXTENDING.md").read_text()
     registries = [name for name in modeling.__all__ if name.endswith("_REGISTRY")]

@@ -7,8 +7,8 @@ import torchvision
 from parity import load_parity
 
 from querypose.conversion.authors import per_part_slot, rename
-from querypose.modeling.ops import pyramid_pooling
 from querypose.modeling.losses.targets import Targets
+from querypose.modeling.ops import pyramid_pooling
 
 
 @pytest.fixture(scope="module", params=["light", "full"])

@@ -68,7 +68,7 @@ def test_twenty_kills_leave_no_trace(tmp_path):
     "opts",
     [
         ("DATALOADER.NUM_WORKERS", 1, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"),
-        ("SOLVER.AMP.ENABLED", True, "SOLVER.ACCUMULATION_STEPS", 2, "MODEL.QUERYPOSE.AUX_HEATMAP", True),
+        ("SOLVER.AMP.ENABLED", True, "SOLVER.ACCUMULATION_STEPS", 2, "MODEL.QUERYPOSE.LOSS.HEATMAP_WEIGHT", 1.0),
         ("SEED", -1, "SOLVER.OPTIMIZER", "SGD", "DATALOADER.ASPECT_RATIO_GROUPING", False),
     ],
 )
@@ -141,7 +141,8 @@ def test_last_checkpoint_may_be_missing_or_wrong(people, short_run, named):
     assert trainer.start_iter == 4
 
 
-def test_newest_checkpoints_and_the_best_stay(people, tmp_path):
+def test_newest_checkpoints_and_the_best_stay(people, tmp_path, monkeypatch):
+    monkeypatch.setattr("querypose.engine.trainer.CHECKPOINTS_KEPT", 2)
     cfg = config(
         people, tmp_path, "SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 1, "TEST.EVAL_PERIOD", 2,
         "DATASETS.TEST", (people,),

@@ -125,7 +125,7 @@ class Benchmark:
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = build_optimizer(self.cfg, self.model) if ours else torch.optim.SGD(parameters, lr=1e-6)
         clip = GradientClipper(self.cfg) if ours else None
-        if self.device == "cpu" and getattr(self.cfg.SOLVER, "KEEP_FREED_MEMORY", True):
+        if self.device == "cpu":
             keep_freed_memory()
         from detectron2.utils.events import EventStorage
 

@@ -1,6 +1,5 @@
 """Training on Detectron2's trainer: optimizer, data-parallel processes, hooks."""
 
-import querypose.detectron2_extension  # noqa: F401
 from querypose.engine import train_net
 from querypose.engine.optimizer import OPTIMIZER_REGISTRY, build_optimizer
 from querypose.engine.processes import launch, process_group

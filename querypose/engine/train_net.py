@@ -11,8 +11,7 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from querypose.config import setup_config
-from querypose.data import check_datasets, skeleton_of
+from querypose.data import check_datasets
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.cpu_memory import speed_up_cpu_training
 from querypose.engine.processes import DEFAULT_TIMEOUT, launch, process_group
@@ -20,7 +19,7 @@ from querypose.engine.random_state import make_deterministic
 from querypose.engine.run_summary import InferenceTimer, write_results
 from querypose.engine.trainer import PoseTrainer
 from querypose.errors import UserError
-from querypose.modeling.part_division import build_part_division, describe_parts
+from querypose.setup_config import setup_config
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +119,6 @@ def refuse_existing_run(folder: str) -> None:
 
 def log_parts(cfg: CfgNode) -> None:
     """Log which keypoints share a part query."""
-    skeleton, config = skeleton_of(cfg), cfg.MODEL.QUERYPOSE
-    parts = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
-    source = "PART_GROUPS" if config.PART_GROUPS else f"PART_DIVISION {config.PART_DIVISION}"
-    listing = describe_parts(skeleton, parts)
-    logger.info("%d keypoints in %d parts by %s:\n%s", skeleton.num_keypoints, max(parts) + 1, source, listing)
+    parts = cfg.MODEL.QUERYPOSE.PART_GROUPS
+    lines = [f"  part {number}: {', '.join(part)}" for number, part in enumerate(parts, 1)]
+    logger.info("%d keypoints in %d parts:\n%s", sum(map(len, parts)), len(parts), "\n".join(lines))

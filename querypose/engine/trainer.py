@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 logging.getLogger("detectron2.engine.train_loop").addFilter(
     lambda record: not (record.exc_info and isinstance(record.exc_info[1], UserError))
 )
+# of `model_<iteration>.pth`, the newest; model_final.pth and model_best.pth are kept as well
+CHECKPOINTS_KEPT = 5
 
 
 class PoseTrainer(DefaultTrainer):
@@ -49,7 +51,6 @@ class PoseTrainer(DefaultTrainer):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
-        model.drop_non_finite = cfg.SOLVER.NON_FINITE == "skip"  # an evaluation must not end the run either
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         steps = cfg.SOLVER.ACCUMULATION_STEPS
@@ -151,9 +152,7 @@ class PoseTrainer(DefaultTrainer):
         cfg = self.cfg
         self.seed_steps = SeedSteps(self._trainer.data_loader)
         self.guard = NonFiniteGuard(cfg.SOLVER.NON_FINITE, cfg.OUTPUT_DIR)
-        self.checkpoints = PeriodicCheckpoints(
-            self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_KEPT
-        )
+        self.checkpoints = PeriodicCheckpoints(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, CHECKPOINTS_KEPT)
         is_main = comm.is_main_process()
         found = [
             self.seed_steps,
@@ -165,7 +164,7 @@ class PoseTrainer(DefaultTrainer):
             StopOnSignal(),
             EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
         ]
-        if is_main and cfg.SOLVER.KEEP_BEST and cfg.DATASETS.TEST:
+        if is_main and cfg.DATASETS.TEST:
             names = ["keypoints/AP", f"{cfg.DATASETS.TEST[0]}/keypoints/AP"]
             found.append(BestCheckpoint(self.checkpointer, names))
         if is_main:
@@ -243,18 +242,18 @@ class PoseTrainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list | None = None) -> dict:
         """Detectron2's, in every process with the model that a checkpoint holds.
 
-        Every query is run, whatever MODEL.QUERYPOSE.TEST.TOPK_POSES says, unless EVALUATE_TOPK is set there: box AP
-        counts up to 100 boxes of an image. In bfloat16 where TEST.AMP.ENABLED asks for it.
+        Every query is run, as box AP counts up to 100 boxes of an image, unless MODEL.QUERYPOSE.TEST.TOPK_POSES is a
+        number. In bfloat16 where TEST.AMP.ENABLED asks for it.
         """
         share_buffers(model)
         plain = model.module if isinstance(model, DistributedDataParallel) else model
         queries = contextlib.nullcontext()
         if hasattr(plain, "every_query"):
-            if not cfg.MODEL.QUERYPOSE.TEST.EVALUATE_TOPK:
+            if cfg.MODEL.QUERYPOSE.TEST.TOPK_POSES is None:
                 queries = plain.every_query()
             elif plain.leaves_out_queries:
                 logger.warning(
-                    "MODEL.QUERYPOSE.TEST.EVALUATE_TOPK: box AP below counts the %d best boxes of an image only",
+                    "MODEL.QUERYPOSE.TEST.TOPK_POSES: box AP below counts the %d best boxes of an image only",
                     plain.topk_poses or plain.max_detections,
                 )
         device_type = next(plain.parameters()).device.type
