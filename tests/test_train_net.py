@@ -94,7 +94,7 @@ def fails(monkeypatch, capsys, tool, *args):
         ("train_net.py", [], "the config file '' does not exist"),
         ("train_net.py", ["--config-file", "none.yaml"], "'none.yaml' does not exist"),
         ("train_net.py", ["--config-file", QUICKSTART, "SOLVER.LR", "1"], "unknown key SOLVER.LR; valid there are"),
-        ("train_net.py", ["--config-file", QUICKSTART, "SOLVER.MAX_ITER"], "odd length"),
+        ("train_net.py", ["--config-file", QUICKSTART, "SOLVER.MAX_ITER"], "SOLVER.MAX_ITER has no value"),
         ("train_net.py", ["--config-file", QUICKSTART, "DATASETS.TRAIN", "('none.json',)"], "none.json does not exist"),
         (
             "test_net.py",
