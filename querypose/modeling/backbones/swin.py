@@ -95,20 +95,22 @@ def check_swin_sizes(
 ) -> None:
     """Raise a UserError for values of MODEL.SWIN that make no Swin."""
     stages = len(FEATURE_STRIDES)
-    for key, values in (("DEPTHS", depths), ("NUM_HEADS", num_heads)):
-        if len(values) != stages or min(values) < 1:
-            raise UserError(f"MODEL.SWIN.{key} is {list(values)}; it must hold {stages} numbers of at least 1")
+    if len(depths) != stages or len(num_heads) != stages or min(*depths, *num_heads, embed_dim) < 1:
+        raise UserError(
+            f"MODEL.SWIN has DEPTHS {list(depths)}, NUM_HEADS {list(num_heads)} and EMBED_DIM {embed_dim}; give "
+            f"{stages} DEPTHS, {stages} NUM_HEADS and an EMBED_DIM, all of at least 1"
+        )
     for stage, heads in enumerate(num_heads):
-        channels = embed_dim * 2**stage
-        if channels < 1 or channels % heads:
+        if embed_dim * 2**stage % heads:
             raise UserError(
                 f"MODEL.SWIN.NUM_HEADS {list(num_heads)} must divide the channels of its stage: {heads} does not "
-                f"divide {channels} (EMBED_DIM {embed_dim} times 2^{stage})"
+                f"divide {embed_dim * 2**stage} (EMBED_DIM {embed_dim} times 2^{stage})"
             )
-    if window_size < 2:
-        raise UserError(f"MODEL.SWIN.WINDOW_SIZE is {window_size}; it must be at least 2")
-    if not 0 <= stochastic_depth < 1:
-        raise UserError(f"MODEL.SWIN.STOCHASTIC_DEPTH is {stochastic_depth}; it must be at least 0 and below 1")
+    if window_size < 2 or not 0 <= stochastic_depth < 1:
+        raise UserError(
+            f"MODEL.SWIN has WINDOW_SIZE {window_size} and STOCHASTIC_DEPTH {stochastic_depth}; the former must be at "
+            "least 2, the latter at least 0 and below 1"
+        )
 
 
 @BACKBONE_REGISTRY.register()
