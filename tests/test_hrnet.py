@@ -46,7 +46,7 @@ def random_branches(height=8, width=16):
 
 
 def interpolation_matrix(size: int, factor: int) -> torch.Tensor:
-    """(size * factor, size): linear interpolation between the centres of places, constant beyond the outer centres."""
+    """(size * factor, size): linear interpolation between pixel centers, constant beyond the outer ones."""
     matrix = torch.zeros(size * factor, size, dtype=torch.float64)
     for row in range(size * factor):
         position = min(max((row + 0.5) / factor - 0.5, 0.0), size - 1.0)

@@ -80,13 +80,13 @@ def test_scripting_decorator_is_removed_only_from_classes_of_that_file():
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_patch_that_finds_another_number_of_places_is_refused(count):
+def test_a_patch_that_finds_another_number_of_matches_is_refused(count):
     patch = patch_for("Image")
-    with pytest.raises(ValueError, match=f"found {count} places instead of 1 in {patch.file}"):
+    with pytest.raises(ValueError, match=f"found {count} matches instead of 1 in {patch.file}"):
         patches.apply_patch({patch.file: b"Image.LINEAR\n" * count}, patch)
 
 
-def test_stand_in_loads_and_tells_which_operator_is_missing():
+def test_stand_in_loads_and_says_which_operator_is_missing():
     module = types.ModuleType("detectron2._C")
     exec(patches.STAND_IN, module.__dict__)
     assert module.has_cuda() is False

@@ -1,4 +1,4 @@
-"""Swin against the original formulation, written here over all pairs of places instead of windows."""
+"""Swin against the original formulation, written here over all pairs of locations instead of windows."""
 
 import json
 
@@ -53,9 +53,9 @@ def linear(x, state, name):
 
 
 def attention(x, state, name, heads, window, shift):
-    """x (H, W, C), normalised: zeros are appended up to whole windows, then everything moves up and left by `shift`.
+    """x (H, W, C), normalized: zeros are appended up to whole windows, then everything moves up and left by `shift`.
 
-    A place attends to the places that share its window and did not come around the other edge from it.
+    A location attends to those that share its window and did not come around the other edge from it.
     """
     height, width, channels = x.shape
     rows, columns = -(-height // window) * window, -(-width // window) * window

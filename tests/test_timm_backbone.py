@@ -141,16 +141,16 @@ def test_trainable_batch_norm_is_the_default():
 
 @pytest.mark.parametrize(("name", "options"), [("resnet18", NARROW), ("efficientnet_lite0", {})])
 @torch.no_grad()
-def test_synchronised_batch_norm(name, options):
+def test_synchronized_batch_norm(name, options):
     trainable = TimmBackbone(name, options=options).eval()
-    synchronised = TimmBackbone(name, options=options, norm="SyncBN").eval()
-    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in batch_norms(synchronised).values())
-    synchronised.load_state_dict(trainable.state_dict(), strict=True)
+    synchronized = TimmBackbone(name, options=options, norm="SyncBN").eval()
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in batch_norms(synchronized).values())
+    synchronized.load_state_dict(trainable.state_dict(), strict=True)
     image = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(synchronised(image)["res5"], trainable(image)["res5"])
+    torch.testing.assert_close(synchronized(image)["res5"], trainable(image)["res5"])
 
 
-def test_synchronised_batch_norm_of_cpu_processes(monkeypatch):
+def test_synchronized_batch_norm_of_cpu_processes(monkeypatch):
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="MODEL.TIMM.NORM 'SyncBN' works on GPUs only"):
@@ -176,7 +176,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
         ("resnet1800", {}, "MODEL.TIMM.NAME is 'resnet1800'"),
         ("resnet18", {"options": {"colour": "red"}}, "resnet18.*colour"),
         ("resnet18", {"norm": "GN"}, "MODEL.TIMM.NORM is 'GN'; valid are BN, FrozenBN, SyncBN"),
-        ("resnet18", {"frozen": True}, r"MODEL\.TIMM\.NORM 'BN' would go on changing; set it to 'FrozenBN'"),
+        ("resnet18", {"frozen": True}, r"MODEL\.TIMM\.NORM 'BN' would change with every batch; set it to 'FrozenBN'"),
         ("convnext_atto", {"norm": "FrozenBN"}, "has no BatchNorm; set it to BN"),
         ("vit_tiny_patch16_224", {}, "stride"),
         (

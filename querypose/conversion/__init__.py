@@ -1,4 +1,4 @@
-"""Checkpoints of others made into ours, and ours made fit to be passed on."""
+"""Converting pretrained weights to our naming, and our checkpoints to weights for publication."""
 
 import querypose.detectron2_extension  # noqa: F401
 from querypose.conversion.authors import convert_authors_checkpoint, convert_authors_weights

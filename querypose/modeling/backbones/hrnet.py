@@ -60,7 +60,7 @@ class HRNetBackbone(Backbone):
         return STRIDES[-1]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """image (B, 3, H, W), normalised, sides multiples of 32 -> p2 .. p5, (B, C, H / stride, W / stride)."""
+        """image (B, 3, H, W), normalized, sides multiples of 32 -> p2 .. p5, (B, C, H / stride, W / stride)."""
         branches = self.bottom_up(image)
         size = branches[0].shape[-2:]
         upsampled = [F.interpolate(branch, size, mode="bilinear", align_corners=False) for branch in branches[1:]]
@@ -74,7 +74,7 @@ class HRNetBackbone(Backbone):
 
 
 class PooledHRNetBackbone(HRNetBackbone):
-    """The neck of the authors' W32: level i is the joined map, averaged over squares of 2^i places."""
+    """The neck of the authors' W32: level i is the joined map, averaged over 2^i x 2^i locations."""
 
     fpn_bias = True
 
@@ -83,7 +83,7 @@ class PooledHRNetBackbone(HRNetBackbone):
 
 
 class LateralHRNetBackbone(HRNetBackbone):
-    """The neck of the authors' W48: a level is the one before, averaged over 2x2 places, plus its branch (1x1 conv)."""
+    """The neck of the authors' W48: a level is the one before, averaged over 2x2 locations, plus its branch."""
 
     fpn_bias = False
 
@@ -129,7 +129,7 @@ def build_hrnet_backbone(cfg, input_shape: ShapeSpec) -> HRNetBackbone:
     """`MODEL.HRNET.NAME` with the neck `MODEL.HRNET.NECK`: levels p2 .. p5.
 
     Raises:
-        UserError: an HRNet or a neck that there is not.
+        UserError: an HRNet or a neck that does not exist.
     """
     neck = cfg.MODEL.HRNET.NECK
     if neck not in NECKS:

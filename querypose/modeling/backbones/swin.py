@@ -37,7 +37,7 @@ class SwinBackbone(Backbone):
             embed_dim: channels of res2; every stage after it has twice as many.
             depths: blocks of the four stages.
             num_heads: attention heads of the four stages.
-            window_size: side of the attention windows, in places.
+            window_size: side of the attention windows, in locations.
             stochastic_depth: the probability that the last block is skipped in training; it rises linearly from 0.
             out_features: those of res2 .. res5 to return; stages behind the last of them are not built.
 
@@ -78,7 +78,7 @@ class SwinBackbone(Backbone):
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """image (B, 3, H, W), normalised, any size -> features by name, (B, C, H / stride, W / stride) rounded up."""
+        """image (B, 3, H, W), normalized, any size -> features by name, (B, C, H / stride, W / stride) rounded up."""
         height, width = image.shape[-2:]
         x = F.pad(image, (0, -width % PATCH_SIZE, 0, -height % PATCH_SIZE))
         outputs = {}
