@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from querypose.config import add_querypose_config
 from querypose.errors import UserError
-from querypose.modeling.backbones.hrnet import NECKS, build_hrnet, build_hrnet_backbone
+from querypose.modeling.backbones.hrnet import HRNetBackbone, build_hrnet, build_hrnet_backbone
 
 SMALL = "hrnet_w18_small"  # 9 million parameters, branches of 16, 32, 64, 128 channels
 CHANNELS = [3, 5, 6, 7]
@@ -68,7 +68,7 @@ def convolved(feature, state, name):
 
 
 def neck_with_random_weights(name, branches):
-    neck = NECKS[name](bottom_up=FixedBranches(branches), channels=CHANNELS, out_channels=4).double()
+    neck = HRNetBackbone(bottom_up=FixedBranches(branches), channels=CHANNELS, out_channels=4, neck=name).double()
     for parameter in neck.parameters():
         nn.init.normal_(parameter, std=0.3)
     return neck
