@@ -7,9 +7,9 @@ import torch
 from detectron2.modeling import build_backbone, build_model
 from tiny_model import tiny_batch
 
-from querypose.config import setup_config
 from querypose.engine.optimizer import build_optimizer
 from querypose.errors import UserError
+from querypose.setup_config import setup_config
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 NAMES = [

@@ -1,6 +1,5 @@
 """Converting pretrained weights to our naming, and our checkpoints to weights for publication."""
 
-import querypose.detectron2_extension  # noqa: F401
 from querypose.conversion.authors import convert_authors_checkpoint, convert_authors_weights
 from querypose.conversion.files import Conversion, save_weights
 from querypose.conversion.hrnet import convert_hrnet_checkpoint

@@ -108,7 +108,7 @@ class QueryPoseDecoder(nn.Module):
             "dim": config.HIDDEN_DIM,
             "part_dim": config.PART_DIM,
             "light": config.VARIANT != "full",
-            "keypoint_resolution": config.KEYPOINT_POOLER_RESOLUTION,
+            "keypoint_resolution": cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION,
             "stride": feature_strides[0],
             "learnable_boxes": not config.IMAGE_QUERIES.ENABLED,
             "initialization": config.INITIALIZATION,
@@ -130,6 +130,7 @@ class QueryPoseDecoder(nn.Module):
             nn.init.constant_(stage.class_logit.bias, -math.log((1 - class_prior) / class_prior))
             if self.proposal_boxes is None:  # the first boxes are good: the first step must not move them
                 nn.init.zeros_(stage.box_delta.weight)
+                nn.init.zeros_(stage.box_delta.bias)
         if self.proposal_boxes is not None:
             nn.init.constant_(self.proposal_boxes.weight[:, :2], 0.5)
             nn.init.constant_(self.proposal_boxes.weight[:, 2:], 1.0)
@@ -144,7 +145,7 @@ class QueryPoseDecoder(nn.Module):
 
         image_sizes: (B, 2) width and height of each image without padding, in pixels.
         """
-        return corners_in_pixels(self.proposal_boxes.weight, image_sizes), self.learnable_queries(len(image_sizes))
+        return corners_in_pixels(self.proposal_boxes.weight, image_sizes), self.learnable_queries(image_sizes.shape[0])
 
     def learnable_queries(self, batch: int) -> Tensor:
         """The learnable instance queries, the same for each image, (B, N, d)."""
@@ -185,12 +186,12 @@ class QueryPoseDecoder(nn.Module):
             regions: (R, 4) boxes to read in every stage instead of the stage's own.
         """
         num_queries = boxes.logits[0].shape[1]
-        part_queries = self.initial_part_queries(len(rows))
+        part_queries = self.initial_part_queries(rows.shape[0])
         output = KeypointOutput(rows, [], [], [])
         for index, stage in enumerate(self.keypoint_stages):
             if rows_per_stage is not None:
                 rows = output.rows[: rows_per_stage[index]]
-                part_queries = None if part_queries is None else part_queries[: len(rows)]
+                part_queries = None if part_queries is None else part_queries[: rows.shape[0]]
             corners = boxes.boxes[index].detach().flatten(0, 1)[rows] if regions is None else regions
             pooled = self.pool_keypoint_regions(feature, corners, rows // num_queries)
             queries = boxes.queries[index].flatten(0, 1)[rows]
