@@ -187,11 +187,24 @@ def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind, monkey
 @pytest.mark.parametrize("persons", [(2, 1), (0, 0), (NUM_QUERIES + 3, 0)])
 def test_every_parameter_learns_from_every_batch(kind, persons):
     model = spread(tiny_model(*KINDS[kind], *ALL, f"{KEY}AUX_ATTENTION", True)).train()
-    losses, gradients = gradients_of(model, tiny_batch(persons=persons))
-    assert all(loss.isfinite() for loss in losses.values())
-    assert {"loss_attention_region", "loss_center_offset", "loss_giou_0_many"} < losses.keys()
-    for name, gradient in gradients.items():
-        assert gradient is not None and gradient.isfinite().all(), name
+    for bfloat16 in (False, True):
+        model.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            losses, gradients = gradients_of(model, tiny_batch(persons=persons))
+        assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+        assert {"loss_attention_region", "loss_center_offset", "loss_giou_0_many"} < losses.keys()
+        for name, gradient in gradients.items():
+            assert gradient is not None and gradient.isfinite().all(), name
+
+
+@pytest.mark.parametrize("kind", ["light matched", "full"])
+def test_parts_of_a_batch_add_up_to_its_losses(kind):
+    """As gradient accumulation needs it."""
+    model = training_model(*KINDS[kind], *ALL, f"{KEY}GROUND_TRUTH_REGIONS.JITTER", 0.0)
+    batch = tiny_batch(persons=(2, 1), sizes=((64, 96),) * 2)
+    whole, parts = model(batch), [model([inputs], num_persons=3) for inputs in batch]
+    for name, value in whole.items():
+        assert sum(part[name].item() for part in parts) == pytest.approx(value.item(), rel=1e-3, abs=1e-5), name
 
 
 @pytest.mark.parametrize("kind", ["light matched", "branched", "full"])
