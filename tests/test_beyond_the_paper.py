@@ -187,14 +187,20 @@ def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind, monkey
 @pytest.mark.parametrize("persons", [(2, 1), (0, 0), (NUM_QUERIES + 3, 0)])
 def test_every_parameter_learns_from_every_batch(kind, persons):
     model = spread(tiny_model(*KINDS[kind], *ALL, f"{KEY}AUX_ATTENTION", True)).train()
-    for bfloat16 in (False, True):
-        model.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            losses, gradients = gradients_of(model, tiny_batch(persons=persons))
-        assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
-        assert {"loss_attention_region", "loss_center_offset", "loss_giou_0_many"} < losses.keys()
-        for name, gradient in gradients.items():
-            assert gradient is not None and gradient.isfinite().all(), name
+    losses, gradients = gradients_of(model, tiny_batch(persons=persons))
+    assert all(loss.isfinite() for loss in losses.values())
+    assert {"loss_attention_region", "loss_center_offset", "loss_giou_0_many"} < losses.keys()
+    for name, gradient in gradients.items():
+        assert gradient is not None and gradient.isfinite().all(), name
+
+
+@pytest.mark.parametrize("kind", ["light matched", "full"])
+def test_a_step_in_bfloat16_is_finite(kind):
+    model = spread(tiny_model(*KINDS[kind], *ALL)).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, gradients = gradients_of(model, tiny_batch())
+    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
 
 
 @pytest.mark.parametrize("kind", ["light matched", "full"])
