@@ -231,7 +231,7 @@ def missing_images(image_root: str | os.PathLike[str], file_names: Iterable[str]
         path = image_path(image_root, file_name)
         if path.parent not in folders:
             folders[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
-        if path.name not in folders[path.parent]:
+        if path.name not in folders[path.parent] and not path.is_file():
             missing.append(path)
     return missing
 
