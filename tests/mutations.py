@@ -178,10 +178,10 @@ MUTANTS = (
     ),
     Mutant(
         "images: no bound on pixels",
-        "image_files.py",
+        "image_io.py",
         "if image.width * image.height > max_pixels:",
         "if False:",
-        ("web_demo",),
+        ("bad_input",),
     ),
     Mutant(
         "annotations: file names may leave their folder",

@@ -122,7 +122,7 @@ BATCHES = {
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_steps_of_the_model(name, bfloat16):
     opts = ("MODEL.QUERYPOSE.TRAIN_QUERIES", "matched") if bfloat16 else ()
-    auxiliary = ("MODEL.QUERYPOSE.AUX_HEATMAP", True, "MODEL.QUERYPOSE.AUX_ATTENTION", True)
+    auxiliary = ("MODEL.QUERYPOSE.LOSS.HEATMAP_WEIGHT", 1.0, "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT", 1.0)
     model = spread(tiny_model("light" if bfloat16 else "full", *opts, *auxiliary)).train()
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         losses, gradients = gradients_of(model, BATCHES[name])

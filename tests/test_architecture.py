@@ -41,7 +41,6 @@ def test_the_same_file_every_time(tmp_path):
     assert first == second and b"<svg" in first
 
 
-@pytest.mark.parametrize("name, message", [("figure.txt", "must end in"), ("missing/figure.png", "cannot write")])
-def test_places_that_cannot_be_are_told(tmp_path, name, message):
-    with pytest.raises(UserError, match=message):
-        draw_architecture(tmp_path / name)
+def test_a_file_of_another_format_is_rejected(tmp_path):
+    with pytest.raises(UserError, match="figure.txt cannot be written"):
+        draw_architecture(tmp_path / "figure.txt")

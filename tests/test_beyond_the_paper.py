@@ -186,7 +186,7 @@ def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind, monkey
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("persons", [(2, 1), (0, 0), (NUM_QUERIES + 3, 0)])
 def test_every_parameter_learns_from_every_batch(kind, persons):
-    model = spread(tiny_model(*KINDS[kind], *ALL, f"{KEY}AUX_ATTENTION", True)).train()
+    model = spread(tiny_model(*KINDS[kind], *ALL, f"{KEY}LOSS.ATTENTION_WEIGHT", 1.0)).train()
     losses, gradients = gradients_of(model, tiny_batch(persons=persons))
     assert all(loss.isfinite() for loss in losses.values())
     assert {"loss_attention_region", "loss_center_offset", "loss_giou_0_many"} < losses.keys()
@@ -251,7 +251,7 @@ def test_weights_of_the_paper_s_model_are_as_before():
 
 
 def test_anchors_need_attention_maps():
-    from querypose.config import check_config
+    from querypose.config_checks import check_config
 
     check_config(tiny_config("light", *ANCHORED))
     for opts in ((f"{KEY}PART_EMBEDDING", "PartSelfAttention"), (f"{KEY}KEYPOINT_STAGE", "PooledKeypointStage")):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from querypose.config import setup_config
 from querypose.conversion import backbone_of, convert_authors_checkpoint, publishable_weights, save_weights
 from querypose.conversion.layout import CONFIG_FOLDER, closest_configs
 from querypose.errors import UserError
 from querypose.safe_loading import find_weights, read_checkpoint
+from querypose.setup_config import setup_config
 
 THIRD_GATE = ".updater."
 TINY = {

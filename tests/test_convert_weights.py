@@ -13,13 +13,13 @@ from test_conversion_swin import original_swin
 from test_conversion_swin import tensors_of as swin_tensors
 from tiny_model import tiny_config, tiny_model
 
-from querypose.config import setup_config
 from querypose.conversion import convert_authors_checkpoint
 from querypose.data import skeleton_of
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.errors import UserError
 from querypose.modeling import build_part_division
 from querypose.predictor import load_weights
+from querypose.setup_config import setup_config
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from querypose.config import setup_config
 from querypose.conversion import convert_authors_checkpoint
 from querypose.conversion.layout import CONFIG_FOLDER
+from querypose.setup_config import setup_config
 
 # layout -> the config that its tensors belong to
 LAYOUTS = {

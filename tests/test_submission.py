@@ -43,5 +43,5 @@ def test_the_format(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "ä"])
 def test_names_that_the_server_would_not_take(tmp_path, name):
-    with pytest.raises(UserError, match="SUBMISSION_NAME is"):
+    with pytest.raises(UserError, match="submission's name is"):
         write_submission([], tmp_path, "test-dev2017", name)

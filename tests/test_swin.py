@@ -8,7 +8,8 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from torch import nn
 
-from querypose.config import add_querypose_config, check_config
+from querypose.config import add_querypose_config
+from querypose.config_checks import check_config
 from querypose.errors import UserError
 from querypose.modeling.backbones import SwinBackbone
 

@@ -33,12 +33,10 @@ def tiny_config(variant: str = "light", *opts) -> CfgNode:
     config.NUM_HEADS = 4
     config.FEEDFORWARD_DIM = 32
     config.DYNAMIC_DIM = 4
-    config.NUM_CLASS_LAYERS = 1
-    config.NUM_BOX_LAYERS = 1
     config.NUM_TOWER_LAYERS = 2
     config.TOWER_DIM = 16
-    config.BOX_POOLER_RESOLUTION = 5
-    config.KEYPOINT_POOLER_RESOLUTION = 6
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 5
+    cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION = 6
     cfg.merge_from_list(list(opts))
     return cfg
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from querypose.analysis.flops import count_cost
 from querypose.analysis.paper_figures import reported
-from querypose.config import setup_config
 from querypose.errors import UserError
+from querypose.setup_config import setup_config
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 HEIGHT, WIDTH = 800, 1216

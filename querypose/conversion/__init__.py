@@ -1,6 +1,5 @@
 """Checkpoints of others made into ours, and ours made fit to be passed on."""
 
-import querypose.detectron2_extension  # noqa: F401
 from querypose.conversion.authors import convert_authors_checkpoint, convert_authors_weights
 from querypose.conversion.files import Conversion, save_weights
 from querypose.conversion.hrnet import convert_hrnet_checkpoint

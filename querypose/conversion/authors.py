@@ -120,7 +120,7 @@ def convert_authors_checkpoint(path: str) -> Conversion:
         raise UserError(f"the checkpoint {path} is not the authors' QueryPose: it has no keypoint heads of theirs")
     division, part_of_keypoint = find_division(loaded, path)
     settings = {**backbone_settings(loaded, path), **head_settings(loaded)}
-    settings["MODEL.QUERYPOSE.PART_DIVISION"] = division
+    settings["MODEL.QUERYPOSE.PART_DIVISION"] = None if division == "rigid" else division
     layout = Layout.closest(settings)
     state_dict, left_out = convert_authors_weights(loaded, part_of_keypoint)
     for name in left_out:

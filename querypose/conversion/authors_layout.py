@@ -47,17 +47,15 @@ def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
         "PART_DIM": shape_of(state_dict, r"part_query\.weight")[1],
         "FEEDFORWARD_DIM": shape_of(state_dict, rf"{box}\.linear1\.weight")[0],
         "DYNAMIC_DIM": shape_of(state_dict, rf"{box}\.inst_interact\.norm1\.weight")[0],
-        # three modules to a layer: Linear, LayerNorm, ReLU
-        "NUM_CLASS_LAYERS": (number_of(state_dict, rf"{box}\.cls_module\.(\d+)\..+") + 1) // 3,
-        "NUM_BOX_LAYERS": (number_of(state_dict, rf"{box}\.reg_module\.(\d+)\..+") + 1) // 3,
         "NUM_TOWER_LAYERS": (number_of(state_dict, rf"{pose}\.inst_convs\.(\d+)\..+") + 1) // 2,
         "TOWER_DIM": shape_of(state_dict, rf"{pose}\.inst_convs\.0\.weight")[0],
-        "BOX_POOLER_RESOLUTION": round(tokens**0.5),
     }
+    settings = {"MODEL.FPN.OUT_CHANNELS": dim, **{f"MODEL.QUERYPOSE.{key}": value for key, value in node.items()}}
+    settings["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] = round(tokens**0.5)
     if full:
         tokens = shape_of(state_dict, rf"{pose}\.pose_decoder_inst_interact\.out_layer\.weight")[1] // dim
-        node["KEYPOINT_POOLER_RESOLUTION"] = round(tokens**0.5)
-    return {"MODEL.FPN.OUT_CHANNELS": dim, **{f"MODEL.QUERYPOSE.{key}": value for key, value in node.items()}}
+        settings["MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION"] = round(tokens**0.5)
+    return settings
 
 
 def backbone_settings(state_dict: Mapping[str, Tensor], path: str) -> dict[str, object]:

@@ -11,9 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone, build_model
 from torch import Tensor, nn
 
-from querypose.config import setup_config
 from querypose.conversion.files import Conversion
 from querypose.errors import UserError
+from querypose.setup_config import setup_config
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 BOTTOM_UP = "backbone.bottom_up."

@@ -14,14 +14,14 @@ class ImageError:
         image_id: of the annotation file.
         persons: persons to find.
         found: how many of them have a pose.
-        surplus: false positives, poses that match no person.
+        false_positives: poses that match no person.
         oks: sum of the OKS of those found.
     """
 
     image_id: int | str
     persons: int
     found: int
-    surplus: int
+    false_positives: int
     oks: float
 
     @property
@@ -29,7 +29,7 @@ class ImageError:
         """1 - mean OKS, where missed persons and false positives count as 0; 0 if there are neither persons nor
         poses.
         """
-        number = self.persons + self.surplus
+        number = self.persons + self.false_positives
         return 1 - self.oks / number if number else 0.0
 
     @property

@@ -108,7 +108,7 @@ class QueryPoseDecoder(nn.Module):
             "dim": config.HIDDEN_DIM,
             "part_dim": config.PART_DIM,
             "light": config.VARIANT != "full",
-            "keypoint_resolution": config.KEYPOINT_POOLER_RESOLUTION,
+            "keypoint_resolution": cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION,
             "stride": feature_strides[0],
             "learnable_boxes": not config.IMAGE_QUERIES.ENABLED,
             "initialization": config.INITIALIZATION,
@@ -191,7 +191,7 @@ class QueryPoseDecoder(nn.Module):
         for index, stage in enumerate(self.keypoint_stages):
             if rows_per_stage is not None:
                 rows = output.rows[: rows_per_stage[index]]
-                part_queries = None if part_queries is None else part_queries[: len(rows)]
+                part_queries = None if part_queries is None else part_queries[: rows.shape[0]]
             corners = boxes.boxes[index].detach().flatten(0, 1)[rows] if regions is None else regions
             pooled = self.pool_keypoint_regions(feature, corners, rows // num_queries)
             queries = boxes.queries[index].flatten(0, 1)[rows]

@@ -3,12 +3,13 @@
 import contextlib
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.modeling.backbones.checkpointing import checkpoint_blocks
 from querypose.modeling.beyond.ground_truth_regions import ground_truth_regions
@@ -21,6 +22,14 @@ from querypose.modeling.losses.matcher import matched_rows, matches_on
 from querypose.modeling.losses.targets import Targets
 from querypose.modeling.ops.memory_layout import use_channels_last
 from querypose.modeling.part_division import build_part_division
+
+
+def topk_poses(cfg: CfgNode) -> int:
+    """MODEL.QUERYPOSE.TEST.TOPK_POSES; of None the variant's default."""
+    config = cfg.MODEL.QUERYPOSE
+    if config.TEST.TOPK_POSES is not None:
+        return config.TEST.TOPK_POSES
+    return 0 if config.VARIANT == "full" else 30
 
 
 @META_ARCH_REGISTRY.register()
@@ -86,9 +95,6 @@ class QueryPose(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
-        from querypose.config import topk_poses
-        from querypose.data import skeleton_of
-
         config = cfg.MODEL.QUERYPOSE
         if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
             raise UserError(
@@ -101,13 +107,16 @@ class QueryPose(nn.Module):
         if cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING:
             checkpoint_blocks(backbone)
         shapes = backbone.output_shape()
-        strides = [shapes[name].stride for name in config.IN_FEATURES]
+        in_features = [name for name in ("p2", "p3", "p4", "p5") if name in shapes]
+        if not in_features:
+            raise UserError(f"MODEL.BACKBONE.NAME '{cfg.MODEL.BACKBONE.NAME}' makes none of the feature maps p2 .. p5")
+        strides = [shapes[name].stride for name in in_features]
         many, regions = config.ONE_TO_MANY, config.GROUND_TRUTH_REGIONS
         return {
             "backbone": backbone,
             "decoder": QueryPoseDecoder(cfg, part_of_keypoint, strides),
             "criterion": SetCriterion(cfg, part_of_keypoint, strides[0]),
-            "in_features": config.IN_FEATURES,
+            "in_features": in_features,
             "num_keypoints": skeleton.num_keypoints,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
