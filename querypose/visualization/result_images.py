@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from querypose.data.coco_format import image_path
 from querypose.errors import UserError
 from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import GroundTruth
@@ -58,7 +59,7 @@ def write_result_images(
     persons_of, results_of = _by_image(persons), _by_image(results)
 
     def draw(image_id: int | str, size: Size | None) -> list[np.ndarray]:
-        image = read_image_rgb(Path(image_root) / images[image_id])
+        image = read_image_rgb(image_path(image_root, images[image_id]))
         scale = min(size[0] / image.shape[1], size[1] / image.shape[0]) if size else None
         skeleton = ground_truth.skeleton
         poses = (
