@@ -1,8 +1,8 @@
-"""The whole job in ten minutes on a CPU: evaluate the shipped weights, train the same model briefly, show both.
+"""Evaluate the shipped weights, train the same model briefly and draw the predictions of both, on a CPU.
 
     python tools/quickstart.py [--minutes 7] [--output output/quickstart]
 
-The data are drawn people (synthetic_people_*), made on the first run; nothing is downloaded.
+The data are synthetic people, rendered on the first run; nothing is downloaded.
 """
 
 import argparse
@@ -16,12 +16,15 @@ from querypose import PosePredictor  # first: it silences a warning of fvcore's
 
 # isort: split
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.logger import setup_logger
 from PIL import Image
+from tabulate import tabulate
+from torch import nn
 from tqdm import tqdm
 
 from querypose.data import check_datasets, skeleton_of
@@ -35,14 +38,12 @@ from querypose.visualization import Poses, contact_sheet, draw_poses, plot_train
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = REPOSITORY / "configs/quickstart.yaml"
 WEIGHTS = REPOSITORY / "weights/quickstart.pth"
-# Fewer steps show nothing at all, more take longer than a demonstration should.
-ITERATIONS = (20, 3000)
+ITERATIONS = (20, 3000)  # of the short run, least and most
 SHEET_IMAGES = 12
-# Of the short run. Small batches take more steps in the time, and in the beginning it is steps that count.
-SHORT_RUN_BATCH = 8
-# Pixels of the shorter and at most of the longer side. Small pictures are learnt from sooner, and more fit in the time.
+SHORT_RUN_BATCH = 8  # small batches take more steps in the same time
 SHORT_RUN_SIZES = {"MIN_SIZE_TRAIN": (112, 128, 144), "MIN_SIZE_TEST": 128, "MAX_SIZE_TRAIN": 192, "MAX_SIZE_TEST": 192}
-SHOWN_FROM = 0.15  # scores multiply two confidences, and small models are modest
+SCORE_THRESHOLD = 0.15
+COLUMNS = [("keypoints", name) for name in ("AP", "AP50", "AP75", "AR")] + [("bbox", name) for name in ("AP", "AP50")]
 
 
 def main() -> None:
@@ -62,7 +63,7 @@ def main() -> None:
     log_to_file_only(args.output)
 
     cfg = setup_config(str(CONFIG), ["OUTPUT_DIR", str(args.output)])
-    print("1/4 data: people drawn by the program, made on the first run")
+    print("1/4 data: synthetic people, rendered on the first run")
     check_datasets(cfg)
 
     print("2/4 evaluating the shipped weights on 300 images that they were not trained on")
@@ -70,7 +71,7 @@ def main() -> None:
     load_weights(shipped, str(WEIGHTS))
     results = {"shipped weights": evaluate(cfg, shipped)}
 
-    print(f"3/4 training the same model from scratch, on smaller pictures, for about {args.minutes:g} minutes")
+    print(f"3/4 training the same model from scratch, on smaller images, for about {args.minutes:g} minutes")
     short = short_run_config(cfg)
     trained, seconds = train_briefly(short, args.minutes)
     results["this short run"] = evaluate(short, trained)
@@ -80,11 +81,11 @@ def main() -> None:
     plot_training(args.output / "metrics.json", args.output / "training.png", labels=["this short run"])
     models = {"shipped weights": (shipped, cfg), "this short run": (trained, short)}
     draw_sheet(models, args.output / "predictions.png")
-    report(cfg, results, args.output, seconds, time.monotonic() - started)
+    report(results, args.output, seconds, time.monotonic() - started)
 
 
 def log_to_file_only(output: Path) -> None:
-    """Detectron2's log goes to output/log.txt: the terminal belongs to the progress bars."""
+    """Detectron2's log goes to output/log.txt, the progress bars to the terminal."""
     for name in ("detectron2", "fvcore", "querypose"):
         logger = setup_logger(str(output), name=name)
         for handler in list(logger.handlers):
@@ -92,15 +93,15 @@ def log_to_file_only(output: Path) -> None:
                 logger.removeHandler(handler)
 
 
-def evaluate(cfg, model) -> dict:
+def evaluate(cfg: CfgNode, model: nn.Module) -> dict:
     """{"bbox": {"AP": ..}, "keypoints": {..}} on the test set of `cfg`, in percent."""
     name = cfg.DATASETS.TEST[0]
     loader = tqdm(PoseTrainer.build_test_loader(cfg, name), unit="image", disable=None, leave=False)
     return inference_on_dataset(model.eval(), loader, PoseTrainer.build_evaluator(cfg, name))
 
 
-def short_run_config(cfg):
-    """The same model and losses on smaller pictures and batches."""
+def short_run_config(cfg: CfgNode) -> CfgNode:
+    """The same model and losses on smaller images and batches."""
     cfg = cfg.clone()
     cfg.SEED = 1
     cfg.TEST.EVAL_PERIOD = 0
@@ -109,8 +110,8 @@ def short_run_config(cfg):
     return cfg
 
 
-def train_briefly(cfg, minutes: float) -> tuple[torch.nn.Module, float]:
-    """Train from scratch for as many iterations as fit; the model and the seconds that it took."""
+def train_briefly(cfg: CfgNode, minutes: float) -> tuple[nn.Module, float]:
+    """Train from scratch for as many iterations as fit; returns the model and the seconds of the training."""
     cfg = cfg.clone()
     for stale in ("metrics.json", "last_checkpoint"):
         (Path(cfg.OUTPUT_DIR) / stale).unlink(missing_ok=True)
@@ -126,8 +127,8 @@ def train_briefly(cfg, minutes: float) -> tuple[torch.nn.Module, float]:
     return trainer.model, time.monotonic() - start
 
 
-def seconds_per_iteration(cfg, steps: int = 8) -> float:
-    """Median over a few steps of a model that is thrown away."""
+def seconds_per_iteration(cfg: CfgNode, steps: int = 8) -> float:
+    """Median over a few steps of another model."""
     model = PoseTrainer.build_model(cfg).train()
     optimizer = PoseTrainer.build_optimizer(cfg, model)
     batches = iter(PoseTrainer.build_train_loader(cfg))
@@ -145,37 +146,26 @@ def seconds_per_iteration(cfg, steps: int = 8) -> float:
 
 
 class PlainProgress(HookBase):
-    """A line every half minute where there is no terminal for a bar."""
+    """A line every half minute where there is no terminal for a progress bar."""
 
-    def before_train(self):
+    def before_train(self) -> None:
         self.start = self.last = time.monotonic()
 
-    def after_step(self):
-        now = time.monotonic()
+    def after_step(self) -> None:
+        now, done, total = time.monotonic(), self.trainer.iter + 1, self.trainer.max_iter
         if now - self.last > 30:
             self.last = now
-            done = self.trainer.iter + 1
-            left = (now - self.start) / done * (self.trainer.max_iter - done)
+            left = (now - self.start) / done * (total - done) / 60
             loss = get_event_storage().histories()["total_loss"].median(20)
-            print(
-                f"    iteration {done} of {self.trainer.max_iter}, loss {loss:.2f}, {left / 60:.1f} minutes left",
-                flush=True,
-            )
+            print(f"    iteration {done} of {total}, loss {loss:.2f}, {left:.1f} minutes left", flush=True)
 
 
 def write_tables(results: dict, output: Path) -> None:
     """ap.json and ap.md: AP of both models."""
     (output / "ap.json").write_text(json.dumps(results, indent=2))
-    columns = [("keypoints", name) for name in ("AP", "AP50", "AP75", "AR")] + [
-        ("bbox", name) for name in ("AP", "AP50")
-    ]
-    lines = [
-        "| model | " + " | ".join(f"{task} {name}" for task, name in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for model, metrics in results.items():
-        lines.append(f"| {model} | " + " | ".join(f"{metrics[task][name]:.1f}" for task, name in columns) + " |")
-    (output / "ap.md").write_text("\n".join(lines) + "\n")
+    rows = [[model, *(metrics[task][name] for task, name in COLUMNS)] for model, metrics in results.items()]
+    table = tabulate(rows, ["model", *map(" ".join, COLUMNS)], tablefmt="github", floatfmt=".1f")
+    (output / "ap.md").write_text(table + "\n")
 
 
 def draw_sheet(models: dict, path: Path) -> None:
@@ -183,41 +173,31 @@ def draw_sheet(models: dict, path: Path) -> None:
     cfg = next(iter(models.values()))[1]
     skeleton = skeleton_of(cfg)
     predictors = [
-        PosePredictor.from_model(model, its_cfg, skeleton, score_threshold=SHOWN_FROM)
+        PosePredictor.from_model(model, its_cfg, skeleton, score_threshold=SCORE_THRESHOLD)
         for model, its_cfg in models.values()
     ]
     rows = []
     for record in DatasetCatalog.get(cfg.DATASETS.TEST[0])[:SHEET_IMAGES]:
         image = read_image_rgb(record["file_name"])
-        truth = Poses.from_dataset_record(record, skeleton.num_keypoints)
-        pictures = [draw_poses(image, truth, skeleton)]
-        pictures += [
-            draw_poses(image, predictor(image), skeleton, score_threshold=SHOWN_FROM) for predictor in predictors
-        ]
-        rows.append(pictures)
+        poses = [Poses.from_dataset_record(record, skeleton.num_keypoints), *(model(image) for model in predictors)]
+        rows.append([draw_poses(image, one, skeleton, score_threshold=SCORE_THRESHOLD) for one in poses])
     sheet = contact_sheet(rows, columns=2, cell_size=(400, 320), headings=("ground truth", *models))
     Image.fromarray(sheet).save(path)
 
 
-def report(cfg, results: dict, output: Path, training_seconds: float, seconds: float) -> None:
+def report(results: dict, output: Path, training_seconds: float, seconds: float) -> None:
     shipped, short = (results[name]["keypoints"]["AP"] for name in ("shipped weights", "this short run"))
     records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     losses = [record["total_loss"] for record in records if "total_loss" in record]
+    made = json.loads(WEIGHTS.with_suffix(".json").read_text())
     print((output / "ap.md").read_text())
-    print(f"The shipped weights reach keypoint AP {shipped:.1f}: {training_note()}")
-    done = f"{records[-1]['iteration'] + 1} iterations in {training_seconds / 60:.1f} minutes"
     print(
-        f"This was a short run: {done}; the loss fell from {losses[0]:.1f} to {losses[-1]:.1f} and keypoint AP is "
-        f"{short:.1f}. Set prediction learns slowly: train longer as above."
+        f"The shipped weights reach keypoint AP {shipped:.1f}: {made['iterations']} iterations, {made['minutes']:.0f} "
+        f"minutes on {made['hardware']}, by\n    {made['command']}\n"
+        f"This was a short run: {records[-1]['iteration'] + 1} iterations in {training_seconds / 60:.1f} minutes; the "
+        f"loss fell from {losses[0]:.1f} to {losses[-1]:.1f} and keypoint AP is {short:.1f}. Train longer as above.\n"
+        f"All of it took {seconds / 60:.1f} minutes. See predictions.png, training.png and ap.md in {output}"
     )
-    print(f"All of it took {seconds / 60:.1f} minutes. See predictions.png, training.png and ap.md in {output}")
-
-
-def training_note() -> str:
-    """What the shipped weights took, from the record beside them."""
-    record = json.loads(WEIGHTS.with_suffix(".json").read_text())
-    took = f"{record['iterations']} iterations, {record['minutes']:.0f} minutes on {record['hardware']}"
-    return f"{took}, by\n    {record['command']}"
 
 
 if __name__ == "__main__":
