@@ -8,7 +8,7 @@ setup(
     description="QueryPose: sparse end-to-end multi-person pose estimation as a Detectron2 extension",
     license="Apache-2.0",
     packages=find_packages(include=["querypose", "querypose.*"]),
-    package_data={"querypose": ["**/*.json", "**/*.yaml", "**/*.html", "py.typed"]},
+    package_data={"querypose": ["**/*.json", "**/*.yaml", "py.typed"]},
     python_requires=">=3.11",
     # Detectron2 is missing here on purpose: it is on no package registry under its own name, so pip cannot
     # install it. tools/install_detectron2.py does, and `from querypose import ..` says so when it is absent.
@@ -25,6 +25,7 @@ setup(
         "opencv-python-headless>=4.8",
         "Pillow>=10.1",
         "pycocotools>=2.0.7",
+        "safetensors>=0.4",
         "scipy>=1.11",
         "tensorboard",
         "timm>=1.0",
@@ -33,6 +34,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "gradio>=6",
             "hypothesis>=6",
             "mypy>=1.10",
             "onnx>=1.16",
@@ -47,5 +49,6 @@ setup(
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],
         "tables": ["pandas>=2"],
+        "web": ["gradio>=6"],
     },
 )

@@ -72,9 +72,6 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # queries that train the keypoint stages: "all" (the paper), or those "matched" to a person.
     # branched, light: each keypoint stage runs only the queries matched at it or at a later one: the same losses and
     # gradients, but for BatchNorm's statistics, in a fraction of the time.
-    # full: every query goes through them, as in inference, but gradients pass through the matched ones only: the same
-    # losses, but for BatchNorm's statistics (those of matched and of other queries apart), and less memory; the class
-    # loss no longer trains the keypoint stages through unmatched queries
     node.TRAIN_QUERIES = "all"
 
     # weights of the losses (Section 3.4); the matcher weighs its costs of class, L1 and GIoU by the same numbers
@@ -83,6 +80,18 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.LOSS.HEATMAP_WEIGHT = 0.0
     # above 0: an auxiliary loss in training that centers each part's attention map on its keypoints; not the paper's
     node.LOSS.ATTENTION_WEIGHT = 0.0
+
+    # The next four are not the paper's (docs/BEYOND_THE_PAPER.md); off, they change nothing.
+
+    # keypoints are offsets from the expected position under their part's attention map
+    node.ANCHORED_COORDINATES = False
+    # COPIES more rows per matched query train the keypoint stages on ground-truth boxes whose corners move by up to
+    # JITTER of the side; 0 for none
+    node.GROUND_TRUTH_REGIONS = CfgNode({"COPIES": 0, "JITTER": 0.1})
+    # a second set of NUM_QUERIES queries trains the box stages, each person matched to REPEATS of them; 0 for none
+    node.ONE_TO_MANY = CfgNode({"NUM_QUERIES": 0, "REPEATS": 4})
+    # first boxes from the peaks of a person-center map, whose features add to the instance queries
+    node.IMAGE_QUERIES = CfgNode({"ENABLED": False})
 
     # inference: keypoint stages only for the k queries of an image with the highest class score; only they are
     # returned. 0 runs all N. None is 0 in the full variant, where k is an approximation (each stage leaves out the
@@ -112,31 +121,31 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     #   statistics over all GPUs. MODEL.RESNETS.NORM is Detectron2's FrozenBN. Here it is BN: the authors' HRNet
     #   checkpoints hold counters of trained batches, which only trainable BatchNorm has, and a timm model may start
     #   from random weights, which frozen statistics would not normalise. FrozenBN is for few images on each GPU.
-    # - ACTIVATION_CHECKPOINTING: blocks keep only their inputs for the backward pass and compute the rest anew, the
-    #   same numbers with less memory and a third more time.
 
-    # build_resnet_fpn_backbone; its other keys are Detectron2's
-    cfg.MODEL.RESNETS.ACTIVATION_CHECKPOINTING = False
+    # residual blocks keep only their inputs for the backward pass and compute the rest anew: the same numbers with less
+    # memory and a third more time
+    cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING = False
 
     # build_timm_fpn_backbone: a timm model by name; PRETRAINED loads timm's own weights; OPTIONS are further
     # arguments of timm's constructor (any key); FROZEN keeps the weights as they are (the neck is trained)
     cfg.MODEL.TIMM = CfgNode({"NAME": "resnet18", "PRETRAINED": False})
     cfg.MODEL.TIMM.OPTIONS = CfgNode(new_allowed=True)
     cfg.MODEL.TIMM.NORM = "BN"
-    cfg.MODEL.TIMM.ACTIVATION_CHECKPOINTING = False
     cfg.MODEL.TIMM.FROZEN = False
 
     # build_hrnet_backbone: NAME is one of timm's HRNets. NECK, what p3 .. p5 are made of: "pooled", as in the authors'
     # W32: all branches joined at stride 4 and averaged; "lateral", as in their W48: each level from the one before it
     # and its own branch
     cfg.MODEL.HRNET = CfgNode({"NAME": "hrnet_w32", "NECK": "pooled", "NORM": "BN"})
-    cfg.MODEL.HRNET.ACTIVATION_CHECKPOINTING = False
 
     # build_swin_fpn_backbone; the sizes are those of Swin-T
     cfg.MODEL.SWIN = CfgNode({"EMBED_DIM": 96, "DEPTHS": [2, 2, 6, 2], "NUM_HEADS": [3, 6, 12, 24], "WINDOW_SIZE": 7})
-    cfg.MODEL.SWIN.ACTIVATION_CHECKPOINTING = False
     # probability that the last block is skipped in training; for the blocks before it it falls linearly to 0
     cfg.MODEL.SWIN.STOCHASTIC_DEPTH = 0.2
+
+    # build_movenet_backbone, for images in RGB with PIXEL_MEAN and PIXEL_STD [127.5, 127.5, 127.5]: FROZEN trains only
+    # the 1x1 convolutions from MoveNet's neck to p2 .. p5; False trains its trunk and neck too
+    cfg.MODEL.MOVENET = CfgNode({"FROZEN": True})
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
@@ -180,6 +189,8 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.TYPE = "absolute_range"
     cfg.INPUT.CROP.SIZE = [384, 600]
     cfg.INPUT.CROP.RESIZE_BEFORE = [400, 500, 600]
+    # training: brightness, contrast and saturation are each scaled by a factor within 1 +- this
+    cfg.INPUT.COLOR_JITTER = 0.0
     # images of which no person has a labelled keypoint are left out (the paper's 57k of train2017); 0 keeps them
     cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 1
     # images that cannot be read stop the run; True takes other ones, counts them and lists them in

@@ -181,11 +181,14 @@ def _check_model(cfg: CfgNode) -> None:
             f"MODEL.QUERYPOSE.KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' does not support VARIANT '{config.VARIANT}'; "
             f"set VARIANT to {' or '.join(stage.variants)}"
         )
-    if config.LOSS.ATTENTION_WEIGHT > 0:
+    for option, value in (
+        ("LOSS.ATTENTION_WEIGHT", config.LOSS.ATTENTION_WEIGHT),
+        ("ANCHORED_COORDINATES", config.ANCHORED_COORDINATES),
+    ):
         making = [name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if embedding.makes_attention]
-        if not stage.has_parts or config.PART_EMBEDDING not in making:
+        if value and (not stage.has_parts or config.PART_EMBEDDING not in making):
             key = "KEYPOINT_STAGE" if not stage.has_parts else "PART_EMBEDDING"
             raise UserError(
-                f"MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT needs attention maps, and {key} '{config[key]}' makes none; "
-                f"set it to 0, or use KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(sorted(making))}"
+                f"MODEL.QUERYPOSE.{option} needs attention maps, and {key} '{config[key]}' makes none; "
+                f"turn it off, or use KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(sorted(making))}"
             )

@@ -1,23 +1,22 @@
-"""Poses from an exported model with numpy, PIL and ONNX Runtime alone; PyTorch and Detectron2 are not imported."""
+"""Poses from an exported model with NumPy, Pillow and ONNX Runtime alone; PyTorch and Detectron2 are not imported."""
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from querypose.errors import UserError
-from querypose.image_files import ImageFileError, array_to_rgb, open_image, to_rgb
+from querypose.image_io import ChannelOrder, ImageLike, check_image_format, read_image_rgb, resize_image
 from querypose.skeleton import Skeleton
 
 METADATA_KEY = "querypose"
 FORMAT_VERSION = 1
-_INPUT, _OUTPUTS = "images", ("boxes", "scores", "keypoints")
-_LONGEST_SIDE = 100_000  # pixels that a file may ask for an image to be scaled to
-
-ImageLike = str | os.PathLike | Image.Image | np.ndarray
+_INPUT, _THRESHOLD, _OUTPUTS = "images", "score_threshold", ["boxes", "scores", "keypoints"]
+_AGAIN = "; export the model again with tools/export_onnx.py."
+_LONGEST_SIDE = 100_000  # pixels, the most that a file may scale images to
 
 
 @dataclass
@@ -38,20 +37,12 @@ class OnnxPoses:
 
     def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict]:
         """COCO results: boxes (x, y, width, height), keypoints as 3K numbers, half a pixel up and left of ours."""
-        results = []
-        for box, score, keypoints in zip(self.boxes, self.scores, self.keypoints, strict=True):
-            shifted = keypoints - np.array([0.5, 0.5, 0.0], np.float32)
-            x0, y0, x1, y1 = box.tolist()
-            results.append(
-                {
-                    "image_id": image_id,
-                    "category_id": category_id,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "score": float(score),
-                    "keypoints": shifted.flatten().tolist(),
-                }
-            )
-        return results
+        boxes = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
+        keypoints = (self.keypoints - np.array([0.5, 0.5, 0.0], np.float32)).reshape(len(self), -1)
+        return [
+            {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score, "keypoints": flat}
+            for box, score, flat in zip(boxes.tolist(), self.scores.tolist(), keypoints.tolist(), strict=True)
+        ]
 
 
 class OnnxPosePredictor:
@@ -68,148 +59,94 @@ class OnnxPosePredictor:
         file: str | os.PathLike,
         *,
         score_threshold: float = 0.0,
-        image_format: str = "RGB",
-        providers: list[str] | None = None,
+        image_format: ChannelOrder = "RGB",
+        providers: Sequence[str] = ("CPUExecutionProvider",),
         num_threads: int = 0,
     ):
         """Open the file.
 
-        score_threshold: persons below it are left out. image_format: order of the channels of *arrays*, "RGB" or
-        "BGR". providers: ONNX Runtime's execution providers, best first; default the CPU. num_threads: 0 leaves it to
-        ONNX Runtime.
-        Raises `UserError` if the file is missing, damaged or no export of QueryPose, or ONNX Runtime is missing.
+        Args:
+            score_threshold: persons below it are left out.
+            image_format: channel order of arrays, "RGB" or "BGR" (OpenCV's).
+            providers: ONNX Runtime's execution providers, best first.
+            num_threads: 0 leaves it to ONNX Runtime.
+
+        Raises:
+            UserError: a file that is missing, damaged or no export of QueryPose; ONNX Runtime is missing.
         """
-        if image_format not in ("RGB", "BGR"):
-            raise UserError(f"the image format must be RGB or BGR, not {image_format}.")
+        check_image_format(image_format)
         self.score_threshold = score_threshold
         self.image_format = image_format
-        self._session = _open(file, providers or ["CPUExecutionProvider"], num_threads)
         self._file = os.fspath(file)
-        self.metadata = _metadata(self._session, file)
+        self._session = _open(self._file, providers, num_threads)
+        self.metadata = _metadata(self._session, self._file)
         self.skeleton = Skeleton(**self.metadata["skeleton"])
-        preprocessing = self.metadata["preprocessing"]
-        self._min_size, self._max_size = preprocessing["min_size"], preprocessing["max_size"]
-        self._channel_order = preprocessing["channel_order"]
+        # files of older versions return every query
+        self._prunes = _THRESHOLD in {value.name for value in self._session.get_overridable_initializers()}
 
     def __call__(self, image: ImageLike) -> OnnxPoses:
-        """The persons of one image: a path, a PIL image, or a uint8 array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W)."""
-        image = read_rgb(image, self.image_format)
-        height, width = image.shape[:2]
-        resized = np.asarray(resize(image, self._min_size, self._max_size))
-        if self._channel_order == "BGR":
+        """The persons of one image of any kind, see `read_image_rgb`."""
+        pixels = read_image_rgb(image, self.image_format)
+        height, width = pixels.shape[:2]
+        preprocessing = self.metadata["preprocessing"]
+        resized = resize_image(pixels, preprocessing["min_size"], preprocessing["max_size"])
+        if preprocessing["channel_order"] == "BGR":
             resized = resized[:, :, ::-1]
         tensor = np.ascontiguousarray(resized.transpose(2, 0, 1)[None], dtype=np.float32)
+        inputs = {_INPUT: tensor}
+        if self._prunes:
+            inputs[_THRESHOLD] = np.array([self.score_threshold], np.float32)
         try:
-            boxes, scores, keypoints = self._session.run(list(_OUTPUTS), {_INPUT: tensor})
+            boxes, scores, keypoints = (output[0] for output in self._session.run(_OUTPUTS, inputs))
+            # a score of 0 is a box without area
+            keep = (scores > 0) & (scores >= self.score_threshold)
+            scale = np.array([width / resized.shape[1], height / resized.shape[0]], np.float32)
+            keypoints = keypoints[keep].reshape(-1, self.skeleton.num_keypoints, 3) * np.append(scale, np.float32(1))
+            return OnnxPoses(boxes[keep] * np.tile(scale, 2), scores[keep], keypoints, (height, width))
         except Exception as error:  # ONNX Runtime's errors have no common class but this
-            raise UserError(f"{self._file} does not run on an image ({error}); export the model anew.") from error
-        number = self.skeleton.num_keypoints
-        n = scores.shape[-1] if scores.ndim else 0
-        if boxes.shape != (1, n, 4) or scores.shape != (1, n) or keypoints.shape != (1, n, number, 3):
             raise UserError(
-                f"{self._file} makes boxes, scores and keypoints of other shapes than an export of QueryPose with "
-                f"{number} keypoints; export the model anew."
-            )
-
-        # a score of 0 is a box without area in the image
-        keep = (scores[0] > 0) & (scores[0] >= self.score_threshold)
-        scale = np.array([width / resized.shape[1], height / resized.shape[0]], np.float32)
-        keypoints = keypoints[0][keep] * np.append(scale, np.float32(1))
-        return OnnxPoses(boxes[0][keep] * np.tile(scale, 2), scores[0][keep], keypoints, (height, width))
+                f"{self._file} does not give boxes, scores and keypoints of an image ({error}){_AGAIN}"
+            ) from error
 
 
-def resize(image: np.ndarray, min_size: int, max_size: int) -> Image.Image:
-    """Scale (H, W, 3) as Detectron2's ResizeShortestEdge: short side min_size, unless the long one passed max_size."""
-    height, width = image.shape[:2]
-    picture = Image.fromarray(image)
-    if min_size == 0:
-        return picture
-    # Detectron2's order of operations, as a product's last bit decides how it is rounded
-    if height < width:
-        new_height, new_width = min_size, min_size * 1.0 / height * width
-    else:
-        new_height, new_width = min_size * 1.0 / width * height, min_size
-    if max(new_height, new_width) > max_size:
-        shrink = max_size * 1.0 / max(new_height, new_width)
-        new_height, new_width = new_height * shrink, new_width * shrink
-    size = max(1, int(new_width + 0.5)), max(1, int(new_height + 0.5))
-    return picture if size == picture.size else picture.resize(size, Image.Resampling.BILINEAR)
-
-
-def read_rgb(image: ImageLike, image_format: str = "RGB") -> np.ndarray:
-    """Turn a path (read with its EXIF orientation), a PIL image or a uint8 array into an array (H, W, 3) uint8 RGB.
-
-    Raises `UserError` if it is none of these or cannot be read.
-    """
-    if isinstance(image, str | os.PathLike):
-        try:
-            with open_image(image) as opened:
-                return to_rgb(opened)
-        except FileNotFoundError:
-            raise UserError(f"there is no image {os.fspath(image)}; check the path.") from None
-        except ImageFileError as error:
-            raise UserError(f"cannot read the image {os.fspath(image)}: {error}; leave it out or mend it.") from error
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
-        raise UserError(f"an image must be a path, a PIL image or a uint8 array, not {kind}.")
-    return array_to_rgb(image, image_format)
-
-
-def _open(file: str | os.PathLike, providers: list[str], num_threads: int) -> Any:
+def _open(file: str, providers: Sequence[str], num_threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
         raise UserError("OnnxPosePredictor needs ONNX Runtime: pip install onnxruntime") from error
     if not os.path.isfile(file):
-        raise UserError(f"there is no ONNX file {os.fspath(file)}; make one with tools/export_onnx.py.")
-    unknown = [name for name in providers if name not in onnxruntime.get_available_providers()]
-    if unknown:
-        available = ", ".join(onnxruntime.get_available_providers())
-        raise UserError(f"this ONNX Runtime has no execution provider {unknown[0]}; it has {available}.")
+        raise UserError(f"there is no ONNX file {file}; make one with tools/export_onnx.py.")
+    available = onnxruntime.get_available_providers()
+    for name in providers:
+        if name not in available:
+            raise UserError(f"this ONNX Runtime has no execution provider {name}; it has {', '.join(available)}.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
-    options.log_severity_level = 3  # its warnings are on optimisations that it did not make
+    options.log_severity_level = 3  # its warnings are about optimizations that it did not make
     try:
-        return onnxruntime.InferenceSession(os.fspath(file), options, providers=providers)
-    except Exception as error:  # ONNX Runtime's errors have no common class but this
-        raise UserError(
-            f"{os.fspath(file)} is no ONNX file that ONNX Runtime can read, or is damaged; write it anew with "
-            "tools/export_onnx.py."
-        ) from error
+        return onnxruntime.InferenceSession(file, options, providers=list(providers))
+    except Exception as error:
+        raise UserError(f"{file} is damaged or no ONNX file that ONNX Runtime can read{_AGAIN}") from error
 
 
-def _metadata(session: Any, file: str | os.PathLike) -> dict[str, Any]:
-    """The file's description of itself; a `UserError` where it has none that this version can use."""
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        raise UserError(
-            f"{os.fspath(file)} says nothing about its skeleton: it is no export of QueryPose; write one with "
-            "tools/export_onnx.py."
-        )
+def _metadata(session: Any, file: str) -> dict[str, Any]:
+    """The file's description of itself, checked."""
     try:
-        found = json.loads(text)
-        version = found["format"]
-        if version == FORMAT_VERSION:
-            Skeleton(**found["skeleton"])
-            preprocessing = found["preprocessing"]
-            for name, least in (("min_size", 0), ("max_size", 1)):
-                if not isinstance(preprocessing[name], int) or not least <= preprocessing[name] <= _LONGEST_SIDE:
-                    raise ValueError(f"{name} {preprocessing[name]!r}")
-            if preprocessing["channel_order"] not in ("RGB", "BGR"):
-                raise ValueError(f"channel_order {preprocessing['channel_order']!r}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"the metadata of {os.fspath(file)} are damaged ({error}); export the model anew.") from error
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{os.fspath(file)} has format {version}, this QueryPose reads {FORMAT_VERSION}; export the model anew."
-        )
-    inputs = [value.name for value in session.get_inputs()]
-    outputs = [value.name for value in session.get_outputs()]
-    if inputs != [_INPUT] or not set(_OUTPUTS) <= set(outputs):
-        raise UserError(
-            f"{os.fspath(file)} has the inputs {', '.join(inputs)} and the outputs {', '.join(outputs)} instead of "
-            f"{_INPUT} and {', '.join(_OUTPUTS)}; export the model anew."
-        )
+        found: dict[str, Any] = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
+        if found["format"] != FORMAT_VERSION:
+            raise ValueError(f"its format is {found['format']}, not {FORMAT_VERSION}")
+        Skeleton(**found["skeleton"])
+        preprocessing = found["preprocessing"]
+        for name, least in (("min_size", 0), ("max_size", 1)):
+            if not isinstance(preprocessing[name], int) or not least <= preprocessing[name] <= _LONGEST_SIDE:
+                raise ValueError(f"its {name} is {preprocessing[name]!r}")
+        if preprocessing["channel_order"] not in ("RGB", "BGR"):
+            raise ValueError(f"its channel_order is {preprocessing['channel_order']!r}")
+        names = {value.name for value in (*session.get_inputs(), *session.get_outputs())}
+        if not names >= {_INPUT, *_OUTPUTS}:
+            raise ValueError(f"its inputs and outputs are {', '.join(sorted(names))}")
+    except KeyError as error:
+        raise UserError(f"{file} is no export of QueryPose (its metadata lack {error}){_AGAIN}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} is no export of this version of QueryPose ({error}){_AGAIN}") from error
     return found

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeGuard, cast, overload
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import nn
 
 from querypose.errors import UserError
-from querypose.images import ChannelOrder, ImageLike, check_image_format, read_image_rgb
+from querypose.image_io import ChannelOrder, ImageLike, check_image_format, read_image_rgb, resize_image
 from querypose.rounded_weights import rounding_weights
 from querypose.safe_loading import SafeCheckpointer
 from querypose.setup_config import setup_config
@@ -28,18 +28,20 @@ from querypose.structures import Persons, to_coco
 __all__ = ["PRECISIONS", "PosePredictor", "load_weights", "read_image_rgb", "to_coco"]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""What matrix products and convolutions may be computed in; boxes, confidences and keypoints stay in float32."""
+"""Types of matrix products and convolutions; boxes, confidences and keypoints are always float32."""
+
+_NUM_READERS = 4  # threads that read and resize images ahead of the network
 
 
 class PosePredictor:
     """Finds persons and their keypoints in images.
 
-    Several threads may call one predictor at the same time: nothing that a call depends on changes after it was made.
+    Several threads may call one predictor at the same time.
 
     Examples:
         >>> from querypose import PosePredictor
         >>> predictor = PosePredictor(
-        ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu", score_threshold=0.3
+        ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu"
         ... )
         >>> persons = predictor("docs/images/synthetic_people.jpg")
         >>> persons.pred_keypoints.shape       # persons, keypoints, (x, y in pixels, confidence)
@@ -74,86 +76,108 @@ class PosePredictor:
         weights: str | os.PathLike | None = None,
         *,
         device: str | torch.device | None = None,
-        score_threshold: float = 0.0,
+        score_threshold: float = 0.3,
         top_k: int | None = None,
         image_format: ChannelOrder = "RGB",
         precision: str = "float32",
+        add_config: Callable[[CfgNode], None] | None = None,
         opts: Sequence[Any] = (),
     ):
         """Build the model that `config_file` describes and load its weights.
 
-        weights: file or address, else the config's MODEL.WEIGHTS. device: "cpu", "cuda", "cuda:1", ..., else
-        the config's MODEL.DEVICE, or the CPU where that is "cuda" and there is none. score_threshold: persons
-        below it are left out; top_k: so are all but that many best of an image. image_format: order of the channels
-        of *arrays and tensors*, "RGB" or "BGR" (OpenCV's); files and PIL images need no telling. precision: a name
-        of `PRECISIONS`. opts: `KEY, VALUE, ...` overrides of the config.
-        Raises `UserError` if weights are missing, unreadable or made for another model.
+        Args:
+            weights: file or address; None: the config's MODEL.WEIGHTS.
+            device: "cpu", "cuda", "cuda:1", ..; None: the config's MODEL.DEVICE, or the CPU if that is "cuda" and
+                there is none.
+            score_threshold: persons below it are left out, and keypoint stages run only for queries that can reach it.
+            top_k: most persons returned for an image, the best ones.
+            image_format: channel order of arrays and tensors, "RGB" or "BGR" (OpenCV's).
+            precision: a name of `PRECISIONS`.
+            add_config: adds an extension's own config keys to the defaults, in place.
+            opts: `KEY, VALUE, ..` overrides of the config.
+
+        Raises:
+            UserError: weights that are missing, unreadable or of another model; a device that does not exist.
         """
-        _check_options(image_format, precision, top_k)
-        if device is not None:
-            _usable_device(str(device), required=True)
-        opts = [str(item) for item in opts]
+        overrides = [str(item) for item in opts]
         if weights is not None:
-            opts += ["MODEL.WEIGHTS", str(weights)]
+            overrides += ["MODEL.WEIGHTS", str(weights)]
         if device is not None:
-            opts += ["MODEL.DEVICE", str(device)]
-        cfg = setup_config(str(config_file), opts).clone()
-        cfg.defrost()
-        cfg.MODEL.DEVICE = _usable_device(cfg.MODEL.DEVICE, required=False)
-        cfg.freeze()
-        _check_weights_exist(cfg.MODEL.WEIGHTS)
+            if str(device).startswith("cuda") and not torch.cuda.is_available():
+                raise UserError(f"the device {device} was asked for but PyTorch finds no CUDA device; use cpu.")
+            overrides += ["MODEL.DEVICE", str(device)]
+        cfg = setup_config(str(config_file), overrides, *filter(None, [add_config]))
+        if not cfg.MODEL.WEIGHTS:
+            raise UserError("MODEL.WEIGHTS is empty; give the file of trained weights.")
+        if "://" not in cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
+            raise UserError(f"there is no weights file {cfg.MODEL.WEIGHTS}; set MODEL.WEIGHTS to trained weights.")
 
         from querypose.data import skeleton_of
 
-        skeleton = skeleton_of(cfg)
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
-        self._take(model, cfg, skeleton, score_threshold, top_k, image_format, precision)
-        # only of a model that nobody else trains; a compiled one would have to be compiled again
-        self._rounds_weights = precision != "float32" and cfg.MODEL.COMPILE == "none"
+        self._set_up(
+            model,
+            cfg,
+            skeleton_of(cfg),
+            top_k=top_k,
+            image_format=image_format,
+            precision=precision,
+        )
+        self._owns_model = True
+        self.score_threshold = score_threshold
+        # a compiled model would have to be compiled again
+        if precision != "float32" and cfg.MODEL.COMPILE == "none":
+            with rounding_weights(model, PRECISIONS[precision]):
+                self._run([{"image": torch.zeros(3, 64, 64)}])
 
     @classmethod
-    def from_model(
-        cls,
-        model: nn.Module,
-        cfg: CfgNode,
-        skeleton: Skeleton,
-        *,
-        score_threshold: float = 0.0,
-        top_k: int | None = None,
-        image_format: ChannelOrder = "RGB",
-        precision: str = "float32",
-    ) -> PosePredictor:
-        """Make a predictor of a model that already has its weights; it is put into evaluation mode."""
-        _check_options(image_format, precision, top_k)
+    def from_model(cls, model: nn.Module, cfg: CfgNode, skeleton: Skeleton, **options: Any) -> PosePredictor:
+        """Make a predictor of a model that already has its weights; it is put into evaluation mode.
+
+        options: `score_threshold`, `top_k`, `image_format` and `precision` of the constructor. The model computes what
+        it did before: its own POSE_SCORE_FLOOR counts, not the score threshold.
+        """
         predictor = cls.__new__(cls)
-        predictor._take(model, cfg, skeleton, score_threshold, top_k, image_format, precision)
+        predictor._set_up(model, cfg, skeleton, **options)
         return predictor
 
-    def _take(
+    def _set_up(
         self,
         model: nn.Module,
         cfg: CfgNode,
         skeleton: Skeleton,
-        score_threshold: float,
-        top_k: int | None,
-        image_format: ChannelOrder,
-        precision: str,
+        *,
+        score_threshold: float = 0.3,
+        top_k: int | None = None,
+        image_format: ChannelOrder = "RGB",
+        precision: str = "float32",
     ) -> None:
+        check_image_format(image_format)
+        if precision not in PRECISIONS:
+            raise UserError(f"the precision must be one of {', '.join(PRECISIONS)}, not {precision}.")
+        if top_k is not None and top_k < 1:
+            raise UserError(f"top_k must be at least 1, or None for all persons, not {top_k}.")
         self.cfg = cfg
         self.model = model.eval()
+        self.skeleton = skeleton
+        self._owns_model = False
         self.score_threshold = score_threshold
         self.top_k = top_k
         self.image_format = image_format
         self.precision = precision
-        self._skeleton = skeleton
-        self._rounds_weights = False
-        self._first_call = threading.Lock()
 
     @property
-    def skeleton(self) -> Skeleton:
-        """The `Skeleton` of the predicted keypoints."""
-        return self._skeleton
+    def score_threshold(self) -> float:
+        """Persons below it are left out."""
+        return self._score_threshold
+
+    @score_threshold.setter
+    def score_threshold(self, threshold: float) -> None:
+        self._score_threshold = threshold
+        if self._owns_model:
+            # a person's score is at most its class probability
+            self.model.pose_score_floor = max(threshold, self.cfg.MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR)
 
     @overload
     def __call__(self, image: ImageLike) -> Persons: ...
@@ -164,27 +188,46 @@ class PosePredictor:
     def __call__(self, image: ImageLike | Iterable[ImageLike], *, batch_size: int = 8) -> Persons | list[Persons]:
         """Predict the persons of one image, or of each of several.
 
-        image: path, PIL image, uint8 array (H, W, C) or (H, W), or tensor (C, H, W) or (H, W), see `read_image_rgb`;
-        or several: a list or another iterable of them, an array (B, H, W, C) or a tensor (B, C, H, W).
-        batch_size: how many of several images are held in memory and, as far as the network pads them to the same
-        size, run together; an image's persons are the same, but for rounding, as alone.
+        Args:
+            image: path, PIL image, uint8 array (H, W, C) or (H, W), or tensor (C, H, W) or (H, W), see
+                `read_image_rgb`; or several: a list or another iterable of them, an array (B, H, W, C) or a tensor
+                (B, C, H, W).
+            batch_size: of several images, as of `stream`.
 
-        Returns `Persons`, Detectron2 `Instances` with `pred_boxes`, `scores`, `pred_classes` and `pred_keypoints`
-        (n, K, 3) on the CPU, in pixels of the given image, best score first; of several images, a list of them.
-        Raises `UserError` for an image that cannot be used.
+        Returns:
+            `Persons`, Detectron2 `Instances` with `pred_boxes`, `scores`, `pred_classes` and `pred_keypoints`
+            (n, K, 3) on the CPU, in pixels of the given image, best score first; of several images, a list of them.
+
+        Raises:
+            UserError: an image that cannot be used.
         """
-        if not _is_several(image):
-            return self._predict([read_image_rgb(cast(ImageLike, image), self.image_format)])[0]
+        if _is_several(image):
+            return list(self.stream(image, batch_size))
+        return self._predict([self._prepare(cast(ImageLike, image))])[0]
+
+    def stream(self, images: Iterable[ImageLike], batch_size: int = 8) -> Iterator[Persons]:
+        """Predict images of any number, in order; later ones are read and resized while the network runs.
+
+        Args:
+            images: as of a call; at most two batches of them are held in memory.
+            batch_size: most images in a pass of the network, which are those of a batch that are padded to the same
+                size. An image's persons are the same as alone, except for rounding.
+
+        Raises:
+            UserError: an image that cannot be used, when it is reached.
+        """
         if batch_size < 1:
             raise UserError(f"the batch size must be at least 1, not {batch_size}.")
-        results: list[Persons] = []
-        batch: list[np.ndarray] = []
-        for one in image:
-            batch.append(read_image_rgb(one, self.image_format))
-            if len(batch) == batch_size:
-                results += self._predict(batch)
-                batch = []
-        return results + self._predict(batch)
+        images = iter(images)
+        with ThreadPoolExecutor(1) as feeder, ThreadPoolExecutor(_NUM_READERS) as readers:
+
+            def next_batch() -> list[dict[str, Any]]:
+                return list(readers.map(self._prepare, itertools.islice(images, batch_size)))
+
+            ahead = feeder.submit(next_batch)
+            while batch := ahead.result():
+                ahead = feeder.submit(next_batch)
+                yield from self._predict(batch)
 
     def with_attention(self, image: ImageLike, stage: int = -1) -> Persons:
         """Predict as a call does, with the parts' attention of a stage (its index).
@@ -193,42 +236,38 @@ class PosePredictor:
         `attention_boxes`, `Boxes` in pixels of the given image over which the maps lie. Raises `UserError` if
         the model has no such stage or makes no attention maps.
         """
-        inputs = [self.network_input(read_image_rgb(image, self.image_format))]
         with self._precision():
-            return self._chosen(cast(Any, self.model).with_attention(inputs, stage)[0]["instances"])
+            return self._chosen(cast(Any, self.model).with_attention([self._prepare(image)], stage)[0]["instances"])
 
-    def _predict(self, images: list[np.ndarray]) -> list[Persons]:
-        """images: (H, W, 3) uint8 RGB. Images that are padded to one size share a pass through the network."""
-        inputs = [self.network_input(image) for image in images]
+    def network_input(self, image: np.ndarray) -> dict[str, Any]:
+        """Detectron2's input of a model for an (H, W, 3) uint8 RGB image: resized, in the model's channel order."""
+        height, width = image.shape[:2]
+        resized = resize_image(image, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+        if self.cfg.INPUT.FORMAT == "BGR":
+            resized = resized[:, :, ::-1]
+        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).float()
+        return {"image": tensor, "height": height, "width": width}
+
+    def _prepare(self, image: ImageLike) -> dict[str, Any]:
+        return self.network_input(read_image_rgb(image, self.image_format))
+
+    def _predict(self, inputs: list[dict[str, Any]]) -> list[Persons]:
+        """Images that are padded to one size share a pass through the network."""
         groups: dict[tuple[int, ...], list[int]] = {}
         divisor = max(1, getattr(getattr(self.model, "backbone", None), "size_divisibility", 1))
         for index, item in enumerate(inputs):
             padded = tuple(-(-side // divisor) for side in item["image"].shape[1:])
             groups.setdefault(padded, []).append(index)
-        results: list[Any] = [None] * len(images)
+        results: dict[int, Persons] = {}
         for indices in groups.values():
-            for index, output in zip(indices, self._run([inputs[i] for i in indices]), strict=True):
+            outputs = self._run([inputs[index] for index in indices])
+            for index, output in zip(indices, outputs, strict=True):
                 results[index] = self._chosen(output["instances"])
-        return results
-
-    def network_input(self, image: np.ndarray) -> dict[str, Any]:
-        """Detectron2's input of a model for an (H, W, 3) uint8 RGB image: resized, in the model's channel order."""
-        height, width = image.shape[:2]
-        sizes = self.cfg.INPUT
-        resize = ResizeShortestEdge([sizes.MIN_SIZE_TEST] * 2, sizes.MAX_SIZE_TEST)
-        resized = resize.get_transform(image).apply_image(image)
-        if sizes.FORMAT == "BGR":
-            resized = resized[:, :, ::-1]
-        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).float()
-        return {"image": tensor, "height": height, "width": width}
+        return [results[index] for index in range(len(inputs))]
 
     def _run(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        with contextlib.ExitStack() as stack:
-            # at the first call of all; other threads need not wait for it
-            if self._rounds_weights and self._first_call.acquire(blocking=False):
-                stack.enter_context(rounding_weights(self.model, PRECISIONS[self.precision]))
-            with self._precision():
-                return self.model(inputs)
+        with self._precision():
+            return self.model(inputs)
 
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
@@ -238,11 +277,11 @@ class PosePredictor:
             yield
 
     def _chosen(self, instances: Instances) -> Persons:
-        # Selecting outside of inference mode copies into ordinary tensors, free to be changed in place.
+        # selecting outside of inference mode copies into ordinary tensors, which may be changed in place
         instances = instances.to("cpu")
         instances = instances[instances.scores >= self.score_threshold]
         order = instances.scores.argsort(descending=True, stable=True)
-        return Persons.from_instances(instances[order[: self.top_k]], self._skeleton)
+        return Persons.from_instances(instances[order[: self.top_k]], self.skeleton)
 
 
 def _is_several(image: ImageLike | Iterable[ImageLike]) -> TypeGuard[Iterable[ImageLike]]:
@@ -256,27 +295,3 @@ def load_weights(model: nn.Module, weights: str) -> None:
     checkpointer = SafeCheckpointer(model)
     checkpointer.must_fit = True
     checkpointer.load(weights)
-
-
-def _check_weights_exist(weights: str) -> None:
-    if not weights:
-        raise UserError("MODEL.WEIGHTS is empty; give the file of trained weights.")
-    if "://" not in weights and not Path(weights).is_file():
-        raise UserError(f"there is no weights file {weights}; set MODEL.WEIGHTS to trained weights.")
-
-
-def _usable_device(device: str, *, required: bool) -> str:
-    """Return `device`, or "cpu" for a CUDA device that is not there unless it is `required`."""
-    if not device.startswith("cuda") or torch.cuda.is_available():
-        return device
-    if required:
-        raise UserError(f"the device {device} was asked for but PyTorch finds no CUDA device; use cpu.")
-    return "cpu"
-
-
-def _check_options(image_format: str, precision: str, top_k: int | None) -> None:
-    check_image_format(image_format)
-    if precision not in PRECISIONS:
-        raise UserError(f"the precision must be one of {', '.join(PRECISIONS)}, not {precision}.")
-    if top_k is not None and top_k < 1:
-        raise UserError(f"top_k must be at least 1, or None for all persons, not {top_k}.")

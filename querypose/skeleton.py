@@ -1,4 +1,4 @@
-"""The skeleton: a figure's keypoints, which mirror each other, which are joined, how strictly they count."""
+"""The skeleton: keypoints, which of them mirror each other, which are joined, and their OKS sigmas."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _KNOWN_SIGMAS = {
 DEFAULT_SIGMA = 0.05
 """OKS sigma of a keypoint whose name is unknown: between COCO's eyes (0.025) and hips (0.107)."""
 
-# Limbs of a human figure by joint, for files that give none or that give another skeleton's.
+# Limbs of a person by joint, for files that give none or those of another skeleton.
 _SIDE_LIMBS = (
     ("ear", "eye"),
     ("shoulder", "elbow"),
@@ -45,13 +45,25 @@ _SIDE_TO_MIDDLE_LIMBS = (("eye", "nose"), ("shoulder", "neck"))
 _SIDE_TO_SIDE_LIMBS = ("shoulder", "hip")
 _MIDDLE_LIMBS = (("nose", "neck"), ("head", "neck"))
 
-_LIMB_COLOURS = {"left": (0, 114, 178), "right": (213, 94, 0), "middle": (0, 158, 115)}
+SIDE_COLORS = {"left": (86, 180, 233), "right": (213, 94, 0), "middle": (240, 228, 66)}
+"""RGB of a side in every drawing, from Okabe and Ito's palette, which people with color blindness can tell apart."""
+
+
+SIDE_WORDS = [
+    ("left", "right"), ("l", "r"), ("links", "rechts"), ("gauche", "droite"), ("gauche", "droit"),
+    ("izquierda", "derecha"), ("izquierdo", "derecho"), ("izq", "der"), ("sinistra", "destra"), ("sinistro", "destro"),
+    ("sx", "dx"), ("esquerda", "direita"), ("esquerdo", "direito"), ("lewy", "prawy"), ("lewa", "prawa"),
+    ("lewe", "prawe"), ("vänster", "höger"), ("venstre", "højre"), ("venstre", "høyre"), ("vasen", "oikea"),
+    ("sol", "sağ"), ("левый", "правый"), ("левая", "правая"), ("левое", "правое"), ("左", "右"), ("왼쪽", "오른쪽"),
+]  # fmt: skip
+"""Words for the two sides in keypoint names, as pairs (left, right); append those of other languages."""
 
 
 def split_side(name: str) -> tuple[str, str]:
     """Split a keypoint's name into its side and the rest.
 
-    Understands `left_x`, `x_left`, `l_x`, `x_l`, `left x`, `leftX`, `LShoulder`, `front_left_x`, in any case.
+    Understands the words of `SIDE_WORDS` in `left_x`, `x_left`, `l_x`, `x_l`, `left x`, `leftX`, `LShoulder`,
+    `front_left_x`, in any case; short ones (up to three letters) only at an end of the name.
 
     Returns:
         (side, base): side is "left", "right" or "middle"; base is the name without the side, in lower
@@ -59,22 +71,36 @@ def split_side(name: str) -> tuple[str, str]:
     """
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=^[LR])(?=[A-Z][a-z])", "_", name)
     words = [word for word in re.split(r"[\s_\-.]+", spaced.lower()) if word]
+    sides = {word: side for pair in SIDE_WORDS for word, side in zip(pair, ("left", "right"), strict=True)}
     for position, word in enumerate(words):
         at_an_end = position in (0, len(words) - 1)
-        if word in ("left", "right") or (at_an_end and word in ("l", "r") and len(words) > 1):
-            side = "left" if word.startswith("l") else "right"
+        if word in sides and (word in SIDE_WORDS[0] or len(word) > 3 or (at_an_end and len(words) > 1)):
             hole = [] if at_an_end else ["*"]
-            return side, "_".join(words[:position] + hole + words[position + 1 :])
+            return sides[word], "_".join(words[:position] + hole + words[position + 1 :])
     return "middle", "_".join(words)
+
+
+def split_sides(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return `split_side` of each name; glued words (`lhip`, `lefthip`, `hipl`, `左肩`) count if both sides exist."""
+    split = [split_side(name) for name in names]
+    bases = {base for side, base in split if side == "middle"}
+    for left, right in SIDE_WORDS:
+        for i, (side, base) in enumerate(split):
+            for word, other, found in ((left, right, "left"), (right, left, "right")):
+                if side == "middle" and base.startswith(word) and other + base.removeprefix(word) in bases:
+                    split[i] = found, base.removeprefix(word)
+                elif side == "middle" and base.endswith(word) and base.removesuffix(word) + other in bases:
+                    split[i] = found, base.removesuffix(word)
+    return split
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The keypoints of one class of figures, in the order in which data and model hold them.
+    """The keypoints of one class, in the order in which data and model hold them.
 
     Attributes:
         keypoint_names: K distinct names.
-        flip_pairs: pairs of names (left, right) that change places in a mirrored image.
+        flip_pairs: pairs of names (left, right) that are exchanged in a mirrored image.
         limbs: pairs of indices (i, j) that a drawing joins by a line.
         sigmas: K OKS sigmas, positive; a keypoint at distance `2 * sigma * sqrt(area)` counts `exp(-1/2)`.
 
@@ -96,7 +122,7 @@ class Skeleton:
             object.__setattr__(self, "sigmas", tuple(float(sigma) for sigma in self.sigmas))
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"a skeleton needs names, flip pairs of two names, limbs of two indices and sigmas ({error}); mend it"
+                f"a skeleton needs names, flip pairs of two names, limbs of two indices and sigmas, but {error}"
             ) from error
 
         names = self.keypoint_names
@@ -151,6 +177,27 @@ class Skeleton:
         """For every keypoint "left", "right" or "middle", by the flip pairs: K strings."""
         side = {name: s for pair in self.flip_pairs for name, s in zip(pair, ("left", "right"), strict=True)}
         return tuple(side.get(name, "middle") for name in self.keypoint_names)
+
+    def limb_side(self, i: int, j: int) -> str:
+        """The side of the limb from keypoint i to j: "middle" if the ends are on two sides or both in the middle."""
+        sides = {self.sides[i], self.sides[j]} - {"middle"}
+        return sides.pop() if len(sides) == 1 else "middle"
+
+    def flip_warning(self) -> str | None:
+        """Return a sentence if a horizontal flip would be wrong: names with sides that are not in `flip_pairs`, or no
+        pairs at all.
+        """
+        given = {frozenset(pair) for pair in self.flip_pairs}
+        guessed = [pair for pair in flip_pairs_by_name(self.keypoint_names) if frozenset(pair) not in given]
+        if guessed:
+            pairs = ", ".join(f"{left}/{right}" for left, right in guessed)
+            return f"the names suggest flip pairs that the skeleton does not have: {pairs}; if right, add them"
+        if not given and self.num_keypoints > 1:
+            return (
+                "the keypoint names do not tell left from right, so horizontal flip is off; give `flip_pairs` in the "
+                "file's category, or MODEL.QUERYPOSE.SKELETON"
+            )
+        return None
 
     @classmethod
     def from_metadata(cls, metadata: Any, sigmas: Sequence[float] | None = None) -> Skeleton:
@@ -211,13 +258,8 @@ class Skeleton:
 
     def to_metadata(self) -> dict[str, Any]:
         """Return Detectron2's metadata attributes: a dict for `MetadataCatalog.get(name).set(**...)`."""
-        sides = self.sides
-        rules = []
-        for i, j in self.limbs:
-            # A limb between a side and the middle, the collarbone say, belongs to the side.
-            limb_sides = {sides[i], sides[j]} - {"middle"}
-            colour = _LIMB_COLOURS[limb_sides.pop() if len(limb_sides) == 1 else "middle"]
-            rules.append((self.keypoint_names[i], self.keypoint_names[j], colour))
+        names = self.keypoint_names
+        rules = [(names[i], names[j], SIDE_COLORS[self.limb_side(i, j)]) for i, j in self.limbs]
         return {
             "keypoint_names": self.keypoint_names,
             "keypoint_flip_map": self.flip_pairs,
@@ -228,23 +270,23 @@ class Skeleton:
 
 def flip_pairs_by_name(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Return the pairs (left, right) of names that differ in the side alone, ordered by the left."""
-    by_key = {split_side(name): name for name in names}
+    split = split_sides(names)
+    by_key = dict(zip(split, names, strict=True))
     return tuple(
         (name, by_key["right", base])
-        for name in names
-        for side, base in [split_side(name)]
+        for name, (side, base) in zip(names, split, strict=True)
         if side == "left" and ("right", base) in by_key
     )
 
 
 def known_sigmas(names: Sequence[str]) -> tuple[float, ...]:
     """Return each keypoint's OKS sigma: COCO's or CrowdPose's where they have it, else `DEFAULT_SIGMA`."""
-    return tuple(_KNOWN_SIGMAS.get(split_side(name)[1], DEFAULT_SIGMA) for name in names)
+    return tuple(_KNOWN_SIGMAS.get(base, DEFAULT_SIGMA) for _, base in split_sides(names))
 
 
 def limbs_by_name(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Return limbs (i, j) of a human figure between those of its joints that `names` holds."""
-    index = {split_side(name): i for i, name in enumerate(names)}
+    """Return the limbs (i, j) of a person between those joints that `names` holds."""
+    index = {key: i for i, key in enumerate(split_sides(names))}
     wanted = [((side, a), (side, b)) for a, b in _SIDE_LIMBS for side in ("left", "right")]
     wanted += [((side, a), ("middle", b)) for a, b in _SIDE_TO_MIDDLE_LIMBS for side in ("left", "right")]
     wanted += [(("left", joint), ("right", joint)) for joint in _SIDE_TO_SIDE_LIMBS]
@@ -253,7 +295,7 @@ def limbs_by_name(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
 
 
 def _category_limbs(category: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
-    """Limbs (i, j) from 0 of a COCO category, those of a human figure where it has none of its own."""
+    """Limbs (i, j) from 0 of a COCO category, those of a person where it has none."""
     names, skeleton = category["keypoints"], category.get("skeleton") or ()
     if not all(isinstance(limb, list) and [type(i) for i in limb] == [int, int] for limb in skeleton):
         raise UserError(
@@ -264,11 +306,8 @@ def _category_limbs(category: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     if limbs and all(0 <= i < len(names) for limb in limbs for i in limb):
         return limbs
     if limbs:
-        # CrowdPose's official files carry COCO's limbs over their own 14 keypoints: none can be trusted.
-        logger.info(
-            "The file's limbs go beyond its %d keypoints; limbs by keypoint name take their place.",
-            len(names),
-        )
+        # CrowdPose's official files have COCO's limbs with their own 14 keypoints: none can be trusted.
+        logger.info("The file's limbs go beyond its %d keypoints; limbs by name are used instead.", len(names))
     return limbs_by_name(names)
 
 

@@ -1,8 +1,8 @@
-"""A training that is killed again and again, for test_resume.py: python tests/killed_training.py FOLDER KILLS SEED
+"""A training run that is killed again and again, for test_resume.py: python tests/killed_training.py FOLDER KILLS SEED
 
-Prints one JSON object: for each kill where it struck, the iterations that were begun with after it, and the largest
-difference of the final state from that of a training that was left alone. Children are forked from a process that has
-imported everything and computed nothing.
+Prints one JSON object: for each kill where it struck, the iteration that was resumed after it, and the largest
+difference of the final state from that of an uninterrupted run. Children are forked from a process that has imported
+everything and computed nothing.
 """
 
 import json
@@ -18,7 +18,7 @@ from tiny_model import tiny_config
 
 from querypose.data import resolve_datasets
 from querypose.engine import PoseTrainer
-from querypose.engine.checkpointer import PoseCheckpointer, why_not_whole
+from querypose.engine.checkpointer import PoseCheckpointer, why_damaged
 from querypose.synthetic.dataset import write_synthetic_people
 
 ITERATIONS, PERIOD = 30, 2
@@ -137,7 +137,7 @@ def main() -> None:
         starts.append(int((folder / "started").read_text()))
         checkpoint = PoseCheckpointer(torch.nn.Identity(), str(folder)).get_checkpoint_file()
         assert checkpoint or starts[-1] == 0, "no whole checkpoint is left"
-        assert not checkpoint or why_not_whole(checkpoint) is None
+        assert not checkpoint or why_damaged(checkpoint) is None
     last = forked(lambda: train(killed))
     assert os.waitpid(last, 0)[1] == 0, "the training does not end"
     partial = [path.name for path in folder.iterdir() if path.name.endswith(".partial")]

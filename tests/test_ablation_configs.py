@@ -95,11 +95,6 @@ def load(row, *opts):
     return setup_config(str(FOLDER / f"{row}.yaml"), [str(value) for value in opts])
 
 
-def test_every_row_has_its_figure():
-    assert ROWS == sorted(PARAMETERS)
-    assert (FULL - LIGHT) % STAGES == 0
-
-
 @pytest.mark.parametrize("row", ROWS)
 def test_number_of_parameters_at_the_paper_s_size(row):
     """Counted by formula above from the parts that the row claims to have."""
@@ -209,39 +204,7 @@ def test_a_training_step_and_an_inference(row, outputs):
         assert ((instances.scores > 0) & (instances.scores < 1)).all()
 
 
-def modules(model):
-    return {type(module).__name__ for module in model.decoder.keypoint_stages.modules()}
-
-
-MODULES = {
-    "table1/instance_mhsa": {"InstanceKeypointStage", "MultiHeadSelfAttention"},
-    "table1/instance_dynamic_channel": {"InstanceKeypointStage", "DynamicChannelMLP"},
-    "table1/instance_dynamic_spatial": {"InstanceKeypointStage", "DynamicSpatialMLP"},
-    "table1/instance_spatial_attention": {"InstanceKeypointStage", "SpatialAttention", "SPEGM"},
-    "table1/part_mhsa": {"KeypointStage", "PartSelfAttention", "DynamicChannelMLP", "NoIteration"},
-    "table1/part_dynamic_channel": {"KeypointStage", "PartDynamicChannelMLP", "DynamicChannelMLP", "NoIteration"},
-    "table1/part_dynamic_spatial": {"KeypointStage", "PartDynamicSpatialMLP", "DynamicChannelMLP", "NoIteration"},
-    "table1/part_spegm": {"KeypointStage", "SPEGM", "DynamicChannelMLP", "NoIteration"},
-    "table2a/summation": {"KeypointStage", "SPEGM", "DynamicChannelMLP", "Summation"},
-    "table2a/concatenation": {"KeypointStage", "SPEGM", "DynamicChannelMLP", "Concatenation"},
-    "table2a/selective": {"KeypointStage", "SPEGM", "DynamicChannelMLP", "SelectiveIteration"},
-    "table2b/baseline": {"PooledKeypointStage"},
-    "table2b/spegm_light": {"KeypointStage", "SPEGM", "NoIteration"},
-    "table3/light": {"KeypointStage", "SPEGM", "SelectiveIteration"},
-    "table3/figure_3a": {"KeypointStage", "SPEGM", "DynamicChannelMLP", "SelectiveIteration"},
-}
-IDEAS = set().union(*MODULES.values())
-
-
-@pytest.mark.parametrize("row", MODULES)
-def test_the_modules_that_a_row_claims(row, outputs):
-    found = modules(outputs(row)[0]) & IDEAS
-    # names that only hold another one of the list
-    found -= {"MultiHeadSelfAttention", "DynamicSpatialMLP"} if row.startswith("table1/part") else set()
-    assert found == MODULES[row]
-
-
-NEIGHBOURS = [
+NEIGHBORS = [
     ("table1/part_mhsa", "table1/part_spegm"),
     ("table1/part_dynamic_channel", "table1/part_dynamic_spatial"),
     ("table1/instance_mhsa", "table1/instance_dynamic_channel"),
@@ -265,15 +228,10 @@ NEIGHBOURS = [
 ]
 
 
-@pytest.mark.parametrize(("row", "neighbour"), NEIGHBOURS)
-def test_a_row_computes_something_else_than_its_neighbour(row, neighbour, outputs):
-    first, second = (outputs(name)[3][0] for name in (row, neighbour))
+@pytest.mark.parametrize(("row", "neighbor"), NEIGHBORS)
+def test_a_row_computes_something_else_than_its_neighbor(row, neighbor, outputs):
+    first, second = (outputs(name)[3][0] for name in (row, neighbor))
     assert len(first) != len(second) or (first.pred_keypoints - second.pred_keypoints).abs().max() > 1e-2
-
-
-def test_rows_of_one_model_compute_the_same(outputs):
-    keypoints = [outputs(row)[3][0].pred_keypoints for row in ("table1/part_spegm", "table2a/none", "table2b/spegm")]
-    assert torch.equal(keypoints[0], keypoints[1]) and torch.equal(keypoints[0], keypoints[2])
 
 
 def test_boxes_are_independent_of_the_keypoint_stages_in_figure_3a(outputs):
@@ -286,15 +244,6 @@ def test_boxes_are_independent_of_the_keypoint_stages_in_figure_3a(outputs):
         found[row] = instances.pred_boxes.tensor.sort(dim=0)[0]
     torch.testing.assert_close(found["figure_3a"], found["light"])
     assert (found["figure_3a"] - found["figure_3b"]).abs().max() > 1e-2
-
-
-@pytest.mark.parametrize(("loss", "weight"), [("l1", 10.0), ("smooth_l1", 10.0), ("rle_without_flow", 1.0)])
-def test_losses_differ_as_claimed(loss, weight, outputs):
-    assert load(f"regression_loss/{loss}").MODEL.QUERYPOSE.LOSS.KEYPOINT_WEIGHT == weight
-    ours, paper = (outputs(f"regression_loss/{name}")[1] for name in (loss, "rle"))
-    assert ours["loss_keypoint"] != pytest.approx(paper["loss_keypoint"], rel=0.01)
-    for name in ("loss_class", "loss_l1", "loss_giou"):
-        assert ours[name] == pytest.approx(paper[name], rel=1e-3)
 
 
 EVALUATIONS = sorted(str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs/eval").glob("*/*.yaml"))

@@ -11,11 +11,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tiny_model import BODY_NAMES, tiny_config
 
-from querypose.data import check_datasets, register_coco_keypoints, resolve_datasets, skeleton_of
+from querypose.data import check_datasets, register_coco_keypoints, resolve_datasets
 from querypose.data.crowdpose import CROWDPOSE_NAMES
 from querypose.data.prepare.crowdpose import CrowdPoseFile, write_prepared
 from querypose.engine import PoseTrainer
-from querypose.engine.main import log_parts
+from querypose.engine.train_net import log_parts
 from querypose.errors import UserError
 from querypose.evaluation import CROWDPOSE_METRICS, check_submission
 from querypose.setup_config import setup_config
@@ -154,28 +154,6 @@ def test_mistakes_stop_the_start(tmp_path, opts, reason):
     with pytest.raises(UserError, match=reason) as stopped:
         setup_config(str(tmp_path / "config.yaml"), opts)
     assert "\n" not in str(stopped.value)
-
-
-@pytest.mark.parametrize(
-    ("pairs", "reason"),
-    [
-        ([["left_hand", "right_hand"], ["left_hand", "right_foot"]], "'left_hand' is in two flip pairs"),
-        ([["left_hand", "left_hand"]], "'left_hand' is in two flip pairs"),
-        ([["left_hand", "right_fist"]], "names 'right_fist', which is not among the keypoints"),
-        ([["left_hand"]], "a flip pair is two keypoint names"),
-    ],
-)
-def test_flip_pairs_that_are_no_involution_stop_the_start(tmp_path, pairs, reason):
-    file = write_dataset(tmp_path / "data", {**SKELETONS[6][0], "flip_pairs": pairs})
-    with pytest.raises(UserError, match=reason):
-        config(tmp_path, [file])
-
-
-def test_sigmas_by_config_or_stated_default(tmp_path):
-    file = write_dataset(tmp_path / "data", {"keypoints": ["nose", "tail"]})
-    assert skeleton_of(config(tmp_path, [file])).sigmas == (0.026, 0.05)
-    cfg = config(tmp_path, [file], (), "TEST.KEYPOINT_OKS_SIGMAS", [0.1, 0.2])
-    assert skeleton_of(cfg).sigmas == (0.1, 0.2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -5,6 +5,7 @@ seconds; a few run as users start them.
 """
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -24,13 +25,11 @@ from evaluation_data import one_person
 from PIL import Image
 from tiny_model import tiny_config
 
-from querypose.data.images import read_image
 from querypose.errors import UserError, exit_on_user_error
-from querypose.images import read_image_rgb
-from querypose.onnx import OnnxPosePredictor, read_rgb
-from querypose.safe_loading import load_tensor_file
+from querypose.image_io import open_image, pil_to_rgb, read_image_rgb
+from querypose.onnx import OnnxPosePredictor
+from querypose.safe_loading import read_checkpoint
 from querypose.setup_config import setup_config
-from querypose.web.server import decode_image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -158,20 +157,17 @@ def test_results(refused, tmp_path, content, words):
     assert not (tmp_path / "metrics.json").exists()
 
 
-READERS = {
-    "predictor": lambda path: read_image_rgb(path),
-    "onnx": lambda path: read_rgb(path),
-    "data": lambda path: read_image(path),
-    "web": lambda path: decode_image(path.read_bytes(), 100_000_000),
-}
+def read_from_memory(path):
+    with open_image(io.BytesIO(path.read_bytes())) as image:
+        pil_to_rgb(image)
 
 
 @pytest.mark.parametrize(("name", "content", "words"), listed(bad_inputs.images()))
 def test_images(refused, tmp_path, name, content, words):
     file = tmp_path / name
     file.write_bytes(content)
-    for reader, read in READERS.items():
-        refused(lambda read=read: read(file), words if reader == "web" else f"{name}.*({words})")
+    refused(lambda: read_image_rgb(file), f"{name}.*({words})")
+    refused(lambda: read_from_memory(file), words)
 
 
 def test_images_of_the_tools(refused, workspace, tmp_path):
@@ -268,20 +264,20 @@ def onnx_files(folder):
     cases = [
         ("empty", b"", "no ONNX file"),
         ("text", b"no model", "no ONNX file"),
-        ("cut", whole[:150], "no ONNX file|skeleton|damaged"),
+        ("cut", whole[:150], "no ONNX file|is no export"),
         ("no_metadata", model(), "no export of QueryPose"),
-        ("words", model(querypose="words"), "metadata .* damaged"),
-        ("list", model(querypose="[]"), "metadata .* damaged"),
-        ("number", model(querypose="3"), "metadata .* damaged"),
-        ("no_format", model(querypose="{}"), "metadata .* damaged"),
-        ("deep", model(querypose="[" * 100_000), "metadata .* damaged"),
-        ("format", described(format=2), "has format 2"),
-        ("no_skeleton", described(skeleton=None), "metadata .* damaged"),
-        ("sigmas", described(skeleton={**skeleton, "sigmas": [1]}), "OKS sigmas|damaged"),
-        ("limbs", described(skeleton={**skeleton, "limbs": [["a"]]}), "limb|damaged"),
-        ("sizes", described(preprocessing={"min_size": "x", "max_size": 1, "channel_order": "RGB"}), "damaged"),
-        ("size", described(preprocessing={"min_size": 10**9, "max_size": 10**9, "channel_order": "RGB"}), "damaged"),
-        ("order", described(preprocessing={"min_size": 1, "max_size": 1, "channel_order": "HSV"}), "damaged"),
+        ("words", model(querypose="words"), "is no export"),
+        ("list", model(querypose="[]"), "is no export"),
+        ("number", model(querypose="3"), "is no export"),
+        ("no_format", model(querypose="{}"), "is no export"),
+        ("deep", model(querypose="[" * 100_000), "is no export"),
+        ("format", described(format=2), "format is 2"),
+        ("no_skeleton", described(skeleton=None), "is no export"),
+        ("sigmas", described(skeleton={**skeleton, "sigmas": [1]}), "sigmas"),
+        ("limbs", described(skeleton={**skeleton, "limbs": [["a"]]}), "limb|no export"),
+        ("sizes", described(preprocessing={"min_size": "x", "max_size": 1, "channel_order": "RGB"}), "_size is"),
+        ("size", described(preprocessing={"min_size": 10**9, "max_size": 10**9, "channel_order": "RGB"}), "_size is"),
+        ("order", described(preprocessing={"min_size": 1, "max_size": 1, "channel_order": "HSV"}), "HSV"),
         ("outputs", model(("pose",), querypose=json.dumps(good)), "outputs|boxes"),
         ("inputs", model(inputs="x", querypose=json.dumps(good)), "inputs|images"),
         ("shapes", described(), "keypoints|boxes|shape"),
@@ -406,7 +402,6 @@ FLAGS = [
     ("analyze_model", ["--config-file", "absent.yaml"], "absent.yaml"),
     ("visualize_data", [*CONFIG, "--output", "truth.json"], "truth.json"),
     ("visualize_data", [*CONFIG, "--output", "output/d", "--number", "0"], "--number"),
-    ("draw_architecture", ["--output", "absent/a.svg"], "absent"),
     ("draw_architecture", ["--output", "output/a.xyz"], "xyz"),
     ("make_config_reference", ["--output", "absent/a.md"], "absent"),
     ("visualize_results", [], "required"),
@@ -451,4 +446,4 @@ def test_names_in_messages_cannot_steer_the_terminal(capsys):
 def test_a_hostile_file_is_named_by_its_loader(tmp_path):
     torch.save(bad_inputs.Code(tmp_path / "run"), tmp_path / "code.pth")
     with pytest.raises(UserError, match="code.pth.*would run code"):
-        load_tensor_file(str(tmp_path / "code.pth"))
+        read_checkpoint(str(tmp_path / "code.pth"))

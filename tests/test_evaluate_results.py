@@ -2,12 +2,22 @@
 
 import importlib.util
 import json
+import logging
 from pathlib import Path
 
 import pytest
+from detectron2.utils.logger import setup_logger
 from evaluation_data import COCO_BACKENDS, change, ground_truth_of, one_person, results_near
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "evaluate_results.py"
+
+
+@pytest.fixture(autouse=True)
+def no_handlers():
+    """A handler of the tool writes to the stdout of its test."""
+    yield
+    logging.getLogger("querypose").handlers.clear()
+    setup_logger.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,20 @@
-"""Images of every kind that lies about in data sets, and what happens to those that cannot be read."""
+"""Images of every kind that data sets have, and what happens to those that cannot be read."""
 
+import subprocess
+import sys
+
+import detectron2.data.transforms as T
 import numpy as np
 import pytest
+import torch
 from detectron2.config import get_cfg
 from PIL import Image
 
 from querypose.config import add_querypose_config
 from querypose.data import PoseDatasetMapper, SkipUnreadable, count_unreadable
-from querypose.data.images import UnreadableImageError, read_image
+from querypose.data.mapper import ResizeShortestEdge
 from querypose.errors import UserError, exit_on_user_error
-from querypose.images import read_image_rgb
-from querypose.onnx import read_rgb
+from querypose.image_io import UnreadableImageError, image_endings, read_image_rgb, resize_image, resized_shape
 
 
 def gradient(height=6, width=9):
@@ -38,13 +42,12 @@ def test_exif_orientation(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(read_image(tmp_path / "a.png"), upright)
-    assert np.array_equal(read_image(tmp_path / "a.png", "BGR"), upright[:, :, ::-1])
+    assert np.array_equal(read_image_rgb(tmp_path / "a.png"), upright)
 
 
 def test_damaged_exif_is_no_reason_to_stop(tmp_path):
     Image.fromarray(gradient()).save(tmp_path / "a.jpg", quality=95, exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
-    assert read_image(tmp_path / "a.jpg").shape == (6, 9, 3)
+    assert read_image_rgb(tmp_path / "a.jpg").shape == (6, 9, 3)
 
 
 def test_grey_and_16_bits(tmp_path):
@@ -54,24 +57,24 @@ def test_grey_and_16_bits(tmp_path):
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.tif")
     expected = np.repeat(grey[:, :, None], 3, axis=2)
     for name in ("8.png", "16.png", "16.tif"):
-        assert np.array_equal(read_image(tmp_path / name), expected), name
+        assert np.array_equal(read_image_rgb(tmp_path / name), expected), name
     Image.fromarray(grey > 100).save(tmp_path / "1.png")
-    assert np.array_equal(read_image(tmp_path / "1.png"), 255 * (expected > 100))
+    assert np.array_equal(read_image_rgb(tmp_path / "1.png"), 255 * (expected > 100))
 
 
 def test_palette_alpha_and_cmyk(tmp_path):
     pixels = gradient()
     image = Image.fromarray(pixels)
     image.quantize(54).save(tmp_path / "palette.png")
-    assert np.array_equal(read_image(tmp_path / "palette.png"), pixels)
+    assert np.array_equal(read_image_rgb(tmp_path / "palette.png"), pixels)
     image.quantize(54).save(tmp_path / "clear.png", transparency=0)
-    assert np.array_equal(read_image(tmp_path / "clear.png"), pixels)
+    assert np.array_equal(read_image_rgb(tmp_path / "clear.png"), pixels)
     image.convert("RGBA").save(tmp_path / "alpha.png")
-    assert np.array_equal(read_image(tmp_path / "alpha.png"), pixels)
+    assert np.array_equal(read_image_rgb(tmp_path / "alpha.png"), pixels)
     image.convert("L").convert("LA").save(tmp_path / "la.png")
-    assert read_image(tmp_path / "la.png").shape == (6, 9, 3)
+    assert read_image_rgb(tmp_path / "la.png").shape == (6, 9, 3)
     image.resize((90, 60)).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
-    found = read_image(tmp_path / "cmyk.jpg").astype(int)
+    found = read_image_rgb(tmp_path / "cmyk.jpg").astype(int)
     assert np.abs(found - np.array(image.resize((90, 60))).astype(int)).mean() < 6
 
 
@@ -87,7 +90,7 @@ def damaged(folder):
 def test_unreadable_images_are_named(tmp_path):
     for name in damaged(tmp_path):
         with pytest.raises(UnreadableImageError, match=name) as caught:
-            read_image(tmp_path / name)
+            read_image_rgb(tmp_path / name)
         assert "\n" not in str(caught.value)
 
 
@@ -106,7 +109,7 @@ def records(folder, names):
     ]
 
 
-def test_training_goes_on_with_other_images(tmp_path, messages):
+def test_training_takes_other_images_instead(tmp_path, messages):
     given = records(tmp_path, [*damaged(tmp_path), "whole.jpg"])
     listed = tmp_path / "out" / "unreadable_images.txt"
     skip = SkipUnreadable(mapper(True), listed, given)
@@ -139,15 +142,75 @@ def test_other_mistakes_are_not_skipped(tmp_path):
 def test_an_error_in_a_worker_is_one_sentence(capsys):
     text = (
         "Caught UnreadableImageError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "images.py", line 30, in read\nquerypose.data.images.UnreadableImageError: a.jpg: no Error: x\n'
+        '  File "images.py", line 30, in read\nquerypose.image_io.UnreadableImageError: a.jpg: no Error: x\n'
     )
     with pytest.raises(SystemExit), exit_on_user_error():
         raise UnreadableImageError(text)
     assert capsys.readouterr().err == "error: a.jpg: no Error: x\n"
 
 
-def test_training_predictor_and_onnx_read_16_bits_alike(tmp_path):
+def test_16_bits_are_rounded_to_8(tmp_path):
     Image.fromarray(np.array([[0, 128, 129, 200], [65535, 65406, 65407, 30000]], np.uint16)).save(tmp_path / "16.png")
     expected = np.repeat(np.array([[0, 0, 1, 1], [255, 254, 255, 117]], np.uint8)[:, :, None], 3, axis=2)
-    for read in (read_image, read_image_rgb, read_rgb):
-        assert np.array_equal(read(tmp_path / "16.png"), expected), read
+    assert np.array_equal(read_image_rgb(tmp_path / "16.png"), expected)
+
+
+def test_arrays_and_tensors_of_every_kind():
+    pixels = gradient()
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    for same in (pixels, np.dstack([pixels, pixels[..., 0]]), tensor, tensor / 255, Image.fromarray(pixels)):
+        assert np.array_equal(read_image_rgb(same), pixels)
+    for swapped in (pixels[..., ::-1], tensor.flip(0)):
+        assert np.array_equal(read_image_rgb(swapped, "BGR"), pixels)
+    for gray in (pixels[..., 0], pixels[..., :1], tensor[0], tensor[:1]):
+        assert np.array_equal(read_image_rgb(gray), np.repeat(pixels[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "must be uint8"),
+        (np.zeros((4, 4, 2), np.uint8), r"not \(4, 4, 2\)"),
+        (np.zeros((0, 4, 3), np.uint8), "shape"),
+        (torch.full((3, 4, 4), 255.0), "values from 0 to 1, not 255"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "must be uint8"),
+        (torch.zeros(5, 4, 4), "C 1, 3 or 4"),
+        (3, "not int"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, words):
+    with pytest.raises(UserError, match=words):
+        read_image_rgb(image)
+
+
+def test_of_several_frames_the_first_is_read_and_that_is_said(tmp_path, messages):
+    frames = [Image.new("RGB", (8, 9), (40 * i, 0, 0)) for i in range(1, 4)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    for _ in range(2):
+        assert (read_image_rgb(tmp_path / "a.tif") == (40, 0, 0)).all()
+    assert messages().count("a.tif has several frames; only the first is read") == 1
+
+
+def test_endings_and_missing_readers(tmp_path):
+    assert {".jpg", ".jfif", ".jpe", ".jp2", ".tga", ".pjpeg", ".avif", ".heic"} <= image_endings()
+    assert not {".pdf", ".eps", ".txt", ".mp4", ""} & image_endings()
+    (tmp_path / "a.heic").write_bytes(bytes(100))
+    with pytest.raises(UnreadableImageError, match="pillow-heif|damaged"):
+        read_image_rgb(tmp_path / "a.heic")
+
+
+def test_one_resize_rule_for_training_prediction_and_onnx():
+    rng = np.random.default_rng(0)
+    for height, width in rng.integers(20, 3000, (300, 2)).tolist():
+        wanted = T.ResizeShortestEdge.get_output_shape(height, width, 480, 1333)
+        assert resized_shape(height, width, 480, 1333) == wanted
+    assert resized_shape(1, 5000, 192, 320) == (1, 320) and resized_shape(7, 9, 0, 5) == (7, 9)
+    thin = rng.integers(0, 255, (2, 3000, 3), dtype=np.uint8)
+    found = ResizeShortestEdge(192, 320).get_transform(thin).apply_image(thin)
+    assert found.shape == (1, 320, 3) and np.array_equal(found, resize_image(thin, 192, 320))
+
+
+def test_reading_needs_neither_torch_nor_detectron2():
+    code = "import sys; from querypose import image_io; print({'torch', 'detectron2'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling.poolers import ROIPooler
-from detectron2.structures import Boxes
 from tiny_model import spread, tiny_config, tiny_model
 
 from querypose.errors import UserError
-from querypose.export import DensePyramidPooler, export_onnx
+from querypose.export import export_onnx
 from querypose.modeling import QueryPose
+from querypose.modeling.ops import pyramid_pooling
+from querypose.modeling.ops.roi_align import roi_align
 from querypose.skeleton import Skeleton
 
 onnx = pytest.importorskip("onnx")
@@ -78,6 +78,25 @@ def test_the_graph_computes_the_models_inference(tmp_path, variant, opts, sizes)
         assert_same(model, run_onnx(file, images=images), list(images))
 
 
+@pytest.mark.parametrize("opts", [("light",), ("full",), ("light", "MODEL.QUERYPOSE.TEST.TOPK_POSES", 3)])
+def test_a_threshold_gives_the_persons_above_it(tmp_path, opts):
+    model, file = exported(tmp_path, *opts)
+    images = (255 * torch.rand(2, 3, 70, 101)).round()
+    with torch.no_grad():
+        everyone = [result["instances"] for result in model([{"image": image} for image in images])]
+    scores = torch.cat([persons.scores for persons in everyone]).sort(descending=True).values
+    for threshold in (scores[0] + 0.01, scores[0] - 1e-4, scores[:4].mean(), torch.tensor(0.0)):
+        outputs = run_onnx(file, images=images, score_threshold=threshold.reshape(1))
+        expected = [persons[persons.scores >= threshold] for persons in everyone]
+        number = max(map(len, expected))
+        assert [output.shape for output in outputs] == [(2, number, 4), (2, number), (2, number, 17, 3)]
+        for boxes, found, keypoints, persons in zip(*outputs, expected, strict=True):
+            n = len(persons)
+            assert np.allclose(found[:n], persons.scores, atol=1e-5) and (found[n:] == 0).all()
+            assert np.allclose(boxes[:n], persons.pred_boxes.tensor, atol=1e-2)
+            assert np.allclose(keypoints[:n], persons.pred_keypoints, atol=1e-2)
+
+
 def test_images_of_different_sizes_share_a_batch(tmp_path):
     model, file = exported(tmp_path, "light", opset=16)
     images = (255 * torch.rand(2, 3, 90, 100)).round()
@@ -99,24 +118,10 @@ def test_the_model_is_as_before_the_export(tmp_path):
     model = spread(tiny_model("light")).train()
     export_onnx(model, tiny_config("light"), SKELETON, tmp_path / "model.onnx")
     assert model.training and all("pool" not in vars(stage) for stage in model.decoder.box_stages)
+    assert pyramid_pooling.roi_align is roi_align
     assert isinstance(model, QueryPose) and sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx"]
 
 
 def test_an_opset_without_such_a_roi_align_is_refused(tmp_path):
     with pytest.raises(UserError, match="opset is 15; it must be from 16"):
         export_onnx(tiny_model(), tiny_config(), SKELETON, tmp_path / "model.onnx", opset=15)
-
-
-def test_the_dense_pooler_equals_detectron2s():
-    pooler = ROIPooler(5, [1 / 4, 1 / 8, 1 / 16, 1 / 32], sampling_ratio=2, pooler_type="ROIAlignV2")
-    features = [torch.randn(2, 3, 256 // 2**i, 320 // 2**i) for i in range(4)]
-    # sizes of all levels, those where a level begins, one with no area, and boxes beyond the image
-    sizes = torch.cat([torch.logspace(0, 3.3, 60), torch.tensor([0.0, 112.0, 224.0, 448.0, 896.0, 111.99, 447.99])])
-    ratio = torch.rand(2, len(sizes)) * 3 + 0.3
-    ratio[:, -7:] = 1
-    corner = torch.rand(2, len(sizes), 2) * 900 - 50
-    corner[:, -7:] = corner[:, -7:].round()
-    boxes = torch.cat([corner, corner + torch.stack([sizes * ratio, sizes / ratio], dim=2)], dim=2)
-    expected = pooler(features, [Boxes(image_boxes) for image_boxes in boxes])
-    assert torch.equal(DensePyramidPooler(pooler)(features, boxes), expected)
-    assert len(DensePyramidPooler(pooler).levels(boxes[0]).unique()) == 4

@@ -1,4 +1,4 @@
-"""OnnxPosePredictor: the same persons as PosePredictor, without PyTorch; what is said about unusable files."""
+"""OnnxPosePredictor: the same persons as PosePredictor, without PyTorch; the messages about unusable files."""
 
 import subprocess
 import sys
@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.data.transforms import ResizeShortestEdge
 from PIL import Image
 
 from querypose import PosePredictor
 from querypose.errors import UserError
 from querypose.export import export_onnx
-from querypose.onnx import METADATA_KEY, OnnxPosePredictor, read_rgb, resize
+from querypose.onnx import METADATA_KEY, OnnxPosePredictor
 from querypose.predictor import to_coco
 
 onnx = pytest.importorskip("onnx")
@@ -37,12 +36,14 @@ print(len(persons), persons.keypoints.shape[1:], round(float(persons.scores[0]),
 
 @pytest.fixture(scope="module")
 def torch_predictor():
-    return PosePredictor(ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth", device="cpu")
+    return PosePredictor(
+        ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth", device="cpu", score_threshold=0.0
+    )
 
 
 @pytest.fixture(scope="module")
 def picture():
-    """A drawn scene cut from the picture in the documentation: (H, W, 3)."""
+    """A synthetic scene cut from an image of the documentation: (H, W, 3)."""
     with Image.open(ROOT / "docs" / "images" / "quickstart.jpg") as opened:
         return np.array(opened.convert("RGB"))[:300, :400]
 
@@ -88,31 +89,6 @@ def test_neither_pytorch_nor_detectron2_is_imported(file, picture, tmp_path):
     assert "(17, 3)" in result.stdout and int(result.stdout.split()[0]) > 0
 
 
-@pytest.mark.parametrize("sizes", [(128, 176), (800, 1333), (0, 100), (33, 100)])
-def test_resizing_is_detectron2s(sizes):
-    for height, width in ((480, 640), (97, 31), (50, 50), (31, 200), (7, 1000)):
-        image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        expected = ResizeShortestEdge([sizes[0]] * 2, sizes[1]).get_transform(image).apply_image(image)
-        assert np.array_equal(np.asarray(resize(image, *sizes)), expected)
-
-
-def test_images_that_are_none(tmp_path):
-    (tmp_path / "text.jpg").write_text("no image")
-    cases = {
-        tmp_path / "text.jpg": "damaged or no image",
-        tmp_path / "absent.jpg": "there is no image",
-        "": "there is no image|damaged or no image",
-        7: "not int",
-    }
-    for image, message in cases.items():
-        with pytest.raises(UserError, match=message):
-            read_rgb(image)
-    with pytest.raises(UserError, match="not float32"):
-        read_rgb(np.zeros((4, 4, 3), np.float32))
-    with pytest.raises(UserError, match="must have shape"):
-        read_rgb(np.zeros((4, 4, 2), np.uint8))
-
-
 def without_metadata(file, path):
     proto = onnx.load(file)
     del proto.metadata_props[:]
@@ -133,13 +109,13 @@ def with_metadata(text):
     ("write", "message"),
     [
         (lambda file, path: None, "there is no ONNX file"),
-        (lambda file, path: path.write_text("hello"), "is no ONNX file"),
-        (lambda file, path: path.write_bytes(b""), "is no ONNX file|is no export"),
+        (lambda file, path: path.write_text("hello"), "no ONNX file"),
+        (lambda file, path: path.write_bytes(b""), "no ONNX file|is no export"),
         (lambda file, path: path.write_bytes(file.read_bytes()[:300_000]), "is damaged"),
         (without_metadata, "is no export of QueryPose"),
-        (with_metadata("{"), "metadata of .* are damaged"),
-        (with_metadata('{"format": 1}'), "metadata of .* are damaged"),
-        (with_metadata('{"format": 99}'), "has format 99"),
+        (with_metadata("{"), "is no export"),
+        (with_metadata('{"format": 1}'), "is no export"),
+        (with_metadata('{"format": 99}'), "its format is 99, not 1"),
     ],
 )
 def test_unusable_files(file, tmp_path, write, message):

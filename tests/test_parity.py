@@ -7,8 +7,8 @@ import torchvision
 from parity import load_parity
 
 from querypose.conversion.authors import per_part_slot, rename
-from querypose.modeling import keypoint_stage, pyramid_pooling
 from querypose.modeling.losses.targets import Targets
+from querypose.modeling.ops import pyramid_pooling
 
 
 @pytest.fixture(scope="module", params=["light", "full"])
@@ -26,10 +26,8 @@ def relative_error(ours, theirs) -> float:
 def eval_output(parity):
     parity.model.eval()
     images = parity.model.preprocess(parity.inputs(training=False))
-    sizes = torch.tensor([(width, height) for height, width in images.image_sizes])
     with torch.no_grad():
-        features = parity.model.backbone(images.tensor)
-        return parity.model.decoder([features[name] for name in parity.model.in_features], sizes.float())
+        return parity.model.decode(*parity.model.extract(images))
 
 
 @torch.no_grad()
@@ -41,11 +39,12 @@ def test_feature_maps(parity):
 
 
 def test_every_stage_in_eval_mode(parity, eval_output):
-    logits, boxes = torch.stack(eval_output.logits), torch.stack(eval_output.boxes)
+    box_output, keypoint_output = eval_output
+    logits, boxes = torch.stack(box_output.logits), torch.stack(box_output.boxes)
     assert relative_error(logits, parity.figures["logits"]) < 1e-4
     assert relative_error(boxes, parity.figures["boxes"]) < 1e-4
-    pose = torch.stack(eval_output.coordinates).view(parity.figures["pose"][..., :2].shape)
-    sigma = torch.stack(eval_output.sigmas).view(parity.figures["sigma"].shape)
+    pose = torch.stack(keypoint_output.coordinates).view(parity.figures["pose"][..., :2].shape)
+    sigma = torch.stack(keypoint_output.sigmas).view(parity.figures["sigma"].shape)
     assert relative_error(pose, parity.figures["pose"][..., :2]) < 1e-4
     assert relative_error(sigma, parity.figures["sigma"]) < 1e-4
     assert relative_error(1 - sigma.mean(dim=-1), parity.figures["pose"][..., 2]) < 1e-4
@@ -67,11 +66,9 @@ def test_matches(parity):
     parity.model.train()
     inputs = parity.inputs(training=True)
     images = parity.model.preprocess(inputs)
-    sizes = torch.tensor([(width, height) for height, width in images.image_sizes]).float()
     targets = Targets.from_instances([entry["instances"] for entry in inputs], parity.model.num_keypoints, "cpu")
     with torch.no_grad():
-        features = parity.model.backbone(images.tensor)
-        output = parity.model.decoder([features[name] for name in parity.model.in_features], sizes)
+        output, _ = parity.model.decode(*parity.model.extract(images))
     most = targets.boxes.shape[1]
     for match, theirs in zip(
         parity.model.criterion.matcher(output.logits, output.boxes, targets), parity.matches, strict=True
@@ -96,8 +93,7 @@ def train_step(parity):
     # oneDNN's convolutions, and RoIAlign as rows of the map, round differently from what the authors' code ran on, by
     # enough to switch a ReLU near its kink
     with torch.backends.mkldnn.flags(enabled=False), pytest.MonkeyPatch.context() as patch:
-        for module in (keypoint_stage, pyramid_pooling):
-            patch.setattr(module, "roi_align", torchvision_roi_align)
+        patch.setattr(pyramid_pooling, "roi_align", torchvision_roi_align)
         losses = parity.model(parity.inputs(training=True))
         sum(losses.values()).backward()
     return losses

@@ -1,9 +1,8 @@
-"""PosePredictor with a real model: batches, tensors, threads, precision; and what Persons turn into."""
+"""PosePredictor with a real model: batches, tensors, threads, precision; and the forms that Persons turn into."""
 
 import copy
 import pickle
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from tiny_model import spread, tiny_config, tiny_model
 from querypose import Persons, PosePredictor
 from querypose.data import skeleton_of
 from querypose.errors import UserError
-from querypose.images import read_image_rgb
+from querypose.image_io import read_image_rgb
 from querypose.skeleton import Skeleton
 from querypose.structures import record_columns
 
@@ -26,7 +25,9 @@ def make():
     opts = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
     cfg = tiny_config("light", *opts)
     model = spread(tiny_model("light", *opts))
-    return lambda **options: PosePredictor.from_model(model, cfg, skeleton_of(cfg), **options)
+    return lambda **options: PosePredictor.from_model(
+        model, cfg, skeleton_of(cfg), **{"score_threshold": 0.0, **options}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +49,22 @@ def test_a_batch_gives_what_its_images_give_alone(make, images):
     predictor = make()
     alone = [predictor(image) for image in images]
     assert len({len(persons) for persons in alone}) == 1 and len(alone[0]) == 6
-    assert not torch.allclose(alone[0].pred_keypoints, alone[2].pred_keypoints), "the test would show nothing"
+    assert not torch.allclose(alone[0].pred_keypoints, alone[2].pred_keypoints), "the images differ"
     for batch_size in (1, 2, 5, 8):
         together = predictor(images, batch_size=batch_size)
         for found, expected in zip(together, alone, strict=True):
             assert_same(found, expected)
     assert predictor([]) == []
     assert len(predictor(iter(images[:3]), batch_size=2)) == 3
+
+
+def test_a_stream_reads_ahead_by_two_batches_at_most(make, images):
+    read = []
+    stream = make().stream((read.append(1) or images[0] for _ in range(20)), batch_size=2)
+    for number in range(1, 8):
+        assert_same(next(stream), make()(images[0]))
+        assert len(read) <= number + 4
+    stream.close()
 
 
 def test_images_of_equal_padding_share_a_pass(make, images, monkeypatch):
@@ -73,15 +83,6 @@ def test_stacked_arrays_and_tensors_are_batches(make, images):
         assert_same(found[1], expected)
 
 
-def test_eight_threads_get_what_one_gets(make, images):
-    predictor = make()
-    expected = [predictor(image) for image in images]
-    jobs = [index % len(images) for index in range(80)]
-    with ThreadPoolExecutor(8) as pool:
-        for index, found in zip(jobs, pool.map(lambda i: predictor(images[i]), jobs), strict=True):
-            assert_same(found, expected[index], tolerance=1e-6)
-
-
 def test_tensors_become_the_image_that_they_hold(images):
     image = images[0]
     tensor = torch.from_numpy(image).permute(2, 0, 1)
@@ -95,7 +96,7 @@ def test_tensors_become_the_image_that_they_hold(images):
         (tensor.float(), "from 0 to 1, not 0 to 255"),
         (tensor.float() / 255 - 0.5, "from 0 to 1"),
         (torch.full((3, 4, 4), float("nan")), "from 0 to 1"),
-        (tensor.long(), "not torch.int64"),
+        (tensor.long(), "not int64"),
         (torch.from_numpy(image), r"not \(60, 90, 3\)"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -117,6 +118,28 @@ def test_half_precision_is_close_and_comes_back_in_float32(make, images):
     torch.testing.assert_close(half.scores, exact.scores, rtol=0.1, atol=0.02)
     with pytest.raises(UserError, match="float32, bfloat16, float16, not int8"):
         make(precision="int8")
+
+
+@pytest.mark.parametrize("variant", ["light", "branched", "full"])
+def test_the_threshold_saves_keypoint_stages_and_changes_no_person(images, tmp_path, variant):
+    opts = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
+    (tmp_path / "config.yaml").write_text(tiny_config(variant, *opts).dump())
+    torch.save({"model": spread(tiny_model(variant, *opts)).state_dict()}, tmp_path / "weights.pth")
+    predictor = PosePredictor(tmp_path / "config.yaml", tmp_path / "weights.pth", device="cpu")
+    rows = []
+    predictor.model.decoder.keypoint_stages[-1].register_forward_hook(lambda _, args, out: rows.append(len(args[0])))
+    for seed in range(4):
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(predictor.model.decoder.box_stages[-1].class_logit.weight, std=1.0)
+        for image in images[:2]:
+            predictor.score_threshold = 0.0
+            everyone = predictor(image)
+            probabilities = everyone.scores / everyone.pred_keypoints[..., 2].mean(dim=1)
+            between = (everyone.scores[:-1] + everyone.scores[1:]) / 2
+            for threshold in (*between.tolist(), 0.3, 1.0):
+                predictor.score_threshold = threshold
+                assert_same(predictor(image), everyone[everyone.scores >= threshold], tolerance=1e-4)
+                assert rows[-1] == (probabilities >= threshold).sum()
 
 
 @pytest.fixture
@@ -159,7 +182,7 @@ def test_a_dataframe_has_its_columns_even_without_persons(persons):
     assert list(persons[[]].to_dataframe(image="a.jpg").columns) == list(frame.columns)
 
 
-def test_a_missing_pandas_is_told(persons, monkeypatch):
+def test_a_missing_pandas_is_reported(persons, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UserError, match="pip install pandas"):
         persons.to_dataframe()
@@ -170,5 +193,5 @@ def test_a_list_of_files_may_hold_other_kinds_too(make, images, tmp_path):
     found = make()([tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(images[0]), images[0]])
     for persons in found:
         assert_same(persons, found[-1])
-    with pytest.raises(UserError, match="there is no image .*absent"):
+    with pytest.raises(UserError, match="absent.png does not exist"):
         make()([images[0], tmp_path / "absent.png"])

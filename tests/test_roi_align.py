@@ -71,6 +71,9 @@ def test_a_pyramid_is_read_as_detectron2_does(largest):
     low = 100 * torch.rand(2, 40, 2)
     boxes = torch.cat([low, low + largest * torch.rand(2, 40, 2) ** 2], dim=2)
     boxes[0, 0] = torch.nan
+    # squares of no size, at each level's limit (112, 224, 448 pixels) and just below it
+    sides = torch.tensor([0.0, 112, 224, 448, 896, 111.99, 223.99, 447.99])
+    boxes[1, :8, 2:] = boxes[1, :8, :2].round_() + sides[:, None]
     wanted = pooler(features, [Boxes(image_boxes) for image_boxes in poolable(boxes)])
     for pool in (pool_every_level, pool_own_level):
         torch.testing.assert_close(pool(pooler, features, boxes), wanted, rtol=1e-5, atol=2e-5)

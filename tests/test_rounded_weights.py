@@ -74,7 +74,6 @@ def test_a_predictor_of_its_own_model():
     quickstart = "configs/quickstart.yaml", "weights/quickstart.pth"
     image = "docs/images/synthetic_people.jpg"
     predictor = PosePredictor(*quickstart, device="cpu", precision="bfloat16")
-    first, second = predictor(image), predictor(image)
-    assert any(parameter.dtype == torch.bfloat16 for parameter in predictor.model.parameters())
-    assert len(first) and torch.equal(first.pred_keypoints, second.pred_keypoints)
-    assert len(predictor.with_attention(image)) == len(first)
+    assert predictor.model.decoder.keypoint_stages[0].part_embedding.upsample[0].weight.dtype == torch.bfloat16
+    persons = predictor(image)
+    assert len(persons) and len(predictor.with_attention(image)) == len(persons)

@@ -180,19 +180,6 @@ def test_stochastic_depth_rises_with_depth_and_rests_in_inference():
     assert torch.equal(runs[2], runs[3])
 
 
-def test_checkpointing_changes_no_number():
-    plain = build_backbone(swin_config("MODEL.SWIN.STOCHASTIC_DEPTH", 0.5)).train()
-    opts = ("MODEL.SWIN.STOCHASTIC_DEPTH", 0.5, "MODEL.SWIN.ACTIVATION_CHECKPOINTING", True)
-    saving = build_backbone(swin_config(*opts)).train()
-    saving.load_state_dict(plain.state_dict(), strict=True)
-    image = torch.randn(2, 3, 64, 96)
-    for backbone in (plain, saving):
-        torch.manual_seed(3)  # the same blocks are skipped, also in the second pass over them
-        sum(feature.square().mean() for feature in backbone(image).values()).backward()
-    for (name, ours), theirs in zip(saving.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
-
-
 def original_name(name):
     """torchvision's name of a Swin tensor in the original naming, written out once more for the authors' key list."""
     parts = name.split(".")

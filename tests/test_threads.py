@@ -1,4 +1,4 @@
-"""One predictor called by eight threads gives what it gives to one; so does the web page's analysis."""
+"""One predictor called by eight threads gives what it gives to one."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +9,6 @@ from tiny_model import spread, tiny_config, tiny_model
 
 from querypose import PosePredictor
 from querypose.skeleton import Skeleton
-from querypose.web import analyze
 
 SKELETON = Skeleton(tuple(f"joint_{i}" for i in range(17)), (), ((0, 1),), (0.05,) * 17)
 THREADS = 8
@@ -26,7 +25,7 @@ def images():
 @pytest.mark.parametrize("opts", [(), ("MODEL.QUERYPOSE.TEST.TOPK_POSES", 3)])
 def test_threads_get_what_one_gets(images, variant, opts):
     cfg = tiny_config(variant, "INPUT.MIN_SIZE_TEST", 0, *opts)
-    predictor = PosePredictor.from_model(spread(tiny_model(variant, *opts)), cfg, SKELETON)
+    predictor = PosePredictor.from_model(spread(tiny_model(variant, *opts)), cfg, SKELETON, score_threshold=0.0)
     serial = [predictor(image) for image in images]
     with ThreadPoolExecutor(THREADS) as pool:
         parallel = list(pool.map(predictor, images))
@@ -39,13 +38,3 @@ def test_threads_get_what_one_gets(images, variant, opts):
         assert torch.equal(one.pred_boxes.tensor, other.pred_boxes.tensor)
     for one, (other, _) in zip(serial, batches, strict=False):
         torch.testing.assert_close(one.pred_keypoints, other.pred_keypoints, rtol=1e-4, atol=1e-3)
-
-
-def test_analyses_of_the_web_page_do_not_mix(images):
-    cfg = tiny_config("light", "INPUT.MIN_SIZE_TEST", 0)
-    predictor = PosePredictor.from_model(spread(tiny_model()), cfg, SKELETON)
-    serial = [analyze(predictor, image) for image in images]
-    with ThreadPoolExecutor(THREADS) as pool:
-        parallel = list(pool.map(lambda image: analyze(predictor, image), images))
-    assert serial == parallel
-    assert not predictor.model.decoder._forward_hooks, "nothing is left behind"

@@ -9,8 +9,8 @@ from detectron2.utils import comm
 from tiny_model import tiny_config
 
 from querypose.data import SkipUnreadable, TrainingLoader
-from querypose.data.images import UnreadableImageError
 from querypose.errors import UserError
+from querypose.image_io import UnreadableImageError
 
 RECORDS = [{"index": index, "width": 4 + index % 3, "height": 5, "file_name": f"{index}.jpg"} for index in range(7)]
 

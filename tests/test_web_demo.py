@@ -1,67 +1,79 @@
-"""The web page's server: limits and mistakes over HTTP; the page itself in headless Chromium where there is one."""
+"""The web page: what it shows, what it refuses, and the page itself in headless Chromium where there is one."""
 
-import base64
 import http.client
-import io
+import importlib.util
 import json
 import shutil
 import socket
 import struct
-import threading
 import time
 import zlib
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
+import torch
+from detectron2.structures import Boxes
 from PIL import Image
-from tiny_model import spread, tiny_config, tiny_model
+from tiny_model import tiny_config, tiny_model
 
 from querypose import PosePredictor
+from querypose.errors import UserError
 from querypose.skeleton import Skeleton
-from querypose.web import PoseServer, analyze
-from querypose.web.server import MAX_CONNECTIONS
+from querypose.structures import Persons
+
+gr = pytest.importorskip("gradio", reason="needs Gradio: pip install 'gradio>=6'")
+web = pytest.importorskip("querypose.web")
 
 ROOT = Path(__file__).parents[1]
-SKELETON = Skeleton(tuple(f"joint_{i}" for i in range(17)), (), ((0, 1),), (0.05,) * 17)
+HANDS = Skeleton(("left_hand", "right_hand"), (("left_hand", "right_hand"),), ((0, 1),), (0.05, 0.05))
+VIEWS = [web.POSES, web.ALL_PARTS, "left hand", "right hand"]
+
+
+def persons_with_equal_scores(image):
+    """Two persons; the second part of the first looks at the top left, that of the second at the bottom right."""
+    boxes = torch.tensor([[0.0, 0, 200, 200], [300, 200, 500, 400]])
+    attention = torch.zeros(2, 2, 4, 4)
+    attention[:, 0, 1, 2] = 1.0
+    attention[0, 1, 0, 0] = attention[1, 1, 3, 3] = 0.2
+    fields = {
+        "pred_boxes": Boxes(boxes),
+        "scores": torch.tensor([0.8, 0.8]),
+        "pred_classes": torch.zeros(2, dtype=torch.long),
+        "pred_keypoints": torch.tensor([[[50.0, 60, 0.9], [90, 60, 0.7]], [[350, 250, 0.9], [400, 250, 0.7]]]),
+    }
+    attention_boxes = Boxes(boxes.clone())
+    return Persons(image.shape[:2], HANDS, **fields, part_attention=attention, attention_boxes=attention_boxes)
 
 
 @pytest.fixture
-def serve():
-    servers = []
-
-    def start(analysis, **options):
-        server = PoseServer(("127.0.0.1", 0), analysis, **options)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+def upload(tmp_path):
+    Image.new("RGB", (500, 400), (128, 128, 128)).save(tmp_path / "scene.png")
+    return str(tmp_path / "scene.png")
 
 
-def shape_of(image):
-    return {"shape": list(image.shape), "corner": image[0, 0].tolist()}
+def test_persons_with_equal_scores_show_their_own_attention(upload):
+    found = web.find_poses(persons_with_equal_scores, upload)
+    image, _, _ = web.show_poses(VIEWS, found, 0.3, 0.95, False, "right hand")
+    changed = (image != 128).any(axis=2)
+    # a location of the map is 50 pixels wide
+    assert changed[25, 25] and changed[375, 475]
+    assert not changed[:, 76:424].any() and not changed[76:324].any()
 
 
-def image_bytes(kind="PNG", size=(30, 20), **options):
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (200, 10, 30)).save(buffer, kind, **options)
-    return buffer.getvalue()
+def test_table_and_results_follow_the_threshold(upload):
+    found = web.find_poses(persons_with_equal_scores, upload)
+    image, rows, button = web.show_poses(VIEWS, found, 0.8, 0.5, True, web.ALL_PARTS)
+    assert rows == [[1, 0.8, 0.8, 0, 0, 200, 200], [2, 0.8, 0.8, 300, 200, 500, 400]]
+    assert image.shape == (400, 500, 3)
+    results = json.loads(Path(button.value["path"]).read_text())
+    assert results[1]["keypoints"] == pytest.approx([349.5, 249.5, 0.9, 399.5, 249.5, 0.7])
+    image, rows, _ = web.show_poses(VIEWS, found, 0.81, 0.5, True, web.POSES)
+    assert rows == [] and (image == 128).all()
 
 
-def post(server, body, headers=(), path="/poses"):
-    connection = http.client.HTTPConnection(*server.server_address, timeout=20)
-    connection.request("POST", path, body, dict(headers))
-    response = connection.getresponse()
-    return response.status, json.loads(response.read())
-
-
-def bomb(width, height):
-    """A PNG of a few bytes that claims that size."""
+def png_of_size(width, height):
+    """A PNG of a few bytes that states that size."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -71,129 +83,81 @@ def bomb(width, height):
     return b"\x89PNG\r\n\x1a\n" + data
 
 
-def test_a_picture_is_analysed_upright(serve):
-    server = serve(shape_of)
-    assert post(server, image_bytes()) == (200, {"shape": [20, 30, 3], "corner": [200, 10, 30]})
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    assert post(server, image_bytes("JPEG", exif=exif))[1]["shape"] == [30, 20, 3]
-
-
 @pytest.mark.parametrize(
-    ("body", "status", "message"),
-    [
-        (b"hello", 400, "no image"),
-        (b"", 400, "no image"),
-        (image_bytes()[:60], 400, "no image"),
-        (bomb(7000, 7000), 400, "7000 x 7000 pixels"),
-        (bomb(60000, 60000), 400, "pixels"),
-        (b"x" * 100_001, 413, "at most 0.1"),
-    ],
+    ("content", "message"),
+    [(b"hello", "no image"), (b"", "no image"), (png_of_size(11000, 11000), "11000 x 11000 pixels")],
+    ids=["text", "empty", "large"],
 )
-def test_what_is_refused(serve, body, status, message):
-    found, answer = post(serve(shape_of, max_upload=100_000), body)
-    assert found == status and message in answer["error"]
+def test_a_file_that_is_no_image_gets_a_sentence(tmp_path, content, message):
+    file = tmp_path / "scene.png"
+    file.write_bytes(content)
+    with pytest.raises(gr.Error, match=message) as raised:
+        web.find_poses(persons_with_equal_scores, str(file))
+    assert "scene.png" in raised.value.message and str(tmp_path) not in raised.value.message
 
 
-def test_a_length_that_is_none(serve):
-    connection = http.client.HTTPConnection(*serve(shape_of).server_address, timeout=20)
-    connection.putrequest("POST", "/poses")
-    connection.putheader("Content-Length", "-5")
-    connection.endheaders()
-    assert connection.getresponse().status == 411
+@pytest.fixture
+def serve():
+    pages = []
+
+    def start(predictor, **options):
+        pages.append(web.serve(predictor, **options))
+        return pages[-1]
+
+    yield start
+    for page in pages:
+        page.close(verbose=False)
 
 
-def test_other_addresses_and_failures(serve, capfd):
-    def fail(image):
-        raise RuntimeError("secret path")
-
-    server = serve(fail)
-    assert post(server, image_bytes(), path="/../setup.py")[0] == 404
-    status, answer = post(server, image_bytes())
-    assert status == 500 and "secret" not in answer["error"] and "secret" in capfd.readouterr().err
+def tiny_predictor(*opts):
+    names = tuple(f"joint_{i}" for i in range(17))
+    cfg = tiny_config("full", *opts)
+    return PosePredictor.from_model(tiny_model("full", *opts), cfg, Skeleton(names, (), (), (0.05,) * 17))
 
 
-def test_analyses_at_the_same_time_are_bounded(serve):
-    release, running = threading.Event(), []
+def test_the_server_is_local_bounded_and_private(serve, monkeypatch):
+    monkeypatch.setattr(web, "MAX_UPLOAD", 1000)
+    asked, resolve = set(), socket.getaddrinfo
 
-    def wait(image):
-        running.append(1)
-        release.wait(20)
-        return {}
+    def record(host, *args, **options):
+        asked.add(host if isinstance(host, str) else host.decode())
+        return resolve(host, *args, **options)
 
-    server = serve(wait, max_analyses=1, max_wait=0.1)
-    first = threading.Thread(target=post, args=(server, image_bytes()))
-    first.start()
-    while not running:
-        time.sleep(0.01)
-    assert post(server, image_bytes())[0] == 503 and len(running) == 1
-    release.set()
-    first.join()
-    assert post(server, image_bytes())[0] == 200
+    monkeypatch.setattr(socket, "getaddrinfo", record)
+    page = serve(tiny_predictor())
+    assert page.local_url.startswith("http://127.0.0.1:") and page.share_url is None
+    assert not page.analytics_enabled and asked <= {"127.0.0.1", "localhost"}
+    with pytest.raises(UserError, match="cannot listen on .*choose another"):
+        serve(tiny_predictor(), port=page.server_port)
 
-
-def test_a_trickling_upload_keeps_nobody_waiting_and_ends(serve):
-    server = serve(shape_of, max_analyses=1, max_wait=0.1, receive_timeout=1.0)
-    slow = http.client.HTTPConnection(*server.server_address, timeout=20)
-    slow.putrequest("POST", "/poses")
-    slow.putheader("Content-Length", "1000")
-    slow.endheaders()
-    slow.send(b"x")
-    headers = socket.create_connection(server.server_address, timeout=20)
-    headers.sendall(b"POST /poses HTTP/1.1\r\nX-")
-    start = time.monotonic()
-    assert post(server, image_bytes())[0] == 200, "while the others trickle"
-    for _ in range(3):
-        slow.send(b"x")
-        headers.sendall(b"x")
-        time.sleep(0.1)
-    assert slow.getresponse().status == 408
-    assert b"200" not in headers.recv(1000)
-    assert 0.9 < time.monotonic() - start < 10
+    for size, status in ((10, 200), (2000, 413)):
+        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + b"0" * size
+        connection = http.client.HTTPConnection("127.0.0.1", page.server_port, timeout=20)
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        connection.request("POST", "/gradio_api/upload", body + b"\r\n--x--\r\n", headers)
+        assert connection.getresponse().status == status
 
 
-def test_connections_are_bounded(serve):
-    server = serve(shape_of, receive_timeout=5.0)
-    held = [socket.create_connection(server.server_address, timeout=20) for _ in range(MAX_CONNECTIONS)]
-    time.sleep(0.3)
-    with socket.create_connection(server.server_address, timeout=20) as one_more:
-        assert one_more.recv(10) == b"", "hung up on"
-    for connection in held:
-        connection.close()
+def test_the_tool_listens_on_this_machine_alone(monkeypatch):
+    spec = importlib.util.spec_from_file_location("web_demo", ROOT / "tools" / "web_demo.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    called = []
+
+    def serve(*args):
+        called.append(args)
+        return SimpleNamespace(local_url="http://127.0.0.1:8000/", block_thread=lambda: None)
+
+    monkeypatch.setattr(tool, "PosePredictor", lambda config_file, score_threshold, opts: (score_threshold, opts))
+    monkeypatch.setattr(web, "serve", serve)
+    tool.main(["--config-file", "c", "MODEL.WEIGHTS", "w"])
+    assert called == [((0.01, ["MODEL.WEIGHTS", "w"]), "127.0.0.1", 8000)]
 
 
-def test_the_demo_listens_on_this_machine_alone():
-    source = (ROOT / "tools" / "web_demo.py").read_text()
-    assert '"--host", default="127.0.0.1"' in source
-
-
-def test_the_page_needs_nothing_from_elsewhere(serve):
-    connection = http.client.HTTPConnection(*serve(shape_of).server_address, timeout=20)
-    connection.request("GET", "/")
-    response = connection.getresponse()
-    page = response.read().decode()
-    assert response.status == 200 and "default-src 'none'" in response.headers["Content-Security-Policy"]
-    assert "http://" not in page and "https://" not in page and "src=" not in page
-
-
-def test_the_maps_are_those_of_the_persons():
-    model = spread(tiny_model()).eval()
-    predictor = PosePredictor.from_model(model, tiny_config("light", "INPUT.MIN_SIZE_TEST", 0), SKELETON)
-    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    outputs = []
-    model.decoder.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    result = analyze(predictor, image)
-    persons = predictor(image)
-    assert len(result["persons"]) == len(persons) > 1
-    assert result["attention_shape"] == list(outputs[0].attention[-1].shape[1:])
-    maps = [np.frombuffer(base64.b64decode(person["attention"]), np.uint8) for person in result["persons"]]
-    boxes = outputs[0].boxes[-1].flatten(0, 1)
-    for person, found in zip(result["persons"], maps, strict=True):
-        clipped = boxes.clamp(min=0).minimum(boxes.new_tensor([96, 64, 96, 64]))
-        row = (clipped - clipped.new_tensor(person["box"])).abs().sum(1).argmin()
-        wanted = outputs[0].attention[-1][row].flatten(1)
-        wanted = (wanted / wanted.amax(1, keepdim=True) * 255).flatten()
-        assert np.abs(found - wanted.detach().numpy()).max() <= 0.51
+def test_a_model_without_attention_shows_poses_only():
+    page = web.build_page(tiny_predictor("MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention"))
+    (choice,) = (block for block in page.blocks.values() if isinstance(block, gr.Dropdown))
+    assert [value for value, _ in choice.choices] == [web.POSES]
 
 
 @pytest.fixture
@@ -204,57 +168,78 @@ def browser(tmp_path):
         pytest.skip("needs chromium and chromedriver (Debian: apt install chromium chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1280,860"):
+    offline = "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    for argument in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "window-size=1280,860",
+        offline,
+    ):
         options.add_argument(f"--{argument}")
     options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield opened
     opened.quit()
 
 
 @pytest.mark.slow
-def test_the_page_in_a_browser(serve, browser, tmp_path):
-    predictor = PosePredictor(ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth", device="cpu")
-    server = serve(partial(analyze, predictor))
-    browser.get(server.url)
+def test_the_page_in_a_browser_without_internet(serve, browser, tmp_path):
+    weights = ROOT / "weights" / "quickstart.pth"
+    page = serve(PosePredictor(ROOT / "configs" / "quickstart.yaml", weights, device="cpu"))
 
     def wait_for(condition):
         until = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < until, browser.find_element("id", "status").text
+        while not (value := condition()):
+            assert time.monotonic() < until, browser.find_element("tag name", "body").text
             time.sleep(0.1)
+        return value
 
-    def pixels():
-        return browser.execute_script("return document.getElementById('canvas').toDataURL()")
+    def elements(selector):
+        return browser.find_elements("css selector", selector)
 
-    def move(control, value):
-        script = "const c = document.getElementById(arguments[0]); c.value = arguments[1]; c.oninput()"
-        browser.execute_script(script, control, value)
+    def rows():
+        return len(elements("#persons tbody tr"))
 
-    def count():
-        return int(browser.find_element("id", "count").text.split()[0])
+    def image():
+        shown = elements("[data-testid=image] img, .image-container img")
+        return shown[0].get_attribute("src") if shown else ""
 
-    picture = tmp_path / "scene.png"
+    def type_into(selector, text):
+        (field,) = elements(selector)
+        browser.execute_script("arguments[0].select()", field)
+        field.send_keys(text, "\n")
+
+    browser.get(page.local_url)
+    wait_for(lambda: elements("#upload input[type=file]"))
+    time.sleep(2)  # until the page's scripts listen to the input
+    scene = tmp_path / "scene.png"
     with Image.open(ROOT / "docs" / "images" / "quickstart.jpg") as opened:
-        opened.crop((0, 0, 400, 300)).save(picture)
-    browser.find_element("id", "file").send_keys(str(picture))
-    wait_for(lambda: browser.find_element("id", "download").is_enabled())
-    move("score", 0.01)
-    everyone, skeletons = count(), pixels()
-    move("score", 0.5)
-    assert 0 <= count() < everyone and pixels() != skeletons
-    move("score", 0.01)
-    assert pixels() == skeletons
-    browser.find_element("id", "attention").click()
-    assert pixels() != skeletons
+        opened.crop((0, 0, 400, 300)).save(scene)
+    elements("#upload input[type=file]")[0].send_keys(str(scene))
+    poses = wait_for(image)
+    everyone = wait_for(rows)
+    type_into("#score input[type=number]", "0.95")
+    wait_for(lambda: rows() < everyone)
+    type_into("#score input[type=number]", "0.30")
+    wait_for(lambda: rows() == everyone and image() == poses)
+    type_into("#attention input", web.ALL_PARTS)
+    wait_for(lambda: image() != poses)
 
-    browser.find_element("id", "download").click()
-    saved = tmp_path / "scene_poses.json"
+    elements("#download")[0].click()
+    saved = tmp_path / "scene_poses_0.30.json"
     wait_for(saved.exists)
     results = json.loads(saved.read_text())
     assert len(results) == everyone and len(results[0]["keypoints"]) == 51
 
     (tmp_path / "text.png").write_text("no image")
-    browser.find_element("id", "file").send_keys(str(tmp_path / "text.png"))
-    wait_for(lambda: "no image" in browser.find_element("id", "status").text)
-    assert not [entry for entry in browser.get_log("browser") if "Content Security" in entry["message"]]
+    elements("#upload button[aria-label=Clear]")[0].click()
+    wait_for(lambda: not image() and not rows())
+    wait_for(lambda: elements("#upload input[type=file]"))[0].send_keys(str(tmp_path / "text.png"))
+    wait_for(lambda: "cannot read the image text.png" in browser.find_element("tag name", "body").text)
+
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    requests = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+    assert requests and all(url.startswith((page.local_url, "data:", "blob:")) for url in requests), requests

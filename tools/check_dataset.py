@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Walk over data sets and report what is wrong with them.
+"""Check data sets and report what is wrong with them, and which persons training and evaluation use.
 
 Examples:
     tools/check_dataset.py keypoints_coco_2017_val
-    tools/check_dataset.py mine/train.json@mine/pictures mine/val.json --picture histograms.png --output report.json
+    tools/check_dataset.py mine/train.json@mine/images mine/val.json --picture histograms.png --output report.json
 
-Looks for images that are missing or unreadable, sizes that disagree, keypoints and boxes outside their image, empty
-categories, and duplicates of images, pictures and annotations, also between the data sets. The exit code is 0 if
-nothing was found, 1 if something was, 2 if the check could not be made.
+Looks for images that are missing or unreadable, sizes that disagree, keypoints and boxes outside their image, boxes
+without size, annotations of unknown images, empty categories, and duplicate images and annotations, also between the
+data sets. The exit code is 0 if nothing was found, 1 if something was, 2 if the check could not be made.
 """
 
 import argparse
@@ -23,12 +23,14 @@ from detectron2.data import MetadataCatalog
 from querypose.data import annotation_file, resolve_dataset
 from querypose.data.dataset_check import PROBLEMS, check_dataset
 from querypose.errors import UserError, exit_on_user_error
+from querypose.skeleton import Skeleton
 from querypose.visualization import plot_dataset
 
 
 def print_report(report):
-    """Print counts, and each kind of problem with an example."""
+    """Print counts, the persons used, and each kind of problem with an example."""
     print(f"{report.name}: " + ", ".join(f"{number} {what}" for what, number in report.counts.items()))
+    print(f"  {report.summary}")
     for kind, number in report.problems.items():
         print(f"  {number} {PROBLEMS[kind]}, such as {report.examples[kind]}")
     if not report.problems:
@@ -40,7 +42,9 @@ def main(args=None):
     parser.add_argument("datasets", nargs="+", help="registered names, FILE.json or FILE.json@IMAGE_FOLDER")
     parser.add_argument("--picture", metavar="PNG", help="draw histograms of sizes, persons and keypoints")
     parser.add_argument("--output", metavar="JSON", help="write the report to this file, too")
-    parser.add_argument("--headers-only", action="store_true", help="do not read whole images: faster, finds less")
+    parser.add_argument(
+        "--headers-only", action="store_true", help="read only the headers of images: faster, finds less"
+    )
     args = parser.parse_args(args)
     with exit_on_user_error():
         reports, pictures = [], {}
@@ -51,9 +55,11 @@ def main(args=None):
             pictures |= report.digests
             reports.append(report)
             print_report(report)
+            if warning := Skeleton.from_metadata(MetadataCatalog.get(name)).flip_warning():
+                print(f"  {warning}")
         if args.picture:
             plot_dataset(reports, args.picture)
-            print(f"picture written to {args.picture}")
+            print(f"histograms written to {args.picture}")
         if args.output:
             try:
                 Path(args.output).write_text(json.dumps([report.to_dict() for report in reports], indent=2))

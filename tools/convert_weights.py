@@ -4,6 +4,7 @@
 --source hrnet        a pose-HRNet or an ImageNet HRNet: the backbone to start training from
 --source swin         an original Swin: the backbone to start training from
 --source torchvision  a ResNet-50 or -101 of torchvision: the backbone to start training from
+--source movenet      Google's MoveNet MultiPose, movenet-multipose.json with the .bin beside it: the backbone
 --source querypose    a training checkpoint of ours without optimiser and losses, in half precision, to pass on
 --source backbone     the backbone and FPN alone of a checkpoint of ours: to start another model from
 
@@ -18,10 +19,11 @@ from querypose.conversion import (
     backbone_of,
     convert_authors_checkpoint,
     convert_hrnet_checkpoint,
+    convert_movenet_file,
     convert_swin_checkpoint,
     convert_torchvision_checkpoint,
     publishable_weights,
-    save_whole,
+    save_weights,
 )
 from querypose.conversion.files import check_free
 from querypose.errors import exit_on_user_error
@@ -30,10 +32,14 @@ SOURCES = {
     "authors": convert_authors_checkpoint,
     "hrnet": convert_hrnet_checkpoint,
     "swin": convert_swin_checkpoint,
+    "movenet": convert_movenet_file,
     "torchvision": convert_torchvision_checkpoint,
     "querypose": publishable_weights,
     "backbone": backbone_of,
 }
+
+# what a source's weights leave to the initialization, where that is not the neck and the decoder
+_FRESH = {"authors": None, "querypose": None, "backbone": "decoder", "movenet": "decoder"}
 
 
 def main() -> None:
@@ -44,10 +50,10 @@ def main() -> None:
     args = parser.parse_args()
     check_free(args.output)
     conversion = SOURCES[args.source](args.input)
-    save_whole(conversion.state_dict, args.output, author=args.source)
+    save_weights(conversion.state_dict, args.output, author=args.source)
     size = os.path.getsize(args.output) / 2**20
     print(f"wrote {args.output}: {len(conversion.state_dict)} tensors, {size:.1f} MiB")
-    fresh = {"authors": None, "querypose": None, "backbone": "decoder"}.get(args.source, "neck and the decoder")
+    fresh = _FRESH.get(args.source, "neck and the decoder")
     report(conversion, args.output, fresh)
 
 

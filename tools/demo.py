@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Find persons in images, videos or a camera's pictures, draw them, and write their keypoints as JSON and CSV.
+"""Find persons in images, videos or a camera, draw them, and write their keypoints as JSON and CSV.
 
 Examples:
     python tools/demo.py --config-file configs/querypose_R50.yaml --input photo.jpg folder 'more/*.png' \
@@ -15,10 +15,10 @@ import re
 import sys
 
 from querypose import PosePredictor
-from querypose.demo import Demo, Drawing, check_attention, find_images, prepare_output
+from querypose.demo import Demo, find_inputs, prepare_output
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import PRECISIONS
-from querypose.visualization.draw_poses import COLOUR_BY, CONFIDENCE
+from querypose.visualization.draw_poses import COLOR_BY, CONFIDENCE
 
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 
@@ -32,11 +32,13 @@ def parse_arguments(arguments=None):
         "(COCO results), OUTPUT/images.json (ids, names and sizes), OUTPUT/frames.jsonl (a line for each image or "
         "frame) and OUTPUT/persons.csv (a line for each person). The image id is the number that is the file's name "
         "if all names are numbers, as in COCO; else images and frames count from 1. Ctrl-C ends a video or camera "
-        "after the present frame; what was found so far is kept.",
+        "after the current frame; the results so far are kept.",
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's config")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", nargs="+", metavar="PATH", help="images, videos, folders of them, globs")
+    source.add_argument(
+        "--input", nargs="+", metavar="PATH", help="images, videos, folders of them, globs, addresses of streams"
+    )
     source.add_argument("--webcam", nargs="?", type=int, const=0, metavar="N", help="a camera, by number (default 0)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write to; made if absent")
     parser.add_argument("--score-threshold", type=float, default=0.3, help="leave out persons below it (default 0.3)")
@@ -49,16 +51,12 @@ def parse_arguments(arguments=None):
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="float32", help="of the network; half is for GPUs (default float32)"
     )
-    parser.add_argument(
-        "--color-by", choices=COLOUR_BY, default="side", help="what limbs are coloured by (default side)"
-    )
+    parser.add_argument("--color-by", choices=COLOR_BY, default="side", help="what limbs are colored by (default side)")
     parser.add_argument(
         "--confidence", choices=CONFIDENCE, default="both", help="how a keypoint's confidence shows (default both)"
     )
     parser.add_argument("--no-boxes", action="store_true", help="draw neither boxes nor scores")
-    parser.add_argument(
-        "--attention", action="store_true", help="let the picture glow where the parts of the last stage look"
-    )
+    parser.add_argument("--attention", action="store_true", help="overlay the attention of the parts of the last stage")
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
 
@@ -77,10 +75,10 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     """Run the demo; return 0, 2 if an input could not be used, 130 after Ctrl-C."""
     args = parse_arguments(arguments)
-    files, empty = find_images(args.input or ())
-    if args.webcam is None and not files:
+    sources, empty, left_out = ([args.webcam], [], []) if args.webcam is not None else find_inputs(args.input)
+    if not sources:
         raise UserError(f"no images found in {', '.join(args.input)}; give images, videos, folders of them or globs.")
-    output = prepare_output(args.output, files)
+    output = prepare_output(args.output, sources)
     predictor = PosePredictor(
         args.config_file,
         device=args.device,
@@ -89,25 +87,28 @@ def main(arguments=None):
         precision=args.precision,
         opts=args.opts,
     )
-    if args.attention:
-        check_attention(predictor.cfg)
-    drawing = Drawing(
+    demo = Demo(
+        predictor,
+        output,
+        attention=args.attention,
+        max_frames=args.max_frames,
         score_threshold=args.score_threshold,
         keypoint_threshold=args.keypoint_threshold,
         show_boxes=not args.no_boxes,
-        colour_by=args.color_by,
+        show_scores=not args.no_boxes,
+        color_by=args.color_by,
         confidence=args.confidence,
-        attention=args.attention,
     )
-    find_persons = predictor.with_attention if args.attention else predictor
-    demo = Demo(find_persons, predictor.skeleton, output, drawing, args.max_frames)
     for given in empty:
         demo.fail(f"no images found in {given}.")
-    demo.run(files if args.webcam is None else args.webcam)
+    demo.run(sources)
 
+    if left_out:
+        names = ", ".join(path.name for path in left_out[:10]) + (", .." if len(left_out) > 10 else "")
+        print(f"{len(left_out)} files of folders left out, as their endings are no image's or video's: {names}")
     print(
-        f"{demo.num_persons} persons in {demo.num_pictures} {'frames' if demo.has_frames else 'images'}: "
-        f"pictures and predictions.json are in {output}"
+        f"{demo.num_persons} persons in {demo.num_images} {'frames' if demo.has_frames else 'images'}: "
+        f"visualizations and predictions.json are in {output}"
         + (f"; {len(demo.failures)} inputs could not be used" if demo.failures else "")
         + ("; ended by Ctrl-C" if demo.interrupted else "")
     )

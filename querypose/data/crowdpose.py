@@ -1,5 +1,7 @@
 """CrowdPose: its skeleton of 14 keypoints, and its splits as data sets."""
 
+from pathlib import Path
+
 from querypose.data.coco_keypoints import register_coco_keypoints
 from querypose.skeleton import Skeleton, flip_pairs_by_name, known_sigmas, limbs_by_name
 
@@ -19,11 +21,11 @@ CROWDPOSE_SKELETON = Skeleton(
 CROWDPOSE_SPLITS = ("train", "val", "trainval", "test")
 
 
-def register_crowdpose(root):
+def register_crowdpose(root: Path) -> None:
     """Register `crowdpose_train`, `_val`, `_trainval` and `_test` as tools/prepare_crowdpose.py writes them.
 
     Args:
-        root: folder of the data sets (pathlib.Path), with `crowdpose/annotations` and `crowdpose/images` in it.
+        root: folder of the data sets, with `crowdpose/annotations` and `crowdpose/images` in it.
     """
     for split in CROWDPOSE_SPLITS:
         name = f"crowdpose_{split}"
@@ -35,5 +37,5 @@ def register_crowdpose(root):
             folder / "images",
             CROWDPOSE_SKELETON,
             evaluator_type="crowdpose",
-            made_by="tools/prepare_crowdpose.py makes it of the official files",
+            made_by="tools/prepare_crowdpose.py makes it from the official files",
         )

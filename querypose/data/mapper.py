@@ -1,58 +1,87 @@
 """From an annotated file name to the model's input: reading, augmentation, keypoints."""
 
+from __future__ import annotations
+
 import copy
 import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
 
 import detectron2.data.transforms as T
 import numpy as np
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
-from detectron2.structures import Keypoints
+from detectron2.structures import Instances, Keypoints
 
 from querypose.data.coco_keypoints import skeleton_of
-from querypose.data.images import read_image
 from querypose.errors import UserError
+from querypose.image_io import read_image_rgb, resized_shape
 
 logger = logging.getLogger(__name__)
+
+_MAX_RATIO_BEFORE_CROP = 8  # of long side to short side: an image of 12,000 x 20 pixels would become 480,000 x 800
+
+
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's, by `resized_shape`: very thin images keep at least 1 pixel in each direction."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        height, width = image.shape[:2]
+        if self.is_range:
+            size = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
+        else:
+            size = np.random.choice(self.short_edge_length)
+        if size == 0:
+            return T.NoOpTransform()
+        new_height, new_width = resized_shape(height, width, size, self.max_size)
+        return T.ResizeTransform(height, width, new_height, new_width, self.interp)
 
 
 def build_pose_augmentation(
     *,
-    min_size,
-    max_size,
-    sample_style="choice",
-    flip_prob=0.0,
-    crop_prob=0.0,
-    crop_type="absolute_range",
-    crop_size=(384, 600),
-    resize_before_crop=(400, 500, 600),
-):
+    min_size: int | Sequence[int],
+    max_size: int,
+    sample_style: str = "choice",
+    flip_prob: float = 0.0,
+    crop_prob: float = 0.0,
+    crop_type: str = "absolute_range",
+    crop_size: Sequence[float] = (384, 600),
+    resize_before_crop: Sequence[int] = (400, 500, 600),
+    color_jitter: float = 0.0,
+) -> list[T.Augmentation]:
     """Return the paper's augmentation ("Implementation Details") as a list of Detectron2 augmentations.
 
-    A horizontal flip; with `crop_prob` a resize and a crop, so that persons are seen larger and cut off; at
-    last a resize to the size of the input.
+    A horizontal flip; with `crop_prob` a resize and a crop, so that persons are larger and truncated; last a resize
+    to the size of the input.
 
     Args:
-        min_size: lengths in pixels of the image's short side, one of which is drawn, or (smallest, largest)
+        min_size: lengths in pixels of the image's short side, one of which is sampled, or (smallest, largest)
             with `sample_style` "range".
         max_size: longest allowed length of the long side in pixels.
         flip_prob: probability of the flip.
         crop_prob: probability of the resize and crop.
         crop_type, crop_size: as of `detectron2.data.transforms.RandomCrop`; (384, 600) with "absolute_range"
-            draws height and width in pixels from that range, at most the image's.
-        resize_before_crop: lengths of the short side before the crop, one of which is drawn.
+            samples height and width in pixels from that range, at most the image's.
+        resize_before_crop: lengths of the short side before the crop, one of which is sampled.
+        color_jitter: brightness, contrast and saturation are each scaled by a factor within 1 +- this; not the paper's.
     """
-    augmentations = []
+    augmentations: list[T.Augmentation] = []
+    if color_jitter > 0:
+        low, high = 1 - color_jitter, 1 + color_jitter
+        augmentations += [T.RandomBrightness(low, high), T.RandomContrast(low, high), T.RandomSaturation(low, high)]
     if flip_prob > 0:
         augmentations.append(T.RandomFlip(prob=flip_prob, horizontal=True))
     if crop_prob > 0:
+        before = list(resize_before_crop)
+        limit = _MAX_RATIO_BEFORE_CROP * max(before) if max(before) else sys.maxsize
         zoom_and_crop = [
-            T.ResizeShortestEdge(list(resize_before_crop), sample_style="choice"),
+            ResizeShortestEdge(before, limit, sample_style="choice"),
             T.RandomCrop(crop_type, list(crop_size)),
         ]
         augmentations.append(T.RandomApply(T.AugmentationList(zoom_and_crop), prob=crop_prob))
-    augmentations.append(T.ResizeShortestEdge(min_size, max_size, sample_style))
+    augmentations.append(ResizeShortestEdge(min_size, max_size, sample_style))
     return augmentations
 
 
@@ -72,7 +101,9 @@ class PoseDatasetMapper:
     """
 
     @configurable
-    def __init__(self, *, is_train, augmentations, image_format, flip_indices):
+    def __init__(
+        self, *, is_train: bool, augmentations: list[T.Augmentation], image_format: str, flip_indices: Sequence[int]
+    ) -> None:
         """
         Args:
             is_train: whether to return instances.
@@ -87,18 +118,23 @@ class PoseDatasetMapper:
         logger.info("Augmentation in %s: %s", "training" if is_train else "inference", augmentations)
 
     @classmethod
-    def from_config(cls, cfg, is_train=True):
-        sizes = cfg.INPUT
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        sizes, skeleton = cfg.INPUT, skeleton_of(cfg)
         if is_train:
+            warning = skeleton.flip_warning()
+            if warning and sizes.RANDOM_FLIP == "horizontal":
+                logger.warning("%s.", warning[0].upper() + warning[1:])
+            can_flip = skeleton.flip_pairs or skeleton.num_keypoints == 1
             augmentations = build_pose_augmentation(
                 min_size=sizes.MIN_SIZE_TRAIN,
                 max_size=sizes.MAX_SIZE_TRAIN,
                 sample_style=sizes.MIN_SIZE_TRAIN_SAMPLING,
-                flip_prob=0.5 if sizes.RANDOM_FLIP == "horizontal" else 0.0,
+                flip_prob=0.5 if sizes.RANDOM_FLIP == "horizontal" and can_flip else 0.0,
                 crop_prob=0.5 if sizes.CROP.ENABLED else 0.0,
                 crop_type=sizes.CROP.TYPE,
                 crop_size=sizes.CROP.SIZE,
                 resize_before_crop=sizes.CROP.RESIZE_BEFORE,
+                color_jitter=sizes.COLOR_JITTER,
             )
         else:
             augmentations = build_pose_augmentation(min_size=sizes.MIN_SIZE_TEST, max_size=sizes.MAX_SIZE_TEST)
@@ -106,11 +142,11 @@ class PoseDatasetMapper:
             "is_train": is_train,
             "augmentations": augmentations,
             "image_format": sizes.FORMAT,
-            "flip_indices": skeleton_of(cfg).flip_indices,
+            "flip_indices": skeleton.flip_indices,
         }
 
-    def __call__(self, dataset_dict):
-        # Data sets are shared between epochs and workers: what is drawn here must not stay in them.
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        # Data sets are shared between epochs and workers: augmentation must not change them.
         output = copy.deepcopy(dataset_dict)
         annotations = output.pop("annotations", None)
 
@@ -122,21 +158,22 @@ class PoseDatasetMapper:
             output["instances"] = self._transform(annotations, transforms, image.shape[:2])
         return output
 
-    def _read(self, output):
-        """Return the image (H, W, 3), upright by its EXIF orientation; add `height` and `width` if absent."""
-        file_name = output["file_name"]
-        image = read_image(file_name, self.image_format)
+    def _read(self, output: dict[str, Any]) -> np.ndarray:
+        """Return the image (H, W, 3), rotated by its EXIF orientation; add `height` and `width` if absent."""
+        image = read_image_rgb(output["file_name"])
         try:
             utils.check_image_size(output, image)
         except utils.SizeMismatchError as error:
             height, width = image.shape[:2]
             raise UserError(
-                f"the image {file_name} is {width}x{height} pixels (upright), but its annotations are made "
+                f"the image {output['file_name']} is {width}x{height} pixels (upright), but its annotations are made "
                 f"for {output['width']}x{output['height']}; correct `width` and `height` in the annotations"
             ) from error
-        return image
+        return image[:, :, ::-1] if self.image_format == "BGR" else image
 
-    def _transform(self, annotations, transforms, image_size):
+    def _transform(
+        self, annotations: list[dict[str, Any]], transforms: T.TransformList, image_size: tuple[int, int]
+    ) -> Instances:
         """Return an image's persons after augmentation as `Instances` of `image_size` (height, width)."""
         num_keypoints = len(self.flip_indices)
         persons = []
@@ -144,10 +181,8 @@ class PoseDatasetMapper:
             if annotation.get("iscrowd", 0):
                 continue
             person = {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id")}
-            keypoints = annotation.get("keypoints")
-            # A person whose keypoints nobody labelled still is one for the box losses.
-            unlabelled = keypoints is None or len(keypoints) == 0
-            person["keypoints"] = [0.0] * (3 * num_keypoints) if unlabelled else keypoints
+            # A person without labelled keypoints still counts for the box losses.
+            person["keypoints"] = annotation.get("keypoints") or [0.0] * (3 * num_keypoints)
             persons.append(
                 utils.transform_instance_annotations(
                     person, transforms, image_size, keypoint_hflip_indices=self.flip_indices

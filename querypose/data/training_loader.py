@@ -1,18 +1,20 @@
-"""Batches for training, each a function of the seed, the process and its number alone: a run can go on at any of them.
+"""Training batches that are a function of the seed, the process and their number alone, so that runs resume anywhere.
 
-Detectron2's loader gives every worker a share of the images and draws augmentations from the worker's own generator,
-so that what a batch holds depends on the number of workers and on every batch before it. Here the order of the images
-and their grouping into batches need no image, so that batches that are done are passed over in no time, and what is
-drawn for an image depends on its place in that order.
+Detectron2's loader gives every worker a share of the images and its own random generator, so that a batch depends on
+the number of workers and on every batch before it. Here the order of the images and their grouping into batches need
+no image, so that finished batches are skipped at once, and the augmentation of an image depends on its place in that
+order.
 """
 
 import itertools
+import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
@@ -20,12 +22,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from querypose.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 
 class TrainingLoader:
     """Endless batches, as lists of what `mapper` returns; the same for any number of workers.
 
     `seed` and `first_batch`, the number of the batch that iteration starts with, may be set until the first batch is
-    asked for. Without grouping, batch number b of P processes together holds the images, and their augmentations, that
+    requested. Without grouping, batch number b of P processes together holds the images, and their augmentations, that
     batch b of one process would.
     """
 
@@ -33,21 +37,23 @@ class TrainingLoader:
     def __init__(
         self,
         *,
-        records: Sequence[dict],
-        mapper: Callable[[dict], dict],
+        records: Sequence[dict[str, Any]],
+        mapper: Callable[[dict[str, Any]], dict[str, Any]],
         images_per_process: int,
         seed: int,
         group_by_shape: bool = True,
         num_workers: int = 0,
-    ):
+        pin_memory: bool = False,
+    ) -> None:
         """
         Args:
             records: Detectron2 dataset dicts.
-            mapper: makes a model's input of one of them; may draw from Python's, NumPy's and PyTorch's generators.
+            mapper: turns one of them into a model's input; may use Python's, NumPy's and PyTorch's generators.
             images_per_process: images of a batch in this process.
             seed: of order and augmentations; the same in every process.
             group_by_shape: whether a batch holds only images wider than high, or none of them.
-            num_workers: processes that load, each a whole batch at a time.
+            num_workers: loading processes, each of which loads a whole batch at a time.
+            pin_memory: whether images lie in page-locked memory, from which copies to a GPU do not wait.
         """
         self.records = records
         self.mapper = mapper
@@ -55,18 +61,26 @@ class TrainingLoader:
         self.seed = seed
         self.first_batch = 0
         self.num_workers = num_workers
+        self.pin_memory = pin_memory
         self._is_wide = None
         if group_by_shape:
             self._is_wide = [record.get("width", 0) > record.get("height", 0) for record in records]
 
     @classmethod
-    def from_config(cls, cfg, mapper: Callable[[dict], dict], records: Sequence[dict] | None = None):
+    def from_config(
+        cls,
+        cfg: CfgNode,
+        mapper: Callable[[dict[str, Any]], dict[str, Any]],
+        records: Sequence[dict[str, Any]] | None = None,
+    ) -> dict[str, Any]:
         if records is None:
             records = training_records(cfg)
-        loader, processes = cfg.DATALOADER, comm.get_world_size()
-        if cfg.SOLVER.IMS_PER_BATCH % processes:
-            number = cfg.SOLVER.IMS_PER_BATCH
-            raise UserError(f"SOLVER.IMS_PER_BATCH is {number}; it must be a multiple of the {processes} processes")
+        loader, processes, steps = cfg.DATALOADER, comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
+        if cfg.SOLVER.IMS_PER_BATCH % (processes * steps):
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of {processes * steps} "
+                f"({processes} processes x {steps} SOLVER.ACCUMULATION_STEPS)"
+            )
         return {
             "records": records,
             "mapper": mapper,
@@ -74,16 +88,18 @@ class TrainingLoader:
             "seed": run_seed(cfg),
             "group_by_shape": loader.ASPECT_RATIO_GROUPING,
             "num_workers": loader.NUM_WORKERS,
+            "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
         }
 
-    def __iter__(self) -> Iterator[list[dict]]:
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         batches = itertools.islice(self._batches(), self.first_batch, None)
         loader = DataLoader(
             _SeededImages(self.records, self.mapper, self.seed),
             batch_sampler=batches,
             num_workers=self.num_workers,
-            collate_fn=_as_it_is,
-            # its own: the model's generator must not feel the loader
+            collate_fn=_identity,
+            pin_memory=self.pin_memory,
+            # its own: the model's generator must not depend on the loader
             generator=torch.Generator().manual_seed(0),
         )
         yield from loader
@@ -100,20 +116,22 @@ class TrainingLoader:
                 group.clear()
 
 
-class _SeededImages(Dataset):
-    """(place, index) -> what the mapper makes of a record, whatever it draws being a function of seed and place."""
+class _SeededImages(Dataset[dict[str, Any]]):
+    """(place, index) -> the mapper's output for a record, whose random numbers depend on seed and place alone."""
 
-    def __init__(self, records, mapper, seed):
+    def __init__(
+        self, records: Sequence[dict[str, Any]], mapper: Callable[[dict[str, Any]], dict[str, Any]], seed: int
+    ) -> None:
         self.records = records
         self.mapper = mapper
         self.seed = seed
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, place_and_index):
+    def __getitem__(self, place_and_index: tuple[int, int]) -> dict[str, Any]:
         place, index = place_and_index
-        # without workers the generators are the model's: it must not feel how many images were loaded
+        # without workers the generators are the model's, which must not depend on how many images were loaded
         before = random.getstate(), np.random.get_state(), torch.get_rng_state()
         python, numpy, pytorch = hashed(self.seed, place)
         random.seed(python)
@@ -127,25 +145,46 @@ class _SeededImages(Dataset):
             torch.set_rng_state(before[2])
 
 
-def training_records(cfg) -> DatasetFromList:
-    """The images of DATASETS.TRAIN that have enough keypoints, serialised so that workers share their memory."""
-    records = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE,
-    )
+def training_records(cfg: CfgNode) -> DatasetFromList:
+    """Return the images of DATASETS.TRAIN that have enough keypoints, serialized so that workers share their memory.
+
+    Warns once if an image has more persons than the model has queries.
+
+    Raises:
+        UserError: if no image is left.
+    """
+    min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+    try:
+        records = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, min_keypoints=min_keypoints
+        )
+    except AssertionError as error:
+        raise UserError(
+            f"no image of DATASETS.TRAIN {cfg.DATASETS.TRAIN} has a person with {min_keypoints} labelled keypoints "
+            "(MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE) to train on"
+        ) from error
+    counts = [sum(not person.get("iscrowd") for person in record.get("annotations", ())) for record in records]
+    num_queries = cfg.MODEL.QUERYPOSE.NUM_QUERIES
+    if max(counts) > num_queries:
+        logger.warning(
+            "%d training images have more persons than MODEL.QUERYPOSE.NUM_QUERIES, which is %d: of those persons the "
+            "worst matching are not learned and not found. Set it to at least %d.",
+            sum(count > num_queries for count in counts),
+            num_queries,
+            max(counts),
+        )
     return DatasetFromList(records, copy=False)
 
 
-def run_seed(cfg) -> int:
-    """SEED, or where it is negative a number that the processes draw together."""
-    return cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+def run_seed(cfg: CfgNode) -> int:
+    """Return SEED, or where it is negative a random number that all processes share."""
+    return int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
 
 
 def hashed(*numbers: int) -> list[int]:
-    """Three seeds of 32 bits that have nothing to do with those of any other numbers (>= 0)."""
-    return np.random.SeedSequence(numbers).generate_state(3).tolist()
+    """Return three seeds of 32 bits, unrelated to those of any other numbers (>= 0)."""
+    return [int(seed) for seed in np.random.SeedSequence(numbers).generate_state(3)]
 
 
-def _as_it_is(batch):
+def _identity(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return batch

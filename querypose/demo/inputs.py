@@ -1,57 +1,79 @@
-"""What there is to look at, and where the pictures of it go."""
+"""What the demo reads, and the names of what it writes."""
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from querypose.demo.video import Source
 from querypose.errors import UserError
+from querypose.image_io import image_endings
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"}
-VIDEO_ENDINGS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"}
-
-
-def is_video(file: Path) -> bool:
-    """Whether a file is a video by its ending."""
-    return file.suffix.lower() in VIDEO_ENDINGS
+VIDEO_ENDINGS = {
+    ".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg",
+    ".mts", ".mxf", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv",
+}  # fmt: skip
 
 
-def find_images(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Return the image and video files that `inputs` name, each once, in order, and the inputs that name none.
+def is_video(source: Source) -> bool:
+    """Whether a source is a video, a stream or a camera, by its ending or address."""
+    return not isinstance(source, Path) or source.suffix.lower() in VIDEO_ENDINGS
 
-    An input is a file, a folder (its images and videos, by name; not the folders in it) or a glob.
+
+def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], list[Path]]:
+    """Find the images and videos that `inputs` name: files, folders, globs or addresses of streams.
+
+    Of a folder, the images and videos in it are used, by name; folders in it are not.
+
+    Returns:
+        the sources, each once and in order; the inputs that name none; the files of folders that were left out because
+        of their endings.
     """
-    found: dict[Path, Path] = {}
-    empty = []
+    found: dict[Path | str, Path | str] = {}
+    empty, left_out = [], []
     for given in inputs:
+        files: list[Path]
+        if "://" in given:
+            found.setdefault(given, given)
+            continue
         if os.path.isdir(given):
-            endings = IMAGE_ENDINGS | VIDEO_ENDINGS
-            files = sorted(p for p in Path(given).iterdir() if p.suffix.lower() in endings and p.is_file())
+            files = sorted(path for path in Path(given).iterdir() if path.is_file() and not path.name.startswith("."))
+            readable = image_endings() | VIDEO_ENDINGS
+            left_out += [path for path in files if path.suffix.lower() not in readable]
+            files = [path for path in files if path.suffix.lower() in readable]
         elif os.path.exists(given):
             files = [Path(given)]
         else:
-            files = [Path(p) for p in sorted(glob.glob(given, recursive=True)) if os.path.isfile(p)]
+            files = [Path(path) for path in sorted(glob.glob(given, recursive=True)) if os.path.isfile(path)]
         if not files:
             empty.append(given)
         for file in files:
             found.setdefault(file.resolve(), file)
-    return list(found.values()), empty
+    return list(found.values()), empty, left_out
 
 
-def output_names(files: Sequence[Path]) -> list[str]:
-    """Return a picture's name for each file; of equal stems the second gets _2, the third _3, ...
+def output_names(sources: Sequence[Source]) -> list[str]:
+    """Return the output's file name for each source; of equal stems the second gets _2, the third _3, ...
 
     PNG stays PNG, videos become MP4, all else JPEG. Names that differ only in letter case count as equal.
     """
     taken: set[str] = set()
     names = []
-    for file in files:
-        stem, count = file.stem, 1
+    for source in sources:
+        if isinstance(source, Path):
+            original = source.stem
+        elif isinstance(source, int):
+            original = "webcam"
+        else:
+            original = re.sub(r"\W+", "_", source.partition("://")[2]).strip("_")[-60:] or "stream"
+        stem, count = original, 1
         while stem.lower() in taken:
             count += 1
-            stem = f"{file.stem}_{count}"
+            stem = f"{original}_{count}"
         taken.add(stem.lower())
-        names.append(stem + (".mp4" if is_video(file) else ".png" if file.suffix.lower() == ".png" else ".jpg"))
+        is_png = isinstance(source, Path) and source.suffix.lower() == ".png"
+        names.append(stem + (".mp4" if is_video(source) else ".png" if is_png else ".jpg"))
     return names
 
 
@@ -64,7 +86,7 @@ def image_ids(files: Sequence[Path]) -> list[int]:
     return list(range(1, len(files) + 1))
 
 
-def prepare_output(folder: str | os.PathLike, files: Sequence[Path]) -> Path:
+def prepare_output(folder: str | os.PathLike, sources: Sequence[Source]) -> Path:
     """Make the output folder; raise `UserError` if it cannot be written to or holds an input image."""
     folder = Path(folder)
     try:
@@ -74,7 +96,7 @@ def prepare_output(folder: str | os.PathLike, files: Sequence[Path]) -> Path:
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --output.") from error
-    for file in files:
-        if file.resolve().parent == folder.resolve():
-            raise UserError(f"{folder} holds the input {file}, which could be overwritten; choose another --output.")
+    for source in sources:
+        if isinstance(source, Path) and source.resolve().parent == folder.resolve():
+            raise UserError(f"{folder} holds the input {source}, which could be overwritten; choose another --output.")
     return folder

@@ -1,22 +1,22 @@
-"""What was found, as files for other programs."""
+"""The persons found, as files for other programs."""
 
 import csv
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from querypose.atomic_io import whole_file
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton
 from querypose.structures import Persons, record_columns, to_coco
 
 
 class Results:
-    """Files of what was found: two that grow with every image, two that are written at the end.
+    """Files of the persons found: two that grow with every image, two that are written at the end.
 
     `frames.jsonl` has a line for each image or frame, `persons.csv` one for each person; `predictions.json` are COCO
-    results and `images.json` the ids, names and sizes to go with them. Whatever ends the run, the first two hold what
-    was found until then.
+    results and `images.json` the ids, names and sizes for them. However the run ends, the first two hold what was found
+    until then.
     """
 
     def __init__(self, folder: Path, skeleton: Skeleton):
@@ -26,7 +26,8 @@ class Results:
         self.images: list[dict[str, Any]] = []
         try:
             self._lines = open(folder / "frames.jsonl", "w", encoding="utf-8")
-            self._table = open(folder / "persons.csv", "w", encoding="utf-8", newline="")
+            # names of files may hold bytes that are no UTF-8
+            self._table = open(folder / "persons.csv", "w", encoding="utf-8", errors="surrogateescape", newline="")
         except OSError as error:
             raise UserError(f"cannot write {error.filename}: {error.strerror}; choose another --output.") from error
         columns = ["image_id", "file_name", "frame", "time", *record_columns(skeleton)]
@@ -44,10 +45,8 @@ class Results:
     ) -> None:
         """size: height, width; frame counts from 0 and seconds from the beginning of a video."""
         place = {"image_id": image_id, "file_name": name, "frame": frame, "time": seconds}
-        self.images.append(
-            {"id": image_id, "file_name": name, "height": size[0], "width": size[1]}
-            | ({} if frame is None else {"frame": frame, "time": seconds})
-        )
+        image: dict[str, Any] = {"id": image_id, "file_name": name, "height": size[0], "width": size[1]}
+        self.images.append(image if frame is None else {**image, "frame": frame, "time": seconds})
         self.predictions += [{**result, "file_name": name} for result in to_coco(persons, image_id)]
         records = persons.to_records()
         self._rows.writerows({**place, **record} for record in records)
@@ -57,18 +56,12 @@ class Results:
         """Write the files of the end."""
         self._lines.close()
         self._table.close()
-        write_json(self.predictions, self.folder / "predictions.json")
-        write_json({"images": self.images}, self.folder / "images.json")
+        for name, content in (("predictions.json", self.predictions), ("images.json", {"images": self.images})):
+            with whole_file(self.folder / name) as file:
+                file.write(json.dumps(content).encode())
 
     def __enter__(self) -> "Results":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def write_json(value: Any, file: Path) -> None:
-    """Write JSON so that the file is whole or as it was before."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(value))
-    os.replace(partial, file)

@@ -1,134 +1,218 @@
-"""The demo itself: every image, video or camera in turn, with what went wrong kept for the end."""
+"""The demo: the persons of images, videos and cameras, drawn and written while the network works on the next frame."""
 
 import contextlib
 import itertools
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
 from PIL import Image
 from tqdm import tqdm
 
-from querypose.demo.drawing import Drawing
 from querypose.demo.inputs import image_ids, is_video, output_names
 from querypose.demo.results import Results
-from querypose.errors import UserError
-from querypose.images import read_image_rgb
-from querypose.skeleton import Skeleton
+from querypose.demo.video import Source, VideoReader, VideoWriter, stop_on_interrupt
+from querypose.errors import UserError, one_line
+from querypose.image_io import read_image_rgb
+from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
+from querypose.predictor import PosePredictor
 from querypose.structures import Persons
+from querypose.visualization import draw_poses, overlay_attention
 from querypose.visualization.draw_poses import default_scale
-from querypose.visualization.video import VideoReader, VideoWriter, stop_on_interrupt
 
-# Containers state how many frames they hold, some by an estimate; fewer than this part of it is a fault.
-_MIN_FRAMES_READ = 0.9
+# Some containers only estimate how long they are; less than this part of it is a fault.
+_MIN_READ = 0.9
+
+
+@dataclass
+class _Frame:
+    """An image, or a frame of a video with its number and its time in seconds."""
+
+    source: Source
+    name: str
+    output: Path
+    image: np.ndarray
+    index: int | None = None
+    seconds: float | None = None
+    frame_rate: float = 0.0
 
 
 class Demo:
-    """Finds and draws the persons of images, videos and cameras, and writes pictures, videos and `Results`.
+    """Finds and draws the persons of images, videos and cameras, and writes visualizations, videos and `Results`.
 
-    After `run`: `failures`, a sentence for each input that could not be used, also to stderr as it happens;
+    After `run`: `failures`, a message for each input that could not be used, also printed to stderr as it happens;
     `interrupted`, whether Ctrl-C ended it; `has_frames`, whether there were videos or a camera; `num_persons` and
-    `num_pictures`, of images and frames.
+    `num_images`, images and frames.
     """
 
     def __init__(
         self,
-        find_persons: Callable[[np.ndarray], Persons],
-        skeleton: Skeleton,
+        predictor: PosePredictor,
         output: Path,
-        drawing: Drawing,
+        *,
+        attention: bool = False,
         max_frames: int | None = None,
+        **drawing: Any,
     ):
         """
         Args:
-            find_persons: from an (H, W, 3) uint8 RGB image to its `Persons`: a `PosePredictor`.
-            skeleton: of these persons.
-            output: the folder to write to, which is there.
-            drawing: how persons are drawn.
+            predictor: finds the persons.
+            output: an existing folder to write to.
+            attention: overlay the attention of the parts' embeddings.
             max_frames: most frames of a video or camera.
+            drawing: options of `draw_poses`.
+
+        Raises:
+            UserError: attention of a model without attention maps.
         """
-        self.find_persons = find_persons
-        self.skeleton = skeleton
+        if attention:
+            _check_attention(predictor.cfg)
+        self.predictor = predictor
         self.output = output
-        self.drawing = drawing
+        self.attention = attention
         self.max_frames = max_frames
+        self.drawing = drawing
         self.failures: list[str] = []
         self.interrupted = self.has_frames = False
-        self.num_persons = self.num_pictures = 0
+        self.num_persons = self.num_images = 0
+        self._failed: set[Source] = set()
+        self._unwritable: set[Path] = set()
+        self._writer: VideoWriter | None = None
 
-    def run(self, sources: Sequence[Path] | int) -> None:
-        """Work on image and video files, or on the camera with a number; whatever fails is told and left out.
+    def run(self, sources: Sequence[Source]) -> None:
+        """Work on image and video files, streams and cameras; an input that fails is reported and left out.
 
         Image ids are the numbers that images are named by, see `image_ids`; with videos or a camera, images and frames
         count from 1.
         """
-        if isinstance(sources, int):
-            jobs: list[tuple[Path | int, str]] = [(sources, "webcam.mp4")]
-            self.has_frames = True
-        else:
-            jobs = list(zip(sources, output_names(sources), strict=True))
-            self.has_frames = any(map(is_video, sources))
-        numbers = itertools.count(1) if self.has_frames else dict(zip(sources, image_ids(sources), strict=True))
-        with stop_on_interrupt() as stop, Results(self.output, self.skeleton) as results:
-            for source, name in tqdm(jobs, unit="input", disable=True if len(jobs) == 1 else None):
+        self.has_frames = any(map(is_video, sources))
+        files = [source for source in sources if isinstance(source, Path)]
+        ids: dict[Source, int] = dict(zip(files, image_ids(files), strict=True))
+        with (
+            stop_on_interrupt() as stop,
+            Results(self.output, self.predictor.skeleton) as results,
+            ThreadPoolExecutor(1) as drawing,
+        ):
+            drawn: Future[None] | None = None
+            for frame, persons in self._predictions(self._frames(sources, stop)):
+                number = len(results.images) + 1 if self.has_frames else ids[frame.source]
+                seconds = None if frame.seconds is None else round(frame.seconds, 4)
+                results.add(persons, number, frame.name, frame.image.shape[:2], frame.index, seconds)
+                if drawn is not None:
+                    drawn.result()
+                drawn = drawing.submit(self._draw, frame, persons)
                 if stop.is_set():
                     break
-                try:
-                    if isinstance(source, int) or is_video(source):
-                        self._video(source, self.output / name, results, numbers, stop)
-                    else:
-                        self._image(source, self.output / name, results, numbers)
-                except UserError as error:
-                    self.fail(str(error))
+            drawing.submit(self._close_writer)
         self.interrupted = stop.is_set()
-        self.num_persons, self.num_pictures = len(results.predictions), len(results.images)
+        self.num_persons, self.num_images = len(results.predictions), len(results.images)
 
     def fail(self, message: str) -> None:
-        """Tell of an input that cannot be used, and remember it."""
+        """Report an input that cannot be used, and remember it."""
         self.failures.append(message)
-        tqdm.write(f"error: {message}", file=sys.stderr)
+        tqdm.write(f"error: {one_line(message)}", file=sys.stderr)
 
-    def _image(self, file: Path, picture_file: Path, results: Results, numbers) -> None:
-        image = read_image_rgb(file)
-        persons = self.find_persons(image)
-        try:
-            Image.fromarray(self.drawing(image, persons)).save(picture_file, quality=95, subsampling=0)
-        except OSError as error:
-            raise UserError(f"cannot write {picture_file}: {error.strerror or error}.") from error
-        number = next(numbers) if self.has_frames else numbers[file]
-        results.add(persons, number, str(file), image.shape[:2])
+    def _fail(self, source: Source, error: Exception) -> None:
+        if source not in self._failed:
+            self.fail(str(error) if isinstance(error, UserError) else f"{source}: {type(error).__name__}: {error}")
+        self._failed.add(source)
 
-    def _video(self, source: Path | int, video_file: Path, results: Results, numbers, stop: threading.Event) -> None:
-        """Until the end of a file or camera, or until `stop` is set.
+    def _frames(self, sources: Sequence[Source], stop: threading.Event) -> Iterator[_Frame]:
+        jobs = list(zip(sources, output_names(sources), strict=True))
+        for source, name in tqdm(jobs, unit="input", disable=True if len(jobs) == 1 else None):
+            if stop.is_set():
+                return
+            try:
+                if is_video(source):
+                    yield from self._video_frames(source, self.output / name)
+                else:
+                    yield _Frame(source, str(source), self.output / name, read_image_rgb(source))
+            except Exception as error:  # one bad input does not end the run
+                self._fail(source, error)
 
-        A camera's frames are repeated in the output for as long as each was worked on, so that it plays in real time.
-        """
+    def _video_frames(self, source: Source, output: Path) -> Iterator[_Frame]:
         with contextlib.closing(VideoReader(source)) as reader:
-            count, start = 0, time.monotonic()
-            total = min(reader.num_frames or sys.maxsize, self.max_frames or sys.maxsize)
-            progress = tqdm(
+            count, seconds = 0, 0.0
+            total = min(round(reader.duration * reader.frame_rate) or sys.maxsize, self.max_frames or sys.maxsize)
+            with tqdm(
                 total=None if total == sys.maxsize else total, desc=Path(reader.name).name, unit="frame", disable=None
-            )
-            with VideoWriter(video_file, reader.frame_rate) as writer, progress:
-                for frame in reader:
-                    persons = self.find_persons(frame)
-                    seconds = time.monotonic() - start if reader.is_camera else count / reader.frame_rate
-                    picture = self.drawing(frame, persons, scale=default_scale(*frame.shape[:2]))
-                    wanted = round(seconds * reader.frame_rate) if reader.is_camera else 0
-                    for _ in range(max(1, wanted - writer.num_frames)):
-                        writer.write(picture)
-                    results.add(persons, next(numbers), reader.name, frame.shape[:2], count, round(seconds, 4))
+            ) as progress:
+                for seconds, image in itertools.islice(reader, self.max_frames):
+                    if source in self._failed:
+                        return
+                    yield _Frame(source, reader.name, output, image, count, seconds, reader.frame_rate)
                     count += 1
                     progress.update()
-                    if stop.is_set() or count == self.max_frames:
-                        return
         if count == 0:
-            raise UserError(f"{reader.name} has no frame that can be read; leave it out or mend it.")
-        if count < _MIN_FRAMES_READ * reader.num_frames:
+            raise UserError(f"{reader.name} has no frame that can be read; repair it or leave it out.")
+        if count != self.max_frames and seconds + 1 / reader.frame_rate < _MIN_READ * reader.duration:
             raise UserError(
-                f"{reader.name} ends after {count} of {reader.num_frames} frames: it is damaged; what came before "
-                "was kept."
+                f"{reader.name} ends after {seconds:.1f} of {reader.duration:.1f} seconds: it is damaged; the frames "
+                "before are kept."
             )
+
+    def _predictions(self, frames: Iterator[_Frame]) -> Iterator[tuple[_Frame, Persons]]:
+        """Each frame with its persons; where the network fails on one, its source is reported and left."""
+        while True:
+            waiting: deque[_Frame] = deque()
+
+            def images(waiting: deque[_Frame] = waiting, frames: Iterator[_Frame] = frames) -> Iterator[np.ndarray]:
+                for frame in frames:
+                    if frame.source not in self._failed:
+                        waiting.append(frame)
+                        yield frame.image
+
+            try:
+                for persons in self._predict(images()):
+                    yield waiting.popleft(), persons
+                return
+            except Exception as error:  # out of memory, for example
+                if not waiting:
+                    raise
+                self._fail(waiting.popleft().source, error)
+                frames = itertools.chain(list(waiting), frames)
+
+    def _predict(self, images: Iterator[np.ndarray]) -> Iterator[Persons]:
+        return map(self.predictor.with_attention, images) if self.attention else self.predictor.stream(images, 1)
+
+    def _draw(self, frame: _Frame, persons: Persons) -> None:
+        if frame.output in self._unwritable:
+            return
+        try:
+            image, is_frame = frame.image, frame.index is not None
+            if self.attention:
+                image = overlay_attention(image, persons.part_attention, persons.attention_boxes.tensor)
+            # all frames of a video are as large as the first
+            scale = default_scale(*image.shape[:2]) if is_frame else None
+            image = draw_poses(image, persons, persons.skeleton, scale=scale, **self.drawing)
+            if not is_frame:
+                Image.fromarray(image).save(frame.output, quality=95, subsampling=0)
+                return
+            if self._writer is None or self._writer.path != str(frame.output):
+                self._close_writer()
+                self._writer = VideoWriter(frame.output, frame.frame_rate)
+            self._writer.write(image, frame.seconds)
+        except Exception as error:  # the keypoints are already written
+            self._unwritable.add(frame.output)
+            self.fail(f"cannot write {frame.output} ({error}); the keypoints of {frame.name} are kept.")
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _check_attention(cfg: CfgNode) -> None:
+    config = cfg.MODEL.QUERYPOSE
+    has_parts = KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE).has_parts
+    if not (has_parts and PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING).makes_attention):
+        raise UserError(
+            f"a model with KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' and PART_EMBEDDING '{config.PART_EMBEDDING}' makes "
+            "no attention maps; leave out --attention, or use a model with an SPEGM."
+        )

@@ -1,54 +1,83 @@
 """The annotations that results are evaluated against, and by which protocol's rules."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from querypose.data.coco_format import first_problem, keypoint_category, load_coco_format
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+
+from querypose.data.annotations import AREA_PER_BOX_AREA, normalize, read_annotations
+from querypose.data.coco_format import id_key
+from querypose.data.coco_keypoints import annotation_file, resolve_dataset
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton
 
 PROTOCOLS = ("coco", "crowdpose")
 
-# Person area over box area, where a file gives no area, and always in CrowdPose.
-AREA_PER_BOX_AREA = 0.53
-
-# CrowdPose counts its first twelve joints: of a person with head and neck alone it asks nothing.
+# CrowdPose counts its first twelve joints: persons of whom only head and neck are labelled are ignored.
 _NOT_COUNTED_BY_CROWDPOSE = ("head", "neck")
+
+Entries = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The persons of a COCO-format file with all that the evaluation looks at.
+    """The persons of a COCO-format file with all that the evaluation needs.
 
     Attributes:
         content: dict of `images`, `categories` (the one of the persons) and `annotations` (the persons', each with
-            `area`, `iscrowd`, `keypoints` and `num_keypoints`).
+            `area`, `iscrowd`, `keypoints` and `num_keypoints`), as of `KeypointAnnotations`. Ids are those of the file.
         skeleton: `Skeleton` of the keypoints, with the OKS sigmas to use.
         protocol: one of `PROTOCOLS`.
     """
 
-    content: dict
+    content: dict[str, Entries]
     skeleton: Skeleton
     protocol: str
 
     @property
-    def category_id(self):
+    def category_id(self) -> int | str:
         """Id of the persons' category."""
-        return self.content["categories"][0]["id"]
+        category_id: int | str = self.content["categories"][0]["id"]
+        return category_id
 
-    def copy_entries(self):
-        """Return `content` with entries of its own: the evaluation tools add keys to what they are given."""
-        return {key: [dict(entry) for entry in entries] for key, entries in self.content.items()}
+    def numbered(self, results: Entries) -> tuple[dict[str, Entries], Entries]:
+        """Return `content` and results as copies with images and persons numbered 1, 2, .. and the category 1.
+
+        The scorers differ in which ids they take: an id of 0 counts as no match, text and more than 64 bits fail.
+        """
+        numbers = {id_key(image["id"]): number for number, image in enumerate(self.content["images"], start=1)}
+
+        def copied(entry: dict[str, Any]) -> dict[str, Any]:
+            return {**entry, "image_id": numbers[id_key(entry["image_id"])], "category_id": 1}
+
+        category = {"id": 1, "name": "person", "keypoints": list(self.skeleton.keypoint_names)}
+        content = {
+            "images": [{**image, "id": number} for number, image in enumerate(self.content["images"], start=1)],
+            "categories": [category],
+            "annotations": [
+                {**copied(person), "id": number} for number, person in enumerate(self.content["annotations"], start=1)
+            ],
+        }
+        return content, [copied(result) for result in results]
 
 
-def load_ground_truth(source, *, skeleton=None, sigmas=None, protocol=None):
-    """Read the annotations to evaluate against.
+def load_ground_truth(
+    source: str | os.PathLike[str] | dict[str, Any],
+    *,
+    skeleton: Skeleton | None = None,
+    sigmas: Sequence[float] | None = None,
+    protocol: str | None = None,
+) -> GroundTruth:
+    """Read the annotations to evaluate against, normalized as for training (`querypose.data.annotations`).
 
-    Of the annotations only those of the category with keypoints count. An annotation without `area` gets 0.53 times
-    that of its box (in CrowdPose each does), one without `num_keypoints` the number of its labelled keypoints (in
-    CrowdPose without head and neck).
+    By CrowdPose's protocol every area is 0.53 times that of the box, and `num_keypoints` leaves out head and neck.
 
     Args:
-        source: an annotation file, or its content (a dict, which stays as it is).
+        source: an annotation file, or its content (a dict, which is not changed).
         skeleton: `Skeleton` of the keypoints; default the file's.
         sigmas: K OKS sigmas; default those of the skeleton.
         protocol: one of `PROTOCOLS`; default "crowdpose" for a file whose images all have a `crowdIndex`.
@@ -57,35 +86,54 @@ def load_ground_truth(source, *, skeleton=None, sigmas=None, protocol=None):
         UserError: for a file that cannot be used, or that lacks what the protocol needs.
     """
     if isinstance(source, dict):
-        content, path = {"images": [], "categories": [], "annotations": [], **source}, "the given annotations"
+        complete = {"images": [], "categories": [], "annotations": [], **source}
+        annotations = normalize(complete, "the given annotations")
     else:
-        content, path = load_coco_format(source), str(source)
-    category, category_id = keypoint_category(content, path)
-    if category is None and skeleton is None:
-        without = "" if content["annotations"] else " and no annotations, so no AP can be computed"
-        raise UserError(f"{path} has no category with keypoints{without}; evaluate against a keypoint file")
-    problem = first_problem(content, category, path)
-    if problem:
-        raise UserError(problem)
+        annotations = read_annotations(source)
+    annotations.require_persons()
     if skeleton is None:
-        skeleton = Skeleton.from_coco_category(category, sigmas)
+        if annotations.category is None:
+            raise UserError(f"{annotations.path} has no category with keypoints; evaluate against a keypoint file")
+        skeleton = Skeleton.from_coco_category(annotations.category, sigmas)
     elif sigmas is not None and len(sigmas):
         skeleton = skeleton.with_sigmas(sigmas)
-    protocol = _check_protocol(content["images"], protocol, path)
-    persons = [
-        _complete(annotation, skeleton, protocol)
-        for annotation in content["annotations"]
-        if annotation["category_id"] == category_id
-    ]
+    protocol = _check_protocol(annotations.images, protocol, annotations.path)
+    if protocol == "crowdpose":
+        for person in annotations.persons:
+            width, height = person["bbox"][2:]
+            # the order of the factors is that of the official tool, for the same last bit
+            person["area"] = height * width * AREA_PER_BOX_AREA
+            flags = zip(skeleton.keypoint_names, person["keypoints"][2::3], strict=False)
+            person["num_keypoints"] = sum(v > 0 for name, v in flags if name not in _NOT_COUNTED_BY_CROWDPOSE)
     content = {
-        "images": content["images"],
-        "categories": [category or {"id": category_id, "name": "person"}],
-        "annotations": persons,
+        "images": annotations.images,
+        "categories": [annotations.category or {"id": annotations.category_id, "name": "person"}],
+        "annotations": annotations.persons,
     }
     return GroundTruth(content, skeleton, protocol)
 
 
-def _check_protocol(images, protocol, path):
+def ground_truth_of(dataset: str) -> tuple[GroundTruth, str]:
+    """Return the `GroundTruth` of a data set and the folder of its images.
+
+    Args:
+        dataset: a registered name, FILE.json or FILE.json@IMAGE_FOLDER, as of `resolve_dataset`.
+
+    Raises:
+        UserError: for a data set that is unknown, cannot be read, or has no persons.
+    """
+    metadata = MetadataCatalog.get(resolve_dataset(dataset))
+    truth = load_ground_truth(
+        annotation_file(dataset),
+        skeleton=Skeleton.from_metadata(metadata),
+        protocol="crowdpose" if metadata.get("evaluator_type") == "crowdpose" else None,
+    )
+    if not truth.content["annotations"]:
+        raise UserError(f"the data set {dataset!r} has no annotations of persons; name one that has")
+    return truth, metadata.image_root
+
+
+def _check_protocol(images: Entries, protocol: str | None, path: str) -> str:
     without_index = [image for image in images if not isinstance(image.get("crowdIndex"), int | float)]
     if protocol is None:
         return "crowdpose" if images and not without_index else "coco"
@@ -97,25 +145,3 @@ def _check_protocol(images, protocol, path):
             "medium and hard: use the official file, or evaluate by COCO's rules (--protocol coco)"
         )
     return protocol
-
-
-def _complete(annotation, skeleton, protocol):
-    """Return a copy of a person's annotation with everything that COCO's evaluation looks at."""
-    keypoints = annotation.get("keypoints") or [0] * (3 * skeleton.num_keypoints)
-    width, height = annotation["bbox"][2:]
-    # the order of the factors is that of the official tool, for the same last bit
-    area = height * width * AREA_PER_BOX_AREA
-    not_counted = _NOT_COUNTED_BY_CROWDPOSE if protocol == "crowdpose" else ()
-    labelled = zip(skeleton.keypoint_names, keypoints[2::3], strict=True)
-    person = {
-        "iscrowd": 0,
-        "area": area,
-        "num_keypoints": sum(v > 0 for name, v in labelled if name not in not_counted),
-        **annotation,
-        "keypoints": keypoints,
-    }
-    if protocol == "crowdpose":
-        person["area"] = area
-    # Polygons are large, and no task needs them.
-    person.pop("segmentation", None)
-    return person

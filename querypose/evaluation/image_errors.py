@@ -1,34 +1,26 @@
-"""How well each single image is solved, so that the worst ones can be looked at."""
+"""Errors of single images, so that the worst ones can be looked at."""
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
-from detectron2.data import MetadataCatalog
-
-from querypose.data.coco_keypoints import annotation_file, resolve_dataset
-from querypose.errors import UserError
 from querypose.evaluation.coco_backends import run_pycocotools
 from querypose.evaluation.coco_results import check_results
-from querypose.evaluation.ground_truth import load_ground_truth
-from querypose.skeleton import Skeleton
-
-MIN_OKS = 0.5
-"""From here on a pose counts as that of a person."""
+from querypose.evaluation.ground_truth import Entries, GroundTruth
 
 
 @dataclass(frozen=True)
 class ImageError:
-    """What became of an image's persons.
+    """Result of matching an image's poses to its persons.
 
     A pose, best score first, is matched to the person with which it has the highest OKS, at least 0.5, each once, as
     AP does; of an image the 20 best poses count. Persons that AP ignores (crowds, those without labels) are ignored
-    here, with the poses that are theirs.
+    here, with the poses that match them.
 
     Attributes:
         image_id: of the annotation file.
         persons: persons to find.
         found: how many of them have a pose.
-        surplus: poses that are nobody's.
+        surplus: false positives, poses that match no person.
         oks: sum of the OKS of those found.
     """
 
@@ -40,8 +32,8 @@ class ImageError:
 
     @property
     def error(self) -> float:
-        """1 less the mean OKS, for which a person without a pose and a pose without a person count 0; 0 if there are
-        neither.
+        """1 - mean OKS, where missed persons and false positives count as 0; 0 if there are neither persons nor
+        poses.
         """
         number = self.persons + self.surplus
         return 1 - self.oks / number if number else 0.0
@@ -52,42 +44,7 @@ class ImageError:
         return self.oks / self.found if self.found else None
 
 
-def read_results(path):
-    """Return the content of a JSON file of results.
-
-    Raises:
-        UserError: if it cannot be read or is no JSON.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except OSError as error:
-        raise UserError(f"the results {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"the results {path} are not valid JSON ({error}); write them anew") from error
-
-
-def ground_truth_of(dataset):
-    """Return the `GroundTruth` of a data set and the folder of its images.
-
-    Args:
-        dataset: a registered name, FILE.json or FILE.json@IMAGE_FOLDER, as of `resolve_dataset`.
-
-    Raises:
-        UserError: for a data set that is unknown, cannot be read, or has no persons.
-    """
-    metadata = MetadataCatalog.get(resolve_dataset(dataset))
-    truth = load_ground_truth(
-        annotation_file(dataset),
-        skeleton=Skeleton.from_metadata(metadata),
-        protocol="crowdpose" if metadata.get("evaluator_type") == "crowdpose" else None,
-    )
-    if not truth.content["annotations"]:
-        raise UserError(f"the data set {dataset!r} has no annotations of persons; name one that has")
-    return truth, metadata.image_root
-
-
-def image_errors(ground_truth, results):
+def image_errors(ground_truth: GroundTruth, results: Entries) -> list[ImageError]:
     """Return an `ImageError` for each image, in the order of the file.
 
     Args:
@@ -97,31 +54,28 @@ def image_errors(ground_truth, results):
     Raises:
         UserError: for results that do not fit the annotations.
     """
-    check_results(results, ground_truth, ("keypoints",))
-    poses = [{key: result[key] for key in ("image_id", "category_id", "keypoints", "score")} for result in results]
-    # numbered anew, because the tool takes a person with id 0 for none
-    persons = [{**person, "id": number} for number, person in enumerate(ground_truth.content["annotations"], start=1)]
-    truth = replace(ground_truth, content={**ground_truth.content, "annotations": persons})
-    evaluation = run_pycocotools(truth, poses, "keypoints")
-    here: dict = {}
-    for person in persons:
-        here.setdefault(person["image_id"], []).append(person["id"])
+    poses = check_results(results, ground_truth, ("keypoints",))
+    poses = [{key: value for key, value in pose.items() if key != "bbox"} for pose in poses]
+    evaluation = run_pycocotools(ground_truth, poses, "keypoints")
+    persons: dict[int | str, list[int]] = {}
+    for number, person in enumerate(ground_truth.content["annotations"], start=1):
+        persons.setdefault(person["image_id"], []).append(number)
     # by size class, of which the first is all, then by image; None for one with neither persons nor poses
     matchings = dict(zip(evaluation.params.imgIds, evaluation.evalImgs, strict=False))
     errors = []
-    for image in truth.content["images"]:
+    for number, image in enumerate(ground_truth.content["images"], start=1):
         # (poses, persons), poses as in the matching and persons as in the file
-        similarity = evaluation.ious[image["id"], truth.category_id]
-        errors.append(_image_error(image["id"], matchings[image["id"]], similarity, here.get(image["id"])))
+        similarity = evaluation.ious[number, 1]
+        errors.append(_image_error(image["id"], matchings[number], similarity, persons.get(image["id"], [])))
     return errors
 
 
-def _image_error(image_id, matching, similarity, persons):
-    """The `ImageError` of pycocotools' matching of an image, with the ids of its persons in the order of their OKS."""
+def _image_error(image_id: int | str, matching: Any, similarity: Any, persons: list[int]) -> ImageError:
+    """The `ImageError` of pycocotools' matching of an image, with the numbers of its persons in the order of OKS."""
     if matching is None:
         return ImageError(image_id, 0, 0, 0, 0.0)
     found, surplus, oks = 0, 0, 0.0
-    # at the first threshold, MIN_OKS
+    # at the first threshold, 0.5
     for pose, (person, is_ignored) in enumerate(zip(matching["dtMatches"][0], matching["dtIgnore"][0], strict=True)):
         if is_ignored:
             continue

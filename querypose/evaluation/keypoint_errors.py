@@ -1,11 +1,15 @@
-"""How well each single keypoint is found: what AP, which looks at whole persons, does not say."""
+"""How well each single keypoint is found, which AP of whole persons does not show."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from querypose.evaluation.coco_results import check_results
-from querypose.evaluation.ground_truth import load_ground_truth
+from querypose.evaluation.ground_truth import Entries, load_ground_truth
+from querypose.skeleton import Skeleton
 
 _MAX_POSES = 20  # of an image, as in AP
 _MIN_OKS = 0.5  # at which a pose counts as that of a person
@@ -35,7 +39,7 @@ class KeypointErrors:
         kinds: (K, 4) shares of `KINDS`, rows that sum to 1.
     """
 
-    names: tuple
+    names: tuple[str, ...]
     num_persons: int
     num_found: int
     mean_oks: float
@@ -45,9 +49,9 @@ class KeypointErrors:
     median_error: np.ndarray
     kinds: np.ndarray
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return it all for JSON, shares in percent, by keypoint; None where there is no label."""
-        keypoints = {}
+        keypoints: dict[str, dict[str, Any]] = {}
         for i, name in enumerate(self.names):
             shares = {kind: _percent(share) for kind, share in zip(KINDS, self.kinds[i], strict=True)}
             keypoints[name] = {
@@ -61,7 +65,12 @@ class KeypointErrors:
         return {**persons, "keypoints": keypoints}
 
 
-def keypoint_errors(ground_truth, results, sigmas=None, protocol=None):
+def keypoint_errors(
+    ground_truth: str | os.PathLike[str] | dict[str, Any],
+    results: Entries,
+    sigmas: Sequence[float] | None = None,
+    protocol: str | None = None,
+) -> KeypointErrors:
     """Return the `KeypointErrors` of COCO-format results.
 
     Args:
@@ -72,9 +81,9 @@ def keypoint_errors(ground_truth, results, sigmas=None, protocol=None):
         UserError: for results that do not fit the annotations.
     """
     truth = load_ground_truth(ground_truth, sigmas=sigmas, protocol=protocol)
-    check_results(results, truth, ("keypoints",))
-    poses, persons = {}, {}
-    for result in results:
+    poses: dict[int | str, Entries] = {}
+    persons: dict[int | str, Entries] = {}
+    for result in check_results(results, truth, ("keypoints",)):
         poses.setdefault(result["image_id"], []).append(result)
     for person in truth.content["annotations"]:
         if not person["iscrowd"] and person["num_keypoints"] > 0:
@@ -82,9 +91,9 @@ def keypoint_errors(ground_truth, results, sigmas=None, protocol=None):
 
     skeleton = truth.skeleton
     sigma, mirror = np.array(skeleton.sigmas), np.array(skeleton.flip_indices)
-    nobody = np.zeros((0, skeleton.num_keypoints))
-    own, mirrored, distances = [nobody], [nobody], [nobody]
-    best_oks = []
+    none = np.zeros((0, skeleton.num_keypoints))
+    own, mirrored, distances = [none], [none], [none]
+    best_oks: list[float] = []
     for image_id, here in persons.items():
         found = sorted(poses.get(image_id, ()), key=lambda pose: -pose["score"])[:_MAX_POSES]
         given = np.array([person["keypoints"] for person in here], dtype=float).reshape(len(here), -1, 3)
@@ -112,15 +121,17 @@ def keypoint_errors(ground_truth, results, sigmas=None, protocol=None):
     return _summary(skeleton, best_oks, *map(np.concatenate, (own, mirrored, distances)))
 
 
-def _summary(skeleton, best_oks, similarity, mirrored, distances):
+def _summary(
+    skeleton: Skeleton, best_oks: list[float], similarity: np.ndarray, mirrored: np.ndarray, distances: np.ndarray
+) -> KeypointErrors:
     """Summarise the highest OKS of each person, and (persons found, K) arrays: similarities, those to the mirror
     image, distances in pixels."""
     labelled = ~np.isnan(similarity)
     count = labelled.sum(axis=0)
 
-    def share(condition):
+    def share(condition: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):
-            return (condition & labelled).sum(axis=0) / count
+            return np.asarray((condition & labelled).sum(axis=0) / count)
 
     good = similarity >= 0.85
     jitter = (similarity >= 0.5) & ~good
@@ -131,7 +142,7 @@ def _summary(skeleton, best_oks, similarity, mirrored, distances):
     with np.errstate(invalid="ignore"):
         mean = np.where(labelled, similarity, 0).sum(axis=0) / count
     return KeypointErrors(
-        names=skeleton.keypoint_names,
+        names=tuple(skeleton.keypoint_names),
         num_persons=len(best_oks),
         num_found=len(similarity),
         mean_oks=float(np.mean(best_oks)) if best_oks else float("nan"),
@@ -143,5 +154,5 @@ def _summary(skeleton, best_oks, similarity, mirrored, distances):
     )
 
 
-def _percent(share):
+def _percent(share: float) -> float | None:
     return None if np.isnan(share) else round(100 * float(share), 2)

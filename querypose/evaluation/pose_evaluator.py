@@ -7,16 +7,18 @@ import logging
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
 from querypose.data.coco_keypoints import annotation_file
-from querypose.evaluation.coco_results import TASKS, check_backend, check_tasks, compute_metrics
-from querypose.evaluation.ground_truth import load_ground_truth
+from querypose.evaluation.coco_results import TASKS, Metrics, check_backend, check_tasks, compute_metrics
+from querypose.evaluation.ground_truth import Entries, load_ground_truth
 from querypose.evaluation.submission import check_submission, submission_name, write_submission
 from querypose.skeleton import Skeleton
 
@@ -28,9 +30,9 @@ class PoseEvaluator(DatasetEvaluator):
 
     Outputs are Detectron2's: per image a dict with `instances` (`pred_boxes`, `scores`, `pred_classes`,
     `pred_keypoints` (n, K, 3) in pixels). They are written, boxes and keypoints together, to
-    `<output_dir>/coco_instances_results.json` in COCO's format, less the 0.5 pixels that Detectron2's
-    loader adds to keypoints. Of a data set without annotations (a test set) nothing is evaluated; for one whose
-    metadata names a `submission_split`, test-dev, the file to submit is written beside.
+    `<output_dir>/coco_instances_results.json` in COCO's format with the file's own ids, less the 0.5 pixels that
+    the loader adds to keypoints. A data set without annotations (a test set) is not evaluated; for one whose
+    metadata names a `submission_split`, test-dev, the file to submit is written too.
 
     Images that could not be read (`unreadable` in the input) have no detections: their persons count as missed.
     """
@@ -38,18 +40,18 @@ class PoseEvaluator(DatasetEvaluator):
     @configurable
     def __init__(
         self,
-        dataset_name,
+        dataset_name: str,
         *,
-        output_dir=None,
-        sigmas=None,
-        tasks=TASKS,
-        backend="faster-coco-eval",
-        distributed=True,
-        name="querypose",
-    ):
+        output_dir: str | None = None,
+        sigmas: Sequence[float] | None = None,
+        tasks: Sequence[str] = TASKS,
+        backend: str = "faster-coco-eval",
+        distributed: bool = True,
+        name: str = "querypose",
+    ) -> None:
         """
         Args:
-            dataset_name: a registered data set with `json_file`; its `evaluator_type` "crowdpose" asks for
+            dataset_name: a registered data set with `json_file`; its `evaluator_type` "crowdpose" requests
                 CrowdPose's rules, else the file decides (see `load_ground_truth`).
             output_dir: folder for the results, or None to write none.
             sigmas: K OKS sigmas; default the data set's.
@@ -77,7 +79,7 @@ class PoseEvaluator(DatasetEvaluator):
         self.reset()
 
     @classmethod
-    def from_config(cls, cfg, dataset_name, output_dir=None):
+    def from_config(cls, cfg: CfgNode, dataset_name: str, output_dir: str | None = None) -> dict[str, Any]:
         return {
             "dataset_name": dataset_name,
             "output_dir": output_dir,
@@ -86,11 +88,11 @@ class PoseEvaluator(DatasetEvaluator):
             "name": re.sub(r"[^A-Za-z0-9_.-]+", "-", os.path.basename(os.path.abspath(cfg.OUTPUT_DIR))),
         }
 
-    def reset(self):
-        self._results = []
-        self._unreadable = []
+    def reset(self) -> None:
+        self._results: Entries = []
+        self._unreadable: list[str] = []
 
-    def process(self, inputs, outputs):
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for given, output in zip(inputs, outputs, strict=True):
             if given.get("unreadable"):
                 self._unreadable.append(given["file_name"])
@@ -100,7 +102,7 @@ class PoseEvaluator(DatasetEvaluator):
             for result in instances_to_coco_json(instances, given["image_id"]):
                 self._results.append({**result, "category_id": self._ground_truth.category_id})
 
-    def evaluate(self):
+    def evaluate(self) -> Metrics:
         """Return the metrics of `evaluate_coco_results` on the main process, an empty dict on the others."""
         results, unreadable = self._results, self._unreadable
         if self._distributed:
@@ -120,8 +122,8 @@ class PoseEvaluator(DatasetEvaluator):
             os.makedirs(self._output_dir, exist_ok=True)
             with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as file:
                 json.dump(results, file)
-        if self._submission_split and self._output_dir:
-            self._write_submission(results)
+            if self._submission_split:
+                self._write_submission(results, self._output_dir)
         if not self._ground_truth.content["annotations"]:
             logger.info(
                 "%s has no annotations, so no AP can be computed here: the results are written, but not evaluated.",
@@ -130,8 +132,8 @@ class PoseEvaluator(DatasetEvaluator):
             return OrderedDict()
         return compute_metrics(self._ground_truth, results, self._tasks, self._backend)
 
-    def _write_submission(self, results):
-        path = write_submission(results, self._output_dir, self._submission_split, self._name)
+    def _write_submission(self, results: Entries, folder: str) -> None:
+        path = write_submission(results, folder, self._submission_split, self._name)
         check_submission(
             path,
             [image["id"] for image in self._ground_truth.content["images"]],

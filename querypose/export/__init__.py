@@ -2,6 +2,5 @@
 
 from querypose.export.onnx_export import export_onnx
 from querypose.export.onnx_graph import OnnxGraph
-from querypose.export.pyramid_pooler import DensePyramidPooler
 
-__all__ = ["DensePyramidPooler", "OnnxGraph", "export_onnx"]
+__all__ = ["OnnxGraph", "export_onnx"]

@@ -1,20 +1,24 @@
 """The model as one function of tensors: what an ONNX file holds."""
 
 import contextlib
+import functools
+from collections.abc import Iterator
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from querypose.export.pyramid_pooler import DensePyramidPooler
-from querypose.modeling.losses.rle import keypoints_in_pixels
+from querypose.modeling.decoder import BoxOutput, KeypointOutput
+from querypose.modeling.inference import poses
 from querypose.modeling.meta_arch import QueryPose
+from querypose.modeling.ops import pyramid_pooling
 
 
 class OnnxGraph(nn.Module):
     """A `QueryPose` from images to persons, with every shape a function of the input's, none of the values.
 
-    It computes what the model's inference does up to the scaling to another size: normalisation, padding, network,
+    It computes the model's inference up to the scaling to another size: normalization, padding, network,
     scores, keypoints in pixels, the best persons first.
     """
 
@@ -23,78 +27,90 @@ class OnnxGraph(nn.Module):
         self.model = model
         self.eval()
 
-    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, image_sizes: Tensor, score_threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """
         Args:
             images: (B, 3, H, W) of 0 .. 255, channels as the model was trained; images smaller than the batch's
                 (H, W) stand in its upper left corner.
             image_sizes: (B, 2) or (1, 2), width and height of the images in pixels; 0 stands for W and H.
+            score_threshold: (1,); the keypoint stages run only for queries that can reach this score.
 
         Returns:
-            For each image the n best of its persons, best first: boxes (B, n, 4), corners in pixels, inside of the
-            image; scores (B, n) in [0, 1], 0 for a box without area; keypoints (B, n, K, 3): x, y in pixels and a
-            confidence in [0, 1].
+            The persons of each image with at least this score and a box with an area, best first, padded with scores
+            of 0 to the most of any image of the batch, n (0 is possible): boxes (B, n, 4), corners in pixels, inside
+            of the image; scores (B, n) in [0, 1]; keypoints (B, n, K, 3): x, y in pixels and a confidence in [0, 1].
         """
         model = self.model
         batch, _, height, width = images.shape
         sizes = torch.where(image_sizes > 0, image_sizes, torch.stack([_float(width), _float(height)]).to(images))
         sizes = sizes + images.new_zeros(batch, 2)
 
-        features = model.backbone(self.preprocess(images, sizes))
-        features = [features[name].float().contiguous() for name in model.in_features]
-        output = model.decoder(features, sizes, model._select_best if model.leaves_out_queries else None)
+        features, maps = model.feature_maps(model.backbone(self.preprocess(images, sizes)))
+        box_output, keypoint_output = self.decode(features, model.proposals(sizes, maps), score_threshold)
+        boxes, scores, keypoints = poses(box_output, keypoint_output)
 
-        # the rows of an image are as many as those of every other, and follow each other
-        boxes = output.boxes[-1].flatten(0, 1)[output.rows]
-        confidence = (1 - output.sigmas[-1]).mean(dim=-1)
-        scores = output.logits[-1].float().flatten()[output.rows].sigmoid() * confidence.mean(dim=-1)
-        keypoints = torch.cat([keypoints_in_pixels(output.coordinates[-1], boxes), confidence[..., None]], dim=-1)
-
-        number = model.topk_poses or model.decoder.proposal_boxes.num_embeddings
-        number = min(number, model.decoder.proposal_boxes.num_embeddings)
-        boxes = boxes.view(-1, number, 4)
+        # every image has as many rows as any other, and they follow each other
+        scores = scores.view(batch, -1)
+        boxes = boxes.view(batch, -1, 4)
         boxes = torch.minimum(boxes.clamp(min=0), sizes.repeat(1, 2)[:, None])
         has_area = ((boxes[..., 2:] - boxes[..., :2]) > 0).all(dim=-1)
-        scores = torch.where(has_area, scores.view(-1, number), 0.0)
-        scores, order = scores.topk(min(model.max_detections, number), dim=1)
-        boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-        keypoints = keypoints.view(-1, number, model.num_keypoints * 3)
-        keypoints = keypoints.gather(1, order[..., None].expand(-1, -1, model.num_keypoints * 3))
-        return boxes, scores, keypoints.unflatten(2, (model.num_keypoints, 3))
+        scores, order = torch.where(has_area & (scores >= score_threshold), scores, 0.0).sort(dim=1, descending=True)
+        most = (scores > 0).sum(dim=1).amax().clamp(max=model.max_detections)
+        scores, order = scores[:, :most], order[:, :most, None]
+        number = model.num_keypoints
+        keypoints = keypoints.view(batch, -1, number * 3).gather(1, order.expand(-1, -1, number * 3))
+        return boxes.gather(1, order.expand(-1, -1, 4)), scores, keypoints.unflatten(2, (number, 3))
+
+    def decode(
+        self, features: list[Tensor], first: tuple[Tensor, Tensor], score_threshold: Tensor
+    ) -> tuple[BoxOutput, KeypointOutput]:
+        """As the model's, the rows of light and branched models as many from each image."""
+        model, decoder = self.model, self.model.decoder
+        if not decoder.light:
+            return decoder.decode_jointly(features, *first)
+        boxes = decoder.decode_boxes(features, *first)
+        logits, best = boxes.logits[-1].float().flatten(1).sort(dim=1, descending=True)
+        batch, queries = logits.shape
+        # a person's score is at most its class probability
+        number = (logits.sigmoid() >= score_threshold).sum(dim=1).amax().clamp(min=1)  # runtimes fail on no rows
+        if 0 < model.topk_poses < decoder.instance_queries.num_embeddings:
+            number = number.clamp(max=model.topk_poses)
+        rows = best[:, :number] + torch.arange(batch, device=logits.device)[:, None] * queries
+        return boxes, decoder.decode_keypoints(features[0], boxes, rows.flatten())
 
     def preprocess(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """Normalise, zero what lies outside of an image, pad right and bottom to what the strides divide."""
+        """Normalize, zero what lies outside of an image, pad right and bottom to what the strides divide."""
         model = self.model
         height, width = images.shape[-2:]
-        normalised = (images - model.pixel_mean) / model.pixel_std
+        normalized = (images - model.pixel_mean) / model.pixel_std
         columns = torch.arange(width, device=images.device)[None, None, None] < sizes[:, 0, None, None, None]
         rows = torch.arange(height, device=images.device)[None, None, :, None] < sizes[:, 1, None, None, None]
-        normalised = torch.where(columns & rows, normalised, 0.0)
+        normalized = torch.where(columns & rows, normalized, 0.0)
         divisor = max(model.backbone.size_divisibility, 1)
         right, bottom = (divisor - width % divisor) % divisor, (divisor - height % divisor) % divisor
-        return F.pad(normalised, (0, right, 0, bottom))
+        return F.pad(normalized, (0, right, 0, bottom))
 
 
 @contextlib.contextmanager
-def traceable(model: QueryPose):
-    """Inside, the model's box stages pool without steps that depend on the data, and attention without fused kernels.
+def traceable(model: QueryPose) -> Iterator[None]:
+    """Inside, RoIAlign is torchvision's, on every level for every box, and attention runs without fused kernels.
 
-    PyTorch's fused multi-head attention has no ONNX counterpart.
+    The model's own RoIAlign depends on the data, and neither it nor fused attention has an ONNX operator.
     """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    training = model.training
-    stages = list(model.decoder.box_stages)
+    fused, own, training = torch.backends.mha.get_fastpath_enabled(), pyramid_pooling.roi_align, model.training
     try:
         torch.backends.mha.set_fastpath_enabled(False)
+        pyramid_pooling.roi_align = functools.partial(torchvision.ops.roi_align, aligned=True)
         model.eval()
-        for stage in stages:
-            stage.pool = DensePyramidPooler(stage.pooler)
+        for stage in model.decoder.box_stages:
+            stage.pool = functools.partial(pyramid_pooling.pool_every_level, stage.pooler)
         with torch.no_grad():
             yield
     finally:
-        for stage in stages:
+        for stage in model.decoder.box_stages:
             stage.__dict__.pop("pool", None)
         model.train(training)
+        pyramid_pooling.roi_align = own
         torch.backends.mha.set_fastpath_enabled(fused)
 
 

@@ -77,20 +77,8 @@ class BoxStage(nn.Module):
             "dropout": config.DROPOUT,
         }
 
-    def forward(self, features: list[Tensor], boxes: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """
-        Args:
-            features: feature maps (B, d, H_l, W_l), finest first.
-            boxes: (B, N, 4) corners x0, y0, x1, y1 in pixels of the network's input.
-            queries: (B, N, d) instance queries.
-
-        Returns:
-            logits (B, N, 1), refined boxes (B, N, 4) in pixels and in float32, refined queries (B, N, d).
-        """
-        return self.refine(self.pool(features, boxes), boxes, queries)
-
     def pool(self, features: list[Tensor], boxes: Tensor) -> Tensor:
-        """feature maps (B, d, H_l, W_l), boxes (B, N, 4) in pixels -> regions (B * N, d, 7, 7)."""
+        """feature maps (B, d, H_l, W_l), boxes (B, N, 4) in pixels -> RoI features (B * N, d, 7, 7)."""
         if is_aligned(self.pooler):
             if self.training and features[0].is_cuda:
                 # the pooler asks the GPU how many boxes each level has, and training waits for the answer
@@ -99,10 +87,18 @@ class BoxStage(nn.Module):
                 return pool_own_level(self.pooler, features, boxes)
         return self.pooler(features, [Boxes(image_boxes) for image_boxes in poolable(boxes)])
 
-    def refine(self, regions: Tensor, boxes: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All of the stage but the pooling: of fixed shapes, whatever the size of the image. Returns as `forward`."""
+    def forward(self, regions: Tensor, boxes: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Args:
+            regions: (B * N, d, 7, 7) RoI features of the boxes.
+            boxes: (B, N, 4) corners x0, y0, x1, y1 in pixels of the network's input.
+            queries: (B, N, d) instance queries.
+
+        Returns:
+            logits (B, N, 1), refined boxes (B, N, 4) in pixels and in float32, refined queries (B, N, d).
+        """
         batch, number, dim = queries.shape
-        tokens = regions.flatten(2).transpose(1, 2)  # (R, places, d)
+        tokens = regions.flatten(2).transpose(1, 2)  # (R, locations, d)
 
         queries = self.self_attention(queries).reshape(batch * number, dim)
         queries = self.interaction_norm(queries + self.interaction(queries, tokens))

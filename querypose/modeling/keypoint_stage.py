@@ -1,13 +1,11 @@
 """One stage of the keypoint decoder: tower, SPEGM, SIM, self-attention over the parts, heads (Section 3.1, Eq. 2)."""
 
-import torch
 from detectron2.config import configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
+from querypose.modeling.beyond.anchored_coordinates import attention_anchors
 from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY
-from querypose.modeling.ops.pyramid_pooling import poolable
-from querypose.modeling.ops.roi_align import roi_align
 from querypose.modeling.part_heads import KeypointHeads, PartLinear
 from querypose.modeling.query_interaction import build_query_interaction
 from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY
@@ -18,8 +16,8 @@ KEYPOINT_STAGE_REGISTRY = Registry("KEYPOINT_STAGE")
 KEYPOINT_STAGE_REGISTRY.__doc__ = """
 Registry of keypoint stages, named by `MODEL.QUERYPOSE.KEYPOINT_STAGE`.
 
-A registered class is an `nn.Module` built as `cls(cfg, part_of_keypoint, stride)`, the part of each of the K keypoints
-and the pixels per place of P2. Its `forward` takes and returns what `KeypointStage.forward` does. Class attributes:
+A registered class is an `nn.Module` built as `cls(cfg, part_of_keypoint)`, with the index of the part of each of the K
+keypoints. Its `forward` takes and returns what `KeypointStage.forward` does. Class attributes:
 `has_parts`, without which there are no part queries, and None stands for them on both sides; `variants`, the values of
 `MODEL.QUERYPOSE.VARIANT` in which every parameter of the stage has a use. A child module's `init_weights()` is called
 after the global initialisation unless the config asks for the authors' one.
@@ -47,10 +45,9 @@ class KeypointStage(nn.Module):
         num_tower_layers: int,
         num_heads: int,
         feedforward_dim: int,
-        pooler_resolution: int,
-        stride: int,
         dropout: float = 0.0,
         with_sigma: bool = True,
+        anchored: bool = False,
     ):
         """
         Args:
@@ -60,14 +57,12 @@ class KeypointStage(nn.Module):
             part_of_keypoint: for each of the K keypoints the index of its part.
             dim: d; part_dim: dp; tower_dim: width inside the tower of num_tower_layers convolutions.
             num_heads, feedforward_dim, dropout: of the attention blocks.
-            pooler_resolution: side of the region in places (14).
-            stride: pixels of the input per place of the feature map (4 for P2).
             with_sigma: as of `KeypointHeads`.
+            anchored: whether coordinates are offsets from the expected position under the part's attention map, which
+                the part embedding must make; not the paper's, see `attention_anchors`.
         """
         super().__init__()
         num_parts = max(part_of_keypoint) + 1
-        self.pooler_resolution = pooler_resolution
-        self.spatial_scale = 1.0 / stride
         self.tower = build_tower(dim, tower_dim, num_tower_layers)
         self.instance_interaction = instance_interaction
         if instance_interaction is not None:
@@ -79,18 +74,19 @@ class KeypointStage(nn.Module):
         self.self_attention = SelfAttention(part_dim, num_heads, dropout)
         self.feedforward = FeedForward(part_dim, feedforward_dim, dropout)
         self.heads = KeypointHeads(part_of_keypoint, part_dim, with_sigma)
+        self.anchored = anchored
 
     @classmethod
-    def from_config(cls, cfg, part_of_keypoint: list[int], stride: int):
+    def from_config(cls, cfg, part_of_keypoint: list[int]):
         config = cfg.MODEL.QUERYPOSE
         num_parts = max(part_of_keypoint) + 1
-        size = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION
+        num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
         return {
             "part_embedding": PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING)(cfg, num_parts),
             "part_update": PART_UPDATE_REGISTRY.get(config.PART_UPDATE)(cfg),
             "instance_interaction": None
             if config.VARIANT == "light"
-            else build_query_interaction(cfg, config.KEYPOINT_INTERACTION, size * size),
+            else build_query_interaction(cfg, config.KEYPOINT_INTERACTION, num_tokens),
             "part_of_keypoint": part_of_keypoint,
             "dim": config.HIDDEN_DIM,
             "part_dim": config.PART_DIM,
@@ -98,39 +94,24 @@ class KeypointStage(nn.Module):
             "num_tower_layers": config.NUM_TOWER_LAYERS,
             "num_heads": config.NUM_HEADS,
             "feedforward_dim": config.FEEDFORWARD_DIM,
-            "pooler_resolution": size,
-            "stride": stride,
             "dropout": config.DROPOUT,
             "with_sigma": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS).uses_sigma,
+            "anchored": config.ANCHORED_COORDINATES,
         }
 
     def forward(
-        self,
-        feature: Tensor,
-        boxes: Tensor,
-        image_index: Tensor,
-        instance_queries: Tensor,
-        part_queries: Tensor,
+        self, regions: Tensor, instance_queries: Tensor, part_queries: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """
         Args:
-            feature: the finest feature map, P2 (B, d, H, W).
-            boxes: (R, 4) corners in pixels of the network's input, detached.
-            image_index: (R,) the image in the batch that each row belongs to.
+            regions: (R, d, 14, 14) RoI features of the stage's boxes.
             instance_queries: (R, d); part_queries: (R, M, dp).
 
         Returns:
             coordinates (R, K, 2) and sigmas (R, K, 2) in box units, then the updated instance queries (R, d)
             (in the light variant the given ones) and the part queries (R, M, dp) that the next stage starts from, and
-            the attention maps of the part embedding (None where it has none).
+            the attention maps of the part embedding (None where it makes none).
         """
-        regions = pool_regions(feature, boxes, image_index, self.pooler_resolution, self.spatial_scale)
-        return self.update(regions, instance_queries, part_queries)
-
-    def update(
-        self, regions: Tensor, instance_queries: Tensor, part_queries: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """All of the stage but the pooling: of shapes that depend on R alone. regions (R, d, 14, 14); as `forward`."""
         regions = self.tower(regions)
         if self.instance_interaction is not None:
             tokens = regions.flatten(2).transpose(1, 2)
@@ -142,15 +123,11 @@ class KeypointStage(nn.Module):
         updated = self.part_update(embeddings, part_queries)
         updated = self.feedforward(self.self_attention(updated))
         coordinates, sigmas = self.heads(updated)
+        if self.anchored:
+            coordinates = coordinates + attention_anchors(attention)[:, self.heads.part_of_keypoint]
         if getattr(self.part_update, "iterates", True):
             part_queries = updated
         return coordinates, sigmas, instance_queries, part_queries, attention
-
-
-def pool_regions(feature: Tensor, boxes: Tensor, image_index: Tensor, size: int, spatial_scale: float) -> Tensor:
-    """RoIAlign of boxes (R, 4), in pixels, of images (R,) on feature (B, d, H, W) -> (R, d, size, size)."""
-    rois = torch.cat([image_index[:, None].to(boxes), poolable(boxes)], dim=1)
-    return roi_align(feature, rois, (size, size), spatial_scale, sampling_ratio=2)
 
 
 def build_tower(dim: int, tower_dim: int, num_layers: int) -> nn.Sequential:

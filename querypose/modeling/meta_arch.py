@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from querypose.data import skeleton_of
 from querypose.errors import UserError
-from querypose.modeling.backbones.checkpointing import checkpoint_resnet
-from querypose.modeling.decoder import DecoderOutput, QueryPoseDecoder
+from querypose.modeling.backbones.checkpointing import checkpoint_blocks
+from querypose.modeling.beyond.ground_truth_regions import ground_truth_regions
+from querypose.modeling.beyond.image_queries import CenterMaps, ImageQueries
+from querypose.modeling.beyond.one_to_many import OneToManyProposals
+from querypose.modeling.decoder import BoxOutput, KeypointOutput, QueryPoseDecoder, select_rows
+from querypose.modeling.inference import finite_persons, poses
 from querypose.modeling.losses.criterion import SetCriterion
-from querypose.modeling.losses.matcher import Match, matched_rows, matches_on
-from querypose.modeling.losses.rle import keypoints_in_pixels
+from querypose.modeling.losses.matcher import matched_rows, matches_on
 from querypose.modeling.losses.targets import Targets
-from querypose.modeling.ops.compilation import compile_fixed_shapes
 from querypose.modeling.ops.memory_layout import use_channels_last
 from querypose.modeling.part_division import build_part_division
 
@@ -46,11 +48,14 @@ class QueryPose(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
         train_matched_only: bool = False,
+        image_queries: ImageQueries | None = None,
+        one_to_many: OneToManyProposals | None = None,
+        region_copies: int = 0,
+        region_jitter: float = 0.1,
         topk_poses: int = 0,
         pose_score_floor: float = 0.0,
         max_detections: int = 100,
         channels_last: bool = False,
-        compile_mode: str = "none",
     ):
         """
         Args:
@@ -59,14 +64,15 @@ class QueryPose(nn.Module):
             in_features: the backbone's maps for the decoder, finest first (p2 .. p5).
             num_keypoints: K.
             pixel_mean, pixel_std: per channel, in the order of the input's channels.
-            train_matched_only: train the keypoint stages on matched queries only, see `losses`.
+            train_matched_only: train the keypoint stages on matched queries only, see `losses`; not full variant.
+            image_queries: gives the first boxes and adds to the instance queries; None: they are learnable alone.
+            one_to_many: a second set of queries that trains the box stages; None for none.
+            region_copies, region_jitter: of `ground_truth_regions`; 0 copies for none.
             topk_poses: run the keypoint stages, in inference, for this many queries of an image with the highest class
-                score, and return only them; 0 runs all. Exact but in the full variant, where
-                every stage selects by its own score instead of the last one's.
-            pose_score_floor: of these, leave out queries with a class score below it; 0 leaves out none.
+                score, and return only them; 0 runs all. Exact but in the full variant, see `decode_jointly`.
+            pose_score_floor: of these, leave out queries with a class probability below it; 0 leaves out none.
             max_detections: most persons returned for an image.
             channels_last: memory layout of images and convolution weights.
-            compile_mode: "none", or a mode of torch.compile for the parts of fixed shapes.
         """
         super().__init__()
         self.backbone = backbone
@@ -77,40 +83,54 @@ class QueryPose(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         self.train_matched_only = train_matched_only
+        self.image_queries = image_queries
+        self.one_to_many = one_to_many
+        self.region_copies = region_copies
+        self.region_jitter = region_jitter
         self.topk_poses = topk_poses
         self.pose_score_floor = pose_score_floor
         self.max_detections = max_detections
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
-        if compile_mode != "none":
-            compile_fixed_shapes(decoder, compile_mode)
 
     @classmethod
     def from_config(cls, cfg):
         config = cfg.MODEL.QUERYPOSE
+        if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
+            raise UserError(
+                "MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' needs boxes that do not depend on the keypoint stages: "
+                "set it to 'all', or VARIANT to 'light' or 'branched'"
+            )
         skeleton = skeleton_of(cfg)
         part_of_keypoint = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
         backbone = build_backbone(cfg)
-        if cfg.MODEL.RESNETS.ACTIVATION_CHECKPOINTING:
-            checkpoint_resnet(backbone)
+        if cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING:
+            checkpoint_blocks(backbone)
         shapes = backbone.output_shape()
         in_features = [name for name in ("p2", "p3", "p4", "p5") if name in shapes]
         if not in_features:
             raise UserError(f"MODEL.BACKBONE.NAME '{cfg.MODEL.BACKBONE.NAME}' makes none of the feature maps p2 .. p5")
+        strides = [shapes[name].stride for name in in_features]
+        many, regions = config.ONE_TO_MANY, config.GROUND_TRUTH_REGIONS
         return {
             "backbone": backbone,
-            "decoder": QueryPoseDecoder(cfg, part_of_keypoint, [shapes[name].stride for name in in_features]),
-            "criterion": SetCriterion(cfg, part_of_keypoint, shapes[in_features[0]].stride),
+            "decoder": QueryPoseDecoder(cfg, part_of_keypoint, strides),
+            "criterion": SetCriterion(cfg, part_of_keypoint, strides[0]),
             "in_features": in_features,
             "num_keypoints": skeleton.num_keypoints,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "train_matched_only": config.TRAIN_QUERIES == "matched",
+            "image_queries": ImageQueries(cfg, backbone, strides[0]) if config.IMAGE_QUERIES.ENABLED else None,
+            "one_to_many": OneToManyProposals(many.NUM_QUERIES, config.HIDDEN_DIM, many.REPEATS)
+            if many.NUM_QUERIES
+            else None,
+            "region_copies": regions.COPIES,
+            "region_jitter": regions.JITTER,
             "topk_poses": topk_poses(cfg),
             "pose_score_floor": config.TEST.POSE_SCORE_FLOOR,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
             "channels_last": use_channels_last(cfg.MODEL.CHANNELS_LAST, cfg.MODEL.DEVICE, backbone),
-            "compile_mode": cfg.MODEL.COMPILE,
         }
 
     @property
@@ -140,30 +160,138 @@ class QueryPose(nn.Module):
             best score first.
         """
         images = self.preprocess(batched_inputs)
-        features, sizes = self.extract(images)
+        features, sizes, maps = self.extract(images)
         if self.training:
             instances = [inputs["instances"] for inputs in batched_inputs]
             targets = Targets.from_instances(instances, self.num_keypoints, self.device)
-            return self.losses(features, sizes, targets, num_persons, num_keypoints)
-        select = self._select_best if self.leaves_out_queries else None
-        results = self.inference(self.decoder(features, sizes, select), images.image_sizes)
+            return self.losses(features, sizes, maps, targets, num_persons, num_keypoints)
+        results = self.inference(*self.decode(features, sizes, maps), images.image_sizes)
         return self.postprocess(results, batched_inputs) if do_postprocess else results
 
-    def extract(self, images: ImageList) -> tuple[list[Tensor], Tensor]:
-        """The maps for the decoder, finest first, and the images' (width, height) (B, 2) in pixels without padding."""
+    def extract(self, images: ImageList) -> tuple[list[Tensor], Tensor, CenterMaps | None]:
+        """The decoder's feature maps, finest first, the images' (width, height) (B, 2) in pixels without padding, and
+        the center maps of image-dependent queries, None without them."""
         features = self.backbone(images.tensor.to(memory_format=self.memory_format))
-        # RoIAlign reads float32, torchvision's in the plain layout: convert once instead of in every stage
-        layout = self.memory_format if images.tensor.is_cpu else torch.contiguous_format
-        features = [features[name].float().contiguous(memory_format=layout) for name in self.in_features]
         sizes = torch.tensor([(width, height) for height, width in images.image_sizes], dtype=torch.float32)
-        return features, sizes.to(self.device, non_blocking=True)
+        features, maps = self.feature_maps(features)
+        return features, sizes.to(self.device, non_blocking=True), maps
+
+    def feature_maps(self, features: dict[str, Tensor]) -> tuple[list[Tensor], CenterMaps | None]:
+        """The backbone's output as `extract` returns it."""
+        maps = None if self.image_queries is None else self.image_queries.maps(features, self.in_features[0])
+        # RoIAlign reads float32, torchvision's in the plain layout: convert once instead of in every stage
+        layout = self.memory_format if self.pixel_mean.is_cpu else torch.contiguous_format
+        return [features[name].float().contiguous(memory_format=layout) for name in self.in_features], maps
+
+    def proposals(self, sizes: Tensor, maps: CenterMaps | None) -> tuple[Tensor, Tensor]:
+        """The first boxes (B, N, 4), corners in pixels, and instance queries (B, N, d)."""
+        if maps is None:
+            return self.decoder.proposals(sizes)
+        return self.image_queries(maps, self.decoder.learnable_queries(sizes.shape[0]), sizes)
+
+    def decode(
+        self, features: list[Tensor], sizes: Tensor, maps: CenterMaps | None
+    ) -> tuple[BoxOutput, KeypointOutput]:
+        """Inference from the feature maps: keypoints of the queries that `topk_poses` and `pose_score_floor` keep."""
+        first = self.proposals(sizes, maps)
+        if not self.decoder.light:
+            return self.decoder.decode_jointly(features, *first, self.topk_poses, self.pose_score_floor)
+        boxes = self.decoder.decode_boxes(features, *first)
+        rows = select_rows(boxes.logits[-1], self.topk_poses, self.pose_score_floor)
+        return boxes, self.decoder.decode_keypoints(features[0], boxes, rows)
+
+    def losses(
+        self,
+        features: list[Tensor],
+        sizes: Tensor,
+        maps: CenterMaps | None,
+        targets: Targets,
+        num_persons: int | None = None,
+        num_keypoints: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of a batch from what `extract` returns and the ground truth.
+
+        With `train_matched_only` one matching for all stages follows the box stages, and each keypoint stage runs only
+        for the queries matched at it or later: the losses and gradients of all queries, but for BatchNorm's statistics.
+        `num_persons` and `num_keypoints` replace the batch's own numbers where it is one part of a larger batch.
+        """
+        decoder, criterion = self.decoder, self.criterion
+        num_persons = criterion.normalizer(targets, num_persons)
+        first = self.proposals(sizes, maps)
+        if decoder.light:
+            boxes = decoder.decode_boxes(features, *first)
+            matches = criterion.matcher.assign(boxes.logits, boxes.boxes, targets)
+            rows, rows_per_stage = select_rows(boxes.logits[-1]), None
+            if self.train_matched_only:
+                rows, rows_per_stage = matched_rows(matches)
+                rows = rows.to(self.device, non_blocking=True)
+            keypoints = decoder.decode_keypoints(features[0], boxes, rows, rows_per_stage)
+        else:
+            boxes, keypoints = decoder.decode_jointly(features, *first)
+            matches = criterion.matcher.assign(boxes.logits, boxes.boxes, targets)
+        matches = matches_on(matches, self.device)
+        losses = criterion.box_losses(boxes, matches, targets, num_persons)
+        losses.update(criterion.keypoint_losses(keypoints, boxes, matches, targets, num_persons))
+        if criterion.auxiliary_heatmap is not None:
+            losses["loss_heatmap"] = criterion.heatmap_loss(features[0], targets, num_keypoints)
+        if maps is not None and maps.center.requires_grad:
+            losses.update(self.image_queries.losses(maps, targets, num_persons))
+        if self.region_copies:
+            regions = ground_truth_regions(matches[-1], targets, self.region_copies, self.region_jitter)
+            output = decoder.decode_keypoints(features[0], boxes, regions.rows, regions=regions.boxes)
+            losses.update(criterion.region_losses(output, regions, targets, num_persons, self.region_copies))
+        if self.one_to_many is not None:
+            losses.update(self.one_to_many_losses(features, sizes, targets, num_persons))
+        return losses
+
+    def one_to_many_losses(
+        self, features: list[Tensor], sizes: Tensor, targets: Targets, num_persons: Tensor
+    ) -> dict[str, Tensor]:
+        """Box losses of the second set of queries, named `loss_class_many`, .., divided by the repeats as well."""
+        boxes = self.decoder.decode_boxes(features, *self.one_to_many(sizes))
+        targets = self.one_to_many.targets(targets)
+        matches = self.criterion.matcher(boxes.logits, boxes.boxes, targets)
+        losses = self.criterion.box_losses(boxes, matches, targets, num_persons * self.one_to_many.repeats)
+        return {f"{name}_many": value for name, value in losses.items()}
+
+    def inference(
+        self,
+        boxes: BoxOutput,
+        keypoints: KeypointOutput,
+        image_sizes: list[tuple[int, int]],
+        attention_stage: int | None = None,
+    ) -> list[Instances]:
+        """`Instances` of every image in pixels of the network's input, best score first, see `poses`.
+
+        `attention_stage` adds the fields of `with_attention`.
+        """
+        corners, scores, points = poses(boxes, keypoints)
+        image_of_row = keypoints.rows // boxes.logits[-1].shape[1]
+        results = []
+        for index, image_size in enumerate(image_sizes):
+            keep = torch.where(image_of_row == index)[0]
+            keep = keep[scores[keep].argsort(descending=True)[: self.max_detections]]
+            results.append(
+                Instances(
+                    image_size,
+                    pred_boxes=Boxes(corners[keep]),
+                    scores=scores[keep],
+                    pred_classes=torch.zeros_like(keep),
+                    pred_keypoints=points[keep],
+                )
+            )
+            if attention_stage is not None:
+                results[-1].part_attention = keypoints.attention[attention_stage][keep]
+                results[-1].attention_boxes = Boxes(boxes.boxes[attention_stage].flatten(0, 1)[keypoints.rows][keep])
+        return results
 
     def with_attention(self, batched_inputs: list[dict], stage: int = -1) -> list[dict]:
-        """Inference that also tells where the parts' embeddings came from (Figure 5).
+        """Inference that also shows where the parts' embeddings come from (Figure 5).
 
         Args:
             batched_inputs: as of `forward`.
-            stage: index of the stage whose attention is wanted; the persons are those of the last.
+            stage: index of the stage whose attention is wanted; the persons are those of the last. The full variant
+                computes every query for any other stage than the last.
 
         Returns:
             what `forward` does, the instances with two more fields: `part_attention` (n, M, h, w), every map summing
@@ -174,84 +302,16 @@ class QueryPose(nn.Module):
         """
         number = len(self.decoder.box_stages)
         if not -number <= stage < number:
-            raise UserError(f"the model has {number} stages, so that there is none with index {stage}")
+            raise UserError(f"the model has {number} stages, so there is none with index {stage}")
         images = self.preprocess(batched_inputs)
-        output = self.decoder(*self.extract(images), self._select_best if self.leaves_out_queries else None)
-        if output.attention[stage] is None:
+        last = stage in (-1, number - 1)
+        with contextlib.nullcontext() if self.decoder.light or last else self.every_query():
+            boxes, keypoints = self.decode(*self.extract(images))
+        stage = -1 if last else stage
+        if keypoints.attention[stage] is None:
             raise UserError("this model makes no attention maps: its part embedding is not an SPEGM")
-        results = self.inference(output, images.image_sizes, attention_stage=stage)
+        results = self.inference(boxes, keypoints, images.image_sizes, attention_stage=stage)
         return self.postprocess(results, batched_inputs)
-
-    def losses(
-        self,
-        features: list[Tensor],
-        sizes: Tensor,
-        targets: Targets,
-        num_persons: int | None = None,
-        num_keypoints: int | None = None,
-    ) -> dict[str, Tensor]:
-        """Losses of a batch from its feature maps, the images' (width, height) (B, 2) in pixels and ground truth.
-
-        With `train_matched_only`, not full variant: all box stages run, then one matching for all stages, then each
-        keypoint stage for the queries matched at it or later: the losses and gradients of all queries. Full variant:
-        the next box stage needs every query's keypoint stage, in training as in inference, so that all are computed;
-        queries that no stage so far has matched carry no gradient through theirs. The matching then takes one transfer
-        a stage.
-        """
-        if not self.train_matched_only:
-            output = self.decoder(features, sizes)
-            matches = self.criterion.matcher(output.logits, output.boxes, targets)
-            return self.criterion(output, targets, matches, features[0], num_persons, num_keypoints)
-
-        matches: list[Match] = []
-
-        def match_new_stages(logits: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, list[int]]:
-            new = slice(len(matches), None)
-            matches.extend(self.criterion.matcher.assign(logits[new], boxes[new], targets))
-            rows, number = matched_rows(matches)
-            return rows.to(self.device, non_blocking=True), number
-
-        if self.decoder.light:
-            output = self.decoder(features, sizes, select=match_new_stages)
-        else:
-            output = self.decoder(features, sizes, track=match_new_stages)
-        matches = matches_on(matches, self.device)
-        return self.criterion(output, targets, matches, features[0], num_persons, num_keypoints)
-
-    def inference(
-        self, output: DecoderOutput, image_sizes: list[tuple[int, int]], attention_stage: int | None = None
-    ) -> list[Instances]:
-        """`Instances` of every image in pixels of the network's input, from the last stage (Section 3.4, Testing).
-
-        A keypoint's confidence is the mean over x and y of 1 - sigma, a person's score its class probability times
-        the mean confidence of its keypoints. `attention_stage` adds the fields of `with_attention`.
-        """
-        num_queries = output.logits[-1].shape[1]
-        boxes = output.boxes[-1].flatten(0, 1)[output.rows]
-        confidence = (1 - output.sigmas[-1]).mean(dim=-1)  # (R, K)
-        scores = output.logits[-1].float().flatten()[output.rows].sigmoid() * confidence.mean(dim=-1)
-        keypoints = torch.cat([keypoints_in_pixels(output.coordinates[-1], boxes), confidence[..., None]], dim=-1)
-        image_of_row = output.rows // num_queries
-
-        results = []
-        for index, image_size in enumerate(image_sizes):
-            mine = torch.where(image_of_row == index)[0]
-            order = scores[mine].argsort(descending=True)[: self.max_detections]
-            mine = mine[order]
-            results.append(
-                Instances(
-                    image_size,
-                    pred_boxes=Boxes(boxes[mine]),
-                    scores=scores[mine],
-                    pred_classes=torch.zeros_like(mine),
-                    pred_keypoints=keypoints[mine],
-                )
-            )
-            if attention_stage is not None:
-                results[-1].part_attention = output.attention[attention_stage][mine]
-                stage_boxes = output.boxes[attention_stage].flatten(0, 1)[output.rows]
-                results[-1].attention_boxes = Boxes(stage_boxes[mine])
-        return results
 
     @contextlib.contextmanager
     def every_query(self):
@@ -269,32 +329,17 @@ class QueryPose(nn.Module):
         # with at least as many poses as queries there is nothing to select
         return 0 < self.topk_poses < self.decoder.instance_queries.num_embeddings or self.pose_score_floor > 0
 
-    def _select_best(self, logits: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, None]:
-        scores = logits[-1].flatten(1)  # (B, N)
-        batch, number = scores.shape
-        best = scores.topk(min(self.topk_poses or number, number), dim=1)
-        rows = best.indices + torch.arange(batch, device=scores.device)[:, None] * number
-        if self.pose_score_floor > 0:
-            return rows[best.values.float().sigmoid() >= self.pose_score_floor], None
-        return rows.flatten(), None
-
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise, then pad right and bottom to one size that the backbone's strides divide."""
         images = [inputs["image"].to(self.device, non_blocking=True) for inputs in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
-    @staticmethod
-    def postprocess(results: list[Instances], batched_inputs: list[dict]) -> list[dict[str, Instances]]:
-        """Scale boxes and keypoints to the size that each input asks for; UserError if they are not finite."""
+    def postprocess(self, results: list[Instances], batched_inputs: list[dict]) -> list[dict[str, Instances]]:
+        """The `finite_persons`, their boxes and keypoints scaled to the size that each input asks for."""
         processed = []
         for image_results, inputs in zip(results, batched_inputs, strict=True):
-            # of all that follows from the weights: a sum is finite if every number is
-            if not (image_results.pred_boxes.tensor.sum() + image_results.pred_keypoints.sum()).isfinite():
-                raise UserError(
-                    "the model computes boxes or keypoints that are not finite: MODEL.WEIGHTS holds such numbers, "
-                    "from a training that diverged perhaps; give other weights"
-                )
+            image_results = finite_persons(image_results, self, inputs.get("file_name", "an image"))
             height, width = image_results.image_size
             wanted = inputs.get("height", height), inputs.get("width", width)
             if image_results.has("attention_boxes"):

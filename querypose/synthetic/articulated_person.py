@@ -1,4 +1,4 @@
-"""A jointed 3-D stick figure: proportions, poses and the places of its joints as a camera sees them.
+"""An articulated 3-D person: proportions, poses and the positions of its joints as a camera sees them.
 
 Coordinates: x to the image's right, y down, z towards the viewer; lengths in units of the person's stature.
 At yaw 0 the person faces the viewer, so the person's left side has positive x. All angles are in degrees.
@@ -21,7 +21,7 @@ KEYPOINT_NAMES = (
 DOWN = np.array([0.0, 1.0, 0.0])
 FORWARD = np.array([0.0, 0.0, 1.0])
 
-# Unit directions of the facial keypoints from the centre of the head, in the head's own frame.
+# Unit directions of the facial keypoints from the center of the head, in the head's own frame.
 FACE_DIRECTIONS = {
     "nose": np.array([0.0, 0.17, 0.985]),
     "left_eye": np.array([0.40, -0.10, 0.911]),
@@ -67,7 +67,7 @@ class Proportions:
 
     @classmethod
     def sample(cls, rng):
-        """Draw the proportions of one person."""
+        """Sample the proportions of one person."""
         around = {name: value * rng.uniform(0.92, 1.08) for name, value in vars(cls()).items()}
         around["girth"] = rng.uniform(0.88, 1.2)
         return cls(**around)
@@ -75,7 +75,7 @@ class Proportions:
 
 @dataclass
 class Pose:
-    """The angles of a figure, in degrees.
+    """The joint angles of a person, in degrees.
 
     `arms` and `legs` hold a row for each side (left, right): away from the body, to the front, twist
     (inward positive), and the bend of elbow or knee.
@@ -187,7 +187,7 @@ def _choose(rng, weighted):
 
 
 def sample_pose(rng):
-    """Draw a pose: legs and arms are drawn apart, so that their combinations are many."""
+    """Sample a pose: legs and arms are sampled independently, for many combinations."""
     pose = Pose()
     legs = _choose(rng, _LEG_POSES)
     pose.arms = np.zeros((2, 4))
@@ -197,7 +197,7 @@ def sample_pose(rng):
         first = _choose(rng, _ARM_POSES)
         kinds = (first, first) if same else (first, _choose(rng, _ARM_POSES))
         pose.arms = np.array([kind(rng, side) for side, kind in enumerate(kinds)])
-    if rng.random() < 0.5:  # no pose prefers a side
+    if rng.random() < 0.5:  # both sides equally often
         pose.arms, pose.legs = pose.arms[::-1].copy(), pose.legs[::-1].copy()
     pose.arms[:, :3] += rng.normal(0, 4, (2, 3))
     pose.legs[:, :2] += rng.normal(0, 2, (2, 2))
@@ -210,7 +210,7 @@ def sample_pose(rng):
 
 
 def sample_yaw(rng):
-    """Draw the direction a person faces: 0 to the viewer, 90 to the image's right, 180 away."""
+    """Sample the direction a person faces: 0 to the viewer, 90 to the image's right, 180 away."""
     side = rng.choice([-1, 1])
     kind = rng.random()
     if kind < 0.42:
@@ -224,7 +224,7 @@ def sample_yaw(rng):
 
 @dataclass
 class Body:
-    """The joints of a posed figure as the camera sees it.
+    """The joints of a posed person as the camera sees it.
 
     `joints` maps a name to (x, y, z) in units of the stature, the pelvis at the origin; beside the keypoints'
     names it has neck, head, and for each side hand and toe. `torso` and `head` are the rotations (3, 3) from
@@ -244,7 +244,7 @@ HEAD_ELONGATION = 1.16
 
 
 def on_head(body, direction, reach=1.0):
-    """Return the place (3,) where `direction` (3,), in the head's frame, meets the surface of the head."""
+    """Return the point (3,) where `direction` (3,), in the head's frame, meets the surface of the head."""
     up = body.head @ -DOWN
     turned = body.head @ direction
     radius = body.proportions.head * reach
@@ -252,7 +252,7 @@ def on_head(body, direction, reach=1.0):
 
 
 def pose_body(pose, proportions, yaw, roll=0.0, camera_pitch=0.0):
-    """Place the joints of a figure by forward kinematics and turn them into the camera's frame.
+    """Compute the joints of a person by forward kinematics and rotate them into the camera's frame.
 
     Args:
         pose: the angles of the limbs.
@@ -298,7 +298,7 @@ def pose_body(pose, proportions, yaw, roll=0.0, camera_pitch=0.0):
 
 
 def sample_body(rng):
-    """Draw proportions, pose and direction of one person and return the posed `Body`."""
+    """Sample proportions, pose and direction of one person and return the posed `Body`."""
     return pose_body(
         sample_pose(rng),
         Proportions.sample(rng),

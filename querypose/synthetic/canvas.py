@@ -1,4 +1,4 @@
-"""The canvas of one drawn figure: shapes with a dark rim, painted in colour and into a map of parts at once.
+"""The canvas of one synthetic person: shapes with a dark rim, painted in color and into a map of parts at once.
 
 Everything is drawn at twice the size of the final image (`SUPERSAMPLING`) and averaged down later.
 Positions are continuous coordinates of that large canvas: the pixel in column i covers [i, i + 1].
@@ -18,53 +18,53 @@ _HALF = np.linspace(-np.pi / 2, np.pi / 2, 8)
 _SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
 
 
-class FigureCanvas:
-    """Colour and part map of one figure, and the light that falls on it."""
+class PersonCanvas:
+    """Color image and part map of one person, and the direction of the light."""
 
     def __init__(self, height, width, light):
-        self.colour = np.zeros((height, width, 3), np.uint8)
+        self.color = np.zeros((height, width, 3), np.uint8)
         self.parts = np.zeros((height, width), np.uint8)
         self.light = light  # -1 from the left, 1 from the right
 
-    def polygon(self, points, colour, part=None):
+    def polygon(self, points, color, part=None):
         points = np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
-        colour = tuple(int(min(max(c, 0), 255)) for c in colour)
-        cv2.fillConvexPoly(self.colour, points, colour, cv2.LINE_8, _SHIFT)
+        color = tuple(int(min(max(c, 0), 255)) for c in color)
+        cv2.fillConvexPoly(self.color, points, color, cv2.LINE_8, _SHIFT)
         if part is not None:
             cv2.fillConvexPoly(self.parts, points, part, cv2.LINE_8, _SHIFT)
 
-    def solid(self, outline, inner, colour, part):
+    def solid(self, outline, inner, color, part):
         """A closed shape with a dark rim: `outline` is the whole shape, `inner` the shape without its rim."""
-        self.polygon(outline, 0.42 * np.asarray(colour), part)
-        self.polygon(inner, colour)
+        self.polygon(outline, 0.42 * np.asarray(color), part)
+        self.polygon(inner, color)
 
-    def limb(self, start, end, radius_start, radius_end, colour, part, rim=1.6):
+    def limb(self, start, end, radius_start, radius_end, color, part, rim=1.6):
         start, end = start[:2], end[:2]
         self.solid(
             capsule(start, end, radius_start, radius_end),
             capsule(start, end, max(radius_start - rim, 0.5), max(radius_end - rim, 0.5)),
-            colour,
+            color,
             part,
         )
         aside = np.array([0.34 * self.light, -0.12])
-        bright = np.minimum(np.asarray(colour) * 1.12 + 14, 255)
+        bright = np.minimum(np.asarray(color) * 1.12 + 14, 255)
         self.polygon(
             capsule(start + radius_start * aside, end + radius_end * aside, 0.38 * radius_start, 0.38 * radius_end),
             bright,
         )
 
-    def disc(self, centre, radius, colour, part=None, rim=1.4):
-        outline = centre[:2] + radius * _CIRCLE
-        self.solid(outline, centre[:2] + max(radius - rim, 0.5) * _CIRCLE, colour, part)
+    def disc(self, center, radius, color, part=None, rim=1.4):
+        outline = center[:2] + radius * _CIRCLE
+        self.solid(outline, center[:2] + max(radius - rim, 0.5) * _CIRCLE, color, part)
 
-    def hull(self, circles, colour, part, rim=1.8):
+    def hull(self, circles, color, part, rim=1.8):
         """The convex hull of circles ((x, y), radius)."""
         rings = [
-            np.concatenate([centre[:2] + max(radius - inset, 0.5) * _CIRCLE for centre, radius in circles])
+            np.concatenate([center[:2] + max(radius - inset, 0.5) * _CIRCLE for center, radius in circles])
             for inset in (0.0, rim)
         ]
         outline, inner = (cv2.convexHull(ring.astype(np.float32))[:, 0] for ring in rings)
-        self.solid(outline, inner, colour, part)
+        self.solid(outline, inner, color, part)
 
 
 def capsule(start, end, radius_start, radius_end):
@@ -72,8 +72,8 @@ def capsule(start, end, radius_start, radius_end):
     along = end - start
     length = np.hypot(*along)
     if length <= abs(radius_start - radius_end) + 1e-6:
-        centre, radius = (start, radius_start) if radius_start > radius_end else (end, radius_end)
-        return centre + radius * _CIRCLE
+        center, radius = (start, radius_start) if radius_start > radius_end else (end, radius_end)
+        return center + radius * _CIRCLE
     heading = np.arctan2(along[1], along[0])
     taper = np.arcsin((radius_end - radius_start) / length)
     far = heading + _HALF * (1 + 2 * taper / np.pi)

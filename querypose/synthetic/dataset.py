@@ -1,4 +1,4 @@
-"""A data set of drawn people in COCO's format, made on demand: no download, and known to the last pixel."""
+"""A data set of synthetic people in COCO's format, rendered on demand: no download, and exact labels."""
 
 import contextlib
 import fcntl
@@ -9,28 +9,26 @@ import shutil
 import signal
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 from tqdm import tqdm
 
 from querypose.errors import UserError
-from querypose.skeleton import Skeleton
+from querypose.synthetic.articulated_person import KEYPOINT_NAMES
+from querypose.synthetic.scene import render_scene
 
-from .articulated_person import KEYPOINT_NAMES
-from .scene import render_scene
-
-# Raise it whenever the pictures or labels change: sets of another version are never mixed up with this one's.
+# Raise it whenever the images or labels change: sets of different versions are never mixed.
 VERSION = 2
 SPLIT_SIZES = {"train": 8000, "val": 300}
 
 _HEIGHT, _WIDTHS = 192, (160, 192, 208, 224, 240, 256)
 _JPEG_QUALITY = 92
 _IMAGES_PER_TASK = 25
-_CORES_PAY_FROM = 100  # fewer images are drawn sooner than a pool of processes starts
+_MIN_IMAGES_FOR_POOL = 100  # fewer images are rendered sooner than a pool of processes starts
 
 _LIMBS = (
     ("left_ankle", "left_knee"), ("left_knee", "left_hip"), ("right_ankle", "right_knee"),
@@ -40,7 +38,7 @@ _LIMBS = (
     ("left_eye", "right_eye"), ("nose", "left_eye"), ("nose", "right_eye"), ("left_eye", "left_ear"),
     ("right_eye", "right_ear"), ("left_ear", "left_shoulder"), ("right_ear", "right_shoulder"),
 )  # fmt: skip
-_CATEGORY = {
+CATEGORY = {
     "id": 1,
     "name": "person",
     "supercategory": "person",
@@ -48,8 +46,10 @@ _CATEGORY = {
     "skeleton": [[KEYPOINT_NAMES.index(joint) + 1 for joint in limb] for limb in _LIMBS],
 }
 
+Annotations = list[dict[str, Any]]
 
-def render_image(split, index, seed=0):
+
+def render_image(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, Annotations]:
     """Render image `index` of a split, which depends on nothing but the three arguments.
 
     Returns:
@@ -60,13 +60,12 @@ def render_image(split, index, seed=0):
     return render_scene(rng, height=_HEIGHT, width=width)
 
 
-def write_synthetic_people(folder, split, num_images, seed=0):
-    """Write a split unless it is there already, and return the path of its annotation file.
+def write_synthetic_people(folder: str | Path, split: str, num_images: int, seed: int = 0) -> str:
+    """Write a split unless that has been done, and return the path of its annotation file.
 
     The images go to `<folder>/<split>/000000.jpg`, the labels to
-    `<folder>/annotations/person_keypoints_<split>.json`. The label file appears last, once everything else is
-    whole, so a killed run leaves nothing that looks finished; of several processes that ask at once one
-    writes, the others wait.
+    `<folder>/annotations/person_keypoints_<split>.json`. The label file is written last, so that a killed run leaves
+    nothing that looks finished; of several processes that call this at once one writes, the others wait.
 
     Raises:
         UserError: the folder cannot be written.
@@ -78,7 +77,9 @@ def write_synthetic_people(folder, split, num_images, seed=0):
         return str(json_file)
     try:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f".{split}.lock"):
+        # A record lock: flock would outlive a killed parent in its worker processes.
+        with open(folder / f".{split}.lock", "w") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
             if not _is_complete(json_file, folder / split, wanted):
                 _write_split(folder, split, num_images, seed, json_file, wanted)
     except OSError as error:
@@ -89,130 +90,75 @@ def write_synthetic_people(folder, split, num_images, seed=0):
     return str(json_file)
 
 
-def ensure_synthetic_people(name):
-    """Render the registered data set `name` unless that is done; its `json_file` exists afterwards."""
-    metadata = MetadataCatalog.get(name)
-    return write_synthetic_people(metadata.folder, metadata.split, metadata.num_images)
-
-
-def register_synthetic_people(root):
-    """Register `synthetic_people_train` and `synthetic_people_val` below the data-set folder `root`.
-
-    Nothing is rendered here: the pictures are drawn into `<root>/synthetic_people/v<version>` when a
-    data set is first loaded.
-    """
-    folder = Path(root) / "synthetic_people" / f"v{VERSION}"
-    for split, num_images in SPLIT_SIZES.items():
-        name = f"synthetic_people_{split}"
-        DatasetCatalog.register(name, lambda name=name: _load(name))
-        MetadataCatalog.get(name).set(
-            folder=str(folder),
-            split=split,
-            num_images=num_images,
-            json_file=str(folder / "annotations" / f"person_keypoints_{split}.json"),
-            image_root=str(folder / split),
-            evaluator_type="coco",
-            thing_classes=["person"],
-            thing_dataset_id_to_contiguous_id={1: 0},
-            **Skeleton.from_coco_category(_CATEGORY).to_metadata(),
-        )
-
-
-def _load(name):
-    metadata = MetadataCatalog.get(name)
-    return load_coco_json(ensure_synthetic_people(name), metadata.image_root, name)
-
-
-def _is_complete(json_file, images_folder, wanted):
+def _is_complete(json_file: Path, images_folder: Path, wanted: dict[str, int]) -> bool:
     try:
-        with open(json_file) as file:
-            written = json.load(file)["info"]["synthetic_people"]
-        return written == wanted and images_folder.is_dir()
+        written = json.loads(json_file.read_bytes())["info"]["synthetic_people"]
+        return bool(written == wanted and images_folder.is_dir())
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-@contextlib.contextmanager
-def _lock(path):
-    """Hold a file lock; the system frees it when the process ends, however it ends."""
-    with open(path, "w") as file:
-        # A record lock: flock would live on in worker processes that outlive a killed parent.
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        yield
-
-
-def _write_split(folder, split, num_images, seed, json_file, wanted):
-    for leftover in folder.glob(f".{split}.partial-*"):  # of killed runs: nobody else writes under the lock
+def _write_split(folder: Path, split: str, num_images: int, seed: int, json_file: Path, wanted: dict[str, int]) -> None:
+    for leftover in folder.glob(f".{split}.partial-*"):  # of killed runs: only the holder of the lock writes
         shutil.rmtree(leftover, ignore_errors=True)
     images_folder, partial = folder / split, folder / f".{split}.partial-{os.getpid()}"
     partial.mkdir()
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: Annotations = []
     for index, (height, width, persons) in enumerate(_render_files(partial, split, num_images, seed)):
-        images.append({"id": index, "file_name": _file_name(index), "height": height, "width": width})
-        for person in persons:
-            annotations.append({"id": len(annotations) + 1, "image_id": index, **person})
+        images.append({"id": index, "file_name": f"{index:06d}.jpg", "height": height, "width": width})
+        annotations += [
+            {"id": number, "image_id": index, **person} for number, person in enumerate(persons, len(annotations) + 1)
+        ]
     content = {
         "info": {"description": "synthetic people of QueryPose", "synthetic_people": wanted},
         "licenses": [],
         "images": images,
         "annotations": annotations,
-        "categories": [_CATEGORY],
+        "categories": [CATEGORY],
     }
-    partial_json = partial / json_file.name
-    with open(partial_json, "w") as file:
-        json.dump(content, file)
-    # The label file vouches for the images: it goes first and comes last.
+    (partial / json_file.name).write_text(json.dumps(content))
+    # The label file vouches for the images: it is removed first and written last.
     json_file.unlink(missing_ok=True)
     shutil.rmtree(images_folder, ignore_errors=True)
     os.replace(partial, images_folder)
     os.replace(images_folder / json_file.name, json_file)
 
 
-def _render_files(folder, split, num_images, seed):
-    """Yield (height, width, annotations) of each image in order, having written it to `folder`."""
+def _render_files(folder: Path, split: str, num_images: int, seed: int) -> Iterator[tuple[int, int, Annotations]]:
+    """Yield (height, width, annotations) of each image in order, after writing it to `folder`."""
     tasks = [
         (str(folder), split, range(start, min(start + _IMAGES_PER_TASK, num_images)), seed)
         for start in range(0, num_images, _IMAGES_PER_TASK)
     ]
-    cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), len(tasks))
-    progress = tqdm(
-        total=num_images,
-        desc=f"rendering synthetic people ({split})",
-        unit="image",
-        disable=not sys.stderr.isatty(),
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A daemon, such as a worker of a data loader, may not have children.
-    alone = cores < 2 or num_images < _CORES_PAY_FROM or multiprocessing.current_process().daemon
+    use_pool = cores > 1 and num_images >= _MIN_IMAGES_FOR_POOL and not multiprocessing.current_process().daemon
     with contextlib.ExitStack() as stack:
-        stack.enter_context(progress)
-        if alone:
-            batches = map(_render_batch, tasks)
-        else:
-            pool = stack.enter_context(multiprocessing.get_context("fork").Pool(cores, initializer=_start_worker))
+        title = f"rendering synthetic people ({split})"
+        bar = stack.enter_context(tqdm(total=num_images, desc=title, unit="image", disable=not sys.stderr.isatty()))
+        batches: Iterator[list[tuple[int, int, Annotations]]] = map(_render_batch, tasks)
+        if use_pool:
+            context = multiprocessing.get_context("fork")
+            pool = stack.enter_context(context.Pool(min(cores, len(tasks)), initializer=_start_worker))
             batches = pool.imap(_render_batch, tasks)
         for batch in batches:
             yield from batch
-            progress.update(len(batch))
+            bar.update(len(batch))
 
 
-def _start_worker():
-    # Threads of OpenCV do not survive a fork.
-    cv2.setNumThreads(0)
-    # Ctrl-C is the parent's to handle: it ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _start_worker() -> None:
+    cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends its workers
 
 
-def _render_batch(task):
+def _render_batch(task: tuple[str, str, range, int]) -> list[tuple[int, int, Annotations]]:
     folder, split, indices, seed = task
     batch = []
     for index in indices:
         image, annotations = render_image(split, index, seed)
-        path = os.path.join(folder, _file_name(index))
+        path = os.path.join(folder, f"{index:06d}.jpg")
         if not cv2.imwrite(path, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
             raise OSError(f"{path} was not written")
-        batch.append((*image.shape[:2], annotations))
+        batch.append((image.shape[0], image.shape[1], annotations))
     return batch
-
-
-def _file_name(index):
-    return f"{index:06d}.jpg"

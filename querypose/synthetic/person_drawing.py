@@ -1,10 +1,10 @@
-"""Draws a posed figure as a person with clothes, hair and a face, together with a map of its parts."""
+"""Renders a posed body as a person with clothes, hair and a face, together with a map of its parts."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from .articulated_person import (
+from querypose.synthetic.articulated_person import (
     DOWN,
     FACE_DIRECTIONS,
     FORWARD,
@@ -13,7 +13,7 @@ from .articulated_person import (
     SIDES,
     on_head,
 )
-from .canvas import BACKGROUND, PROP, SUPERSAMPLING, FigureCanvas, capsule
+from querypose.synthetic.canvas import BACKGROUND, PROP, SUPERSAMPLING, PersonCanvas, capsule
 
 _PART_NAMES = ("torso", "pelvis", "skirt", "neck", "head", "hair") + tuple(
     f"{side}_{part}" for side in SIDES for part in ("ear", "upper_arm", "forearm", "hand", "thigh", "shank", "foot")
@@ -31,23 +31,23 @@ _PARTS_SHOWING = {
     "eye": ("head",),
 }
 # A shoulder or hip this much farther than the body's axis (units of stature) is behind the body, though the
-# pixel at its place shows the torso.
+# pixel at its position shows the torso.
 _BEHIND = {"shoulder": 0.072, "hip": 0.038}
-# A facial feature is out of sight where its direction points away from the viewer by more (a cosine):
+# A facial feature is invisible where its direction points away from the viewer by more (a cosine):
 # nose and ears stand out of the head, so a profile shows them.
 _TURNED_AWAY = {"nose": -0.12, "eye": 0.08, "ear": -0.35}
 
 
 @dataclass
-class Figure:
-    """One drawn person on a canvas of its own.
+class RenderedPerson:
+    """One rendered person on its own canvas.
 
-    colour: (h, w, 3) uint8, RGB. parts: (h, w) uint8, values of `PART_IDS`, `PROP` or `BACKGROUND`.
+    color: (h, w, 3) uint8, RGB. parts: (h, w) uint8, values of `PART_IDS`, `PROP` or `BACKGROUND`.
     keypoints: (K, 2) continuous canvas coordinates in the order of `KEYPOINT_NAMES`. behind: (K,) bool, on
     the side of the body that is turned away. yaw: degrees, as in `pose_body`.
     """
 
-    colour: np.ndarray
+    color: np.ndarray
     parts: np.ndarray
     keypoints: np.ndarray
     behind: np.ndarray
@@ -59,7 +59,7 @@ class Figure:
         return (self.parts != BACKGROUND) & (self.parts != PROP)
 
     def self_visible(self):
-        """Tell for each keypoint (K,) whether the person's own body and props leave it in sight."""
+        """Return for each keypoint (K,) whether the person's own body and props leave it visible."""
         rows, columns = np.floor(self.keypoints).astype(int).T[::-1]
         shown = self.parts[rows, columns]
         return _SHOWING[np.arange(len(KEYPOINT_NAMES)), shown] & ~self.behind
@@ -77,8 +77,8 @@ def _showing_table():
 _SHOWING = _showing_table()
 
 
-def draw_figure(body, look, stature, light=1.0):
-    """Draw a person and return its `Figure`.
+def render_person(body, look, stature, light=1.0):
+    """Render a person and return its `RenderedPerson`.
 
     Args:
         body: the posed `Body`.
@@ -92,7 +92,7 @@ def draw_figure(body, look, stature, light=1.0):
     low, high = points[:, :2].min(axis=0) - margin, points[:, :2].max(axis=0) + margin
     origin = np.append(np.floor(low), 0.0)
     width, height = np.ceil(high - origin[:2]).astype(int)
-    canvas = FigureCanvas(height, width, light)
+    canvas = PersonCanvas(height, width, light)
     at = dict(zip(body.joints, points - origin, strict=True))
     middle = -origin  # the pelvis, which is the origin of the body
     drawing = _PersonDrawing(canvas, body, look, scale, at, middle)
@@ -100,11 +100,11 @@ def draw_figure(body, look, stature, light=1.0):
         draw()
     keypoints = np.array([at[name] for name in KEYPOINT_NAMES])
     behind = np.array([drawing.is_behind(name) for name in KEYPOINT_NAMES])
-    return Figure(canvas.colour, canvas.parts, keypoints[:, :2], behind, body.yaw)
+    return RenderedPerson(canvas.color, canvas.parts, keypoints[:, :2], behind, body.yaw)
 
 
 class _PersonDrawing:
-    """The strokes of one person, each with the depth by which they are ordered."""
+    """The shapes of one person, each with the depth by which they are ordered."""
 
     def __init__(self, canvas, body, look, scale, at, middle):
         self.canvas, self.body, self.look = canvas, body, look
@@ -122,12 +122,12 @@ class _PersonDrawing:
         return self.at[name][2] < axis - _BEHIND[joint] * self.scale
 
     def on_torso(self, left, up, front):
-        """Place of a point of the torso: `up` as a share of its length, the others in units of stature."""
+        """Position of a point of the torso: `up` as a share of its length, the others in units of stature."""
         local = np.array([left, -up * self.body.proportions.torso, front])
         return self.middle + self.scale * (self.body.torso @ local)
 
     def steps(self):
-        """Yield (depth, stroke): the strokes are made from far to near."""
+        """Yield (depth, function that draws a shape): they are drawn from far to near."""
         facing = self.body.torso[2, 2]
         torso_depth = self.on_torso(0, 0.6, 0)[2]
         pelvis_depth = self.middle[2]
@@ -246,8 +246,8 @@ class _PersonDrawing:
 
     def forearm(self, side):
         start, end, hand = (self.at[f"{side}_{joint}"] for joint in ("elbow", "wrist", "hand"))
-        colour = self.look.shirt if self.look.sleeves == "long" else self.look.skin
-        self.canvas.limb(start, end, 0.028 * self.girth, 0.022 * self.girth, colour, PART_IDS[f"{side}_forearm"])
+        color = self.look.shirt if self.look.sleeves == "long" else self.look.skin
+        self.canvas.limb(start, end, 0.028 * self.girth, 0.022 * self.girth, color, PART_IDS[f"{side}_forearm"])
         self.canvas.disc(end + 0.55 * (hand - end), 0.028 * self.scale, self.look.skin, PART_IDS[f"{side}_hand"])
 
     def thigh(self, side):
@@ -260,9 +260,9 @@ class _PersonDrawing:
             self.canvas.limb(start, start + share * (end - start), 0.055 * girth, 0.042 * girth, look.legwear, part)
 
     def shank(self, side):
-        colour = self.look.legwear if self.look.legs == "trousers" else self.look.skin
+        color = self.look.legwear if self.look.legs == "trousers" else self.look.skin
         start, end = self.at[f"{side}_knee"], self.at[f"{side}_ankle"]
-        self.canvas.limb(start, end, 0.04 * self.girth, 0.027 * self.girth, colour, PART_IDS[f"{side}_shank"])
+        self.canvas.limb(start, end, 0.04 * self.girth, 0.027 * self.girth, color, PART_IDS[f"{side}_shank"])
 
     def foot(self, side):
         start, end = self.at[f"{side}_ankle"], self.at[f"{side}_toe"]
@@ -289,11 +289,11 @@ class _PersonDrawing:
     def head(self):
         """The head is a shaded ball, pixel by pixel: hair, eyes and mouth are regions of its surface."""
         canvas, look, turn = self.canvas, self.look, self.body.head
-        centre, radius = self.at["head"][:2], self.body.proportions.head * self.scale
+        center, radius = self.at["head"][:2], self.body.proportions.head * self.scale
         reach = int(np.ceil(radius * HEAD_ELONGATION)) + 2
-        left, top = np.floor(centre).astype(int) - reach
+        left, top = np.floor(center).astype(int) - reach
         window = np.s_[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
-        offset = np.mgrid[top : top + 2 * reach + 1, left : left + 2 * reach + 1][::-1] + 0.5 - centre[:, None, None]
+        offset = np.mgrid[top : top + 2 * reach + 1, left : left + 2 * reach + 1][::-1] + 0.5 - center[:, None, None]
         # The ball is stretched along the direction in which the top of the head is seen.
         up = (turn @ -DOWN)[:2]
         stretch = 1 - (1 - 1 / HEAD_ELONGATION) * (up @ up)
@@ -304,32 +304,32 @@ class _PersonDrawing:
         normal = np.concatenate([normal, np.sqrt(np.clip(1 - square, 0, 1))[None]])
         local = np.einsum("ji,jhw->ihw", turn, normal)  # into the frame of the head: rows of the transpose
 
-        colour = np.empty(offset.shape[1:] + (3,))
-        colour[:] = look.skin
+        color = np.empty(offset.shape[1:] + (3,))
+        color[:] = look.skin
         part = np.where(inside, PART_IDS["head"], BACKGROUND).astype(np.uint8)
 
         def near(direction, degrees):
             direction = np.asarray(direction, float) / np.linalg.norm(direction)
             return np.tensordot(direction, local, axes=1) > np.cos(np.radians(degrees))
 
-        colour[near((0, 0.62, 0.80), 13) & (local[1] > 0.58)] = (176, 62, 62)
+        color[near((0, 0.62, 0.80), 13) & (local[1] > 0.58)] = (176, 62, 62)
         for side in SIDES:
             eye = FACE_DIRECTIONS[f"{side}_eye"]
-            colour[near(eye, 14)] = (250, 250, 250)
-            colour[near(eye, 9.5)] = (28, 26, 30)
-        colour[near(FACE_DIRECTIONS["nose"], 11)] = look.skin * np.array([0.78, 0.66, 0.62])
+            color[near(eye, 14)] = (250, 250, 250)
+            color[near(eye, 9.5)] = (28, 26, 30)
+        color[near(FACE_DIRECTIONS["nose"], 11)] = look.skin * np.array([0.78, 0.66, 0.62])
         hair = near((0, -0.68, -0.73), 83) | near((0, 0.25, -1), 62)
-        colour[hair] = look.hair
+        color[hair] = look.hair
         if look.hairstyle == "hat":
             hat = local[1] < -0.42
-            colour[hat] = look.hat
-            colour[near((0, -0.46, 0.89), 30) & (local[1] < -0.36)] = 0.7 * look.hat
+            color[hat] = look.hat
+            color[near((0, -0.46, 0.89), 30) & (local[1] < -0.36)] = 0.7 * look.hat
             hair |= hat
         part[hair & inside] = PART_IDS["hair"]
         shade = 0.90 + 0.16 * (0.6 * canvas.light * normal[0] - 0.6 * normal[1])
-        colour *= shade[..., None]
-        colour[square > (1 - 1.5 / radius) ** 2] *= 0.5
-        canvas.colour[window][inside] = np.clip(colour[inside], 0, 255).astype(np.uint8)
+        color *= shade[..., None]
+        color[square > (1 - 1.5 / radius) ** 2] *= 0.5
+        canvas.color[window][inside] = np.clip(color[inside], 0, 255).astype(np.uint8)
         canvas.parts[window][inside] = part[inside]
         self.nose(radius)
 

@@ -1,12 +1,12 @@
-"""Composes pictures of drawn people: a backdrop, one to five persons, objects before them, exact labels."""
+"""Renders images of synthetic people: a background, one to five persons, objects in front, exact labels."""
 
 import cv2
 import numpy as np
 
-from .appearance import Appearance
-from .articulated_person import FACE_DIRECTIONS, KEYPOINT_NAMES, sample_body
-from .canvas import BACKGROUND, SUPERSAMPLING
-from .person_drawing import draw_figure
+from querypose.synthetic.appearance import Appearance
+from querypose.synthetic.articulated_person import FACE_DIRECTIONS, KEYPOINT_NAMES, sample_body
+from querypose.synthetic.canvas import BACKGROUND, SUPERSAMPLING
+from querypose.synthetic.person_drawing import render_person
 
 MIN_LABELLED_KEYPOINTS = 4
 MIN_VISIBLE_SHARE = 0.38  # of a person's silhouette within the image
@@ -18,41 +18,41 @@ _OBJECT = 100  # owner of pixels that a foreground object covers
 
 
 class _Placed:
-    """A figure whose canvas begins at (column, row) of the scene, in supersampled pixels, maybe negative."""
+    """A person whose canvas begins at (column, row) of the scene, in supersampled pixels, possibly negative."""
 
-    def __init__(self, figure, column, row, shape):
-        self.figure = figure
-        height, width = figure.parts.shape
+    def __init__(self, rendered, column, row, shape):
+        self.rendered = rendered
+        height, width = rendered.parts.shape
         top, bottom = max(row, 0), min(row + height, shape[0])
         left, right = max(column, 0), min(column + width, shape[1])
         self.scene = np.s_[top : max(bottom, top), left : max(right, left)]
         self.own = np.s_[top - row : max(bottom, top) - row, left - column : max(right, left) - column]
-        self.silhouette = figure.silhouette[self.own]
-        self.drawn = figure.parts[self.own] != BACKGROUND
-        self.keypoints = figure.keypoints + [column, row]
+        self.silhouette = rendered.silhouette[self.own]
+        self.drawn = rendered.parts[self.own] != BACKGROUND
+        self.keypoints = rendered.keypoints + [column, row]
 
     def labelled(self, shape):
-        """Tell which keypoints (K,) get a label: those within the image, but for the far side of the head.
+        """Return which keypoints (K,) get a label: those within the image, except on the far side of the head.
 
-        That has no place that one could point to: COCO's annotators leave it out, too.
+        COCO's annotators leave those out, too.
         """
         inside = ((self.keypoints >= 0) & (self.keypoints < [shape[1], shape[0]])).all(axis=1)
-        return inside & ~(self.figure.behind & _ON_FACE)
+        return inside & ~(self.rendered.behind & _ON_FACE)
 
 
 def render_scene(rng, height=192, width=224):
-    """Render one picture of people and return it with its annotations.
+    """Render one image of people and return it with its annotations.
 
     Args:
-        rng: a `numpy.random.Generator`; the picture depends on its state and on the size alone.
-        height, width: size of the picture in pixels.
+        rng: a `numpy.random.Generator`; the image depends on its state and on the size alone.
+        height, width: size of the image in pixels.
 
     Returns:
         image: (height, width, 3) uint8, RGB.
         annotations: one dict per person, from near to far, in COCO's format without ids:
-            keypoints: x, y, v for each of `KEYPOINT_NAMES`; v is 2 in sight, 1 hidden by the person's own
-                body, another person or an object, 0 outside the image or on the far side of the head, where x
-                and y are 0 too. The centre of the first pixel is 0, as in COCO's files.
+            keypoints: x, y, v for each of `KEYPOINT_NAMES`; v is 2 if visible, 1 if hidden by the person's own
+                body, another person or an object, 0 if outside the image or on the far side of the head, where x
+                and y are 0 too. The center of the first pixel is 0, as in COCO's files.
             num_keypoints: number of those with v > 0.
             bbox: x, y, width, height of the silhouette within the image, hidden parts included; the first
                 pixel is [0, 1].
@@ -71,9 +71,9 @@ def render_scene(rng, height=192, width=224):
     for person in reversed(persons):
         _shadow(canvas, person)
     for person in reversed(persons):  # from far to near
-        canvas[person.scene][person.drawn] = person.figure.colour[person.own][person.drawn]
-    for draw, colour in objects:
-        draw(canvas, colour)
+        canvas[person.scene][person.drawn] = person.rendered.color[person.own][person.drawn]
+    for draw, color in objects:
+        draw(canvas, color)
         draw(owner, _OBJECT)
     image = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
     image = _photograph(rng, image)
@@ -81,7 +81,7 @@ def render_scene(rng, height=192, width=224):
 
 
 def _place_persons(rng, shape, light):
-    """Place the persons from near to far, each where enough of it stays in sight."""
+    """Place the persons from near to far, each where enough of it stays visible."""
     counts, weights = zip(*_PERSON_COUNTS, strict=True)
     count = rng.choice(counts, p=weights)
     # Many people fit only when they are smaller.
@@ -94,24 +94,24 @@ def _place_persons(rng, shape, light):
     for stature in statures:
         pixels = stature * shape[0] / SUPERSAMPLING
         while True:
-            figure = draw_figure(sample_body(rng), Appearance.sample(rng), pixels, light)
-            person = _place_person(rng, figure, shape, taken)
+            rendered = render_person(sample_body(rng), Appearance.sample(rng), pixels, light)
+            person = _place_person(rng, rendered, shape, taken)
             if person is not None or persons:
                 break
-            pixels *= 0.9  # the first person must find a place, however narrow the picture
+            pixels *= 0.9  # the first person must fit, however narrow the image
         if person is not None:
             taken[person.scene] |= person.drawn
             persons.append(person)
     return persons
 
 
-def _place_person(rng, figure, shape, taken):
-    height, width = figure.parts.shape
+def _place_person(rng, rendered, shape, taken):
+    height, width = rendered.parts.shape
     rows, columns = (
-        np.flatnonzero(figure.silhouette.any(axis=1)),
-        np.flatnonzero(figure.silhouette.any(axis=0)),
+        np.flatnonzero(rendered.silhouette.any(axis=1)),
+        np.flatnonzero(rendered.silhouette.any(axis=0)),
     )
-    pixels = np.count_nonzero(figure.silhouette)
+    pixels = np.count_nonzero(rendered.silhouette)
     crossing = rng.random() < 0.15  # cut by the border of the image
     overlapping = rng.random() < 0.4
     best, best_share = None, 0.0
@@ -122,7 +122,7 @@ def _place_person(rng, figure, shape, taken):
         else:
             column = _slide(rng, -columns[0], shape[1] - columns[-1] - 1)
             row = _slide(rng, -rows[0], shape[0] - rows[-1] - 1)
-        person = _Placed(figure, int(column), int(row), shape)
+        person = _Placed(rendered, int(column), int(row), shape)
         inside = np.count_nonzero(person.silhouette)
         if inside < MIN_SHARE_INSIDE * pixels or person.labelled(shape).sum() < MIN_LABELLED_KEYPOINTS:
             continue
@@ -135,18 +135,18 @@ def _place_person(rng, figure, shape, taken):
 
 
 def _slide(rng, low, high):
-    """A place between the two ends, or the far end where the figure is larger than the image."""
+    """A position between the two ends; beyond them if the person is larger than the image."""
     return rng.integers(low, high + 1) if low <= high else rng.integers(high, low + 1)
 
 
 def _place_objects(rng, owner, persons):
-    """Choose objects in front of the persons that hide nobody too much; return [(draw, colour)]."""
+    """Choose objects in front of the persons that leave enough of each visible; return [(draw, color)]."""
     height, width = owner.shape
     objects = []
     if rng.random() > 0.3:
         return objects
     for _ in range(rng.integers(1, 3)):
-        kind, colour = rng.integers(4), rng.uniform(40, 220, 3)
+        kind, color = rng.integers(4), rng.uniform(40, 220, 3)
         x, y = rng.uniform(0, width), rng.uniform(0.45, 1.0) * height
         size = rng.uniform(0.05, 0.16) * height
         if kind == 0:  # a crate or a table
@@ -157,16 +157,16 @@ def _place_objects(rng, owner, persons):
             draw = _box(0, y, width, y + 0.35 * size)
         else:  # a bush
             draw = _bush(x, y, size, rng.uniform(-1, 1, (5, 2)))
-            colour = colour * [0.5, 0.8, 0.4]
+            color = color * [0.5, 0.8, 0.4]
         trial = owner.copy()
         draw(trial, _OBJECT)
-        if all(_shares_in_sight(person, number, trial) for number, person in enumerate(persons, start=1)):
+        if all(_shares_visible(person, number, trial) for number, person in enumerate(persons, start=1)):
             owner[:] = trial
-            objects.append((draw, colour))
+            objects.append((draw, color))
     return objects
 
 
-def _shares_in_sight(person, number, owner):
+def _shares_visible(person, number, owner):
     seen = np.count_nonzero(person.silhouette & (owner[person.scene] == number))
     return seen >= MIN_VISIBLE_SHARE * np.count_nonzero(person.silhouette)
 
@@ -174,29 +174,29 @@ def _shares_in_sight(person, number, owner):
 def _box(left, top, right, bottom):
     corners = [(int(left), int(top)), (int(right), int(bottom))]
 
-    def draw(target, colour):
+    def draw(target, color):
         if target.ndim == 2:
-            cv2.rectangle(target, *corners, colour, -1)
+            cv2.rectangle(target, *corners, color, -1)
             return
-        cv2.rectangle(target, *corners, tuple(0.45 * colour), -1)
+        cv2.rectangle(target, *corners, tuple(0.45 * color), -1)
         (left, top), (right, bottom) = corners
-        cv2.rectangle(target, (left + 2, top + 2), (right - 2, bottom - 2), tuple(colour), -1)
+        cv2.rectangle(target, (left + 2, top + 2), (right - 2, bottom - 2), tuple(color), -1)
 
     return draw
 
 
 def _bush(x, y, size, leaves):
-    def draw(target, colour):
+    def draw(target, color):
         for index, (across, along) in enumerate(leaves):
-            centre = (int(x + across * size), int(y + 0.6 * along * size))
-            tone = colour if target.ndim == 2 else tuple(colour * (0.75 + 0.12 * index))
-            cv2.circle(target, centre, int(0.7 * size), tone, -1)
+            center = (int(x + across * size), int(y + 0.6 * along * size))
+            tone = color if target.ndim == 2 else tuple(color * (0.75 + 0.12 * index))
+            cv2.circle(target, center, int(0.7 * size), tone, -1)
 
     return draw
 
 
 def _background(rng, shape):
-    """Return a backdrop (h, w, 3) uint8: outdoors with a horizon, a room, or stripes and blobs."""
+    """Return a background (h, w, 3) uint8: outdoors with a horizon, a room, or stripes and blobs."""
     height, width = shape
     low = (max(height // 16, 1), max(width // 16, 1))
     tones = rng.uniform(50, 235, (3, 1)) + rng.normal(0, 26, (3, 3))
@@ -211,7 +211,7 @@ def _background(rng, shape):
         edge = int(horizon * height)
         floor = cv2.resize(ground.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
         canvas[edge:] = floor[edge:]
-        if kind == 1:  # a room: skirting board, a window or a picture
+        if kind == 1:  # a room: skirting board, a window or a frame
             cv2.rectangle(canvas, (0, edge - 5), (width, edge), tuple(0.6 * tones[2]), -1)
         for _ in range(rng.integers(0, 4)):
             x, wide, tall = (
@@ -235,9 +235,9 @@ def _background(rng, shape):
                 ends = ((0, place), (width, place)) if horizontal else ((place, 0), (place, height))
                 cv2.line(canvas, *ends, tuple(tones[2]), max(step // 4, 1))
         for _ in range(rng.integers(0, 9)):
-            centre = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
+            center = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
             axes = tuple(int(a) for a in rng.uniform(6, 60, 2))
-            cv2.ellipse(canvas, centre, axes, rng.uniform(0, 180), 0, 360, tuple(rng.uniform(40, 230, 3)), -1)
+            cv2.ellipse(canvas, center, axes, rng.uniform(0, 180), 0, 360, tuple(rng.uniform(40, 230, 3)), -1)
     return canvas
 
 
@@ -256,16 +256,16 @@ def _shadow(canvas, person):
 
 
 def _photograph(rng, image):
-    """Apply what a camera adds: exposure, tint, uneven light, noise."""
+    """Add what a camera does: exposure, tint, uneven light, noise."""
     height, width = image.shape[:2]
     gain = rng.uniform(0.82, 1.12) * (1 + rng.normal(0, 0.03, 3))
     corners = rng.uniform(0.88, 1.08, (2, 2)).astype(np.float32)
     light = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
-    picture = image.astype(np.float32) * light
-    picture *= gain.astype(np.float32)
+    photo = image.astype(np.float32) * light
+    photo *= gain.astype(np.float32)
     noise = rng.standard_normal(image.shape, dtype=np.float32)
-    picture += np.float32(rng.uniform(0.5, 5.0)) * noise
-    return np.clip(picture, 0, 255, out=picture).astype(np.uint8)
+    photo += np.float32(rng.uniform(0.5, 5.0)) * noise
+    return np.clip(photo, 0, 255, out=photo).astype(np.uint8)
 
 
 def _annotate(person, number, owner):
@@ -274,12 +274,12 @@ def _annotate(person, number, owner):
     columns = np.flatnonzero(person.silhouette.any(axis=0)) + person.scene[1].start
     left, top = columns[0] / SUPERSAMPLING, rows[0] / SUPERSAMPLING
     right, bottom = (columns[-1] + 1) / SUPERSAMPLING, (rows[-1] + 1) / SUPERSAMPLING
-    bare, labelled = person.figure.self_visible(), person.labelled(shape)
+    bare, labelled = person.rendered.self_visible(), person.labelled(shape)
     keypoints = np.zeros((len(KEYPOINT_NAMES), 3))
     for index in np.flatnonzero(labelled):
         x, y = person.keypoints[index]
-        in_sight = bare[index] and owner[int(y), int(x)] == number
-        keypoints[index] = x / SUPERSAMPLING - 0.5, y / SUPERSAMPLING - 0.5, 2 if in_sight else 1
+        visible = bare[index] and owner[int(y), int(x)] == number
+        keypoints[index] = x / SUPERSAMPLING - 0.5, y / SUPERSAMPLING - 0.5, 2 if visible else 1
     return {
         "keypoints": [round(float(value), 2) for value in keypoints.ravel()],
         "num_keypoints": int(labelled.sum()),

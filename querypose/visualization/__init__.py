@@ -1,17 +1,17 @@
-"""Pictures of poses and of training runs."""
+"""Visualizations of poses, attention, data sets and training runs."""
 
-from querypose.visualization.attention import glow_attention, overlay_attention, part_names, person_panels
+from querypose.visualization.attention import overlay_attention, part_names, person_panels
 from querypose.visualization.contact_sheet import contact_sheet
 from querypose.visualization.dataset_plot import plot_dataset
-from querypose.visualization.draw_poses import Poses, draw_poses
+from querypose.visualization.draw_poses import draw_poses
 from querypose.visualization.keypoint_error_plot import plot_keypoint_errors
-from querypose.visualization.plots import plot_training
+from querypose.visualization.poses import Poses
+from querypose.visualization.training_plot import plot_training
 
 __all__ = [
     "Poses",
     "contact_sheet",
     "draw_poses",
-    "glow_attention",
     "overlay_attention",
     "part_names",
     "person_panels",

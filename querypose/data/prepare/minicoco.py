@@ -3,31 +3,33 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from querypose.data.coco_format import load_coco_format
 from querypose.errors import UserError
-from querypose.image_files import ImageFileError, open_image
+from querypose.image_io import open_image
 
 SHORT_SIDE = 360
 VAL_EVERY = 5
 
+Entries = list[dict[str, Any]]
 
-def split_labelled_images(content: dict) -> tuple[list[dict], list[dict]]:
+
+def split_labelled_images(content: dict[str, Entries]) -> tuple[Entries, Entries]:
     """(train, val): of the images with labelled keypoints, ordered by id, the 1st, 6th, 11th .. are val."""
     labelled = {person["image_id"] for person in content["annotations"] if person.get("num_keypoints", 0) > 0}
     images = sorted((image for image in content["images"] if image["id"] in labelled), key=lambda image: image["id"])
-    val = images[::VAL_EVERY]
-    held_out = {image["id"] for image in val}
-    return [image for image in images if image["id"] not in held_out], val
+    train = [image for index, image in enumerate(images) if index % VAL_EVERY]
+    return train, images[::VAL_EVERY]
 
 
 def make_minicoco(annotations: Path, images: Path, output: Path) -> dict[str, int]:
     """Write `person_keypoints_{train,val}.json`, `train/` and `val/` into `output`.
 
     Training images are shrunk to a short side of at most 360 pixels, their annotations with them; validation images
-    stay as they are, so that COCO's classes of size mean the same (the network sees them at 360).
+    are not changed, so that COCO's size classes mean the same (the network sees them at 360).
 
     Args:
         annotations: person_keypoints_val2017.json.
@@ -38,17 +40,17 @@ def make_minicoco(annotations: Path, images: Path, output: Path) -> dict[str, in
         images by split.
 
     Raises:
-        UserError: files that are missing or not what they should be; an output that is there already.
+        UserError: files that are missing or not what they should be; an output that exists already.
     """
     if output.exists():
-        raise UserError(f"{output} exists already; remove it to make it anew, or choose another --output")
+        raise UserError(f"{output} exists already; remove it to make it again, or choose another --output")
     content = load_coco_format(annotations)
     splits = dict(zip(("train", "val"), split_labelled_images(content), strict=True))
     missing = [image for split in splits.values() for image in split if not (images / image["file_name"]).is_file()]
     if missing or not splits["train"]:
         what = f"the image {images / missing[0]['file_name']} does not exist" if missing else "no image has keypoints"
         raise UserError(f"{what}; give COCO's val2017 and its person_keypoints_val2017.json")
-    # whole or not at all
+    # written elsewhere first, so that an interrupted run leaves no incomplete data set
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     for split, records in splits.items():
@@ -56,7 +58,7 @@ def make_minicoco(annotations: Path, images: Path, output: Path) -> dict[str, in
         scales = {}
         for record in records:
             source, target = images / record["file_name"], partial / split / record["file_name"]
-            scales[record["id"]] = _shrink(source, target) if split == "train" else _copy(source, target)
+            scales[record["id"]] = _copy(source, target, SHORT_SIDE if split == "train" else None)
         small = {
             "images": [_scaled_image(record, scales[record["id"]]) for record in records],
             "annotations": [
@@ -71,38 +73,31 @@ def make_minicoco(annotations: Path, images: Path, output: Path) -> dict[str, in
     return {split: len(records) for split, records in splits.items()}
 
 
-def _copy(source: Path, target: Path) -> tuple[float, float]:
-    shutil.copyfile(source, target)
-    return 1.0, 1.0
-
-
-def _shrink(source: Path, target: Path) -> tuple[float, float]:
-    """Write the image with a short side of at most `SHORT_SIDE`; the scale of x and of y."""
-    try:
-        with open_image(source) as image:
-            before = image.size
-            factor = min(1.0, SHORT_SIDE / min(before))
-            size = round(before[0] * factor), round(before[1] * factor)
-            small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS) if factor < 1 else None
-    except ImageFileError as error:
-        raise UserError(f"the image {source} cannot be read ({error}); fetch it again") from error
+def _copy(source: Path, target: Path, short_side: int | None) -> tuple[float, float]:
+    """Write the image, with a short side of at most `short_side` if given; return the scale of x and of y."""
+    with open_image(source) as image:
+        before = image.size
+        factor = min(1.0, short_side / min(before)) if short_side else 1.0
+        size = round(before[0] * factor), round(before[1] * factor)
+        small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS) if factor < 1 else None
     if small is None:
-        return _copy(source, target)
-    small.save(target, quality=90)
+        shutil.copyfile(source, target)
+    else:
+        small.save(target, quality=90)
     return size[0] / before[0], size[1] / before[1]
 
 
-def _scaled_image(record: dict, scale: tuple[float, float]) -> dict:
+def _scaled_image(record: dict[str, Any], scale: tuple[float, float]) -> dict[str, Any]:
     width, height = round(record["width"] * scale[0]), round(record["height"] * scale[1])
     return {"id": record["id"], "file_name": record["file_name"], "width": width, "height": height}
 
 
-def _scaled_person(person: dict, scale: tuple[float, float]) -> dict:
+def _scaled_person(person: dict[str, Any], scale: tuple[float, float]) -> dict[str, Any]:
     x, y = scale
     box = [value * factor for value, factor in zip(person["bbox"], (x, y, x, y), strict=True)]
     keypoints = list(person["keypoints"])
     for first in range(0, len(keypoints), 3):
-        # COCO's keypoints are indices of pixels, whose centres lie half a pixel further; (0, 0, 0) is not labelled
+        # COCO's keypoints are pixel indices, whose centers are half a pixel further; (0, 0, 0) is not labelled
         if keypoints[first + 2] > 0:
             keypoints[first] = (keypoints[first] + 0.5) * x - 0.5
             keypoints[first + 1] = (keypoints[first + 1] + 0.5) * y - 0.5

@@ -3,7 +3,7 @@
 from detectron2.config import configurable
 from torch import Tensor, nn
 
-from querypose.modeling.keypoint_stage import KEYPOINT_STAGE_REGISTRY, build_tower, pool_regions
+from querypose.modeling.keypoint_stage import KEYPOINT_STAGE_REGISTRY, build_tower
 from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY
 from querypose.modeling.part_heads import KeypointHeads
 from querypose.modeling.query_interaction import build_query_interaction
@@ -25,46 +25,33 @@ class PooledKeypointStage(nn.Module):
         dim: int,
         tower_dim: int,
         num_tower_layers: int,
-        pooler_resolution: int,
-        stride: int,
         with_sigma: bool = True,
     ):
         """
         Args:
             num_keypoints: K.
-            dim, tower_dim, num_tower_layers, pooler_resolution, stride: as of `KeypointStage`.
+            dim, tower_dim, num_tower_layers: as of `KeypointStage`.
             with_sigma: as of `KeypointHeads`.
         """
         super().__init__()
-        self.pooler_resolution = pooler_resolution
-        self.spatial_scale = 1.0 / stride
         self.tower = build_tower(dim, tower_dim, num_tower_layers)
         self.heads = KeypointHeads([0] * num_keypoints, dim, with_sigma)
 
     @classmethod
-    def from_config(cls, cfg, part_of_keypoint: list[int], stride: int):
+    def from_config(cls, cfg, part_of_keypoint: list[int]):
         config = cfg.MODEL.QUERYPOSE
         return {
             "num_keypoints": len(part_of_keypoint),
             "dim": config.HIDDEN_DIM,
             "tower_dim": config.TOWER_DIM,
             "num_tower_layers": config.NUM_TOWER_LAYERS,
-            "pooler_resolution": cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION,
-            "stride": stride,
             "with_sigma": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS).uses_sigma,
         }
 
     def forward(
-        self, feature: Tensor, boxes: Tensor, image_index: Tensor, instance_queries: Tensor, part_queries: None
-    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """As KEYPOINT_STAGE_REGISTRY states."""
-        regions = pool_regions(feature, boxes, image_index, self.pooler_resolution, self.spatial_scale)
-        return self.update(regions, instance_queries, part_queries)
-
-    def update(
         self, regions: Tensor, instance_queries: Tensor, part_queries: None
     ) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """All of the stage but the pooling; the instance queries (R, d) go out as they come in."""
+        """As KEYPOINT_STAGE_REGISTRY states; the instance queries (R, d) go out as they come in."""
         coordinates, sigmas = self.heads(self.tower(regions).mean(dim=(2, 3))[:, None])
         return coordinates, sigmas, instance_queries, None, None
 
@@ -97,20 +84,20 @@ class InstanceKeypointStage(PooledKeypointStage):
         self.instance_feedforward = FeedForward(dim, feedforward_dim, dropout)
 
     @classmethod
-    def from_config(cls, cfg, part_of_keypoint: list[int], stride: int):
+    def from_config(cls, cfg, part_of_keypoint: list[int]):
         config = cfg.MODEL.QUERYPOSE
         num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
         return {
-            **super().from_config(cfg, part_of_keypoint, stride),
+            **super().from_config(cfg, part_of_keypoint),
             "instance_interaction": build_query_interaction(cfg, config.KEYPOINT_INTERACTION, num_tokens),
             "feedforward_dim": config.FEEDFORWARD_DIM,
             "dropout": config.DROPOUT,
         }
 
-    def update(
+    def forward(
         self, regions: Tensor, instance_queries: Tensor, part_queries: None
     ) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """All of the stage but the pooling; the instance queries (R, d) go out updated."""
+        """As KEYPOINT_STAGE_REGISTRY states; the instance queries (R, d) go out updated."""
         tokens = self.tower(regions).flatten(2).transpose(1, 2)
         updated = self.instance_interaction(instance_queries, tokens)
         instance_queries = self.instance_feedforward(self.instance_norm(instance_queries + updated))

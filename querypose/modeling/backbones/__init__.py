@@ -5,13 +5,16 @@ theirs has a gradient in every step, so that distributed training need not look 
 """
 
 from querypose.modeling.backbones.hrnet import build_hrnet_backbone
+from querypose.modeling.backbones.movenet import MoveNetBackbone, build_movenet_backbone
 from querypose.modeling.backbones.swin import SwinBackbone, build_swin_fpn_backbone
 from querypose.modeling.backbones.timm_models import TimmBackbone, build_timm_fpn_backbone
 
 __all__ = [
+    "MoveNetBackbone",
     "SwinBackbone",
     "TimmBackbone",
     "build_hrnet_backbone",
+    "build_movenet_backbone",
     "build_swin_fpn_backbone",
     "build_timm_fpn_backbone",
 ]

@@ -35,10 +35,11 @@ class AuxiliaryHeatmap(nn.Module):
         return heatmap_focal_loss(logits, targets, reduction="sum")
 
 
-def gaussian_heatmaps(keypoints: Tensor, size: tuple[int, int], stride: int, sigma: float) -> Tensor:
+def gaussian_heatmaps(keypoints: Tensor, size: tuple[int, int], stride: int, sigma: float | Tensor) -> Tensor:
     """keypoints (B, P, K, 3) -> (B, K, H, W) in [0, 1]: at each place the largest Gaussian of any person.
 
-    The place that a labelled keypoint (v > 0) falls into is 1; keypoints outside the map leave no trace.
+    The location that a labeled keypoint (v > 0) falls into is 1; keypoints outside the map leave no trace. sigma: in
+    locations, one for all or broadcast to (B, P, K, 1).
     """
     height, width = size
     places = (keypoints[..., :2] / stride).floor()  # the place whose area holds the keypoint

@@ -1,144 +1,164 @@
 """The set losses of every stage (Section 3.4): focal, L1, GIoU and keypoints."""
 
-from collections.abc import Callable
-
 import torch
 from detectron2.config import configurable
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from querypose.modeling.decoder import DecoderOutput
+from querypose.modeling.beyond.ground_truth_regions import Regions
+from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.losses.auxiliary_attention import attention_loss
 from querypose.modeling.losses.auxiliary_heatmap import AuxiliaryHeatmap
-from querypose.modeling.losses.flow import RealNVP
 from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY
 from querypose.modeling.losses.matcher import HungarianMatcher, Match
-from querypose.modeling.losses.rle import keypoints_in_box_units, residual_log_likelihood_loss
+from querypose.modeling.losses.rle import keypoints_in_box_units
 from querypose.modeling.losses.targets import Targets
 
 
 class SetCriterion(nn.Module):
-    """Weighs and sums the losses of matched queries; every query has the class loss (deep supervision)."""
+    """Weighs the losses of matched queries; every query has the class loss (deep supervision).
+
+    Each loss is a sum over the batch, divided by the number of its persons (the keypoint losses by K as well), and is
+    named `loss_class`, `loss_l1`, .. for the last stage and `loss_class_0`, `loss_class_1`, .. for those before it.
+    """
 
     @configurable
     def __init__(
         self,
         *,
         matcher: nn.Module,
-        flow: nn.Module | None,
-        keypoint_loss: Callable[..., Tensor] = residual_log_likelihood_loss,
+        keypoint_loss: nn.Module,
+        part_of_keypoint: list[int],
         class_weight: float = 2.0,
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
         keypoint_weight: float = 1.0,
+        attention_weight: float = 0.0,
         auxiliary_heatmap: nn.Module | None = None,
         heatmap_weight: float = 1.0,
-        attention_weight: float = 0.0,
-        part_of_keypoint: list[int] | None = None,
     ):
         """
         Args:
             matcher: assigns persons to queries.
-            flow: density of the keypoint errors, or None for a loss without it.
             keypoint_loss: as KEYPOINT_LOSS_REGISTRY states.
+            part_of_keypoint: for each of the K keypoints the index of its part.
+            attention_weight: of the auxiliary loss on attention maps; 0 leaves it out.
             auxiliary_heatmap: (P2, keypoints) -> loss, or None for none.
-            attention_weight: of the auxiliary loss on attention maps, which needs `part_of_keypoint`; 0 leaves it out.
         """
         super().__init__()
         self.matcher = matcher
-        self.flow = flow
         self.keypoint_loss = keypoint_loss
         self.class_weight = class_weight
         self.l1_weight = l1_weight
         self.giou_weight = giou_weight
         self.keypoint_weight = keypoint_weight
+        self.attention_weight = attention_weight
         self.auxiliary_heatmap = auxiliary_heatmap
         self.heatmap_weight = heatmap_weight
-        self.attention_weight = attention_weight
         # a tensor on the device: a list would be sent there at every step
-        part_of_keypoint = None if part_of_keypoint is None else torch.tensor(part_of_keypoint)
-        self.register_buffer("part_of_keypoint", part_of_keypoint, persistent=False)
+        self.register_buffer("part_of_keypoint", torch.tensor(part_of_keypoint), persistent=False)
+        # the flow was a child of the criterion in earlier checkpoints
+        self.register_load_state_dict_pre_hook(_rename_flow)
 
     @classmethod
     def from_config(cls, cfg, part_of_keypoint: list[int], stride: int):
         config = cfg.MODEL.QUERYPOSE
-        keypoint_loss = KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS)(cfg)
-        flow = RealNVP() if keypoint_loss.uses_flow else None
-        if flow is not None and config.INITIALIZATION == "deliberate":
-            flow.init_weights()
         return {
             "matcher": HungarianMatcher(config.LOSS.CLASS_WEIGHT, config.LOSS.L1_WEIGHT, config.LOSS.GIOU_WEIGHT),
-            "flow": flow,
-            "keypoint_loss": keypoint_loss,
+            "keypoint_loss": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS)(cfg),
+            "part_of_keypoint": part_of_keypoint,
             "class_weight": config.LOSS.CLASS_WEIGHT,
             "l1_weight": config.LOSS.L1_WEIGHT,
             "giou_weight": config.LOSS.GIOU_WEIGHT,
             "keypoint_weight": config.LOSS.KEYPOINT_WEIGHT,
+            "attention_weight": config.LOSS.ATTENTION_WEIGHT,
             "auxiliary_heatmap": AuxiliaryHeatmap(config.HIDDEN_DIM, len(part_of_keypoint), stride)
             if config.LOSS.HEATMAP_WEIGHT > 0
             else None,
             "heatmap_weight": config.LOSS.HEATMAP_WEIGHT,
-            "attention_weight": config.LOSS.ATTENTION_WEIGHT,
-            "part_of_keypoint": part_of_keypoint,
         }
 
-    def forward(
-        self,
-        output: DecoderOutput,
-        targets: Targets,
-        matches: list[Match],
-        feature: Tensor | None = None,
-        num_persons: int | None = None,
-        num_keypoints: int | None = None,
+    def box_losses(
+        self, output: BoxOutput, matches: list[Match], targets: Targets, num_persons: Tensor
     ) -> dict[str, Tensor]:
-        """Weighted losses of the decoder's output: `loss_class`, `loss_l1`, `loss_giou`, `loss_keypoint` of the last
-        stage and the same with `_0`, `_1` .. for the stages before it; with the auxiliary heatmap also
-        `loss_heatmap` of P2, the `feature` map (B, d, H, W); with that on attention `loss_attention` of every stage.
-
-        Each is a sum over the batch, divided by its persons as `normalizer` counts them, that of the heatmap by its
-        keypoints with a label. Where the batch is one of several parts of a larger one, `num_persons` and
-        `num_keypoints` are the larger one's: the losses of the parts then add up to its losses.
-        """
-        num_persons = self.normalizer(targets, num_persons)
-        position = torch.full((output.logits[0].shape[:2].numel(),), -1, device=output.rows.device)
-        position[output.rows] = torch.arange(len(output.rows), device=output.rows.device)
-
+        """Class, L1 and GIoU loss of every stage."""
         losses = {}
-        last = len(output.logits) - 1
         for stage, match in enumerate(matches):
             boxes = output.boxes[stage].flatten(0, 1)[match.rows]
-            at = position[match.rows]
-            wanted, valid = keypoints_in_box_units(targets.keypoints.flatten(0, 1)[match.persons], boxes.detach())
-            # without a match the sum is empty, but the parameters still belong to its graph, as distributed training
-            # expects
-            keypoint_loss = self.keypoint_loss(
-                output.coordinates[stage][at], output.sigmas[stage][at], wanted, valid, self.flow
-            )
             l1_loss, giou_loss = box_losses(boxes, match, targets, num_queries=output.logits[stage].shape[1])
-            stage_losses = {
-                "loss_class": self.class_weight * class_loss(output.logits[stage], match) / num_persons,
-                "loss_l1": self.l1_weight * l1_loss / num_persons,
-                "loss_giou": self.giou_weight * giou_loss / num_persons,
-                "loss_keypoint": self.keypoint_weight * keypoint_loss / (num_persons * valid.shape[1]),
-            }
-            if self.attention_weight:
-                value = attention_loss(output.attention[stage][at], wanted, valid, self.part_of_keypoint)
-                stage_losses["loss_attention"] = self.attention_weight * value / (num_persons * valid.shape[1])
-            suffix = "" if stage == last else f"_{stage}"
-            losses.update({name + suffix: value for name, value in stage_losses.items()})
-        if self.auxiliary_heatmap is not None:
-            labelled = (targets.keypoints[..., 2] > 0).sum() if num_keypoints is None else num_keypoints
-            heatmap_loss = self.auxiliary_heatmap(feature, targets.keypoints)
-            number = averaged_over_processes(labelled, targets.boxes.device)
-            losses["loss_heatmap"] = self.heatmap_weight * heatmap_loss / number
+            suffix = _suffix(stage, len(matches))
+            losses["loss_class" + suffix] = self.class_weight * class_loss(output.logits[stage], match) / num_persons
+            losses["loss_l1" + suffix] = self.l1_weight * l1_loss / num_persons
+            losses["loss_giou" + suffix] = self.giou_weight * giou_loss / num_persons
         return losses
+
+    def keypoint_losses(
+        self, output: KeypointOutput, boxes: BoxOutput, matches: list[Match], targets: Targets, num_persons: Tensor
+    ) -> dict[str, Tensor]:
+        """Keypoint loss, and with a weight attention loss, of every stage's matched queries.
+
+        Without a match the sums are empty, but the parameters still belong to their graph, as distributed training
+        expects.
+        """
+        position = torch.full((boxes.logits[0].shape[:2].numel(),), -1, device=output.rows.device)
+        position[output.rows] = torch.arange(len(output.rows), device=output.rows.device)
+        losses = {}
+        for stage, match in enumerate(matches):
+            corners = boxes.boxes[stage].detach().flatten(0, 1)[match.rows]
+            values = self.stage_keypoint_losses(output, stage, position[match.rows], corners, match.persons, targets)
+            suffix = _suffix(stage, len(matches))
+            losses.update({name + suffix: value / num_persons for name, value in values.items()})
+        return losses
+
+    def region_losses(
+        self, output: KeypointOutput, regions: Regions, targets: Targets, num_persons: Tensor, copies: int
+    ) -> dict[str, Tensor]:
+        """The keypoint losses of `ground_truth_regions`, named `loss_keypoint_region`, .., divided by copies too."""
+        at = torch.arange(len(regions.rows), device=regions.rows.device)
+        losses = {}
+        for stage in range(len(output.coordinates)):
+            values = self.stage_keypoint_losses(output, stage, at, regions.boxes, regions.persons, targets)
+            suffix = "_region" + _suffix(stage, len(output.coordinates))
+            losses.update({name + suffix: value / (num_persons * copies) for name, value in values.items()})
+        return losses
+
+    def stage_keypoint_losses(
+        self, output: KeypointOutput, stage: int, at: Tensor, boxes: Tensor, persons: Tensor, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Sums over n rows of a stage, divided by K.
+
+        Args:
+            at: (n,) positions among the output's rows; boxes: (n, 4) theirs, in pixels; persons: (n,) as in `Match`.
+        """
+        wanted, valid = keypoints_in_box_units(targets.keypoints.flatten(0, 1)[persons], boxes)
+        loss = self.keypoint_loss(output.coordinates[stage][at], output.sigmas[stage][at], wanted, valid)
+        losses = {"loss_keypoint": self.keypoint_weight * loss / valid.shape[1]}
+        if self.attention_weight:
+            loss = attention_loss(output.attention[stage][at], wanted, valid, self.part_of_keypoint)
+            losses["loss_attention"] = self.attention_weight * loss / valid.shape[1]
+        return losses
+
+    def heatmap_loss(self, feature: Tensor, targets: Targets, num_keypoints: int | None = None) -> Tensor:
+        """The auxiliary heatmap's loss on P2 (B, d, H, W), divided by the labeled keypoints (or the given number)."""
+        number = (targets.keypoints[..., 2] > 0).sum() if num_keypoints is None else num_keypoints
+        loss = self.auxiliary_heatmap(feature, targets.keypoints)
+        return self.heatmap_weight * loss / averaged_over_processes(number, targets.boxes.device)
 
     @staticmethod
     def normalizer(targets: Targets, num_persons: int | None = None) -> Tensor:
         """Persons in the batch (or the given number), averaged over the processes, at least one."""
         number = sum(targets.counts) if num_persons is None else num_persons
         return averaged_over_processes(number, targets.boxes.device)
+
+
+def _suffix(stage: int, num_stages: int) -> str:
+    return "" if stage == num_stages - 1 else f"_{stage}"
+
+
+def _rename_flow(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
+    for name in [name for name in state_dict if name.startswith(f"{prefix}flow.")]:
+        state_dict[f"{prefix}keypoint_loss.{name[len(prefix) :]}"] = state_dict.pop(name)
 
 
 def averaged_over_processes(number: int | Tensor, device: torch.device) -> Tensor:

@@ -1,73 +1,87 @@
 """The keypoint losses that a config can choose: residual log-likelihood (Eq. 4) and what it is compared with."""
 
 import torch
+from detectron2.config import configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from querypose.modeling.losses.flow import RealNVP
 from querypose.modeling.losses.rle import residual_log_likelihood_loss
 
 KEYPOINT_LOSS_REGISTRY = Registry("KEYPOINT_LOSS")
 KEYPOINT_LOSS_REGISTRY.__doc__ = """
 Registry of keypoint losses, named by `MODEL.QUERYPOSE.KEYPOINT_LOSS`.
 
-A registered class is built as `cls(cfg)` and called as `loss(coordinates, sigmas, targets, valid, flow)` with the
-arguments of `residual_log_likelihood_loss`; it returns the sum over the valid keypoints. Class attributes
- say what it needs: without `uses_sigma` the heads predict no sigma, every keypoint has the confidence 1 and
-a person's score is its class probability; without `uses_flow` there is no flow, and `flow` is None.
+A registered class is an `nn.Module` built as `cls(cfg)`. Its `forward(coordinates, sigmas, targets, valid)` takes
+predictions (n, K, 2) and (n, K, 2), targets (n, K, 2), all in box units, and valid (n, K), which keypoints count;
+targets are anything where not valid. It returns the sum over the valid keypoints. The class attribute `uses_sigma` says
+whether the heads predict sigma; if not, every keypoint has the confidence 1 and a person's score is its class
+probability.
 """
 
 
 @KEYPOINT_LOSS_REGISTRY.register()
-class RLE:
-    """Residual log-likelihood with the flow: the paper's (Eq. 4)."""
+class RLE(nn.Module):
+    """Residual log-likelihood, with the flow as the paper has it (Eq. 4)."""
 
     uses_sigma = True
-    uses_flow = True
 
-    def __init__(self, cfg):
-        pass
+    @configurable
+    def __init__(self, *, flow: nn.Module | None):
+        """flow: has `log_prob(errors (m, 2)) -> (m,)`; None leaves its terms out."""
+        super().__init__()
+        self.flow = flow
 
-    def __call__(self, coordinates, sigmas, targets, valid, flow: nn.Module) -> Tensor:
-        return residual_log_likelihood_loss(coordinates, sigmas, targets, valid, flow)
+    @classmethod
+    def from_config(cls, cfg):
+        flow = RealNVP()
+        if cfg.MODEL.QUERYPOSE.INITIALIZATION == "deliberate":
+            flow.init_weights()
+        return {"flow": flow}
+
+    def forward(self, coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        """As KEYPOINT_LOSS_REGISTRY states."""
+        return residual_log_likelihood_loss(coordinates, sigmas, targets, valid, self.flow)
 
 
 @KEYPOINT_LOSS_REGISTRY.register()
-class RLEWithoutFlow:
+class RLEWithoutFlow(RLE):
     """Residual log-likelihood less the flow's terms: log(sigma sqrt(2 pi)) + |g - u| / (sqrt(2) sigma)."""
 
-    uses_sigma = True
-    uses_flow = False
-
-    def __init__(self, cfg):
-        pass
-
-    def __call__(self, coordinates, sigmas, targets, valid, flow: None) -> Tensor:
-        return residual_log_likelihood_loss(coordinates, sigmas, targets, valid, None)
+    @classmethod
+    def from_config(cls, cfg):
+        return {"flow": None}
 
 
 @KEYPOINT_LOSS_REGISTRY.register()
-class L1:
-    """|g - u| in box units."""
-
-    uses_sigma = False
-    uses_flow = False
-
-    def __init__(self, cfg):
-        pass
-
-    def __call__(self, coordinates, sigmas, targets, valid, flow: None) -> Tensor:
-        return smooth_l1_loss(coordinates, targets, valid, beta=0.0)
-
-
-@KEYPOINT_LOSS_REGISTRY.register()
-class SmoothL1(L1):
+class SmoothL1(nn.Module):
     """(g - u)^2 / (2 beta) for errors below beta = 0.05 box units, |g - u| - beta / 2 beyond."""
 
-    beta = 0.05
+    uses_sigma = False
 
-    def __call__(self, coordinates, sigmas, targets, valid, flow: None) -> Tensor:
+    @configurable
+    def __init__(self, *, beta: float):
+        """beta: box units below which an error counts squared; 0 makes it L1."""
+        super().__init__()
+        self.beta = beta
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"beta": 0.05}
+
+    def forward(self, coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+        """As KEYPOINT_LOSS_REGISTRY states."""
         return smooth_l1_loss(coordinates, targets, valid, self.beta)
+
+
+@KEYPOINT_LOSS_REGISTRY.register()
+class L1(SmoothL1):
+    """|g - u| in box units."""
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"beta": 0.0}
 
 
 def smooth_l1_loss(coordinates: Tensor, targets: Tensor, valid: Tensor, beta: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass
 class Targets:
-    """Persons of B images, padded to the P of the image that has most of them.
+    """Persons of B images, padded to the P of the image that has most of them, at least one.
 
     boxes: (B, P, 4) corners in pixels; padding is (0, 0, 1, 1). keypoints: (B, P, K, 3) x, y in pixels and
     visibility; padding is invisible. counts: persons of each image, on the host. box_scale: (B, 4) width, height,
@@ -25,7 +25,7 @@ class Targets:
     def from_instances(cls, instances: list[Instances], num_keypoints: int, device: torch.device) -> "Targets":
         """From Detectron2's `gt_boxes` and `gt_keypoints`; an image may have no person at all."""
         counts = [len(image) for image in instances]
-        most = max(counts, default=0)
+        most = max(1, *counts)
         boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(instances), most, 1)
         keypoints = torch.zeros(len(instances), most, num_keypoints, 3)
         for index, image in enumerate(instances):

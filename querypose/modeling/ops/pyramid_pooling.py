@@ -16,9 +16,16 @@ def poolable(boxes: Tensor) -> Tensor:
     torchvision's RoIAlign on a CPU reads outside of its memory at NaN: a diverged box would end the process before the
     loss reports it.
     """
-    if torch.onnx.is_in_onnx_export():  # other runtimes have kernels of their own
-        return boxes
     return torch.nan_to_num(boxes, nan=0.0).clamp(-_FAR, _FAR)
+
+
+def pool_regions(feature: Tensor, boxes: Tensor, image_index: Tensor, size: int, scale: float) -> Tensor:
+    """RoIAlign of boxes (R, 4), in pixels, of images (R,) on feature (B, d, H, W) -> (R, d, size, size).
+
+    scale: locations of the feature map per pixel.
+    """
+    rois = torch.cat([image_index[:, None].to(boxes), poolable(boxes)], dim=1)
+    return roi_align(feature, rois, (size, size), scale, sampling_ratio=2)
 
 
 def is_aligned(pooler: nn.Module) -> bool:
@@ -61,12 +68,13 @@ def _rois_and_levels(pooler: ROIPooler, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """(B * N, 5) index of the image and corners in pixels, (B * N,) index of the level."""
     batch, number = boxes.shape[:2]
     flat = poolable(boxes).reshape(-1, 4).float()
-    image = torch.arange(batch, device=boxes.device).repeat_interleave(number)
+    image = torch.arange(batch, device=boxes.device)[:, None].expand(batch, number).flatten()
     rois = torch.cat([image[:, None].to(flat), flat], dim=1)
 
-    # the level whose canonical box is as large, as in the Feature Pyramid Networks' equation 1
-    size = (flat[:, 2:] - flat[:, :2]).prod(dim=1).sqrt()
-    level = torch.floor(pooler.canonical_level + torch.log2(size / pooler.canonical_box_size + 1e-8))
-    # a diverged box must not stop the step: the loss reports it
-    level = torch.nan_to_num(level, nan=pooler.min_level).clamp(pooler.min_level, pooler.max_level)
-    return rois, level - pooler.min_level
+    # FPN's equation 1: one level up wherever the size, in units of the canonical size, reaches a power of two.
+    # Detectron2 takes a logarithm, which runtimes round differently; the limits are lower by what its epsilon forgives.
+    # A diverged box, of size NaN, stays on the finest level: the loss reports it.
+    size = (flat[:, 2:] - flat[:, :2]).prod(dim=1).sqrt() / pooler.canonical_box_size + 1e-8
+    limits = [2.0 ** (level - pooler.canonical_level) for level in range(pooler.min_level + 1, pooler.max_level + 1)]
+    level = sum(((size >= limit * (1 - 1e-7)).long() for limit in limits), torch.zeros_like(image))
+    return rois, level

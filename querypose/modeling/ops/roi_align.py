@@ -23,7 +23,7 @@ def roi_align(feature: Tensor, rois: Tensor, size: tuple[int, int], scale: float
     Returns:
         (R, d, height, width)
     """
-    if not feature.is_cpu or torch.onnx.is_in_onnx_export():
+    if not feature.is_cpu:
         return torchvision.ops.roi_align(feature, rois, size, scale, sampling_ratio, aligned=True)
     batch, channels, height, width = feature.shape
     rois = rois.detach()

@@ -1,0 +1,294 @@
+"""The one normalizer of COCO-format keypoint files, for training, evaluation, dataset checks and visualizations.
+
+Exports of CVAT, Label Studio, Roboflow and scripts differ in details that COCO's tools do not survive. What is clear is
+repaired and counted, persons that cannot be used are left out and counted, and the rest is refused with a sentence.
+docs/RELIABILITY.md lists both.
+"""
+
+import functools
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from querypose.data.coco_format import are_finite_numbers, flat, id_key, keypoint_category, load_coco_format, shown
+from querypose.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+AREA_PER_BOX_AREA = 0.53
+"""Area of a person over that of the box, where a file gives none; CrowdPose's convention."""
+
+CROWD, NO_SIZE, UNKNOWN_IMAGE = "crowd", "box without size", "unknown image"
+WITHOUT_KEYPOINTS = "without keypoints"
+"""Reasons for which persons are left out."""
+
+_LONGEST_SIDE = 1_000_000  # pixels of an image: more are a mistake
+
+
+@dataclass
+class KeypointAnnotations:
+    """The images and persons of a COCO-format file, normalized.
+
+    Attributes:
+        path: the file.
+        category: the one category with keypoints, or None.
+        category_id: id of that category; without one that of the category "person", else 1.
+        images: dicts with `id` (the file's: a number or text), `file_name`, `width`, `height` and whatever else the
+            file gives.
+        persons: the annotations of the category, crowds included: dicts with `id` (1, 2, ..), `source_id` (the
+            file's), `image_id` (that of the image), `category_id`, `bbox` (x, y, width, height, of positive size),
+            `area`, `iscrowd` (0 or 1), `keypoints` (x, y, v of each, flat) and `num_keypoints` (labelled ones).
+        num_annotations: annotations of the category in the file.
+        left_out, repaired: by kind how many of these were left out, and how many values were repaired.
+        examples: by reason the first person left out.
+    """
+
+    path: str
+    category: dict[str, Any] | None
+    category_id: int | str
+    images: list[dict[str, Any]] = field(default_factory=list)
+    persons: list[dict[str, Any]] = field(default_factory=list)
+    num_annotations: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_used(self) -> int:
+        """Number of persons to train on and to find: those that are no crowds."""
+        return self.num_annotations - sum(self.left_out.values())
+
+    def leave_out(self, reason: str, title: str) -> None:
+        """Count a person left out."""
+        self.left_out[reason] += 1
+        self.examples.setdefault(reason, title)
+
+    def describe(self) -> str:
+        """Return what was used, left out and repaired as one line."""
+        text = f"{self.path}: {self.num_used} of {self.num_annotations} persons used"
+        if self.left_out:
+            text += "; left out: " + ", ".join(f"{reason} {number}" for reason, number in self.left_out.items())
+        bare = sum(not person["iscrowd"] and not person["num_keypoints"] for person in self.persons)
+        if bare:
+            text += f"; {WITHOUT_KEYPOINTS} {bare}, which count for boxes only"
+        if self.repaired:
+            text += "; repaired: " + ", ".join(f"{what} {number}" for what, number in self.repaired.items())
+        return text
+
+    def require_persons(self) -> "KeypointAnnotations":
+        """Log `describe()` and return self; raise a `UserError` if annotations are there but none can be used."""
+        if self.num_annotations and not self.num_used:
+            raise UserError(f"{self.describe()}; no person is left, so correct the annotations")
+        level = logging.WARNING if self.left_out.keys() - {CROWD} else logging.INFO
+        logger.log(level, "%s", self.describe())
+        return self
+
+
+def read_annotations(path: str | os.PathLike[str]) -> KeypointAnnotations:
+    """Read and normalize a COCO-format file.
+
+    Raises:
+        UserError: if the file cannot be read, is not in COCO's format, or has a fault that cannot be repaired.
+    """
+    return normalize(load_coco_format(path), os.fspath(path))
+
+
+def normalize(
+    content: dict[str, Any], path: str, on_problem: Callable[[str, str], None] | None = None
+) -> KeypointAnnotations:
+    """Normalize the content of a COCO-format file.
+
+    Args:
+        content: as of `load_coco_format`; left as it is.
+        path: its name in messages.
+        on_problem: called with a kind and a sentence for each entry that cannot be repaired, which is then left out;
+            by default the first one raises a `UserError`.
+    """
+    problem = on_problem or _refuse
+    category, category_id = keypoint_category(content, path)
+    result = KeypointAnnotations(path, category, category_id)
+    images: dict[str | None, dict[str, Any]] = {}
+    for image in content["images"]:
+        kind, fault = _image_fault(image, images)
+        if fault:
+            problem(kind, f"{fault} in {path}: {shown(image.get('file_name', image))}")
+            continue
+        images[id_key(image["id"])] = image
+        result.images.append(image)
+    categories = {id_key(entry.get("id")) for entry in content["categories"]}
+    for index, annotation in enumerate(content["annotations"]):
+        title = f"the annotation {shown(annotation.get('id', f'no. {index}'))} in {path}"
+        try:
+            _add_person(result, annotation, images, categories, title)
+        except UserError as error:
+            problem("annotation entry", str(error))
+    return result
+
+
+def _refuse(kind: str, sentence: str) -> NoReturn:
+    raise UserError(sentence)
+
+
+def _image_fault(image: dict[str, Any], known: dict[str | None, dict[str, Any]]) -> tuple[str, str | None]:
+    """Return the kind of fault of an image entry and a phrase about it, None if there is none."""
+    missing = [key for key in ("id", "file_name", "width", "height") if key not in image]
+    if missing:
+        return "image entry", f"an image has no '{missing[0]}'"
+    if id_key(image["id"]) is None:
+        return "image entry", f"an image has the id {shown(image['id'])}; ids must be whole numbers or text"
+    for key in ("width", "height"):
+        if not isinstance(image[key], int | float) or not 1 <= image[key] <= _LONGEST_SIDE:
+            return "image entry", f"an image has the {key} {shown(image[key])}; it must be a number of pixels"
+    if id_key(image["id"]) in known:
+        return "image id", f"the image id {shown(image['id'])} occurs twice"
+    return "", None
+
+
+def _add_person(
+    result: KeypointAnnotations,
+    annotation: dict[str, Any],
+    images: dict[str | None, dict[str, Any]],
+    categories: set[str | None],
+    title: str,
+) -> None:
+    """Add an annotation to the persons of `result`, count it as left out, or raise a `UserError`."""
+    for key in ("image_id", "category_id", "bbox"):
+        if key not in annotation:
+            raise UserError(f"{title} has no '{key}'; add it")
+    image_key, category_key = id_key(annotation["image_id"]), id_key(annotation["category_id"])
+    if image_key is None or category_key is None:
+        raise UserError(f"{title} has an image_id or category_id that is neither a whole number nor text")
+    if category_key not in categories:
+        raise UserError(f"{title} has the category_id {annotation['category_id']!r}, which no category has; add it")
+    if category_key != id_key(result.category_id):
+        return
+    box = annotation["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not are_finite_numbers(box):
+        raise UserError(f"{title} has the box {shown(box)} instead of four numbers x, y, width, height")
+    number = len(result.category["keypoints"]) if result.category else 0
+    keypoints = _keypoints(annotation.get("keypoints"), number, title, result.repaired)
+    result.num_annotations += 1
+    image = images.get(image_key)
+    if image is None:
+        return result.leave_out(UNKNOWN_IMAGE, title)
+    width, height = box[2:]
+    if width <= 0 or height <= 0:
+        return result.leave_out(NO_SIZE, title)
+    # "ignore" is what some tools call a region that is not to be scored
+    given = annotation.get("iscrowd", 0)
+    is_crowd = _flag(given) or _flag(annotation.get("ignore"))
+    if not (isinstance(given, int) and given in (0, 1)):
+        result.repaired["iscrowd"] += 1
+    if is_crowd:
+        result.leave_out(CROWD, title)
+    area = annotation.get("area")
+    if area is None or isinstance(area, bool) or not are_finite_numbers([area]) or area <= 0:
+        area = height * width * AREA_PER_BOX_AREA
+        result.repaired["area"] += 1
+    labelled = sum(v > 0 for v in keypoints[2::3])
+    given = annotation.get("num_keypoints", labelled)
+    # CrowdPose does not count head and neck
+    if not isinstance(given, int) or (labelled and not given and "crowdIndex" not in image):
+        result.repaired["num_keypoints"] += 1
+    result.persons.append(
+        {
+            "id": len(result.persons) + 1,
+            "source_id": annotation.get("id"),
+            "image_id": image["id"],
+            "category_id": result.category_id,
+            "iscrowd": int(is_crowd),
+            "bbox": box,
+            "area": area,
+            "keypoints": keypoints,
+            "num_keypoints": labelled,
+        }
+    )
+
+
+def _flag(value: Any) -> bool:
+    """Return whether a value that should be 0 or 1 means 1; null, text and booleans occur."""
+    return str(value).strip().lower() not in ("", "0", "0.0", "false", "no", "none", "null", "nan")
+
+
+def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> list[float]:
+    """Return the 3 x `number` values, zeros where an annotation has none; nested lists are flattened.
+
+    Where nothing is labelled (v is 0, negative or null), so may be the coordinates.
+    """
+    if not number or values is None or values == []:
+        return [0] * (3 * number)
+    flattened = flat(values)
+    if flattened is not values:
+        repaired["nested keypoints"] += 1
+        values = flattened
+    if isinstance(values, list) and len(values) != 3 * number:
+        raise UserError(
+            f"{title} has {len(values)} keypoint values instead of {3 * number}, "
+            f"which are x, y, v for each of {number} keypoints"
+        )
+    if not are_finite_numbers(values) or min(values[2::3]) < 0:
+        values = list(values)
+        for i in range(0, len(values) - 2, 3):
+            if values[i + 2] is None or are_finite_numbers(values[i + 2 : i + 3]) and values[i + 2] <= 0:
+                values[i : i + 3] = [0, 0, 0]
+    if not isinstance(values, list) or not are_finite_numbers(values):
+        raise UserError(
+            f"{title} has labelled keypoints that are not finite numbers; correct them, or leave the annotation out"
+        )
+    return values
+
+
+@dataclass(frozen=True)
+class KeypointFile:
+    """What start-up needs to know of a COCO-format file.
+
+    Attributes:
+        path: the file.
+        category: the one category with keypoints, or None.
+        file_names: the images' file names.
+        problem: a sentence about the first fault that cannot be repaired, or None.
+    """
+
+    path: str
+    category: dict[str, Any] | None
+    file_names: tuple[str, ...]
+    problem: str | None
+
+    def require_category(self) -> dict[str, Any]:
+        """Return the category, or raise a `UserError` if there is none."""
+        if self.category is None:
+            raise UserError(
+                f"the file {self.path} has no category with keypoints; use a keypoint file, such as "
+                "person_keypoints_train2017.json, or add the names as 'keypoints' to its category"
+            )
+        return self.category
+
+
+def read_keypoint_file(path: str | os.PathLike[str]) -> KeypointFile:
+    """Read a COCO-format file and return a `KeypointFile`; the last few files read are remembered.
+
+    Raises:
+        UserError: if the file is missing, is no COCO-format JSON, or has several categories with keypoints.
+    """
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise UserError(f"the annotation file {path} cannot be read: {error.strerror}") from error
+    return _read_keypoint_file(os.fspath(path), stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _read_keypoint_file(path: str, _modified: int, _size: int) -> KeypointFile:
+    content = load_coco_format(path)
+    category, _ = keypoint_category(content, path)
+    problem = None
+    try:
+        found = normalize(content, path)
+        if found.num_annotations and not found.num_used:
+            found.require_persons()
+    except UserError as error:
+        problem = str(error)
+    return KeypointFile(path, category, tuple(str(image.get("file_name")) for image in content["images"]), problem)

@@ -1,0 +1,157 @@
+"""Videos, cameras and streams, frame by frame, in and out, through OpenCV."""
+
+import contextlib
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+
+import cv2
+import numpy as np
+
+from querypose.errors import UserError
+
+Source = Path | str | int
+"""A file; the address of a stream, such as "rtsp://.."; the number of a camera."""
+
+DEFAULT_FRAME_RATE = 25.0
+"""Frames per second where a file or camera names none."""
+
+_MAX_TERM = 65_535  # MPEG-4's limit for both terms of a frame rate
+_LONGEST_PAUSE = 600.0  # seconds between two frames; a larger step is a fault in the file's timestamps
+_PROBED_FRAMES = 30
+_MAX_VARIABLE_RATE = 120.0
+
+
+class VideoReader:
+    """The frames of a video: iterate over it for (seconds from the first frame, (H, W, 3) uint8 RGB array).
+
+    The times are the file's timestamps, so they are right at a variable frame rate. `frame_rate` is in frames per
+    second, of a variable rate the highest; `duration` is what the file claims in seconds, 0 where it is unknown.
+    """
+
+    def __init__(self, source: Source):
+        """Raises `UserError` if the source cannot be opened."""
+        self._is_camera = isinstance(source, int)
+        self.name = f"camera {source}" if isinstance(source, int) else str(source)
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else self.name)
+        if not self._capture.isOpened():
+            if self._is_camera:
+                raise UserError(f"cannot open {self.name}; check that it is connected and not in use.")
+            raise UserError(f"cannot open the video {self.name}; check the address, or repair or leave out the file.")
+        rate, count = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.frame_rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_FRAME_RATE
+        self.duration = 0.0
+        if not self._is_camera and "://" not in self.name:
+            self.duration = count / self.frame_rate if math.isfinite(count) and count > 0 else 0.0
+            self.frame_rate = self._highest_rate()
+
+    def _highest_rate(self) -> float:
+        """The stated rate, unless the first frames' timestamps differ from it: then that of the two closest frames.
+
+        Of a variable rate, containers state the average or the resolution of the timestamps.
+        """
+        probe = cv2.VideoCapture(self.name)
+        times = [probe.get(cv2.CAP_PROP_POS_MSEC) / 1000 for _ in range(_PROBED_FRAMES) if probe.grab()]
+        probe.release()
+        steps = [after - before for before, after in zip(times, times[1:], strict=False) if after > before]
+        # timestamps may be rounded to milliseconds
+        if all(abs(step - 1 / self.frame_rate) < 0.0011 for step in steps):
+            return self.frame_rate
+        stated = self.frame_rate if self.frame_rate <= _MAX_VARIABLE_RATE else 0.0
+        return min(max(stated, round(1 / min(steps)), 1.0), _MAX_VARIABLE_RATE)
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        first = last = None
+        while True:
+            there, frame = self._capture.read()
+            if not there:
+                return
+            time = monotonic() if self._is_camera else self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            first = time if first is None else first
+            seconds = time - first
+            if last is not None and not 0 < seconds - last < _LONGEST_PAUSE:
+                seconds = last + 1 / self.frame_rate
+                first = time - seconds
+            last = seconds
+            yield seconds, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+class VideoWriter:
+    """Writes an MP4 file of constant frame rate, complete once it is closed; without frames, no file."""
+
+    def __init__(self, path: str | os.PathLike, frame_rate: float):
+        self.path = os.fspath(path)
+        self.frame_rate = writable_rate(frame_rate)
+        self.num_frames = 0
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+        self._last: np.ndarray | None = None
+
+    def write(self, frame: np.ndarray, seconds: float | None = None) -> None:
+        """Add an (H, W, 3) uint8 RGB frame; all are scaled to the size of the first, odd sides cropped by a pixel.
+
+        seconds: when the frame is shown; until then the one before it is repeated, and a frame whose place is taken
+        replaces it in what follows. None: right after the one before.
+        Raises `UserError` if the file cannot be written.
+        """
+        if self._writer is None:
+            height, width = frame.shape[:2]
+            self._size = (max(2, width - width % 2), max(2, height - height % 2))
+            self._writer = cv2.VideoWriter(self.path, cv2.VideoWriter.fourcc(*"mp4v"), self.frame_rate, self._size)
+            if not self._writer.isOpened():
+                raise UserError(f"cannot write the video {self.path}; check the folder, or OpenCV's build for FFmpeg.")
+        width, height = self._size
+        if frame.shape[0] - height in (0, 1) and frame.shape[1] - width in (0, 1):
+            frame = frame[:height, :width]
+        else:
+            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
+        frame = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR)
+        place = self.num_frames if seconds is None else round(seconds * self.frame_rate)
+        while self._last is not None and self.num_frames < place:
+            self._put(self._last)
+        if self.num_frames <= place:
+            self._put(frame)
+        self._last = frame
+
+    def _put(self, frame: np.ndarray) -> None:
+        assert self._writer is not None
+        self._writer.write(frame)
+        self.num_frames += 1
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+
+
+def writable_rate(rate: float) -> float:
+    """The closest frame rate that MPEG-4 can state as OpenCV writes it: over a power of ten."""
+    digits = 3
+    while digits and rate * 10**digits > _MAX_TERM:
+        digits -= 1
+    return round(rate, digits)
+
+
+@contextlib.contextmanager
+def stop_on_interrupt() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, so that a loop can end after its frame; a second Ctrl-C interrupts."""
+    requested = threading.Event()
+
+    def handle(signal_number: int, frame: FrameType | None) -> None:
+        if requested.is_set():
+            raise KeyboardInterrupt
+        requested.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield requested
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,221 @@
+"""Reading and resizing images: the only place where image files are decoded. Needs Pillow and NumPy alone."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from querypose.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+ChannelOrder = Literal["RGB", "BGR"]
+ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor"
+
+MAX_PIXELS = 100_000_000
+"""Most pixels of an image file (300 MB of memory); Pillow alone only warns up to 179 million."""
+
+# Pillow detects the format from the content and passes some formats to external programs (EPS to Ghostscript) or to
+# rarely maintained readers. HEIF needs the package pillow-heif.
+_FORMATS = {
+    "AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "SUN",
+    "TGA", "TIFF", "WEBP",
+}  # fmt: skip
+_HEIF_ENDINGS = {".heic", ".heif", ".hif"}
+_MORE_JPEG_ENDINGS = {".pjp", ".pjpeg"}  # browsers save these
+
+
+class UnreadableImageError(UserError):
+    """An image file that is missing, damaged, too large or in an unsupported format; the message names the file."""
+
+
+@functools.cache
+def image_endings() -> frozenset[str]:
+    """File name endings (".jpg", ..) of the formats that `open_image` reads, in lower case."""
+    _register_heif()
+    known = {ending for ending, name in Image.registered_extensions().items() if name in _FORMATS}
+    # HEIF and AVIF are listed without their readers too, so that such a file is reported instead of left out
+    return frozenset(known | _HEIF_ENDINGS | _MORE_JPEG_ENDINGS | {".avif"})
+
+
+def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.ndarray:
+    """Convert an image of any kind into an array (H, W, 3) uint8 RGB.
+
+    Gray images get three equal channels, 16-bit ones are scaled to 8 bits, palettes and CMYK become RGB, and an alpha
+    channel is dropped.
+
+    Args:
+        image: one of
+            - a path or a PIL image, rotated as its EXIF orientation says;
+            - a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4);
+            - a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W) on any device, uint8 or, as of torchvision's
+              `to_tensor`, floating point in [0, 1].
+        image_format: channel order of arrays and tensors.
+
+    Raises:
+        UnreadableImageError: a file that cannot be read.
+        UserError: anything else than the above.
+    """
+    check_image_format(image_format)
+    if isinstance(image, str | os.PathLike):
+        with open_image(image) as opened:
+            return pil_to_rgb(opened)
+    if isinstance(image, Image.Image):
+        return pil_to_rgb(image)
+    torch = sys.modules.get("torch")  # without it there are no tensors
+    if torch is not None and isinstance(image, torch.Tensor):
+        image = _tensor_to_array(image)
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"an image must be a path, a PIL image, a uint8 array or a tensor, not {type(image).__name__}.")
+    if image.dtype != np.uint8:
+        raise UserError(f"an image array must be uint8 with values 0 to 255, not {image.dtype}; convert it first.")
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
+        raise UserError(f"an image array must have shape (H, W), or (H, W, C) with C 1, 3 or 4, not {image.shape}.")
+    if image.shape[2] == 1:
+        return np.repeat(image, 3, axis=2)
+    return np.ascontiguousarray(image[:, :, 2::-1] if image_format == "BGR" else image[:, :, :3])
+
+
+def check_image_format(image_format: str) -> None:
+    """Raise a `UserError` unless `image_format` is a channel order."""
+    if image_format not in ("RGB", "BGR"):
+        raise UserError(f"the image format must be RGB or BGR, not {image_format}.")
+
+
+@contextlib.contextmanager
+def open_image(source: str | os.PathLike[str] | IO[bytes], max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open an image file with Pillow, its size checked before it is decoded: `with open_image(source) as image`.
+
+    Any exception inside the block is attributed to the file, so only decode the image there. Of a file with several
+    frames the first is read, which is logged once.
+
+    Args:
+        source: path or binary stream.
+        max_pixels: larger images are refused.
+
+    Raises:
+        UnreadableImageError: no such file, no image, a damaged or too large one, or another format.
+    """
+    _register_heif()
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    title = "the image" if name is None else f"the image {name}"
+    try:
+        with Image.open(source, formats=sorted(_FORMATS & Image.OPEN.keys())) as image:
+            if image.width * image.height > max_pixels:
+                raise Image.DecompressionBombError
+            if name is not None and image.format != "MPO" and getattr(image, "is_animated", False):
+                _log_first_frame(name)
+            yield image
+    except FileNotFoundError as error:
+        raise UnreadableImageError(f"{title} does not exist; check the path") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"{title} has more than {max_pixels / 1e6:g} million pixels; shrink it") from error
+    except Exception as error:  # Pillow's readers raise any exception on damaged files
+        reason = str(error) if isinstance(error, UserError) else getattr(error, "strerror", None)
+        reason = reason or _missing_reader(name) or "it is damaged or no image"
+        raise UnreadableImageError(f"{title} cannot be read ({reason}); repair it or leave it out") from error
+
+
+def pil_to_rgb(image: Image.Image) -> np.ndarray:
+    """Return a PIL image, rotated as its EXIF orientation says, as an array (H, W, 3) uint8 RGB."""
+    image.load()
+    with contextlib.suppress(Exception):  # damaged EXIF data do not spoil the pixels
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion clips everything above 255
+        gray = (np.asarray(image).astype(np.int64) / 257).round().clip(0, 255).astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise UnreadableImageError("floating-point pixels have no defined range: convert the image to 8 bits")
+    return np.array(image.convert("RGB"))
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return (width, height) of a PIL image after rotation by its EXIF orientation, without decoding it."""
+    turned = False
+    with contextlib.suppress(Exception):  # damaged EXIF data
+        turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
+    return image.size[::-1] if turned else image.size
+
+
+def resized_shape(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
+    """Return (height, width) of an image scaled to a short side of `min_size`, its long side at most `max_size`.
+
+    As Detectron2's `ResizeShortestEdge.get_output_shape`, bit for bit, but never less than 1 pixel. A `min_size` of 0
+    keeps the size.
+    """
+    if min_size == 0:
+        return height, width
+    # Detectron2's order of operations: the last bit of a product decides how it is rounded
+    scale = min_size * 1.0 / min(height, width)
+    new_height, new_width = (min_size, scale * width) if height < width else (scale * height, min_size)
+    if max(new_height, new_width) > max_size:
+        scale = max_size * 1.0 / max(new_height, new_width)
+        new_height, new_width = new_height * scale, new_width * scale
+    return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+
+
+def resize_image(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:
+    """Scale an array (H, W, 3) uint8 bilinearly to `resized_shape`."""
+    height, width = image.shape[:2]
+    new_height, new_width = resized_shape(height, width, min_size, max_size)
+    if (new_height, new_width) == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR))
+
+
+def _tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
+    """(C, H, W) or (H, W) -> (H, W, C) uint8."""
+    if tensor.dim() == 2:
+        tensor = tensor[None]
+    if tensor.dim() != 3 or tensor.shape[0] not in (1, 3, 4) or tensor.numel() == 0:
+        raise UserError(
+            f"an image tensor must have shape (H, W), or (C, H, W) with C 1, 3 or 4, not {tuple(tensor.shape)}."
+        )
+    tensor = tensor.detach()
+    if tensor.is_floating_point():
+        low, high = tensor.aminmax()
+        if not (low >= 0 and high <= 1):
+            raise UserError(
+                f"an image tensor of {tensor.dtype} must have values from 0 to 1, not {low:.3g} to {high:.3g}; "
+                "give 0 to 255 as uint8, not a normalized image."
+            )
+        tensor = (tensor.float() * 255).round().byte()
+    array: np.ndarray = tensor.permute(1, 2, 0).cpu().numpy()
+    return array
+
+
+@functools.cache
+def _register_heif() -> None:
+    """Let Pillow read all its formats, and HEIF if pillow-heif is installed."""
+    Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def _missing_reader(name: str | None) -> str | None:
+    ending = os.path.splitext(name or "")[1].lower()
+    if ending in _HEIF_ENDINGS and "HEIF" not in Image.OPEN:
+        return "HEIF images need: pip install pillow-heif"
+    if ending == ".avif" and "AVIF" not in Image.OPEN:
+        return "AVIF images need: pip install 'Pillow>=11.3'"
+    return None
+
+
+@functools.cache
+def _log_first_frame(name: str) -> None:
+    logger.warning("The image %s has several frames; only the first is read.", name)

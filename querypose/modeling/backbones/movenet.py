@@ -1,0 +1,206 @@
+"""MoveNet MultiPose (Google, Apache-2.0): MobileNetV2, its pyramid neck and its dense heads as a backbone."""
+
+import contextlib
+from functools import partial
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from fvcore.nn import weight_init
+from timm.layers import BatchNormAct2d
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
+from timm.models.efficientnet import EfficientNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# MobileNetV2's stages in timm's notation, and its width
+MOBILENET_V2 = [
+    ["ds_r1_k3_s1_c16"],
+    ["ir_r2_k3_s2_e6_c24"],
+    ["ir_r3_k3_s2_e6_c32"],
+    ["ir_r4_k3_s2_e6_c64"],
+    ["ir_r3_k3_s1_e6_c96"],
+    ["ir_r3_k3_s2_e6_c160"],
+    ["ir_r1_k3_s1_e6_c320"],
+]
+WIDTH = 1.5
+# the stages that the neck reads at strides 4, 8 and 16; at stride 32 it reads the last 1x1 convolution
+NECK_STAGES = (1, 2, 3)
+PEAK_CHANNELS = 24
+
+# channels of the heads: logit of a person's center, logits of 17 keypoints' heatmaps, (y, x) of each keypoint from the
+# center, (h, w) of the box, (y, x) of the center within its location; lengths in strides
+HEADS = {"center": 1, "heatmaps": 17, "regression": 34, "size": 2, "offset": 2}
+
+
+class HalvingConv2d(nn.Conv2d):
+    """3x3 convolution with stride 2 and TensorFlow's "SAME" padding of an even size: one row below, one column right.
+
+    The sides of the input being multiples of 32, every size on the way is even: nothing depends on it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 0, 1)))
+
+
+class MoveNetBackbone(Backbone):
+    """MoveNet's trunk, neck and heads, and 1x1 convolutions from its neck to p2 .. p5.
+
+    p2 is made of the neck's map at stride 4 and of the heads' maps, which show where persons and keypoints are.
+    Norms are part of the convolutions, as in the published file.
+    """
+
+    @configurable
+    def __init__(self, *, out_channels: int, frozen: bool = True):
+        """
+        Args:
+            out_channels: of p2 .. p5.
+            frozen: only the convolutions to p2 .. p5 are trained, else trunk and neck too. The heads never are: their
+                maps keep their meaning.
+        """
+        super().__init__()
+        self.trunk = build_trunk()
+        self.lateral = nn.ModuleDict(
+            {
+                "4": nn.Conv2d(40, PEAK_CHANNELS, 1),
+                "8": nn.Conv2d(48, 32, 1),
+                "16": nn.Conv2d(96, 64, 1),
+                "32": nn.Conv2d(1280, 64, 1),
+            }
+        )
+        self.smooth = nn.ModuleDict(
+            {
+                "16": separable_conv(64, 32),
+                "8": separable_conv(32, PEAK_CHANNELS),
+                "4": separable_conv(PEAK_CHANNELS, PEAK_CHANNELS),
+            }
+        )
+        self.heads = nn.ModuleDict(
+            {
+                name: nn.Sequential(*separable_conv(PEAK_CHANNELS, 96), nn.Conv2d(96, channels, 1))
+                for name, channels in HEADS.items()
+            }
+        )
+        self.heads.requires_grad_(False)
+        self.frozen = frozen
+        if frozen:
+            for part in (self.trunk, self.lateral, self.smooth):
+                part.requires_grad_(False)
+
+        joined = PEAK_CHANNELS + sum(HEADS[name] for name in ("center", "heatmaps", "regression", "size"))
+        self.project = nn.ModuleDict(
+            {
+                name: nn.Conv2d(channels, out_channels, 1)
+                for name, channels in {"p2": joined, "p3": 32, "p4": 64, "p5": 64}.items()
+            }
+        )
+        for conv in self.project.values():
+            weight_init.c2_xavier_fill(conv)
+        self._out_features = list(self.project)
+        self._out_feature_strides = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
+        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec | None = None):
+        return {"out_channels": cfg.MODEL.FPN.OUT_CHANNELS, "frozen": cfg.MODEL.MOVENET.FROZEN}
+
+    @property
+    def size_divisibility(self) -> int:
+        return 32
+
+    @property
+    def peak_channels(self) -> int:
+        """Channels of "peak_features", the features at a center's peak."""
+        return PEAK_CHANNELS
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """One forward pass.
+
+        Args:
+            image: (B, 3, H, W), RGB from -1 to 1 (pixel mean and standard deviation 127.5), sides multiples of 32.
+
+        Returns:
+            "p2" .. "p5": (B, C, H / stride, W / stride) at strides 4 to 32.
+            "peak_features": (B, 24, H / 4, W / 4), the neck's finest map.
+            "center": (B, 1, H / 4, W / 4), logit that a person's center lies in this location.
+            "size": (B, 2, H / 4, W / 4), height and width of its box in strides of 4 pixels.
+            "offset": (B, 2, H / 4, W / 4), y and x of the center from the location's corner, in strides.
+        """
+        with torch.no_grad() if self.frozen else contextlib.nullcontext():
+            neck = self.pyramid(image)
+            maps = self.dense_maps(neck["p2"])
+        seen = [
+            4 * maps["center"].sigmoid(),
+            4 * maps["heatmaps"].sigmoid(),
+            maps["regression"] / 10,
+            maps["size"] / 20,
+        ]
+        inputs = {**neck, "p2": torch.cat([neck["p2"], *seen], dim=1)}
+        levels = {name: conv(inputs[name]) for name, conv in self.project.items()}
+        return {**levels, "peak_features": neck["p2"], **{name: maps[name] for name in ("center", "size", "offset")}}
+
+    def pyramid(self, image: Tensor) -> dict[str, Tensor]:
+        """The neck's maps by the level that is made of them, at strides 4 (24 channels), 8 (32), 16 (64), 32 (64)."""
+        x = self.trunk.bn1(self.trunk.conv_stem(image))
+        features = []
+        for index, stage in enumerate(self.trunk.blocks):
+            x = stage(x)
+            if index in NECK_STAGES:
+                features.append(x)
+        x32 = self.lateral["32"](self.trunk.bn2(self.trunk.conv_head(x)))
+        s16 = _upsample(x32) + self.lateral["16"](features[2])
+        s8 = _upsample(self.smooth["16"](s16)) + self.lateral["8"](features[1])
+        s4 = _upsample(self.smooth["8"](s8)) + self.lateral["4"](features[0])
+        return {"p2": self.smooth["4"](s4), "p3": s8, "p4": s16, "p5": x32}
+
+    def dense_maps(self, f4: Tensor) -> dict[str, Tensor]:
+        """(B, 24, H / 4, W / 4) -> the heads' maps as in `HEADS`, in float32 under autocast too."""
+        with torch.autocast(f4.device.type, enabled=False):
+            f4 = f4.float()
+            return {name: head(f4) for name, head in self.heads.items()}
+
+
+def build_trunk() -> EfficientNet:
+    """timm's MobileNetV2 of width 1.5 with biases in its convolutions instead of BatchNorm."""
+    trunk = EfficientNet(
+        decode_arch_def(MOBILENET_V2),
+        num_classes=0,
+        num_features=1280,
+        stem_size=32,
+        round_chs_fn=partial(round_channels, multiplier=WIDTH),
+        act_layer=nn.ReLU6,
+    )
+    for name, module in list(trunk.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            (kernel, _), (stride, _) = module.kernel_size, module.stride
+            kind, padding = (HalvingConv2d, 0) if stride == 2 else (nn.Conv2d, kernel // 2)
+            conv = kind(module.in_channels, module.out_channels, kernel, stride, padding, groups=module.groups)
+            _replace(trunk, name, conv)
+        elif isinstance(module, BatchNormAct2d):
+            _replace(trunk, name, module.act)
+    return trunk
+
+
+def separable_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    """3x3 depthwise convolution, 1x1 convolution with bias, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
+        nn.Conv2d(in_channels, out_channels, 1),
+        nn.ReLU(),
+    )
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, module)
+
+
+def _upsample(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+@BACKBONE_REGISTRY.register()
+def build_movenet_backbone(cfg, input_shape: ShapeSpec) -> MoveNetBackbone:
+    """MoveNet MultiPose with levels p2 .. p5, and the maps from which first boxes can be read."""
+    return MoveNetBackbone(cfg, input_shape)

@@ -1,0 +1,162 @@
+"""Image-dependent queries: the peaks of a person-center map give the first boxes and add to the instance queries."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import configurable
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from querypose.modeling.losses.auxiliary_heatmap import gaussian_heatmaps, heatmap_focal_loss
+from querypose.modeling.losses.targets import Targets
+
+MIN_SIDE = 8.0  # pixels; a first box is at least this wide and high before it is clipped to the image
+
+
+@dataclass
+class CenterMaps:
+    """Dense predictions at the stride of the finest feature map, in float32.
+
+    center: (B, 1, H, W) logit of a person's center. size: (B, 2, H, W) height and width of the person's box in units
+    of the stride. offset: (B, 2, H, W) y and x of the center from the location's corner, in the same units.
+    features: (B, C, H, W) read at the peaks.
+    """
+
+    center: Tensor
+    size: Tensor
+    offset: Tensor
+    features: Tensor
+
+
+class ImageQueries(nn.Module):
+    """Chooses the N highest local maxima of the center map; each gives a first box and an addition to a query.
+
+    Featurized queries (arXiv 2206.06258) are its relatives. Matching stays one-to-one, and nothing suppresses persons
+    close to each other but the 3x3 maximum.
+    """
+
+    @configurable
+    def __init__(self, *, feature_dim: int, dim: int, stride: int, predict_maps: bool):
+        """
+        Args:
+            feature_dim: C, channels that are read at the peaks.
+            dim: d, the width of instance queries.
+            stride: pixels per location of the maps.
+            predict_maps: whether the maps are predicted here from the features; else the backbone gives them.
+        """
+        super().__init__()
+        self.stride = stride
+        self.project = nn.Linear(feature_dim + 2, dim)
+        nn.init.normal_(self.project.weight, std=0.01)
+        nn.init.zeros_(self.project.bias)
+        self.head = None
+        if predict_maps:
+            self.head = nn.Sequential(
+                nn.Conv2d(feature_dim, feature_dim, kernel_size=3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(feature_dim, 5, kernel_size=1),
+            )
+            nn.init.normal_(self.head[-1].weight, std=0.01)
+            # centers are rare: start at probability 0.01; persons of 8 strides, in the middle of a location
+            self.head[-1].bias.data = torch.tensor([-math.log(99), 8.0, 8.0, 0.5, 0.5])
+
+    @classmethod
+    def from_config(cls, cfg, backbone: nn.Module, stride: int):
+        config = cfg.MODEL.QUERYPOSE
+        own = getattr(backbone, "peak_channels", None)  # a backbone with center maps of its own
+        return {
+            "feature_dim": config.HIDDEN_DIM if own is None else own,
+            "dim": config.HIDDEN_DIM,
+            "stride": stride,
+            "predict_maps": own is None,
+        }
+
+    def maps(self, features: dict[str, Tensor], finest: str) -> CenterMaps:
+        """The backbone's maps "center", "size", "offset" and "peak_features", or predictions from its map `finest`."""
+        if self.head is None:
+            names = ("center", "size", "offset", "peak_features")
+            return CenterMaps(*(features[name].float() for name in names))
+        feature = features[finest]
+        hidden = self.head[:-1](feature)
+        # rounded to bfloat16, neighbors would often be equal, and all of them peaks
+        with torch.autocast(feature.device.type, enabled=False):
+            center, size, offset = self.head[-1](hidden.float()).split([1, 2, 2], dim=1)
+        return CenterMaps(center, size, offset, feature.float())
+
+    def forward(self, maps: CenterMaps, queries: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            maps: of the images.
+            queries: (B, N, d) learnable instance queries; the peak with the n-th highest score adds to the n-th.
+            image_sizes: (B, 2) width and height in pixels without padding.
+
+        Returns:
+            boxes (B, N, 4), corners in pixels, inside of the image and detached; queries (B, N, d).
+        """
+        scores, index = self.peaks(maps.center.detach(), queries.shape[1], image_sizes)
+        boxes = self.boxes_at(maps, index, image_sizes)
+        features = torch.cat([_at(maps.features, index), scores, scores.clamp(min=1e-4).log()], dim=-1)
+        return boxes, queries + self.project(features.to(self.project.weight.dtype))
+
+    def peaks(self, center: Tensor, number: int, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """logits (B, 1, H, W) -> scores (B, N, 1) and positions y * W + x (B, N) of the highest local maxima.
+
+        Padding counts as infinitely low. Where there are fewer maxima than N, the highest other locations follow with
+        score 0, and where there are fewer locations than N, the first one is repeated.
+        """
+        height, width = center.shape[2:]
+        x = torch.arange(width, device=center.device)[None, None, None] * self.stride
+        y = torch.arange(height, device=center.device)[None, None, :, None] * self.stride
+        inside = (x < image_sizes[:, 0, None, None, None]) & (y < image_sizes[:, 1, None, None, None])
+        center = torch.where(inside, center, -torch.inf)
+        is_peak = center == F.max_pool2d(center, kernel_size=3, stride=1, padding=1)
+        # others below 0, in an order of their own: ties would be broken in another way by every device
+        ranks = torch.where(is_peak & inside, center.sigmoid(), F.logsigmoid(center)).flatten(1)
+        ranks = F.pad(ranks, (0, number), value=-torch.inf)  # so that any map has N locations
+        ranks, index = ranks.topk(number, dim=1)
+        return ranks.clamp(min=0)[..., None], torch.where(ranks == -torch.inf, 0, index)
+
+    def boxes_at(self, maps: CenterMaps, index: Tensor, image_sizes: Tensor) -> Tensor:
+        """The boxes that the maps give at positions y * W + x (B, N) -> (B, N, 4), corners in pixels, detached."""
+        width = maps.center.shape[3]
+        location = torch.stack([index % width, index // width], dim=-1)
+        limit = image_sizes[:, None]
+        center = (location + _at(maps.offset.detach(), index).flip(-1)) * self.stride
+        center = torch.minimum(center.clamp(min=0), limit)
+        size = (_at(maps.size.detach(), index).flip(-1) * self.stride).clamp(min=MIN_SIDE)
+        corners = torch.cat([center - size / 2, center + size / 2], dim=-1)
+        return torch.minimum(corners.clamp(min=0), limit.repeat(1, 1, 2))
+
+    def losses(self, maps: CenterMaps, targets: Targets, num_persons: Tensor) -> dict[str, Tensor]:
+        """Penalty-reduced focal loss of the center map, L1 of size (a tenth) and offset at the persons' centers.
+
+        Each is a sum over the batch, divided by num_persons. Boxes that are padding do not count.
+        """
+        batch, _, height, width = maps.center.shape
+        most = targets.boxes.shape[1]
+        counts = torch.tensor(targets.counts, device=maps.center.device)
+        valid = (torch.arange(most, device=maps.center.device) < counts[:, None]).float()  # (B, P)
+        center = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
+        size = targets.boxes[..., 2:] - targets.boxes[..., :2]
+        points = torch.cat([center, valid[..., None]], dim=-1)[:, :, None]  # (B, P, 1, 3)
+        sigma = (size.prod(dim=-1).clamp(min=0).sqrt() / self.stride / 12).clamp(min=1.0)
+        heatmaps = gaussian_heatmaps(points, (height, width), self.stride, sigma[..., None, None])
+
+        position = center / self.stride
+        limit = position.new_tensor([width - 1, height - 1])
+        location = torch.minimum(position.floor().clamp(min=0), limit)
+        index = (location[..., 1] * width + location[..., 0]).long()
+        size_error = (_at(maps.size, index).flip(-1) - size / self.stride).abs()
+        offset_error = (_at(maps.offset, index).flip(-1) - (position - location)).abs()
+        return {
+            "loss_center": heatmap_focal_loss(maps.center, heatmaps, reduction="sum") / num_persons,
+            "loss_center_size": 0.1 * (size_error * valid[..., None]).sum() / num_persons,
+            "loss_center_offset": (offset_error * valid[..., None]).sum() / num_persons,
+        }
+
+
+def _at(maps: Tensor, index: Tensor) -> Tensor:
+    """maps (B, C, H, W) at positions y * W + x (B, N) -> (B, N, C)."""
+    flat = maps.flatten(2)
+    return flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)

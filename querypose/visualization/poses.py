@@ -1,0 +1,86 @@
+"""Persons to draw, from predictions, annotations or results."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from querypose.errors import UserError
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Persons to draw, as arrays.
+
+    boxes: (n, 4) XYXY in pixels, or None; scores: (n,) in [0, 1], or None;
+    keypoints: (n, K, 3) x, y in pixels and a confidence in [0, 1], or a COCO visibility (0 not labeled, 1
+    labeled but hidden, 2 visible) if `ground_truth`.
+    """
+
+    keypoints: np.ndarray
+    boxes: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    ground_truth: bool = False
+
+    @classmethod
+    def from_instances(cls, instances: Any, num_keypoints: int) -> "Poses":
+        """Convert predictions or ground truth.
+
+        instances: Detectron2 `Instances`, or a mapping from the same names to arrays: `pred_keypoints`,
+        `pred_boxes`, `scores`, else `gt_keypoints`, `gt_boxes`; or `Poses`, returned as they are.
+        Raises `UserError` if there are no keypoints in it, or not `num_keypoints` per person.
+        """
+        if isinstance(instances, cls):
+            poses = instances
+        else:
+            fields = instances if isinstance(instances, Mapping) else instances.get_fields()
+            prefix = "pred" if "pred_keypoints" in fields else "gt"
+            if f"{prefix}_keypoints" not in fields:
+                raise UserError(f"nothing to draw: neither pred_keypoints nor gt_keypoints are among {sorted(fields)}.")
+            keypoints = as_array(fields[f"{prefix}_keypoints"])
+            boxes, scores = fields.get(f"{prefix}_boxes"), fields.get("scores")
+            poses = cls(
+                keypoints=keypoints if keypoints.size else keypoints.reshape(0, num_keypoints, 3),
+                boxes=None if boxes is None else as_array(boxes).reshape(-1, 4),
+                scores=None if scores is None else as_array(scores),
+                ground_truth=prefix == "gt",
+            )
+        if poses.keypoints.shape[1] != num_keypoints:
+            raise UserError(
+                f"persons to draw have {poses.keypoints.shape[1]} keypoints but the skeleton has {num_keypoints}; "
+                "give the skeleton of the data set that the model was trained on."
+            )
+        return poses
+
+    @classmethod
+    def from_coco(
+        cls, entries: Iterable[Mapping], num_keypoints: int, *, ground_truth: bool, offset: float = 0.5
+    ) -> "Poses":
+        """Convert the COCO annotations or results of one image; boxes are drawn if every entry has one.
+
+        offset: added to keypoints; 0.5 as Detectron2 does, since COCO counts from the pixels' corners.
+        """
+        entries = list(entries)
+        unlabeled = [0.0] * (3 * num_keypoints)
+        keypoints = np.array([entry.get("keypoints", unlabeled) for entry in entries], dtype=np.float64)
+        keypoints = keypoints.reshape(-1, num_keypoints, 3) + (offset, offset, 0)
+        boxes = None
+        if all("bbox" in entry for entry in entries):
+            boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+        scores = None if ground_truth else np.array([entry["score"] for entry in entries], dtype=np.float64)
+        return cls(keypoints, boxes, scores, ground_truth)
+
+    @classmethod
+    def from_dataset_record(cls, record: Mapping, num_keypoints: int) -> "Poses":
+        """Convert the ground truth of a Detectron2 data set record, whose keypoints have the half pixel already."""
+        persons = [person for person in record.get("annotations", ()) if not person.get("iscrowd", 0)]
+        return cls.from_coco(persons, num_keypoints, ground_truth=True, offset=0.0)
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Convert a tensor, a `Boxes`, a `Keypoints` or an array to a float64 array."""
+    values = getattr(values, "tensor", values)
+    values = values.detach().cpu() if hasattr(values, "detach") else values
+    return np.asarray(values, dtype=np.float64)

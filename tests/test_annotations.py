@@ -1,0 +1,237 @@
+"""Annotation files of other programs: what is repaired, what is left out, and equal figures of both scorers."""
+
+import codecs
+import copy
+import json
+import math
+
+import pytest
+from detectron2.data import DatasetCatalog
+from evaluation_data import COCO_BACKENDS, assert_same, ground_truth_of, results_near
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from querypose.data import check_keypoint_dataset, resolve_dataset
+from querypose.data.annotations import normalize, read_annotations
+from querypose.data.dataset_check import check_dataset
+from querypose.errors import UserError
+from querypose.evaluation import evaluate_coco_results
+
+TRUTH = ground_truth_of(num_images=4, num_persons=4, seed=5)
+for _person in TRUTH["annotations"]:
+    _person["area"] = 0.53 * _person["bbox"][2] * _person["bbox"][3]
+RESULTS = results_near(TRUTH, noise=0.05)
+EXPECTED = evaluate_coco_results(TRUTH, RESULTS, backend="pycocotools")
+
+
+def set_all(key, value, what="annotations"):
+    def spoil(truth, results):
+        for number, entry in enumerate(truth[what]):
+            entry[key] = value(entry, number) if callable(value) else value
+
+    return spoil
+
+
+def rename_images(rename, in_annotations=None, in_results=None):
+    def spoil(truth, results):
+        for image in truth["images"]:
+            image["id"] = rename(image["id"])
+        for person in truth["annotations"]:
+            person["image_id"] = (in_annotations or rename)(person["image_id"])
+        for result in results:
+            result["image_id"] = (in_results or rename)(result["image_id"])
+
+    return spoil
+
+
+def nest(entries):
+    for entry in entries:
+        entry["keypoints"] = [entry["keypoints"][i : i + 3] for i in range(0, 9, 3)]
+
+
+def unlabelled(value):
+    def spoil(truth, results):
+        for person in truth["annotations"]:
+            for i in range(0, 9, 3):
+                if person["keypoints"][i + 2] == 0:
+                    person["keypoints"][i : i + 3] = [value, value, person["keypoints"][i + 2]]
+
+    return spoil
+
+
+def rename_category(truth, results):
+    truth["categories"][0]["id"] = "person-7"
+    for entry in truth["annotations"] + results:
+        entry["category_id"] = "person-7"
+
+
+def strangers(truth, results):
+    truth["annotations"] += [{**truth["annotations"][0], "image_id": image_id} for image_id in (999, "none")]
+
+
+def empty_boxes(truth, results):
+    truth["annotations"] += [{**truth["annotations"][0], "bbox": box} for box in ([5, 5, 0, 0], [9, 9, -4, 8])]
+
+
+# Each leaves the figures as they are.
+SPOILINGS = {
+    "ids from 0": set_all("id", lambda entry, number: number),
+    "negative ids": set_all("id", lambda entry, number: -number - 1),
+    "64-bit ids": set_all("id", lambda entry, number: 2**63 + 12345 + number),
+    "128-bit ids": set_all("id", lambda entry, number: 0xDEADBEEFDEADBEEFDEADBEEF0000 + number),
+    "ids as text": set_all("id", lambda entry, number: f"{number:x}-4f2c"),
+    "equal ids": set_all("id", 7),
+    "null ids": set_all("id", None),
+    "image ids from 0": rename_images(lambda i: i - 1),
+    "image ids as text": rename_images(lambda i: f"img_{i}"),
+    "large image ids": rename_images(lambda i: i + 2**70),
+    "negative image ids": rename_images(lambda i: -i),
+    "image ids as numbers and text": rename_images(lambda i: i, in_annotations=str, in_results=float),
+    "category as text": rename_category,
+    "area null": set_all("area", None),
+    "area text": set_all("area", "1500.5"),
+    "area list": set_all("area", [12.0]),
+    "area nan": set_all("area", math.nan),
+    "area 0": set_all("area", 0.0),
+    "area negative": set_all("area", -3),
+    "area huge": set_all("area", 10**400),
+    "num_keypoints 0": set_all("num_keypoints", 0),
+    "num_keypoints null": set_all("num_keypoints", None),
+    "num_keypoints text": set_all("num_keypoints", "17"),
+    "iscrowd text": set_all("iscrowd", lambda entry, number: str(entry["iscrowd"])),
+    "iscrowd bool": set_all("iscrowd", lambda entry, number: bool(entry["iscrowd"])),
+    "iscrowd float": set_all("iscrowd", lambda entry, number: float(entry["iscrowd"])),
+    "iscrowd null": set_all("iscrowd", lambda entry, number: entry["iscrowd"] or None),
+    "ignore instead of iscrowd": lambda truth, results: [
+        person.update(ignore=person.pop("iscrowd")) for person in truth["annotations"]
+    ],
+    "segmentation point": set_all("segmentation", [[3, 4]]),
+    "segmentation run lengths": set_all("segmentation", {"counts": [10**9], "size": [2, 2]}),
+    "nested keypoints": lambda truth, results: nest(truth["annotations"]),
+    "nested results": lambda truth, results: nest(results),
+    "null without label": unlabelled(None),
+    "nan without label": unlabelled(math.nan),
+    "unknown images": strangers,
+    "boxes without size": empty_boxes,
+    "results with more keys": lambda truth, results: [
+        result.update(id=0, area=-1, segmentation=[[]], file_name="a.jpg") for result in results
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SPOILINGS)
+def test_figures_do_not_change(name):
+    truth, results = copy.deepcopy((TRUTH, RESULTS))
+    SPOILINGS[name](truth, results)
+    for backend in COCO_BACKENDS:
+        assert_same(evaluate_coco_results(truth, results, backend=backend), EXPECTED)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(st.data())
+def test_scorers_agree_on_any_spoiled_file(data):
+    """Several spoilings of the whole file at once, and values of single persons drawn at random."""
+    truth = ground_truth_of(num_images=3, num_persons=4, seed=data.draw(st.integers(0, 50)))
+    results = results_near(truth, noise=data.draw(st.sampled_from([0.02, 0.1, 0.3])))
+    names = data.draw(st.lists(st.sampled_from(sorted(SPOILINGS)), max_size=3, unique=True))
+    renaming = [name for name in names if "image ids" in name]
+    for name in [*renaming[:1], *(name for name in names if name not in renaming)]:
+        SPOILINGS[name](truth, results)
+    odd = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.just([]))
+    for person in truth["annotations"]:
+        for key in ("id", "area", "num_keypoints", "iscrowd", "ignore", "segmentation"):
+            if data.draw(st.booleans()):
+                person[key] = data.draw(odd)
+        if data.draw(st.booleans()):
+            width, height = data.draw(st.tuples(st.floats(-50, 200), st.floats(-50, 200)))
+            person["bbox"] = [*person["bbox"][:2], width, height]
+    try:
+        fast, official = (evaluate_coco_results(truth, results, backend=backend) for backend in COCO_BACKENDS)
+    except UserError as error:
+        assert "no person is left" in str(error)
+        return
+    assert_same(fast, official)
+
+
+def test_what_was_used_left_out_and_repaired_is_logged(messages):
+    truth = copy.deepcopy(TRUTH)
+    strangers(truth, [])
+    empty_boxes(truth, [])
+    set_all("area", None)(truth, [])
+    evaluate_coco_results(truth, [])
+    # of 16 persons three are crowds (every fifth) and two unlabelled (every seventh)
+    line = (
+        "13 of 20 persons used; left out: crowd 3, unknown image 2, box without size 2; "
+        "without keypoints 2, which count for boxes only; repaired: area 16"
+    )
+    assert line in messages()
+
+
+def test_crowdpose_counts_twelve_joints():
+    truth = ground_truth_of(num_images=1, num_persons=1)
+    truth["images"][0]["crowdIndex"] = 0.5
+    truth["annotations"][0].update(keypoints=[50, 50, 2] + [0] * 6, num_keypoints=0)
+    truth["categories"][0]["keypoints"] = ["head", "left_shoulder", "right_shoulder"]
+    assert not normalize(truth, "file").repaired
+    assert math.isnan(evaluate_coco_results(truth, [], tasks=("keypoints",))["keypoints"]["AP"])
+    coco = evaluate_coco_results(truth, [], tasks=("keypoints",), protocol="coco")
+    assert coco["keypoints"]["AP"] == 0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    for image in TRUTH["images"]:
+        Image.new("RGB", (500, 500)).save(tmp_path / "images" / image["file_name"])
+    return tmp_path
+
+
+def write(folder, content):
+    (folder / "data.json").write_text(json.dumps(content))
+    return str(folder / "data.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_unicode_encodings(tmp_path, encoding):
+    (tmp_path / "a.json").write_bytes(json.dumps(TRUTH).encode(encoding))
+    assert len(read_annotations(tmp_path / "a.json").persons) == 16
+    (tmp_path / "a.json").write_bytes(codecs.BOM_UTF8 + b'{"images": [\xe4]}')
+    with pytest.raises(UserError, match="not valid JSON"):
+        read_annotations(tmp_path / "a.json")
+
+
+def test_training_and_checks_follow_the_same_rules(folder):
+    truth = copy.deepcopy(TRUTH)
+    rename_images(lambda i: f"img_{i}")(truth, [])
+    strangers(truth, [])
+    empty_boxes(truth, [])
+    set_all("segmentation", [[1, 2]])(truth, [])
+    set_all("iscrowd", lambda entry, number: str(entry["iscrowd"]))(truth, [])
+    set_all("file_name", lambda image, number: f"images\\{image['file_name']}", "images")(truth, [])
+    file = write(folder, truth)
+    name = resolve_dataset(file)
+    check_keypoint_dataset(name)
+    records = DatasetCatalog.get(name)
+    assert [record["image_id"] for record in records] == [f"img_{i}" for i in range(1, 5)]
+    assert records[0]["file_name"] == str(folder / "images" / "1.jpg")
+    persons = [person for record in records for person in record["annotations"]]
+    assert len(persons) == 16 and [person["iscrowd"] for person in persons] == [int(i % 5 == 4) for i in range(16)]
+    assert not any("segmentation" in person for person in persons)
+    report = check_dataset(file, folder, "data", progress=False)
+    assert "13 of 20 persons used; left out: crowd 3, unknown image 2, box without size 2" in report.summary
+    assert report.problems["unknown image"] == 2 and report.problems["box without size"] == 2
+
+
+def test_no_person_left_is_an_error_at_the_start(folder):
+    truth = copy.deepcopy(TRUTH)
+    set_all("iscrowd", 1)(truth, [])
+    with pytest.raises(UserError, match="0 of 16 persons used; left out: crowd 16; no person is left"):
+        check_keypoint_dataset(f"{write(folder, truth)}@{folder}/images")
+
+
+def test_results_of_unknown_images_are_rejected():
+    truth, results = copy.deepcopy((TRUTH, RESULTS))
+    rename_images(lambda i: f"img_{i}", in_results=lambda i: i)(truth, results)
+    with pytest.raises(UserError, match="entry 0 of the results is of image 1, which is not in the data set"):
+        evaluate_coco_results(truth, results)

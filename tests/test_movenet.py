@@ -1,0 +1,243 @@
+"""MoveNet as a backbone: TensorFlow's outputs, its converted file pair, and what is trained of it."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_conversion import run_tool
+from tiny_model import tiny_model
+from torch import nn
+from torch.nn import functional as F
+
+from querypose.conversion.movenet import convert_movenet_file, read_tfjs
+from querypose.errors import UserError
+from querypose.modeling.backbones.movenet import HalvingConv2d, MoveNetBackbone
+
+MOVENET = ("MODEL.BACKBONE.NAME", "build_movenet_backbone")
+# output channels and stride of MobileNetV2's blocks at width 1.5, by its paper's Table 2
+BLOCKS = [(40, 2), (40, 1), (48, 2), (48, 1), (48, 1), (96, 2), (96, 1), (96, 1), (96, 1)]
+BLOCKS += [(144, 1), (144, 1), (144, 1), (240, 2), (240, 1), (240, 1), (480, 1)]
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    torch.manual_seed(0)
+    return MoveNetBackbone(out_channels=16)
+
+
+def test_parity_with_tensorflow(shared_folder, backbone):
+    conversion = convert_movenet_file(str(shared_folder / "movenet" / "movenet-multipose.json"))
+    model = MoveNetBackbone(out_channels=16)
+    state_dict = {name.removeprefix("backbone."): tensor for name, tensor in conversion.state_dict.items()}
+    missing, unexpected = model.load_state_dict(state_dict, strict=False)
+    assert not unexpected and all(name.startswith("project.") for name in missing)
+    recorded = np.load(shared_folder / "parity" / "movenet_multipose.npz")
+    image = torch.from_numpy(recorded["image"]).permute(2, 0, 1)[None] / 127.5 - 1
+    maps = model.dense_maps(model.pyramid(image)["p2"])
+    names = {
+        "center": "center",
+        "heatmaps": "heatmap",
+        "regression": "regress",
+        "size": "scale",
+        "offset": "box_offset",
+    }
+    for ours, theirs in names.items():
+        assert torch.allclose(maps[ours][0].permute(1, 2, 0), torch.from_numpy(recorded[theirs]), rtol=0, atol=1e-3)
+
+
+def test_maps(backbone):
+    outputs = backbone(torch.randn(2, 3, 64, 96))
+    shapes = {name: tuple(outputs[name].shape[1:]) for name in outputs}
+    assert shapes == {
+        **{"p2": (16, 16, 24), "p3": (16, 8, 12), "p4": (16, 4, 6), "p5": (16, 2, 3)},
+        **{"peak_features": (24, 16, 24), "center": (1, 16, 24), "size": (2, 16, 24), "offset": (2, 16, 24)},
+    }
+    spec = backbone.output_shape()
+    assert {name: (shape.channels, shape.stride) for name, shape in spec.items()} == {
+        "p2": (16, 4),
+        "p3": (16, 8),
+        "p4": (16, 16),
+        "p5": (16, 32),
+    }
+    assert backbone.peak_channels == 24 and backbone.size_divisibility == 32
+
+
+def test_the_finest_level_sees_the_maps(backbone):
+    """p2's input: 24 channels, 4 sigmoid(center), 4 sigmoid(heatmaps), regression / 10, size / 20."""
+    image = torch.randn(1, 3, 64, 64)
+    f4 = backbone.pyramid(image)["p2"]
+    maps = {name: head(f4) for name, head in backbone.heads.items()}
+    joined = [f4, 4 / (1 + (-maps["center"]).exp()), 4 / (1 + (-maps["heatmaps"]).exp())]
+    joined = torch.cat([*joined, maps["regression"] / 10, maps["size"] / 20], dim=1)
+    conv = backbone.project["p2"]
+    expected = torch.einsum("oc,bchw->bohw", conv.weight[:, :, 0, 0], joined) + conv.bias[:, None, None]
+    assert torch.allclose(backbone(image)["p2"], expected, atol=1e-4)
+
+
+def test_padding_is_tensorflows(backbone):
+    convs = [module for module in backbone.trunk.modules() if isinstance(module, nn.Conv2d) and module.stride != (1, 1)]
+    assert len(convs) == 5
+    for conv in convs:
+        x = torch.randn(1, conv.in_channels, 12, 10)
+        pads = []
+        for size in (10, 12):
+            total = max((math.ceil(size / 2) - 1) * 2 + 3 - size, 0)
+            pads += [total // 2, total - total // 2]
+        expected = F.conv2d(F.pad(x, pads), conv.weight, conv.bias, stride=2, groups=conv.groups)
+        assert isinstance(conv, HalvingConv2d) and torch.allclose(conv(x), expected, atol=1e-5)
+
+
+def test_blocks_are_mobilenet_v2s(backbone):
+    _, *blocks = (block for stage in backbone.trunk.blocks for block in stage)
+    assert [(block.conv_pwl.out_channels, block.conv_dw.stride[0]) for block in blocks] == BLOCKS
+    assert all(block.conv_pw.out_channels == 6 * block.conv_pw.in_channels for block in blocks)
+    assert (backbone.trunk.conv_stem.out_channels, backbone.trunk.conv_head.out_channels) == (48, 1280)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_what_is_trained(frozen):
+    model = tiny_model("light", *MOVENET, "MODEL.MOVENET.FROZEN", frozen).backbone.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    outputs = model(torch.randn(1, 3, 64, 64))
+    sum(outputs[name].square().mean() for name in model.output_shape()).backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    parts = {"project"} if frozen else {"project", "trunk", "lateral", "smooth"}
+    assert trained == {name for name in before if name.split(".")[0] in parts}
+    # distributed training waits for a gradient of every trainable parameter
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_channels_last_autocast_and_compilation(backbone):
+    image = torch.rand(1, 3, 64, 96) * 2 - 1
+    expected = backbone(image)
+    last = backbone(image.contiguous(memory_format=torch.channels_last))
+    compiled = torch.compile(backbone, backend="aot_eager", fullgraph=True)(image)
+    for name, tensor in expected.items():
+        assert torch.allclose(last[name], tensor, atol=1e-4) and torch.allclose(compiled[name], tensor, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = backbone(image)
+    assert {halved[name].dtype for name in ("center", "size", "offset")} == {torch.float32}
+    assert halved["p2"].dtype == torch.bfloat16
+    for name, tensor in expected.items():
+        assert (halved[name] - tensor).abs().max() < 0.05 * tensor.abs().max()
+
+
+@pytest.mark.slow
+def test_onnx(tmp_path):
+    from test_onnx_export import assert_same, exported, onnx, run_onnx
+
+    model, file = exported(tmp_path, "light", *MOVENET)
+    for height, width in ((64, 96), (70, 101)):
+        images = (255 * torch.rand(2, 3, height, width)).round()
+        assert_same(model, run_onnx(file, images=images), list(images))
+    # padding reads no sizes
+    trunk = [node for node in onnx.load(file).graph.node if "/conv_stem/" in node.name or "/conv_dw/" in node.name]
+    assert [node.name for node in trunk if node.op_type == "Shape"] == []
+    assert sum(node.op_type == "Pad" for node in trunk) == 5
+
+
+def published_names():
+    """Every convolution: our name, the file's names of its weight and bias (None: it has none)."""
+    root = "StatefulPartitionedCall/"
+    extractor = f"{root}center_net_mobile_net_v2fpn_feature_extractor/model_1/"
+    trunk = [("conv_stem", "Conv1/Conv2D"), ("blocks.0.0.conv_dw", "expanded_conv_depthwise/depthwise")]
+    trunk += [("blocks.0.0.conv_pw", "expanded_conv_project/Conv2D"), ("conv_head", "Conv_1/Conv2D")]
+    repeats = [2, 3, 4, 3, 3, 1]
+    for number, (stage, block) in enumerate([(s, b) for s, n in enumerate(repeats, 1) for b in range(n)], 1):
+        for conv, name in (("pw", "expand/Conv2D"), ("dw", "depthwise/depthwise"), ("pwl", "project/Conv2D")):
+            trunk.append((f"blocks.{stage}.{block}.conv_{conv}", f"block_{number}_{name}"))
+    for ours, theirs in trunk:
+        yield f"trunk.{ours}", f"{extractor}model/{theirs}_weights", f"{extractor}model/{theirs}_bn_offset"
+    read = "ReadVariableOp"
+    for level, name in {"4": "conv2d_3", "8": "conv2d_2", "16": "conv2d_1", "32": "conv2d"}.items():
+        yield f"lateral.{level}", f"{extractor}{name}/Conv2D/{read}", f"{extractor}{name}/BiasAdd/{read}"
+    for level, name in {"16": "separable_conv2d", "8": "separable_conv2d_1", "4": "separable_conv2d_2"}.items():
+        path = f"{extractor}{name}/separable_conv2d"
+        yield f"smooth.{level}.0", f"{path}/{read}", None
+        yield f"smooth.{level}.1", f"{path}_weights", f"{path}_bn_offset"
+    heads = {"center": "center_0", "size": "box_scale_0", "offset": "box_offset_0", "heatmaps": "kpt_heatmap_0"}
+    for number, (ours, theirs) in enumerate({**heads, "regression": "kpt_regress_0"}.items(), 3):
+        path = f"{root}{theirs}/separable_conv2d_{number}"
+        yield f"heads.{ours}.0", f"{path}/separable_conv2d/{read}", None
+        yield f"heads.{ours}.1", f"{path}/separable_conv2d/{read}_1", f"{path}/BiasAdd/{read}"
+        path = f"{root}{theirs}/conv2d_{number + 1}"
+        yield f"heads.{ours}.3", f"{path}/Conv2D/{read}", f"{path}/BiasAdd/{read}"
+
+
+def write_tfjs(folder, arrays):
+    """Float arrays as a TensorFlow.js model in half precision, in two binary files."""
+    entries = [
+        {"name": name, "shape": list(a.shape), "dtype": "float32", "quantization": {"dtype": "float16"}}
+        for name, a in arrays.items()
+    ]
+    data = b"".join(a.astype("<f2").tobytes() for a in arrays.values())
+    paths = ["one.bin", "two.bin"]
+    for path, part in zip(paths, (data[:1001], data[1001:]), strict=True):
+        (folder / path).write_bytes(part)
+    (folder / "model.json").write_text(json.dumps({"weightsManifest": [{"paths": paths, "weights": entries}]}))
+    return folder / "model.json"
+
+
+def as_published(model):
+    """The tensors of a backbone of ours under the file's names, in TensorFlow's order of axes."""
+    arrays = {}
+    for ours, weight, bias in published_names():
+        conv = model.get_submodule(ours)
+        axes = (2, 3, 0, 1) if conv.groups > 1 else (2, 3, 1, 0)
+        arrays[weight] = conv.weight.detach().numpy().transpose(axes)
+        if bias:
+            arrays[bias] = conv.bias.detach().numpy()
+    return arrays
+
+
+def test_the_file_pair_becomes_the_backbone(tmp_path, monkeypatch, capsys, backbone):
+    arrays = as_published(backbone)
+    arrays["StatefulPartitionedCall/kpt_offset_0/conv2d_9/BiasAdd/ReadVariableOp"] = np.ones(34)
+    file = write_tfjs(tmp_path, arrays)
+    assert run_tool(monkeypatch, "--source", "movenet", file, tmp_path / "out.pth") == 0
+    printed = capsys.readouterr().out
+    assert "left out 1 tensor: the head of the keypoints' offsets" in printed
+    assert "left to the initialisation 8 tensors: the 1x1 convolutions from the neck to p2 .. p5" in printed
+    assert "config: configs/querypose_small.yaml\noverrides: none" in printed
+    converted = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
+    expected = {f"backbone.{name}": t for name, t in backbone.state_dict().items() if not name.startswith("project.")}
+    assert converted.keys() == expected.keys()
+    assert all(torch.equal(converted[name], tensor.half().float()) for name, tensor in expected.items())
+
+
+def test_tensors_of_every_kind_are_read_in_order(tmp_path):
+    manifest = [
+        {"name": "index", "shape": [2], "dtype": "int32"},
+        {"name": "full", "shape": [2, 1], "dtype": "float32"},
+        {"name": "scalar", "shape": [], "dtype": "float32", "quantization": {"dtype": "float16"}},
+    ]
+    parts = [np.array([7, 8], "<i4"), np.array([[0.1], [0.2]], "<f4"), np.array(0.5, "<f2")]
+    (tmp_path / "w.bin").write_bytes(b"".join(part.tobytes() for part in parts))
+    (tmp_path / "m.json").write_text(json.dumps({"weightsManifest": [{"paths": ["w.bin"], "weights": manifest}]}))
+    tensors = read_tfjs(str(tmp_path / "m.json"))
+    assert tensors.keys() == {"full", "scalar"}
+    assert torch.equal(tensors["full"], torch.tensor([[0.1], [0.2]])) and tensors["scalar"] == 0.5
+
+
+def test_bad_files(tmp_path, backbone):
+    def refused(path, words):
+        with pytest.raises(UserError, match=words):
+            convert_movenet_file(str(path))
+
+    refused(tmp_path / "absent.json", "cannot be read .No such file")
+    for content in ("{", "[]", "{}", '{"weightsManifest": [{"paths": [1], "weights": [{"name": "a"}]}]}'):
+        (tmp_path / "odd.json").write_text(content)
+        refused(tmp_path / "odd.json", "is no TensorFlow.js model: it has no readable 'weightsManifest'")
+    arrays = as_published(backbone)
+    name, array = arrays.popitem()
+    refused(write_tfjs(tmp_path, arrays), "is not MoveNet MultiPose: it lacks 1 of its 146 weights .*regress")
+    shorter = {**arrays, name: array[1:]}
+    refused(write_tfjs(tmp_path, shorter), r"1 misshapen \(backbone.heads.regression.3.bias \(33,\) instead of \(34,\)")
+    file = write_tfjs(tmp_path, {**arrays, name: array})
+    (tmp_path / "two.bin").write_bytes(b"123")
+    refused(file, "one.bin, two.bin beside .* has 1004 bytes instead of")
+    (tmp_path / "two.bin").unlink()
+    refused(file, "names two.bin for its weights, which cannot be read beside it .No such file.*into one folder")
