@@ -25,6 +25,7 @@ setup(
         "opencv-python-headless>=4.8",
         "Pillow>=10.1",
         "pycocotools>=2.0.7",
+        "safetensors>=0.4",
         "scipy>=1.11",
         "tensorboard",
         "timm>=1.0",

@@ -3,7 +3,7 @@
 import importlib
 import warnings
 
-# fvcore, which Detectron2 imports, scripts its focal loss: nothing that a user could mend
+# fvcore, which Detectron2 imports, scripts its focal loss: users can do nothing about it
 warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
 
 __version__ = "0.1.0"
@@ -20,7 +20,16 @@ _MODULE_OF = {
 def __getattr__(name: str):
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'querypose' has no attribute '{name}'")
-    importlib.import_module("querypose.detectron2_extension")
+    try:
+        importlib.import_module("detectron2")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "QueryPose needs Detectron2, which is on no package registry under its own name: run "
+            "'python tools/install_detectron2.py' in the QueryPose folder, or install it from its repository"
+        ) from error
+    # Detectron2 then knows QueryPose's data sets, models and backbones
+    importlib.import_module("querypose.data")
+    importlib.import_module("querypose.modeling")
     return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 

@@ -17,11 +17,11 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import nn
 
-from querypose.config import setup_config
 from querypose.errors import UserError
 from querypose.image_io import ChannelOrder, ImageLike, check_image_format, read_image_rgb, resize_image
 from querypose.rounded_weights import rounding_weights
 from querypose.safe_loading import SafeCheckpointer
+from querypose.setup_config import setup_config
 from querypose.skeleton import Skeleton
 from querypose.structures import Persons, to_coco
 

@@ -1,30 +1,42 @@
-"""Checkpoints read without running any code in them: tensors, numpy arrays, numbers, strings and their containers."""
+"""Checkpoints of any origin: read without running code in them, and the model's weights found in them."""
 
+import os
 import pickle
 import re
-from collections import OrderedDict
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
+from safetensors.torch import load_file
+from torch import Tensor
 
+from querypose.array_pickle import NUMPY_STAND_INS, ForbiddenGlobal, load_array_pickle, with_arrays
 from querypose.errors import UserError
 
-# kinds of numbers, by numpy's letters, that weights can be made of
-_NUMBERS = re.compile(r"[?bBhHiIlLqQefd]|[fiu][1248]|b1")
+# where trainers put the averaged (EMA) weights, and where the plain ones, in a checkpoint; the first that is there
+# counts, and averaged ones are what a training with them is evaluated with
+_AVERAGED = ("ema_state", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "ema")
+_PLAIN = ("model", "state_dict", "model_state_dict", "model_state", "state", "module", "shadow")
+
+# put before every name by data-parallel training, averaging, and compilation
+_PREFIXES = re.compile(r"^(?:(?:module|model|_orig_mod|ema|model_ema|ema_model)\.)*")
+
+# an averaging's own numbers, saved among its tensors
+_AVERAGING_STATE = re.compile(r"(?:.+\.)?(?:n_averaged|num_updates|decay)")
+
 # the losses, with their flow, have no part in inference: weights may come without them
 _TRAINING_ONLY = "criterion."
-# containers within containers in the deepest honest file: model, optimiser, its state, a parameter's, a value
-_MAX_DEPTH = 16
+
+# in the names of parameters with activation checkpointing, not in those of the state dict
+_WRAPPED = "_checkpoint_wrapped_module."
+
+PLAIN_WEIGHTS = "plain weights, for which the averaged (EMA) ones of the same file stand in"
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer for files of any origin.
-
-    What PyTorch wrote is read with `weights_only`, and `.pkl` files of the model zoo, which are pickles of numpy
-    arrays, as such and nothing else.
+    """Detectron2's checkpointer for `.pth`, `.safetensors` and `.pkl` files of any origin and wrapping.
 
     Attributes:
         must_fit: whether weights of another shape, and weights without some of the parameters that inference needs, are
@@ -33,7 +45,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     must_fit = False
 
-    def load(self, path, *args, **kwargs):
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load `path` into the model and the other objects; an empty one loads nothing.
 
         Returns:
@@ -48,50 +60,31 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise
         except Exception as error:  # network, zip, names, shapes: each its own; a user needs the file's name
             raise UserError(
-                f"cannot load the weights {path} ({type(error).__name__}: {first_line(error)}); "
+                f"cannot load the weights {path} ({type(error).__name__}: {_first_line(error)}); "
                 "give a checkpoint in MODEL.WEIGHTS"
             ) from error
 
-    def _load_file(self, filename):
-        try:
-            content = _read_arrays(filename) if filename.endswith(".pkl") else _read_tensors(filename)
-        except _Unreadable as error:
-            raise UserError(f"cannot load the weights {filename}: {error}") from error
-        # where the weights are, by the programs that write each kind of file
-        if filename.endswith(".pyth"):
-            weights = content.get("model_state") if isinstance(content, dict) else None
-            if isinstance(weights, dict):
-                weights = {name: value for name, value in weights.items() if not str(name).endswith("_batches_tracked")}
-            content = {"model": weights, "__author__": "pycls", "matching_heuristics": True}
-        elif filename.endswith(".pkl") and not (
-            isinstance(content, dict) and {"model", "__author__"} <= content.keys()
-        ):
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        content = read_checkpoint(filename)
+        if not filename.endswith(".pkl"):
+            weights, _ = find_weights(content, filename, self.model.state_dict().keys())
+            return {**(content if isinstance(content, dict) and "model" in content else {}), "model": weights}
+        if not (isinstance(content, dict) and {"model", "__author__"} <= content.keys()):
             # Caffe2's and Detectron1's: detection models keep their weights under "blobs", others have them bare
             arrays = content.get("blobs", content) if isinstance(content, dict) else None
             if isinstance(arrays, dict):
                 arrays = {name: array for name, array in arrays.items() if not str(name).endswith("_momentum")}
             content = {"model": arrays, "__author__": "Caffe2", "matching_heuristics": True}
-        elif not isinstance(content, dict) or "model" not in content:
-            content = {"model": content}
-        return self._checked(content, filename)
-
-    @staticmethod
-    def _checked(content: dict, filename: str) -> dict:
-        weights = content["model"]
-        if not isinstance(weights, dict) or not weights:
-            raise UserError(f"the checkpoint {filename} holds no weights; give one that holds a model's state dict")
-        for name, value in weights.items():
-            if not isinstance(name, str) or not isinstance(value, torch.Tensor | np.ndarray):
-                raise UserError(
-                    f"the checkpoint {filename} holds {type(value).__name__} under {str(name)[:60]!r} where weights "
-                    "should be; give one that holds a model's state dict"
-                )
+        if not _is_state_dict(content["model"]):
+            raise UserError(f"the checkpoint {filename} holds no weights by name; give one of Detectron2's model zoo")
         return content
 
-    def _load_model(self, checkpoint):
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
-        parameters = [name for name, _ in self.model.named_parameters()]
-        misfits = {*incompatible.missing_keys, *(name for name, _, _ in incompatible.incorrect_shapes)}
+        missing = [name.replace(_WRAPPED, "") for name in incompatible.missing_keys]
+        incompatible = incompatible._replace(missing_keys=missing)
+        parameters = [name.replace(_WRAPPED, "") for name, _ in self.model.named_parameters()]
+        misfits = {*missing, *(name for name, _, _ in incompatible.incorrect_shapes)}
         if not self.must_fit:
             if parameters and misfits.issuperset(parameters):
                 raise UserError(
@@ -108,7 +101,7 @@ class SafeCheckpointer(DetectionCheckpointer):
                 "give the config that they were trained with."
             )
         needed = {name for name in parameters if not name.startswith(_TRAINING_ONLY)}
-        missing = [name for name in incompatible.missing_keys if name in needed]
+        missing = [name for name in missing if name in needed]
         if missing:
             raise UserError(
                 f"the weights lack {len(missing)} of the model's {len(needed)} parameters, first "
@@ -116,160 +109,125 @@ class SafeCheckpointer(DetectionCheckpointer):
                 "that they were trained with."
             )
         # what is left is the losses', of no use here: nothing to report
-        return incompatible._replace(missing_keys=[name for name in incompatible.missing_keys if name in needed])
+        return incompatible._replace(missing_keys=missing)
 
 
-def load_tensor_file(path: str) -> Any:
-    """The content of a file of `torch.save`, on the CPU: tensors, numbers, strings and containers of them.
+def read_checkpoint(path: str) -> Any:
+    """The content of a `.safetensors` file, of a `.pkl` of arrays, or else of a file of `torch.save`, on the CPU.
 
     Raises:
-        UserError: a file that does not exist, is damaged, or holds anything else, which reading would mean to run.
+        UserError: a file that does not exist, is damaged, or holds anything but tensors, arrays, numbers, strings and
+            containers of them.
     """
     try:
-        return _read_tensors(path)
-    except FileNotFoundError as error:
-        raise UserError(f"the checkpoint '{path}' does not exist; check the path") from error
-    except _Unreadable as error:
-        raise UserError(f"the checkpoint '{path}' cannot be read as plain tensors: {error}") from error
-
-
-def _read_tensors(path: str) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch raises many kinds for damaged files
+        if path.endswith(".safetensors"):
+            return load_file(path)
+        if path.endswith(".pkl"):
+            with open(path, "rb") as file:
+                return load_array_pickle(file)
+        with torch.serialization.safe_globals([(function, name) for name, function in NUMPY_STAND_INS.items()]):
+            return with_arrays(torch.load(path, map_location="cpu", weights_only=True))
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        reason = error.strerror or "No such file or directory"
+        raise UserError(f"cannot read the checkpoint {path} ({reason}); check the path") from error
+    except Exception as error:  # damaged files raise many kinds
+        # PyTorch's error names the class in its text alone
         code = re.search(r"(?:GLOBAL|[Uu]nsupported class)[: ]+(\w[\w.]*)", str(error))
         if isinstance(error, pickle.UnpicklingError) and code:
-            raise _holds_code(code.group(1)) from error
-        if isinstance(error, IsADirectoryError | PermissionError):
-            raise _Unreadable(f"{error.strerror}; give a file of torch.save") from error
-        raise _Unreadable("it is damaged, cut off or no file of torch.save; fetch or save it again") from error
+            name = error.name if isinstance(error, ForbiddenGlobal) else code[1]
+            raise UserError(
+                f"cannot read the checkpoint {path}: loading it would run code ({name}); where you trust its source, "
+                "save the state dict alone first"
+            ) from error
+        kind = {".safetensors": "safetensors file", ".pkl": "pickle of arrays"}.get(os.path.splitext(path)[1])
+        raise UserError(
+            f"cannot read the checkpoint {path}: it is damaged, cut off or no {kind or 'file of torch.save'} "
+            f"({_first_line(error) or 'it is empty'}); fetch or save it again"
+        ) from error
 
 
-def _read_arrays(path: str) -> Any:
-    """The content of a pickle (`.pkl`) of numpy arrays, numbers, strings and containers of them.
+def find_weights(
+    content: Any, path: str, model_names: Collection[str] = ()
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """The state dict in a checkpoint's content, without wrappers and prefixes; averaged weights before plain ones.
 
-    The arrays are made here from their bytes: of the functions that a pickle can name none is called, numpy's own
-    included, which trust what they are given.
+    Args:
+        content: of `read_checkpoint`.
+        path: of the file, for messages.
+        model_names: of the model's tensors, where it is known; they stay as they are.
+
+    Returns:
+        tensors by name, and what was left out of the file's weights: reason -> names.
+
+    Raises:
+        UserError: no state dict, or one with two tensors of the same name.
     """
-    try:
-        with PathManager.open(path, "rb") as file:
-            return _finished(_ArrayUnpickler(file, encoding="latin1").load())
-    except _Unreadable:
-        raise
-    except Exception as error:  # a damaged pickle can raise anything
-        reason = first_line(error) or "it is empty"
-        raise _Unreadable(f"it is damaged or no pickle of arrays ({reason}); fetch it again") from error
+    averaged = _state_dict(content, _AVERAGED)
+    plain = _state_dict(content, _PLAIN)
+    if averaged is None and plain is None and _is_state_dict(content):
+        plain = content
+    if averaged is None and plain is None:
+        raise UserError(
+            f"the checkpoint {path} holds no weights but {_describe(content)}; give a state dict, bare or under "
+            f"'model', 'state_dict' or 'ema'"
+        )
+    merged: dict[str, Tensor] = {}
+    replaced, bookkeeping = [], []
+    from_average: dict[str, bool] = {}
+    for tensors, is_average in ((plain or {}, False), (averaged or {}, True)):
+        for name, tensor in tensors.items():
+            if _AVERAGING_STATE.fullmatch(name):
+                bookkeeping.append(name)
+                continue
+            bare = name if name in model_names else _PREFIXES.sub("", name)
+            average = is_average or "ema" in name.removesuffix(bare)
+            # a compiled part of a model has this inside of its names
+            bare = bare.replace("._orig_mod.", ".")
+            if bare not in merged:
+                merged[bare], from_average[bare] = torch.as_tensor(tensor), average
+            elif average == from_average[bare]:
+                raise UserError(f"the checkpoint {path} holds two tensors {bare}; save one model alone")
+            else:
+                replaced.append(bare)
+                if average:
+                    merged[bare], from_average[bare] = torch.as_tensor(tensor), True
+    dropped = {PLAIN_WEIGHTS: replaced, "the averaging's own state": bookkeeping}
+    return merged, {reason: names for reason, names in dropped.items() if names}
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, at most 200 characters of it."""
-    return (str(error).splitlines() or [""])[0][:200]
-
-
-class _Unreadable(Exception):
-    """Its message is the reason and the remedy, to follow the name of the file."""
-
-
-def _holds_code(name: str) -> _Unreadable:
-    return _Unreadable(
-        f"loading it would run code ({name}); where you trust its source, save the state dict alone first"
+def _is_state_dict(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(item, Tensor | np.ndarray) for name, item in value.items())
     )
 
 
-class _Dtype:
-    """Stands for `numpy.dtype(letters, ..)` while a pickle is read; its state may tell the order of the bytes alone."""
-
-    def __init__(self, letters, *_):
-        letters = letters.decode("ascii") if isinstance(letters, bytes) else letters
-        if not isinstance(letters, str) or not _NUMBERS.fullmatch(letters):
-            raise pickle.UnpicklingError("it holds an array of something else than numbers")
-        self.dtype = np.dtype(letters)
-
-    def __setstate__(self, state):
-        order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
-        if order in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(order)
+def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor] | None:
+    """The state dict under the first of `keys` that `content` has, looked for one wrapper further where needed."""
+    if not isinstance(content, dict):
+        return None
+    for key in keys:
+        inner = content.get(key)
+        if _is_state_dict(inner):
+            return inner
+        if (further := _state_dict(inner, _PLAIN)) is not None:
+            return further
+    return None
 
 
-class _Array:
-    """Stands for a numpy array while a pickle is read; the array is made when its state comes."""
-
-    def __init__(self, *_):
-        self.array = None
-
-    def __setstate__(self, state):
-        _, shape, dtype, fortran_order, data = state
-        self.array = _from_bytes(dtype, data).reshape(shape, order="F" if fortran_order else "C")
-
-
-def _from_bytes(dtype: _Dtype, data) -> np.ndarray:
-    """A flat array of its own memory; `data` is text where Python 2 wrote the pickle."""
-    data = data.encode("latin1") if isinstance(data, str) else bytes(data)
-    array = np.frombuffer(data, dtype.dtype)
-    return array.astype(array.dtype.newbyteorder("="))
+def _describe(content: Any) -> str:
+    """What stands where weights should be."""
+    if not isinstance(content, dict) or not content:
+        return f"an empty {type(content).__name__}" if content in ({}, [], ()) else f"a {type(content).__name__}"
+    for key in (*_AVERAGED, *_PLAIN):
+        if key in content:
+            return f"{_describe(content[key])} under {key!r}"
+    odd = (key for key, item in content.items() if not isinstance(item, Tensor | np.ndarray))
+    key = next(odd, next(iter(content)))
+    return f"a {type(content[key]).__name__} under {str(key)[:60]!r}"
 
 
-def _from_buffer(data, dtype, shape, order) -> np.ndarray:
-    return _from_bytes(dtype, data).reshape(shape, order=order)
-
-
-def _encoded(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes for Python 2."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it holds text in the encoding {encoding}")
-    return text.encode("latin1")
-
-
-class _Callable:
-    """Something that a pickle may call but, as one can with a function or a class, not change."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function):
-        self._function = function
-
-    def __call__(self, *args):
-        return self._function(*args)
-
-    def __setstate__(self, state):
-        raise pickle.UnpicklingError("it changes what it calls")
-
-
-_CALLABLE = {
-    "numpy.ndarray": _Callable(_Array),  # only ever an argument of the next
-    "numpy.core.multiarray._reconstruct": _Callable(_Array),
-    "numpy.core.multiarray.scalar": _Callable(lambda dtype, data: _from_bytes(dtype, data)[0].item()),
-    "numpy.core.numeric._frombuffer": _Callable(_from_buffer),
-    "numpy.dtype": _Callable(_Dtype),
-    "_codecs.encode": _Callable(_encoded),
-    "__builtin__.bytes": _Callable(lambda: b""),  # how Python 3 writes no bytes for Python 2
-    "collections.OrderedDict": _Callable(OrderedDict),
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module, name):
-        found = _CALLABLE.get(f"{module.replace('numpy._core', 'numpy.core')}.{name}")
-        if found is None:
-            raise _holds_code(f"{module}.{name}")
-        return found
-
-    def persistent_load(self, pid):
-        raise pickle.UnpicklingError("it refers to objects outside of it")
-
-
-def _finished(value: Any, depth: int = 0) -> Any:
-    """The stand-ins for arrays replaced by them."""
-    if depth > _MAX_DEPTH:
-        raise pickle.UnpicklingError("its containers are nested too deeply")
-    if isinstance(value, _Array):
-        if value.array is None:
-            raise pickle.UnpicklingError("it holds an array without its numbers")
-        return value.array
-    if isinstance(value, dict):
-        return {key: _finished(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finished(item, depth + 1) for item in value]
-    return value
+def _first_line(error: Exception) -> str:
+    """The first line of an error's message, at most 200 characters of it."""
+    return (str(error).splitlines() or [""])[0][:200]

@@ -137,7 +137,9 @@ def serve(predictor: PosePredictor, host: str = "127.0.0.1", port: int = 0) -> g
             theme=gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
         )
     except (OSError, OverflowError) as error:
-        raise UserError(f"cannot listen on {host}:{port} ({error}); choose another --host or --port") from error
+        raise UserError(
+            f"cannot listen on {host}:{port}: the address is not valid or in use; choose another --host or --port"
+        ) from error
     return page
 
 

@@ -2,109 +2,92 @@
 
 import io
 import json
-import operator
 import struct
 import zlib
 
 import numpy as np
 import torch
-from detectron2.config import get_cfg
 from evaluation_data import one_person
 from PIL import Image
-
-from querypose.config import add_querypose_config
-from querypose.config_values import RANGES
 
 PREFIX = "MODEL.QUERYPOSE."
 
 
-def config_overrides():
-    """(overrides, words)."""
-    defaults = get_cfg()
-    add_querypose_config(defaults)
-    for key, (low, _) in RANGES.items():
-        default = operator.attrgetter(key)(defaults)
-        if isinstance(default, list | tuple) or low < 0:
-            continue
-        # below the least value, in the kind of number that the key takes
-        yield [key, "-1" if isinstance(default, int) else "-1.0"], f"{key} is -1"
-    yield from [
-        (["SOLVER.BASE_LR", "1e999"], "SOLVER.BASE_LR is inf; it must be a finite number"),
-        (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
-        (["SOLVER.MAX_ITER", "1.5"], "Type mismatch"),
-        (["SOLVER.MAX_ITER", "None"], "SOLVER.MAX_ITER is None"),
-        (["SOLVER.MAX_ITER"], "odd length"),
-        (["SOLVER.MAX_ITERS", "3"], "unknown key SOLVER.MAX_ITERS"),
-        (["SOLVER", "3"], "SOLVER"),
-        (["", "3"], "unknown key"),
-        ([".", "3"], "unknown key"),
-        (["SOLVER.MAX_ITER.MORE", "3"], "SOLVER.MAX_ITER"),
-        (["SOLVER.AMP.ENABLED", "1"], "Type mismatch"),
-        (["SOLVER.AMP.ENABLED", "None"], "SOLVER.AMP.ENABLED is None"),
-        (["SOLVER.STEPS", "(30, 20)"], "must rise"),
-        (["SOLVER.STEPS", "('a',)"], "SOLVER.STEPS holds 'a'"),
-        (["SOLVER.STEPS", "(-5,)"], "SOLVER.STEPS is"),
-        (["SOLVER.OPTIMIZER", "ADAM"], "valid are ADAMW, SGD"),
-        (["SOLVER.LR_SCHEDULER_NAME", "Cosine"], "valid are WarmupMultiStepLR"),
-        (["SOLVER.ACCUMULATION_STEPS", "5"], "divide SOLVER.IMS_PER_BATCH"),
-        (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"], "valid are full_model"),
-        (["SOLVER.WEIGHT_DECAY_NORM", "none"], "must be a number, or None"),
-        (["SEED", "-7"], "SEED is -7"),
-        (["SEED", str(2**40)], "at most"),
-        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'"),
-        (["MODEL.PIXEL_MEAN", "[1, 2]"], "MODEL.PIXEL_MEAN has 2 values; give 3"),
-        (["MODEL.PIXEL_MEAN", "['r', 'g', 'b']"], "MODEL.PIXEL_MEAN holds 'r'"),
-        (["MODEL.PIXEL_STD", "[1, 0, 1]"], "MODEL.PIXEL_STD is"),
-        (["MODEL.BACKBONE.NAME", "resnet50"], "valid are .*build_resnet_fpn_backbone"),
-        (["MODEL.LOAD_PROPOSALS", "True"], "LOAD_PROPOSALS is True"),
-        (["MODEL.TIMM.OPTIONS.checkpoint_path", "/tmp/a.pth"], "checkpoint_path"),
-        (["MODEL.TIMM.NORM", "GN"], "valid are BN"),
-        (["MODEL.TIMM.NAME", "resnet_of_nobody"], "timm"),
-        (["MODEL.COMPILE", "yes"], "valid are default, none"),
-        ([PREFIX + "VARIANT", "heavy"], "valid are branched, full, light"),
-        ([PREFIX + "INITIALIZATION", "random"], "valid are authors, deliberate"),
-        ([PREFIX + "PART_DIVISION", "eight"], "PART_DIVISION is 'eight'"),
-        ([PREFIX + "PART_GROUPS", "[['nose']]"], "PART_GROUPS"),
-        ([PREFIX + "PART_GROUPS", "[1, 2]"], "PART_GROUPS"),
-        ([PREFIX + "PART_GROUPS", "[['tail']]"], "tail"),
-        ([PREFIX + "NUM_HEADS", "3"], "multiple of NUM_HEADS 3"),
-        ([PREFIX + "NUM_QUERIES", str(10**12)], "at most"),
-        ([PREFIX + "HIDDEN_DIM", "32"], "OUT_CHANNELS 16 must equal"),
-        ([PREFIX + "DROPOUT", "1.5"], "DROPOUT is 1.5; it must be at most"),
-        ([PREFIX + "IN_FEATURES", "[]"], "IN_FEATURES has 0 values"),
-        ([PREFIX + "IN_FEATURES", "[2, 3]"], "IN_FEATURES holds 2"),
-        ([PREFIX + "IN_FEATURES", "['p2', 'p9']"], "p9"),
-        ([PREFIX + "TEST.TOPK_POSES", "all"], "TOPK_POSES is 'all'; it must be a number, or None"),
-        ([PREFIX + "TEST.POSE_SCORE_FLOOR", "2.0"], "POSE_SCORE_FLOOR is 2.0"),
-        ([PREFIX + "QUERY_INTERACTION", "Attention"], "QUERY_INTERACTION is 'Attention'"),
-        ([PREFIX + "LOSS", "2.0"], "LOSS"),
-        ([PREFIX + "LOSS.WEIGHT", "2.0"], "unknown key"),
-        ([PREFIX + "SKELETON.KEYPOINT_NAMES", "[1, 2]"], "KEYPOINT_NAMES holds 1"),
-        ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a', 'a']"], "'a' twice"),
-        ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a']", PREFIX + "SKELETON.FLIP_PAIRS", "[1]"], "flip pair"),
-        ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a']", PREFIX + "SKELETON.LIMBS", "[[0, 7]]"], "limb"),
-        (["INPUT.FORMAT", "HSV"], "valid are RGB, BGR"),
-        (["INPUT.MIN_SIZE_TRAIN", "()"], "MIN_SIZE_TRAIN has 0 values"),
-        (["INPUT.MIN_SIZE_TRAIN", "(0,)"], "MIN_SIZE_TRAIN is"),
-        (["INPUT.MIN_SIZE_TRAIN", "('big',)"], "MIN_SIZE_TRAIN holds 'big'"),
-        (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], "must hold least and greatest"),
-        (["INPUT.CROP.SIZE", "[600, 384]"], "smaller side comes first"),
-        (["INPUT.CROP.SIZE", "[600]"], "INPUT.CROP.SIZE has 1 values"),
-        (["INPUT.CROP.TYPE", "relative"], "at most 1"),
-        (["INPUT.CROP.TYPE", "square"], "valid are absolute"),
-        (["INPUT.CROP.PROB", "1.5"], "at most 1"),
-        (["INPUT.RANDOM_FLIP", "vertical"], "RANDOM_FLIP is 'vertical'"),
-        (["DATALOADER.SAMPLER_TRAIN", "Sampler"], "valid are TrainingSampler"),
-        (["DATASETS.TRAIN", "(1,)"], "DATASETS.TRAIN holds 1"),
-        (["DATASETS.TRAIN", "()", "DATASETS.TEST", "()"], "names no data set"),
-        (["DATASETS.TRAIN", "('keypoints_coco_2071_train',)"], "did you mean"),
-        (["DATASETS.TRAIN", "('nowhere.json@images',)"], "nowhere.json does not exist"),
-        (["DATASETS.TEST", "('nowhere.json',)"], "nowhere.json does not exist"),
-        (["TEST.EVALUATOR_BACKEND", "coco"], "valid are"),
-        (["TEST.KEYPOINT_OKS_SIGMAS", "[0.1]"], "OKS sigmas"),
-        (["TEST.KEYPOINT_OKS_SIGMAS", "['a']"], "KEYPOINT_OKS_SIGMAS holds 'a'"),
-        (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty"),
-    ]
+CONFIG_OVERRIDES = [
+    # (overrides, words): the kind of a value
+    (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER is 'many'; give an integer, such as its default 40000"),
+    (["SOLVER.MAX_ITER", "1.5"], "SOLVER.MAX_ITER is 1.5; give an integer"),
+    (["SOLVER.MAX_ITER", "None"], "SOLVER.MAX_ITER is None"),
+    (["SOLVER.MAX_ITER", "True"], "SOLVER.MAX_ITER is True"),
+    (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR is 'fast'; give a number"),
+    (["SOLVER.AMP.ENABLED", "1"], "SOLVER.AMP.ENABLED is 1; give True or False"),
+    (["SOLVER.STEPS", "('a',)"], "SOLVER.STEPS is .* give a list of numbers"),
+    (["SOLVER.WEIGHT_DECAY_NORM", "none"], "WEIGHT_DECAY_NORM is 'none'; give a number or None"),
+    (["MODEL.PIXEL_MEAN", "['r', 'g', 'b']"], "MODEL.PIXEL_MEAN is .* give a list of numbers"),
+    ([PREFIX + "TEST.TOPK_POSES", "all"], "TOPK_POSES is 'all'; give a number or None"),
+    ([PREFIX + "LOSS", "2.0"], "LOSS is '2.0', but it holds keys"),
+    # keys
+    (["SOLVER.MAX_ITER"], "SOLVER.MAX_ITER has no value"),
+    (["SOLVER.MAX_ITERS", "3"], "unknown key SOLVER.MAX_ITERS; valid there are .*MAX_ITER"),
+    (["SOLVER", "3"], "SOLVER is '3', but it holds keys"),
+    (["", "3"], "unknown key"),
+    ([".", "3"], "unknown key"),
+    (["SOLVER.MAX_ITER.MORE", "3"], "unknown key SOLVER.MAX_ITER.MORE"),
+    (["MODLE.X", "1"], "unknown key MODLE"),
+    ([PREFIX + "LOSS.WEIGHT", "2.0"], "unknown key MODEL.QUERYPOSE.LOSS.WEIGHT; valid there are .*L1_WEIGHT"),
+    # numbers
+    (["SOLVER.BASE_LR", "1e999"], "SOLVER.BASE_LR is inf; it must be finite"),
+    (["SOLVER.BASE_LR", "-1e-3"], "SOLVER.BASE_LR is -0.001; it must be 0 or greater"),
+    (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0; it must be greater than 0"),
+    (["SOLVER.STEPS", "(-5,)"], "SOLVER.STEPS is .* 0 or greater"),
+    (["SOLVER.STEPS", "(30, 20)"], "each step must be greater than the one before"),
+    (["SOLVER.ACCUMULATION_STEPS", "0"], "ACCUMULATION_STEPS is 0; it must be greater than 0"),
+    (["SOLVER.ACCUMULATION_STEPS", "5"], "must divide SOLVER.IMS_PER_BATCH"),
+    (["MODEL.PIXEL_STD", "[1, 0, 1]"], "MODEL.PIXEL_STD is .* greater than 0"),
+    (["MODEL.PIXEL_MEAN", "[1, 2]"], "MODEL.PIXEL_MEAN has 2 values; give 3"),
+    ([PREFIX + "NUM_QUERIES", "0"], "NUM_QUERIES is 0; it must be greater than 0"),
+    ([PREFIX + "NUM_HEADS", "3"], "multiple of NUM_HEADS 3"),
+    ([PREFIX + "PART_DIM", "6", PREFIX + "NUM_HEADS", "2"], "PART_DIM 6 must be a multiple of 4"),
+    ([PREFIX + "HIDDEN_DIM", "32"], "OUT_CHANNELS 16 must equal MODEL.QUERYPOSE.HIDDEN_DIM 32"),
+    ([PREFIX + "DROPOUT", "1.5"], "DROPOUT is 1.5; it must be less than 1"),
+    ([PREFIX + "TEST.TOPK_POSES", "-1"], "TOPK_POSES is -1; it must be 0 or greater"),
+    ([PREFIX + "TEST.POSE_SCORE_FLOOR", "1.0"], "POSE_SCORE_FLOOR is 1.0; it must be less than 1"),
+    (["INPUT.MIN_SIZE_TRAIN", "(0,)"], "MIN_SIZE_TRAIN is .* greater than 0"),
+    (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], "must hold the minimum and the maximum"),
+    (["INPUT.CROP.SIZE", "[600, 384]"], "smaller size comes first"),
+    (["INPUT.CROP.SIZE", "[600]"], "INPUT.CROP.SIZE has 1 values; give 2"),
+    (["INPUT.CROP.TYPE", "relative"], "at most 1"),
+    # names
+    (["SOLVER.OPTIMIZER", "ADAM"], "SOLVER.OPTIMIZER is 'ADAM'; valid are ADAMW, SGD"),
+    (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"], "valid are full_model"),
+    (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'"),
+    (["MODEL.BACKBONE.NAME", "resnet50"], "valid are .*build_resnet_fpn_backbone"),
+    (["MODEL.LOAD_PROPOSALS", "True"], "LOAD_PROPOSALS is True; valid are False"),
+    (["MODEL.CHANNELS_LAST", "auto"], "CHANNELS_LAST is 'auto'; valid are False, None, True"),
+    (["MODEL.TIMM.OPTIONS.checkpoint_path", "/tmp/a.pth"], "checkpoint_path is not supported"),
+    (["MODEL.TIMM.NAME", "resnet_unknown"], "timm"),
+    ([PREFIX + "VARIANT", "heavy"], "VARIANT is 'heavy'; valid are branched, full, light"),
+    ([PREFIX + "QUERY_INTERACTION", "Attention"], "QUERY_INTERACTION is 'Attention'; valid are Dynamic"),
+    ([PREFIX + "KEYPOINT_STAGE", "PooledKeypointStage", PREFIX + "VARIANT", "full"], "set VARIANT to light"),
+    ([PREFIX + "KEYPOINT_STAGE", "InstanceKeypointStage"], "'light'; set VARIANT to full or branched"),
+    (
+        [PREFIX + "LOSS.ATTENTION_WEIGHT", "1.0", PREFIX + "PART_EMBEDDING", "PartSelfAttention"],
+        "needs attention maps, and PART_EMBEDDING 'PartSelfAttention' makes none",
+    ),
+    ([PREFIX + "PART_DIVISION", "eight"], "PART_DIVISION is 'eight'; valid are .*None.*rigid"),
+    ([PREFIX + "PART_GROUPS", "[['head']]"], "PART_GROUPS leaves out left_hand"),
+    ([PREFIX + "PART_GROUPS", "[1, 2]"], "PART_GROUPS .* list of lists"),
+    ([PREFIX + "PART_GROUPS", "[['tail']]"], "tail"),
+    ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a', 'a']"], "'a' twice"),
+    ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a']", PREFIX + "SKELETON.FLIP_PAIRS", "[1]"], "flip pair"),
+    ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a']", PREFIX + "SKELETON.LIMBS", "[[0, 7]]"], "limb"),
+    # data sets
+    (["DATASETS.TRAIN", "()", "DATASETS.TEST", "()"], "names no data set"),
+    (["DATASETS.TRAIN", "keypoints_coco_2071_train"], "did you mean"),
+    (["DATASETS.TRAIN", "('nowhere.json@images',)"], "nowhere.json does not exist"),
+    (["DATASETS.TEST", "nowhere.json"], "nowhere.json does not exist"),
+    (["TEST.KEYPOINT_OKS_SIGMAS", "[0.1]"], "OKS sigmas"),
+]
 
 
 CONFIG_FILES = {
@@ -112,19 +95,18 @@ CONFIG_FILES = {
     "MODEL: [": "while parsing",
     "- a\n- b\n": "does not hold keys",
     "just words": "does not hold keys",
-    "MODEL: 3\n": "does not hold keys",
+    "MODEL: 3\n": "MODEL is 3, but it holds keys",
     "MODEL:\n  QUERYPOSE: []\n": "QUERYPOSE",
     "MODLE:\n  X: 1\n": "unknown key MODLE",
-    "1: 2\n": "does not hold keys",
+    "1: 2\n": "unknown key 1",
     "SOLVER:\n  BASE_LR: .nan\n": "BASE_LR is nan",
     "SOLVER:\n  BASE_LR: .inf\n": "BASE_LR is inf",
-    "SOLVER:\n  BASE_LR: fast\n": "Type mismatch",
+    "SOLVER:\n  BASE_LR: fast\n": "BASE_LR is 'fast'; give a number",
     "SOLVER:\n  MAX_ITER:\n": "MAX_ITER is None",
     "_BASE_: missing.yaml\n": "missing.yaml",
     "_BASE_: broken.yaml\n": "its own _BASE_",
     "_BASE_: [3]\n": "",
     "_BASE_: 3\n": "",
-    "VERSION: 77\n": "v77",
     "A: &a [*a]\n": "unknown key A",
     "\tSOLVER: 1\n": "",
     "MODEL: {QUERYPOSE: {VARIANT: !!python/object/apply:os.mkdir ['run']}}\n": "could not determine a constructor",

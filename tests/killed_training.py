@@ -1,8 +1,8 @@
-"""A training that is killed again and again, for test_resume.py: python tests/killed_training.py FOLDER KILLS SEED
+"""A training run that is killed again and again, for test_resume.py: python tests/killed_training.py FOLDER KILLS SEED
 
-Prints one JSON object: for each kill where it struck, the iterations that were begun with after it, and the largest
-difference of the final state from that of a training that was left alone. Children are forked from a process that has
-imported everything and computed nothing.
+Prints one JSON object: for each kill where it struck, the iteration that was resumed after it, and the largest
+difference of the final state from that of an uninterrupted run. Children are forked from a process that has imported
+everything and computed nothing.
 """
 
 import json
@@ -18,7 +18,7 @@ from tiny_model import tiny_config
 
 from querypose.data import resolve_datasets
 from querypose.engine import PoseTrainer
-from querypose.engine.checkpointer import PoseCheckpointer, why_not_whole
+from querypose.engine.checkpointer import PoseCheckpointer, why_damaged
 from querypose.synthetic.dataset import write_synthetic_people
 
 ITERATIONS, PERIOD = 30, 2
@@ -29,7 +29,7 @@ def config(people: str, folder: Path, *opts):
         "light", "DATASETS.TRAIN", (people,), "DATALOADER.NUM_WORKERS", 0, "SEED", 5, "INPUT.MIN_SIZE_TRAIN", (48, 64),
         "INPUT.CROP.SIZE", (40, 60), "INPUT.CROP.RESIZE_BEFORE", (64, 80), "SOLVER.IMS_PER_BATCH", 2,
         "SOLVER.BASE_LR", 1e-3, "SOLVER.WARMUP_ITERS", 5, "SOLVER.STEPS", (10, 20), "SOLVER.MAX_ITER", ITERATIONS,
-        "SOLVER.CHECKPOINT_PERIOD", PERIOD, "SOLVER.CHECKPOINTS_KEPT", 2, "OUTPUT_DIR", str(folder),
+        "SOLVER.CHECKPOINT_PERIOD", PERIOD, "OUTPUT_DIR", str(folder),
         "MODEL.QUERYPOSE.DROPOUT", 0.1, "MODEL.QUERYPOSE.NUM_STAGES", 1, *opts,
     )  # fmt: skip
     resolve_datasets(cfg)
@@ -137,7 +137,7 @@ def main() -> None:
         starts.append(int((folder / "started").read_text()))
         checkpoint = PoseCheckpointer(torch.nn.Identity(), str(folder)).get_checkpoint_file()
         assert checkpoint or starts[-1] == 0, "no whole checkpoint is left"
-        assert not checkpoint or why_not_whole(checkpoint) is None
+        assert not checkpoint or why_damaged(checkpoint) is None
     last = forked(lambda: train(killed))
     assert os.waitpid(last, 0)[1] == 0, "the training does not end"
     partial = [path.name for path in folder.iterdir() if path.name.endswith(".partial")]

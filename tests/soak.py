@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from querypose import PosePredictor
-from querypose.config import setup_config
 from querypose.data import resolve_datasets
 from querypose.engine import PoseTrainer
+from querypose.setup_config import setup_config
 from querypose.synthetic.dataset import write_synthetic_people
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,16 +7,16 @@ import torch
 from detectron2.structures import Boxes, Instances, Keypoints
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_model import spread, tiny_model
+from tiny_model import gradients_of, spread, tiny_model
 
-from querypose.modeling.decoder import DecoderOutput
-from querypose.modeling.keypoint_stage import pool_regions
+from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.losses.auxiliary_heatmap import AuxiliaryHeatmap
 from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.flow import RealNVP
+from querypose.modeling.losses.keypoint_loss import RLE
 from querypose.modeling.losses.matcher import HungarianMatcher
 from querypose.modeling.losses.targets import Targets
-from querypose.modeling.ops.pyramid_pooling import poolable
+from querypose.modeling.ops.pyramid_pooling import pool_regions, poolable
 
 K = 3
 SIDES = st.sampled_from([1.0, 2.0, 37.0, 800.0, 20_000.0])  # pixels of an image
@@ -43,7 +43,7 @@ def problems(draw):
     """Ground truth of two images and the predictions of one stage for it."""
     size = torch.tensor([draw(st.tuples(SIDES, SIDES)) for _ in range(2)])
     counts = [draw(st.integers(0, 6)) for _ in range(2)]  # more than queries, too
-    most = max(counts)
+    most = max(1, *counts)
     truth = torch.stack([boxes(draw, most, *image.tolist()) for image in size])
     if most and draw(st.booleans()):
         truth[:] = truth[:, :1]  # coincident persons
@@ -71,22 +71,24 @@ def test_losses_of_any_predictions_for_any_ground_truth(problem):
     torch.manual_seed(0)
     heatmap = AuxiliaryHeatmap(4, K, stride=4)
     criterion = SetCriterion(
-        matcher=HungarianMatcher(), flow=RealNVP(), auxiliary_heatmap=heatmap, attention_weight=1.0,
+        matcher=HungarianMatcher(), keypoint_loss=RLE(flow=RealNVP()), auxiliary_heatmap=heatmap, attention_weight=1.0,
         part_of_keypoint=[0, 1, 1],
     )  # fmt: skip
     attention = torch.full((2 * QUERIES, 2, 3, 3), -200.0)
     attention[..., 0, 0] = 200.0  # all of it at one place
     attention.requires_grad_()
     feature = torch.full((2, 4, 5, 6), 1e3, requires_grad=True)
-    output = DecoderOutput(
-        logits=[leaves["logits"]],
-        boxes=[leaves["boxes"]],
+    boxes = BoxOutput([leaves["logits"]], [leaves["boxes"]], [])
+    output = KeypointOutput(
         rows=torch.arange(2 * QUERIES),
         coordinates=[leaves["coordinates"]],
         sigmas=[leaves["sigma_logits"].float().sigmoid()],
         attention=[attention.flatten(2).softmax(-1).view_as(attention)],
     )
-    losses = criterion(output, targets, criterion.matcher(output.logits, output.boxes, targets), feature)
+    matches, number = criterion.matcher(boxes.logits, boxes.boxes, targets), criterion.normalizer(targets)
+    losses = criterion.box_losses(boxes, matches, targets, number)
+    losses |= criterion.keypoint_losses(output, boxes, matches, targets, number)
+    losses["loss_heatmap"] = criterion.heatmap_loss(feature, targets)
     for name, loss in losses.items():
         assert loss.isfinite(), f"{name} is {loss.item()}"
     sum(losses.values()).backward()
@@ -120,15 +122,12 @@ BATCHES = {
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_steps_of_the_model(name, bfloat16):
     opts = ("MODEL.QUERYPOSE.TRAIN_QUERIES", "matched") if bfloat16 else ()
-    auxiliary = ("MODEL.QUERYPOSE.AUX_HEATMAP", True, "MODEL.QUERYPOSE.AUX_ATTENTION", True)
+    auxiliary = ("MODEL.QUERYPOSE.LOSS.HEATMAP_WEIGHT", 1.0, "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT", 1.0)
     model = spread(tiny_model("light" if bfloat16 else "full", *opts, *auxiliary)).train()
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        losses = model(BATCHES[name])
-    total = sum(losses.values())
-    assert total.isfinite(), {key: loss.item() for key, loss in losses.items()}
-    total.backward()
-    for key, parameter in model.named_parameters():
-        assert not parameter.requires_grad or parameter.grad.isfinite().all(), key
+        losses, gradients = gradients_of(model, BATCHES[name])
+    assert all(loss.isfinite() for loss in losses.values()), {key: loss.item() for key, loss in losses.items()}
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e38])

@@ -11,8 +11,8 @@ from tiny_model import tiny_config
 
 from querypose.analysis.flops import count_cost
 from querypose.analysis.module_tree import ModuleCost, format_tree, module_costs
-from querypose.config import setup_config
 from querypose.errors import UserError
+from querypose.setup_config import setup_config
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from tiny_model import tiny_model
 
 from querypose.errors import UserError
-from querypose.modeling import keypoint_stage
+from querypose.modeling import decoder as decoder_module
 from querypose.visualization.architecture import draw_architecture
 
 
@@ -27,7 +27,7 @@ def test_names_in_the_figure_are_those_of_the_modules(texts):
         model: ["preprocess", "backbone"],
         decoder: ["proposal_boxes", "instance_queries", "part_queries"],
         stage: ["tower", "part_embedding", "part_update", "self_attention", "feedforward", "heads", "instance_to_part"],
-        keypoint_stage: ["pool_regions"],
+        decoder_module: ["pool_regions"],
     }.items():
         for name in names:
             assert hasattr(owner, name) and name in written
@@ -41,7 +41,6 @@ def test_the_same_file_every_time(tmp_path):
     assert first == second and b"<svg" in first
 
 
-@pytest.mark.parametrize("name, message", [("figure.txt", "must end in"), ("missing/figure.png", "cannot write")])
-def test_places_that_cannot_be_are_told(tmp_path, name, message):
-    with pytest.raises(UserError, match=message):
-        draw_architecture(tmp_path / name)
+def test_a_file_of_another_format_is_rejected(tmp_path):
+    with pytest.raises(UserError, match="figure.txt cannot be written"):
+        draw_architecture(tmp_path / "figure.txt")

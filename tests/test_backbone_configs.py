@@ -10,9 +10,9 @@ from detectron2.modeling import build_model
 from tiny_model import tiny_batch
 from torch import nn
 
-from querypose.config import setup_config
 from querypose.engine.optimizer import build_optimizer
 from querypose.errors import UserError
+from querypose.setup_config import setup_config
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 PARAMETERS = {

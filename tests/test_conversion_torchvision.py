@@ -6,10 +6,10 @@ import torchvision
 from detectron2.modeling import build_backbone
 from torchvision.models._utils import IntermediateLayerGetter
 
-from querypose.config import setup_config
 from querypose.conversion import convert_torchvision_checkpoint
 from querypose.conversion.layout import CONFIG_FOLDER
 from querypose.errors import UserError
+from querypose.setup_config import setup_config
 
 
 def torchvision_resnet(depth):
@@ -50,8 +50,11 @@ def test_other_files_are_refused(tmp_path):
     path = str(tmp_path / "resnet.pth")
     state_dict = torchvision_resnet(50).state_dict()
     torch.save({name: tensor for name, tensor in state_dict.items() if name != "layer2.1.bn3.weight"}, path)
-    with pytest.raises(UserError, match=r"1 missing \(res3\.1\.conv3\.norm\.weight\)"):
+    with pytest.raises(UserError, match=r"1 missing \(backbone\.bottom_up\.res3\.1\.conv3\.norm\.weight\)"):
         convert_torchvision_checkpoint(path)
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    with pytest.raises(UserError, match="its third layer has 2 blocks where those have 6 and 23"):
+    with pytest.raises(UserError, match="no ResNet-50 or ResNet-101 of torchvision: it lacks layer3.0.conv3.weight"):
+        convert_torchvision_checkpoint(path)
+    torch.save({**state_dict, "layer3.6.conv1.weight": torch.ones(1)}, path)
+    with pytest.raises(UserError, match="its third layer has 7 blocks where those have 6 and 23"):
         convert_torchvision_checkpoint(path)

@@ -4,20 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from bad_inputs import Code
 from detectron2.modeling import build_model
-from test_conversion import Trap, as_the_authors_would_save, run_tool
+from test_conversion import as_the_authors_would_save, run_tool
 from test_conversion_hrnet import POSE_HEAD, original_hrnet
 from test_conversion_hrnet import tensors_of as hrnet_tensors
 from test_conversion_swin import original_swin
 from test_conversion_swin import tensors_of as swin_tensors
 from tiny_model import tiny_config, tiny_model
 
-from querypose.config import setup_config
 from querypose.conversion import convert_authors_checkpoint
 from querypose.data import skeleton_of
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.errors import UserError
 from querypose.modeling import build_part_division
+from querypose.predictor import load_weights
+from querypose.setup_config import setup_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -111,9 +113,21 @@ def test_the_backbone_of_the_shipped_weights(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("source", ["authors", "hrnet", "swin", "querypose", "backbone"])
 def test_code_in_a_file_is_named_and_not_run(tmp_path, monkeypatch, capsys, source):
     trap = tmp_path / "sprung"
-    torch.save({"model": {"a": torch.ones(1)}, "extra": Trap(str(trap))}, tmp_path / "theirs.pth")
+    torch.save({"model": {"a": torch.ones(1)}, "extra": Code(trap)}, tmp_path / "theirs.pth")
     assert run_tool(monkeypatch, "--source", source, tmp_path / "theirs.pth", tmp_path / "ours.pth") == 2
     error = capsys.readouterr().err
     assert "loading it would run code (posix.mkdir); where you trust its source, save the state dict alone" in error
     assert error.startswith("error: ") and error.count("\n") == 1
     assert not trap.exists() and not (tmp_path / "ours.pth").exists()
+
+
+def test_weights_to_pass_on_in_the_safetensors_format(tmp_path, monkeypatch):
+    model = tiny_model("light")
+    torch.save({"model": model.state_dict(), "iteration": 7}, tmp_path / "model_final.pth")
+    target = tmp_path / "weights.safetensors"
+    assert run_tool(monkeypatch, "--source", "querypose", tmp_path / "model_final.pth", target) == 0
+    other = tiny_model("light")
+    load_weights(other, str(target))
+    for name, tensor in other.state_dict().items():
+        if not name.startswith("criterion."):
+            assert torch.equal(tensor, model.state_dict()[name].half().to(tensor.dtype)), name

@@ -7,11 +7,12 @@ import torch
 from fvcore.nn import sigmoid_focal_loss
 from torchvision.ops import generalized_box_iou, generalized_box_iou_loss
 
-from querypose.modeling import criterion as criterion_module
-from querypose.modeling.decoder import DecoderOutput
+from querypose.modeling.decoder import BoxOutput, KeypointOutput
+from querypose.modeling.losses import criterion as criterion_module
 from querypose.modeling.losses.auxiliary_attention import attention_loss
-from querypose.modeling.losses.criterion import SetCriterion, class_loss
+from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.flow import RealNVP
+from querypose.modeling.losses.keypoint_loss import RLE
 from querypose.modeling.losses.matcher import HungarianMatcher, Match
 from querypose.modeling.losses.rle import keypoints_in_box_units
 from querypose.modeling.losses.targets import Targets
@@ -40,9 +41,12 @@ def make_output(rows=ROWS, stages=2):
     def leaf(tensor):
         return tensor.requires_grad_()
 
-    return DecoderOutput(
+    boxes = BoxOutput(
         logits=[leaf(torch.randn(2, NUM_QUERIES, 1)) for _ in range(stages)],
         boxes=[leaf(boxes_of(2, NUM_QUERIES)) for _ in range(stages)],
+        queries=[],
+    )
+    return boxes, KeypointOutput(
         rows=torch.tensor(rows),
         coordinates=[leaf(0.3 * torch.randn(len(rows), NUM_KEYPOINTS, 2)) for _ in range(stages)],
         sigmas=[leaf(0.2 + 0.6 * torch.rand(len(rows), NUM_KEYPOINTS, 2)) for _ in range(stages)],
@@ -56,19 +60,28 @@ def make_matches():
     return [Match(*(torch.tensor(column) for column in zip(*stage, strict=True))) for stage in pairs]
 
 
-def make_criterion(**weights):
-    return SetCriterion(matcher=HungarianMatcher(), flow=RealNVP(), **weights)
+def make_criterion(flow=None, **weights):
+    return SetCriterion(
+        matcher=HungarianMatcher(), keypoint_loss=RLE(flow=flow or RealNVP()), part_of_keypoint=[0, 1, 1], **weights
+    )
+
+
+def losses_of(criterion, output, targets, matches):
+    number = criterion.normalizer(targets)
+    losses = criterion.box_losses(output[0], matches, targets, number)
+    return losses | criterion.keypoint_losses(output[1], output[0], matches, targets, number)
 
 
 def expected_losses(output, targets, match, stage, flow):
     """Loops over the pairs of one stage, unweighted and without the normaliser."""
-    logits = output.logits[stage].flatten()
+    boxes, keypoints = output
+    logits = boxes.logits[stage].flatten()
     labels = torch.zeros(len(logits))
     l1 = giou = keypoint = 0.0
     for row, person in zip(match.rows.tolist(), match.persons.tolist(), strict=True):
         labels[row] = 1
         image = row // NUM_QUERIES
-        box = output.boxes[stage].reshape(-1, 4)[row]
+        box = boxes.boxes[stage].reshape(-1, 4)[row]
         wanted = targets.boxes.reshape(-1, 4)[person]
         for axis in range(4):
             l1 += abs(box[axis].item() - wanted[axis].item()) / targets.box_scale[image, axis].item()
@@ -78,8 +91,8 @@ def expected_losses(output, targets, match, stage, flow):
         for index, (x, y, visibility) in enumerate(targets.keypoints.reshape(-1, NUM_KEYPOINTS, 3)[person].tolist()):
             if visibility == 0 or not (x0 <= x <= x1 and y0 <= y <= y1):
                 continue
-            u = output.coordinates[stage][at, index].detach()
-            s = output.sigmas[stage][at, index].detach()
+            u = keypoints.coordinates[stage][at, index].detach()
+            s = keypoints.sigmas[stage][at, index].detach()
             g = torch.tensor([(x - x0) / (x1 - x0) - 0.5, (y - y0) / (y1 - y0) - 0.5])
             log_phi = flow.log_prob(((u - g) / s)[None]).item()
             for axis in (0, 1):
@@ -99,12 +112,12 @@ def expected_losses(output, targets, match, stage, flow):
 )
 def test_every_loss_of_every_stage(weights):
     criterion, output, targets, matches = make_criterion(**weights), make_output(), make_targets(), make_matches()
-    losses = criterion(output, targets, matches)
+    losses = losses_of(criterion, output, targets, matches)
     factor = {"loss_class": 2.0, "loss_l1": 5.0, "loss_giou": 2.0, "loss_keypoint": 1.0}
     factor |= {f"loss_{name.removesuffix('_weight')}": value for name, value in weights.items()}
     assert len(losses) == 8
     for stage, match in enumerate(matches):
-        expected = expected_losses(output, targets, match, stage, criterion.flow)
+        expected = expected_losses(output, targets, match, stage, criterion.keypoint_loss.flow)
         assert expected["loss_keypoint"] != 0
         for name, value in expected.items():
             ours = losses[name if stage == 1 else f"{name}_0"].item()
@@ -114,40 +127,41 @@ def test_every_loss_of_every_stage(weights):
 
 def test_order_of_the_rows_does_not_matter():
     criterion, output, targets, matches = make_criterion(), make_output(), make_targets(), make_matches()
-    losses = criterion(output, targets, matches)
+    losses = losses_of(criterion, output, targets, matches)
     order = torch.randperm(len(ROWS))
-    output.rows = output.rows[order]
-    output.coordinates = [tensor[order] for tensor in output.coordinates]
-    output.sigmas = [tensor[order] for tensor in output.sigmas]
-    for name, value in criterion(output, targets, matches).items():
+    keypoints = output[1]
+    keypoints.rows = keypoints.rows[order]
+    keypoints.coordinates = [tensor[order] for tensor in keypoints.coordinates]
+    keypoints.sigmas = [tensor[order] for tensor in keypoints.sigmas]
+    for name, value in losses_of(criterion, output, targets, matches).items():
         assert value.item() == pytest.approx(losses[name].item(), rel=1e-6)
 
 
 def test_keypoints_do_not_move_boxes():
     criterion, output, targets, matches = make_criterion(), make_output(), make_targets(), make_matches()
-    losses = criterion(output, targets, matches)
+    losses = losses_of(criterion, output, targets, matches)
     keypoints = losses["loss_keypoint"] + losses["loss_keypoint_0"]
     assert keypoints.item() != 0
-    gradients = torch.autograd.grad(keypoints, [*output.boxes, *output.coordinates], allow_unused=True)
+    gradients = torch.autograd.grad(keypoints, [*output[0].boxes, *output[1].coordinates], allow_unused=True)
     assert gradients[0] is None and gradients[1] is None
     assert all(gradient.abs().sum() > 0 for gradient in gradients[2:])
 
 
 def test_the_loss_on_attention_is_every_stage_s_own_and_leaves_the_others_alone():
     output, targets, matches = make_output(), make_targets(), make_matches()
-    plain = make_criterion()
-    losses = make_criterion(attention_weight=0.5, part_of_keypoint=[0, 1, 1])
-    losses.flow = plain.flow
-    losses, before = losses(output, targets, matches), plain(output, targets, matches)
+    flow = RealNVP()
+    losses, before = (
+        losses_of(make_criterion(flow, attention_weight=weight), output, targets, matches) for weight in (0.5, 0.0)
+    )
     assert set(losses) - set(before) == {"loss_attention", "loss_attention_0"}
     for name, value in before.items():
         assert losses[name].item() == value.item()
     for stage, name in enumerate(["loss_attention_0", "loss_attention"]):
-        boxes = output.boxes[stage].flatten(0, 1)[matches[stage].rows]
+        boxes = output[0].boxes[stage].flatten(0, 1)[matches[stage].rows]
         at = torch.tensor([ROWS.index(row) for row in matches[stage].rows.tolist()])
         persons = targets.keypoints.flatten(0, 1)[matches[stage].persons]
         wanted, valid = keypoints_in_box_units(persons, boxes)
-        expected = attention_loss(output.attention[stage][at], wanted, valid, [0, 1, 1]) / (3 * NUM_KEYPOINTS)
+        expected = attention_loss(output[1].attention[stage][at], wanted, valid, [0, 1, 1]) / (3 * NUM_KEYPOINTS)
         assert losses[name].item() == pytest.approx(0.5 * expected.item(), rel=1e-5)
 
 
@@ -163,44 +177,27 @@ def test_giou_loss_is_torchvision_s():
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
-def test_class_loss_of_one_logit_by_hand():
-    # p = 1/2: person 0.25 * 0.25 * log 2, background 0.75 * 0.25 * log 2
-    logits = torch.zeros(1, 3, 1)
-    match = Match(torch.tensor([1]), torch.tensor([0]))
-    expected = (0.25 + 2 * 0.75) * 0.25 * math.log(2)
-    assert class_loss(logits, match).item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_box_loss_of_one_pair_by_hand():
-    # boxes of 4x4 and 4x2 that share 4x2: IoU 1/2, hull = union
-    boxes = torch.tensor([[0.0, 0, 4, 4]])
-    targets = Targets(torch.tensor([[[0.0, 0, 4, 2]]]), torch.zeros(1, 1, 1, 3), [1], torch.tensor([[8.0, 16, 8, 16]]))
-    l1, giou = criterion_module.box_losses(boxes, Match(torch.tensor([0]), torch.tensor([0])), targets, num_queries=1)
-    assert l1.item() == pytest.approx(2 / 16) and giou.item() == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(("counts", "expected"), [([2, 1], 3.0), ([0, 0], 1.0), ([1, 0], 1.0)])
-def test_normaliser_is_the_number_of_persons(counts, expected):
+@pytest.mark.parametrize(
+    ("counts", "others", "expected"), [([2, 1], None, 3), ([0, 0], None, 1), ([2, 1], 7, 5), ([2, 1], -3, 1)]
+)
+def test_normalizer_is_the_number_of_persons_averaged_over_processes(counts, others, expected, monkeypatch):
+    if others is not None:
+        monkeypatch.setattr(criterion_module.comm, "get_world_size", lambda: 2)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(others))
     targets = Targets(torch.zeros(2, 2, 4), torch.zeros(2, 2, 3, 3), counts, torch.ones(2, 4))
-    assert SetCriterion.normalizer(targets).item() == expected
-
-
-@pytest.mark.parametrize(("others", "expected"), [(7.0, 5.0), (-3.0, 1.0)])
-def test_normaliser_is_averaged_over_processes(monkeypatch, others, expected):
-    monkeypatch.setattr(criterion_module.comm, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(others))
-    targets = Targets(torch.zeros(2, 2, 4), torch.zeros(2, 2, 3, 3), [2, 1], torch.ones(2, 4))
     assert SetCriterion.normalizer(targets).item() == expected
 
 
 def test_no_match_at_all_leaves_the_graph_whole():
     criterion, output = make_criterion(), make_output(rows=[0])
-    targets = Targets(torch.zeros(2, 0, 4), torch.zeros(2, 0, NUM_KEYPOINTS, 3), [0, 0], torch.ones(2, 4))
-    matches = criterion.matcher(output.logits, output.boxes, targets)
-    losses = criterion(output, targets, matches)
-    background = sigmoid_focal_loss(output.logits[1], torch.zeros(2, NUM_QUERIES, 1), 0.25, 2.0, "sum").item()
+    boxes, keypoints = output
+    targets = Targets(torch.zeros(2, 1, 4), torch.zeros(2, 1, NUM_KEYPOINTS, 3), [0, 0], torch.ones(2, 4))
+    matches = criterion.matcher(boxes.logits, boxes.boxes, targets)
+    losses = losses_of(criterion, output, targets, matches)
+    background = sigmoid_focal_loss(boxes.logits[1], torch.zeros(2, NUM_QUERIES, 1), 0.25, 2.0, "sum").item()
     assert losses["loss_class"].item() == pytest.approx(2 * background, rel=1e-5)
     assert all(losses[name].item() == 0 for name in losses if "class" not in name)
     sum(losses.values()).backward()
-    for tensor in [*output.logits, *output.boxes, *output.coordinates, *output.sigmas, *criterion.flow.parameters()]:
+    tensors = [*boxes.logits, *boxes.boxes, *keypoints.coordinates, *keypoints.sigmas]
+    for tensor in [*tensors, *criterion.parameters()]:
         assert tensor.grad is not None and tensor.grad.isfinite().all()

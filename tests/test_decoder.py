@@ -6,7 +6,10 @@ import pytest
 import torch
 from tiny_model import NUM_QUERIES, spread, tiny_model
 
+from querypose.modeling.decoder import QueryPoseDecoder, select_rows
+
 SIZES = torch.tensor([[96.0, 64.0], [80.0, 48.0]])
+EVERY = torch.arange(2 * NUM_QUERIES)
 
 
 @pytest.fixture(scope="module")
@@ -15,96 +18,139 @@ def features():
     return [torch.randn(2, 16, 64 // stride, 96 // stride) for stride in (4, 8, 16, 32)]
 
 
-def make_decoder(variant, *opts):
-    model = spread(tiny_model(variant, *opts))
-    return model.decoder.eval()
+def make_decoder(variant, *opts) -> QueryPoseDecoder:
+    return spread(tiny_model(variant, *opts)).decoder.eval()
 
 
-@pytest.mark.parametrize("variant", ["light", "full"])
+def decode(decoder, features):
+    first = decoder.proposals(SIZES)
+    if not decoder.light:
+        return decoder.decode_jointly(features, *first)
+    boxes = decoder.decode_boxes(features, *first)
+    return boxes, decoder.decode_keypoints(features[0], boxes, EVERY)
+
+
+@pytest.mark.parametrize("variant", ["light", "branched", "full"])
 @torch.no_grad()
 def test_shapes_of_every_stage(variant, features):
-    output = make_decoder(variant)(features, SIZES)
-    assert [len(kind) for kind in (output.logits, output.boxes, output.coordinates, output.sigmas)] == [2] * 4
-    assert output.rows.tolist() == list(range(2 * NUM_QUERIES))
+    boxes, keypoints = decode(make_decoder(variant), features)
+    assert [len(kind) for kind in (boxes.logits, boxes.boxes, keypoints.coordinates, keypoints.sigmas)] == [2] * 4
+    assert torch.equal(keypoints.rows, EVERY)
     for stage in range(2):
-        assert output.logits[stage].shape == (2, NUM_QUERIES, 1) and output.boxes[stage].shape == (2, NUM_QUERIES, 4)
-        assert output.coordinates[stage].shape == output.sigmas[stage].shape == (2 * NUM_QUERIES, 17, 2)
+        assert boxes.logits[stage].shape == (2, NUM_QUERIES, 1) and boxes.boxes[stage].shape == (2, NUM_QUERIES, 4)
+        assert keypoints.coordinates[stage].shape == keypoints.sigmas[stage].shape == (2 * NUM_QUERIES, 17, 2)
+        assert keypoints.attention[stage].shape == (2 * NUM_QUERIES, 7, 12, 12)
 
 
+@pytest.mark.parametrize("variant", ["light", "branched"])
 @torch.no_grad()
-def test_selected_rows_are_as_they_would_be_among_all(features):
-    decoder = make_decoder("light")
-    everyone = decoder(features, SIZES)
-    seen = []
-
-    def select(logits, boxes):
-        seen.append((logits, boxes))
-        return torch.tensor([10, 2, 5, 7]), None
-
-    some = decoder(features, SIZES, select)
-    assert some.rows.tolist() == [10, 2, 5, 7]
-    assert len(seen) == 1 and len(seen[0][0]) == 2 and torch.equal(seen[0][1][1], everyone.boxes[1])
-    for stage in range(2):
-        assert torch.equal(some.logits[stage], everyone.logits[stage])
-        for ours, wanted in ((some.coordinates, everyone.coordinates), (some.sigmas, everyone.sigmas)):
-            torch.testing.assert_close(ours[stage], wanted[stage][some.rows], rtol=1e-5, atol=1e-5)
+def test_a_row_does_not_depend_on_the_other_rows(variant, features):
+    decoder = make_decoder(variant)
+    boxes, everyone = decode(decoder, features)
+    rows = torch.tensor([10, 2, 5, 7])
+    some = decoder.decode_keypoints(features[0], boxes, rows)
+    fewer = decoder.decode_keypoints(features[0], boxes, rows, rows_per_stage=[4, 2])
+    assert [len(stage) for stage in fewer.coordinates] == [4, 2]
+    for kind in ("coordinates", "sigmas", "attention"):
+        for ours, first, wanted in zip(*(getattr(out, kind) for out in (some, fewer, everyone)), strict=True):
+            torch.testing.assert_close(ours, wanted[rows], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(first, ours[: len(first)], rtol=1e-5, atol=1e-5)
     distinct = everyone.coordinates[1].flatten(1)
     assert (distinct[10] - distinct[2]).abs().max() > 1e-3, "rows must differ for this to show anything"
 
 
 @torch.no_grad()
 def test_keypoints_reach_the_next_box_stage_in_the_full_variant_alone(features):
-    for variant, reaches in (("light", False), ("full", True)):
+    for variant, reaches in (("light", False), ("branched", False), ("full", True)):
         decoder = make_decoder(variant)
-        before = decoder(features, SIZES)
+        boxes, keypoints = decode(decoder, features)
         tower = decoder.keypoint_stages[0].tower[0].weight
         tower.add_(torch.randn_like(tower))
-        after = decoder(features, SIZES)
-        assert torch.equal(after.boxes[0], before.boxes[0])
-        assert (not torch.equal(after.boxes[1], before.boxes[1])) is reaches
-        assert not torch.equal(after.coordinates[1], before.coordinates[1]), "part queries go on to the next stage"
+        other_boxes, other_keypoints = decode(decoder, features)
+        assert torch.equal(other_boxes.boxes[0], boxes.boxes[0])
+        assert (not torch.equal(other_boxes.boxes[1], boxes.boxes[1])) is reaches
+        assert not torch.equal(other_keypoints.coordinates[1], keypoints.coordinates[1]), "part queries are passed on"
 
 
 @torch.no_grad()
 def test_first_boxes_are_the_whole_image_without_padding():
     decoder = tiny_model().decoder
-    boxes = decoder.initial_boxes(SIZES)
-    assert boxes.shape == (2, NUM_QUERIES, 4)
+    boxes, queries = decoder.proposals(SIZES)
+    assert boxes.shape == (2, NUM_QUERIES, 4) and queries.shape == (2, NUM_QUERIES, 16)
     torch.testing.assert_close(boxes[0], torch.tensor([0.0, 0, 96, 64]).expand(NUM_QUERIES, 4))
     torch.testing.assert_close(boxes[1], torch.tensor([0.0, 0, 80, 48]).expand(NUM_QUERIES, 4))
     decoder.proposal_boxes.weight[0] = torch.tensor([0.25, 0.5, 0.5, 0.25])
-    torch.testing.assert_close(decoder.initial_boxes(SIZES)[0, 0], torch.tensor([0.0, 24, 48, 40]))
+    torch.testing.assert_close(decoder.proposals(SIZES)[0][0, 0], torch.tensor([0.0, 24, 48, 40]))
 
 
 @pytest.mark.parametrize("variant", ["light", "full"])
 def test_gradients_stop_at_the_boxes_between_stages(variant, features):
     decoder = make_decoder(variant)
-    output = decoder(features, SIZES)
+    boxes, keypoints = decode(decoder, features)
     first = [decoder.box_stages[0].box_delta.weight, decoder.proposal_boxes.weight]
     losses = {
-        "boxes of the next stage": output.boxes[1].sum(),
-        "keypoints of the same stage": output.coordinates[0].sum() + output.sigmas[0].sum(),
-        "keypoints of the next stage": output.coordinates[1].sum(),
+        "boxes of the next stage": boxes.boxes[1].sum(),
+        "keypoints of the same stage": keypoints.coordinates[0].sum() + keypoints.sigmas[0].sum(),
+        "keypoints of the next stage": keypoints.coordinates[1].sum(),
     }
     for name, loss in losses.items():
         gradients = torch.autograd.grad(loss, first, retain_graph=True, allow_unused=True)
         assert all(gradient is None for gradient in gradients), name
-    for gradient in torch.autograd.grad(output.boxes[0].sum(), first, retain_graph=True):
+    for gradient in torch.autograd.grad(boxes.boxes[0].sum(), first, retain_graph=True):
         assert gradient.abs().sum() > 0
     # the queries carry the gradient of the second stage to the first
-    (gradient,) = torch.autograd.grad(output.boxes[1].sum(), decoder.box_stages[0].interaction.generator.weight)
+    (gradient,) = torch.autograd.grad(boxes.boxes[1].sum(), decoder.box_stages[0].interaction.generator.weight)
     assert gradient.abs().sum() > 0
 
 
 def test_part_queries_are_shared_and_iterated(features):
     decoder = make_decoder("light")
-    decoder(features, SIZES).coordinates[1].square().sum().backward()
+    decode(decoder, features)[1].coordinates[1].square().sum().backward()
     assert decoder.part_queries.weight.shape == (7, 16)
     assert (decoder.part_queries.weight.grad.abs().sum(dim=1) > 0).all()
     assert decoder.keypoint_stages[0].part_update.expand.weight.grad.abs().sum() > 0
 
 
-def test_initialisations():
+@torch.no_grad()
+def test_regions_are_read_from_their_own_box_and_image():
+    decoder = tiny_model().decoder
+    # ramps along x show where a box was read: pixel x lies at location x / 4 - 1/2
+    ramps = torch.arange(24.0).expand(2, 16, 16, 24) * torch.tensor([1.0, 100.0])[:, None, None, None]
+    boxes = torch.tensor([[20.0, 8.0, 44.0, 40.0], [20.0, 8.0, 44.0, 40.0], [24.0, 8.0, 48.0, 40.0]])
+    regions = decoder.pool_keypoint_regions(ramps.contiguous(), boxes, torch.tensor([0, 1, 0]))
+    # 6 bins over 20 .. 44 have their centers at 22, 26 .. 42
+    expected = torch.arange(22.0, 44.0, 4.0) / 4 - 0.5
+    for region, wanted in zip(regions, (expected, 100 * expected, expected + 1), strict=True):
+        torch.testing.assert_close(region, wanted.expand(16, 6, 6))
+
+
+@torch.no_grad()
+def test_a_query_left_out_of_a_stage_keeps_its_own_queries(features):
+    """Full variant with top-k: what each keypoint stage gets is what the same query had before."""
+    decoder, given = make_decoder("full", "MODEL.QUERYPOSE.NUM_STAGES", 3), []
+    for stage in decoder.keypoint_stages:
+        stage.register_forward_hook(lambda module, args, output: given.append((args, output)))
+    boxes, keypoints = decoder.decode_jointly(features, *decoder.proposals(SIZES), topk=4)
+    assert len(keypoints.rows) == 8 and len(keypoints.coordinates) == len(keypoints.attention) == 1
+    held = {row: decoder.part_queries.weight for row in range(2 * NUM_QUERIES)}
+    selected = [select_rows(logits, topk=4).tolist() for logits in boxes.logits]
+    assert len({tuple(sorted(rows)) for rows in selected}) > 1, "the stages must select different queries"
+    for rows, queries, ((_, instances, parts), output) in zip(selected, boxes.queries, given, strict=True):
+        for at, row in enumerate(rows):
+            assert torch.equal(parts[at], held[row]) and torch.equal(instances[at], queries.flatten(0, 1)[row])
+            held[row] = output[3][at]
+
+
+def test_selected_rows():
+    logits = torch.tensor([[0.3, -2.0, 1.0, 0.1], [-1.0, 2.0, 3.0, -4.0]])[..., None]
+    assert select_rows(logits).tolist() == list(range(8)) == select_rows(logits, topk=4).tolist()
+    assert select_rows(logits, topk=2).tolist() == [2, 0, 6, 5]
+    assert select_rows(logits, score_floor=0.55).tolist() == [0, 2, 5, 6]
+    assert select_rows(logits, topk=3, score_floor=0.7).tolist() == [2, 6, 5]
+    assert select_rows(logits, score_floor=0.99).tolist() == []
+
+
+def test_initializations():
     ours, theirs = (
         tiny_model("light", "MODEL.QUERYPOSE.INITIALIZATION", kind).decoder for kind in ("deliberate", "authors")
     )

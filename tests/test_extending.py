@@ -1,17 +1,21 @@
 """The example of docs/EXTENDING.md, taken from the page: it registers, trains and finds persons."""
 
+import os
 import re
-import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_model import tiny_batch, tiny_config, tiny_model
+from detectron2.modeling import build_model
+from test_train_net import TINY
+from tiny_model import tiny_batch, tiny_config
 
-from querypose.config import check_config
+from querypose.config_checks import check_config
 from querypose.errors import UserError
 from querypose.modeling import PART_EMBEDDING_REGISTRY
+from querypose.synthetic.dataset import write_synthetic_people
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "MODEL.QUERYPOSE.PART_EMBEDDING"
@@ -37,8 +41,11 @@ def test_the_example_trains_and_finds_persons(example, variant):
         check_config(tiny_config(variant, KEY, "QueryAttention"))
     import query_attention
 
-    check_config(tiny_config(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.AUX_ATTENTION", True))
-    model = tiny_model(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.AUX_ATTENTION", True)
+    cfg = tiny_config(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT", 1.0)
+    query_attention.add_query_attention_config(cfg)
+    check_config(cfg)
+    torch.manual_seed(0)
+    model = build_model(cfg)
     embedding = model.decoder.keypoint_stages[0].part_embedding
     assert type(embedding) is query_attention.QueryAttention
 
@@ -61,33 +68,43 @@ def test_the_queries_choose_the_places(example):
     """What the page says it is: attention is the softmax of scalar products, embeddings are its weighted sums."""
     from query_attention import QueryAttention
 
-    module = QueryAttention(dim=5, part_dim=4)
+    module = QueryAttention(dim=5, part_dim=4, temperature=3.0)
     regions, queries = torch.randn(2, 5, 3, 2), torch.randn(2, 3, 4)
     embeddings, attention = module(regions, queries)
     places = [(y, x) for y in range(3) for x in range(2)]
     keys = torch.stack([module.key(regions[1, :, y, x]) for y, x in places])
-    weights = torch.softmax(keys @ queries[1, 2] / 2, dim=0)  # the root of the width is 2
+    weights = torch.softmax(keys @ queries[1, 2] / 6, dim=0)  # the root of the width is 2
     torch.testing.assert_close(attention[1, 2].flatten(), weights)
     mean = sum(weight * regions[1, :, y, x] for weight, (y, x) in zip(weights, places, strict=True))
     torch.testing.assert_close(embeddings[1, 2], module.project(mean))
 
 
-def test_the_training_script_knows_the_class(example, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    missing = str(example / "missing.json")
-    monkeypatch.setattr(
-        "sys.argv",
-        ["train_mine.py", "--config-file", "configs/querypose_light_R50.yaml", KEY, "QueryAttention"]
-        + ["DATASETS.TRAIN", f"('{missing}',)", "OUTPUT_DIR", str(example)],
+@pytest.mark.slow
+def test_the_training_script_trains_with_its_own_key(example, tmp_path):
+    """In two processes, each of which must know the key and the class; then without it."""
+    people = write_synthetic_people(tmp_path, "train", 4)
+    opts = [*TINY, KEY, "QueryAttention", "DATASETS.TRAIN", f"('{people}',)", "DATASETS.TEST", "()"]
+    opts += ["SOLVER.MAX_ITER", 2, "OUTPUT_DIR", tmp_path / "run", "MODEL.QUERYPOSE.ATTENTION_TEMPERATURE", 2.5]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+    def run(script, *flags):
+        command = [sys.executable, "-W", "ignore", script, "--config-file", ROOT / "configs/quickstart.yaml", *flags]
+        command = list(map(str, [*command, *opts]))
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+
+    done = run(example / "train_mine.py", "--num-gpus", 2)
+    assert done.returncode == 0, done.stderr
+    assert "ATTENTION_TEMPERATURE: 2.5" in (tmp_path / "run" / "config.yaml").read_text()
+    assert (
+        "decoder.keypoint_stages.0.part_embedding.key.weight" in torch.load(tmp_path / "run/model_final.pth")["model"]
     )
-    with pytest.raises(SystemExit, match="2"):
-        runpy.run_path(str(example / "train_mine.py"), run_name="__main__")
-    assert missing in capsys.readouterr().err  # the data are what it lacks, not the class
+    done = run(ROOT / "tools/train_net.py", "--resume")
+    assert done.returncode == 2 and "unknown key MODEL.QUERYPOSE.ATTENTION_TEMPERATURE" in done.stderr
 
 
 def test_the_page_names_every_registry():
     from querypose import modeling
-    from querypose.config import valid_values
+    from querypose.config_checks import valid_values
 
     page = (ROOT / "docs" / "EXTENDING.md").read_text()
     registries = [name for name in modeling.__all__ if name.endswith("_REGISTRY")]

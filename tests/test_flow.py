@@ -47,12 +47,6 @@ def test_errors_come_back_through_the_inverse_couplings():
     torch.testing.assert_close(latent, errors)
 
 
-def test_both_coordinates_are_transformed_and_mixed():
-    flow = bent_flow()
-    jacobian = torch.autograd.functional.jacobian(lambda x: flow.to_latent(x[None])[0][0], torch.tensor([0.3, -0.7]))
-    assert (jacobian.abs() > 1e-3).all()
-
-
 def test_deliberate_initialisation_is_close_to_the_identity():
     flow = RealNVP()
     flow.init_weights()
@@ -76,11 +70,3 @@ def test_float32_under_autocast():
     assert under_autocast.dtype == torch.float32
     torch.testing.assert_close(under_autocast, expected, rtol=1e-5, atol=1e-5)
     assert flow.log_prob(errors.bfloat16()).dtype == torch.float32
-
-
-def test_no_error_at_all_gives_no_density():
-    flow = RealNVP()
-    empty = flow.log_prob(torch.zeros(0, 2))
-    assert empty.shape == (0,)
-    empty.sum().backward()
-    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in flow.parameters())

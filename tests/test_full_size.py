@@ -7,9 +7,9 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from querypose.config import setup_config
 from querypose.conversion import convert_authors_checkpoint
 from querypose.conversion.layout import CONFIG_FOLDER
+from querypose.setup_config import setup_config
 
 # layout -> the config that its tensors belong to
 LAYOUTS = {
@@ -50,11 +50,10 @@ def test_a_checkpoint_of_full_size(shared_folder, tmp_path, layout):
     for queries in (model.decoder.proposal_boxes, model.decoder.instance_queries):
         queries.weight.data = queries.weight[:QUERIES]
     image = torch.rand(3, 256, 320, generator=torch.Generator().manual_seed(0)) * 255
-    features = model.backbone(model.preprocess([{"image": image}]).tensor)
-    output = model.decoder([features[name] for name in model.in_features], torch.tensor([[320.0, 256.0]]))
+    output, keypoints = model.decode(*model.extract(model.preprocess([{"image": image}])))
     assert len(output.boxes) == 6
     for stage in range(6):
-        boxes, sigmas, coordinates = output.boxes[stage], output.sigmas[stage], output.coordinates[stage]
+        boxes, sigmas, coordinates = output.boxes[stage], keypoints.sigmas[stage], keypoints.coordinates[stage]
         for tensor in (output.logits[stage], boxes, sigmas, coordinates):
             assert tensor.isfinite().all() and tensor.std() > 0
         # queries and keypoints differ from one another, and nothing has run away

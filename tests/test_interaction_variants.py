@@ -116,21 +116,3 @@ def test_part_queries_read_their_own_region():
     tokens = regions[1].reshape(DIM, PLACES).T
     torch.testing.assert_close(embeddings[1], attention_by_hand(module.interaction, queries[1], tokens))
     assert attention is None and module.makes_attention is False
-
-
-def test_parameters_of_the_paper_s_size():
-    """Table 1: a dynamic MLP of part queries has over 10 M parameters, an SPEGM 1.1 M (test_spegm.py)."""
-
-    def count(cls, **sizes):
-        return sum(parameter.numel() for parameter in cls(**sizes).parameters())
-
-    dynamic = {"dim": 256, "hidden_dim": 64, "num_tokens": 14 * 14, "query_dim": 128}
-    output = 128 * (196 * 256 + 1) + 2 * 128
-    norms = 2 * 64 + 2 * 256
-    assert count(DynamicChannelMLP, **dynamic) == 2 * 256 * 64 * 129 + output + norms == 10_650_624
-    # 14 x 14 places are fewer than 256 channels, so that its generated weights are fewer too
-    norms = 2 * 64 + 2 * 196
-    assert count(DynamicSpatialMLP, **dynamic) == 2 * 196 * 64 * 129 + output + norms == 9_659_784
-    assert count(MultiHeadSelfAttention, dim=256, num_heads=8, query_dim=128) == 128 * 257 + 4 * 128 * 129
-    attention = 256 * 256 * 16 + 2 * 256 + 256 * 9 + 1 + 256 * 257
-    assert count(SpatialAttention, dim=256, num_tokens=14 * 14) == attention

@@ -66,10 +66,6 @@ def test_without_augmentation_everything_stays_in_place(image):
     assert "annotations" not in output
 
 
-def test_bgr(image):
-    assert mapper([], image_format="BGR")(record(image))["image"][:, 7, 31].tolist() == [200, 7, 31]
-
-
 def test_flip_mirrors_coordinates_and_swaps_sides(image):
     output = mapper(build_pose_augmentation(min_size=(HEIGHT,), max_size=1000, flip_prob=1.0))(record(image, PERSON))
     assert output["image"][:, 7, 31].tolist() == [WIDTH - 1 - 31, 7, 200]
@@ -154,28 +150,9 @@ def test_config_gives_the_papers_augmentation(image):
 
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.RANDOM_FLIP = False, "none"
     assert len(PoseDatasetMapper(cfg, is_train=True).augmentations.augs) == 1
-    cfg.INPUT.RANDOM_FLIP = "vertical"
-    with pytest.raises(UserError, match="INPUT.RANDOM_FLIP"):
-        PoseDatasetMapper(cfg, is_train=True)
-
-
-def test_half_of_the_images_are_cropped_to_the_range():
-    augmentation = T.AugmentationList(
-        build_pose_augmentation(
-            min_size=(40,), max_size=1000, crop_prob=0.5, crop_size=(20, 30), resize_before_crop=(40, 50)
-        )
-    )
-    np.random.seed(1)
-    crops, sizes_before = [], []
-    for _ in range(400):
-        transforms = augmentation(T.AugInput(np.zeros((40, 60, 3), np.uint8))).transforms
-        for before, transform in zip(transforms, transforms[1:], strict=False):
-            if isinstance(transform, T.CropTransform):
-                crops.append((transform.h, transform.w))
-                sizes_before.append(before.new_h)
-    assert 160 < len(crops) < 240  # 200 expected, 10 the standard deviation
-    assert {side for crop in crops for side in crop} == set(range(20, 31))
-    assert set(sizes_before) == {40, 50}
+    cfg.INPUT.RANDOM_FLIP = "horizontal"
+    cfg.MODEL.QUERYPOSE.SKELETON.KEYPOINT_NAMES = ["1", "2", "3"]
+    assert len(PoseDatasetMapper(cfg, is_train=True).augmentations.augs) == 1, "nothing says what mirrors what"
 
 
 def test_flip_resize_and_crop_together_follow_the_pixels(image):
@@ -204,20 +181,6 @@ def test_flip_resize_and_crop_together_follow_the_pixels(image):
             distances.append(max(abs(columns.mean() + 0.5 - x), abs(rows.mean() + 0.5 - y)))
     assert len(distances) > 10
     assert max(distances) < 1.5  # of a patch about 20 pixels wide
-
-
-def test_exif_orientation_is_applied(tmp_path):
-    stored = Image.fromarray(np.zeros((WIDTH, HEIGHT, 3), np.uint8))
-    exif = stored.getexif()
-    exif[0x0112] = 6  # a quarter turn: upright the picture is WIDTH wide
-    stored.save(tmp_path / "a.jpg", exif=exif)
-    assert mapper([])(record(tmp_path / "a.jpg"))["image"].shape == (3, HEIGHT, WIDTH)
-
-
-def test_grey_and_transparent_pictures_become_three_channels(tmp_path):
-    for mode in ("L", "RGBA", "P"):
-        Image.new(mode, (WIDTH, HEIGHT)).save(tmp_path / "a.png")
-        assert mapper([])(record(tmp_path / "a.png"))["image"].shape == (3, HEIGHT, WIDTH)
 
 
 def test_unusable_pictures_end_with_a_reason(tmp_path, image):

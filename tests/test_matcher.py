@@ -9,8 +9,6 @@ from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 from querypose.modeling.losses.matcher import (
     HungarianMatcher,
     Match,
-    batched_generalized_box_iou,
-    focal_class_cost,
     matched_rows,
 )
 from querypose.modeling.losses.targets import Targets
@@ -22,8 +20,8 @@ def random_boxes(*shape):
 
 
 def make_targets(counts, scale=((100.0, 80.0), (60.0, 90.0))):
-    most = max(counts)
-    boxes = random_boxes(len(counts), most) if most else torch.zeros(len(counts), 0, 4)
+    most = max(1, *counts)
+    boxes = random_boxes(len(counts), most)
     for index, count in enumerate(counts):
         boxes[index, count:] = torch.tensor([0.0, 0.0, 1.0, 1.0])
     box_scale = torch.tensor([[*pair, *pair] for pair in scale[: len(counts)]])
@@ -48,18 +46,14 @@ def reference_cost(logits, boxes, targets, image):
 def brute_force(cost):
     """The pairs (query, person) of least cost in sum."""
     queries, persons = cost.shape
-    if persons <= queries:
-        choices = [
-            list(zip(order, range(persons), strict=True)) for order in itertools.permutations(range(queries), persons)
-        ]
-    else:
-        choices = [
-            list(zip(range(queries), order, strict=True)) for order in itertools.permutations(range(persons), queries)
-        ]
+    most, fewest = max(queries, persons), min(queries, persons)
+    choices = [list(zip(order, range(fewest), strict=True)) for order in itertools.permutations(range(most), fewest)]
+    if persons > queries:
+        choices = [[(query, person) for person, query in pairs] for pairs in choices]
     return set(min(choices, key=lambda pairs: sum(cost[pair].item() for pair in pairs)))
 
 
-@pytest.mark.parametrize("counts", [(3, 1), (2, 4), (0, 2), (1, 0), (6, 2), (6, 5)])
+@pytest.mark.parametrize("counts", [(3, 1), (2, 4), (0, 2), (1, 0), (6, 2), (6, 5), (0, 0)])
 def test_least_cost_over_all_permutations(counts):
     number = 4
     targets = make_targets(counts)
@@ -67,7 +61,7 @@ def test_least_cost_over_all_permutations(counts):
     boxes = [random_boxes(2, number) for _ in range(3)]
     matches = HungarianMatcher()(logits, boxes, targets)
     assert len(matches) == 3
-    most = max(counts)
+    most = max(1, *counts)
     for stage, match in enumerate(matches):
         assert len(match.rows) == len(match.persons) == sum(min(count, number) for count in counts)
         pairs = list(zip(match.rows.tolist(), match.persons.tolist(), strict=True))
@@ -94,22 +88,6 @@ def test_weights_weigh():
     torch.testing.assert_close(mixed, 2 * parts[0] + 3 * parts[1] + 7 * parts[2])
 
 
-def test_generalised_iou_of_nested_apart_and_empty_boxes():
-    first = torch.tensor([[[0.0, 0, 4, 4], [0, 0, 2, 2], [1, 1, 1, 1]]])
-    second = torch.tensor([[[0.0, 0, 2, 2], [6, 0, 8, 2], [3, 3, 3, 3]]])
-    result = batched_generalized_box_iou(first, second)[0]
-    # nested: 4 / 16; apart: hull 16, union 8
-    assert result[0, 0].item() == pytest.approx(0.25)
-    assert result[1, 1].item() == pytest.approx(-0.5)
-    assert result.isfinite().all()
-    torch.testing.assert_close(result[:2, :2], generalized_box_iou(first[0, :2], second[0, :2]))
-
-
-def test_class_cost_falls_with_the_probability():
-    cost = focal_class_cost(torch.linspace(0, 1, 50))
-    assert cost.isfinite().all() and (cost.diff() < 0).all()
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_diverged_predictions_still_are_assigned(bad):
     targets = make_targets((2, 1))
@@ -120,12 +98,6 @@ def test_diverged_predictions_still_are_assigned(bad):
     (match,) = HungarianMatcher()(logits, boxes, targets)
     assert len(match.rows) == 3 and len(set(match.persons.tolist())) == 3
     assert {1, 2}.isdisjoint(match.rows.tolist()), "sound predictions come first"
-
-
-def test_nobody_in_the_whole_batch():
-    (match,) = HungarianMatcher()([torch.randn(2, 4, 1)], [random_boxes(2, 4)], make_targets((0, 0)))
-    assert match.rows.shape == match.persons.shape == (0,)
-    assert match.rows.dtype == match.persons.dtype == torch.int64
 
 
 def test_one_transfer_to_the_host_for_all_stages(monkeypatch):
@@ -140,12 +112,6 @@ def test_one_transfer_to_the_host_for_all_stages(monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, counted)
     HungarianMatcher()([torch.randn(2, 4, 1)] * 6, [random_boxes(2, 4)] * 6, make_targets((2, 1)))
     assert transfers == ["cpu"]
-
-
-def test_no_gradient_through_the_assignment():
-    logits = [torch.randn(1, 3, 1, requires_grad=True)]
-    matches = HungarianMatcher()(logits, [random_boxes(1, 3)], make_targets((2,)))
-    assert not matches[0].rows.requires_grad
 
 
 def test_rows_that_late_stages_need_come_first():

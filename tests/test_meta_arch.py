@@ -5,22 +5,20 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, Instances, Keypoints
-from tiny_model import BODY_NAMES, NUM_QUERIES, spread, tiny_batch, tiny_model, without_batch_statistics
+from tiny_model import NUM_QUERIES, gradients_of, spread, tiny_batch, tiny_model, without_batch_statistics
 from torch import nn
 from torch.nn import functional as F
 
-from querypose.benchmark.clock import peak_tensor_memory_mb
 from querypose.errors import UserError
-from querypose.modeling.losses.matcher import Match
 
 VARIANTS = {
     "light": ("light",),
     "light matched": ("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched"),
     "full": ("full",),
     "quick start": (
-        *("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched", "MODEL.QUERYPOSE.AUX_HEATMAP", True),
+        *("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched", "MODEL.QUERYPOSE.LOSS.HEATMAP_WEIGHT", 1.0),
         *("MODEL.QUERYPOSE.PART_EMBEDDING", "CoordinateSPEGM"),
-        *("MODEL.QUERYPOSE.AUX_ATTENTION", True),
+        *("MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT", 1.0),
     ),
 }
 LOSSES = {f"loss_{kind}{suffix}" for kind in ("class", "l1", "giou", "keypoint") for suffix in ("", "_0")}
@@ -76,73 +74,18 @@ NO_LOSS = {
 def test_every_parameter_learns_from_every_batch(model, kind):
     model.train()
     model.zero_grad(set_to_none=True)
-    losses = model(BATCHES[kind]())
+    losses, gradients = gradients_of(model, BATCHES[kind]())
     auxiliary = {"loss_heatmap"} if model.criterion.auxiliary_heatmap is not None else set()
     auxiliary |= {"loss_attention", "loss_attention_0"} if model.criterion.attention_weight else set()
     assert losses.keys() == LOSSES | auxiliary and all(loss.isfinite() for loss in losses.values())
-    sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            # None would stop distributed training, which waits for every parameter
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
+    for name, gradient in gradients.items():
+        # None would stop distributed training, which waits for every parameter
+        assert gradient is not None and gradient.isfinite().all(), name
     for name in losses:
         if name.startswith(NO_LOSS.get(kind, ())):
             assert losses[name].item() == 0.0, name
         elif kind == "ordinary":
             assert losses[name].item() != 0.0, name
-
-
-@pytest.mark.parametrize("persons", [(2, 3), (0, 1), (0, 0)])
-def test_matched_queries_alone_train_the_keypoint_stages_as_all_do(persons):
-    results = []
-    for kind in ("light", "light matched"):
-        model = without_batch_statistics(spread(tiny_model(*VARIANTS[kind])))
-        losses = model(tiny_batch(persons=persons))
-        sum(losses.values()).backward()
-        results.append((losses, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}))
-    (losses, gradients), (matched_losses, matched_gradients) = results
-    assert losses.keys() == matched_losses.keys()
-    for name, value in losses.items():
-        assert matched_losses[name].item() == pytest.approx(value.item(), rel=1e-4), name
-    largest = max(gradient.abs().max() for gradient in gradients.values())
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(matched_gradients[name], gradient, rtol=1e-4, atol=1e-6 * largest.item(), msg=name)
-    if persons == (2, 3):
-        assert losses["loss_keypoint"].item() != 0
-
-
-def test_a_stage_runs_the_queries_matched_at_it_or_later(monkeypatch):
-    """Three stages that match other queries each: the losses and gradients of all, of 4, 3 and 2 queries."""
-    first, second, third = [1, 2], [2, 4], [0, 4]
-    pairs = [Match(torch.tensor(rows), torch.tensor([0, 1])) for rows in (first, second, third)]
-    results, rows = [], []
-    for kind in ("light", "light matched"):
-        model = without_batch_statistics(spread(tiny_model(*VARIANTS[kind], "MODEL.QUERYPOSE.NUM_STAGES", 3)))
-        monkeypatch.setattr(model.criterion.matcher, "assign", lambda *_: pairs)
-        for stage in model.decoder.keypoint_stages:
-            stage.tower.register_forward_hook(lambda module, args, out: rows.append(len(out)))
-        losses = model(tiny_batch(persons=(2, 0)))
-        sum(losses.values()).backward()
-        results.append((losses, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}))
-    assert rows == [2 * NUM_QUERIES] * 3 + [4, 3, 2]
-    (losses, gradients), (matched_losses, matched_gradients) = results
-    for name, value in losses.items():
-        assert matched_losses[name].item() == pytest.approx(value.item(), rel=1e-4), name
-    largest = max(gradient.abs().max() for gradient in gradients.values())
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(matched_gradients[name], gradient, rtol=1e-4, atol=1e-6 * largest.item(), msg=name)
-
-
-def test_matched_training_runs_the_matched_queries_alone():
-    model = spread(tiny_model(*VARIANTS["light matched"])).train()
-    rows = []
-    for stage in model.decoder.keypoint_stages:
-        stage.tower.register_forward_hook(lambda module, args, out: rows.append(len(out)))
-    model(tiny_batch(persons=(2, 1)))
-    model(tiny_batch(persons=(0, 0)))
-    # two stages may match three persons to six queries
-    assert 3 <= rows[0] <= 6 and rows[1:] == [3, 1, 1]
 
 
 @torch.no_grad()
@@ -169,17 +112,16 @@ def test_scores_and_coordinates_by_their_formulas(model):
     inputs = tiny_batch()[:1]
     (plain,) = model(inputs, do_postprocess=False)
     assert isinstance(plain, Instances)
-    images = model.preprocess(inputs)
-    features = model.backbone(images.tensor)
-    output = model.decoder([features[name] for name in model.in_features], torch.tensor([[96.0, 64.0]]))
-    confidence = 1 - output.sigmas[-1].mean(dim=2)
+    output, keypoints = model.decode(*model.extract(model.preprocess(inputs)))
+    assert torch.equal(keypoints.rows, torch.arange(NUM_QUERIES))
+    confidence = 1 - keypoints.sigmas[-1].mean(dim=2)
     scores = torch.sigmoid(output.logits[-1][0, :, 0]) * confidence.mean(dim=1)
     order = scores.argsort(descending=True)
     torch.testing.assert_close(plain.scores, scores[order])
     boxes = output.boxes[-1][0, order]
     torch.testing.assert_close(plain.pred_boxes.tensor, boxes)
     center, size = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2, boxes[:, None, 2:] - boxes[:, None, :2]
-    torch.testing.assert_close(plain.pred_keypoints[..., :2], center + output.coordinates[-1][order] * size)
+    torch.testing.assert_close(plain.pred_keypoints[..., :2], center + keypoints.coordinates[-1][order] * size)
     torch.testing.assert_close(plain.pred_keypoints[..., 2], confidence[order])
 
 
@@ -204,14 +146,44 @@ def test_coordinates_scale_to_the_wanted_size(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("broken", ["box_stages.0", "keypoint_stages.1"])
-def test_weights_that_are_not_finite_are_named(broken):
-    model = tiny_model("light").eval()
-    parameters = [p for name, p in model.named_parameters() if name.startswith(f"decoder.{broken}")]
-    with torch.no_grad():
-        parameters[-1].fill_(float("nan"))
-    with pytest.raises(UserError, match=r"not finite: MODEL\.WEIGHTS holds such numbers"):
+def test_numbers_that_are_not_finite(messages):
+    model, image = spread(tiny_model("light")).eval(), {"image": torch.zeros(3, 64, 64), "file_name": "a.jpg"}
+    (whole,) = model([image])
+    stage, two = model.decoder.keypoint_stages[1], torch.tensor([2, 3])
+    handle = stage.heads.register_forward_hook(
+        lambda module, args, output: (output[0].index_fill_(0, two, torch.inf), output[1])
+    )
+    (result,) = model([image])
+    assert len(result["instances"]) == len(whole["instances"]) - 2
+    assert "a.jpg: left out 2 persons with coordinates that are not finite" in messages()
+    handle.remove()
+    for parameter in (model.decoder.box_stages[0].box_delta.bias, stage.heads.coordinate_bias):
+        before = parameter.clone()
+        parameter.fill_(torch.nan)
+        with pytest.raises(UserError, match=r"MODEL\.WEIGHTS holds numbers that are not finite"):
+            model([image])
+        parameter.copy_(before)
+
+
+@torch.no_grad()
+def test_predictions_that_are_not_finite_may_be_left_out(messages):
+    """As evaluations during training do under SOLVER.NON_FINITE skip."""
+    model = spread(tiny_model("light")).eval()
+    wanted = model([{"image": torch.zeros(3, 64, 64)}])[0]["instances"]
+    inference = model.inference
+
+    def with_nan(*args):
+        (results,) = inference(*args)
+        results.pred_keypoints[1, 2, 0] = torch.nan
+        return [results]
+
+    model.inference = with_nan
+    with pytest.raises(UserError, match="not finite"):
         model([{"image": torch.zeros(3, 64, 64)}])
+    model.drop_non_finite = True
+    found = model([{"image": torch.zeros(3, 64, 64)}])[0]["instances"]
+    assert "left out 1 predictions that are not finite" in messages()
+    assert torch.equal(found.pred_keypoints, wanted.pred_keypoints[[0, *range(2, len(wanted))]])
 
 
 def test_max_detections_keeps_the_best():
@@ -219,27 +191,6 @@ def test_max_detections_keeps_the_best():
     few = spread(tiny_model("light", "TEST.DETECTIONS_PER_IMAGE", 2)).eval()
     for all_results, results in zip(everyone(tiny_batch()), few(tiny_batch()), strict=True):
         assert torch.equal(results["instances"].scores, all_results["instances"].scores[:2])
-
-
-@pytest.mark.parametrize("topk", [1, 4, 50])
-@torch.no_grad()
-def test_topk_poses_are_those_of_the_exhaustive_run(topk):
-    everyone = spread(tiny_model("light")).eval()
-    few = spread(tiny_model("light", "MODEL.QUERYPOSE.TEST.TOPK_POSES", topk)).eval()
-    rows = []
-    few.decoder.keypoint_stages[0].tower.register_forward_hook(lambda module, args, out: rows.append(len(out)))
-    wanted = everyone(tiny_batch(), do_postprocess=False)
-    kept = few(tiny_batch(), do_postprocess=False)
-    number = min(topk, NUM_QUERIES)
-    assert rows == [2 * number]
-    for all_results, results in zip(wanted, kept, strict=True):
-        assert len(results) == number
-        # by class score: a person's score over the mean confidence of its keypoints
-        class_scores = all_results.scores / all_results.pred_keypoints[..., 2].mean(dim=1)
-        best = torch.isin(torch.arange(NUM_QUERIES), class_scores.topk(number).indices)
-        torch.testing.assert_close(results.scores, all_results.scores[best], rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(results.pred_boxes.tensor, all_results.pred_boxes.tensor[best])
-        torch.testing.assert_close(results.pred_keypoints, all_results.pred_keypoints[best], rtol=1e-5, atol=1e-4)
 
 
 class PatchBackbone(Backbone):
@@ -301,11 +252,9 @@ def test_bfloat16_step_is_close_to_float32(kind):
     for enabled in (False, True):
         model.zero_grad(set_to_none=True)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            losses[enabled] = model(tiny_batch())
-        sum(losses[enabled].values()).backward()
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+            losses[enabled], gradients = gradients_of(model, tiny_batch())
+        for name, gradient in gradients.items():
+            assert gradient is not None and gradient.isfinite().all(), name
     for name, loss in losses[True].items():
         assert loss.dtype == torch.float32
         assert loss.item() == pytest.approx(losses[False][name].item(), rel=0.15), name
@@ -322,52 +271,6 @@ def test_channels_last_changes_no_number():
             torch.testing.assert_close(
                 result["instances"].get(field), wanted["instances"].get(field), rtol=1e-3, atol=1e-2
             )
-
-
-def resnet_model(*opts):
-    return tiny_model(
-        "light", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH", 50,
-        "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
-        "MODEL.RESNETS.WIDTH_PER_GROUP", 8, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"], *opts,
-    )  # fmt: skip
-
-
-def test_checkpointing_a_resnet_changes_no_number_and_saves_memory():
-    plain, saving = resnet_model(), resnet_model("MODEL.RESNETS.ACTIVATION_CHECKPOINTING", True)
-    assert list(saving.state_dict()) == list(plain.state_dict())
-    image = torch.randn(2, 3, 512, 512)
-    memory = []
-    for model in (plain, saving):
-
-        def step(backbone=model.backbone):
-            sum(maps.square().mean() for maps in backbone(image).values()).backward()
-
-        model.zero_grad()
-        memory.append(peak_tensor_memory_mb(step, "cpu", []))
-    for (name, ours), theirs in zip(saving.backbone.named_parameters(), plain.backbone.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
-    assert memory[1] < 0.8 * memory[0]
-
-
-def test_checkpointing_of_resnets_is_for_resnets():
-    with pytest.raises(UserError, match="ACTIVATION_CHECKPOINTING is True, but MODEL.BACKBONE.NAME names no ResNet"):
-        tiny_model("light", "MODEL.RESNETS.ACTIVATION_CHECKPOINTING", True)
-
-
-def test_another_skeleton_by_its_names_alone():
-    groups = [["head", "neck"], ["left_hand"], ["right_hand"], ["left_foot", "right_foot"]]
-    model = tiny_model(
-        "full",
-        "MODEL.QUERYPOSE.SKELETON.KEYPOINT_NAMES",
-        BODY_NAMES,
-        "MODEL.QUERYPOSE.PART_GROUPS",
-        groups,
-    )
-    assert model.decoder.part_queries.weight.shape == (4, 16)
-    losses = model.train()(tiny_batch(num_keypoints=6))
-    assert all(loss.isfinite() for loss in losses.values())
-    result = model.eval()(tiny_batch(num_keypoints=6), do_postprocess=False)[0]
-    assert result.pred_keypoints.shape == (NUM_QUERIES, 6, 3)
 
 
 def test_a_few_steps_learn_one_batch():

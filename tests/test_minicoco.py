@@ -9,9 +9,9 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from querypose.config import setup_config
 from querypose.data.prepare.minicoco import make_minicoco, split_labelled_images
 from querypose.errors import UserError
+from querypose.setup_config import setup_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ROWS = ("baseline", "spegm", "summation", "concatenation", "querypose", "l1", "light")

@@ -14,8 +14,8 @@ from tiny_model import tiny_config
 from querypose.analysis import model_zoo
 from querypose.analysis.flops import count_cost, count_parameters
 from querypose.analysis.paper_figures import SOURCES
-from querypose.config import setup_config
 from querypose.errors import UserError
+from querypose.setup_config import setup_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "MODEL_ZOO.md"
@@ -49,7 +49,7 @@ def keypoint_stage(n, d, dp, size, tower, parts, feedforward, keypoints, hidden)
 @pytest.mark.parametrize("variant", ["light", "full"])
 def test_stages_against_closed_forms(variant):
     cost = count_cost(tiny_config(variant), 64, 96)
-    assert cost.box_stages == 2 * box_stage(6, 16, 5, 4, 32, 1, 1)
+    assert cost.box_stages == 2 * box_stage(6, 16, 5, 4, 32, 1, 3)
     hidden = 4 if variant == "full" else 0
     assert cost.keypoint_stages == 2 * keypoint_stage(6, 16, 16, 6, (16, 16, 16), 7, 32, 17, hidden)
     assert cost.parameters == count_parameters(tiny_config(variant))

@@ -69,7 +69,7 @@ def test_another_skeleton_per_keypoint_or_by_groups():
     skeleton = skeleton_of_names(BODY_NAMES)
     assert build_part_division(skeleton, "per_keypoint") == [0, 1, 2, 3, 4, 5]
     groups = [["left_foot", "right_foot"], ["head", "neck"], ["right_hand"], ["left_hand"]]
-    assert build_part_division(skeleton, "rigid", groups) == [1, 1, 3, 2, 0, 0]
+    assert build_part_division(skeleton, None, groups) == [1, 1, 3, 2, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_another_skeleton_per_keypoint_or_by_groups():
 )
 def test_mistakes_in_groups(groups, reason):
     with pytest.raises(UserError, match=reason):
-        build_part_division(skeleton_of_names(BODY_NAMES), "rigid", groups)
+        build_part_division(skeleton_of_names(BODY_NAMES), None, groups)
 
 
 def test_groups_that_are_no_lists_of_names():
     for groups in (["head", "neck"], [[0, 1], [2]]):
         with pytest.raises(UserError, match="list of lists of keypoint names"):
-            build_part_division(skeleton_of_names(BODY_NAMES), "rigid", groups)
+            build_part_division(skeleton_of_names(BODY_NAMES), None, groups)
 
 
 def test_unknown_division_is_answered_with_the_known_ones():

@@ -140,10 +140,11 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 @pytest.fixture
 def config_that_builds_the_stub(monkeypatch, tmp_path):
     """A config file, with the stub in the place of the model that it would build."""
-    from querypose import data
+    from querypose import data, setup_config
 
     monkeypatch.setattr(predictor_module, "build_model", lambda cfg: StubModel().to(cfg.MODEL.DEVICE))
-    monkeypatch.setattr(data, "skeleton_of", lambda cfg: SKELETON)
+    for module in (data, setup_config):
+        monkeypatch.setattr(module, "skeleton_of", lambda cfg: SKELETON)
     torch.save({"model": StubModel().state_dict()}, tmp_path / "weights.pth")
     config = tmp_path / "config.yaml"
     config.write_text(f"MODEL:\n  WEIGHTS: {tmp_path / 'weights.pth'}\nINPUT:\n  MIN_SIZE_TEST: 48\n")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from querypose.data.crowdpose import CROWDPOSE_NAMES, CROWDPOSE_SKELETON
@@ -109,12 +108,6 @@ def test_what_is_left_out_is_counted(official, capsys):
         assert line in out
 
 
-def test_equal_annotation_ids_of_train_and_val(official):
-    change(official, "val", lambda content: content["annotations"][0].update(id=100))
-    ids = [person["id"] for person in prepare(official)["crowdpose_trainval"]["annotations"]]
-    assert ids == [1, 2, 3, 4]
-
-
 def test_missing_images_may_be_left_out(official, capsys):
     (official / "images" / "2.jpg").unlink()
     files = prepare(official, "--allow-missing")
@@ -186,12 +179,3 @@ def test_official_sample(shared_folder, tmp_path):
     content = json.loads((tmp_path / "crowdpose" / "annotations" / "crowdpose_val.json").read_text())
     assert len(content["images"]) == 36 and len(content["annotations"]) == 217
     assert np.mean([person["area"] > 0 for person in content["annotations"]]) == 1
-
-
-def test_registered_with_full_metadata():
-    for split in ("train", "val", "trainval", "test"):
-        metadata = MetadataCatalog.get(f"crowdpose_{split}")
-        assert Skeleton.from_metadata(metadata) == CROWDPOSE_SKELETON
-        assert metadata.evaluator_type == "crowdpose" and metadata.thing_classes == ["person"]
-        assert metadata.json_file.endswith(f"crowdpose/annotations/crowdpose_{split}.json")
-        assert metadata.image_root.endswith("crowdpose/images")

@@ -1,19 +1,26 @@
-"""Fewer queries in the keypoint stages: what stays equal, what mixes nothing, what is waited for."""
+"""Fewer queries in the keypoint stages: what stays equal, and what a training step waits for."""
 
 from collections import Counter
 
 import pytest
 import torch
-from tiny_model import NUM_QUERIES, spread, tiny_batch, tiny_model, without_batch_statistics
-from torch.utils._python_dispatch import TorchDispatchMode
+from tiny_model import NUM_QUERIES, gradients_of, spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from querypose.modeling import box_stage
+from querypose.errors import UserError
+from querypose.modeling import QueryPose, box_stage, meta_arch
 from querypose.modeling.losses.matcher import Match
 from querypose.modeling.ops.pyramid_pooling import pool_every_level
 
 TOPK = "MODEL.QUERYPOSE.TEST.TOPK_POSES"
 FLOOR = "MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR"
 MATCHED = ("MODEL.QUERYPOSE.TRAIN_QUERIES", "matched")
+STAGES = "MODEL.QUERYPOSE.NUM_STAGES"
+
+
+def results_of(*opts):
+    with torch.no_grad():
+        return spread(tiny_model(*opts)).eval()(tiny_batch(), do_postprocess=False)
 
 
 def class_scores(instances):
@@ -26,30 +33,26 @@ def assert_same(results, wanted):
     torch.testing.assert_close(results.pred_keypoints, wanted.pred_keypoints, rtol=1e-5, atol=1e-4)
 
 
-@torch.no_grad()
-def test_a_floor_keeps_those_above_it():
-    everyone = spread(tiny_model("light")).eval()(tiny_batch(), do_postprocess=False)
-    scores = torch.cat([class_scores(result) for result in everyone])
-    floor = (scores.sort().values[4:6].mean()).item()
-    kept = spread(tiny_model("light", FLOOR, floor)).eval()(tiny_batch(), do_postprocess=False)
-    assert sum(map(len, kept)) == 2 * NUM_QUERIES - 5
-    for result, wanted in zip(kept, everyone, strict=True):
-        assert_same(result, wanted[class_scores(wanted) >= floor])
-
-
-@pytest.mark.parametrize("variant", ["light", "full"])
-@torch.no_grad()
-def test_nobody_above_the_floor(variant):
-    results = spread(tiny_model(variant, FLOOR, 0.9999)).eval()(tiny_batch())
-    assert [len(result["instances"]) for result in results] == [0, 0]
+# the full variant is exact where all stages select the same queries, as a single one does
+@pytest.mark.parametrize("opts", [("light",), ("branched",), ("full", STAGES, 1)])
+@pytest.mark.parametrize("topk", [1, 4, 50])
+def test_topk_poses_are_those_of_the_exhaustive_run(opts, topk):
+    few = spread(tiny_model(*opts, TOPK, topk)).eval()
+    rows, number = [], min(topk, NUM_QUERIES)
+    for stage in few.decoder.keypoint_stages:
+        stage.tower.register_forward_hook(lambda module, args, out: rows.append(len(out)))
+    with torch.no_grad():
+        kept = few(tiny_batch(), do_postprocess=False)
+    assert set(rows) == {2 * number}
+    for results, everyone in zip(kept, results_of(*opts), strict=True):
+        best = class_scores(everyone).topk(number).indices.sort().values
+        assert_same(results, everyone[best])
 
 
 @torch.no_grad()
-def test_full_runs_all_by_default_and_every_query_when_told():
-    exact = spread(tiny_model("full")).eval()
-    assert exact.topk_poses == 0
+def test_full_runs_all_by_default_and_inside_every_query():
     few = spread(tiny_model("full", TOPK, 3)).eval()
-    wanted, kept = exact(tiny_batch(), do_postprocess=False), few(tiny_batch(), do_postprocess=False)
+    wanted, kept = results_of("full"), few(tiny_batch(), do_postprocess=False)
     assert [len(result) for result in wanted] == [NUM_QUERIES] * 2 and [len(result) for result in kept] == [3, 3]
     assert all(result.pred_keypoints.isfinite().all() for result in kept)
     with few.every_query():
@@ -58,66 +61,74 @@ def test_full_runs_all_by_default_and_every_query_when_told():
     assert few.topk_poses == 3
 
 
-@torch.no_grad()
-def test_full_with_the_same_rows_in_every_stage_keeps_each_query_s_own_parts():
-    """With one stage, what the selected rows get is exactly what they get among all."""
-    opts = ("MODEL.QUERYPOSE.NUM_STAGES", 1)
-    wanted = spread(tiny_model("full", *opts)).eval()(tiny_batch(), do_postprocess=False)
-    kept = spread(tiny_model("full", *opts, TOPK, 3)).eval()(tiny_batch(), do_postprocess=False)
-    for result, expected in zip(kept, wanted, strict=True):
-        best = class_scores(expected).topk(3).indices.sort().values
-        assert_same(result, expected[best])
+@pytest.mark.parametrize("variant", ["light", "full"])
+def test_a_floor_keeps_those_above_it(variant):
+    everyone = results_of(variant)
+    scores = torch.cat([class_scores(result) for result in everyone])
+    floor = scores.sort().values[4:6].mean().item()
+    kept = results_of(variant, FLOOR, floor)
+    assert sum(map(len, kept)) == 2 * NUM_QUERIES - 5
+    for result, wanted in zip(kept, everyone, strict=True):
+        assert_same(result, wanted[class_scores(wanted) >= floor])
+    assert [len(result) for result in results_of(variant, FLOOR, 0.9999)] == [0, 0]
 
 
-def step(model, persons=(2, 3)):
-    losses = model(tiny_batch(persons=persons))
-    sum(losses.values()).backward()
-    return losses, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+@pytest.mark.parametrize("variant", ["light", "branched"])
+@pytest.mark.parametrize("persons", [(2, 3), (0, 1), (0, 0)])
+def test_matched_queries_alone_train_the_keypoint_stages_as_all_do(variant, persons):
+    assert_same_training(
+        *(without_batch_statistics(spread(tiny_model(variant, *opts))) for opts in ((), MATCHED)),
+        tiny_batch(persons=persons),
+    )
 
 
-def test_full_matched_has_the_losses_of_all_and_a_gradient_for_every_parameter():
-    losses, gradients = step(without_batch_statistics(spread(tiny_model("full"))))
-    matched_losses, matched_gradients = step(without_batch_statistics(spread(tiny_model("full", *MATCHED))))
+def assert_same_training(every, matched, batch):
+    (losses, gradients), (matched_losses, matched_gradients) = (
+        gradients_of(model, batch) for model in (every, matched)
+    )
+    assert losses.keys() == matched_losses.keys()
     for name, value in losses.items():
         assert matched_losses[name].item() == pytest.approx(value.item(), rel=1e-4), name
-    # the last stage's heads are read for matched queries alone, in both
-    heads = [name for name in gradients if name.startswith("decoder.keypoint_stages.1.heads.")]
-    for name in heads:
-        torch.testing.assert_close(matched_gradients[name], gradients[name], rtol=1e-3, atol=1e-5)
-    assert all(gradient is not None and gradient.isfinite().all() for gradient in matched_gradients.values())
+    largest = max(gradient.abs().max().item() for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(matched_gradients[name], gradient, rtol=1e-4, atol=1e-6 * largest, msg=name)
 
 
-def test_whoever_is_matched_no_query_gets_the_parts_of_another():
-    """Other queries carry gradients in every stage: no prediction of any query moves."""
-    decoder = spread(tiny_model("full")).decoder.eval()
-    features = [torch.randn(2, 16, 64 // stride, 96 // stride) for stride in (4, 8, 16, 32)]
-    sizes = torch.tensor([[96.0, 64.0], [80.0, 48.0]])
-    with torch.no_grad():
-        wanted = decoder(features, sizes)
-    for stages in (([0, 1, 7], [8, 3]), ([3, 8], [7, 0, 1]), ([11], [0])):
-        asked = iter(stages)
-        output = decoder(features, sizes, track=lambda *_, asked=asked: (torch.tensor(next(asked)), None))
-        for ours, expected in (
-            (output.coordinates, wanted.coordinates),
-            (output.sigmas, wanted.sigmas),
-            (output.boxes, wanted.boxes),
-        ):
-            for one, other in zip(ours, expected, strict=True):
-                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+def test_a_stage_runs_the_queries_matched_at_it_or_later(monkeypatch):
+    """Three stages that match other queries each: the losses and gradients of all, of 4, 3 and 2 queries."""
+    pairs = [Match(torch.tensor(rows), torch.tensor([0, 1])) for rows in ([1, 2], [2, 4], [0, 4])]
+    models, rows = [], []
+    for opts in ((), MATCHED):
+        model = without_batch_statistics(spread(tiny_model("light", *opts, STAGES, 3)))
+        monkeypatch.setattr(model.criterion.matcher, "assign", lambda *_: pairs)
+        for stage in model.decoder.keypoint_stages:
+            stage.tower.register_forward_hook(lambda module, args, out: rows.append(len(out)))
+        models.append(model)
+    assert_same_training(*models, tiny_batch(persons=(2, 0)))
+    assert rows == [2 * NUM_QUERIES] * 3 + [4, 3, 2]
+    # a batch without a person runs one row, so that every parameter takes part
+    monkeypatch.undo()
+    models[1](tiny_batch(persons=(0, 0)))
+    assert rows[6:] == [1, 1, 1]
 
 
-def test_light_matched_trains_in_whatever_order_the_persons_are_matched(monkeypatch):
+def test_a_query_keeps_its_parts_whichever_person_it_is_matched_to(monkeypatch):
     """Swapping the persons of two queries between stages swaps their targets and nothing that the model computes."""
-    model = without_batch_statistics(spread(tiny_model("light", *MATCHED)))
-    seen = []
-    hook = model.decoder.register_forward_hook(lambda module, args, output: seen.append(output))
+    model, seen = without_batch_statistics(spread(tiny_model("light", *MATCHED))), []
+    for stage in model.decoder.keypoint_stages:
+        stage.register_forward_hook(lambda module, args, output: seen.append(output[0]))
     for order in ([0, 1], [1, 0]):
         pairs = [Match(torch.tensor([2, 4]), torch.tensor([0, 1])), Match(torch.tensor([2, 4]), torch.tensor(order))]
         monkeypatch.setattr(model.criterion.matcher, "assign", lambda *_, pairs=pairs: pairs)
         model(tiny_batch(persons=(2, 2)))
-    hook.remove()
-    for one, other in zip(seen[0].coordinates, seen[1].coordinates, strict=True):
-        assert torch.equal(one, other)
+    assert torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3])
+
+
+def test_matched_training_is_refused_in_the_full_variant():
+    with pytest.raises(
+        UserError, match="TRAIN_QUERIES 'matched' needs boxes that do not depend on the keypoint stages"
+    ):
+        QueryPose(tiny_config("full", *MATCHED))
 
 
 class CountWaits(TorchDispatchMode):
@@ -136,45 +147,41 @@ class CountWaits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("opts", [("light", *MATCHED), ("light",), ("full",), ("full", *MATCHED)])
+BEYOND = (
+    *("MODEL.QUERYPOSE.ANCHORED_COORDINATES", True, "MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.COPIES", 2),
+    *("MODEL.QUERYPOSE.ONE_TO_MANY.NUM_QUERIES", 5, "MODEL.QUERYPOSE.IMAGE_QUERIES.ENABLED", True),
+)
+
+
+@pytest.mark.parametrize("opts", [("light", *MATCHED), ("light",), ("full",), ("light", *MATCHED, *BEYOND)])
 def test_a_training_step_waits_for_nothing_but_the_matching(opts, monkeypatch):
-    model = spread(tiny_model(*opts)).train()
-    assign, inside = model.criterion.matcher.assign, []
+    model, matchings = spread(tiny_model(*opts)).train(), []
 
-    def outside_of_the_count(*args):
-        inside.append(1)
-        with torch.utils._python_dispatch._disable_current_modes():
-            return assign(*args)
+    def uncounted(function):
+        def call(*args):
+            matchings.append(function)
+            with _disable_current_modes():
+                return function(*args)
 
-    monkeypatch.setattr(model.criterion.matcher, "assign", outside_of_the_count)
-    # the rows are on the host there: their union is no question to the device
+        return call
+
+    assign = model.criterion.matcher.assign
+    monkeypatch.setattr(model.criterion.matcher, "assign", uncounted(assign))
+    # matches and image sizes are on the host there
+    monkeypatch.setattr(meta_arch, "matched_rows", uncounted(meta_arch.matched_rows))
+    monkeypatch.setattr(model, "preprocess", uncounted(model.preprocess))
     monkeypatch.setattr(box_stage.BoxStage, "pool", lambda self, *args: pool_every_level(self.pooler, *args))
-    from querypose.modeling import meta_arch
-
-    rows_of = meta_arch.matched_rows
-
-    def on_host(matches):
-        with torch.utils._python_dispatch._disable_current_modes():
-            return rows_of(matches)
-
-    monkeypatch.setattr(meta_arch, "matched_rows", on_host)
-    preprocess = model.preprocess
-
-    def sizes_on_host(inputs):
-        with torch.utils._python_dispatch._disable_current_modes():
-            return preprocess(inputs)
-
-    monkeypatch.setattr(model, "preprocess", sizes_on_host)
     batch = tiny_batch()
     with CountWaits() as waits:
         sum(model(batch).values()).backward()
     assert not waits.found, waits.found
-    assert len(inside) == (2 if opts == ("full", *MATCHED) else 1)
+    assert matchings.count(assign) == (2 if model.one_to_many is not None else 1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_step_on_a_gpu_waits_for_nothing_but_the_matching(monkeypatch):
-    model = spread(tiny_model("light", *MATCHED)).cuda().train()
+@pytest.mark.parametrize("opts", [(), BEYOND])
+def test_a_step_on_a_gpu_waits_for_nothing_but_the_matching(opts, monkeypatch):
+    model = spread(tiny_model("light", *MATCHED, *opts)).cuda().train()
     assign = model.criterion.matcher.assign
 
     def allowed(*args):

@@ -1,4 +1,4 @@
-"""A run that ends early goes on as if it had not: the same weights, optimiser, statistics and learning rate."""
+"""An interrupted run resumes as if nothing had happened: the same weights, optimizer state and learning rate."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import torch
 from detectron2.engine import HookBase
 from killed_training import config, largest_difference, state_of
 
-from querypose.engine import PoseTrainer, refuse_existing_run
+from querypose.engine import PoseTrainer
 from querypose.engine.signals import Interrupted
 from querypose.errors import UserError
 from querypose.synthetic.dataset import write_synthetic_people
@@ -68,30 +68,30 @@ def test_twenty_kills_leave_no_trace(tmp_path):
     "opts",
     [
         ("DATALOADER.NUM_WORKERS", 1, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"),
-        ("SOLVER.AMP.ENABLED", True, "SOLVER.ACCUMULATION_STEPS", 2, "MODEL.QUERYPOSE.AUX_HEATMAP", True),
+        ("SOLVER.AMP.ENABLED", True, "SOLVER.ACCUMULATION_STEPS", 2, "MODEL.QUERYPOSE.LOSS.HEATMAP_WEIGHT", 1.0),
         ("SEED", -1, "SOLVER.OPTIMIZER", "SGD", "DATALOADER.ASPECT_RATIO_GROUPING", False),
     ],
 )
-def test_a_run_that_a_signal_ended_goes_on(people, tmp_path, monkeypatch, messages, opts):
+def test_a_run_stopped_by_a_signal_resumes(people, tmp_path, monkeypatch, messages, opts):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     opts = ("SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINT_PERIOD", 100, *opts)
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as caught:
         train(config(people, tmp_path / "two", *opts), Do(2, kill))
     assert caught.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is handler
-    assert "SIGTERM: the state after iteration 2 is in" in messages() and "go on with --resume" in messages()
+    assert "SIGTERM: the state after iteration 2 is in" in messages() and "continue with --resume" in messages()
     saved = torch.load(tmp_path / "two" / "model_0000002.pth", weights_only=True)
 
     resumed = train(config(people, tmp_path / "two", *opts))
     assert resumed.start_iter == 3
     cfg = config(people, tmp_path / "one", *opts)
-    cfg.SEED = saved["trainer"]["hooks"]["SeedSteps"]["seed"]  # what a run without a SEED has drawn
+    cfg.SEED = saved["trainer"]["hooks"]["SeedSteps"]["seed"]  # what a run without a SEED has chosen
     torch.manual_seed(0)
     alone = PoseTrainer(cfg)
     alone.model.load_state_dict(initial_weights(people, tmp_path, opts))
     alone.train()
     one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")
-    assert one["trainer"]["_trainer"]["optimizer"]["state"], "an optimiser without a state shows nothing"
+    assert one["trainer"]["_trainer"]["optimizer"]["state"], "an optimizer without state shows nothing"
     assert largest_difference(one, two) <= 1e-6
     assert largest_difference(one["model"], saved["model"]) > 1e-4, "the iterations after it changed something"
 
@@ -109,7 +109,7 @@ def short_run(people, tmp_path):
     return Path(cfg.OUTPUT_DIR)
 
 
-def test_checkpoints_that_are_not_whole_are_passed_over(people, short_run, messages):
+def test_damaged_checkpoints_are_skipped(people, short_run, messages):
     assert (short_run / "last_checkpoint").read_text() == "model_final.pth"
     stray = short_run / ".model_0000005.pth.partial"
     stray.write_bytes(b"half of a file")
@@ -122,11 +122,11 @@ def test_checkpoints_that_are_not_whole_are_passed_over(people, short_run, messa
     trainer = PoseTrainer(config(people, short_run))
     trainer.resume_or_load(resume=True)
     assert trainer.start_iter == 2 and not stray.exists()
-    assert "model_final.pth is not a whole checkpoint" in messages()
-    assert "model_0000003.pth is not a whole checkpoint" in messages() and "checksum" in messages()
+    assert "model_final.pth is damaged" in messages()
+    assert "model_0000003.pth is damaged" in messages() and "checksum" in messages()
 
     (short_run / "model_0000001.pth").write_bytes(b"")
-    with pytest.raises(UserError, match="no checkpoint in .* is whole; move them away to start anew"):
+    with pytest.raises(UserError, match="all checkpoints in .* are damaged; move them away"):
         PoseTrainer(config(people, short_run)).resume_or_load(resume=True)
 
 
@@ -141,22 +141,8 @@ def test_last_checkpoint_may_be_missing_or_wrong(people, short_run, named):
     assert trainer.start_iter == 4
 
 
-def test_without_resume_nothing_is_gone_on_with(people, short_run):
-    trainer = PoseTrainer(config(people, short_run))
-    trainer.resume_or_load(resume=False)
-    assert trainer.start_iter == 0
-
-
-def test_an_old_run_is_not_overwritten(tmp_path):
-    refuse_existing_run(str(tmp_path / "nothing"))
-    (tmp_path / "config.yaml").write_text("")
-    refuse_existing_run(str(tmp_path))
-    (tmp_path / "model_0000001.pth").write_bytes(b"")
-    with pytest.raises(UserError, match=r"holds a run already \(model_0000001.pth\); go on with it by --resume, or"):
-        refuse_existing_run(str(tmp_path))
-
-
-def test_newest_checkpoints_and_the_best_stay(people, tmp_path):
+def test_newest_checkpoints_and_the_best_stay(people, tmp_path, monkeypatch):
+    monkeypatch.setattr("querypose.engine.trainer.CHECKPOINTS_KEPT", 2)
     cfg = config(
         people, tmp_path, "SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 1, "TEST.EVAL_PERIOD", 2,
         "DATASETS.TEST", (people,),
@@ -194,7 +180,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(people, tmp_path, full_disk, mes
     relief = Do(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before))
     train(cfg, Do(2, full_disk), relief)
     kept = "model_0000003.pth cannot be written (File too large); model_0000001.pth from before is kept"
-    assert kept in messages() and "(training goes on without it)" in messages()
+    assert kept in messages() and "(training continues without it)" in messages()
     names = sorted(path.name for path in tmp_path.iterdir() if "model" in path.name)
     assert names == ["model_0000001.pth", "model_0000005.pth", "model_final.pth"]
 

@@ -27,26 +27,3 @@ def test_equation_3():
         parameter.normal_()
     embeddings, queries = torch.randn(4, 3, 16), torch.randn(4, 3, 16)
     torch.testing.assert_close(module(embeddings, queries), by_hand(module, embeddings, queries), rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_undecided_gates_give_the_mean():
-    module = SelectiveIteration(part_dim=16)
-    module.expand.weight.zero_()
-    module.expand.bias.zero_()
-    embeddings, queries = torch.randn(4, 3, 16), torch.randn(4, 3, 16)
-    torch.testing.assert_close(module(embeddings, queries), (embeddings + queries) / 2)
-
-
-@torch.no_grad()
-def test_first_gates_are_the_embedding_s():
-    module = SelectiveIteration(part_dim=16)
-    module.expand.weight.zero_()
-    module.expand.bias[:16], module.expand.bias[16:] = 50.0, -50.0
-    embeddings, queries = torch.randn(4, 3, 16), torch.randn(4, 3, 16)
-    torch.testing.assert_close(module(embeddings, queries), embeddings)
-
-
-def test_parameters_of_the_paper_s_size():
-    reduce, norm, expand = 128 * 32, 2 * 32, 256 * (32 + 1)
-    assert sum(p.numel() for p in SelectiveIteration(part_dim=128).parameters()) == reduce + norm + expand == 12_608

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 from detectron2.data import MetadataCatalog
 
+from querypose import skeleton
 from querypose.errors import UserError
-from querypose.skeleton import DEFAULT_SIGMA, Skeleton, flip_pairs_by_name, split_side
+from querypose.skeleton import DEFAULT_SIGMA, Skeleton, flip_pairs_by_name, known_sigmas, split_side
 
 COCO = MetadataCatalog.get("keypoints_coco_2017_val")
 CROWDPOSE_NAMES = [
@@ -33,23 +34,23 @@ def small_skeleton(**changes):
 def test_coco_metadata_gives_cocos_own_numbers():
     from pycocotools.cocoeval import Params
 
-    skeleton = Skeleton.from_metadata(COCO)
-    assert skeleton.num_keypoints == 17
+    found = Skeleton.from_metadata(COCO)
+    assert found.num_keypoints == 17
     # nose, then eyes, ears, .., ankles in pairs of left and right
-    assert skeleton.flip_indices == [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
-    assert skeleton.sigmas == pytest.approx(Params("keypoints").kpt_oks_sigmas)
-    assert skeleton.sides == ("middle", *("left", "right") * 8)
-    assert len(skeleton.limbs) == len(COCO.keypoint_connection_rules)
+    assert found.flip_indices == [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+    assert found.sigmas == pytest.approx(Params("keypoints").kpt_oks_sigmas)
+    assert found.sides == ("middle", *("left", "right") * 8)
+    assert len(found.limbs) == len(COCO.keypoint_connection_rules)
 
 
 def test_crowdpose_category_gives_the_official_flip_indices_and_sigmas():
     # the official files carry COCO's limbs, which go beyond these 14 keypoints
     category = {"name": "person", "keypoints": CROWDPOSE_NAMES, "skeleton": [[16, 14], [6, 8], [9, 11]]}
-    skeleton = Skeleton.from_coco_category(category)
-    assert skeleton.flip_indices == [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 12, 13]
+    found = Skeleton.from_coco_category(category)
+    assert found.flip_indices == [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 12, 13]
     official = [0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89, 0.79, 0.79]
-    assert skeleton.sigmas == pytest.approx([sigma / 10 for sigma in official])
-    joined = {frozenset(CROWDPOSE_NAMES[i] for i in limb) for limb in skeleton.limbs}
+    assert found.sigmas == pytest.approx([sigma / 10 for sigma in official])
+    joined = {frozenset(CROWDPOSE_NAMES[i] for i in limb) for limb in found.limbs}
     assert {"head", "neck"} in joined and {"left_hip", "left_knee"} in joined
     assert {"left_shoulder", "right_elbow"} not in joined
 
@@ -67,6 +68,13 @@ def test_crowdpose_category_gives_the_official_flip_indices_and_sigmas():
         ("LPaw", "RPaw"),
         ("front_left_paw", "front_right_paw"),
         ("PAW-L", "PAW-R"),
+        ("lpaw", "rpaw"),
+        ("leftpaw", "rightpaw"),
+        ("pawL", "pawR"),
+        ("linke_pfote_links", "linke_pfote_rechts"),
+        ("patte gauche", "patte droite"),
+        ("pied_gauche", "pied_droit"),
+        ("左足", "右足"),
     ],
 )
 def test_sides_are_found_in_names(left, right):
@@ -79,10 +87,24 @@ def test_names_without_a_side_stay_in_the_middle(name):
     assert split_side(name)[0] == "middle"
 
 
-def test_front_and_hind_limbs_are_not_confused():
-    names = ["left_front_paw", "right_hind_paw", "right_front_paw", "left_hind_paw", "left_horn"]
-    skeleton = Skeleton.from_coco_category({"name": "cat", "keypoints": names})
-    assert skeleton.flip_indices == [2, 3, 0, 1, 4]
+def test_names_that_only_look_like_sides():
+    assert flip_pairs_by_name(["lip", "rib", "leg", "left", "rear"]) == ()
+    assert known_sigmas(["lhip", "rhip", "hip_x"]) == (0.107, 0.107, DEFAULT_SIGMA)
+
+
+def test_tables_of_sides_can_be_extended(monkeypatch):
+    names = ["goti_kushoto", "goti_kulia"]
+    assert flip_pairs_by_name(names) == ()
+    monkeypatch.setattr(skeleton, "SIDE_WORDS", [*skeleton.SIDE_WORDS, ("kushoto", "kulia")])
+    assert flip_pairs_by_name(names) == (("goti_kushoto", "goti_kulia"),)
+
+
+def test_skeletons_that_a_flip_would_spoil():
+    assert Skeleton.from_metadata(COCO).flip_warning() is None
+    assert small_skeleton(keypoint_names=["center"], flip_pairs=[], limbs=[], sigmas=[1]).flip_warning() is None
+    assert "left_hand/right_hand" in small_skeleton(flip_pairs=[]).flip_warning()
+    numbers = small_skeleton(keypoint_names=["1", "2", "3"], flip_pairs=[])
+    assert "horizontal flip is off" in numbers.flip_warning()
 
 
 def test_category_entries_take_precedence_over_names():
@@ -92,22 +114,16 @@ def test_category_entries_take_precedence_over_names():
         "flip_pairs": [["a", "b"]],
         "skeleton": [[1, 3]],
     }
-    skeleton = Skeleton.from_coco_category(category)
-    assert skeleton.flip_indices == [1, 0, 2]
-    assert skeleton.limbs == ((0, 2),)
-    assert skeleton.sigmas == (DEFAULT_SIGMA, DEFAULT_SIGMA, 0.026)
+    found = Skeleton.from_coco_category(category)
+    assert found.flip_indices == [1, 0, 2]
+    assert found.limbs == ((0, 2),)
+    assert found.sigmas == (DEFAULT_SIGMA, DEFAULT_SIGMA, 0.026)
     assert Skeleton.from_coco_category({**category, "sigmas": [1, 2, 3]}).sigmas == (1, 2, 3)
     assert Skeleton.from_coco_category({**category, "sigmas": [1, 2, 3]}, sigmas=[4, 5, 6]).sigmas == (
         4,
         5,
         6,
     )
-
-
-def test_metadata_round_trip():
-    skeleton = small_skeleton()
-    assert Skeleton.from_metadata(SimpleNamespace(**skeleton.to_metadata())) == skeleton
-    assert skeleton.to_metadata()["keypoint_flip_map"] == (("left_hand", "right_hand"),)
 
 
 def test_coco_category_agrees_with_detectron2s_metadata():
@@ -122,13 +138,9 @@ def test_a_flip_map_from_right_to_left_keeps_the_sides():
     metadata = SimpleNamespace(
         keypoint_names=["r_eye", "nose", "l_eye"], keypoint_flip_map=[("r_eye", "l_eye"), ("nose", "nose")]
     )
-    skeleton = Skeleton.from_metadata(metadata)
-    assert skeleton.sides == ("right", "middle", "left")
-    assert skeleton.flip_indices == [2, 1, 0]
-
-
-def test_skeleton_is_hashable_whatever_the_containers():
-    assert hash(small_skeleton(limbs=[[0, 1], [0, 2]], sigmas=[0.1, 0.2, 0.2])) == hash(small_skeleton())
+    found = Skeleton.from_metadata(metadata)
+    assert found.sides == ("right", "middle", "left")
+    assert found.flip_indices == [2, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from torch import nn
 
-from querypose.config import add_querypose_config, check_config
+from querypose.config import add_querypose_config
+from querypose.config_checks import check_config
 from querypose.errors import UserError
 from querypose.modeling.backbones import SwinBackbone
 
@@ -177,19 +178,6 @@ def test_stochastic_depth_rises_with_depth_and_rests_in_inference():
         runs = [backbone.train(training)(image)["res5"] for training in (True, True, False, False)]
     assert not torch.equal(runs[0], runs[1])
     assert torch.equal(runs[2], runs[3])
-
-
-def test_checkpointing_changes_no_number():
-    plain = build_backbone(swin_config("MODEL.SWIN.STOCHASTIC_DEPTH", 0.5)).train()
-    opts = ("MODEL.SWIN.STOCHASTIC_DEPTH", 0.5, "MODEL.SWIN.ACTIVATION_CHECKPOINTING", True)
-    saving = build_backbone(swin_config(*opts)).train()
-    saving.load_state_dict(plain.state_dict(), strict=True)
-    image = torch.randn(2, 3, 64, 96)
-    for backbone in (plain, saving):
-        torch.manual_seed(3)  # the same blocks are skipped, also in the second pass over them
-        sum(feature.square().mean() for feature in backbone(image).values()).backward()
-    for (name, ours), theirs in zip(saving.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
 
 
 def original_name(name):

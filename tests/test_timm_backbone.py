@@ -1,7 +1,5 @@
 """Any timm model as a Detectron2 backbone; BatchNorm modes and activation checkpointing."""
 
-import copy
-
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
@@ -10,7 +8,6 @@ from torch import nn
 
 from querypose.errors import UserError
 from querypose.modeling.backbones import TimmBackbone, build_timm_fpn_backbone
-from querypose.modeling.backbones.checkpointing import find_blocks
 
 NARROW = {"channels": [8, 16, 24, 32]}
 LEVELS = ["res2", "res3", "res4", "res5"]
@@ -175,55 +172,6 @@ def test_synchronised_batch_norm_of_cpu_processes(monkeypatch):
 def test_batch_norm_modes_that_cannot_be(norm, name, reason):
     with pytest.raises(UserError, match=f"MODEL.TIMM.NORM is '{norm}'.*{reason}"):
         TimmBackbone(name, options=dict(MODELS)[name], norm=norm)
-
-
-@pytest.mark.parametrize(("name", "options"), [MODELS[0], MODELS[2], MODELS[3]])
-def test_checkpointing_changes_no_number(name, options):
-    torch.manual_seed(1)
-    plain = TimmBackbone(name, options=options).train()
-    saving = TimmBackbone(name, options=options, activation_checkpointing=True).train()
-    saving.load_state_dict(plain.state_dict(), strict=True)
-    image = torch.randn(2, 3, 64, 64)
-    gradients = []
-    for backbone in (plain, saving):
-        sum(value.square().mean() for value in backbone(image).values()).backward()
-        gradients.append({key: parameter.grad for key, parameter in backbone.named_parameters()})
-    torch.testing.assert_close(gradients[1], gradients[0])
-    # running statistics and their counters too: the second pass over a block does not count
-    torch.testing.assert_close(saving.state_dict(), plain.state_dict())
-
-
-def saved_elements(backbone, image):
-    """Numbers that autograd keeps for the backward pass."""
-    saved = {}
-    keep = lambda tensor: saved.setdefault(tensor.data_ptr(), tensor.numel()) and tensor  # noqa: E731
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        backbone(image)
-    return sum(saved.values())
-
-
-def test_checkpointing_saves_memory():
-    image = torch.randn(1, 3, 64, 64)
-    plain, saving = (TimmBackbone("resnet18", activation_checkpointing=on).train() for on in (False, True))
-    assert saved_elements(saving, image) < 0.7 * saved_elements(plain, image)
-
-
-def test_a_copy_of_a_checkpointed_model_is_its_own():
-    backbone = TimmBackbone("resnet18", options=NARROW, activation_checkpointing=True).train()
-    image = torch.randn(2, 3, 64, 64)
-    other = copy.deepcopy(backbone)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.zero_()
-    other(image)["res5"].sum().backward()
-    assert all(parameter.grad is None for parameter in backbone.parameters())
-    assert not other(image)["res5"].any()
-
-
-def test_blocks_are_the_residual_blocks():
-    model = TimmBackbone("resnet18", options=NARROW).model
-    assert len(find_blocks(model)) == 8
-    assert {type(block).__name__ for block in find_blocks(model)} == {"BasicBlock"}
 
 
 def test_unknown_name():

@@ -11,10 +11,9 @@ from torch import nn
 
 from querypose.data import resolve_datasets
 from querypose.engine import PoseTrainer
-from querypose.engine import trainer as trainer_module
-from querypose.engine.progress import ProgressBar
-from querypose.engine.train_loop import BFloat16Trainer, StepTrainer
-from querypose.engine.trainer import use_bfloat16, wrap_for_distribution
+from querypose.engine.train_loop import StepTrainer
+from querypose.engine.trainer import use_bfloat16
+from querypose.engine.training_hooks import ProgressBar
 from querypose.evaluation import PoseEvaluator
 from querypose.synthetic.dataset import write_synthetic_people
 
@@ -35,17 +34,9 @@ def config(people, folder, *opts):
     return cfg
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_freed_memory_is_kept_where_the_config_says_so(wanted, people, tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(trainer_module, "keep_freed_memory", lambda: calls.append(1))
-    PoseTrainer(config(people, tmp_path, "SOLVER.KEEP_FREED_MEMORY", wanted))
-    assert len(calls) == wanted
-
-
 def test_two_steps_leave_metrics_and_a_checkpoint(people, tmp_path):
     trainer = PoseTrainer(config(people, tmp_path))
-    assert type(trainer._trainer) is StepTrainer
+    assert not trainer._trainer.bfloat16
     before = [parameter.clone() for parameter in trainer.model.parameters()]
     metrics = trainer.train()
     changed = [not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True)]
@@ -69,7 +60,7 @@ def test_two_steps_leave_metrics_and_a_checkpoint(people, tmp_path):
 def test_bfloat16_by_the_config(people, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     trainer = PoseTrainer(config(people, tmp_path, "SOLVER.AMP.ENABLED", True))
-    assert type(trainer._trainer) is BFloat16Trainer
+    assert trainer._trainer.bfloat16
     with EventStorage():
         trainer._trainer.run_step()
     gradients = [p.grad for p in trainer.model.parameters() if p.requires_grad]
@@ -90,7 +81,7 @@ def test_bfloat16_step_computes_forward_alone_in_bfloat16():
     model = Probe()
     weight = model.linear.weight.detach().clone()
     data = torch.ones(3, 2)
-    trainer = BFloat16Trainer(model, [data], torch.optim.SGD(model.parameters(), lr=0.1))
+    trainer = StepTrainer(model, [data], torch.optim.SGD(model.parameters(), lr=0.1), bfloat16=True)
     with EventStorage():
         trainer.run_step()
     assert model.dtype == torch.bfloat16 and model.linear.weight.dtype == torch.float32
@@ -107,11 +98,6 @@ def test_evaluator_and_loaders_are_ours(people, tmp_path):
     assert len(batch) == 2 and all(entry["instances"].gt_keypoints.tensor.shape[1:] == (17, 3) for entry in batch)
 
 
-def test_one_process_needs_no_wrapper():
-    model = nn.Linear(1, 1)
-    assert wrap_for_distribution(model) is model
-
-
 class FakeTrainer:
     max_iter, start_iter, iter = 30, 10, 20
 
@@ -122,7 +108,6 @@ def test_progress_bar(monkeypatch, enabled):
     terminal.isatty = lambda: enabled
     monkeypatch.setattr("sys.stderr", terminal)
     bar = ProgressBar()
-    assert bar.enabled is enabled
     bar.trainer = FakeTrainer()
     with EventStorage() as storage:
         storage.put_scalar("total_loss", 3.25)

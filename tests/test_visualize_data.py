@@ -1,4 +1,4 @@
-"""tools/visualize_data.py: samples are the mapper's, mirror images theirs, and a wrong swap shows in colour."""
+"""tools/visualize_data.py: samples of the mapper, their mirror images, and the colors that reveal a wrong swap."""
 
 import importlib.util
 import json
@@ -64,21 +64,21 @@ def test_a_sample_is_the_mapper_s_and_its_mirror_image_exact(data):
     assert len(sizes) > 2, "the augmentation varies"
     state = np.random.get_state()[1].copy()
     maker.make(0, 3)
-    assert np.array_equal(np.random.get_state()[1], state), "drawing must not disturb a training's random numbers"
+    assert np.array_equal(np.random.get_state()[1], state), "sampling must not change a training run's random numbers"
 
 
-def test_left_and_right_are_told_by_colour_and_a_wrong_swap_shows(data):
+def test_sides_have_their_colors_and_a_wrong_swap_is_visible(data):
     cfg = config(data, "INPUT.RANDOM_FLIP", "none", "INPUT.CROP.ENABLED", False, "INPUT.MIN_SIZE_TRAIN", (120,))
     maker = SampleMaker(cfg, "train")
-    pictures = [maker.draw(sample, (400, 240)) for sample in maker.make(0, 0)]
-    # hands at (150.5, 60.5) and (30.5, 60.5), in the mirrored picture of 200 pixels at 49.5 and 169.5; twice as large
-    for picture, left, right in zip(pictures, (301, 339), (61, 99), strict=True):
-        assert picture.shape == (240, 400, 3)
-        # whoever is shown, the hand on our right is the left one
-        assert tuple(picture[121, left]) == SIDE_COLORS["left"]
-        assert tuple(picture[121, right]) == SIDE_COLORS["right"]
+    images = maker.draw(maker.make(0, 0), (400, 240))
+    # hands at (150.5, 60.5) and (30.5, 60.5), in the mirrored image of 200 pixels at 49.5 and 169.5; twice as large
+    for image, left, right in zip(images, (301, 339), (61, 99), strict=True):
+        assert image.shape == (240, 400, 3)
+        # in both images, the hand on our right is the left one
+        assert tuple(image[121, left]) == SIDE_COLORS["left"]
+        assert tuple(image[121, right]) == SIDE_COLORS["right"]
     maker._mappers[1].flip_indices = np.arange(3)
-    wrong = maker.draw(maker.make(0, 0)[1], (400, 240))
+    (_, wrong) = maker.draw(maker.make(0, 0), (400, 240))
     assert tuple(wrong[121, 339]) == SIDE_COLORS["right"]
 
 
@@ -89,9 +89,9 @@ def test_test_data_are_only_resized(data):
     assert first["instances"].gt_keypoints.tensor[0, 0].tolist() == [50.25, 10.25, 2]
 
 
-def test_channel_order_does_not_change_the_picture(data):
+def test_channel_order_does_not_change_the_image(data):
     makers = [SampleMaker(config(data, "INPUT.FORMAT", order), "train") for order in ("RGB", "BGR")]
-    rgb, bgr = (maker.draw(maker.make(0, 0)[0]) for maker in makers)
+    rgb, bgr = (maker.draw(maker.make(0, 0))[0] for maker in makers)
     assert np.array_equal(rgb, bgr)
 
 
@@ -110,9 +110,9 @@ def test_tool(tool, data, tmp_path, capsys):
     assert "2 samples of 2 images" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert len(names) == 3 and names[2] == "samples.png" and {name[3:] for name in names[:2]} == {"_1.png", "_2.png"}
-    picture = np.asarray(Image.open(tmp_path / "out" / "samples.png"))
-    for colour in SIDE_COLORS.values():
-        assert (picture == colour).all(axis=2).sum() > 20
+    sheet = np.asarray(Image.open(tmp_path / "out" / "samples.png"))
+    for color in SIDE_COLORS.values():
+        assert (sheet == color).all(axis=2).sum() > 20
     with pytest.raises(UserError, match="set DATASETS.TEST"):
         tool.main([*given, "--split", "test", *overrides[:2], "DATASETS.TEST", "()"])
     with pytest.raises(UserError, match="cannot write to"):

@@ -1,4 +1,4 @@
-"""tools/visualize_results.py: errors of images in closed form, their order, the table and the pictures."""
+"""tools/visualize_results.py: errors of images in closed form, their order, the table and the images."""
 
 import csv
 import importlib.util
@@ -15,8 +15,9 @@ from querypose.errors import UserError
 from querypose.evaluation import keypoint_errors
 from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.evaluation.image_errors import ImageError, image_errors
+from querypose.visualization import Poses
 from querypose.visualization.draw_poses import SIDE_COLORS
-from querypose.visualization.result_pictures import coco_poses, sort_errors
+from querypose.visualization.result_images import sort_errors
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "visualize_results.py"
 
@@ -78,12 +79,12 @@ def test_order():
 
 def test_poses_of_coco_entries():
     entry = {"keypoints": [10, 20, 2] * 3, "bbox": [5, 6, 30, 40], "score": 0.7}
-    poses = coco_poses([entry], 3, ground_truth=False)
+    poses = Poses.from_coco([entry], 3, ground_truth=False)
     assert poses.keypoints[0, 1].tolist() == [10.5, 20.5, 2] and poses.boxes.tolist() == [[5, 6, 35, 46]]
     assert poses.scores.tolist() == [0.7] and not poses.ground_truth
-    without = coco_poses([{key: entry[key] for key in ("keypoints", "score")}], 3, ground_truth=False)
+    without = Poses.from_coco([{key: entry[key] for key in ("keypoints", "score")}], 3, ground_truth=False)
     assert without.boxes is None
-    assert coco_poses([], 3, ground_truth=True).keypoints.shape == (0, 3, 3)
+    assert Poses.from_coco([], 3, ground_truth=True).keypoints.shape == (0, 3, 3)
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_tool(tool, files, tmp_path, capsys):
     assert [(row["rank"], row["image_id"], row["error"]) for row in rows] == [
         ("1", "3", "1.0000"), ("2", "2", second), ("3", "1", "0.0000")
     ]  # fmt: skip
-    assert (rows[0]["found"], rows[0]["surplus"], rows[0]["mean_oks"]) == ("0", "0", "")
+    assert (rows[0]["found"], rows[0]["false_positives"], rows[0]["mean_oks"]) == ("0", "0", "")
     # ground truth left, results right, each enlarged twice; left hands at 200.5 and 210.5
     picture = np.asarray(Image.open(out / "0002_2.png"))
     truth, found = picture[-412:-12, 12 : 12 + 520], picture[-412:-12, -532:-12]
@@ -152,5 +153,5 @@ def test_mistakes(tool, files, tmp_path):
         tool.main([*files, "--output", str(tmp_path / "1.png")])
     assert not (tmp_path / "out").exists()
     (tmp_path / "2.png").unlink()
-    with pytest.raises(UserError, match="2.png does not exist"):
+    with pytest.raises(UserError, match="2.png"):
         tool.main([*files, *out])

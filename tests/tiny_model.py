@@ -33,12 +33,10 @@ def tiny_config(variant: str = "light", *opts) -> CfgNode:
     config.NUM_HEADS = 4
     config.FEEDFORWARD_DIM = 32
     config.DYNAMIC_DIM = 4
-    config.NUM_CLASS_LAYERS = 1
-    config.NUM_BOX_LAYERS = 1
     config.NUM_TOWER_LAYERS = 2
     config.TOWER_DIM = 16
-    config.BOX_POOLER_RESOLUTION = 5
-    config.KEYPOINT_POOLER_RESOLUTION = 6
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 5
+    cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION = 6
     cfg.merge_from_list(list(opts))
     return cfg
 
@@ -52,8 +50,7 @@ def tiny_model(variant: str = "light", *opts) -> QueryPose:
 def spread(model: QueryPose) -> QueryPose:
     """Give every query a proposal box and predictions of its own, in place, as training does.
 
-    At the start all queries see the whole image and the keypoints stay at its centre: many a mistake shows no
-    difference there.
+    At the start all queries see the whole image and the keypoints stay at its center, which hides many mistakes.
     """
     generator = torch.Generator().manual_seed(1)
 
@@ -61,10 +58,16 @@ def spread(model: QueryPose) -> QueryPose:
         return scale * torch.randn(parameter.shape, generator=generator)
 
     with torch.no_grad():
-        boxes = model.decoder.proposal_boxes.weight
-        boxes[:, :2] = 0.5 + 0.15 * torch.rand(boxes[:, :2].shape, generator=generator)
-        boxes[:, 2:] = 0.3 + 0.4 * torch.rand(boxes[:, 2:].shape, generator=generator)
+        if model.image_queries is None:
+            boxes = model.decoder.proposal_boxes.weight
+            boxes[:, :2] = 0.5 + 0.15 * torch.rand(boxes[:, :2].shape, generator=generator)
+            boxes[:, 2:] = 0.3 + 0.4 * torch.rand(boxes[:, 2:].shape, generator=generator)
+        else:
+            head = model.image_queries.head[-1].weight
+            head.add_(noise(head, 0.5))
         for stage in model.decoder.box_stages:
+            if model.image_queries is not None:  # these start at zero
+                stage.box_delta.weight.add_(noise(stage.box_delta.weight, 0.3))
             stage.box_delta.weight.mul_(0.3)
             stage.class_logit.bias.zero_()
         for stage in model.decoder.keypoint_stages:
@@ -84,6 +87,13 @@ def without_batch_statistics(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
     return model
+
+
+def gradients_of(model: nn.Module, batch: list[dict]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The losses of a batch, and by name the gradient of every trainable parameter, None without one."""
+    losses = model(batch)
+    sum(losses.values()).backward()
+    return losses, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
 def person_boxes(number: int, height: int, width: int, generator: torch.Generator) -> Tensor:

@@ -18,14 +18,20 @@ from tiny_model import spread, tiny_batch, tiny_config, tiny_model, without_batc
 from torch import nn
 
 from querypose.data import resolve_datasets
-from querypose.engine import PoseTrainer, build_optimizer, launch, train_net_parser
+from querypose.engine import PoseTrainer, build_optimizer, launch, process_group, train_net
 from querypose.engine.trainer import share_buffers, wrap_for_distribution
 from querypose.errors import UserError, exit_on_user_error
 from querypose.synthetic.dataset import write_synthetic_people
 
 VARIANTS = {
-    "light": ("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched", "MODEL.QUERYPOSE.AUX_HEATMAP", True),
+    "light": ("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched", "MODEL.QUERYPOSE.LOSS.HEATMAP_WEIGHT", 1.0),
     "full": ("full",),
+    # jitter is random, and so would differ with the number of processes
+    "beyond the paper": (
+        *("full", "MODEL.QUERYPOSE.ANCHORED_COORDINATES", True, "MODEL.QUERYPOSE.IMAGE_QUERIES.ENABLED", True),
+        *("MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.COPIES", 2, "MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.JITTER", 0.0),
+        *("MODEL.QUERYPOSE.ONE_TO_MANY.NUM_QUERIES", 5, "MODEL.QUERYPOSE.ONE_TO_MANY.REPEATS", 2),
+    ),
 }
 PERSONS, SIZES = (2, 1, 0, 0), ((64, 96),) * 4
 
@@ -131,7 +137,7 @@ def trainer_config(people, folder, *opts):
         "INPUT.MIN_SIZE_TRAIN", (48, 64), "INPUT.CROP.SIZE", (40, 60), "INPUT.CROP.RESIZE_BEFORE", (64, 80),
         "SEED", 3, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.ACCUMULATION_STEPS", 2 // comm.get_world_size(),
         "SOLVER.OPTIMIZER", "SGD", "SOLVER.BASE_LR", 0.01, "SOLVER.STEPS", (), "SOLVER.WARMUP_ITERS", 1,
-        "MODEL.QUERYPOSE.AUX_HEATMAP", True, "OUTPUT_DIR", str(folder), *opts,
+        "MODEL.QUERYPOSE.LOSS.HEATMAP_WEIGHT", 1.0, "OUTPUT_DIR", str(folder), *opts,
     )  # fmt: skip
     resolve_datasets(cfg)
     return cfg
@@ -181,6 +187,11 @@ def train_forever(folder, dies):
 
 def main(args):
     torch.set_num_threads(1)
+    with process_group("cpu", args.timeout):
+        run(args)
+
+
+def run(args):
     output, json_file, *refuse = args.opts
     if json_file in ("die", "train"):
         return train_forever(output, dies=json_file == "die")
@@ -203,4 +214,4 @@ def main(args):
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        launch(main, train_net_parser().parse_args())
+        launch(main, train_net.parser().parse_args())

@@ -13,8 +13,8 @@ import argparse
 
 from querypose.analysis.model_zoo import HEIGHT, WIDTH
 from querypose.analysis.module_tree import format_tree, module_costs
-from querypose.config import setup_config
 from querypose.errors import exit_on_user_error
+from querypose.setup_config import setup_config
 
 MULTIPLE = 32  # of which images' sides are padded to one
 

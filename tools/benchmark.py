@@ -21,8 +21,8 @@ import torch
 from querypose.benchmark.models import PRECISIONS, Benchmark, peer_config
 from querypose.benchmark.reading import images_per_second
 from querypose.benchmark.table import to_markdown
-from querypose.config import setup_config
 from querypose.errors import UserError, exit_on_user_error
+from querypose.setup_config import setup_config
 
 LIGHT = "configs/querypose_light_R50.yaml"
 MATCHED = ["MODEL.QUERYPOSE.TRAIN_QUERIES", "matched"]

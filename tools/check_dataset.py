@@ -23,6 +23,7 @@ from detectron2.data import MetadataCatalog
 from querypose.data import annotation_file, resolve_dataset
 from querypose.data.dataset_check import PROBLEMS, check_dataset
 from querypose.errors import UserError, exit_on_user_error
+from querypose.skeleton import Skeleton
 from querypose.visualization import plot_dataset
 
 
@@ -54,6 +55,8 @@ def main(args=None):
             pictures |= report.digests
             reports.append(report)
             print_report(report)
+            if warning := Skeleton.from_metadata(MetadataCatalog.get(name)).flip_warning():
+                print(f"  {warning}")
         if args.picture:
             plot_dataset(reports, args.picture)
             print(f"histograms written to {args.picture}")

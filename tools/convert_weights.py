@@ -23,7 +23,7 @@ from querypose.conversion import (
     convert_swin_checkpoint,
     convert_torchvision_checkpoint,
     publishable_weights,
-    save_whole,
+    save_weights,
 )
 from querypose.conversion.files import check_free
 from querypose.errors import exit_on_user_error
@@ -39,12 +39,7 @@ SOURCES = {
 }
 
 # what a source's weights leave to the initialization, where that is not the neck and the decoder
-_FRESH = {
-    "authors": None,
-    "querypose": None,
-    "backbone": "decoder",
-    "movenet": "1x1 convolutions to p2 .. p5 and the decoder",
-}
+_FRESH = {"authors": None, "querypose": None, "backbone": "decoder", "movenet": "decoder"}
 
 
 def main() -> None:
@@ -55,7 +50,7 @@ def main() -> None:
     args = parser.parse_args()
     check_free(args.output)
     conversion = SOURCES[args.source](args.input)
-    save_whole(conversion.state_dict, args.output, author=args.source)
+    save_weights(conversion.state_dict, args.output, author=args.source)
     size = os.path.getsize(args.output) / 2**20
     print(f"wrote {args.output}: {len(conversion.state_dict)} tensors, {size:.1f} MiB")
     fresh = _FRESH.get(args.source, "neck and the decoder")

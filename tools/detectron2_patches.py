@@ -4,12 +4,11 @@
 module in the place of the compiled operators. Used by install_detectron2.py; needs nothing but Python.
 """
 
-import dataclasses
 import re
+from typing import NamedTuple
 
 
-@dataclasses.dataclass(frozen=True)
-class Patch:
+class Patch(NamedTuple):
     """One textual change of Detectron2's source.
 
     Attributes:
@@ -27,76 +26,61 @@ class Patch:
     file: str = ""
 
 
+MODEL_ZOO = "detectron2/model_zoo/model_zoo.py"
 PATCHES = (
+    Patch("numpy 1.24 removed its aliases of Python's own types", r"\bnp\.(bool|int|float|str)\b", r"\1", 19),
     Patch(
-        reason="numpy 1.24 removed its aliases of Python's own types",
-        pattern=r"\bnp\.(bool|int|float|str)\b",
-        replacement=r"\1",
-        count=19,
+        "Pillow 10 removed the constant LINEAR, another name of BILINEAR",
+        r"\bImage\.LINEAR\b",
+        "Image.BILINEAR",
+        1,
+        "detectron2/data/transforms/transform.py",
     ),
+    Patch("setuptools 81 removed pkg_resources", r"^import pkg_resources$", "import importlib.resources", 1, MODEL_ZOO),
     Patch(
-        reason="Pillow 10 removed the constant LINEAR, another name of BILINEAR",
-        pattern=r"\bImage\.LINEAR\b",
-        replacement="Image.BILINEAR",
-        count=1,
-        file="detectron2/data/transforms/transform.py",
-    ),
-    Patch(
-        reason="setuptools 81 removed pkg_resources",
-        pattern=r"^import pkg_resources$",
-        replacement="import importlib.resources",
-        count=1,
-        file="detectron2/model_zoo/model_zoo.py",
-    ),
-    Patch(
-        reason="setuptools 81 removed pkg_resources",
-        pattern=r"pkg_resources\.resource_filename\(\n"
+        "setuptools 81 removed pkg_resources",
+        r"pkg_resources\.resource_filename\(\n"
         r"\s*\"detectron2\.model_zoo\", os\.path\.join\(\"configs\", config_path\)\n\s*\)",
-        replacement='str(importlib.resources.files("detectron2.model_zoo").joinpath("configs", config_path))',
-        count=1,
-        file="detectron2/model_zoo/model_zoo.py",
+        'str(importlib.resources.files("detectron2.model_zoo").joinpath("configs", config_path))',
+        1,
+        MODEL_ZOO,
     ),
     Patch(
-        reason="torch warns about meshgrid without an explicit indexing",
-        pattern=r"torch\.meshgrid\(shifts_y, shifts_x\)",
-        replacement='torch.meshgrid(shifts_y, shifts_x, indexing="ij")',
-        count=1,
-        file="detectron2/modeling/anchor_generator.py",
+        "torch warns about meshgrid without an explicit indexing",
+        r"torch\.meshgrid\(shifts_y, shifts_x\)",
+        'torch.meshgrid(shifts_y, shifts_x, indexing="ij")',
+        1,
+        "detectron2/modeling/anchor_generator.py",
     ),
     Patch(
-        reason="PyTorch 2 has no Caffe2; without this nothing in detectron2.export could be imported",
-        pattern=r"^from \.api import \*$",
-        replacement="try:\n    from .api import *\nexcept ModuleNotFoundError:  # no Caffe2\n    pass",
-        count=1,
-        file="detectron2/export/__init__.py",
+        "PyTorch 2 has no Caffe2; without this nothing in detectron2.export could be imported",
+        r"^from \.api import \*$",
+        "try:\n    from .api import *\nexcept ModuleNotFoundError:  # no Caffe2\n    pass",
+        1,
+        "detectron2/export/__init__.py",
     ),
     Patch(
-        reason="COCOeval_opt needs compiled operators; evaluators that ask for it get the official COCOeval",
-        pattern=r"^from detectron2\.evaluation\.fast_eval_api import COCOeval_opt$",
-        replacement="COCOeval_opt = COCOeval",
-        count=1,
-        file="detectron2/evaluation/coco_evaluation.py",
+        "COCOeval_opt needs compiled operators; evaluators that ask for it get the official COCOeval",
+        r"^from detectron2\.evaluation\.fast_eval_api import COCOeval_opt$",
+        "COCOeval_opt = COCOeval",
+        1,
+        "detectron2/evaluation/coco_evaluation.py",
     ),
     Patch(
-        reason="torch.jit.script is deprecated and warns; scripting a model scripts these classes as well",
-        pattern=r"^@torch\.jit\.script\n",
-        replacement="",
-        count=2,
-        file="detectron2/modeling/box_regression.py",
+        "torch.jit.script is deprecated and warns; scripting a model scripts these classes as well",
+        r"^@torch\.jit\.script\n",
+        "",
+        2,
+        "detectron2/modeling/box_regression.py",
     ),
     Patch(
-        reason="numpy 2 refuses copy=False where a copy is needed",
-        pattern=r"np\.array\(mask, copy=False\)",
-        replacement="np.asarray(mask)",
-        count=1,
-        file="detectron2/layers/mask_ops.py",
+        "numpy 2 refuses copy=False where a copy is needed",
+        r"np\.array\(mask, copy=False\)",
+        "np.asarray(mask)",
+        1,
+        "detectron2/layers/mask_ops.py",
     ),
-    Patch(
-        reason="Logger.warn is deprecated",
-        pattern=r"logger\.warn\(",
-        replacement="logger.warning(",
-        count=9,
-    ),
+    Patch("Logger.warn is deprecated", r"logger\.warn\(", "logger.warning(", 9),
 )
 
 # Detectron2 imports `detectron2._C` wherever an operator may need it. The stand-in lets those modules load

@@ -27,16 +27,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import textwrap
 import zipfile
 from pathlib import Path, PurePosixPath
 
 from detectron2_patches import PATCHES, STAND_IN, patched_files
 
 SDIST_REQUIREMENT = "pb1-detectron2==0.6"
-SDIST_NAME = "pb1-detectron2-0.6.tar.gz"
-SDIST_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 SDIST_ROOT = "pb1-detectron2-0.6"
+SDIST_NAME = f"{SDIST_ROOT}.tar.gz"
+SDIST_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 
 NAME, VERSION = "detectron2", "0.6"
 WHEEL_NAME = f"{NAME}-{VERSION}-py3-none-any.whl"
@@ -94,10 +93,10 @@ class __legacy__:
 
 
 def download_sdist(folder: Path) -> Path:
-    """Fetch the source distribution into `folder` with pip and return its path.
+    """Fetch the source distribution into `folder` with pip, check it, and return its path.
 
     Raises:
-        InstallError: pip is absent, or could not fetch the file.
+        InstallError: pip is absent, could not fetch the file, or fetched another one.
     """
     backend = folder / "backend" / "setuptools"
     backend.mkdir(parents=True)
@@ -112,6 +111,12 @@ def download_sdist(folder: Path) -> Path:
         raise InstallError(
             f"pip could not download {SDIST_REQUIREMENT} ({last_error(result.stderr)}): check the network "
             f"and pip's index and proxy settings, or name a folder that holds {SDIST_NAME} in PIP_FIND_LINKS"
+        )
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    if checksum != SDIST_SHA256:
+        raise InstallError(
+            f"{path.name} has SHA-256 {checksum} where {SDIST_SHA256} was expected, so nothing was installed: "
+            "empty pip's cache ('pip cache purge') or use another package index"
         )
     return path
 
@@ -130,16 +135,6 @@ def last_error(output: str) -> str:
     if any("No module named pip" in line for line in lines):
         return "this Python has no pip: run 'python -m ensurepip' first"
     return (errors or lines or ["no message"])[-1].rstrip(".")
-
-
-def verify_checksum(path: Path, expected: str = SDIST_SHA256) -> None:
-    """Raise `InstallError` unless the SHA-256 of the file is `expected` (hexadecimal)."""
-    actual = hashlib.sha256(path.read_bytes()).hexdigest()
-    if actual != expected:
-        raise InstallError(
-            f"{path.name} has SHA-256 {actual} where {expected} was expected, so nothing was installed: "
-            "empty pip's cache ('pip cache purge') or use another package index"
-        )
 
 
 def read_sdist(path: Path) -> dict[str, bytes]:
@@ -171,27 +166,18 @@ def write_wheel(files: dict[str, bytes], folder: Path) -> Path:
 
     The same files give the same bytes.
     """
-    requires = "".join(f"Requires-Dist: {requirement}\n" for requirement in REQUIREMENTS)
-    metadata = textwrap.dedent(
-        f"""\
-        Metadata-Version: 2.1
-        Name: {NAME}
-        Version: {VERSION}
-        Summary: Detectron2 v0.6 (Python files), patched to run on current versions of its dependencies
-        Home-page: https://github.com/facebookresearch/detectron2
-        Author: FAIR
-        License: Apache-2.0
-        Requires-Python: >=3.9
-        """
-    )
-    files = {
-        **files,
-        f"{DIST_INFO}/METADATA": (metadata + requires).encode("utf-8"),
-        f"{DIST_INFO}/WHEEL": (
-            f"Wheel-Version: 1.0\nGenerator: {generator()}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        ).encode(),
-        f"{DIST_INFO}/top_level.txt": f"{NAME}\n".encode(),
-    }
+    metadata = f"""Metadata-Version: 2.1
+Name: {NAME}
+Version: {VERSION}
+Summary: Detectron2 v0.6 (Python files), patched to run on current versions of its dependencies
+Home-page: https://github.com/facebookresearch/detectron2
+Author: FAIR
+License: Apache-2.0
+Requires-Python: >=3.9
+"""
+    metadata += "".join(f"Requires-Dist: {requirement}\n" for requirement in REQUIREMENTS)
+    wheel = f"Wheel-Version: 1.0\nGenerator: {generator()}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files = {**files, f"{DIST_INFO}/METADATA": metadata.encode("utf-8"), f"{DIST_INFO}/WHEEL": wheel.encode("utf-8")}
     record = io.StringIO()
     rows = csv.writer(record, lineterminator="\n")
     for name, content in sorted(files.items()):
@@ -203,12 +189,11 @@ def write_wheel(files: dict[str, bytes], folder: Path) -> Path:
     path = folder / WHEEL_NAME
     partial = path.with_suffix(".partial")
     entries = [*sorted(files.items()), (f"{DIST_INFO}/RECORD", record.getvalue().encode("utf-8"))]
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(partial, "w") as archive:
         for name, content in entries:
             entry = zipfile.ZipInfo(name, date_time=(2021, 11, 15, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o100644 << 16
-            archive.writestr(entry, content)
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
     partial.replace(path)
     return path
 
@@ -217,7 +202,6 @@ def build_wheel(folder: Path) -> Path:
     """Download, verify, patch and pack Detectron2; return the path of the wheel in `folder`."""
     with tempfile.TemporaryDirectory() as temporary:
         sdist = download_sdist(Path(temporary))
-        verify_checksum(sdist)
         try:
             files = patched_files(read_sdist(sdist))
         except ValueError as error:

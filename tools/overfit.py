@@ -18,11 +18,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
 from PIL import Image
 
-from querypose.config import setup_config
 from querypose.data import annotation_file, check_datasets, skeleton_of
-from querypose.engine import PoseTrainer, refuse_existing_run
+from querypose.engine import PoseTrainer
+from querypose.engine.cpu_memory import speed_up_cpu_training
+from querypose.engine.train_net import refuse_existing_run
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import read_image_rgb
+from querypose.setup_config import setup_config
 from querypose.visualization import Poses, contact_sheet, draw_poses
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/overfit.yaml"
@@ -52,6 +54,7 @@ def main() -> None:
     default_setup(cfg, argparse.Namespace(config_file=str(CONFIG), eval_only=False))
 
     start = time.monotonic()
+    speed_up_cpu_training(cfg)
     trainer = PoseTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()

@@ -24,12 +24,13 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tqdm import tqdm
 
-from querypose.config import setup_config
 from querypose.data import check_datasets, skeleton_of
 from querypose.engine import PoseTrainer
+from querypose.engine.cpu_memory import speed_up_cpu_training
 from querypose.engine.trainer import use_bfloat16
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import load_weights, read_image_rgb
+from querypose.setup_config import setup_config
 from querypose.visualization import Poses, contact_sheet, draw_poses, plot_training
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -115,6 +116,7 @@ def train_briefly(cfg, minutes: float) -> tuple[torch.nn.Module, float]:
     for stale in ("metrics.json", "last_checkpoint"):
         (Path(cfg.OUTPUT_DIR) / stale).unlink(missing_ok=True)
     torch.manual_seed(cfg.SEED)
+    speed_up_cpu_training(cfg)
     fitting = int(60 * minutes / seconds_per_iteration(cfg))
     cfg.SOLVER.MAX_ITER = min(max(fitting, ITERATIONS[0]), ITERATIONS[1])
     cfg.SOLVER.WARMUP_ITERS = cfg.SOLVER.MAX_ITER // 10

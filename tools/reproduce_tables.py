@@ -7,7 +7,7 @@ Examples:
     python tools/reproduce_tables.py --tables table2a --num-gpus 8 --launch run    # runs them, one after another
     python tools/reproduce_tables.py --protocol minicoco --update docs/EXPERIMENTS.md
 
-An interrupted `--launch run` goes on where it stopped when it is started again.
+An interrupted `--launch run` resumes when it is started again.
 """
 
 import argparse
@@ -69,9 +69,7 @@ def chosen_tables(protocol, names):
 
 def launch(tables, args):
     """Print the commands of the missing rows, or run them one after another until one fails."""
-    commands, problems = missing_commands(tables, args.output, args.num_gpus, args.seeds, args.opts)
-    for problem in problems:
-        print(f"left out, {problem}", file=sys.stderr)
+    commands = missing_commands(tables, args.output, args.num_gpus, args.seeds, args.opts)
     if args.launch == "run" and Path.cwd() != REPOSITORY:
         raise UserError(f"the commands are run in the repository: cd {REPOSITORY} first")
     if not commands:
@@ -84,8 +82,8 @@ def launch(tables, args):
         done = subprocess.run(command.arguments)
         if done.returncode or not command.leaves.is_file():
             raise UserError(
-                f"this command ended with code {done.returncode} before it was done: {command} -- mend what it reports "
-                "and start again; rows that are done stay done"
+                f"this command ended with code {done.returncode} before it was done: {command}; fix what it reports "
+                "and start again: rows that are done stay done"
             )
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Draw where the parts' attention of a stage lies on each person (Figure 5 of the paper).
+"""Draw the attention of each part in a stage, person by person (Figure 5 of the paper).
 
 Example:
     python tools/visualize_attention.py --config-file configs/quickstart.yaml --input photo.jpg --output attention \
         MODEL.WEIGHTS weights/quickstart.pth
 
-Writes OUTPUT/<image name>_person<n>.png, each with the pose and a picture per part, and
+Writes OUTPUT/<image name>_person<n>.png, each with the pose and an image per part, and
 OUTPUT/<image name>_attention.png with all persons.
 """
 
@@ -23,20 +23,20 @@ from querypose.predictor import read_image_rgb
 from querypose.visualization import contact_sheet, part_names, person_panels
 
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
-CELL = (200, 240)  # width and height of a part's picture in pixels
+CELL = (200, 240)  # width and height of a part's image in pixels
 
 
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's config")
     parser.add_argument("--input", required=True, nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to; made if absent")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument("--stage", type=int, help="1 is the first; default the last")
     parser.add_argument("--score-threshold", type=float, default=0.3, help="leave out persons below it (default 0.3)")
-    parser.add_argument("--persons", type=int, default=10, help="at most so many of an image, the surest (default 10)")
+    parser.add_argument("--persons", type=int, default=10, help="most persons of an image, the best (default 10)")
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
-    # pairs right behind --input's files end up among them
+    # pairs right after --input's files are parsed as files
     for index, path in enumerate(args.input):
         if CONFIG_KEY.fullmatch(path) and not os.path.exists(path):
             args.input, args.opts = args.input[:index], args.input[index:] + args.opts
@@ -48,45 +48,37 @@ def parse_arguments(arguments=None):
 
 def main(arguments=None):
     args = parse_arguments(arguments)
-    missing = [path for path in args.input if not os.path.isfile(path)]
-    if missing:
-        raise UserError(f"there is no image {missing[0]}; check the path.")
-    stems = [Path(path).stem for path in args.input]
-    twice = [stem for stem in stems if stems.count(stem) > 1]
-    if twice:
-        raise UserError(f"two images are named {twice[0]}, and so would be their pictures; draw them one by one.")
+    for path in args.input:
+        if not os.path.isfile(path):
+            raise UserError(f"there is no image {path}; check the path.")
     if args.persons < 1:
         raise UserError(f"--persons {args.persons} must be at least 1")
-    predictor = PosePredictor(args.config_file, score_threshold=args.score_threshold, opts=args.opts)
-    config = predictor.cfg.MODEL.QUERYPOSE
+    stems = [Path(path).stem for path in args.input]
+    repeated = [stem for stem in stems if stems.count(stem) > 1]
+    if repeated:
+        raise UserError(f"two images are named {repeated[0]}, so their outputs would be too; draw them one by one.")
+    predictor = PosePredictor(
+        args.config_file, score_threshold=args.score_threshold, top_k=args.persons, opts=args.opts
+    )
+    config, skeleton = predictor.cfg.MODEL.QUERYPOSE, predictor.skeleton
     stage = config.NUM_STAGES if args.stage is None else args.stage
     if not 1 <= stage <= config.NUM_STAGES:
         raise UserError(f"--stage {stage}, but this model has the stages 1 to {config.NUM_STAGES}")
-    names = part_names(
-        predictor.skeleton, build_part_division(predictor.skeleton, config.PART_DIVISION, config.PART_GROUPS)
-    )
+    headings = ("pose", *part_names(skeleton, build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)))
     try:
         args.output.mkdir(parents=True, exist_ok=True)
+        for path, stem in zip(args.input, stems, strict=True):
+            image = read_image_rgb(path)
+            persons = predictor.with_attention(image, stage - 1)
+            rows = [person_panels(image, persons, index, skeleton, height=CELL[1]) for index in range(len(persons))]
+            titles = [f"person {i}, score {score:.2f}" for i, score in enumerate(persons.scores.tolist(), start=1)]
+            sheets = {f"person{i + 1}": slice(i, i + 1) for i in range(len(rows))}
+            for name, chosen in (sheets | {"attention": slice(None)} if rows else {}).items():
+                sheet = contact_sheet(rows[chosen], titles[chosen], cell_size=CELL, headings=headings)
+                Image.fromarray(sheet).save(args.output / f"{stem}_{name}.png")
+            print(f"{path}: {len(persons)} persons, attention of stage {stage} in {args.output}")
     except OSError as error:
         raise UserError(f"cannot write to {args.output}: {error.strerror}; choose another --output.") from error
-    for path, stem in zip(args.input, stems, strict=True):
-        image = read_image_rgb(path)
-        persons = predictor.with_attention(image, stage - 1)[: args.persons]
-        draw(image, persons, predictor.skeleton, names, args.output, stem)
-        print(f"{path}: {len(persons)} persons, attention of stage {stage} in {args.output}")
-
-
-def draw(image, persons, skeleton, names, folder, stem):
-    """Write a picture of each person and, if there are any, a sheet of all."""
-    rows = [person_panels(image, persons, index, skeleton, height=CELL[1]) for index in range(len(persons))]
-    titles = [f"person {index}, score {score:.2f}" for index, score in enumerate(persons.scores.tolist(), start=1)]
-    headings = ("pose", *names)
-    for number, (row, title) in enumerate(zip(rows, titles, strict=True), start=1):
-        sheet = contact_sheet([row], [title], cell_size=CELL, headings=headings)
-        Image.fromarray(sheet).save(folder / f"{stem}_person{number}.png")
-    if rows:
-        sheet = contact_sheet(rows, titles, cell_size=CELL, headings=headings)
-        Image.fromarray(sheet).save(folder / f"{stem}_attention.png")
 
 
 if __name__ == "__main__":

@@ -6,31 +6,33 @@ Examples:
     python tools/visualize_data.py --config-file configs/querypose_R50.yaml --output samples --number 40 \
         DATASETS.TRAIN "('mine/train.json@mine/pictures',)"
 
-The left of a person is blue, the right orange, in both pictures of a sample: of a person who faces you, blue is on your
-right. If it changes sides in the mirrored picture only, left and right are not exchanged as they must be.
+A person's left is blue and the right orange in both images of a sample: if a person faces you, blue is on your right.
+If it changes sides in the mirrored image only, the flip does not exchange left and right.
 """
 
 import argparse
 from pathlib import Path
 
-from querypose.config import setup_config
 from querypose.errors import exit_on_user_error
-from querypose.visualization.training_samples import SHEET_SAMPLES, SPLITS, SampleMaker, write_samples
+from querypose.setup_config import setup_config
+from querypose.visualization.training_samples import SPLITS, SampleMaker, write_samples
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
         epilog="KEY VALUE pairs override the config. Results: OUTPUT/<number>_<image name>.png, each sample beside its "
-        f"mirror image, and OUTPUT/samples.png, a sheet of the first {SHEET_SAMPLES}.",
+        "mirror image, and OUTPUT/samples.png, a sheet of the first 24.",
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the config of the training")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to; made if absent")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="the config of the training run")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder to write to; created if missing"
+    )
     parser.add_argument("--number", type=int, default=16, metavar="N", help="samples to draw (default 16)")
     parser.add_argument(
-        "--split", choices=SPLITS, default="train", help="training data, or test data as tested (default train)"
+        "--split", choices=SPLITS, default="train", help="training data, or test data as in evaluation (default train)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the choice and the augmentation (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the selection and the augmentation (default 0)")
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
     if args.number < 1:

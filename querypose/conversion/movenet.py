@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from querypose.conversion.files import Conversion
-from querypose.conversion.layout import enumerate_names
+from querypose.conversion.layout import Layout, enumerate_names
 from querypose.errors import UserError
-from querypose.modeling.backbones.movenet import MoveNetBackbone
 
 _ROOT = "StatefulPartitionedCall/"
 _EXTRACTOR = f"{_ROOT}center_net_mobile_net_v2fpn_feature_extractor/model_1/"
@@ -25,11 +24,12 @@ _HEADS = {
     "heatmaps": ("kpt_heatmap_0", 6),
     "regression": ("kpt_regress_0", 7),
 }
+# blocks in each stage of the trunk
+_BLOCKS = (1, 2, 3, 4, 3, 3, 1)
 _LATERALS = {"4": "conv2d_3", "8": "conv2d_2", "16": "conv2d_1", "32": "conv2d"}
 _SMOOTH = {"16": "separable_conv2d", "8": "separable_conv2d_1", "4": "separable_conv2d_2"}
-_DROPPED = {
-    "the head of the keypoints' offsets (kpt_offset_0), which no later stage reads": f"{_ROOT}kpt_offset_0/",
-}
+_DROPPED = "the head of the keypoints' offsets (kpt_offset_0), which no later stage reads"
+_OPTIONAL = {r"backbone\.project\..+": "the 1x1 convolutions from the neck to p2 .. p5, which are ours"}
 
 _DTYPES = {"float32": "<f4", "int32": "<i4", "float16": "<f2"}
 
@@ -41,32 +41,25 @@ def convert_movenet_file(path: str) -> Conversion:
         UserError: a file that is missing, cut off, or not exactly MoveNet MultiPose.
     """
     theirs = read_tfjs(path)
-    with torch.device("meta"):
-        backbone = MoveNetBackbone(out_channels=1)
-    shapes = {
-        name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items() if not name.startswith("project.")
-    }
-    names = _file_names(backbone)
-    missing = [names[name] for name in shapes if names[name] not in theirs]
+    names = _file_names()
+    missing = [name for name in names.values() if name not in theirs]
     if missing:
         raise UserError(
-            f"'{path}' is not MoveNet MultiPose: it lacks {len(missing)} of its {len(shapes)} weights "
+            f"{path} is not MoveNet MultiPose: it lacks {len(missing)} of its {len(names)} weights "
             f"({enumerate_names(missing, 3)}); give movenet-multipose.json"
         )
-    state_dict = {}
-    for name, shape in shapes.items():
-        tensor = theirs[names[name]]
-        if tensor.ndim == 4:
-            # (height, width, in, out) -> (out, in, height, width); depthwise (height, width, channels, 1)
-            tensor = tensor.permute(2, 3, 0, 1) if shape[1] == 1 else tensor.permute(3, 2, 0, 1)
-        if tuple(tensor.shape) != shape:
-            raise UserError(
-                f"'{path}' is not MoveNet MultiPose: {names[name]} is {tuple(tensor.shape)} instead of {shape}; give "
-                "movenet-multipose.json"
-            )
-        state_dict[f"backbone.{name}"] = tensor.contiguous()
-    dropped = {reason: [name for name in theirs if name.startswith(start)] for reason, start in _DROPPED.items()}
-    return Conversion(state_dict, {reason: names for reason, names in dropped.items() if names})
+    layout = Layout.closest({"MODEL.BACKBONE.NAME": "build_movenet_backbone"}, "backbone.")
+    tensors = {f"backbone.{ours}": _to_torch(theirs[name]) for ours, name in names.items()}
+    dropped = [name for name in theirs if name.startswith(f"{_ROOT}kpt_offset_0/")]
+    return layout.conversion(path, tensors, {_DROPPED: dropped} if dropped else {}, _OPTIONAL)
+
+
+def _to_torch(tensor: Tensor) -> Tensor:
+    """(height, width, in, out) or, depthwise, (height, width, channels, 1) -> (out, in / groups, height, width)."""
+    if tensor.ndim < 4:
+        return tensor
+    depthwise = tensor.shape[3] == 1 and tensor.shape[:2] != (1, 1)
+    return tensor.permute(2, 3, 0, 1).contiguous() if depthwise else tensor.permute(3, 2, 0, 1).contiguous()
 
 
 def read_tfjs(path: str) -> dict[str, Tensor]:
@@ -81,10 +74,10 @@ def read_tfjs(path: str) -> dict[str, Tensor]:
             groups = json.load(file)["weightsManifest"]
         layouts = [(list(group["paths"]), [_layout(entry) for entry in group["weights"]]) for group in groups]
     except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror}); give movenet-multipose.json") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); give movenet-multipose.json") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"'{path}' is no TensorFlow.js model: it has no readable 'weightsManifest' ({error}); give "
+            f"{path} is no TensorFlow.js model: it has no readable 'weightsManifest' ({error}); give "
             "movenet-multipose.json"
         ) from error
     tensors = {}
@@ -93,7 +86,7 @@ def read_tfjs(path: str) -> dict[str, Tensor]:
         expected = sum(count * np.dtype(dtype).itemsize for _, _, dtype, count in layout)
         if len(data) != expected:
             raise UserError(
-                f"{', '.join(paths)} beside '{path}' has {len(data)} bytes instead of {expected}; fetch both files "
+                f"{', '.join(paths)} beside {path} has {len(data)} bytes instead of {expected}; fetch both files "
                 "again, from the same package"
             )
         start = 0
@@ -117,19 +110,15 @@ def _read_binary(name: str, path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise UserError(
-            f"'{path}' names {os.path.basename(name)} for its weights, which cannot be read beside it "
+            f"{path} names {os.path.basename(name)} for its weights, which cannot be read beside it "
             f"({error.strerror}); put both files of the package into one folder"
         ) from error
 
 
-def _file_names(backbone: MoveNetBackbone) -> dict[str, str]:
+def _file_names() -> dict[str, str]:
     """Our tensor's name -> the file's, for all but the convolutions to p2 .. p5."""
     convs = {"trunk.conv_stem": "Conv1/Conv2D", "trunk.conv_head": "Conv_1/Conv2D"}
-    first, *blocks = (
-        f"trunk.blocks.{stage}.{block}"
-        for stage, blocks in backbone.trunk.blocks.named_children()
-        for block, _ in blocks.named_children()
-    )
+    first, *blocks = (f"trunk.blocks.{stage}.{i}" for stage, number in enumerate(_BLOCKS) for i in range(number))
     convs |= {
         f"{first}.conv_dw": "expanded_conv_depthwise/depthwise",
         f"{first}.conv_pw": "expanded_conv_project/Conv2D",

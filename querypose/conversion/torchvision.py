@@ -2,13 +2,11 @@
 
 import re
 
-from querypose.conversion.files import Conversion, load_tensors
-from querypose.conversion.layout import check_tensors, closest_configs, expected_shapes
+from querypose.conversion.files import Conversion, load_backbone
+from querypose.conversion.layout import BOTTOM_UP, Layout, number_of
 from querypose.errors import UserError
 
-_PREFIX = "backbone.bottom_up."
-_HEAD = "the classifier (fc), which a backbone goes without"
-_COUNTERS = "counters of trained batches, which frozen BatchNorm has no use for"
+_HEADS = {r"fc\..+": "the classifier (fc), which a backbone goes without"}
 
 # ResNet-50 and -101 differ in the number of blocks of their third layer
 _DEPTH_OF_BLOCKS = {6: 50, 23: 101}
@@ -22,26 +20,16 @@ def convert_torchvision_checkpoint(path: str) -> Conversion:
     Raises:
         UserError: a file that is missing, holds code, or is not exactly such a ResNet.
     """
-    loaded, dropped = load_tensors(path)
-    theirs = {}
-    for name, tensor in loaded.items():
-        if name.startswith("fc."):
-            dropped.setdefault(_HEAD, []).append(name)
-        elif name.endswith(".num_batches_tracked"):
-            dropped.setdefault(_COUNTERS, []).append(name)
-        else:
-            theirs[_our_name(name)] = tensor
-    blocks = {name.split(".")[1] for name in theirs if name.startswith("res4.")}
-    depth = _DEPTH_OF_BLOCKS.get(len(blocks))
-    if depth is None or "res4.0.conv3.weight" not in theirs:
+    theirs, dropped = load_backbone(path, "ResNet-50 or ResNet-101 of torchvision", "layer3.0.conv3.weight", _HEADS)
+    blocks = number_of(theirs, r"layer3\.(\d+)\..+")
+    if blocks not in _DEPTH_OF_BLOCKS:
         raise UserError(
-            f"the checkpoint '{path}' is no ResNet-50 or ResNet-101 of torchvision: its third layer has {len(blocks)} "
+            f"the checkpoint {path} is no ResNet-50 or ResNet-101 of torchvision: its third layer has {blocks} "
             f"blocks where those have {' and '.join(map(str, _DEPTH_OF_BLOCKS))}"
         )
-    settings = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH": depth}
-    configs, overrides = closest_configs(settings)
-    check_tensors(path, theirs, expected_shapes(configs[0], overrides, _PREFIX))
-    return Conversion({_PREFIX + name: tensor for name, tensor in theirs.items()}, dropped, {}, configs, overrides)
+    settings = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH": _DEPTH_OF_BLOCKS[blocks]}
+    layout = Layout.closest(settings, BOTTOM_UP)
+    return layout.conversion(path, {BOTTOM_UP + _our_name(name): tensor for name, tensor in theirs.items()}, dropped)
 
 
 def _our_name(name: str) -> str:

@@ -1,6 +1,5 @@
 """Data sets and the way from an annotated image to the model's input."""
 
-import querypose.detectron2_extension  # noqa: F401
 from querypose.data.builtin import register_all
 from querypose.data.coco_keypoints import (
     annotation_file,
@@ -30,3 +29,5 @@ __all__ = [
     "skeleton_of",
     "training_records",
 ]
+
+register_all()

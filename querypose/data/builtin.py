@@ -6,7 +6,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import builtin  # noqa: F401  (registers COCO)
 
-from querypose.data.coco_keypoints import dataset_root, register_coco_keypoints
+from querypose.data.coco_keypoints import annotation_file, dataset_root, load_coco_keypoints, register_coco_keypoints
 from querypose.data.crowdpose import register_crowdpose
 from querypose.skeleton import Skeleton
 from querypose.synthetic.dataset import CATEGORY, SPLIT_SIZES, VERSION, write_synthetic_people
@@ -14,6 +14,8 @@ from querypose.synthetic.dataset import CATEGORY, SPLIT_SIZES, VERSION, write_sy
 
 def register_all(root: str | Path | None = None) -> None:
     """Register QueryPose's data sets with Detectron2; those that are registered already stay as they are.
+
+    Detectron2's own `keypoints_coco_2017_*` are from now on loaded by QueryPose's loader.
 
     - `synthetic_people_train`, `synthetic_people_val`: synthetic people, rendered when they are first used.
     - `minicoco_train`, `minicoco_val`: a split of COCO val2017 (tools/prepare_minicoco.py).
@@ -26,6 +28,12 @@ def register_all(root: str | Path | None = None) -> None:
     root = Path(root) if root is not None else dataset_root()
     registered = DatasetCatalog.list()
     coco = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_val"))
+    for name in ("keypoints_coco_2017_train", "keypoints_coco_2017_val", "keypoints_coco_2017_val_100"):
+        DatasetCatalog.remove(name)
+        image_root = MetadataCatalog.get(name).image_root
+        DatasetCatalog.register(
+            name, lambda name=name, root=image_root: load_coco_keypoints(annotation_file(name), root, name)
+        )
     if "synthetic_people_train" not in registered:
         register_synthetic_people(root)
     if "minicoco_train" not in registered:

@@ -84,7 +84,10 @@ def load_coco_keypoints(
     file = read_annotations(json_file).require_persons()
     if dataset_name is not None:
         MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id = {file.category_id: 0}
-    persons: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in file.images}
+    images = file.images
+    if not any(isinstance(image["id"], str) for image in images):
+        images = sorted(images, key=lambda image: image["id"])  # as Detectron2 does
+    persons: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in images}
     for person in file.persons:
         keypoints = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(person["keypoints"])]
         record = {"iscrowd": person["iscrowd"], "bbox": person["bbox"], "keypoints": keypoints}
@@ -97,7 +100,7 @@ def load_coco_keypoints(
             "image_id": image["id"],
             "annotations": persons[image["id"]],
         }
-        for image in file.images
+        for image in images
     ]
 
 
@@ -211,11 +214,11 @@ def check_keypoint_dataset(name: str, skip_missing: bool = False) -> Skeleton:
     missing = missing_images(metadata.image_root, file.file_names)
     if missing:
         text = (
-            f"{len(missing)} of the {len(file.file_names)} images of the data set {name!r} are missing: "
-            f"{missing[0]}, which does not exist, is the first"
+            f"{len(missing)} of the {len(file.file_names)} images of the data set {name!r} do not exist; the first is "
+            f"{missing[0]}"
         )
         if not skip_missing or len(missing) == len(file.file_names):
-            raise UserError(f"{text}; check the image folder, or set DATALOADER.SKIP_UNREADABLE_IMAGES True")
+            raise UserError(f"{text}: check the image folder, or set DATALOADER.SKIP_UNREADABLE_IMAGES True")
         logger.warning("%s; they are skipped (DATALOADER.SKIP_UNREADABLE_IMAGES).", text)
     return skeleton
 

@@ -31,6 +31,7 @@ PROBLEMS = {
     "keypoint outside": "persons with labelled keypoints outside their image",
     "box outside": "persons with boxes outside their image",
     "category": "categories without annotations",
+    "no person": "files of which no person can be used",
 }
 """The kinds of problems, and their names in the report."""
 
@@ -166,6 +167,8 @@ def _check_persons(annotations: KeypointAnnotations, report: DatasetReport) -> N
         if annotations.left_out[reason]:
             report.problems[reason] = annotations.left_out[reason]
             report.examples[reason] = annotations.examples[reason]
+    if annotations.num_annotations and not annotations.num_used:
+        report.add("no person", report.summary)
     sizes = {image["id"]: (image["width"], image["height"]) for image in annotations.images}
     names = annotations.category["keypoints"] if annotations.category else []
     labelled = np.zeros(len(names), dtype=int)

@@ -121,11 +121,6 @@ class PoseDatasetMapper:
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         sizes, skeleton = cfg.INPUT, skeleton_of(cfg)
         if is_train:
-            if sizes.RANDOM_FLIP not in ("horizontal", "none"):
-                raise UserError(
-                    f"INPUT.RANDOM_FLIP is {sizes.RANDOM_FLIP!r}, but persons are flipped horizontally only: "
-                    "set it to 'horizontal' or 'none'"
-                )
             warning = skeleton.flip_warning()
             if warning and sizes.RANDOM_FLIP == "horizontal":
                 logger.warning("%s.", warning[0].upper() + warning[1:])
@@ -135,7 +130,7 @@ class PoseDatasetMapper:
                 max_size=sizes.MAX_SIZE_TRAIN,
                 sample_style=sizes.MIN_SIZE_TRAIN_SAMPLING,
                 flip_prob=0.5 if sizes.RANDOM_FLIP == "horizontal" and can_flip else 0.0,
-                crop_prob=sizes.CROP.PROB if sizes.CROP.ENABLED else 0.0,
+                crop_prob=0.5 if sizes.CROP.ENABLED else 0.0,
                 crop_type=sizes.CROP.TYPE,
                 crop_size=sizes.CROP.SIZE,
                 resize_before_crop=sizes.CROP.RESIZE_BEFORE,

@@ -43,6 +43,7 @@ class TrainingLoader:
         seed: int,
         group_by_shape: bool = True,
         num_workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         """
         Args:
@@ -52,6 +53,7 @@ class TrainingLoader:
             seed: of order and augmentations; the same in every process.
             group_by_shape: whether a batch holds only images wider than high, or none of them.
             num_workers: loading processes, each of which loads a whole batch at a time.
+            pin_memory: whether images lie in page-locked memory, from which copies to a GPU do not wait.
         """
         self.records = records
         self.mapper = mapper
@@ -59,6 +61,7 @@ class TrainingLoader:
         self.seed = seed
         self.first_batch = 0
         self.num_workers = num_workers
+        self.pin_memory = pin_memory
         self._is_wide = None
         if group_by_shape:
             self._is_wide = [record.get("width", 0) > record.get("height", 0) for record in records]
@@ -72,10 +75,12 @@ class TrainingLoader:
     ) -> dict[str, Any]:
         if records is None:
             records = training_records(cfg)
-        loader, processes = cfg.DATALOADER, comm.get_world_size()
-        if cfg.SOLVER.IMS_PER_BATCH % processes:
-            number = cfg.SOLVER.IMS_PER_BATCH
-            raise UserError(f"SOLVER.IMS_PER_BATCH is {number}; it must be a multiple of the {processes} processes")
+        loader, processes, steps = cfg.DATALOADER, comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
+        if cfg.SOLVER.IMS_PER_BATCH % (processes * steps):
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of {processes * steps} "
+                f"({processes} processes x {steps} SOLVER.ACCUMULATION_STEPS)"
+            )
         return {
             "records": records,
             "mapper": mapper,
@@ -83,6 +88,7 @@ class TrainingLoader:
             "seed": run_seed(cfg),
             "group_by_shape": loader.ASPECT_RATIO_GROUPING,
             "num_workers": loader.NUM_WORKERS,
+            "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
         }
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
@@ -92,6 +98,7 @@ class TrainingLoader:
             batch_sampler=batches,
             num_workers=self.num_workers,
             collate_fn=_identity,
+            pin_memory=self.pin_memory,
             # its own: the model's generator must not depend on the loader
             generator=torch.Generator().manual_seed(0),
         )

@@ -1,9 +1,8 @@
-"""Training on Detectron2's trainer: optimiser, data-parallel processes, hooks."""
+"""Training on Detectron2's trainer: optimizer, data-parallel processes, hooks."""
 
-import querypose.detectron2_extension  # noqa: F401
-from querypose.engine.main import refuse_existing_run, train_net_main, train_net_parser
-from querypose.engine.optimizer import build_optimizer
-from querypose.engine.processes import launch
+from querypose.engine import train_net
+from querypose.engine.optimizer import OPTIMIZER_REGISTRY, build_optimizer
+from querypose.engine.processes import launch, process_group
 from querypose.engine.trainer import PoseTrainer
 
-__all__ = ["PoseTrainer", "build_optimizer", "launch", "refuse_existing_run", "train_net_main", "train_net_parser"]
+__all__ = ["OPTIMIZER_REGISTRY", "PoseTrainer", "build_optimizer", "launch", "process_group", "train_net"]

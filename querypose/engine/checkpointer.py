@@ -1,12 +1,13 @@
-"""Detectron2's checkpointer, with whole files only; it also takes timm's pretrained backbones."""
+"""Detectron2's checkpointer with atomic writes; it also loads timm's pretrained backbones."""
 
 import logging
 import os
-import pickle
 import re
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -26,7 +27,7 @@ LAST_CHECKPOINT = "last_checkpoint"  # the file that names the newest one
 class PoseCheckpointer(SafeCheckpointer):
     """Loads files and addresses as Detectron2 does, and `timm://name`: timm's weights `name` for the backbone alone."""
 
-    def load(self, path, *args, **kwargs):
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load `path` into the model; an empty one loads nothing.
 
         Returns:
@@ -47,11 +48,11 @@ class PoseCheckpointer(SafeCheckpointer):
             )
         return super().load(path, *args, **kwargs)
 
-    def save(self, name: str, *, tag: bool = True, **kwargs) -> None:
-        """Write `name`.pth into the folder, whole or not at all; on the main process alone.
+    def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
+        """Write `name`.pth atomically into the folder, on the main process.
 
         Args:
-            tag: whether a resumed run goes on from this one.
+            tag: whether a resumed run continues from this one.
             kwargs: what else to put into it.
 
         Raises:
@@ -70,7 +71,7 @@ class PoseCheckpointer(SafeCheckpointer):
             if tag:
                 self.tag_last_checkpoint(path.name)
         except (OSError, RuntimeError) as error:
-            # an error inside the file's write() comes out of PyTorch as one of its own
+            # PyTorch raises an error of its own from one inside the file's write()
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
@@ -78,7 +79,7 @@ class PoseCheckpointer(SafeCheckpointer):
             raise UserError(
                 f"the checkpoint {path} cannot be written ({cause.strerror}); "
                 + (f"{kept} from before is kept; " if kept else "there is none from before; ")
-                + "make room there and go on with --resume"
+                + "free disk space and continue with --resume"
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -86,29 +87,34 @@ class PoseCheckpointer(SafeCheckpointer):
             file.write(last_filename_basename.encode())
 
     def has_checkpoint(self) -> bool:
-        """Whether the folder holds something to go on from, whole or not."""
+        """Whether the folder holds a checkpoint, intact or not."""
         return bool(self._candidates())
 
     def get_checkpoint_file(self) -> str:
-        """Path of the newest whole checkpoint, the one that `last_checkpoint` names before others; "" without any.
+        """Path of the checkpoint that `last_checkpoint` names, or else of the newest intact one; "" without any.
 
-        Says which ones it passes over, and why. Every process is told what the first one finds.
+        Logs which ones it skips, and why. All processes get what the first one finds.
         """
         found = ""
         if comm.is_main_process():
             for path in self._candidates():
-                reason = why_not_whole(path)
+                reason = why_damaged(path)
                 if reason is None:
                     found = str(path)
                     break
-                logger.warning("%s is not a whole checkpoint (%s); looking for the one before it", path, reason)
+                logger.warning("%s is damaged (%s); looking for the one before it", path, reason)
         return comm.all_gather(found)[0]
 
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
-        """Detectron2's; a checkpoint that is not whole is passed over for the newest one that is.
+    def resume_or_load(
+        self, path: str, *, resume: bool = True, check: Callable[[str, dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
+        """Detectron2's; a damaged checkpoint is skipped for the newest intact one.
+
+        Args:
+            check: called with the path and the content of a checkpoint that is resumed, before it is loaded.
 
         Raises:
-            UserError: there are checkpoints to resume from, and none is whole.
+            UserError: all checkpoints are damaged.
         """
         if comm.is_main_process() and self.save_to_disk and self.save_dir:
             remove_partial_files(self.save_dir)
@@ -116,7 +122,9 @@ class PoseCheckpointer(SafeCheckpointer):
             return self.load(path, checkpointables=[])
         newest = self.get_checkpoint_file()
         if not newest:
-            raise UserError(f"no checkpoint in {self.save_dir} is whole; move them away to start anew")
+            raise UserError(f"all checkpoints in {self.save_dir} are damaged; move them away to start a new run")
+        if check is not None:
+            check(newest, self._load_file(newest))
         return self.load(newest)
 
     def _candidates(self) -> list[Path]:
@@ -124,18 +132,16 @@ class PoseCheckpointer(SafeCheckpointer):
         folder = Path(self.save_dir)
         if not self.save_dir or not folder.is_dir():
             return []
-        others = [path for path in folder.glob("model_*.pth") if re.fullmatch(r"model_(\d+|final|best)", path.stem)]
-        others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        named = os.path.basename(super().get_checkpoint_file())
-        first = [folder / named] if named and (folder / named).is_file() else []
-        return first + [path for path in others if path not in first]
+        found = [path for path in folder.glob("model_*.pth") if re.fullmatch(r"model_(\d+|final|best)", path.stem)]
+        named = folder / os.path.basename(super().get_checkpoint_file())
+        return sorted(found, key=lambda path: (path == named, path.stat().st_mtime_ns), reverse=True)
 
 
-def why_not_whole(path: Path) -> str | None:
-    """What a checkpoint file lacks, by its checksums; None for a whole one."""
+def why_damaged(path: Path) -> str | None:
+    """What is wrong with a checkpoint file, by its checksums; None for an intact one."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         return None if broken is None else f"{broken} in it has another checksum"
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         return str(error) or type(error).__name__

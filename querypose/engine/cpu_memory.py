@@ -1,18 +1,30 @@
-"""Where the memory goes that a training step on a CPU frees."""
+"""Settings of the whole process that make training on a CPU faster; for programs that train, not for libraries."""
 
 import ctypes
 import os
+
+import torch
+from detectron2.config import CfgNode
 
 # mallopt's parameters, of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
+def speed_up_cpu_training(cfg: CfgNode) -> None:
+    """Flush denormal numbers to zero and keep freed memory, where MODEL.DEVICE is a CPU."""
+    if cfg.MODEL.DEVICE != "cpu":
+        return
+    torch.set_flush_denormal(True)  # gradients below float32's normal range take a CPU a hundred times as long
+    if cfg.SOLVER.KEEP_FREED_MEMORY:
+        keep_freed_memory()
+
+
 def keep_freed_memory() -> bool:
     """Let the C library keep what this process frees for its next allocations; returns whether it does now.
 
-    PyTorch's CPU tensors come from malloc. glibc takes large ones from the system one by one and gives them back when
-    they are freed, so that the system clears all of a step's memory in every step. Elsewhere, and where the environment
-    says what malloc is to do, nothing changes.
+    PyTorch's CPU tensors come from malloc. glibc takes large ones from the system one by one and returns them when they
+    are freed, so that the system clears all of a step's memory in every step. Nothing changes with other C libraries,
+    or where environment variables configure malloc.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return False

@@ -1,109 +1,100 @@
-"""The paper's optimiser with few parameter groups; the norm of the whole gradient clips it, or leaves a step out."""
+"""Optimizers in a registry, parameter groups as the paper trains them, and gradient clipping."""
 
 import math
+from collections.abc import Sequence
 
 import torch
-from detectron2.config import CfgNode
-from torch import nn
+from detectron2.config import CfgNode, configurable
+from detectron2.solver.build import get_default_optimizer_params, reduce_param_groups
+from detectron2.utils.registry import Registry
+from torch import Tensor, nn
 
 from querypose.errors import UserError
 
-_NORMS = (
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.LocalResponseNorm,
-)
+OPTIMIZER_REGISTRY: Registry = Registry("OPTIMIZER")
+OPTIMIZER_REGISTRY.__doc__ = """
+Optimizers by the name that `SOLVER.OPTIMIZER` gives: functions (cfg, groups) -> torch.optim.Optimizer, where `groups`
+are parameter groups with their own `lr` and `weight_decay`. Gradients are finite, and already clipped, when it steps.
+"""
 
 
-def parameter_groups(
-    model: nn.Module,
-    *,
-    base_lr: float,
-    weight_decay: float,
-    weight_decay_norm: float | None = None,
-    weight_decay_bias: float | None = None,
-    backbone_multiplier: float = 1.0,
-    flow_multiplier: float = 10.0,
-) -> list[dict]:
-    """Trainable parameters in one group per pair of learning rate and weight decay.
+@OPTIMIZER_REGISTRY.register()
+def ADAMW(cfg: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, fused=True)
 
-    Args:
-        weight_decay_norm, weight_decay_bias: decay of normalisation layers and of biases; None: as the rest.
-        backbone_multiplier, flow_multiplier: learning rates of the backbone and of the flow over `base_lr`.
-    """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    seen = set()
-    for module_name, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or parameter in seen:
-                continue
-            seen.add(parameter)
-            lr = base_lr
-            if module_name.split(".")[0] == "backbone":
-                lr *= backbone_multiplier
-            elif module_name.startswith("criterion.keypoint_loss.flow"):
-                lr *= flow_multiplier
-            decay = weight_decay
-            if isinstance(module, _NORMS) and weight_decay_norm is not None:
-                decay = weight_decay_norm
-            elif name.endswith("bias") and weight_decay_bias is not None:
-                decay = weight_decay_bias
-            groups.setdefault((lr, decay), []).append(parameter)
-    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+
+@OPTIMIZER_REGISTRY.register()
+def SGD(cfg: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
+    solver = cfg.SOLVER
+    return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, fused=True)
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD as `SOLVER` says, fused where the parameters' device has it.
+    """The optimizer that `SOLVER` describes; a UserError for a name that is not registered."""
+    name = cfg.SOLVER.OPTIMIZER
+    if name not in OPTIMIZER_REGISTRY:
+        valid = ", ".join(sorted(known for known, _ in OPTIMIZER_REGISTRY))
+        raise UserError(f"SOLVER.OPTIMIZER is '{name}'; valid are {valid}")
+    return OPTIMIZER_REGISTRY.get(name)(cfg, parameter_groups(cfg, model))
 
-    Raises:
-        UserError: an optimiser or a kind of clipping that there is not.
+
+def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
+    """Trainable parameters in one group per pair of learning rate and weight decay.
+
+    Detectron2's rules for norms and biases; then BACKBONE_MULTIPLIER for `backbone` and FLOW_MULTIPLIER for the losses'
+    flow.
     """
     solver = cfg.SOLVER
-    groups = parameter_groups(
+    groups = get_default_optimizer_params(
         model,
         base_lr=solver.BASE_LR,
         weight_decay=solver.WEIGHT_DECAY,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-        backbone_multiplier=solver.BACKBONE_MULTIPLIER,
-        flow_multiplier=solver.FLOW_MULTIPLIER,
     )
-    name = solver.OPTIMIZER.upper()
-    if name == "ADAMW":
-        optimizer = _guarded(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR, fused=True)
-    elif name == "SGD":
-        optimizer = _guarded(cfg, torch.optim.SGD)(
-            groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, fused=True
-        )
-        if solver.MOMENTUM:
-            # PyTorch would start it with the first step, and with memory that nobody has filled if that is left out
-            for group in groups:
-                for parameter in group["params"]:
-                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    else:
-        raise UserError(f"SOLVER.OPTIMIZER is '{solver.OPTIMIZER}'; valid are ADAMW, SGD")
-    return optimizer
+    multipliers = {"backbone.": solver.BACKBONE_MULTIPLIER, "criterion.keypoint_loss.flow.": solver.FLOW_MULTIPLIER}
+    factors = {
+        parameter: next((factor for prefix, factor in multipliers.items() if name.startswith(prefix)), 1.0)
+        for name, parameter in model.named_parameters()
+    }
+    return reduce_param_groups(
+        [
+            {**group, "params": [parameter], "lr": group["lr"] * factors[parameter]}
+            for group in groups
+            for parameter in group["params"]
+        ]
+    )
 
 
-def _guarded(cfg: CfgNode, optimizer_class: type) -> type:
-    """The class, its steps clipped by the norm of all gradients together, and without effect if that is not finite.
+class GradientClipper:
+    """Clips gradients in place, as SOLVER.CLIP_GRADIENTS says, and returns the norm of the whole gradient before it."""
 
-    After a step `gradient_norm` is the norm before clipping and `found_inf` 1.0 if the step was without effect, else
-    0.0: tensors on the device, which does not wait for anyone to read them.
-    """
-    clip = cfg.SOLVER.CLIP_GRADIENTS
-    if clip.ENABLED and clip.CLIP_TYPE != "full_model":
-        raise UserError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is '{clip.CLIP_TYPE}'; valid is full_model, or ENABLED False")
-    largest = clip.CLIP_VALUE if clip.ENABLED else math.inf
+    @configurable
+    def __init__(self, *, clip_type: str | None = None, clip_value: float = math.inf, norm_type: float = 2.0):
+        """
+        Args:
+            clip_type: "full_model": by the norm of all gradients together (the paper); "norm": by that of each
+                parameter's gradient; "value": each number; None: nothing.
+            clip_value: the largest norm, or absolute value, that is left as it is.
+            norm_type: which norm.
+        """
+        self.clip_type = clip_type
+        self.clip_value = clip_value
+        self.norm_type = norm_type
 
-    class Guarded(optimizer_class):
-        def step(self, closure=None):
-            parameters = [p for group in self.param_groups for p in group["params"]]
-            self.gradient_norm = nn.utils.clip_grad_norm_(parameters, largest, norm_type=clip.NORM_TYPE)
-            # PyTorch's fused optimisers read this name, as gradient scalers set it
-            self.found_inf = (~self.gradient_norm.isfinite()).float()
-            return super().step(closure)
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        clip_type = clip.CLIP_TYPE if clip.ENABLED else None
+        return {"clip_type": clip_type, "clip_value": clip.CLIP_VALUE, "norm_type": clip.NORM_TYPE}
 
-    return Guarded
+    def __call__(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        largest = self.clip_value if self.clip_type == "full_model" else math.inf
+        norm = nn.utils.clip_grad_norm_(parameters, largest, norm_type=self.norm_type)
+        if self.clip_type == "value":
+            nn.utils.clip_grad_value_(parameters, self.clip_value)
+        elif self.clip_type == "norm":
+            for parameter in parameters:
+                nn.utils.clip_grad_norm_(parameter, self.clip_value, norm_type=self.norm_type)
+        return norm

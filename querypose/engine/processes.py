@@ -1,211 +1,152 @@
-"""One function for all ways to start processes, one process or several, and what happens when one of them ends."""
+"""Starts the processes of a job with PyTorch's elastic launcher, and joins them to a process group."""
 
 import contextlib
 import datetime
-import functools
-import multiprocessing.connection
+import logging
 import os
 import signal
-import socket
 import sys
-import threading
+import time
+import uuid
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from detectron2.utils import comm
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from querypose.errors import UserError
 
-# Seconds that a process waits for the others before it takes them for dead, unless --timeout says otherwise: longer
-# than one process evaluates or writes a checkpoint while the others have nothing to do.
+# Seconds that a process waits for the others: longer than one of them evaluates or saves while the rest is idle.
 DEFAULT_TIMEOUT = 1800
-# Seconds that the other processes of this machine have to end by themselves when one has ended early.
-GRACE = 20
-
-_timeout = datetime.timedelta(seconds=DEFAULT_TIMEOUT)
+# Seconds that processes have after SIGTERM or Ctrl-C to finish the iteration and save, unless the environment has them.
+SHUTDOWN_TIMEOUT = 300
 
 
-def launch(main, args) -> None:
-    """Run `main(args)` in every process of the job.
-
-    When one of several processes ends early, the others of its machine are stopped within GRACE seconds, and those of
-    other machines within `timeout`. SIGTERM and Ctrl-C are passed on to all of them.
+def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
+    """Call `main(args)` in every process of the job; in this one if it is the only one, or if torchrun started it.
 
     Args:
-        main: called in each process once the process group stands.
-        args: of Detectron2's default argument parser: num_gpus (processes on this machine; on a machine without GPU
-            they are CPU processes that talk through gloo), num_machines, machine_rank, dist_url; and, if it is there,
-            timeout (seconds that a process waits for the others).
+        main: calls `process_group` before it communicates; must be importable, as the processes are spawned.
+        args: Detectron2's num_gpus (processes on this machine), num_machines, machine_rank and dist_url.
+
+    Returns:
+        what `main` returns; None of started processes.
 
     Raises:
-        UserError: numbers that cannot be; more GPUs asked for than there are; several machines without an address.
-        SystemExit: with 128 + the number of the signal that has ended a process, after a sentence on stderr.
+        UserError: of `main` in any process; impossible numbers of processes; several machines without an address.
+        SystemExit: with the exit code of a failed process, 128 + the number of the signal that ended it.
     """
-    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return _run_under_torchrun(main, args)
     if args.num_gpus < 1 or args.num_machines < 1 or not 0 <= args.machine_rank < args.num_machines:
         raise UserError(
-            f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank} "
-            "cannot be: the numbers start at 1, and ranks go from 0 to the number of machines minus 1"
+            f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank} is "
+            "impossible: give at least 1 of each, and a rank from 0 to the number of machines minus 1"
         )
-    available = torch.cuda.device_count()
-    if available and args.num_gpus > available:
-        raise UserError(f"--num-gpus {args.num_gpus}, but this machine has {available}; give at most {available}")
-    if args.num_machines > 1 and args.dist_url == "auto":
-        raise UserError("several machines need --dist-url tcp://ADDRESS:PORT of the first one")
-    if args.num_gpus * args.num_machines == 1:
-        main(args)
-    else:
-        with _signals_passed_on() as received, _user_errors_of_processes():
-            context = torch.multiprocessing.spawn(
-                _run_process, nprocs=args.num_gpus, args=(main, _with_free_port(args)), join=False
-            )
-            _wait(context, received)
-
-
-def host_group():
-    """A process group that talks through the hosts, whatever the GPUs do at the time; None for a single process."""
-    return None if comm.get_world_size() == 1 else _new_host_group()
-
-
-@functools.lru_cache
-def _new_host_group():
-    if dist.get_backend() == "gloo":
-        return dist.group.WORLD
-    return dist.new_group(backend="gloo", timeout=_timeout)
-
-
-@contextlib.contextmanager
-def _signals_passed_on():
-    """Pass SIGTERM and SIGINT on to the processes started inside the block; yields a list of those that came.
-
-    The processes end training with a checkpoint (querypose.engine.signals), so that this one has to wait for them.
-    """
-    received = []
-
-    def pass_on(signum, frame):
-        received.append(signum)
-        for child in multiprocessing.active_children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, signum)
-
-    if threading.current_thread() is not threading.main_thread():  # others cannot have handlers
-        yield received
-        return
-    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-def _wait(context, received: list[int]) -> None:
-    """Wait for all processes; when one ends early, for the others at most GRACE seconds more."""
-    waiting = list(context.processes)
-    failed = None
-    while waiting and failed is None:
-        multiprocessing.connection.wait([process.sentinel for process in waiting])
-        waiting = [process for process in waiting if process.is_alive()]
-        failed = next((process for process in context.processes if process.exitcode), None)
-    if failed is not None:
-        killer = threading.Timer(GRACE, _kill, [context.processes])
-        killer.daemon = True
-        killer.start()
-    died_of = -failed.exitcode if failed is not None and failed.exitcode < 0 else None
-    try:
-        while not context.join():
-            pass
-    except torch.multiprocessing.ProcessExitedException as error:
-        if received:
-            sys.exit(128 + received[0])
-        if died_of is None:
-            # a process has said what it has to say and chosen its exit code
-            sys.exit(error.exit_code if error.exit_code > 0 else 1)
-    except torch.multiprocessing.ProcessRaisedException:
-        if died_of is None:
-            raise
-    else:
-        if received:
-            sys.exit(128 + received[0])
-        return
-    rank = context.processes.index(failed)
-    print(
-        f"error: process {rank} of {len(context.processes)} was ended by {signal.Signals(died_of).name}, of which the "
-        "system's log may know more (SIGKILL is often its answer to a lack of memory); the others were stopped; go on "
-        "from the last checkpoint with --resume",
-        file=sys.stderr,
+    if dist.is_torchelastic_launched() or args.num_gpus * args.num_machines == 1:
+        return main(args)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_TIMEOUT))
+    config = LaunchConfig(
+        min_nodes=args.num_machines,
+        max_nodes=args.num_machines,
+        nproc_per_node=args.num_gpus,
+        max_restarts=0,
+        run_id=str(uuid.uuid4()) if args.num_machines == 1 else "querypose",
+        **_rendezvous(args),
     )
-    sys.exit(128 + died_of)
-
-
-def _kill(processes) -> None:
-    """End processes that SIGTERM has not ended, as they wait for one that is no more."""
-    for process in processes:
-        if process.is_alive():
-            process.kill()
+    logging.disable(logging.ERROR)  # the launcher's tracebacks of what is reported below
+    try:
+        elastic_launch(config, _run)(main, args)
+    except ChildFailedError as error:
+        _exit_as(error)
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @contextlib.contextmanager
-def _user_errors_of_processes():
-    """Raise a UserError of a started process in this one too, whose caller prints it as one sentence."""
-    try:
+def process_group(device: str, timeout: float = DEFAULT_TIMEOUT) -> Iterator[None]:
+    """Inside the block the job's processes communicate, through nccl where `device` is CUDA, else through gloo.
+
+    Args:
+        device: MODEL.DEVICE.
+        timeout: seconds that a process waits for the others.
+
+    Raises:
+        UserError: more processes than GPUs.
+    """
+    if not dist.is_torchelastic_launched():
         yield
-    except torch.multiprocessing.ProcessRaisedException as error:
-        # all that arrives of the exception is its printed traceback
-        _, found, message = str(error).rpartition(f"{UserError.__module__}.{UserError.__qualname__}: ")
-        if not found or "\n" in message.strip():
-            raise
-        raise UserError(message.strip()) from None
-
-
-def _with_free_port(args):
-    """Detectron2 takes the dist_url "auto" for a free port on this machine."""
-    if args.dist_url == "auto":
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            args.dist_url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    return args
-
-
-def _run_process(local_rank: int, main, args) -> None:
-    """What each process that this module starts does: on a GPU of its own, or on the CPU."""
-    world_size = args.num_gpus * args.num_machines
-    rank = args.machine_rank * args.num_gpus + local_rank
-    _join_group(local_rank, args, init_method=args.dist_url, world_size=world_size, rank=rank)
-    _run_in_group(main, args, args.num_gpus)
-
-
-def _run_under_torchrun(main, args) -> None:
-    """torchrun has started the processes: join them as its environment variables say."""
-    _join_group(int(os.environ["LOCAL_RANK"]), args)
-    _run_in_group(main, args, int(os.environ["LOCAL_WORLD_SIZE"]))
-
-
-def _join_group(local_rank: int, args, **options) -> None:
-    global _timeout
-    _timeout = datetime.timedelta(seconds=getattr(args, "timeout", DEFAULT_TIMEOUT))
-    has_gpu = torch.cuda.is_available()
-    if has_gpu:
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if has_gpu else "gloo", timeout=_timeout, **options)
-
-
-def _run_in_group(main, args, local_size: int) -> None:
-    _create_local_group(local_size)
-    comm.synchronize()
-    main(args)
-    # not after an error: the others would notice before this process could say what it was
-    dist.destroy_process_group()
-
-
-def _create_local_group(local_size: int) -> None:
-    """Tell Detectron2 which ranks share this machine; v0.6 and later versions keep it differently."""
-    if hasattr(comm, "create_local_process_group"):
-        comm.create_local_process_group(local_size)
         return
-    for first in range(0, dist.get_world_size(), local_size):
-        group = dist.new_group(list(range(first, first + local_size)), timeout=_timeout)
-        if first <= dist.get_rank() < first + local_size:
+    on_gpu = torch.device(device).type == "cuda"
+    processes = int(os.environ["LOCAL_WORLD_SIZE"])
+    if on_gpu:
+        if processes > torch.cuda.device_count():
+            raise UserError(
+                f"--num-gpus {processes}, but this machine has {torch.cuda.device_count()}; give at most that, or "
+                "MODEL.DEVICE cpu for CPU processes"
+            )
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=datetime.timedelta(seconds=timeout))
+    _create_local_group(processes)
+    comm.synchronize()
+    yield
+    dist.destroy_process_group()  # not after an error: the others would fail before this process could report it
+
+
+def _rendezvous(args: Namespace) -> dict[str, Any]:
+    """The launcher's options for a job on this machine alone, or for one whose first machine is at `dist_url`."""
+    if args.num_machines == 1 and args.dist_url == "auto":
+        return {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    address = urlsplit(args.dist_url)
+    if address.scheme != "tcp" or not address.hostname or not address.port:
+        raise UserError(
+            f"--dist-url is {args.dist_url}; give tcp://ADDRESS:PORT of the first machine, the same on all machines"
+        )
+    configs = {"rank": args.machine_rank}
+    return {"rdzv_backend": "static", "rdzv_endpoint": address.netloc, "rdzv_configs": configs}
+
+
+def _run(main: Callable[[Namespace], Any], args: Namespace) -> None:
+    """What each started process does."""
+    try:
+        main(args)
+    except UserError:
+        raise
+    except Exception:
+        time.sleep(2)  # a lost connection: the launcher reports the process that ended first, the cause
+        raise
+
+
+def _exit_as(error: ChildFailedError) -> NoReturn:
+    """End as the process that failed first did."""
+    rank, failure = error.get_first_failure()
+    if failure.exitcode < 0:
+        print(
+            f"error: process {rank} was ended by {signal.Signals(-failure.exitcode).name} (SIGKILL often means that "
+            "memory ran out); the others were stopped; continue from the last checkpoint with --resume",
+            file=sys.stderr,
+        )
+        sys.exit(128 - failure.exitcode)
+    if isinstance(failure.message, dict):
+        kind, _, text = failure.message["message"].partition(": ")
+        if kind == UserError.__name__:
+            raise UserError(text) from None
+        print(failure.message["extraInfo"]["py_callstack"], file=sys.stderr)
+    sys.exit(failure.exitcode)
+
+
+def _create_local_group(processes: int) -> None:
+    """Tell Detectron2 which ranks share this machine; v0.6 and later versions store it differently."""
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(processes)
+        return
+    for first in range(0, dist.get_world_size(), processes):
+        group = dist.new_group(list(range(first, first + processes)))
+        if first <= dist.get_rank() < first + processes:
             comm._LOCAL_PROCESS_GROUP = group

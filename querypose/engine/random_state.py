@@ -1,4 +1,4 @@
-"""What is random in training is a function of the seed, the process and the iteration: resumed runs draw the same."""
+"""Randomness in training is a function of the seed, the process and the iteration: a resumed run draws the same."""
 
 import logging
 import os
@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
@@ -14,25 +15,25 @@ from querypose.data.training_loader import hashed
 
 logger = logging.getLogger(__name__)
 
-# The seed of a run that is to be deterministic and whose config gives none.
+# The seed of a deterministic run whose config gives none.
 FIXED_SEED = 0
 
 
 class SeedSteps(HookBase):
     """Seeds every iteration's generators, and starts the loader with the batch that a resumed run stopped before.
 
-    Checkpoints hold the seed, so that a run that drew its own goes on with it.
+    Checkpoints hold the seed, so that a resumed run without a SEED continues with the one it drew.
     """
 
     def __init__(self, loader: TrainingLoader):
         self.loader = loader
         self.seed = loader.seed
 
-    def before_train(self):
+    def before_train(self) -> None:
         self.loader.seed = self.seed
         self.loader.first_batch = self.trainer.start_iter
 
-    def before_step(self):
+    def before_step(self) -> None:
         self.seed_step(self.trainer.iter)
 
     def seed_step(self, iteration: int) -> None:
@@ -42,16 +43,16 @@ class SeedSteps(HookBase):
         np.random.seed(numpy)
         torch.manual_seed(pytorch)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, int]:
         return {"seed": self.seed}
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
         if state_dict["seed"] != self.seed:
-            logger.info("Going on with the seed %d of the checkpoint", state_dict["seed"])
+            logger.info("Continuing with the seed %d of the checkpoint", state_dict["seed"])
         self.seed = state_dict["seed"]
 
 
-def make_deterministic(cfg) -> None:
+def make_deterministic(cfg: CfgNode) -> None:
     """Have PyTorch compute the same bits in every run, and set a SEED where the config has none.
 
     Call it before anything is computed. Where a GPU has no deterministic algorithm for an operation PyTorch warns; on

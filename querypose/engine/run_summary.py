@@ -3,12 +3,16 @@
 import json
 import math
 import platform
+import resource
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils import comm
+from torch import nn
 
 from querypose.atomic_io import whole_file
 
@@ -18,18 +22,18 @@ _WARM_UP = 5  # forward passes that are not counted
 class InferenceTimer:
     """Inside the block, times the forward passes of `model` in evaluation mode, pre- and post-processing included."""
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: nn.Module):
         self._model = model
-        self._seconds = []
+        self._seconds: list[float] = []
 
-    def __enter__(self):
+    def __enter__(self) -> "InferenceTimer":
         self._handles = [
             self._model.register_forward_pre_hook(self._start),
             self._model.register_forward_hook(self._stop),
         ]
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         for handle in self._handles:
             handle.remove()
 
@@ -39,19 +43,22 @@ class InferenceTimer:
         counted = self._seconds[_WARM_UP:]
         return 1000 * statistics.median(counted) if counted else None
 
-    def _start(self, model, inputs):
+    def _start(self, model: nn.Module, inputs: Any) -> None:
+        self._started = self._now(model)
+
+    def _stop(self, model: nn.Module, inputs: Any, outputs: Any) -> None:
         if not model.training:
-            _synchronize()
-            self._started = time.perf_counter()
+            self._seconds.append(self._now(model) - self._started)
 
-    def _stop(self, model, inputs, outputs):
-        if not model.training:
-            _synchronize()
-            self._seconds.append(time.perf_counter() - self._started)
+    @staticmethod
+    def _now(model: nn.Module) -> float:
+        if torch.cuda.is_available() and not model.training:
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
-def write_results(cfg, config_file: str, metrics: dict, ms_per_image: float | None) -> None:
-    """Write `results.json` into the output folder, whole or not at all; on the main process alone.
+def write_results(cfg: CfgNode, config_file: str, metrics: dict | None, ms_per_image: float | None) -> None:
+    """Write `results.json` atomically into the output folder, on the main process.
 
     Args:
         metrics: of `PoseTrainer.test`: task -> name -> percent, or the same by data set where there are several.
@@ -79,7 +86,7 @@ def write_results(cfg, config_file: str, metrics: dict, ms_per_image: float | No
 
 
 def training_effort(metrics_file: Path) -> tuple[int | None, float | None]:
-    """Iterations and their seconds as Detectron2's metrics.json has them; over all parts of a resumed training.
+    """Iterations and their seconds from Detectron2's metrics.json, over all parts of a resumed run.
 
     An iteration that was done twice, before and after an interruption, counts once. (None, None) without training.
     """
@@ -101,24 +108,15 @@ def hardware() -> str:
     return f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
 
 
-def _peak_memory_mb() -> float | None:
-    """In MiB: of tensors on a GPU; on a CPU of the whole process, where the system tells."""
+def _peak_memory_mb() -> float:
+    """In MiB: allocated on a GPU; on a CPU by the whole process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _plain(value):
-    """Nested dicts of numbers that JSON knows: NaN, of classes without ground truth, becomes null."""
+def _plain(value: Any) -> Any:
+    """Nested dicts of numbers for JSON: NaN, of classes without ground truth, becomes null."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     number = float(value)

@@ -1,111 +1,126 @@
-"""One training step: precision, accumulation of gradients, and metrics without waiting for the GPU."""
+"""One training step: precision, gradient accumulation, clipping, and metrics without waiting for the GPU."""
 
 import contextlib
 import math
 import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.structures import Instances
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from querypose.engine.optimizer import GradientClipper
 
 # Iterations between two transfers of the losses from a GPU; Detectron2's writers write as often.
 METRIC_PERIOD = 20
 
 
 class StepTrainer(SimpleTrainer):
-    """Detectron2's loop around a step that may take its batch in parts and may compute in bfloat16."""
+    """Detectron2's loop around a step that may split its batch and may compute in bfloat16.
 
-    def __init__(self, model, data_loader, optimizer, *, accumulation_steps: int = 1, bfloat16: bool = False):
+    Attributes:
+        batch: of the last step.
+        is_updating: whether the optimizer is changing the weights; an error meanwhile leaves them half changed.
+        is_finite: whether the norm of its gradient was; the optimizer only steps if so.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[list[dict]],
+        optimizer: torch.optim.Optimizer,
+        *,
+        clip: Callable[[Sequence[nn.Parameter]], Tensor] | None = None,
+        accumulation_steps: int = 1,
+        bfloat16: bool = False,
+    ):
         """
         Args:
             model, data_loader, optimizer: as Detectron2's.
-            accumulation_steps: parts that a batch is taken in, one after the other. Their losses are divided by the
+            clip: clips the gradients of parameters in place, and returns their norm before; None only returns it.
+            accumulation_steps: parts that a batch is split into, one after the other. Their losses are divided by the
                 persons and keypoints of the whole batch, so that their gradients add up to its gradient.
-            bfloat16: forward passes under autocast. bfloat16 has float32's range, so that no gradient scaler is needed;
+            bfloat16: forward passes under autocast. bfloat16 has float32's range and needs no gradient scaler;
                 flow, sigmas, box deltas and losses stay in float32.
         """
         super().__init__(model, data_loader, optimizer)
+        self.clip = clip or GradientClipper()
         self.accumulation_steps = accumulation_steps
         self.bfloat16 = bfloat16
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.is_finite = True
+        self.is_updating = False
 
     @property
-    def plain_model(self) -> torch.nn.Module:
-        """The model without what makes it data-parallel."""
+    def plain_model(self) -> nn.Module:
+        """The model without its data-parallel wrapper."""
         return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
-    def run_step(self):
+    @property
+    def reports(self) -> bool:
+        """Whether this iteration's metrics are exchanged: every one on CPUs, every METRIC_PERIOD-th on GPUs."""
+        return not self.parameters[0].is_cuda or (self.iter + 1) % METRIC_PERIOD == 0
+
+    def run_step(self) -> None:
         start = time.perf_counter()
         self.batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
         self.optimizer.zero_grad()
-        loss_dict = self.backward(self.batch)
-        self.optimizer.step()
-        self._write_metrics(loss_dict, data_time)
+        losses = self.backward(self.batch)
+        # of the common gradient, and so the same in all processes
+        self.is_finite = bool(self.clip(self.parameters).isfinite())
+        if self.is_finite:
+            self.is_updating = True
+            self.optimizer.step()
+            self.is_updating = False
+            if self.reports:
+                values = torch.stack([loss.float() for loss in losses.values()]).cpu()  # one transfer for all
+                self._write_metrics(dict(zip(losses, values, strict=True)), data_time)
 
-    def backward(self, data: list[dict]) -> dict[str, torch.Tensor]:
-        """Add the gradients of a batch's losses to the parameters'; the losses by name.
+    def backward(self, batch: list[dict]) -> dict[str, Tensor]:
+        """Add the gradients of a batch's losses to the parameters'; returns the losses by name.
 
-        A loss that is not finite makes the whole gradient NaN, and with it, where there are several processes, that of
-        every one of them.
+        A loss that is not finite makes the whole gradient NaN, in all processes.
         """
-        total: dict[str, torch.Tensor] = {}
-        parts = self.parts(data)
+        total: dict[str, Tensor] = {}
+        parts = self.parts(batch)
         for index, (part, options) in enumerate(parts):
             with self._synchronized(last=index == len(parts) - 1):
-                loss_dict = self.forward(self.model, part, options)
-                loss = sum(loss_dict.values())
+                losses = self.forward(self.model, part, options)
+                loss = sum(losses.values())
                 (loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)).backward()
-            for name, loss in loss_dict.items():
+            for name, loss in losses.items():
                 total[name] = total.get(name, 0.0) + loss.detach()
         return total
 
-    def parts(self, data: list[dict]) -> list[tuple[list[dict], dict]]:
-        """The parts that a batch is taken in, each with what the model has to know about the whole."""
+    def parts(self, batch: list[dict]) -> list[tuple[list[dict], dict[str, int]]]:
+        """The parts that a batch is split into, each with what the model has to know about the whole."""
         if self.accumulation_steps == 1:
-            return [(data, {})]
-        size = -(-len(data) // self.accumulation_steps)
+            return [(batch, {})]
+        size = -(-len(batch) // self.accumulation_steps)
         options = {
-            "num_persons": sum(len(inputs["instances"]) for inputs in data),
-            "num_keypoints": sum(labelled_keypoints(inputs["instances"]) for inputs in data),
+            "num_persons": sum(len(inputs["instances"]) for inputs in batch),
+            "num_keypoints": sum(labelled_keypoints(inputs["instances"]) for inputs in batch),
         }
-        return [(data[first : first + size], options) for first in range(0, len(data), size)]
+        return [(batch[first : first + size], options) for first in range(0, len(batch), size)]
 
-    def forward(self, model: torch.nn.Module, part: list[dict], options: dict) -> dict[str, torch.Tensor]:
-        """The losses of a part, computed in the precision of the training."""
-        device_type = next(model.parameters()).device.type
-        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.bfloat16):
+    def forward(self, model: nn.Module, part: list[dict], options: dict[str, int]) -> dict[str, Tensor]:
+        """The losses of a part, computed in the precision of the training run."""
+        with torch.autocast(self.parameters[0].device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             return model(part, **options)
 
-    def _synchronized(self, last: bool):
-        """Processes exchange the gradients of the last part only, which has those of all parts added up."""
+    def _synchronized(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Processes exchange the gradients of the last part only, which holds the sum over all parts."""
         if isinstance(self.model, DistributedDataParallel) and not last:
             return self.model.no_sync()
         return contextlib.nullcontext()
 
-    def _write_metrics(self, loss_dict, data_time, prefix=""):
-        """Detectron2's, of one transfer instead of one for each loss; on a GPU every METRIC_PERIOD iterations only.
-
-        Nothing is written, in no process, of a step that the optimiser has left out because it was not finite.
-        """
-        values = [loss.detach().float() for loss in loss_dict.values()]
-        values = torch.stack([*values, getattr(self.optimizer, "found_inf", torch.zeros_like(values[0]))])
-        if values.is_cuda and (self.iter + 1) % METRIC_PERIOD:
-            return
-        *losses, left_out = values.cpu()
-        if not left_out:
-            super()._write_metrics(dict(zip(loss_dict, losses, strict=True)), data_time, prefix)
-
-
-class BFloat16Trainer(StepTrainer):
-    """A StepTrainer under bfloat16 autocast."""
-
-    def __init__(self, model, data_loader, optimizer, *, accumulation_steps: int = 1):
-        super().__init__(model, data_loader, optimizer, accumulation_steps=accumulation_steps, bfloat16=True)
-
 
 def labelled_keypoints(instances: Instances) -> int:
-    """Keypoints of an image's persons that have a label, which the auxiliary heatmap is normalised by."""
+    """The number of labelled keypoints in an image, which the auxiliary heatmap is normalized by."""
     if not instances.has("gt_keypoints"):
         return 0
     return int((instances.gt_keypoints.tensor[..., 2] > 0).sum())

@@ -1,75 +1,91 @@
-"""Detectron2's trainer with QueryPose's data, optimiser and evaluation; also on CPU processes."""
+"""Detectron2's trainer with QueryPose's data, optimizer and evaluation; on GPUs or CPU processes."""
 
 import contextlib
+import functools
 import logging
 import os
 import weakref
 from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from querypose.atomic_io import cut_unfinished_line
-from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, count_unreadable, training_records
+from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, training_records
 from querypose.engine.checkpoint_hooks import BestCheckpoint, PeriodicCheckpoints
 from querypose.engine.checkpointer import PoseCheckpointer
-from querypose.engine.cpu_memory import keep_freed_memory
 from querypose.engine.non_finite import NonFiniteGuard
-from querypose.engine.optimizer import build_optimizer
-from querypose.engine.progress import ProgressBar
+from querypose.engine.optimizer import GradientClipper, build_optimizer
 from querypose.engine.random_state import SeedSteps
+from querypose.engine.resume_check import check_resumable
 from querypose.engine.signals import Interrupted, StopOnSignal
-from querypose.engine.train_loop import METRIC_PERIOD, BFloat16Trainer, StepTrainer
+from querypose.engine.train_loop import METRIC_PERIOD, StepTrainer
+from querypose.engine.training_hooks import EvalHook, MetricsWriter, ProgressBar, UnreadableImages
 from querypose.errors import UserError
 from querypose.evaluation import PoseEvaluator
 
 logger = logging.getLogger(__name__)
 
+# Detectron2's loop logs the traceback of every exception; a UserError is reported in one sentence elsewhere
+logging.getLogger("detectron2.engine.train_loop").addFilter(
+    lambda record: not (record.exc_info and isinstance(record.exc_info[1], UserError))
+)
+# of `model_<iteration>.pth`, the newest; model_final.pth and model_best.pth are kept as well
+CHECKPOINTS_KEPT = 5
+
 
 class PoseTrainer(DefaultTrainer):
-    """`PoseTrainer(cfg).train()`: Detectron2's interface; a run that ends early goes on exactly where it was."""
+    """`PoseTrainer(cfg).train()`: Detectron2's interface; an interrupted run resumes exactly where it was."""
 
-    def __init__(self, cfg):
-        # not DefaultTrainer.__init__: it knows data-parallel training on GPUs only
+    def __init__(self, cfg: CfgNode):
+        # not DefaultTrainer.__init__: it only supports data-parallel training on GPUs
         TrainerBase.__init__(self)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        if cfg.MODEL.DEVICE == "cpu":
-            # gradients smaller than float32's normal range cost a CPU a hundred times a zero's time
-            torch.set_flush_denormal(True)
-            if cfg.SOLVER.KEEP_FREED_MEMORY:
-                keep_freed_memory()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
-        steps = accumulation_steps(cfg)
-        # no_sync() is not for static graphs
+        steps = cfg.SOLVER.ACCUMULATION_STEPS
+        # no_sync() does not support static graphs
         model = wrap_for_distribution(model, static_graph=steps == 1)
-        trainer_class = BFloat16Trainer if use_bfloat16(cfg) else StepTrainer
-        self._trainer = trainer_class(model, data_loader, optimizer, accumulation_steps=steps)
+        self._trainer = StepTrainer(
+            model,
+            data_loader,
+            optimizer,
+            clip=GradientClipper(cfg),
+            accumulation_steps=steps,
+            bfloat16=use_bfloat16(cfg),
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = PoseCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
+        self.completed = -1  # the last completed iteration
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
-    def resume_or_load(self, resume=True):
-        """Detectron2's; see `PoseCheckpointer` for what is resumed from.
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Detectron2's; see `PoseCheckpointer` for which checkpoint is resumed.
 
         Raises:
-            UserError: processes that do not find the same checkpoint, on machines that do not share a folder.
+            UserError: a checkpoint of another model or optimizer (`check_resumable`); processes that do not find the
+                same checkpoint, on machines that do not share a folder.
         """
         resumed = resume and any(comm.all_gather(self.checkpointer.has_checkpoint()))
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        check = functools.partial(
+            check_resumable, cfg=self.cfg, model=self._trainer.plain_model, optimizer=self._trainer.optimizer
+        )
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume, check=check)
         if resumed:
-            # the checkpoint holds the iteration that was done last
+            self.completed = self.iter  # of the checkpoint
             self.start_iter = self.iter + 1
         if len(set(comm.all_gather(self.start_iter))) > 1:
             raise UserError(
@@ -77,49 +93,66 @@ class PoseTrainer(DefaultTrainer):
                 "all machines share"
             )
 
-    def train(self):
+    def train(self) -> dict | None:
         """Train to the end; returns the metrics of the evaluation there.
 
         Raises:
-            UserError: a loss or gradient that is not finite, unless SOLVER.NON_FINITE leaves such steps out.
+            UserError: bad input; a loss or gradient that is not finite, unless SOLVER.NON_FINITE skips such steps. The
+                state after the last completed iteration is saved, as with any other exception.
             Interrupted: SIGTERM or Ctrl-C; the state is saved, and the process may end with the exception's code.
         """
         try:
-            with without_traceback_of_user_errors():
-                super().train()
+            super().train()
         except Interrupted as stop:
-            self.stop_on_signal.restore()
             done = "nothing was saved since the last checkpoint"
-            if stop.between_steps and self.iter < self.max_iter:
-                self.guard.settle()
-                done = f"the state after iteration {self.iter} is in {self.save_now()}"
-            logger.warning("%s: %s; go on with --resume", stop.signal_name, done)
+            if stop.between_steps and self.start_iter <= self.completed and self.iter < self.max_iter:
+                done = f"the state after iteration {self.completed} is in {self.save_now()}"
+            logger.warning("%s: %s; continue with --resume", stop.signal_name, done)
             if comm.get_world_size() > 1:
-                comm.synchronize()  # a process that ends takes the others with it, the one that writes included
+                comm.synchronize()  # a process that ends stops the others, the one that writes included
+            raise
+        except Exception as error:
+            saved = self._save_after_error()
+            if isinstance(error, UserError):
+                raise UserError(f"{error}{saved}") from error
+            logger.error("training failed%s", saved)
             raise
         return getattr(self, "_last_eval_results", None)
 
+    def run_step(self) -> None:
+        super().run_step()
+        self.completed = self.iter
+
     def save_now(self) -> Path:
-        """Write a checkpoint of the state after this iteration, on the main process; its path, on every one."""
-        path = self.checkpoints.path(self.iter)
+        """Write a checkpoint of the state after the last iteration, on the main process; its path, on every one."""
+        path = self.checkpoints.path(self.completed)
         if comm.is_main_process():
-            self.checkpoints.save(self.iter)
+            self.checkpoints.save(self.completed)
         return path
 
-    def build_hooks(self):
-        """Detectron2's, and those that make a run survive: seeds, numbers that are not finite, checkpoints, signals.
+    def _save_after_error(self) -> str:
+        """Save what an error would lose, and say where; the error may be from an iteration that is not completed."""
+        saved = self.completed < self.start_iter or self.checkpoints.saved == self.completed
+        if saved or self._trainer.is_updating or not comm.is_main_process():
+            return ""
+        if self.completed < self.iter:
+            self.guard.restore_buffers()
+        try:
+            path = self.save_now()
+        except UserError as error:
+            logger.error("%s", error)
+            return ""
+        return f"; the state after iteration {self.completed} is in {path}: continue with --resume"
 
-        Their order counts: a step is judged before it is saved, and saved before it is evaluated.
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's, and those for fault tolerance: seeds, numbers that are not finite, checkpoints, signals.
+
+        Their order matters: a step is checked before it is saved, and saved before it is evaluated.
         """
         cfg = self.cfg
         self.seed_steps = SeedSteps(self._trainer.data_loader)
-        self.guard = NonFiniteGuard(
-            cfg.SOLVER.NON_FINITE, cfg.OUTPUT_DIR, (cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
-        )
-        self.checkpoints = PeriodicCheckpoints(
-            self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_KEPT
-        )
-        self.stop_on_signal = StopOnSignal()
+        self.guard = NonFiniteGuard(cfg.SOLVER.NON_FINITE, cfg.OUTPUT_DIR)
+        self.checkpoints = PeriodicCheckpoints(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, CHECKPOINTS_KEPT)
         is_main = comm.is_main_process()
         found = [
             self.seed_steps,
@@ -128,58 +161,65 @@ class PoseTrainer(DefaultTrainer):
             self.guard,
             self._precise_bn(),
             self.checkpoints if is_main else None,
-            self.stop_on_signal,
-            EvalAtTheEnd(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            StopOnSignal(),
+            EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
         ]
-        if is_main and cfg.SOLVER.KEEP_BEST and cfg.DATASETS.TEST:
+        if is_main and cfg.DATASETS.TEST:
             names = ["keypoints/AP", f"{cfg.DATASETS.TEST[0]}/keypoints/AP"]
             found.append(BestCheckpoint(self.checkpointer, names))
         if is_main:
-            found += [PatientWriter(self.build_writers(), period=METRIC_PERIOD), ProgressBar()]
+            found += [MetricsWriter(self.build_writers(), period=METRIC_PERIOD), ProgressBar()]
             if cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
                 found.append(UnreadableImages(unreadable_list(cfg)))
         return found
 
-    def _evaluate(self):
+    def _evaluate(self) -> dict:
         self._last_eval_results = self.test(self.cfg, self.model)
         return self._last_eval_results
 
-    def _precise_bn(self):
+    def _precise_bn(self) -> HookBase | None:
         """Detectron2's hook before checkpoints and evaluations, where the config asks for it."""
         if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
             return None
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0
-        loader = self.build_train_loader(cfg)  # its own: training's must not move on
+        loader = self.build_train_loader(cfg)  # its own: that of training must not advance
         return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
 
-    def build_writers(self):
-        # a line that a killed run has begun would spoil the one after it
+    def build_writers(self) -> list:
+        # a line that a killed run has begun would spoil the next one
         cut_unfinished_line(Path(self.cfg.OUTPUT_DIR) / "metrics.json")
         return super().build_writers()
 
-    # not DefaultTrainer's: Detectron2 v0.6 leaves the optimiser out of checkpoints
-    def state_dict(self):
+    # not DefaultTrainer's: Detectron2 v0.6 leaves the optimizer out of checkpoints
+    def state_dict(self) -> dict:
         state = TrainerBase.state_dict(self)
-        # after the last iteration Detectron2 counts one more
-        state["iteration"] = min(self.iter, self.max_iter - 1)
+        state["iteration"] = self.completed
         state["_trainer"] = self._trainer.state_dict()
+        state["config"] = self.cfg.dump()
         return state
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict) -> None:
+        groups = self._trainer.optimizer.param_groups
+        configured = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         TrainerBase.load_state_dict(self, state_dict)
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
         else:
-            logger.warning("the checkpoint holds no state of the optimiser, which starts anew")
+            logger.warning("the checkpoint holds no state of the optimizer, which starts anew")
+        # learning rates, decay and schedule are the config's, at the checkpoint's iteration
+        self.scheduler.base_lrs = [values["initial_lr"] for values in configured]
+        groups = self._trainer.optimizer.param_groups  # load_state_dict makes new ones
+        for group, values, lr in zip(groups, configured, self.scheduler.get_lr(), strict=True):
+            group.update(values, lr=lr)
 
     @classmethod
-    def build_optimizer(cls, cfg, model):
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg):
+    def build_train_loader(cls, cfg: CfgNode) -> TrainingLoader:
         mapper = PoseDatasetMapper(cfg, is_train=True)
         records = training_records(cfg)
         if cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
@@ -187,33 +227,33 @@ class PoseTrainer(DefaultTrainer):
         return TrainingLoader(cfg, mapper, records)
 
     @classmethod
-    def build_test_loader(cls, cfg, dataset_name):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
         mapper = PoseDatasetMapper(cfg, is_train=False)
         if cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
             mapper = SkipUnreadable(mapper, unreadable_list(cfg))
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> PoseEvaluator:
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         return PoseEvaluator(cfg, dataset_name, output_dir=folder)
 
     @classmethod
-    def test(cls, cfg, model, evaluators=None):
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list | None = None) -> dict:
         """Detectron2's, in every process with the model that a checkpoint holds.
 
-        Every query is run, whatever MODEL.QUERYPOSE.TEST.TOPK_POSES says, unless EVALUATE_TOPK is set there: box AP
-        counts up to 100 boxes of an image. In bfloat16 where TEST.AMP.ENABLED asks for it.
+        Every query is run, as box AP counts up to 100 boxes of an image, unless MODEL.QUERYPOSE.TEST.TOPK_POSES is a
+        number. In bfloat16 where TEST.AMP.ENABLED asks for it.
         """
         share_buffers(model)
         plain = model.module if isinstance(model, DistributedDataParallel) else model
         queries = contextlib.nullcontext()
         if hasattr(plain, "every_query"):
-            if not cfg.MODEL.QUERYPOSE.TEST.EVALUATE_TOPK:
+            if cfg.MODEL.QUERYPOSE.TEST.TOPK_POSES is None:
                 queries = plain.every_query()
             elif plain.leaves_out_queries:
-                logging.getLogger(__name__).warning(
-                    "MODEL.QUERYPOSE.TEST.EVALUATE_TOPK: box AP below counts the %d best boxes of an image only",
+                logger.warning(
+                    "MODEL.QUERYPOSE.TEST.TOPK_POSES: box AP below counts the %d best boxes of an image only",
                     plain.topk_poses or plain.max_detections,
                 )
         device_type = next(plain.parameters()).device.type
@@ -221,23 +261,8 @@ class PoseTrainer(DefaultTrainer):
             return super().test(cfg, model, evaluators)
 
 
-@contextlib.contextmanager
-def without_traceback_of_user_errors():
-    """Keep Detectron2's loop from logging the traceback of a UserError, which is told in one sentence elsewhere."""
-    loop = logging.getLogger("detectron2.engine.train_loop")
-
-    def is_news(record):
-        return not (record.exc_info and isinstance(record.exc_info[1], UserError))
-
-    loop.addFilter(is_news)
-    try:
-        yield
-    finally:
-        loop.removeFilter(is_news)
-
-
-def use_bfloat16(cfg) -> bool:
-    """Whether to train under autocast: where the config asks for it, but for CPUs that have no bfloat16 instructions.
+def use_bfloat16(cfg: CfgNode) -> bool:
+    """Whether to train under autocast: where SOLVER.AMP says so, except on CPUs without bfloat16 instructions.
 
     Those compute the same numbers by emulation, several times slower than float32; they train in float32.
     """
@@ -252,54 +277,12 @@ def use_bfloat16(cfg) -> bool:
     return native
 
 
-class EvalAtTheEnd(hooks.EvalHook):
-    """Detectron2's, but that it does not evaluate after a training that was ended in its last iteration."""
-
-    def after_train(self):
-        if self.trainer.iter >= self.trainer.max_iter:
-            super().after_train()
-
-
-class PatientWriter(hooks.PeriodicWriter):
-    """Detectron2's, but that training goes on where metrics cannot be written, because the disk is full for example."""
-
-    def after_step(self):
-        try:
-            super().after_step()
-        except OSError as error:
-            logger.error("the metrics cannot be written (%s); training goes on", error.strerror or error)
-
-
-class UnreadableImages(HookBase):
-    """Counts the images that were skipped, in the metrics as `unreadable_images` and in the log at the end."""
-
-    def __init__(self, list_file: str):
-        self.list_file = list_file
-
-    def after_step(self):
-        if (self.trainer.iter + 1) % 20 == 0:
-            self.trainer.storage.put_scalar("unreadable_images", count_unreadable(self.list_file), smoothing_hint=False)
-
-    def after_train(self):
-        number = count_unreadable(self.list_file)
-        where = f"; see {self.list_file}" if number else ""
-        logger.info("%d images could not be read and were skipped%s", number, where)
-
-
-def unreadable_list(cfg) -> str:
+def unreadable_list(cfg: CfgNode) -> str:
     """Path of the file that names the skipped images."""
     return os.path.join(cfg.OUTPUT_DIR, "unreadable_images.txt")
 
 
-def accumulation_steps(cfg) -> int:
-    """SOLVER.ACCUMULATION_STEPS; a UserError unless it divides the images of a process."""
-    steps, images = cfg.SOLVER.ACCUMULATION_STEPS, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-    if images % steps:
-        raise UserError(f"SOLVER.ACCUMULATION_STEPS is {steps}; it must divide the {images} images of each process")
-    return steps
-
-
-def wrap_for_distribution(model: torch.nn.Module, static_graph: bool = True) -> torch.nn.Module:
+def wrap_for_distribution(model: nn.Module, static_graph: bool = True) -> nn.Module:
     """DistributedDataParallel where there are several processes; every parameter has a gradient in every step.
 
     static_graph: whether every step runs the same graph once, as all do that do not accumulate gradients.
@@ -316,7 +299,7 @@ def wrap_for_distribution(model: torch.nn.Module, static_graph: bool = True) -> 
     )
 
 
-def share_buffers(model: torch.nn.Module) -> None:
+def share_buffers(model: nn.Module) -> None:
     """Give every process the first one's buffers: each has gathered BatchNorm statistics from its own images."""
     if comm.get_world_size() > 1:
         for buffer in model.buffers():

@@ -1,6 +1,5 @@
 """Average precision of boxes and keypoints."""
 
-import querypose.detectron2_extension  # noqa: F401
 from querypose.evaluation.coco_results import BACKENDS, TASKS, evaluate_coco_results
 from querypose.evaluation.crowdpose import CROWDPOSE_METRICS
 from querypose.evaluation.ground_truth import PROTOCOLS

@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -84,7 +85,7 @@ class PoseEvaluator(DatasetEvaluator):
             "output_dir": output_dir,
             "sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS,
             "backend": cfg.TEST.EVALUATOR_BACKEND,
-            "name": cfg.TEST.SUBMISSION_NAME,
+            "name": re.sub(r"[^A-Za-z0-9_.-]+", "-", os.path.basename(os.path.abspath(cfg.OUTPUT_DIR))),
         }
 
     def reset(self) -> None:

@@ -27,9 +27,7 @@ def submission_name(split: str, name: str) -> str:
         name: of the algorithm: letters, digits, "-", "_" and ".".
     """
     if not re.fullmatch(r"[\w.-]+", name, flags=re.ASCII):
-        raise UserError(
-            f"TEST.SUBMISSION_NAME is {name!r}; name the algorithm by letters, digits, '-', '_' and '.' alone"
-        )
+        raise UserError(f"the submission's name is {name!r}; use letters, digits, '-', '_' and '.' only")
     return f"person_keypoints_{split}_{name}_results"
 
 

@@ -9,7 +9,6 @@ Shape letters, used in every docstring of this package:
     d width of an instance query   dp width of a part query
 """
 
-import querypose.detectron2_extension  # noqa: F401
 from querypose.modeling.ablations.direct_keypoint_stage import InstanceKeypointStage, PooledKeypointStage
 from querypose.modeling.ablations.interaction_variants import (
     DynamicSpatialMLP,

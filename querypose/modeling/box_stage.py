@@ -31,8 +31,8 @@ class BoxStage(nn.Module):
         dim: int,
         num_heads: int,
         feedforward_dim: int,
-        num_class_layers: int,
-        num_box_layers: int,
+        num_class_layers: int = 1,
+        num_box_layers: int = 3,
         dropout: float = 0.0,
     ):
         """
@@ -61,7 +61,7 @@ class BoxStage(nn.Module):
     @classmethod
     def from_config(cls, cfg, feature_strides: list[int]):
         config = cfg.MODEL.QUERYPOSE
-        size = config.BOX_POOLER_RESOLUTION
+        size = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
         pooler = ROIPooler(
             output_size=size,
             scales=[1.0 / stride for stride in feature_strides],
@@ -74,8 +74,6 @@ class BoxStage(nn.Module):
             "dim": config.HIDDEN_DIM,
             "num_heads": config.NUM_HEADS,
             "feedforward_dim": config.FEEDFORWARD_DIM,
-            "num_class_layers": config.NUM_CLASS_LAYERS,
-            "num_box_layers": config.NUM_BOX_LAYERS,
             "dropout": config.DROPOUT,
         }
 

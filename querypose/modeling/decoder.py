@@ -108,7 +108,7 @@ class QueryPoseDecoder(nn.Module):
             "dim": config.HIDDEN_DIM,
             "part_dim": config.PART_DIM,
             "light": config.VARIANT != "full",
-            "keypoint_resolution": config.KEYPOINT_POOLER_RESOLUTION,
+            "keypoint_resolution": cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION,
             "stride": feature_strides[0],
             "learnable_boxes": not config.IMAGE_QUERIES.ENABLED,
             "initialization": config.INITIALIZATION,

@@ -1,10 +1,16 @@
 """From the decoder's outputs to persons (Section 3.4, Testing)."""
 
-import torch
-from torch import Tensor
+import logging
 
+import torch
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from querypose.errors import UserError
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.losses.rle import keypoints_in_pixels
+
+logger = logging.getLogger(__name__)
 
 
 def poses(boxes: BoxOutput, keypoints: KeypointOutput) -> tuple[Tensor, Tensor, Tensor]:
@@ -21,3 +27,22 @@ def poses(boxes: BoxOutput, keypoints: KeypointOutput) -> tuple[Tensor, Tensor, 
     confidence = (1 - keypoints.sigmas[-1]).mean(dim=-1)
     points = torch.cat([keypoints_in_pixels(keypoints.coordinates[-1], corners), confidence[..., None]], dim=-1)
     return corners, probability * confidence.mean(dim=-1), points
+
+
+def finite_persons(persons: Instances, model: nn.Module, name: str) -> Instances:
+    """The persons of an image whose boxes and keypoints are finite; a warning counts the others.
+
+    Raises:
+        UserError: the model's weights are not finite.
+    """
+    numbers = torch.cat([persons.pred_boxes.tensor, persons.pred_keypoints.flatten(1)], dim=1)
+    finite = numbers.isfinite().all(dim=1)
+    if finite.all():
+        return persons
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+        raise UserError(
+            "MODEL.WEIGHTS holds numbers that are not finite, perhaps from a training run that diverged; "
+            "give other weights"
+        )
+    logger.warning("%s: left out %d persons with coordinates that are not finite", name, int((~finite).sum()))
+    return persons[finite]

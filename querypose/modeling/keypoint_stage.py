@@ -80,7 +80,7 @@ class KeypointStage(nn.Module):
     def from_config(cls, cfg, part_of_keypoint: list[int]):
         config = cfg.MODEL.QUERYPOSE
         num_parts = max(part_of_keypoint) + 1
-        num_tokens = config.KEYPOINT_POOLER_RESOLUTION**2
+        num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
         return {
             "part_embedding": PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING)(cfg, num_parts),
             "part_update": PART_UPDATE_REGISTRY.get(config.PART_UPDATE)(cfg),

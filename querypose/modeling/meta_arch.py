@@ -3,24 +3,33 @@
 import contextlib
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from querypose.data import skeleton_of
 from querypose.errors import UserError
-from querypose.modeling.backbones.checkpointing import checkpoint_resnet
+from querypose.modeling.backbones.checkpointing import checkpoint_blocks
 from querypose.modeling.beyond.ground_truth_regions import ground_truth_regions
 from querypose.modeling.beyond.image_queries import CenterMaps, ImageQueries
 from querypose.modeling.beyond.one_to_many import OneToManyProposals
 from querypose.modeling.decoder import BoxOutput, KeypointOutput, QueryPoseDecoder, select_rows
-from querypose.modeling.inference import poses
+from querypose.modeling.inference import finite_persons, poses
 from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.matcher import matched_rows, matches_on
 from querypose.modeling.losses.targets import Targets
 from querypose.modeling.ops.memory_layout import use_channels_last
 from querypose.modeling.part_division import build_part_division
+
+
+def topk_poses(cfg: CfgNode) -> int:
+    """MODEL.QUERYPOSE.TEST.TOPK_POSES; of None the variant's default."""
+    config = cfg.MODEL.QUERYPOSE
+    if config.TEST.TOPK_POSES is not None:
+        return config.TEST.TOPK_POSES
+    return 0 if config.VARIANT == "full" else 30
 
 
 @META_ARCH_REGISTRY.register()
@@ -86,23 +95,28 @@ class QueryPose(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
-        from querypose.config import topk_poses
-        from querypose.data import skeleton_of
-
         config = cfg.MODEL.QUERYPOSE
+        if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
+            raise UserError(
+                "MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' needs boxes that do not depend on the keypoint stages: "
+                "set it to 'all', or VARIANT to 'light' or 'branched'"
+            )
         skeleton = skeleton_of(cfg)
         part_of_keypoint = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
         backbone = build_backbone(cfg)
-        if cfg.MODEL.RESNETS.ACTIVATION_CHECKPOINTING:
-            checkpoint_resnet(backbone)
+        if cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING:
+            checkpoint_blocks(backbone)
         shapes = backbone.output_shape()
-        strides = [shapes[name].stride for name in config.IN_FEATURES]
+        in_features = [name for name in ("p2", "p3", "p4", "p5") if name in shapes]
+        if not in_features:
+            raise UserError(f"MODEL.BACKBONE.NAME '{cfg.MODEL.BACKBONE.NAME}' makes none of the feature maps p2 .. p5")
+        strides = [shapes[name].stride for name in in_features]
         many, regions = config.ONE_TO_MANY, config.GROUND_TRUTH_REGIONS
         return {
             "backbone": backbone,
             "decoder": QueryPoseDecoder(cfg, part_of_keypoint, strides),
             "criterion": SetCriterion(cfg, part_of_keypoint, strides[0]),
-            "in_features": config.IN_FEATURES,
+            "in_features": in_features,
             "num_keypoints": skeleton.num_keypoints,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -321,17 +335,11 @@ class QueryPose(nn.Module):
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
-    @staticmethod
-    def postprocess(results: list[Instances], batched_inputs: list[dict]) -> list[dict[str, Instances]]:
-        """Scale boxes and keypoints to the size that each input asks for; UserError if they are not finite."""
+    def postprocess(self, results: list[Instances], batched_inputs: list[dict]) -> list[dict[str, Instances]]:
+        """The `finite_persons`, their boxes and keypoints scaled to the size that each input asks for."""
         processed = []
         for image_results, inputs in zip(results, batched_inputs, strict=True):
-            # of all that follows from the weights: a sum is finite if every number is
-            if not (image_results.pred_boxes.tensor.sum() + image_results.pred_keypoints.sum()).isfinite():
-                raise UserError(
-                    "the model computes boxes or keypoints that are not finite: MODEL.WEIGHTS holds such numbers, "
-                    "from a training that diverged perhaps; give other weights"
-                )
+            image_results = finite_persons(image_results, self, inputs.get("file_name", "an image"))
             height, width = image_results.image_size
             wanted = inputs.get("height", height), inputs.get("width", width)
             if image_results.has("attention_boxes"):

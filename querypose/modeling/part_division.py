@@ -1,5 +1,7 @@
 """Which keypoints share a part query (Figure 4, Table 2d)."""
 
+from collections.abc import Sequence
+
 from detectron2.utils.registry import Registry
 
 from querypose.errors import UserError
@@ -65,36 +67,54 @@ def limbs(skeleton: Skeleton) -> list[list[str]]:
     return [[skeleton.keypoint_names[i] for i in part] for part in rigid_segments(skeleton)]
 
 
-def build_part_division(skeleton: Skeleton, division: str, groups: list[list[str]] = ()) -> list[int]:
+def build_part_division(
+    skeleton: Skeleton, division: str | None = None, groups: Sequence[Sequence[str]] = ()
+) -> list[int]:
     """The index of the part of each keypoint.
 
     Args:
         skeleton: names and order of the K keypoints.
-        division: a name in PART_DIVISION_REGISTRY.
-        groups: parts as lists of keypoint names; where there are any, they stand in for `division`.
+        division: a name in PART_DIVISION_REGISTRY; None: `groups`, or "rigid" if there are none.
+        groups: parts as lists of keypoint names.
 
     Returns:
         K part indices, 0 .. M - 1.
 
     Raises:
-        UserError: a division that is not registered, a name that the skeleton lacks, a keypoint in two parts or in
-            none.
+        UserError: a division that is not registered or makes other parts than `groups`, a name that the skeleton
+            lacks, a keypoint in two parts or in none.
     """
-    if groups:
-        lists = all(isinstance(group, list | tuple) for group in groups)
-        if not lists or not all(isinstance(name, str) for group in groups for name in group):
-            raise UserError(
-                f"MODEL.QUERYPOSE.PART_GROUPS is {groups}; it must be a list of lists of keypoint names, such as "
-                "[['head', 'neck'], ['left_hand']]"
-            )
-        parts, source = [list(group) for group in groups], "MODEL.QUERYPOSE.PART_GROUPS"
-    else:
+    if not groups:
+        division = division or "rigid"
         known = sorted(name for name, _ in PART_DIVISION_REGISTRY)
         if division not in known:
             raise UserError(f"MODEL.QUERYPOSE.PART_DIVISION is '{division}'; valid are {', '.join(known)}")
-        parts, source = PART_DIVISION_REGISTRY.get(division)(skeleton), f"the part division '{division}'"
+        parts = PART_DIVISION_REGISTRY.get(division)(skeleton)
+        return _part_indices(skeleton, parts, f"the part division '{division}'")
+    if not all(isinstance(group, list | tuple) and all(isinstance(name, str) for name in group) for group in groups):
+        raise UserError(
+            f"MODEL.QUERYPOSE.PART_GROUPS is {groups}; it must be a list of lists of keypoint names, such as "
+            "[['head', 'neck'], ['left_hand']]"
+        )
+    indices = _part_indices(skeleton, groups, "MODEL.QUERYPOSE.PART_GROUPS")
+    if division is not None and indices != build_part_division(skeleton, division):
+        raise UserError(
+            f"MODEL.QUERYPOSE.PART_GROUPS holds other parts than PART_DIVISION '{division}' makes; set PART_GROUPS to "
+            "[] to use the division, or PART_DIVISION to None to use the groups"
+        )
+    return indices
 
-    part_of = {}
+
+def part_groups(skeleton: Skeleton, part_of_keypoint: Sequence[int]) -> list[list[str]]:
+    """The names of each part's keypoints: the inverse of `build_part_division`."""
+    parts: list[list[str]] = [[] for _ in range(max(part_of_keypoint) + 1)]
+    for name, part in zip(skeleton.keypoint_names, part_of_keypoint, strict=True):
+        parts[part].append(name)
+    return parts
+
+
+def _part_indices(skeleton: Skeleton, parts: Sequence[Sequence[str]], source: str) -> list[int]:
+    part_of: dict[str, int] = {}
     for index, part in enumerate(parts):
         if not part:
             raise UserError(f"{source} has an empty part (number {index + 1}); remove it or name its keypoints")
@@ -114,11 +134,3 @@ def build_part_division(skeleton: Skeleton, division: str, groups: list[list[str
     if missing:
         raise UserError(f"{source} leaves out {', '.join(missing)}; every keypoint belongs to exactly one part")
     return [part_of[name] for name in skeleton.keypoint_names]
-
-
-def describe_parts(skeleton: Skeleton, part_of_keypoint: list[int]) -> str:
-    """One line per part with its keypoints, for the log of a run."""
-    parts: dict[int, list[str]] = {}
-    for name, part in zip(skeleton.keypoint_names, part_of_keypoint, strict=True):
-        parts.setdefault(part, []).append(name)
-    return "\n".join(f"  part {part + 1}: {', '.join(parts[part])}" for part in sorted(parts))

@@ -1,31 +1,32 @@
-"""The command lines that fill the rows without a run."""
+"""The commands that fill the rows without a run."""
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from querypose.reproduction.runs import run_folder, training_folder
-from querypose.reproduction.tables import Table, config_of
+from querypose.reproduction.tables import Table
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, run in the repository's root, and the file that it leaves behind when it is done."""
+    """A command line, run in the repository's root, and the file that it writes last."""
 
     arguments: tuple[str, ...]
     leaves: Path
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "python " + shlex.join(self.arguments[1:])
 
 
 def missing_commands(
-    tables: list[Table], output: Path, num_gpus: int = 1, seeds: list[int] = (), opts: list[str] = ()
-) -> tuple[list[Command], list[str]]:
-    """Commands for the rows that have no finished run, each once and in an order in which they can be run.
+    tables: list[Table], output: Path, num_gpus: int = 1, seeds: Sequence[int] = (), opts: Sequence[str] = ()
+) -> list[Command]:
+    """Commands for the rows that have no finished run, each once, trainings before their evaluations.
 
-    An interrupted training goes on from its last checkpoint (`--resume`).
+    An interrupted training resumes from its last checkpoint (`--resume`).
 
     Args:
         tables: the tables to fill.
@@ -33,13 +34,10 @@ def missing_commands(
         num_gpus: of every command.
         seeds: one run of each row for every seed; none: one run with the config's own.
         opts: KEY VALUE overrides for every command.
-
-    Returns:
-        the commands, and a sentence for each row whose config does not exist.
     """
-    commands, problems = {}, []
+    commands: dict[Path, Command] = {}
 
-    def plan(tool: str, config: str, folder: Path, leaves: str, options: list[str]):
+    def plan(tool: str, config: str, folder: Path, leaves: str, options: list[str]) -> None:
         if not (folder / leaves).is_file() and folder not in commands:
             arguments = [sys.executable, f"tools/{tool}", "--config-file", config, "--num-gpus", str(num_gpus)]
             commands[folder] = Command((*arguments, *options), folder / leaves)
@@ -47,9 +45,6 @@ def missing_commands(
     for table in tables:
         for row in table.rows:
             if row.config is None:
-                continue
-            if config_of(row.config) is None:
-                problems.append(f"{table.name}: {row.config} or a base of it does not exist")
                 continue
             for seed in seeds or [None]:
                 folder = run_folder(row, output, seed)
@@ -66,4 +61,4 @@ def missing_commands(
                 weights = ["MODEL.WEIGHTS", str(trained / "model_final.pth")]
                 options = ["OUTPUT_DIR", str(folder), *own, *weights]
                 plan("test_net.py", row.config, folder, "results.json", options)
-    return list(commands.values()), problems
+    return list(commands.values())

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,18 +10,19 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode
 
+from querypose.config_checks import leaves
 from querypose.data import annotation_file
 from querypose.errors import UserError
 from querypose.evaluation import keypoint_errors
 from querypose.reproduction.tables import Row, config_of, load_tables
 
-# Without influence on the result, or filled in by the run itself.
-_OF_NO_ACCOUNT = (
+# without influence on the result, or of which another key says more
+_IGNORED = (
     "OUTPUT_DIR", "SEED", "VERSION", "CUDNN_BENCHMARK", "VIS_PERIOD", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE",
-    "MODEL.QUERYPOSE.SKELETON", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD", "TEST.EVALUATOR_BACKEND",
-    "MODEL.WEIGHTS",
+    "MODEL.QUERYPOSE.SKELETON", "MODEL.QUERYPOSE.PART_DIVISION", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD",
+    "TEST.EVALUATOR_BACKEND", "MODEL.WEIGHTS",
 )  # fmt: skip
-_OF_NO_ACCOUNT_IN_EVALUATION = (
+_IGNORED_IN_EVALUATION = (
     "SOLVER", "DATASETS.TRAIN", "INPUT.CROP", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN",
 )  # fmt: skip
 # columns whose figure has another task or name in the results
@@ -41,14 +43,14 @@ class Run:
     differences: tuple[str, ...]
 
     def figure(self, column: str) -> float | None:
-        """What the run reached in a column of a table (AP, APM, AP box, OKS, Time [ms] ..); None if it says nothing."""
+        """The run's figure for a column of a table (AP, APM, AP box, OKS, Time [ms] ..), None if it has none."""
         if column == "Time [ms]":
             return self.results.get("ms_per_image")
         if column == "OKS":
             return _mean_oks(self.folder)
         task, name = _METRIC.get(column, ("keypoints", column))
         metrics = self.results["metrics"].get(task, {})
-        # CrowdPose has medium images where COCO has medium persons, by another name
+        # CrowdPose's APM is of medium images, COCO's APm of medium persons
         return metrics.get(column if task == "keypoints" and column in metrics else name)
 
 
@@ -78,7 +80,7 @@ def find_runs(row: Row, output: Path) -> list[Run]:
     Raises:
         UserError: a results.json that cannot be read, or a run of another model in the row's folder.
     """
-    if row.config is None or config_of(row.config) is None:
+    if row.config is None:
         return []
     folder = run_folder(row, output)
     with_seed = re.compile(re.escape(folder.name) + r"_seed\d+")
@@ -93,9 +95,9 @@ def _folder_name(config: str, seed: int | None) -> str:
 
 def first_config_like(config: str) -> str:
     """The first config of the paper's ablations that is the same as this one, or this one itself."""
-    mine = config_of(config)
-    if mine is None or "/ablations/" not in config:
+    if "/ablations/" not in config:
         return config
+    mine = config_of(config)
     others = (row.config for table in load_tables("paper") for row in table.rows if row.config)
     return next(other for other in others if other == config or config_of(other) == mine)
 
@@ -116,20 +118,10 @@ def _read(row: Row, folder: Path) -> Run:
     return Run(folder, results, differences)
 
 
-def _differences(wanted: CfgNode, ran: dict, evaluation: bool):
+def _differences(wanted: CfgNode, ran: dict, evaluation: bool) -> Iterator[str]:
     """Sentences such as 'SOLVER.MAX_ITER 1000 instead of 140000'."""
-    skipped = _OF_NO_ACCOUNT + (_OF_NO_ACCOUNT_IN_EVALUATION if evaluation else ())
-    found = dict(_leaves(ran))
-    for key, value in _leaves(yaml.safe_load(wanted.dump())):
-        if any(key == skip or key.startswith(skip + ".") for skip in skipped):
-            continue
-        if key in found and found[key] != value:
+    skipped = _IGNORED + (_IGNORED_IN_EVALUATION if evaluation else ())
+    found = dict(leaves(CfgNode(ran)))
+    for key, value in leaves(CfgNode(yaml.safe_load(wanted.dump()))):
+        if key in found and found[key] != value and not f"{key}.".startswith(tuple(f"{skip}." for skip in skipped)):
             yield f"{key} {found[key]} instead of {value}"
-
-
-def _leaves(node: dict, prefix: str = ""):
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

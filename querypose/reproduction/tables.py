@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
-from querypose.config import add_querypose_config
+from querypose.setup_config import setup_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROTOCOLS = ("paper", "minicoco", "synthetic_people")
-"""The paper's tables; rows of them on Mini-COCO, on a cut of it for a CPU, on drawn people (docs/EXPERIMENTS.md)."""
+"""The paper's tables, and rows of them on Mini-COCO and on synthetic people (docs/EXPERIMENTS.md)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class Table:
 
 def load_tables(protocol: str = "paper") -> list[Table]:
     """The tables of one of `PROTOCOLS`, in their order."""
-    records = json.loads((Path(__file__).parent / f"{protocol}_tables.json").read_text())
+    name = "paper" if protocol == "paper" else "small"
+    text = (Path(__file__).parent / f"{name}_tables.json").read_text()
+    records = json.loads(text.replace("{protocol}", protocol))
     return [
         Table(
             record["name"],
@@ -64,13 +66,8 @@ def load_tables(protocol: str = "paper") -> list[Table]:
 
 
 @cache
-def config_of(file: str) -> CfgNode | None:
-    """The config of a row with its bases; None where one of its files does not exist."""
-    cfg = get_cfg()
-    add_querypose_config(cfg)
-    try:
-        cfg.merge_from_file(str(REPOSITORY / file))
-    except FileNotFoundError:
-        return None
+def config_of(file: str) -> CfgNode:
+    """The config of a row, by its file relative to the repository."""
+    cfg = setup_config(str(REPOSITORY / file))
     cfg.freeze()
     return cfg

@@ -1,14 +1,16 @@
 """The figure of docs/HOW_IT_WORKS.md: the model as boxes and arrows, with the names of its modules."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyBboxPatch
 
-from querypose.errors import UserError
+from querypose.visualization.figures import save_figure
 
-# light fills, from Okabe and Ito's palette, that black text stands out on
+# light fills, from Okabe and Ito's palette on which black text is legible
 IMAGE, BOX, KEYPOINT, QUERY, RESULT = "#eeeeee", "#cfe6f5", "#fbdcc6", "#fff3b8", "#cdeee0"
 LINE = "#333333"
 
@@ -16,29 +18,19 @@ LINE = "#333333"
 def draw_architecture(path: str | Path) -> Path:
     """Draw the whole model above, and one keypoint stage below, into an SVG, PNG or PDF file; returns its path.
 
-    Raises `UserError` for another ending or a place that cannot be written to.
+    Raises `UserError` for another suffix or a path that cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".svg", ".png", ".pdf"):
-        raise UserError(f"{path} must end in .svg, .png or .pdf")
-    figure = Figure(figsize=(12.0, 8.6))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, 120), ylim=(0, 86))
-    axes.axis("off")
-    axes.add_patch(Rectangle((0, 0), 120, 86, color="white"))
+    figure = Figure(figsize=(12.0, 8.6), dpi=110)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 120), ylim=(0, 86), frame_on=False, xticks=[], yticks=[])
     _draw_model(axes)
     _draw_keypoint_stage(axes)
     # the same file from the same code: no date, no random names
-    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
-    try:
-        with matplotlib.rc_context({"svg.hashsalt": "querypose"}):
-            figure.savefig(path, dpi=110, metadata=metadata)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
-    return path
+    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(Path(path).suffix.lower())
+    with matplotlib.rc_context({"svg.hashsalt": "querypose"}):
+        return save_figure(figure, path, metadata=metadata)
 
 
-def _draw_model(axes) -> None:
+def _draw_model(axes: Axes) -> None:
     _title(axes, 2, 81, "The model: meta_arch.QueryPose")
     _box(axes, 2, 60, 13, 10, IMAGE, "preprocess", "image\n(3, H, W)")
     _box(axes, 20, 60, 13, 10, IMAGE, "backbone", "p2 .. p5\n(d, H/4, W/4) ..")
@@ -51,8 +43,8 @@ def _draw_model(axes) -> None:
     _arrow(axes, (33, 41.5), (40, 43))
 
     for name, left in (("stage 1", 40), ("stage S", 72)):
-        _box(axes, left, 60, 20, 12, BOX, "BoxStage", "7x7 regions of p2 .. p5\nclass, box, instance query")
-        _box(axes, left, 40, 20, 12, KEYPOINT, "KeypointStage", "14x14 regions of p2\nkeypoints, part queries")
+        _box(axes, left, 60, 20, 12, BOX, "BoxStage", "7x7 RoI features of p2 .. p5\nclass, box, instance query")
+        _box(axes, left, 40, 20, 12, KEYPOINT, "KeypointStage", "14x14 RoI features of p2\nkeypoints, part queries")
         _text(axes, left + 10, 74.5, name, weight="bold")
         _arrow(axes, (left + 10, 60), (left + 10, 52))
         _text(axes, left + 9.2, 56, "boxes", size=7.5, ha="right")
@@ -74,7 +66,7 @@ def _draw_model(axes) -> None:
     _arrow(axes, (92, 50.5), (98, 61))
 
 
-def _draw_keypoint_stage(axes) -> None:
+def _draw_keypoint_stage(axes: Axes) -> None:
     axes.plot([2, 118], [34.5, 34.5], color="#bbbbbb", linewidth=1)
     _title(axes, 2, 31, "Inside a stage: keypoint_stage.KeypointStage, for each of R persons")
     _box(axes, 2, 16, 14, 10, IMAGE, "pool_regions", "RoIAlign of p2\n(d, 14, 14)")
@@ -98,30 +90,23 @@ def _draw_keypoint_stage(axes) -> None:
     _text(axes, 89.5, 12.3, "for the next stage", size=7.5, ha="left")
 
 
-def _box(axes, left: float, bottom: float, width: float, height: float, colour: str, title: str, text: str) -> None:
-    shape = FancyBboxPatch(
-        (left, bottom), width, height, "round,pad=0,rounding_size=1", facecolor=colour, edgecolor=LINE, linewidth=1
-    )
-    axes.add_patch(shape)
-    middle = left + width / 2
-    if not title:
-        _text(axes, middle, bottom + height / 2, text)
-        return
-    _text(axes, middle, bottom + height - 2.2, title, size=9.5, weight="bold")
-    _text(axes, middle, (bottom + height - 3.8 + bottom) / 2, text)
+def _box(
+    axes: Axes, left: float, bottom: float, width: float, height: float, color: str, title: str, text: str
+) -> None:
+    style: Any = {"facecolor": color, "edgecolor": LINE, "linewidth": 1}
+    axes.add_patch(FancyBboxPatch((left, bottom), width, height, "round,pad=0,rounding_size=1", **style))
+    _text(axes, left + width / 2, bottom + height - 2.2, title, size=9.5, weight="bold")
+    _text(axes, left + width / 2, bottom + (height - 3.8 if title else height) / 2, text)
 
 
-def _arrow(axes, start: tuple[float, float], end: tuple[float, float], style: str = "solid") -> None:
-    axes.add_patch(
-        FancyArrowPatch(
-            start, end, arrowstyle="-|>", mutation_scale=11, linestyle=style, color=LINE, shrinkA=0, shrinkB=0
-        )
-    )
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], style: str = "solid") -> None:
+    arrow = {"arrowstyle": "-|>", "mutation_scale": 11, "linestyle": style, "color": LINE, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", end, start, arrowprops=arrow)
 
 
-def _text(axes, x: float, y: float, text: str, size: float = 8.2, ha: str = "center", va: str = "center", **style):
-    axes.text(x, y, text, fontsize=size, ha=ha, va=va, color="black", linespacing=1.25, **style)
+def _text(axes: Axes, x: float, y: float, text: str, size: float = 8.2, ha: str = "center", **style: Any) -> None:
+    axes.text(x, y, text, fontsize=size, ha=ha, va="center", color="black", linespacing=1.25, **style)
 
 
-def _title(axes, x: float, y: float, text: str) -> None:
+def _title(axes: Axes, x: float, y: float, text: str) -> None:
     _text(axes, x, y, text, size=12, ha="left", weight="bold")

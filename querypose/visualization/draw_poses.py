@@ -200,13 +200,14 @@ def _draw_scores(
 
 
 @lru_cache
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
+    """Pillow's default font at a size in pixels."""
     return ImageFont.load_default(size)
 
 
 def label_size(text: str, size: int) -> tuple[int, int]:
     """Return the width and height in pixels of what `draw_label` draws."""
-    return int(np.ceil(_font(size).getlength(text))) + 2 * max(2, size // 5), size + 2 * max(1, size // 6)
+    return int(np.ceil(font(size).getlength(text))) + 2 * max(2, size // 5), size + 2 * max(1, size // 6)
 
 
 def draw_label(
@@ -219,7 +220,7 @@ def draw_label(
     ink = 0 if np.dot(background, (0.299, 0.587, 0.114)) > 120 else 255
     label = Image.new("RGB", label_size(text, size), background)
     center = label.width / 2, label.height / 2
-    ImageDraw.Draw(label).text(center, text, font=_font(size), fill=(ink,) * 3, anchor="mm")
+    ImageDraw.Draw(label).text(center, text, font=font(size), fill=(ink,) * 3, anchor="mm")
     x, y = top_left
     region = canvas[y : y + label.height, x : x + label.width]
     region[:] = np.asarray(label)[: region.shape[0], : region.shape[1]]

@@ -86,7 +86,7 @@ class InstanceKeypointStage(PooledKeypointStage):
     @classmethod
     def from_config(cls, cfg, part_of_keypoint: list[int]):
         config = cfg.MODEL.QUERYPOSE
-        num_tokens = config.KEYPOINT_POOLER_RESOLUTION**2
+        num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
         return {
             **super().from_config(cfg, part_of_keypoint),
             "instance_interaction": build_query_interaction(cfg, config.KEYPOINT_INTERACTION, num_tokens),

@@ -26,7 +26,7 @@ class PartInteraction(nn.Module):
     @classmethod
     def from_config(cls, cfg, num_parts: int):
         config = cfg.MODEL.QUERYPOSE
-        num_tokens = config.KEYPOINT_POOLER_RESOLUTION**2
+        num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
         return {"interaction": cls.interaction_class(cfg, num_tokens, query_dim=config.PART_DIM)}
 
     def forward(self, regions: Tensor, queries: Tensor) -> tuple[Tensor, None]:

@@ -1,12 +1,14 @@
 """Activation checkpointing of a backbone's blocks: less memory in training for one more forward pass."""
 
 import contextlib
-import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
-from detectron2.modeling.backbone import ResNet
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
 from torch.utils.checkpoint import checkpoint
 
 from querypose.errors import UserError
@@ -14,13 +16,25 @@ from querypose.errors import UserError
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def checkpoint_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Let every block keep only its inputs for the backward pass, which computes the rest anew.
+def checkpoint_blocks(backbone: nn.Module) -> None:
+    """Let every residual block of a backbone keep only its input for the backward pass, which computes the rest anew.
 
-    Outputs, gradients, running statistics and the names in the state dict are those without.
+    Outputs, gradients, running statistics and the names in the state dict stay as they are.
+
+    Raises:
+        UserError: the backbone has no such blocks.
     """
-    for block in blocks:
-        block.__class__ = _checkpointed(type(block))
+    blocks = set(find_blocks(backbone))
+    if not blocks:
+        raise UserError(
+            "MODEL.BACKBONE.ACTIVATION_CHECKPOINTING is True, but the backbone has no blocks to checkpoint; set it to "
+            "False"
+        )
+    apply_activation_checkpointing(
+        backbone,
+        checkpoint_wrapper_fn=lambda block: checkpoint_wrapper(block, checkpoint_fn=_checkpoint),
+        check_fn=lambda module: module in blocks,
+    )
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
@@ -41,54 +55,26 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     return blocks
 
 
-def checkpoint_resnet(backbone: nn.Module) -> None:
-    """`checkpoint_blocks` for the residual blocks of a backbone on Detectron2's ResNet.
-
-    Raises:
-        UserError: another backbone.
-    """
-    network = getattr(backbone, "bottom_up", backbone)
-    if not isinstance(network, ResNet):
-        raise UserError(
-            "MODEL.RESNETS.ACTIVATION_CHECKPOINTING is True, but MODEL.BACKBONE.NAME names no ResNet of Detectron2's; "
-            "set it to False (other backbones have keys of their own: MODEL.HRNET, MODEL.SWIN, MODEL.TIMM)"
-        )
-    checkpoint_blocks(find_blocks(network))
-
-
-# A subclass, and not another `forward` on the instance: a copy of the model (an average of its weights, say) would
-# share the latter with the original.
-@functools.cache
-def _checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
-    class Checkpointed(kind):
-        def forward(self, *inputs):
-            if not (self.training and torch.is_grad_enabled()):
-                return super().forward(*inputs)
-
-            def run(*inputs):
-                # timm's HRNet overwrites the list of its inputs, which the second pass needs as they were
-                return super(Checkpointed, self).forward(*[list(x) if isinstance(x, list) else x for x in inputs])
-
-            contexts = lambda: (contextlib.nullcontext(), _running_statistics_held(self))  # noqa: E731
-            return checkpoint(run, *inputs, use_reentrant=False, context_fn=contexts)
-
-    Checkpointed.__name__ = Checkpointed.__qualname__ = f"Checkpointed{kind.__name__}"
-    return Checkpointed
+def _checkpoint(block: nn.Module, *inputs: Tensor) -> Tensor:
+    if not (block.training and torch.is_grad_enabled()):
+        return block(*inputs)
+    contexts = lambda: (contextlib.nullcontext(), _running_statistics_kept(block))  # noqa: E731
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 @contextlib.contextmanager
-def _running_statistics_held(block: nn.Module) -> Iterator[None]:
-    """BatchNorm normalises with batch statistics, but does not count the same batch a second time."""
-    held = [
+def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
+    """BatchNorm normalizes with batch statistics, but does not count the same batch a second time."""
+    kept = [
         (module, name, buffer)
         for module in block.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
         for name, buffer in module.named_buffers(recurse=False)
     ]
-    for module, name, buffer in held:
+    for module, name, buffer in kept:
         setattr(module, name, buffer.clone())
     try:
         yield
     finally:
-        for module, name, buffer in held:
+        for module, name, buffer in kept:
             setattr(module, name, buffer)

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from querypose.errors import UserError
 from querypose.modeling.backbones.batch_norm import set_batch_norm
-from querypose.modeling.backbones.checkpointing import checkpoint_blocks
 from querypose.modeling.backbones.timm_models import create_timm_model
 
 # strides of HRNet's four branches, and of p2 .. p5
@@ -49,11 +48,7 @@ class HRNetBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):
-        bottom_up = build_hrnet(
-            cfg.MODEL.HRNET.NAME,
-            norm=cfg.MODEL.HRNET.NORM,
-            activation_checkpointing=cfg.MODEL.HRNET.ACTIVATION_CHECKPOINTING,
-        )
+        bottom_up = build_hrnet(cfg.MODEL.HRNET.NAME, norm=cfg.MODEL.HRNET.NORM)
         return {
             "bottom_up": bottom_up,
             "channels": bottom_up.feature_info.channels(),
@@ -112,13 +107,11 @@ class LateralHRNetBackbone(HRNetBackbone):
 NECKS = {"pooled": PooledHRNetBackbone, "lateral": LateralHRNetBackbone}
 
 
-def build_hrnet(name: str, *, norm: str = "BN", activation_checkpointing: bool = False) -> nn.Module:
+def build_hrnet(name: str, *, norm: str = "BN") -> nn.Module:
     """timm's HRNet `name` (hrnet_w32, hrnet_w48 ..) without its classification head: its four branches.
 
     Args:
         norm: a mode of `set_batch_norm`.
-        activation_checkpointing: as `checkpoint_blocks`, for the blocks of the first stage and the multi-branch
-            modules of the others.
 
     Raises:
         UserError: timm has no HRNet of that name, or the mode does not exist.
@@ -128,8 +121,6 @@ def build_hrnet(name: str, *, norm: str = "BN", activation_checkpointing: bool =
     # index 0 would be the stem at stride 2; without a location the branches come as they are, not widened for a head
     model = create_timm_model("MODEL.HRNET.NAME", name, feature_location="", out_indices=(1, 2, 3, 4))
     set_batch_norm(model, norm, "MODEL.HRNET.NORM")
-    if activation_checkpointing:
-        checkpoint_blocks([*model.layer1, *model.stage2, *model.stage3, *model.stage4])
     return model
 
 

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from torchvision.models.swin_transformer import SwinTransformer
 
 from querypose.errors import UserError
-from querypose.modeling.backbones.checkpointing import checkpoint_blocks
 from querypose.modeling.backbones.timm_models import FEATURE_STRIDES, fpn_in_features, stock_fpn
 
 PATCH_SIZE = 4
@@ -32,7 +31,6 @@ class SwinBackbone(Backbone):
         window_size: int,
         stochastic_depth: float = 0.0,
         out_features: tuple[str, ...] = tuple(FEATURE_STRIDES),
-        activation_checkpointing: bool = False,
     ):
         """
         Args:
@@ -42,7 +40,6 @@ class SwinBackbone(Backbone):
             window_size: side of the attention windows, in places.
             stochastic_depth: the probability that the last block is skipped in training; it rises linearly from 0.
             out_features: those of res2 .. res5 to return; stages behind the last of them are not built.
-            activation_checkpointing: as `checkpoint_blocks`, for all blocks.
 
         Raises:
             UserError: sizes that contradict each other.
@@ -67,8 +64,6 @@ class SwinBackbone(Backbone):
         self._output_of_layer = {1 + 2 * stage: (key, f"norm{stage}") for key, stage in stage_of.items()}
         for key, stage in stage_of.items():
             self.add_module(f"norm{stage}", nn.LayerNorm(self._out_feature_channels[key]))
-        if activation_checkpointing:
-            checkpoint_blocks([block for stage in self.features[1::2] for block in stage])
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):
@@ -80,7 +75,6 @@ class SwinBackbone(Backbone):
             "window_size": config.WINDOW_SIZE,
             "stochastic_depth": config.STOCHASTIC_DEPTH,
             "out_features": fpn_in_features(cfg),
-            "activation_checkpointing": config.ACTIVATION_CHECKPOINTING,
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:

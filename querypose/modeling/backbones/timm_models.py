@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from querypose.errors import UserError
 from querypose.modeling.backbones.batch_norm import set_batch_norm
-from querypose.modeling.backbones.checkpointing import checkpoint_blocks, find_blocks
 
 FEATURE_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
@@ -45,7 +44,6 @@ class TimmBackbone(Backbone):
         options: dict | None = None,
         out_features: tuple[str, ...] = tuple(FEATURE_STRIDES),
         norm: str = "BN",
-        activation_checkpointing: bool = False,
         frozen: bool = False,
     ):
         """
@@ -55,12 +53,11 @@ class TimmBackbone(Backbone):
             options: further arguments of timm's constructor, such as `channels` of a ResNet.
             out_features: those of res2 .. res5 to return; parameters that have no part in them are frozen.
             norm: a mode of `set_batch_norm`.
-            activation_checkpointing: as `checkpoint_blocks`, for the residual blocks.
             frozen: train the neck and what follows alone; needs `norm` FrozenBN, or a model without BatchNorm.
 
         Raises:
             UserError: timm does not know the name, the model lacks a stride or computes other shapes than it says,
-                or has nothing that `norm` or the checkpointing could apply to.
+                or has nothing that `norm` could apply to.
         """
         super().__init__()
         options = options or {}
@@ -81,14 +78,6 @@ class TimmBackbone(Backbone):
         self._channels_last = self._probe(name)
 
         set_batch_norm(self.model, norm, "MODEL.TIMM.NORM")
-        if activation_checkpointing:
-            blocks = find_blocks(self.model)
-            if not blocks:
-                raise UserError(
-                    f"the timm model '{name}' has no blocks to checkpoint; set MODEL.TIMM.ACTIVATION_CHECKPOINTING to "
-                    "False"
-                )
-            checkpoint_blocks(blocks)
         if frozen:
             if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules()):
                 raise UserError(
@@ -106,7 +95,6 @@ class TimmBackbone(Backbone):
             "options": dict(config.OPTIONS),
             "out_features": fpn_in_features(cfg),
             "norm": config.NORM,
-            "activation_checkpointing": config.ACTIVATION_CHECKPOINTING,
             "frozen": config.FROZEN,
         }
 

@@ -11,13 +11,13 @@ def attention_anchors(attention: Tensor) -> Tensor:
     that the keypoint loss moves the attention itself and the heads learn small offsets only.
 
     Args:
-        attention: (R, M, h, w), every map summing to one.
+        attention: (R, M, h, w) in float32, every map summing to one.
 
     Returns:
         (R, M, 2) x, y; the box's center is 0, its sides are at -0.5 and 0.5.
     """
-    attention = attention.float()
     height, width = attention.shape[2:]
     x = (torch.arange(width, device=attention.device) + 0.5) / width - 0.5
     y = (torch.arange(height, device=attention.device) + 0.5) / height - 0.5
-    return torch.stack([attention.sum(dim=2) @ x, attention.sum(dim=3) @ y], dim=-1)
+    # no matrix product: autocast would round it
+    return torch.stack([(attention.sum(dim=2) * x).sum(dim=-1), (attention.sum(dim=3) * y).sum(dim=-1)], dim=-1)

@@ -78,7 +78,10 @@ class ImageQueries(nn.Module):
             names = ("center", "size", "offset", "peak_features")
             return CenterMaps(*(features[name].float() for name in names))
         feature = features[finest]
-        center, size, offset = self.head(feature).float().split([1, 2, 2], dim=1)
+        hidden = self.head[:-1](feature)
+        # rounded to bfloat16, neighbors would often be equal, and all of them peaks
+        with torch.autocast(feature.device.type, enabled=False):
+            center, size, offset = self.head[-1](hidden.float()).split([1, 2, 2], dim=1)
         return CenterMaps(center, size, offset, feature.float())
 
     def forward(self, maps: CenterMaps, queries: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,19 +102,20 @@ class ImageQueries(nn.Module):
     def peaks(self, center: Tensor, number: int, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
         """logits (B, 1, H, W) -> scores (B, N, 1) and positions y * W + x (B, N) of the highest local maxima.
 
-        Padding has no peaks. Where there are fewer maxima than N, other locations follow with score 0, and where there
-        are fewer locations than N, the first one is repeated.
+        Padding counts as infinitely low. Where there are fewer maxima than N, the highest other locations follow with
+        score 0, and where there are fewer locations than N, the first one is repeated.
         """
         height, width = center.shape[2:]
-        scores = center.sigmoid()
         x = torch.arange(width, device=center.device)[None, None, None] * self.stride
         y = torch.arange(height, device=center.device)[None, None, :, None] * self.stride
         inside = (x < image_sizes[:, 0, None, None, None]) & (y < image_sizes[:, 1, None, None, None])
-        is_peak = scores == F.max_pool2d(scores, kernel_size=3, stride=1, padding=1)
-        scores = torch.where(is_peak & inside, scores, 0.0).flatten(1)
-        scores = F.pad(scores, (0, number))  # so that any map has N locations
-        scores, index = scores.topk(number, dim=1)
-        return scores[..., None], torch.where(index < height * width, index, 0)
+        center = torch.where(inside, center, -torch.inf)
+        is_peak = center == F.max_pool2d(center, kernel_size=3, stride=1, padding=1)
+        # others below 0, in an order of their own: ties would be broken in another way by every device
+        ranks = torch.where(is_peak & inside, center.sigmoid(), F.logsigmoid(center)).flatten(1)
+        ranks = F.pad(ranks, (0, number), value=-torch.inf)  # so that any map has N locations
+        ranks, index = ranks.topk(number, dim=1)
+        return ranks.clamp(min=0)[..., None], torch.where(ranks == -torch.inf, 0, index)
 
     def boxes_at(self, maps: CenterMaps, index: Tensor, image_sizes: Tensor) -> Tensor:
         """The boxes that the maps give at positions y * W + x (B, N) -> (B, N, 4), corners in pixels, detached."""

@@ -65,16 +65,16 @@ class SetCriterion(nn.Module):
     def from_config(cls, cfg, part_of_keypoint: list[int], stride: int):
         config = cfg.MODEL.QUERYPOSE
         return {
-            "matcher": HungarianMatcher(config.COST.CLASS, config.COST.L1, config.COST.GIOU),
+            "matcher": HungarianMatcher(config.LOSS.CLASS_WEIGHT, config.LOSS.L1_WEIGHT, config.LOSS.GIOU_WEIGHT),
             "keypoint_loss": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS)(cfg),
             "part_of_keypoint": part_of_keypoint,
             "class_weight": config.LOSS.CLASS_WEIGHT,
             "l1_weight": config.LOSS.L1_WEIGHT,
             "giou_weight": config.LOSS.GIOU_WEIGHT,
             "keypoint_weight": config.LOSS.KEYPOINT_WEIGHT,
-            "attention_weight": config.LOSS.ATTENTION_WEIGHT if config.AUX_ATTENTION else 0.0,
+            "attention_weight": config.LOSS.ATTENTION_WEIGHT,
             "auxiliary_heatmap": AuxiliaryHeatmap(config.HIDDEN_DIM, len(part_of_keypoint), stride)
-            if config.AUX_HEATMAP
+            if config.LOSS.HEATMAP_WEIGHT > 0
             else None,
             "heatmap_weight": config.LOSS.HEATMAP_WEIGHT,
         }

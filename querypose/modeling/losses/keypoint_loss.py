@@ -56,7 +56,7 @@ class RLEWithoutFlow(RLE):
 
 @KEYPOINT_LOSS_REGISTRY.register()
 class SmoothL1(nn.Module):
-    """(g - u)^2 / (2 beta) for errors below beta box units (`LOSS.SMOOTH_L1_BETA`), |g - u| - beta / 2 beyond."""
+    """(g - u)^2 / (2 beta) for errors below beta = 0.05 box units, |g - u| - beta / 2 beyond."""
 
     uses_sigma = False
 
@@ -68,7 +68,7 @@ class SmoothL1(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
-        return {"beta": cfg.MODEL.QUERYPOSE.LOSS.SMOOTH_L1_BETA}
+        return {"beta": 0.05}
 
     def forward(self, coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
         """As KEYPOINT_LOSS_REGISTRY states."""

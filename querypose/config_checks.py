@@ -1,0 +1,194 @@
+"""Checks of a config before anything is built: values of one key, and keys that contradict each other."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY
+
+from querypose import modeling
+from querypose.config import add_querypose_config
+from querypose.errors import UserError
+from querypose.modeling.backbones.swin import check_swin_sizes
+
+_VALID_VALUES = {
+    "MODEL.QUERYPOSE.VARIANT": ("full", "branched", "light"),
+    "MODEL.QUERYPOSE.INITIALIZATION": ("deliberate", "authors"),
+    "MODEL.QUERYPOSE.TRAIN_QUERIES": ("all", "matched"),
+    "MODEL.CHANNELS_LAST": (None, True, False),
+    "MODEL.COMPILE": ("none", "default", "reduce-overhead"),
+    "MODEL.HRNET.NECK": ("lateral", "pooled"),
+    "MODEL.HRNET.NORM": ("BN", "FrozenBN", "SyncBN"),
+    "MODEL.TIMM.NORM": ("BN", "FrozenBN", "SyncBN"),
+    "SOLVER.NON_FINITE": ("stop", "skip"),
+    "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
+    "TEST.EVALUATOR_BACKEND": ("faster-coco-eval", "pycocotools", "crowdposetools"),
+    # Detectron2's keys
+    "INPUT.FORMAT": ("RGB", "BGR"),
+    "INPUT.CROP.TYPE": ("absolute", "absolute_range", "relative", "relative_range"),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+    "INPUT.RANDOM_FLIP": ("horizontal", "none"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("full_model", "norm", "value"),
+    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
+    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+    # the other samplers repeat images of rare categories, or need keys that Detectron2 v0.6 lacks
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
+    # QueryPose learns its proposals; Detectron2 would unpickle their files, which can run any code
+    "MODEL.LOAD_PROPOSALS": (False,),
+}
+
+# positive, as are all whole numbers of MODEL.QUERYPOSE that are positive by default
+_POSITIVE = {
+    "INPUT.MIN_SIZE_TRAIN",
+    "INPUT.MAX_SIZE_TRAIN",
+    "INPUT.MAX_SIZE_TEST",
+    "MODEL.PIXEL_STD",
+    "SOLVER.MAX_ITER",
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.ACCUMULATION_STEPS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
+}
+_BELOW_ONE = {"MODEL.QUERYPOSE.DROPOUT", "MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR"}
+
+# arguments of timm's constructor that name files or addresses of weights
+_TIMM_FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
+
+
+def valid_values() -> dict[str, list[Any]]:
+    """The valid values of every key that takes one of a few, names in the registries included."""
+    registries = {
+        "QUERY_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
+        "KEYPOINT_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
+        "KEYPOINT_STAGE": modeling.KEYPOINT_STAGE_REGISTRY,
+        "PART_EMBEDDING": modeling.PART_EMBEDDING_REGISTRY,
+        "PART_UPDATE": modeling.PART_UPDATE_REGISTRY,
+        "PART_DIVISION": modeling.PART_DIVISION_REGISTRY,
+        "KEYPOINT_LOSS": modeling.KEYPOINT_LOSS_REGISTRY,
+    }
+    valid = {key: list(values) for key, values in _VALID_VALUES.items()}
+    valid |= {f"MODEL.QUERYPOSE.{key}": [name for name, _ in registry] for key, registry in registries.items()}
+    valid["MODEL.QUERYPOSE.PART_DIVISION"].append(None)
+    valid["MODEL.BACKBONE.NAME"] = [name for name, _ in BACKBONE_REGISTRY]
+    return valid
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Raise a UserError for values that no part of the model accepts or that contradict each other."""
+    values = dict(leaves(cfg))
+    valid = valid_values()
+    defaults = get_cfg()
+    add_querypose_config(defaults)
+    for key, default in leaves(defaults):
+        if key not in valid:
+            _check_numbers(key, values[key], default)
+        elif values[key] not in valid[key]:
+            raise UserError(f"{key} is {values[key]!r}; valid are {', '.join(sorted(map(str, valid[key])))}")
+    _check_solver(cfg)
+    _check_input(cfg)
+    if cfg.MODEL.META_ARCHITECTURE == "QueryPose":
+        _check_model(cfg)
+
+
+def leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a config by its dotted name, with its value."""
+    for name, value in cfg.items():
+        if isinstance(value, CfgNode):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _check_numbers(key: str, value: Any, default: Any) -> None:
+    """A number, or each of a list, is finite, and not negative where its default is not."""
+    if default is None and not (value is None or _is_number(value)):
+        raise UserError(f"{key} is {value!r}; give a number or None")
+    usual = _numbers_of(0 if default is None else default)
+    positive = key in _POSITIVE or (key.startswith("MODEL.QUERYPOSE.") and isinstance(default, int) and default > 0)
+    for number in _numbers_of(value):
+        if not math.isfinite(number):
+            raise UserError(f"{key} is {value!r}; it must be finite")
+        if positive and number <= 0:
+            raise UserError(f"{key} is {value!r}; it must be greater than 0")
+        if number < 0 and usual and min(usual) >= 0:
+            raise UserError(f"{key} is {value!r}; it must be 0 or greater")
+        if key in _BELOW_ONE and number >= 1:
+            raise UserError(f"{key} is {value!r}; it must be less than 1")
+
+
+def _numbers_of(value: Any) -> list[float]:
+    return [number for number in (value if isinstance(value, list | tuple) else [value]) if _is_number(number)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_solver(cfg: CfgNode) -> None:
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; give cpu, cuda or cuda:1") from error
+    if list(cfg.SOLVER.STEPS) != sorted(set(cfg.SOLVER.STEPS)):
+        raise UserError(f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; each step must be greater than the one before")
+    if cfg.SOLVER.IMS_PER_BATCH % cfg.SOLVER.ACCUMULATION_STEPS:
+        raise UserError(
+            f"SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS} must divide SOLVER.IMS_PER_BATCH "
+            f"{cfg.SOLVER.IMS_PER_BATCH}"
+        )
+
+
+def _check_input(cfg: CfgNode) -> None:
+    for key, value, length in (
+        ("MODEL.PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN, 3),
+        ("MODEL.PIXEL_STD", cfg.MODEL.PIXEL_STD, 3),
+        ("INPUT.CROP.SIZE", cfg.INPUT.CROP.SIZE, 2),
+    ):
+        if len(value) != length:
+            raise UserError(f"{key} has {len(value)} values; give {length}")
+    crop = cfg.INPUT.CROP
+    if crop.TYPE == "absolute_range" and crop.SIZE[0] > crop.SIZE[1]:
+        raise UserError(f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE 'absolute_range' the smaller size comes first")
+    if crop.TYPE.startswith("relative") and max(crop.SIZE) > 1:
+        raise UserError(f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE '{crop.TYPE}' both must be at most 1")
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(cfg.INPUT.MIN_SIZE_TRAIN) != 2:
+        raise UserError("INPUT.MIN_SIZE_TRAIN must hold the minimum and the maximum with MIN_SIZE_TRAIN_SAMPLING range")
+
+
+def _check_model(cfg: CfgNode) -> None:
+    config = cfg.MODEL.QUERYPOSE
+    for key in ("HIDDEN_DIM", "PART_DIM"):
+        if config[key] % config.NUM_HEADS:
+            raise UserError(f"MODEL.QUERYPOSE.{key} {config[key]} must be a multiple of NUM_HEADS {config.NUM_HEADS}")
+    if config.PART_DIM % 4:
+        raise UserError(f"MODEL.QUERYPOSE.PART_DIM {config.PART_DIM} must be a multiple of 4 (the gates' reduction)")
+    if cfg.MODEL.FPN.OUT_CHANNELS != config.HIDDEN_DIM:
+        raise UserError(
+            f"MODEL.FPN.OUT_CHANNELS {cfg.MODEL.FPN.OUT_CHANNELS} must equal "
+            f"MODEL.QUERYPOSE.HIDDEN_DIM {config.HIDDEN_DIM}"
+        )
+    if cfg.MODEL.BACKBONE.NAME == "build_swin_fpn_backbone":
+        swin = cfg.MODEL.SWIN
+        check_swin_sizes(swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS, swin.WINDOW_SIZE, swin.STOCHASTIC_DEPTH)
+    files = sorted(_TIMM_FILES & cfg.MODEL.TIMM.OPTIONS.keys())
+    if files:
+        raise UserError(f"MODEL.TIMM.OPTIONS.{files[0]} is not supported; give weights by MODEL.WEIGHTS")
+    stage = modeling.KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE)
+    if config.VARIANT not in stage.variants:
+        raise UserError(
+            f"MODEL.QUERYPOSE.KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' does not support VARIANT '{config.VARIANT}'; "
+            f"set VARIANT to {' or '.join(stage.variants)}"
+        )
+    for option, value in (
+        ("LOSS.ATTENTION_WEIGHT", config.LOSS.ATTENTION_WEIGHT),
+        ("ANCHORED_COORDINATES", config.ANCHORED_COORDINATES),
+    ):
+        making = [name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if embedding.makes_attention]
+        if value and (not stage.has_parts or config.PART_EMBEDDING not in making):
+            key = "KEYPOINT_STAGE" if not stage.has_parts else "PART_EMBEDDING"
+            raise UserError(
+                f"MODEL.QUERYPOSE.{option} needs attention maps, and {key} '{config[key]}' makes none; "
+                f"turn it off, or use KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(sorted(making))}"
+            )

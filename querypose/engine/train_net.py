@@ -1,0 +1,124 @@
+"""The program behind tools/train_net.py and tools/test_net.py, for training scripts of extensions too."""
+
+import argparse
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from querypose.data import check_datasets
+from querypose.engine.checkpointer import PoseCheckpointer
+from querypose.engine.cpu_memory import speed_up_cpu_training
+from querypose.engine.processes import DEFAULT_TIMEOUT, launch, process_group
+from querypose.engine.random_state import make_deterministic
+from querypose.engine.run_summary import InferenceTimer, write_results
+from querypose.engine.trainer import PoseTrainer
+from querypose.errors import UserError
+from querypose.setup_config import setup_config
+
+logger = logging.getLogger(__name__)
+
+# What a run leaves in its folder, of which nothing may be overwritten by another one.
+RUN_TRACES = ("metrics.json", "last_checkpoint", "model_*.pth", "results.json")
+
+
+def main(
+    args: argparse.Namespace,
+    *,
+    trainer: type[PoseTrainer] = PoseTrainer,
+    add_config: Callable[[CfgNode], None] | None = None,
+) -> dict | None:
+    """Train, or with `eval_only` evaluate, in as many processes as the arguments ask for.
+
+    Args:
+        args: of `parser()`.
+        trainer: PoseTrainer or a class derived from it.
+        add_config: adds an extension's own keys to the defaults; both must be importable.
+
+    Returns:
+        the metrics of the last evaluation, which are also in results.json; None where processes were started.
+    """
+    return launch(functools.partial(_run, trainer=trainer, add_config=add_config), args)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Detectron2's arguments, with a free port for the processes of one machine."""
+    result = default_argument_parser()
+    result.set_defaults(dist_url="auto")
+    result.add_argument(
+        "--deterministic", action="store_true", help="compute the same bits in every run, slower; docs/RELIABILITY.md"
+    )
+    timeout = "seconds that a process waits for the others before the job ends (default %(default)s)"
+    result.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT, help=timeout)
+    return result
+
+
+def _run(args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Callable[[CfgNode], None] | None) -> dict:
+    """What every process does."""
+    cfg = setup_config(args.config_file, args.opts, add_config)
+    with process_group(cfg.MODEL.DEVICE, args.timeout):
+        check_datasets(cfg, train=not args.eval_only)
+        if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
+            raise UserError(
+                "nothing to evaluate: give MODEL.WEIGHTS path/to/model.pth, or --resume for the last checkpoint"
+            )
+        for name in cfg.DATASETS.TEST:
+            trainer.build_evaluator(cfg, name)  # its errors are reported before training, not after it
+        if not args.eval_only and not args.resume:
+            refuse_existing_run(cfg.OUTPUT_DIR)
+        if args.deterministic:
+            make_deterministic(cfg)
+        cfg.freeze()
+        default_setup(cfg, args)
+        logging.getLogger("querypose").parent = logging.getLogger("detectron2")
+        log_parts(cfg)
+        run = _evaluate if args.eval_only else _train
+        results, milliseconds = run(cfg, args, trainer)
+        write_results(cfg, args.config_file, results, milliseconds)
+        if args.eval_only and comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+
+
+def _evaluate(cfg: CfgNode, args: argparse.Namespace, trainer: type[PoseTrainer]) -> tuple[dict, float | None]:
+    model = trainer.build_model(cfg)
+    checkpointer = PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    checkpointer.must_fit = True
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    with InferenceTimer(model) as timer:
+        results = trainer.test(cfg, model)
+    return results, timer.milliseconds
+
+
+def _train(cfg: CfgNode, args: argparse.Namespace, trainer: type[PoseTrainer]) -> tuple[dict | None, float | None]:
+    speed_up_cpu_training(cfg)
+    training = trainer(cfg)
+    training.resume_or_load(resume=args.resume)
+    with InferenceTimer(training.model) as timer:
+        results = training.train()
+    return results, timer.milliseconds
+
+
+def refuse_existing_run(folder: str) -> None:
+    """Raise a UserError, in every process, if a training run has left metrics or checkpoints in the folder."""
+    traces = []
+    if comm.is_main_process():
+        traces = [path for name in RUN_TRACES for path in Path(folder).glob(name)]
+    traces = comm.all_gather(traces)[0]
+    if traces:
+        raise UserError(
+            f"OUTPUT_DIR {folder} already holds a run ({traces[0].name}); continue it with --resume, or give another "
+            "OUTPUT_DIR"
+        )
+
+
+def log_parts(cfg: CfgNode) -> None:
+    """Log which keypoints share a part query."""
+    parts = cfg.MODEL.QUERYPOSE.PART_GROUPS
+    lines = [f"  part {number}: {', '.join(part)}" for number, part in enumerate(parts, 1)]
+    logger.info("%d keypoints in %d parts:\n%s", sum(map(len, parts)), len(parts), "\n".join(lines))

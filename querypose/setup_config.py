@@ -1,0 +1,141 @@
+"""The config of a run: the defaults, a YAML file and `KEY VALUE` overrides, checked before anything is built."""
+
+import ast
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from querypose.config import add_querypose_config
+from querypose.config_checks import check_config
+from querypose.data import skeleton_of
+from querypose.errors import UserError
+from querypose.modeling.part_division import build_part_division, part_groups
+
+
+def setup_config(
+    config_file: str, opts: Sequence[str] = (), add_config: Callable[[CfgNode], None] | None = None
+) -> CfgNode:
+    """Defaults, then the file, then the overrides; checked, with the skeleton and the parts of the data set stored.
+
+    MODEL.DEVICE "cuda", Detectron2's default, becomes "cpu" on a machine without CUDA.
+
+    Args:
+        config_file: a YAML file; `_BASE_` names the one that it starts from.
+        opts: `KEY, VALUE, KEY, VALUE, ..`.
+        add_config: adds the keys of an extension to the defaults (docs/EXTENDING.md).
+
+    Raises:
+        UserError: a missing file, an unknown key, an invalid value, a data set that cannot be read.
+    """
+    cfg = get_cfg()
+    add_querypose_config(cfg)
+    if add_config is not None:
+        add_config(cfg)
+    defaults = cfg.clone()
+    if not os.path.isfile(config_file):
+        raise UserError(f"the config file '{config_file}' does not exist; give one such as configs/querypose_R50.yaml")
+    try:
+        _merge(cfg, _read_yaml(config_file), defaults)
+    except UserError as error:
+        raise UserError(f"{config_file}: {error}") from error
+    if len(opts) % 2:
+        raise UserError(f"overrides are KEY VALUE pairs, but {opts[-1]} has no value")
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        *nodes, name = key.split(".")
+        values: dict[str, Any] = {name: value}
+        for node in reversed(nodes):
+            values = {node: values}
+        _merge(cfg, values, defaults)
+    check_config(cfg)
+
+    skeleton, config = skeleton_of(cfg), cfg.MODEL.QUERYPOSE
+    parts = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
+    config.PART_GROUPS = part_groups(skeleton, parts)
+    config.SKELETON.KEYPOINT_NAMES = list(skeleton.keypoint_names)
+    config.SKELETON.FLIP_PAIRS = [list(pair) for pair in skeleton.flip_pairs]
+    config.SKELETON.LIMBS = [list(limb) for limb in skeleton.limbs]
+    config.SKELETON.SIGMAS = list(skeleton.sigmas)
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    """The file's keys over those of its `_BASE_`."""
+    try:
+        # safe: a YAML file that names Python objects would run code
+        values = CfgNode.load_yaml_with_base(path, allow_unsafe=False)
+    except RecursionError as error:
+        raise UserError("it is its own _BASE_, or nested too deeply") from error
+    except (OSError, ValueError, AssertionError, yaml.YAMLError) as error:
+        raise UserError(f"it cannot be read ({error})") from error
+    except (AttributeError, TypeError) as error:
+        raise UserError("it does not hold keys; see configs/querypose_R50.yaml for an example") from error
+    if not isinstance(values, dict):
+        raise UserError("it does not hold keys; see configs/querypose_R50.yaml for an example")
+    return values
+
+
+def _merge(cfg: CfgNode, values: Mapping[str, Any], defaults: CfgNode, prefix: str = "") -> None:
+    """Set the keys of `cfg`, in place, to nested `values`, each in the kind of its default."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if name not in cfg and not cfg.is_new_allowed():
+            raise UserError(f"unknown key {key}; valid there are {', '.join(sorted(cfg))}")
+        default = defaults.get(name)
+        if isinstance(default, CfgNode):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{key} is {value!r}, but it holds keys: {', '.join(sorted(default))}")
+            _merge(cfg[name], value, default, f"{key}.")
+        else:
+            if isinstance(value, Mapping) and name in cfg:
+                raise UserError(f"unknown key {key}.{next(iter(value), '')}; {key} holds a value, not keys")
+            cfg[name] = CfgNode(value) if isinstance(value, Mapping) else _in_kind_of(default, value, key)
+
+
+def _in_kind_of(default: Any, value: Any, key: str) -> Any:
+    """`value` as YAML or a command line gives it, in the kind of `default`, if it is clear what is meant.
+
+    An integer stands for a float, a single value for a list of one, and a number for text. None as the default takes
+    any value.
+    """
+    text, value = value, _literal(value)
+    if isinstance(default, str):
+        if isinstance(value, str | int | float):
+            return value if isinstance(value, str) else str(text)
+        kind = "text"
+    elif isinstance(default, bool):
+        if isinstance(value, bool):
+            return value
+        kind = "True or False"
+    elif isinstance(default, int | float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and (isinstance(default, float) or isinstance(value, int) or value.is_integer()):
+            return type(default)(value)
+        kind = "a number" if isinstance(default, float) else "an integer"
+    elif isinstance(default, list | tuple):
+        if isinstance(value, str):  # names without quotes, with or without brackets
+            names = [name.strip(" '\"") for name in value.strip("()[]").split(",")]
+            value = [name for name in names if name]
+        elif isinstance(value, int | float):
+            value = [value]
+        is_flat = default and isinstance(default[0], str | int | float)
+        wanted = str if is_flat and isinstance(default[0], str) else int | float
+        if isinstance(value, list | tuple) and (not is_flat or all(isinstance(item, wanted) for item in value)):
+            return type(default)(value)
+        kind = "a list" if not is_flat else "a list of names" if wanted is str else "a list of numbers"
+    else:
+        return value
+    raise UserError(f"{key} is {value!r}; give {kind}, such as its default {default!r}")
+
+
+def _literal(value: Any) -> Any:
+    """The Python value that a text writes, as in Detectron2; any other text and value as it is."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value

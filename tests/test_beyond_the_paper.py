@@ -1,0 +1,259 @@
+"""The four additions that are not the paper's, each by its formula, and together in every kind of model."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import NUM_QUERIES, gradients_of, spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
+
+from querypose.errors import UserError
+from querypose.modeling.beyond.anchored_coordinates import attention_anchors
+from querypose.modeling.beyond.ground_truth_regions import ground_truth_regions
+from querypose.modeling.beyond.one_to_many import OneToManyProposals
+from querypose.modeling.keypoint_stage import KeypointStage
+from querypose.modeling.losses.criterion import class_loss
+from querypose.modeling.losses.matcher import Match
+from querypose.modeling.losses.rle import keypoints_in_box_units, residual_log_likelihood_loss
+from querypose.modeling.losses.targets import Targets
+
+KEY = "MODEL.QUERYPOSE."
+ANCHORED = (f"{KEY}ANCHORED_COORDINATES", True)
+REGIONS = (f"{KEY}GROUND_TRUTH_REGIONS.COPIES", 2)
+MANY = (f"{KEY}ONE_TO_MANY.NUM_QUERIES", 7, f"{KEY}ONE_TO_MANY.REPEATS", 2)
+IMAGE = (f"{KEY}IMAGE_QUERIES.ENABLED", True)
+ALL = (*ANCHORED, *REGIONS, *MANY, *IMAGE)
+MATCHED = (f"{KEY}TRAIN_QUERIES", "matched")
+KINDS = {"light": ("light",), "light matched": ("light", *MATCHED), "branched": ("branched",), "full": ("full",)}
+
+
+def training_model(*opts):
+    return without_batch_statistics(spread(tiny_model(*opts)))
+
+
+def random_targets(counts):
+    most = max(1, *counts)
+    low = 40 * torch.rand(len(counts), most, 2)
+    boxes = torch.cat([low, low + 10 + 20 * torch.rand(len(counts), most, 2)], dim=2)
+    return Targets(boxes, torch.zeros(len(counts), most, 3, 3), list(counts), torch.full((len(counts), 4), 80.0))
+
+
+# (a) anchored coordinates
+
+
+def test_anchors_of_known_maps():
+    attention = torch.zeros(1, 4, 4, 5)
+    attention[0, 0, 1, 3] = 1.0  # the location's center, x = 3.5 / 5 - 0.5, y = 1.5 / 4 - 0.5
+    attention[0, 1] = 1 / 20
+    attention[0, 2, 0, 0], attention[0, 2, 3, 4] = 0.25, 0.75
+    attention[0, 3, :, 0] = 0.25
+    wanted = [[0.2, -0.125], [0.0, 0.0], [-0.4 * 0.25 + 0.4 * 0.75, -0.375 * 0.25 + 0.375 * 0.75], [-0.4, 0.0]]
+    torch.testing.assert_close(attention_anchors(attention)[0], torch.tensor(wanted))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(attention_anchors(attention)[0], torch.tensor(wanted))
+
+
+def test_gradient_of_anchors_by_finite_differences():
+    logits = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: attention_anchors(x.flatten(2).softmax(-1).view_as(x)), logits)
+
+
+def test_coordinates_are_the_paper_s_and_the_anchor_of_their_part():
+    parts = [0, 0, 1, 2, 2, 1]
+    torch.manual_seed(0)
+    stage = KeypointStage(tiny_config("light", *ANCHORED), parts).eval()
+    inputs = torch.randn(5, 16, 6, 6), torch.randn(5, 16), torch.randn(5, 3, 16)
+    coordinates, *_, attention = stage(*inputs)
+    stage.anchored = False
+    plain, *_ = stage(*inputs)
+    torch.testing.assert_close(coordinates, plain + attention_anchors(attention)[:, parts])
+    # with heads that are constant, the attention is moved by the anchors alone
+    torch.nn.init.zeros_(stage.heads.coordinate_weight)
+    for anchored in (True, False):
+        stage.anchored = anchored
+        (gradient,) = torch.autograd.grad(stage(*inputs)[0].square().sum(), stage.part_embedding.attention.weight)
+        assert gradient.any() == anchored
+
+
+# (b) ground-truth regions
+
+
+def test_regions_are_jittered_boxes_of_the_matched_persons():
+    targets = random_targets((2, 1))
+    match = Match(torch.tensor([4, 0, 9]), torch.tensor([1, 0, 2]))
+    regions = ground_truth_regions(match, targets, copies=2000, jitter=0.1)
+    assert regions.rows.tolist() == [4, 0, 9] * 2000 and regions.persons.tolist() == [1, 0, 2] * 2000
+    boxes = targets.boxes.flatten(0, 1)[regions.persons]
+    size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    moved = (regions.boxes - boxes) / size
+    # uniform, and each side of a box by itself
+    assert moved.abs().max() <= 0.1 + 1e-5 and (moved.amax(dim=0) > 0.099).all() and (moved.amin(dim=0) < -0.099).all()
+    torch.testing.assert_close(moved.mean(dim=0), torch.zeros(4), atol=0.003, rtol=0)
+    torch.testing.assert_close(moved.T.cov(), torch.eye(4) * 0.1**2 / 3, atol=2e-4, rtol=0)
+    assert torch.equal(ground_truth_regions(match, targets, 1, 0.0).boxes, targets.boxes.flatten(0, 1)[[1, 0, 2]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_region_losses_by_hand_and_the_other_losses_as_without(kind):
+    batch, model = tiny_batch(), training_model(*KINDS[kind], *REGIONS)
+    torch.manual_seed(5)
+    losses = model(batch)
+    plain = training_model(*KINDS[kind])(batch)
+    assert losses.keys() - plain.keys() == {"loss_keypoint_region", "loss_keypoint_region_0"}
+    for name, value in plain.items():
+        assert torch.equal(losses[name], value), name
+
+    features, sizes, maps = model.extract(model.preprocess(batch))
+    targets = Targets.from_instances([inputs["instances"] for inputs in batch], 17, "cpu")
+    first = model.proposals(sizes, maps)
+    decode = model.decoder.decode_boxes if model.decoder.light else lambda *args: model.decoder.decode_jointly(*args)[0]
+    boxes = decode(features, *first)
+    match = model.criterion.matcher(boxes.logits, boxes.boxes, targets)[-1]
+    torch.manual_seed(5)
+    regions = ground_truth_regions(match, targets, 2, 0.1)
+    wanted, valid = keypoints_in_box_units(targets.keypoints.flatten(0, 1)[regions.persons], regions.boxes)
+    assert len(regions.rows) == 6 and valid.sum() > 50
+    pooled = model.decoder.pool_keypoint_regions(features[0], regions.boxes, regions.rows // NUM_QUERIES)
+    parts = model.decoder.part_queries.weight.expand(6, -1, -1)
+    for index, name in enumerate(["loss_keypoint_region_0", "loss_keypoint_region"]):
+        queries = boxes.queries[index].flatten(0, 1)[regions.rows]
+        coordinates, sigmas, _, parts, _ = model.decoder.keypoint_stages[index](pooled, queries, parts)
+        flow = model.criterion.keypoint_loss.flow
+        total = residual_log_likelihood_loss(coordinates, sigmas, wanted, valid, flow)
+        # three persons, two copies, K keypoints
+        assert losses[name].item() == pytest.approx(total.item() / (3 * 2 * 17), rel=1e-4)
+
+
+@pytest.mark.parametrize(("persons", "rows"), [((0, 0), 1), ((0, 2), 4), ((NUM_QUERIES + 3, 1), 2 * (NUM_QUERIES + 1))])
+def test_regions_of_few_and_of_many_persons(persons, rows):
+    model, seen = training_model("light", *MATCHED, *REGIONS), []
+    model.decoder.keypoint_stages[0].tower.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    losses = model(tiny_batch(persons=persons))
+    assert seen[1] == rows
+    assert (losses["loss_keypoint_region"].item() == 0) == (persons == (0, 0))
+
+
+# (c) one-to-many boxes
+
+
+def test_repeated_targets():
+    targets = random_targets((2, 0, 3))
+    repeated = OneToManyProposals(5, 16, repeats=4).targets(targets)
+    assert repeated.counts == [8, 0, 12] and repeated.boxes.shape == (3, 12, 4)
+    for image, count in enumerate(targets.counts):
+        for person in range(count):
+            same = (repeated.boxes[image, : 4 * count] == targets.boxes[image, person]).all(dim=1)
+            assert same.sum() == 4
+    assert torch.equal(repeated.box_scale, targets.box_scale)
+
+
+@torch.no_grad()
+def test_the_first_boxes_of_the_second_set_cover_the_image():
+    boxes, queries = OneToManyProposals(24, 16, repeats=4)(torch.tensor([[90.0, 60.0]]))
+    assert boxes.shape == (1, 24, 4) and queries.shape == (1, 24, 16)
+    torch.testing.assert_close(boxes[0, :, 2:] - boxes[0, :, :2], torch.tensor([30.0, 20.0]).expand(24, 2))
+    centers = (boxes[0, :, 2:] + boxes[0, :, :2]) / 2
+    assert len(centers.unique(dim=0)) == 24 and (centers > 0).all() and (centers < torch.tensor([90.0, 60.0])).all()
+    assert (boxes[0, :, 0] <= 0).any() and (boxes[0, :, 2] >= 90).any() and (boxes[0, :, 3] >= 60).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind, monkeypatch):
+    batch, model = tiny_batch(), training_model(*KINDS[kind], *MANY)
+    losses, plain = model(batch), training_model(*KINDS[kind])(batch)
+    names = {f"loss_{name}{stage}_many" for name in ("class", "l1", "giou") for stage in ("", "_0")}
+    assert losses.keys() - plain.keys() == names
+    for name, value in plain.items():
+        assert torch.equal(losses[name], value), name
+
+    features, sizes, _ = model.extract(model.preprocess(batch))
+    targets = Targets.from_instances([inputs["instances"] for inputs in batch], 17, "cpu")
+    boxes = model.decoder.decode_boxes(features, *model.one_to_many(sizes))
+    repeated = model.one_to_many.targets(targets)
+    for stage, match in enumerate(model.criterion.matcher(boxes.logits, boxes.boxes, repeated)):
+        assert len(match.rows.unique()) == len(match.rows) == 6, "two queries for each of three persons"
+        suffix = ("_0_many", "_many")[stage]
+        wanted = repeated.boxes.flatten(0, 1)[match.persons]
+        found = boxes.boxes[stage].flatten(0, 1)[match.rows]
+        scale = torch.where(match.rows[:, None] < 7, targets.box_scale[:1], targets.box_scale[1:])
+        l1 = ((found - wanted).abs() / scale).sum().item()
+        assert losses[f"loss_l1{suffix}"].item() == pytest.approx(5 * l1 / (3 * 2), rel=1e-4)
+        focal = class_loss(boxes.logits[stage], match).item()
+        assert losses[f"loss_class{suffix}"].item() == pytest.approx(2 * focal / (3 * 2), rel=1e-4)
+
+
+# together
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("persons", [(2, 1), (0, 0), (NUM_QUERIES + 3, 0)])
+def test_every_parameter_learns_from_every_batch(kind, persons):
+    model = spread(tiny_model(*KINDS[kind], *ALL, f"{KEY}LOSS.ATTENTION_WEIGHT", 1.0)).train()
+    losses, gradients = gradients_of(model, tiny_batch(persons=persons))
+    assert all(loss.isfinite() for loss in losses.values())
+    assert {"loss_attention_region", "loss_center_offset", "loss_giou_0_many"} < losses.keys()
+    for name, gradient in gradients.items():
+        assert gradient is not None and gradient.isfinite().all(), name
+
+
+@pytest.mark.parametrize("kind", ["light matched", "branched", "full"])
+@pytest.mark.parametrize("number", [1, 133])
+@pytest.mark.parametrize("division", ["per_keypoint", "rigid"])
+def test_any_number_of_keypoints_and_parts(kind, number, division):
+    skeleton = [f"k{i}" for i in range(number)]
+    opts = (f"{KEY}SKELETON.KEYPOINT_NAMES", skeleton, f"{KEY}PART_DIVISION", division)
+    model = tiny_model(*KINDS[kind], *ALL, *opts).train()
+    batch = tiny_batch(num_keypoints=number)
+    assert all(loss.isfinite() for loss in model(batch).values())
+    with torch.no_grad():
+        for result in model.eval()(batch, do_postprocess=False):
+            assert result.pred_keypoints.shape == (NUM_QUERIES, number, 3) and result.pred_keypoints.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["light", "full"])
+def test_one_seed_gives_one_training(kind):
+    runs = []
+    for seed in (3, 3, 4):
+        model = tiny_model(*KINDS[kind], *ALL).train()
+        torch.manual_seed(seed)
+        runs.append(gradients_of(model, tiny_batch()))
+    for same, other in zip(runs[0], runs[1], strict=True):
+        assert all(torch.equal(same[name], other[name]) for name in same)
+    assert runs[0][0]["loss_keypoint_region"] != runs[2][0]["loss_keypoint_region"]
+
+
+@pytest.mark.parametrize("kind", ["light", "full"])
+def test_the_exported_graph_computes_the_same(kind, tmp_path):
+    pytest.importorskip("onnx")
+    from test_onnx_export import assert_same, exported, run_onnx
+
+    model, file = exported(tmp_path, *KINDS[kind], *ANCHORED, *IMAGE)
+    # larger images have more peaks than queries, the smallest one has fewer
+    for batch, height, width in ((1, 64, 96), (3, 70, 101), (2, 130, 95), (1, 8, 9)):
+        images = (255 * torch.rand(batch, 3, height, width)).round()
+        assert_same(model, run_onnx(file, images=images), list(images))
+    images, sizes = (255 * torch.rand(2, 3, 90, 100)).round(), torch.tensor([[100.0, 61.0], [73.0, 90.0]])
+    outputs = run_onnx(file, images=images, image_sizes=sizes)
+    assert all(np.isfinite(output).all() for output in outputs)
+    assert_same(model, outputs, [images[0, :, :61], images[1, :, :, :73]])
+
+
+def test_weights_of_the_paper_s_model_are_as_before():
+    paper, every = tiny_model("light").state_dict(), tiny_model("light", *ALL).state_dict()
+    assert not [name for name in paper if name.startswith(("image_queries", "one_to_many"))]
+    assert paper.keys() - every.keys() == {"decoder.proposal_boxes.weight"}
+    assert {name.split(".")[0] for name in every.keys() - paper.keys()} == {"image_queries", "one_to_many"}
+    # checkpoints from before the keypoint loss owned its flow
+    old = {name.replace("criterion.keypoint_loss.flow", "criterion.flow"): value for name, value in paper.items()}
+    assert old.keys() != paper.keys()
+    model = tiny_model("light")
+    torch.nn.init.zeros_(model.criterion.keypoint_loss.flow.scale[0][0].weight)
+    model.load_state_dict(old, strict=True)
+    assert model.criterion.keypoint_loss.flow.scale[0][0].weight.any()
+
+
+def test_anchors_need_attention_maps():
+    from querypose.config_checks import check_config
+
+    check_config(tiny_config("light", *ANCHORED))
+    for opts in ((f"{KEY}PART_EMBEDDING", "PartSelfAttention"), (f"{KEY}KEYPOINT_STAGE", "PooledKeypointStage")):
+        with pytest.raises(UserError, match=f"ANCHORED_COORDINATES needs attention maps, and {opts[0][len(KEY) :]}"):
+            check_config(tiny_config("light", *ANCHORED, *opts))

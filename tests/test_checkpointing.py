@@ -1,0 +1,99 @@
+"""Activation checkpointing: the same numbers in less memory, for every backbone."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.modeling import build_backbone
+from test_timm_backbone import MODELS, NARROW
+from tiny_model import tiny_config, tiny_model
+from torch import nn
+
+from querypose.errors import UserError
+from querypose.modeling.backbones import TimmBackbone
+from querypose.modeling.backbones.checkpointing import checkpoint_blocks, find_blocks
+from querypose.safe_loading import SafeCheckpointer
+
+BACKBONES = {
+    "build_resnet_fpn_backbone": [
+        *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.NORM", "BN"),
+        *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
+    ],
+    "build_hrnet_backbone": ["MODEL.HRNET.NAME", "hrnet_w18_small"],
+    "build_swin_fpn_backbone": [
+        *("MODEL.SWIN.EMBED_DIM", 8, "MODEL.SWIN.DEPTHS", [2, 2, 2, 2], "MODEL.SWIN.NUM_HEADS", [1, 2, 4, 8]),
+        *("MODEL.SWIN.STOCHASTIC_DEPTH", 0.5),
+    ],
+    "build_movenet_backbone": ["MODEL.MOVENET.FROZEN", False],
+}
+
+
+def built(name):
+    if name in BACKBONES:
+        return build_backbone(tiny_config("light", "MODEL.BACKBONE.NAME", name, *BACKBONES[name]))
+    return TimmBackbone(name, options=dict(MODELS)[name])
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "resnet18", "efficientnet_lite0", "convnext_tiny"])
+def test_no_number_changes(name):
+    dtype = torch.float32 if "movenet" in name else torch.float64  # MoveNet's heads are always in the former
+    plain = built(name).to(dtype).train()
+    saving = copy.deepcopy(plain)
+    checkpoint_blocks(saving)
+    assert list(saving.state_dict()) == list(plain.state_dict())
+    image = torch.randn(2, 3, 64, 64, dtype=dtype)
+    for backbone in (plain, saving):
+        torch.manual_seed(3)  # stochastic depth: the same blocks are skipped, also in the second pass over them
+        outputs = backbone(image)
+        sum(outputs[level].square().mean() for level in backbone.output_shape()).backward()
+    for ours, theirs in zip(saving.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    # running statistics and their counters too: the second pass over a block does not count
+    torch.testing.assert_close(saving.state_dict(), plain.state_dict())
+
+
+def saved_elements(backbone, image):
+    """Numbers that autograd keeps for the backward pass."""
+    saved = {}
+    keep = lambda tensor: saved.setdefault(tensor.data_ptr(), tensor.numel()) and tensor  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        backbone(image)
+    return sum(saved.values())
+
+
+@pytest.mark.parametrize(("name", "number"), [("build_hrnet_backbone", 19), ("resnet18", 8)])
+def test_less_is_saved(name, number):
+    plain = built(name).train()
+    saving = copy.deepcopy(plain)
+    checkpoint_blocks(saving)
+    image = torch.randn(1, 3, 64, 64)
+    assert saved_elements(saving, image) < 0.7 * saved_elements(plain, image)
+    assert len(find_blocks(plain)) == number
+
+
+def test_a_copy_of_a_checkpointed_model_is_its_own():
+    backbone = TimmBackbone("resnet18", options=NARROW).train()
+    checkpoint_blocks(backbone)
+    image = torch.randn(2, 3, 64, 64)
+    other = copy.deepcopy(backbone)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    other(image)["res5"].sum().backward()
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+    assert not other(image)["res5"].any()
+
+
+def test_the_switch_and_weights_for_inference(tmp_path):
+    model = tiny_model("light", "MODEL.BACKBONE.ACTIVATION_CHECKPOINTING", True)
+    torch.save({"model": tiny_model("light").state_dict()}, tmp_path / "model.pth")
+    checkpointer = SafeCheckpointer(model)
+    checkpointer.must_fit = True
+    checkpointer.load(str(tmp_path / "model.pth"))
+    state = model.state_dict()
+    del state["backbone.bottom_up.model.layer1.0.conv1.weight"]
+    torch.save({"model": state}, tmp_path / "lacking.pth")
+    with pytest.raises(UserError, match="lack 1 .* first backbone.bottom_up.model.layer1.0.conv1.weight"):
+        checkpointer.load(str(tmp_path / "lacking.pth"))
+    with pytest.raises(UserError, match="MODEL.BACKBONE.ACTIVATION_CHECKPOINTING is True, but .* no blocks"):
+        checkpoint_blocks(nn.Sequential(nn.Conv2d(3, 4, 1)))

@@ -1,0 +1,162 @@
+"""Image-dependent queries: peaks placed by hand give exactly their boxes, and losses their numbers."""
+
+import math
+
+import pytest
+import torch
+from tiny_model import NUM_QUERIES, tiny_batch, tiny_model
+
+from querypose.modeling.beyond.image_queries import MIN_SIDE, CenterMaps, ImageQueries
+from querypose.modeling.losses.targets import Targets
+
+STRIDE, HEIGHT, WIDTH = 4, 8, 12  # of the maps: 48 x 32 pixels
+IMAGE = ("MODEL.QUERYPOSE.IMAGE_QUERIES.ENABLED", True)
+
+
+def maps_of(peaks, size=(HEIGHT, WIDTH), background=-6.0):
+    """peaks: (row, column, logit, height, width, y, x), the last four in strides; falling logits elsewhere."""
+    height, width = size
+    center = background - 0.01 * torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width)
+    sizes, offset = torch.full((1, 2, height, width), 3.0), torch.full((1, 2, height, width), 0.5)
+    for row, column, logit, *rest in peaks:
+        center[0, 0, row, column] = logit
+        sizes[0, :, row, column] = torch.tensor(rest[:2])
+        offset[0, :, row, column] = torch.tensor(rest[2:])
+    features = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width).repeat(1, 3, 1, 1)
+    return CenterMaps(center, sizes, offset, features)
+
+
+@pytest.fixture
+def module():
+    return ImageQueries(feature_dim=3, dim=4, stride=STRIDE, predict_maps=False)
+
+
+def run(module, maps, number, size=(4.0 * WIDTH, 4.0 * HEIGHT)):
+    return module(maps, torch.zeros(len(maps.center), number, 4), torch.tensor([size]).expand(len(maps.center), 2))
+
+
+PEAKS = [(2, 3, -1.0, 4.0, 2.5, 0.25, 0.5), (5, 8, 2.0, 5.0, 3.0, 0.0, 0.75), (0, 10, 0.5, 3.0, 9.0, 0.5, 0.5)]
+
+
+@torch.no_grad()
+def test_peaks_give_their_boxes_and_add_to_the_queries(module):
+    boxes, queries = run(module, maps_of(PEAKS), 3)
+    # best first; x = 4 (8 + 0.75) = 35, y = 20, 12 x 20 pixels; the second one is clipped to the image
+    wanted = [[29.0, 10, 41, 30], [24, 0, 48, 8], [9, 1, 19, 17]]
+    torch.testing.assert_close(boxes[0], torch.tensor(wanted))
+    scores = torch.tensor([2.0, 0.5, -1.0]).sigmoid()
+    locations = torch.tensor([5.0 * WIDTH + 8, 10, 2 * WIDTH + 3])
+    read = torch.cat([locations[:, None].repeat(1, 3), scores[:, None], scores.log()[:, None]], dim=1)
+    torch.testing.assert_close(queries[0], module.project(read))
+
+
+@torch.no_grad()
+def test_where_maxima_run_out_the_highest_others_follow_with_score_0(module):
+    maps = maps_of(PEAKS[1:2])
+    # besides the peak, the first location is the only maximum of a map that falls from left to right and downward
+    scores, index = module.peaks(maps.center, 4, torch.tensor([[48.0, 32.0]]))
+    assert index[0].tolist() == [5 * WIDTH + 8, 0, 1, 2]
+    torch.testing.assert_close(scores[0, :, 0], torch.tensor([2.0, -6.0, -torch.inf, -torch.inf]).sigmoid())
+    # fewer locations than queries: the first one is repeated
+    boxes, _ = run(module, maps_of([(0, 1, 3.0, 2.0, 2.0, 0.5, 0.5)], size=(1, 2)), 5, (8.0, 4.0))
+    _, index = module.peaks(maps_of([(0, 1, 3.0, 2.0, 2.0, 0.5, 0.5)], size=(1, 2)).center, 5, torch.tensor([[8.0, 4]]))
+    assert index[0].tolist() == [1, 0, 0, 0, 0] and boxes.shape == (1, 5, 4)
+
+
+@torch.no_grad()
+def test_equal_neighbors_are_all_peaks(module):
+    maps = maps_of([(3, 3, 1.0, 3, 3, 0, 0), (3, 4, 1.0, 3, 3, 0, 0), (6, 9, 1.0, 3, 3, 0, 0)])
+    scores, index = module.peaks(maps.center, 4, torch.tensor([[48.0, 32.0]]))
+    assert (
+        sorted(index[0, :3].tolist()) == [3 * WIDTH + 3, 3 * WIDTH + 4, 6 * WIDTH + 9] and (scores[0, :3] > 0.7).all()
+    )
+    _, index = module.peaks(torch.zeros(1, 1, HEIGHT, WIDTH), 5, torch.tensor([[48.0, 32.0]]))
+    assert len(index.unique()) == 5
+
+
+@torch.no_grad()
+def test_padding_has_no_peak_and_hides_none(module):
+    # an image of 22 x 18 pixels ends within column 5 and row 4
+    maps = maps_of([(4, 6, 9.0, 3, 3, 0.5, 0.5), (4, 5, 1.0, 3, 3, 0.5, 0.5), (7, 1, 8.0, 3, 3, 0.5, 0.5)])
+    scores, index = module.peaks(maps.center, 40, torch.tensor([[22.0, 18.0]]))
+    assert index[0, 0] == 4 * WIDTH + 5 and scores[0, 0].item() == pytest.approx(1 / (1 + math.exp(-1)))
+    assert (index % WIDTH <= 5).all() and (index // WIDTH <= 4).all()
+    assert set(index[0, :30].tolist()) == {row * WIDTH + column for row in range(5) for column in range(6)}
+
+
+@torch.no_grad()
+def test_boxes_lie_inside_of_the_image_whatever_the_maps_say(module):
+    maps = maps_of([])
+    maps.center = 5 * torch.randn(1, 1, HEIGHT, WIDTH)
+    maps.size, maps.offset = 40 * torch.randn(1, 2, HEIGHT, WIDTH), 10 * torch.randn(1, 2, HEIGHT, WIDTH)
+    boxes, _ = run(module, maps, 96, (45.0, 30.0))
+    assert (boxes >= 0).all() and (boxes[..., 0::2] <= 45).all() and (boxes[..., 1::2] <= 30).all()
+    assert (boxes[..., 2:] - boxes[..., :2] >= MIN_SIDE / 2).all()
+
+
+def test_losses_by_hand(module):
+    maps = maps_of([], background=-1.0)
+    for tensor in (maps.center, maps.size, maps.offset):
+        tensor.requires_grad_()
+    # two persons, the rest is padding: centers (22, 15) and (6, 30) are locations (5, 3) and (1, 7)
+    boxes = torch.tensor([[[16.0, 5, 28, 25], [4, 28, 8, 32], [0, 0, 1, 1]]])
+    targets = Targets(boxes, torch.zeros(1, 3, 17, 3), [2], torch.tensor([[48.0, 32, 48, 32]]))
+    losses = module.losses(maps, targets, torch.tensor(2.0))
+    # sizes in strides (height, width): (5, 3) and (1, 1) against 3, 3; offsets: y 0.75, x 0.5 and y 0.5, x 0.5
+    assert losses["loss_center_size"].item() == pytest.approx(0.1 * (2 + 0 + 2 + 2) / 2)
+    assert losses["loss_center_offset"].item() == pytest.approx(0.25 / 2)
+    sigma = max(1.0, math.sqrt(12 * 20) / 4 / 12)
+    total = 0.0
+    for row in range(HEIGHT):
+        for column in range(WIDTH):
+            p = 1 / (1 + math.exp(-maps.center[0, 0, row, column].item()))
+            distance = min((row - 3) ** 2 + (column - 5) ** 2, (row - 7) ** 2 + (column - 1) ** 2)
+            target = math.exp(-distance / (2 * sigma**2))
+            total -= (1 - p) ** 2 * math.log(p) if target == 1 else (1 - target) ** 4 * p**2 * math.log(1 - p)
+    assert losses["loss_center"].item() == pytest.approx(total / 2, rel=1e-4)
+    sum(losses.values()).backward()
+    assert (maps.center.grad[0, 0] < 0).nonzero().tolist() == [[3, 5], [7, 1]], "up at the persons, down elsewhere"
+    assert maps.size.grad.count_nonzero() == 3 and maps.offset.grad.count_nonzero() == 1
+
+
+def test_losses_without_a_person(module):
+    maps = maps_of([])
+    for tensor in (maps.center, maps.size, maps.offset):
+        tensor.requires_grad_()
+    targets = Targets(torch.zeros(1, 1, 4), torch.zeros(1, 1, 17, 3), [0], torch.tensor([[48.0, 32, 48, 32]]))
+    losses = module.losses(maps, targets, torch.tensor(1.0))
+    assert losses["loss_center"] > 0 and losses["loss_center_size"] == losses["loss_center_offset"] == 0
+    sum(losses.values()).backward()
+    assert not maps.size.grad.any() and not maps.offset.grad.any()
+
+
+@pytest.mark.parametrize("variant", ["light", "branched", "full"])
+@torch.no_grad()
+def test_the_first_step_keeps_the_first_boxes(variant):
+    model = tiny_model(variant, *IMAGE).eval()
+    features, sizes, maps = model.extract(model.preprocess(tiny_batch()))
+    first, queries = model.proposals(sizes, maps)
+    assert queries.shape == (2, NUM_QUERIES, 16) and not torch.equal(queries[0], queries[1])
+    boxes, _ = model.decode(features, sizes, maps)
+    for stage in boxes.boxes:
+        torch.testing.assert_close(stage, first)
+
+
+def test_training_finds_the_persons():
+    """After a few steps on one batch the peaks are the persons' centers, and the first boxes their boxes."""
+    torch.manual_seed(0)
+    module = ImageQueries(feature_dim=16, dim=4, stride=STRIDE, predict_maps=True)
+    features, boxes = {"p2": torch.randn(1, 16, HEIGHT, WIDTH)}, torch.tensor([[[16.0, 5, 28, 25], [2, 20, 14, 32]]])
+    targets = Targets(boxes, torch.zeros(1, 2, 17, 3), [2], torch.tensor([[48.0, 32, 48, 32]]))
+    with torch.no_grad():
+        maps = module.maps(features, "p2")
+        assert 0.005 < maps.center.sigmoid().min() and maps.center.sigmoid().max() < 0.02
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        sum(module.losses(module.maps(features, "p2"), targets, torch.tensor(2.0)).values()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found, _ = run(module, module.maps(features, "p2"), 2)
+    found = found[0, found[0, :, 0].argsort()]
+    torch.testing.assert_close(found, boxes[0, [1, 0]], atol=1.5, rtol=0)

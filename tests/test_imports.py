@@ -1,0 +1,109 @@
+"""Imports among the modules of querypose point down: none is part of a cycle, on module level or in a function."""
+
+import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "querypose"
+# from below
+LAYERS = ("errors", "skeleton", "config", "data", "modeling", "config_checks", "setup_config", "engine")
+
+
+def module_name(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def packages_of(name):
+    """a, a.b, a.b.c of a.b.c: importing the last runs the others as well."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def imported_by(name, source, files=FILES):
+    """Modules that `source`, the text of the module `name`, imports; its own packages are running already."""
+    package = name if name in files and files[name].name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            base = ".".join(filter(None, [base, node.module]))
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found.update(part for imported in names for part in packages_of(imported) if part in files)
+    return found - set(packages_of(name))
+
+
+def graph():
+    return {name: imported_by(name, path.read_text()) for name, path in FILES.items()}
+
+
+def test_no_module_is_in_a_cycle():
+    modules = graph()
+    assert {"querypose.data", "querypose.data.coco_keypoints"} <= modules["querypose.modeling.meta_arch"] | {
+        "querypose.data.coco_keypoints"
+    }
+    TopologicalSorter(modules).prepare()
+
+
+def test_packages_are_in_layers():
+    """No cycle between the parts of querypose either, and the foundations do not import what stands on them."""
+    parts: dict[str, set[str]] = {}
+    for name, imported in graph().items():
+        if name != "querypose":
+            part = name.split(".")[1]
+            parts.setdefault(part, set()).update({other.split(".")[1] for other in imported} - {part})
+    TopologicalSorter(parts).prepare()
+    for height, layer in enumerate(LAYERS):
+        assert not parts[layer] & set(LAYERS[height:]), layer
+
+
+def test_cycles_are_found():
+    """In functions, through a package's __init__, and by relative imports."""
+    files = {name: PACKAGE / f"{name}.py" for name in ("p.a", "p.b.c")}
+    files |= {name: PACKAGE / name / "__init__.py" for name in ("p", "p.b")}
+    assert imported_by("p.a", "def f():\n    from p.b.c import x", files) == {"p.b", "p.b.c"}
+    assert imported_by("p.b.c", "from .. import a\nfrom . import c", files) == {"p.a"}
+    assert imported_by("p.b", "from .c import x\nimport p.a", files) == {"p.b.c", "p.a"}
+    with pytest.raises(CycleError):
+        TopologicalSorter({"p.a": {"p.b"}, "p.b": {"p.b.c"}, "p.b.c": {"p.a"}}).prepare()
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+
+
+def test_importing_querypose_imports_nothing_large():
+    done = run("import sys, querypose; print([n for n in ('torch', 'detectron2', 'cv2', 'numpy') if n in sys.modules])")
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_add_querypose_config_is_all_that_users_import():
+    code = """
+from detectron2.config import get_cfg
+from querypose import add_querypose_config
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+cfg = get_cfg()
+add_querypose_config(cfg)
+cfg.DATASETS.TRAIN, cfg.MODEL.DEVICE = ("keypoints_coco_2017_train",), "meta"
+cfg.MODEL.BACKBONE.NAME = "build_hrnet_backbone"
+print(type(build_model(cfg)).__name__, "crowdpose_trainval" in DatasetCatalog.list())
+"""
+    done = run(code)
+    assert done.stdout.split() == ["QueryPose", "True"], done.stderr
+
+
+def test_missing_detectron2_is_named():
+    done = run("import sys; sys.modules['detectron2'] = None; from querypose import PosePredictor")
+    assert done.returncode == 1 and "run 'python tools/install_detectron2.py'" in done.stderr
