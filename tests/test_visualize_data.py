@@ -116,8 +116,3 @@ def test_tool(tool, data, tmp_path, capsys):
         assert (sheet == color).all(axis=2).sum() > 20
     with pytest.raises(UserError, match="set DATASETS.TEST"):
         tool.main([*given, "--split", "test", *overrides[:2], "DATASETS.TEST", "()"])
-    with pytest.raises(UserError, match="cannot write to"):
-        tool.main([*given[:2], "--output", str(tmp_path / "1.png"), *overrides])
-    with pytest.raises(SystemExit) as stopped:
-        tool.main([*given, "--number", "0"])
-    assert stopped.value.code == 2
