@@ -1,6 +1,16 @@
 """Every config key of QueryPose, with its default."""
 
+import importlib
+from typing import Any
+
 from detectron2.config import CfgNode
+
+
+def __getattr__(name: str) -> Any:
+    # setup_config was defined here, and users' scripts import it from here
+    if name != "setup_config":
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return importlib.import_module("querypose.setup_config").setup_config
 
 
 def add_querypose_config(cfg: CfgNode) -> None:
