@@ -248,7 +248,7 @@ class PoseTrainer(DefaultTrainer):
         queries = contextlib.nullcontext()
         if hasattr(plain, "every_query"):
             if cfg.MODEL.QUERYPOSE.TEST.TOPK_POSES is None:
-                queries = plain.every_query()
+                queries = plain.every_query()  # type: ignore[operator]
             elif plain.leaves_out_queries:
                 logger.warning(
                     "MODEL.QUERYPOSE.TEST.TOPK_POSES: box AP below counts the %d best boxes of an image only",
