@@ -282,12 +282,9 @@ def wrap_for_distribution(model: nn.Module, static_graph: bool = True) -> nn.Mod
     if comm.get_world_size() == 1:
         return model
     devices = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
-    options: dict[str, Any] = {
-        "broadcast_buffers": False,
-        "gradient_as_bucket_view": True,
-        "static_graph": static_graph,
-    }
-    return DistributedDataParallel(model, device_ids=devices, **options)
+    return DistributedDataParallel(
+        model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=static_graph
+    )
 
 
 def share_buffers(model: nn.Module) -> None:
