@@ -14,7 +14,6 @@ from querypose.engine import PoseTrainer
 from querypose.engine.train_loop import StepTrainer
 from querypose.engine.trainer import use_bfloat16
 from querypose.engine.training_hooks import ProgressBar
-from querypose.evaluation import PoseEvaluator
 from querypose.synthetic.dataset import write_synthetic_people
 
 
@@ -87,15 +86,6 @@ def test_bfloat16_step_computes_forward_alone_in_bfloat16():
     assert model.dtype == torch.bfloat16 and model.linear.weight.dtype == torch.float32
     torch.testing.assert_close(model.linear.weight, weight - 0.1 * model.linear.weight.grad)
     assert not torch.is_autocast_enabled("cpu")
-
-
-def test_evaluator_and_loaders_are_ours(people, tmp_path):
-    cfg = config(people, tmp_path)
-    assert isinstance(PoseTrainer.build_evaluator(cfg, people), PoseEvaluator)
-    (entry,) = next(iter(PoseTrainer.build_test_loader(cfg, people)))
-    assert min(entry["image"].shape[1:]) == 64 and "instances" not in entry
-    batch = next(iter(PoseTrainer.build_train_loader(cfg)))
-    assert len(batch) == 2 and all(entry["instances"].gt_keypoints.tensor.shape[1:] == (17, 3) for entry in batch)
 
 
 class FakeTrainer:

@@ -33,8 +33,9 @@ def first_non_finite(loop: StepTrainer, batch: list[dict]) -> tuple[dict[str, fl
                 if _is_bad(loss):
                     found.append(f"the loss {name}")
                 losses[name] = losses.get(name, 0.0) + loss.item()
+            total: Tensor = sum(part_losses.values())  # type: ignore[assignment]
             # not backward(): the parameters' gradients, and their exchange between processes, stay as they are
-            gradients = torch.autograd.grad(sum(part_losses.values()), list(trained.values()), allow_unused=True)
+            gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
             for name, gradient in reversed(list(zip(trained, gradients, strict=True))):
                 if gradient is not None and _is_bad(gradient):
                     found.append(f"the gradient of {name}")

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.engine import HookBase
@@ -106,7 +107,9 @@ def name_of(inputs: dict) -> str:
 
 def plain(inputs: dict) -> dict:
     """A model's training input with its `Instances` as a dict of tensors."""
-    content = {key: value for key, value in inputs.items() if isinstance(value, str | int | float | torch.Tensor)}
+    content: dict[str, Any] = {
+        key: value for key, value in inputs.items() if isinstance(value, str | int | float | torch.Tensor)
+    }
     instances = inputs.get("instances")
     if instances is not None:
         fields = {key: getattr(value, "tensor", value) for key, value in instances.get_fields().items()}

@@ -38,6 +38,8 @@ FIXED_KEYS = (
     "SOLVER.WEIGHT_DECAY_NORM",
 )
 _MOST_SHOWN = 5
+_SHORT = reprlib.Repr()
+_SHORT.maxlist, _SHORT.maxstring = 3, 80
 
 
 def check_resumable(
@@ -96,12 +98,12 @@ def _group_differences(state: dict[str, Any], optimizer: torch.optim.Optimizer) 
 
 
 def _change(name: str, before: Any, now: Any) -> str:
-    return f"{name} {reprlib.repr(before)} -> {reprlib.repr(now)}"
+    return f"{name} {_SHORT.repr(before)} -> {_SHORT.repr(now)}"
 
 
 def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested keys as `A.B.C`."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in node.items():
         found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return found

@@ -90,7 +90,7 @@ class StepTrainer(SimpleTrainer):
         for index, (part, options) in enumerate(parts):
             with self._synchronized(last=index == len(parts) - 1):
                 losses = self.forward(self.model, part, options)
-                loss = sum(losses.values())
+                loss: Tensor = sum(losses.values())  # type: ignore[assignment]
                 (loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)).backward()
             for name, loss in losses.items():
                 total[name] = total.get(name, 0.0) + loss.detach()

@@ -54,14 +54,8 @@ class PoseTrainer(DefaultTrainer):
         steps = cfg.SOLVER.ACCUMULATION_STEPS
         # no_sync() does not support static graphs
         model = wrap_for_distribution(model, static_graph=steps == 1)
-        self._trainer = StepTrainer(
-            model,
-            data_loader,
-            optimizer,
-            clip=GradientClipper(cfg),
-            accumulation_steps=steps,
-            bfloat16=use_bfloat16(cfg),
-        )
+        options = {"clip": GradientClipper(cfg), "accumulation_steps": steps, "bfloat16": use_bfloat16(cfg)}
+        self._trainer = StepTrainer(model, data_loader, optimizer, **options)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = PoseCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -248,7 +242,7 @@ class PoseTrainer(DefaultTrainer):
         queries = contextlib.nullcontext()
         if hasattr(plain, "every_query"):
             if cfg.MODEL.QUERYPOSE.TEST.TOPK_POSES is None:
-                queries = plain.every_query()
+                queries = plain.every_query()  # type: ignore[operator]
             elif plain.leaves_out_queries:
                 logger.warning(
                     "MODEL.QUERYPOSE.TEST.TOPK_POSES: box AP below counts the %d best boxes of an image only",
@@ -289,11 +283,7 @@ def wrap_for_distribution(model: nn.Module, static_graph: bool = True) -> nn.Mod
         return model
     devices = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
     return DistributedDataParallel(
-        model,
-        device_ids=devices,
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-        static_graph=static_graph,
+        model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=static_graph
     )
 
 
