@@ -26,7 +26,9 @@ def random_photograph(height: int, width: int) -> bytes:
     pixels = np.zeros((height, width, 3))
     for share in (1, 2, 4, 8, 16, 32):
         noise = generator.integers(0, 256, (height // share, width // share, 3), dtype=np.uint8)
-        pixels += share * np.asarray(Image.fromarray(noise).resize((width, height), Image.BICUBIC), dtype=float)
+        pixels += share * np.asarray(
+            Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64
+        )
     buffer = io.BytesIO()
     Image.fromarray((pixels / 63).astype(np.uint8)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
@@ -35,7 +37,7 @@ def random_photograph(height: int, width: int) -> bytes:
 def decode(data: bytes, decoder: str) -> np.ndarray:
     """RGB array (H, W, 3) of a JPEG file."""
     if decoder == "OpenCV":
-        return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))[..., ::-1]
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
@@ -45,7 +47,7 @@ def resize(image: np.ndarray, resizer: str, short_side: int) -> np.ndarray:
     size = round(image.shape[1] * scale), round(image.shape[0] * scale)
     if resizer == "OpenCV":
         return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-    return np.asarray(Image.fromarray(image).resize(size, Image.BILINEAR))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
 def images_per_second(
