@@ -48,6 +48,7 @@ setup(
             "ruff>=0.6",
             "selenium>=4.20",
         ],
+        "heif": ["pillow-heif>=0.18"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],
         "tables": ["pandas>=2"],

@@ -17,7 +17,7 @@ from querypose.data.prepare.crowdpose import CrowdPoseFile, write_prepared
 from querypose.engine import PoseTrainer
 from querypose.engine.train_net import log_parts
 from querypose.errors import UserError
-from querypose.evaluation import CROWDPOSE_METRICS, check_submission
+from querypose.evaluation import CROWDPOSE_METRICS
 from querypose.setup_config import setup_config
 from querypose.skeleton import Skeleton
 
@@ -169,7 +169,6 @@ def test_a_test_set_becomes_a_submission(tmp_path, messages):
         assert PoseTrainer.test(cfg, PoseTrainer.build_model(cfg)) == {}
         (path,) = (tmp_path / "out" / "inference").glob("*.zip")
         assert path.name == "person_keypoints_test-dev2017_out_results.zip"
-        check_submission(path, [1, 2, 3])
         assert "no AP can be computed" in messages() and str(path) in messages()
     finally:
         DatasetCatalog.remove("test_dev")
