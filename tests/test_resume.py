@@ -142,7 +142,7 @@ def test_last_checkpoint_may_be_missing_or_wrong(people, short_run, named):
 
 
 def test_newest_checkpoints_and_the_best_stay(people, tmp_path, monkeypatch):
-    monkeypatch.setattr("querypose.engine.trainer.CHECKPOINTS_KEPT", 2)
+    monkeypatch.setattr("querypose.engine.checkpoint_hooks.KEPT", 2)
     cfg = config(
         people, tmp_path, "SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 1, "TEST.EVAL_PERIOD", 2,
         "DATASETS.TEST", (people,),
