@@ -209,20 +209,6 @@ def test_launch_prints(tool, tmp_path, capsys):
     assert capsys.readouterr().out.count("python tools/train_net.py") == 3 and not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["--tables", "table7"], "there is no table 'table7'; valid are table1, table2a"),
-        (["--num-gpus", "0"], "--num-gpus 0 must be at least 1"),
-        (["--launch", "run", "SOLVER.MAX_ITER"], "overrides come in pairs"),
-        (["--update", "nowhere.md"], "there is no document nowhere.md"),
-    ],
-)
-def test_mistakes(tool, tmp_path, arguments, reason):
-    with pytest.raises(UserError, match=re.escape(reason)):
-        tool.main(["--output", str(tmp_path), *arguments])
-
-
 def test_a_document_is_updated_between_its_marks(tool, tmp_path):
     document = tmp_path / "E.md"
     begin, end = marks("paper")
