@@ -8,7 +8,7 @@ setup(
     description="QueryPose: sparse end-to-end multi-person pose estimation as a Detectron2 extension",
     license="Apache-2.0",
     packages=find_packages(include=["querypose", "querypose.*"]),
-    package_data={"querypose": ["**/*.json", "**/*.yaml", "py.typed"]},
+    package_data={"querypose": ["**/*.json", "**/*.md", "**/*.yaml", "py.typed"]},
     python_requires=">=3.11",
     # Detectron2 is missing here on purpose: it is on no package registry under its own name, so pip cannot
     # install it. tools/install_detectron2.py does, and `from querypose import ..` says so when it is absent.

@@ -118,10 +118,9 @@ def _in_kind_of(default: Any, value: Any, key: str) -> Any:
             return type(default)(value)
         kind = "a number" if isinstance(default, float) else "an integer"
     elif isinstance(default, list | tuple):
-        if isinstance(value, str):  # names without quotes, with or without brackets
-            names = [name.strip(" '\"") for name in value.strip("()[]").split(",")]
-            value = [name for name in names if name]
-        elif isinstance(value, int | float):
+        if isinstance(value, str) and value.startswith(("(", "[")):  # names without quotes
+            value = [name.strip(" '\"") for name in value.strip("()[]").split(",") if name.strip()]
+        elif isinstance(value, str | int | float):
             value = [value]
         is_flat = default and isinstance(default[0], str | int | float)
         wanted = str if is_flat and isinstance(default[0], str) else int | float

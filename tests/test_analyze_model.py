@@ -11,7 +11,6 @@ from tiny_model import tiny_config
 
 from querypose.analysis.flops import count_cost, count_operations
 from querypose.analysis.module_tree import module_table
-from querypose.errors import UserError
 from querypose.setup_config import setup_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,12 +71,3 @@ def test_tool(tool, capsys):
     whole = count_cost(setup_config(config, ["MODEL.QUERYPOSE.NUM_QUERIES", "4"]), 192, 192)
     assert title.endswith("one image of 192 x 192 pixels") and len(parts) == 3
     assert model.split()[2:7:3] == [f"{whole.parameters / 1e6:.1f}", f"{whole.total / 1e6:.1f}"]
-
-
-def test_mistakes(tool, capsys):
-    with pytest.raises(UserError, match="the config file 'none.yaml' does not exist"):
-        tool.main(["--config-file", "none.yaml"])
-    for arguments, reason in ((["--depth", "-1"], "--depth must be 0"), (["--size", "0", "9"], "--size needs")):
-        with pytest.raises(SystemExit) as stopped:
-            tool.main(["--config-file", "none.yaml", *arguments])
-        assert stopped.value.code == 2 and reason in capsys.readouterr().err

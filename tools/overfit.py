@@ -45,7 +45,7 @@ def main() -> None:
 
     if args.num_images < 1:
         raise UserError(f"--num-images {args.num_images} must be at least 1")
-    cfg = setup_config(str(CONFIG), ["DATASETS.TRAIN", args.dataset, *args.opts])
+    cfg = setup_config(str(CONFIG), ["DATASETS.TRAIN", repr((args.dataset,)), *args.opts])
     output = Path(cfg.OUTPUT_DIR)
     if not args.resume:
         refuse_existing_run(cfg.OUTPUT_DIR)

@@ -18,6 +18,7 @@ from pathlib import Path
 from querypose.errors import UserError, exit_on_user_error
 from querypose.reproduction import (
     PROTOCOLS,
+    Table,
     find_runs,
     load_tables,
     missing_commands,
@@ -28,7 +29,7 @@ from querypose.reproduction import (
 from querypose.reproduction.tables import REPOSITORY
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="which tables (default paper)")
     parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these, such as table1 table2a")
@@ -45,7 +46,7 @@ def parse_arguments(arguments=None):
     return parser.parse_intermixed_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     tables = chosen_tables(args.protocol, args.tables)
     if args.num_gpus < 1:
@@ -58,7 +59,7 @@ def main(arguments=None):
         write_tables(tables, args)
 
 
-def chosen_tables(protocol, names):
+def chosen_tables(protocol: str, names: list[str] | None) -> list[Table]:
     tables = load_tables(protocol)
     known = [table.name for table in tables]
     unknown = [name for name in names or [] if name not in known]
@@ -67,7 +68,7 @@ def chosen_tables(protocol, names):
     return [table for table in tables if not names or table.name in names]
 
 
-def launch(tables, args):
+def launch(tables: list[Table], args: argparse.Namespace) -> None:
     """Print the commands of the missing rows, or run them one after another until one fails."""
     commands = missing_commands(tables, args.output, args.num_gpus, args.seeds, args.opts)
     if args.launch == "run" and Path.cwd() != REPOSITORY:
@@ -87,7 +88,7 @@ def launch(tables, args):
             )
 
 
-def write_tables(tables, args):
+def write_tables(tables: list[Table], args: argparse.Namespace) -> None:
     runs = {row: find_runs(row, args.output) for table in tables for row in table.rows}
     markdown = to_markdown(tables, runs)
     if args.update:

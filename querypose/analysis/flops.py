@@ -14,6 +14,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from querypose.modeling import QueryPose, QueryPoseDecoder
+
 # RoIAlign averages 2 x 2 samples at each location, each interpolated from 4 values
 _ROI_ALIGN = 2 * 2 * 4
 
@@ -57,7 +59,7 @@ def count_cost(cfg: CfgNode, height: int, width: int) -> Cost:
     return Cost(sum(parameter.numel() for parameter in model.parameters()), *(operations[part] for part in parts))
 
 
-def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[nn.Module, dict[str, int]]:
+def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[QueryPose, dict[str, int]]:
     """The multiply-adds of each module that inference calls, by its name in the model, as of `count_cost`.
 
     A module's number includes those of the modules in it; a stage's includes its RoIAlign.
@@ -66,7 +68,8 @@ def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[nn.Module, 
         the model, on the device "meta", and the numbers.
     """
     model = _meta_model(cfg).eval()
-    decoder, config = model.decoder, cfg.MODEL.QUERYPOSE
+    decoder: QueryPoseDecoder = model.decoder
+    config = cfg.MODEL.QUERYPOSE
     number, dim = config.NUM_QUERIES, config.HIDDEN_DIM
     operations: dict[str, int] = {}
 
@@ -102,7 +105,7 @@ def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[nn.Module, 
     return model, operations
 
 
-def _meta_model(cfg: CfgNode) -> nn.Module:
+def _meta_model(cfg: CfgNode) -> QueryPose:
     cfg = cfg.clone()
     cfg.defrost()
     # none of these changes a shape

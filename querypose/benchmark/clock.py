@@ -43,7 +43,7 @@ class PartClock:
         """Inside the block, time methods, (object, name) each, by the name of their part."""
 
         def timed(part: str, function: Callable) -> Callable:
-            def call(*args, **kwargs):
+            def call(*args: Any, **kwargs: Any) -> Any:
                 with self.time(part):
                     return function(*args, **kwargs)
 

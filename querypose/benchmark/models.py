@@ -1,6 +1,7 @@
 """Latency and step time of a QueryPose or of Detectron2's Keypoint R-CNN, in all and by part."""
 
 import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def parts_of(model: nn.Module) -> dict[str, list[tuple[Any, str]]]:
 
 
 @contextlib.contextmanager
-def precision(name: str, device: str):
+def precision(name: str, device: str) -> Iterator[None]:
     """Inside the block compute in float32, in float32 with TF32 matrix products, or under bfloat16 autocast."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
@@ -121,7 +122,7 @@ class Benchmark:
         """Latency, throughput, parts, work and memory of the model in inference."""
         self.model.eval()
 
-        def call(clock=None):
+        def call(clock: PartClock | None = None) -> None:
             with precision(self.precision_name, self.device):
                 self.model(self.inputs)
 
@@ -142,7 +143,7 @@ class Benchmark:
         if self.device == "cpu":
             keep_freed_memory()
 
-        def step(clock):
+        def step(clock: PartClock) -> None:
             optimizer.zero_grad()
             with precision(self.precision_name, self.device):
                 losses = self.model(self.inputs)
@@ -155,7 +156,7 @@ class Benchmark:
         with EventStorage():
             return self._measure(step, optimizer)
 
-    def _measure(self, function, optimizer: torch.optim.Optimizer | None = None) -> dict:
+    def _measure(self, function: Callable[[PartClock], None], optimizer: torch.optim.Optimizer | None = None) -> dict:
         idle = PartClock(self.device)
         seconds = repeat(lambda: function(idle), self.device, self.repetitions, self.warm_up)
         process_memory = peak_process_memory_mb()

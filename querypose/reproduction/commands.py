@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from querypose.reproduction.runs import run_folder, training_folder
+from querypose.reproduction.runs import run_folder
 from querypose.reproduction.tables import Table
 
 
@@ -46,8 +46,8 @@ def missing_commands(
         for row in table.rows:
             if row.config is None:
                 continue
-            for seed in seeds or [None]:
-                folder = run_folder(row, output, seed)
+            for seed in seeds or (None,):
+                folder = run_folder(row.config, output, seed)
                 if (folder / "results.json").is_file():
                     continue
                 own = [*([] if seed is None else ["SEED", str(seed)]), *opts]
@@ -55,7 +55,7 @@ def missing_commands(
                     options = ["--resume", "OUTPUT_DIR", str(folder), *own]
                     plan("train_net.py", row.config, folder, "results.json", options)
                     continue
-                trained = training_folder(row, output, seed)
+                trained = run_folder(row.train, output, seed)
                 options = ["--resume", "OUTPUT_DIR", str(trained), *own]
                 plan("train_net.py", row.train, trained, "model_final.pth", options)
                 weights = ["MODEL.WEIGHTS", str(trained / "model_final.pth")]

@@ -38,13 +38,13 @@ def to_csv(tables: list[Table], runs: Runs) -> str:
         for row in table.rows:
             paper = dict(zip(table.columns, row.paper, strict=True))
             for column in table.our_columns:
-                for run in runs.get(row) or [None]:
-                    ours = ["", "", "", ""]
-                    if run is not None:
-                        results = run.results
-                        ours = [run.figure(column), results.get("seed"), results.get("iterations"), run.folder]
-                    cells = [table.name, " ".join(row.labels), row.config, column, paper.get(column), *ours]
-                    writer.writerow(["" if cell is None else cell for cell in cells])
+                start = [table.name, " ".join(row.labels), row.config, column, paper.get(column)]
+                for run in runs.get(row, []):
+                    results = run.results
+                    ours = [run.figure(column), results.get("seed"), results.get("iterations"), run.folder]
+                    writer.writerow([*start, *ours])
+                if not runs.get(row):
+                    writer.writerow([*start, *4 * [None]])
     return file.getvalue()
 
 

@@ -64,14 +64,10 @@ def _mean_oks(folder: Path) -> float | None:
     return keypoint_errors(annotation_file(dataset), json.loads(file.read_text())).to_dict()["mean_oks"]
 
 
-def run_folder(row: Row, output: Path, seed: int | None = None) -> Path:
-    """Where the row's run belongs: rows of one and the same config share a folder, named after the first of them."""
-    return output / _folder_name(first_config_like(row.config), seed)
-
-
-def training_folder(row: Row, output: Path, seed: int | None = None) -> Path:
-    """Where the training of a row that only evaluates belongs."""
-    return output / _folder_name(row.train, seed)
+def run_folder(config: str, output: Path, seed: int | None = None) -> Path:
+    """The folder of a config's run: equal configs of the ablations share that of the first of them."""
+    name = first_config_like(config).removeprefix("configs/").removesuffix(".yaml")
+    return output / (name if seed is None else f"{name}_seed{seed}")
 
 
 def find_runs(row: Row, output: Path) -> list[Run]:
@@ -82,15 +78,11 @@ def find_runs(row: Row, output: Path) -> list[Run]:
     """
     if row.config is None:
         return []
-    folder = run_folder(row, output)
+    folder = run_folder(row.config, output)
     with_seed = re.compile(re.escape(folder.name) + r"_seed\d+")
     siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
     folders = [folder, *sorted(path for path in siblings if with_seed.fullmatch(path.name))]
     return [_read(row, path) for path in folders if (path / "results.json").is_file()]
-
-
-def _folder_name(config: str, seed: int | None) -> str:
-    return config.removeprefix("configs/").removesuffix(".yaml") + ("" if seed is None else f"_seed{seed}")
 
 
 def first_config_like(config: str) -> str:
@@ -111,7 +103,7 @@ def _read(row: Row, folder: Path) -> Run:
         raise UserError(
             f"{folder} has a results.json but is not a whole run ({type(error).__name__}: {error}); move it away"
         ) from error
-    differences = tuple(_differences(config_of(row.config), ran, evaluation=row.train is not None))
+    differences = tuple(_differences(config_of(str(row.config)), ran, evaluation=row.train is not None))
     wrong = [text for text in differences if text.startswith("MODEL.")]
     if wrong:
         raise UserError(f"the run in {folder} is not of {row.config}: {wrong[0]}; move it away and run the row")
