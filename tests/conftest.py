@@ -38,3 +38,14 @@ def messages():
     yield stream.getvalue
     logger.removeHandler(handler)
     logger.setLevel(level)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Write a checkpoint's content to a file, and return its path."""
+
+    def write(content):
+        torch.save(content, tmp_path / "theirs.pth")
+        return str(tmp_path / "theirs.pth")
+
+    return write

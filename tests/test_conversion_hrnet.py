@@ -36,15 +36,6 @@ def tensors_of(shapes):
     return {name: torch.tensor(float(index)).expand(shape) for index, (name, shape) in enumerate(shapes.items())}
 
 
-@pytest.fixture
-def save(tmp_path):
-    def write(content):
-        torch.save(content, tmp_path / "theirs.pth")
-        return str(tmp_path / "theirs.pth")
-
-    return write
-
-
 @pytest.mark.parametrize(("width", "keys"), [(32, "W32_light"), (48, "W48_full")])
 def test_the_naming_is_that_of_the_authors(shared_folder, width, keys):
     record = json.loads((shared_folder / f"parity/keys_{keys}.json").read_text())

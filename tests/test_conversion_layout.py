@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from detectron2.modeling import build_model
+from test_conversion_hrnet import tensors_of
 
 from querypose.conversion import backbone_of, convert_authors_checkpoint, publishable_weights, save_weights
 from querypose.conversion.layout import CONFIG_FOLDER, closest_configs
@@ -38,30 +39,15 @@ MODELS = {
 }
 
 
-def of_one_number(shapes):
-    """Tensors of these shapes that take no space: each repeats a number of its own, the tensor's index in the file."""
-    return {name: torch.tensor(float(index)).expand(shape) for index, (name, shape) in enumerate(shapes.items())}
-
-
 def read_shapes(shared_folder, name):
     record = json.loads((shared_folder / f"parity/{name}.json").read_text())
     return record.get("state_dict", record)
 
 
-@pytest.fixture
-def save(tmp_path):
-    def write(content):
-        path = tmp_path / "theirs.pth"
-        torch.save(content, path)
-        return str(path)
-
-    return write
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_every_layout_of_the_authors(shared_folder, save, name):
     shapes = read_shapes(shared_folder, name)
-    conversion = convert_authors_checkpoint(save({"model": of_one_number(shapes), "iteration": 1}))
+    conversion = convert_authors_checkpoint(save({"model": tensors_of(shapes), "iteration": 1}))
     config, overrides = MODELS[name]
     assert conversion.configs == [config]
     assert dict(zip(conversion.overrides[::2], conversion.overrides[1::2], strict=True)) == overrides
@@ -99,7 +85,7 @@ def test_every_layout_of_the_authors(shared_folder, save, name):
 
 @pytest.fixture
 def tiny(shared_folder):
-    return of_one_number(read_shapes(shared_folder, "tiny_light"))
+    return tensors_of(read_shapes(shared_folder, "tiny_light"))
 
 
 def test_all_faults_are_listed(save, tiny):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from test_conversion_hrnet import tensors_of
 from torchvision.models.swin_transformer import SwinTransformer
 
 from querypose.conversion import convert_swin_checkpoint
@@ -42,20 +43,6 @@ def original_swin(dim, window=7, depths=None, output_norms=False):
         if output_norms:
             shapes |= norm(f"norm{stage}", width)
     return shapes
-
-
-def tensors_of(shapes):
-    """Tensors of these shapes that take no space, each of a number of its own."""
-    return {name: torch.tensor(float(index)).expand(shape) for index, (name, shape) in enumerate(shapes.items())}
-
-
-@pytest.fixture
-def save(tmp_path):
-    def write(content):
-        torch.save(content, tmp_path / "theirs.pth")
-        return str(tmp_path / "theirs.pth")
-
-    return write
 
 
 def test_the_naming_written_out_here_is_that_of_the_authors(shared_folder):

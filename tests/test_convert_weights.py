@@ -7,10 +7,8 @@ import torch
 from bad_inputs import Code
 from detectron2.modeling import build_model
 from test_conversion import as_the_authors_would_save, run_tool
-from test_conversion_hrnet import POSE_HEAD, original_hrnet
-from test_conversion_hrnet import tensors_of as hrnet_tensors
+from test_conversion_hrnet import POSE_HEAD, original_hrnet, tensors_of
 from test_conversion_swin import original_swin
-from test_conversion_swin import tensors_of as swin_tensors
 from tiny_model import tiny_config, tiny_model
 
 from querypose.conversion import convert_authors_checkpoint
@@ -81,8 +79,8 @@ def test_authors(tmp_path, monkeypatch, capsys, variant):
 
 def test_backbones(tmp_path, monkeypatch, capsys):
     sources = {
-        "hrnet": hrnet_tensors(original_hrnet(48, all_outputs=False) | POSE_HEAD),
-        "swin": {"model": swin_tensors(original_swin(192, window=12))},
+        "hrnet": tensors_of(original_hrnet(48, all_outputs=False) | POSE_HEAD),
+        "swin": {"model": tensors_of(original_swin(192, window=12))},
     }
     printed = {}
     for source, content in sources.items():

@@ -30,21 +30,18 @@ def load_timm_weights(backbone: nn.Module, name: str) -> None:
         raise UserError(f"{title}, but only build_hrnet_backbone and build_timm_fpn_backbone take timm's weights")
 
     fetched = _fetch(name, title, out_indices=target.feature_info.out_indices, **options)
-    wanted = target.state_dict()
-    # counters are of no use to a pretrained model, and frozen norms have none
-    fetched = {key: tensor for key, tensor in fetched.items() if not key.endswith("num_batches_tracked")}
-    missing = [
-        key
-        for key, tensor in wanted.items()
-        if not key.endswith("num_batches_tracked") and (key not in fetched or fetched[key].shape != tensor.shape)
-    ]
-    surplus = [key for key in fetched if key not in wanted]
-    if missing or surplus:
+    # BatchNorm's counters are of no use to a pretrained model, and frozen norms have none
+    shapes, found = (
+        {key: tensor.shape for key, tensor in tensors.items() if not key.endswith("num_batches_tracked")}
+        for tensors in (target.state_dict(), fetched)
+    )
+    odd = [key for key in {**shapes, **found} if shapes.get(key) != found.get(key)]
+    if odd:
         raise UserError(
-            f"{title}, which is another architecture than the backbone: {len(missing)} of its tensors are missing or "
-            f"misshapen and {len(surplus)} are too many, first {(missing + surplus)[0]}; set MODEL.HRNET.NAME or "
-            "MODEL.TIMM.NAME to the same model"
+            f"{title}, which is another architecture than the backbone: {len(odd)} tensors are missing, unexpected or "
+            f"misshapen, first {odd[0]}; set MODEL.HRNET.NAME or MODEL.TIMM.NAME to the same model"
         )
+    fetched = {key: tensor for key, tensor in fetched.items() if key in shapes}
     target.load_state_dict(fetched, strict=False)
 
 
