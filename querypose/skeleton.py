@@ -206,7 +206,7 @@ class Skeleton:
 
         Args:
             metadata: with `keypoint_names`; optionally `keypoint_flip_map` (pairs of names),
-                `keypoint_connection_rules` (name, name, colour) and `keypoint_oks_sigmas`.
+                `keypoint_connection_rules` (name, name, color) and `keypoint_oks_sigmas`.
             sigmas: OKS sigmas that take the place of the metadata's.
         """
         names = tuple(getattr(metadata, "keypoint_names", None) or ())

@@ -219,6 +219,20 @@ MUTANTS = (
         ("bad_input",),
     ),
     Mutant(
+        "annotations: the scorers get the file's ids",
+        "data/annotations.py",
+        '"id": len(result.persons) + 1,',
+        '"id": annotation.get("id"),',
+        ("annotations",),
+    ),
+    Mutant(
+        "annotations: an area of 0 stays",
+        "data/annotations.py",
+        "or area <= 0:",
+        "or area < 0:",
+        ("annotations",),
+    ),
+    Mutant(
         "annotations: file names may leave their folder",
         "data/coco_format.py",
         'or ".." in parts or',

@@ -45,7 +45,7 @@ class GroundTruth:
         return category_id
 
     def numbered(self, results: Entries) -> tuple[dict[str, Entries], Entries]:
-        """Return `content` and results as copies with images and persons numbered 1, 2, .. and the category 1.
+        """Return `content` and results as copies with images numbered 1, 2, .. (as persons are) and the category 1.
 
         The scorers differ in which ids they take: an id of 0 counts as no match, text and more than 64 bits fail.
         """
@@ -58,9 +58,7 @@ class GroundTruth:
         content = {
             "images": [{**image, "id": number} for number, image in enumerate(self.content["images"], start=1)],
             "categories": [category],
-            "annotations": [
-                {**copied(person), "id": number} for number, person in enumerate(self.content["annotations"], start=1)
-            ],
+            "annotations": [copied(person) for person in self.content["annotations"]],
         }
         return content, [copied(result) for result in results]
 

@@ -47,9 +47,9 @@ def match_poses(ground_truth: GroundTruth, results: Entries) -> Iterator[ImageMa
     evaluation = run_pycocotools(ground_truth, poses, "keypoints")
     persons: dict[int | str, Entries] = {}
     numbers: dict[int, int] = {}  # of a person in the file -> of the person in the image
-    for number, person in enumerate(ground_truth.content["annotations"], start=1):
+    for person in ground_truth.content["annotations"]:
         here = persons.setdefault(person["image_id"], [])
-        numbers[number] = len(here)
+        numbers[person["id"]] = len(here)
         here.append(person)
     # by size class, of which the first is all, then by image; None for one with neither persons nor poses
     matchings = dict(zip(evaluation.params.imgIds, evaluation.evalImgs, strict=False))
