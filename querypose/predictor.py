@@ -30,6 +30,10 @@ __all__ = ["PRECISIONS", "PosePredictor", "load_weights", "read_image_rgb", "to_
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types of matrix products and convolutions; boxes, confidences and keypoints are always float32."""
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+SMALL_MODEL = REPOSITORY / "configs/querypose_small.yaml", REPOSITORY / "weights/querypose_small.safetensors"
+"""Config and weights of the model for photographs that comes with the repository."""
+
 _NUM_READERS = 4  # threads that read and resize images ahead of the network
 
 
@@ -72,7 +76,7 @@ class PosePredictor:
 
     def __init__(
         self,
-        config_file: str | os.PathLike,
+        config_file: str | os.PathLike | None = None,
         weights: str | os.PathLike | None = None,
         *,
         device: str | torch.device | None = None,
@@ -86,6 +90,7 @@ class PosePredictor:
         """Build the model that `config_file` describes and load its weights.
 
         Args:
+            config_file: a YAML file; None: `SMALL_MODEL`, the small model for photographs with its weights.
             weights: file or address; None: the config's MODEL.WEIGHTS.
             device: "cpu", "cuda", "cuda:1", ..; None: the config's MODEL.DEVICE, or the CPU if that is "cuda" and
                 there is none.
@@ -100,6 +105,9 @@ class PosePredictor:
             UserError: weights that are missing, unreadable or of another model; a device that does not exist.
         """
         overrides = [str(item) for item in opts]
+        if config_file is None:
+            config_file = SMALL_MODEL[0]
+            overrides = ["MODEL.WEIGHTS", str(SMALL_MODEL[1]), *overrides]
         if weights is not None:
             overrides += ["MODEL.WEIGHTS", str(weights)]
         if device is not None:

@@ -159,7 +159,7 @@ def test_the_first_boxes_of_the_second_set_cover_the_image():
 def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind, monkeypatch):
     batch, model = tiny_batch(), training_model(*KINDS[kind], *MANY)
     losses, plain = model(batch), training_model(*KINDS[kind])(batch)
-    names = {f"loss_{name}{stage}_many" for name in ("class", "l1", "giou") for stage in ("", "_0")}
+    names = {f"loss_{name}_many{stage}" for name in ("class", "l1", "giou") for stage in ("", "_0")}
     assert losses.keys() - plain.keys() == names
     for name, value in plain.items():
         assert torch.equal(losses[name], value), name
@@ -170,7 +170,7 @@ def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind, monkey
     repeated = model.one_to_many.targets(targets)
     for stage, match in enumerate(model.criterion.matcher(boxes.logits, boxes.boxes, repeated)):
         assert len(match.rows.unique()) == len(match.rows) == 6, "two queries for each of three persons"
-        suffix = ("_0_many", "_many")[stage]
+        suffix = ("_many_0", "_many")[stage]
         wanted = repeated.boxes.flatten(0, 1)[match.persons]
         found = boxes.boxes[stage].flatten(0, 1)[match.rows]
         scale = torch.where(match.rows[:, None] < 7, targets.box_scale[:1], targets.box_scale[1:])
@@ -192,6 +192,25 @@ def test_every_parameter_learns_from_every_batch(kind, persons):
     assert {"loss_attention_region", "loss_center_offset", "loss_giou_0_many"} < losses.keys()
     for name, gradient in gradients.items():
         assert gradient is not None and gradient.isfinite().all(), name
+
+
+@pytest.mark.parametrize("kind", ["light matched", "full"])
+def test_a_step_in_bfloat16_is_finite(kind):
+    model = spread(tiny_model(*KINDS[kind], *ALL)).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, gradients = gradients_of(model, tiny_batch())
+    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("kind", ["light matched", "full"])
+def test_parts_of_a_batch_add_up_to_its_losses(kind):
+    """As gradient accumulation needs it."""
+    model = training_model(*KINDS[kind], *ALL, f"{KEY}GROUND_TRUTH_REGIONS.JITTER", 0.0)
+    batch = tiny_batch(persons=(2, 1), sizes=((64, 96),) * 2)
+    whole, parts = model(batch), [model([inputs], num_persons=3) for inputs in batch]
+    for name, value in whole.items():
+        assert sum(part[name].item() for part in parts) == pytest.approx(value.item(), rel=1e-3, abs=1e-5), name
 
 
 @pytest.mark.parametrize("kind", ["light matched", "branched", "full"])

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Find persons in images, videos or a camera, draw them, and write their keypoints as JSON and CSV.
 
-Examples:
-    python tools/demo.py --config-file configs/querypose_R50.yaml --input photo.jpg folder 'more/*.png' \
-        --output found MODEL.WEIGHTS model.pth
+Examples, the first with the small model for photographs:
+    python tools/demo.py --input photo.jpg folder 'more/*.png' --output found
     python tools/demo.py --config-file configs/querypose_R50.yaml --input match.mp4 --output found --top-k 22 \
         MODEL.WEIGHTS model.pth
     python tools/demo.py --config-file configs/querypose_R50.yaml --webcam --output found MODEL.WEIGHTS model.pth
@@ -34,7 +33,7 @@ def parse_arguments(arguments=None):
         "if all names are numbers, as in COCO; else images and frames count from 1. Ctrl-C ends a video or camera "
         "after the current frame; the results so far are kept.",
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's config")
+    parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--input", nargs="+", metavar="PATH", help="images, videos, folders of them, globs, addresses of streams"
