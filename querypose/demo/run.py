@@ -104,14 +104,14 @@ class Demo:
             Results(self.output, self.predictor.skeleton) as results,
             ThreadPoolExecutor(1) as drawing,
         ):
-            drawn: Future[None] | None = None
+            pending: Future[None] | None = None
             for frame, persons in self._predictions(self._frames(sources, stop)):
                 number = len(results.images) + 1 if self.has_frames else ids[frame.source]
                 seconds = None if frame.seconds is None else round(frame.seconds, 4)
                 results.add(persons, number, frame.name, frame.image.shape[:2], frame.index, seconds)
-                if drawn is not None:
-                    drawn.result()
-                drawn = drawing.submit(self._draw, frame, persons)
+                if pending is not None:
+                    pending.result()
+                pending = drawing.submit(self._draw, frame, persons)
                 if stop.is_set():
                     break
             drawing.submit(self._close_writer)
