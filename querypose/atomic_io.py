@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process that writes them ends."""
+"""Atomic writes: a file is complete or as it was before, even if the process is killed."""
 
 import contextlib
 import os
@@ -11,10 +11,10 @@ _PARTIAL = ".partial"
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file to write inside the block; it takes its name, over an older one, when the block has ended.
+    """Open a binary file to write inside the block; it replaces `path` when the block ends without an error.
 
-    Until then it lies beside it under another name, which goes away with an error, and which `remove_partial_files`
-    finds after a process that was killed. The content is on the disk before the name is.
+    Until then it has another name in the same folder, which `remove_partial_files` removes after a process that was
+    killed. The content is on the disk before the name is.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}{_PARTIAL}")
@@ -31,13 +31,13 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def remove_partial_files(folder: str | Path) -> None:
-    """Remove what processes that were killed while they wrote have left in a folder."""
+    """Remove the unfinished files of killed processes from a folder."""
     for path in Path(folder).glob(f".*{_PARTIAL}"):
         path.unlink(missing_ok=True)
 
 
 def cut_unfinished_line(path: str | Path) -> None:
-    """Drop what stands after the last line end of a text file that lines were being added to; nothing without it."""
+    """Cut an unfinished last line off a text file, if the file exists."""
     path = Path(path)
     if not path.is_file():
         return

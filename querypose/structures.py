@@ -18,7 +18,7 @@ class Persons(Instances):
     """Detectron2's `Instances` of n persons that also know their skeleton.
 
     Fields, on the CPU and in pixels of the image, best score first: `pred_boxes` (`Boxes` of n x 4, XYXY), `scores`
-    (n,) in [0, 1], `pred_classes` (n,) zeros, `pred_keypoints` (n, K, 3): x, y and a confidence in [0, 1]. The centre
+    (n,) in [0, 1], `pred_classes` (n,) zeros, `pred_keypoints` (n, K, 3): x, y and a confidence in [0, 1]. The center
     of the first pixel is (0.5, 0.5). Indexing and `to` keep the class.
     """
 
@@ -64,7 +64,7 @@ class Persons(Instances):
         ]
 
     def to_dataframe(self, **columns: Any) -> pandas.DataFrame:
-        """The table of `to_records` as a pandas `DataFrame`, with its columns even if nobody was found.
+        """The table of `to_records` as a pandas `DataFrame`, with its columns even without persons.
 
         Raises `UserError` where pandas is not installed.
         """

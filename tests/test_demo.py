@@ -54,9 +54,9 @@ def demo(monkeypatch):
     return module
 
 
-def save_image(file, colour=40):
+def save_image(file, color=40):
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((60, 100, 3), colour, np.uint8)).save(file)
+    Image.fromarray(np.full((60, 100, 3), color, np.uint8)).save(file)
     return file
 
 
@@ -64,7 +64,7 @@ def run(demo, *arguments):
     return demo.main(["--config-file", "config.yaml", *map(str, arguments)])
 
 
-def test_pictures_and_predictions_are_written(demo, tmp_path, capsys):
+def test_visualizations_and_predictions_are_written(demo, tmp_path, capsys):
     image = save_image(tmp_path / "in" / "000000000785.png")
     assert run(demo, "--input", image, "--output", tmp_path / "out") == 0
     picture = np.asarray(Image.open(tmp_path / "out" / "000000000785.png"))
@@ -115,7 +115,7 @@ def test_attention_is_overlaid_below_the_poses(demo, tmp_path, monkeypatch):
     assert run(demo, "--input", image, "--output", tmp_path / "with", "--attention") == 0
     plain, overlaid = (np.asarray(Image.open(tmp_path / name / "a.png")) for name in ("without", "with"))
     rows, columns = np.nonzero((plain != overlaid).any(axis=2))
-    # between the centres of its neighbours, x 7.5 to 17.5 and y 17.5 to 27.5, four times as large, and a pixel around
+    # between the centers of its neighbours, x 7.5 to 17.5 and y 17.5 to 27.5, four times as large, and a pixel around
     assert 66 <= rows.min() < 74 and 106 < rows.max() < 114 and 26 <= columns.min() < 34 and 66 < columns.max() < 74
     assert np.array_equal(plain[82, 42], overlaid[82, 42]), "the keypoint lies on top"
     results = [json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("without", "with")]

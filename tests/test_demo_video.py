@@ -32,7 +32,7 @@ def frames_of(path):
     return frames, reader.frame_rate
 
 
-def test_frames_come_back_in_their_colours_order_and_rate(tmp_path):
+def test_frames_come_back_in_their_colors_order_and_rate(tmp_path):
     frames, rate = frames_of(make_video(tmp_path / "a.mp4"))
     assert len(frames) == 6 and rate == pytest.approx(12.5) and frames[0].shape == (60, 100, 3)
     for index, frame in enumerate(frames):

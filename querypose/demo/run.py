@@ -29,6 +29,7 @@ from querypose.visualization.draw_poses import default_scale
 
 # Some containers only estimate how long they are; less than this part of it is a fault.
 _MIN_READ = 0.9
+_BATCH_SIZE = 4
 
 
 @dataclass
@@ -82,6 +83,7 @@ class Demo:
         self.failures: list[str] = []
         self.interrupted = self.has_frames = False
         self.num_persons = self.num_images = 0
+        self._batch_size = 1 if attention else _BATCH_SIZE
         self._failed: set[Source] = set()
         self._unwritable: set[Path] = set()
         self._writer: VideoWriter | None = None
@@ -94,20 +96,22 @@ class Demo:
         """
         self.has_frames = any(map(is_video, sources))
         files = [source for source in sources if isinstance(source, Path)]
+        if len(files) < len(sources):  # a camera or stream must not wait for more frames
+            self._batch_size = 1
         ids: dict[Source, int] = dict(zip(files, image_ids(files), strict=True))
         with (
             stop_on_interrupt() as stop,
             Results(self.output, self.predictor.skeleton) as results,
             ThreadPoolExecutor(1) as drawing,
         ):
-            drawn: Future[None] | None = None
+            pending: Future[None] | None = None
             for frame, persons in self._predictions(self._frames(sources, stop)):
                 number = len(results.images) + 1 if self.has_frames else ids[frame.source]
                 seconds = None if frame.seconds is None else round(frame.seconds, 4)
                 results.add(persons, number, frame.name, frame.image.shape[:2], frame.index, seconds)
-                if drawn is not None:
-                    drawn.result()
-                drawn = drawing.submit(self._draw, frame, persons)
+                if pending is not None:
+                    pending.result()
+                pending = drawing.submit(self._draw, frame, persons)
                 if stop.is_set():
                     break
             drawing.submit(self._close_writer)
@@ -177,11 +181,15 @@ class Demo:
             except Exception as error:  # out of memory, for example
                 if not waiting:
                     raise
-                self._fail(waiting.popleft().source, error)
+                if self._batch_size == 1:
+                    self._fail(waiting.popleft().source, error)
+                self._batch_size = 1
                 frames = itertools.chain(list(waiting), frames)
 
     def _predict(self, images: Iterator[np.ndarray]) -> Iterator[Persons]:
-        return map(self.predictor.with_attention, images) if self.attention else self.predictor.stream(images, 1)
+        if self.attention:
+            return map(self.predictor.with_attention, images)
+        return self.predictor.stream(images, self._batch_size)
 
     def _draw(self, frame: _Frame, persons: Persons) -> None:
         if frame.output in self._unwritable:

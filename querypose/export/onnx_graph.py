@@ -31,7 +31,7 @@ class OnnxGraph(nn.Module):
         """
         Args:
             images: (B, 3, H, W) of 0 .. 255, channels as the model was trained; images smaller than the batch's
-                (H, W) stand in its upper left corner.
+                (H, W) fill its upper left corner.
             image_sizes: (B, 2) or (1, 2), width and height of the images in pixels; 0 stands for W and H.
             score_threshold: (1,); the keypoint stages run only for queries that can reach this score.
 
@@ -79,7 +79,7 @@ class OnnxGraph(nn.Module):
         return boxes, decoder.decode_keypoints(features[0], boxes, rows.flatten())
 
     def preprocess(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """Normalize, zero what lies outside of an image, pad right and bottom to what the strides divide."""
+        """Normalize, zero the pixels outside of an image, pad right and bottom to a multiple of the strides."""
         model = self.model
         height, width = images.shape[-2:]
         normalized = (images - model.pixel_mean) / model.pixel_std
