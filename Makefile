@@ -1,4 +1,5 @@
-# make demo    set up what is missing, then train and show a small model (tools/quickstart.py)
+# make demo    set up what is missing, then find people in photographs and train a small model (tools/quickstart.py);
+#              make demo PHOTOS="a.jpg b.jpg" takes photographs of yours as well
 # make test    set up what is missing, then run all tests
 # make lint    check the style and the types of the code
 # make docs    set up what is missing, then build the documentation as a web site in output/site
@@ -27,7 +28,7 @@ DOCS_READY := $(VENV)/.ready-docs
 setup: $(QUERYPOSE_READY)
 
 demo: setup
-	@$(PY) tools/quickstart.py
+	@$(PY) tools/quickstart.py $(PHOTOS)
 
 # One thread per test process: PyTorch would start as many as there are cores in each of them.
 test: setup

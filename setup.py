@@ -20,6 +20,7 @@ setup(
         "hydra-core>=1.1",
         "iopath>=0.1.7,<0.2",
         "matplotlib>=3.7",
+        "networkx>=3",
         "numpy>=1.26",
         "omegaconf>=2.1,<2.4",  # hydra-core 1.3 does not run with 2.4
         "opencv-python-headless>=4.8",
@@ -28,6 +29,7 @@ setup(
         "safetensors>=0.4",
         "scipy>=1.11",
         "tensorboard",
+        "tabulate",
         "timm>=1.0",
         "tqdm>=4.60",
         "yacs>=0.1.8",
@@ -46,6 +48,7 @@ setup(
             "ruff>=0.6",
             "selenium>=4.20",
         ],
+        "heif": ["pillow-heif>=0.18"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],
         "tables": ["pandas>=2"],

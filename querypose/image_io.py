@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -38,6 +39,11 @@ _MORE_JPEG_ENDINGS = {".pjp", ".pjpeg"}  # browsers save these
 
 class UnreadableImageError(UserError):
     """An image file that is missing, damaged, too large or in an unsupported format; the message names the file."""
+
+
+def image_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the image files of a folder by their endings, sorted by name; folders in it are not searched."""
+    return sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in image_endings() and path.is_file())
 
 
 @functools.cache
@@ -210,7 +216,7 @@ def _register_heif() -> None:
 def _missing_reader(name: str | None) -> str | None:
     ending = os.path.splitext(name or "")[1].lower()
     if ending in _HEIF_ENDINGS and "HEIF" not in Image.OPEN:
-        return "HEIF images need: pip install pillow-heif"
+        return "HEIF images need: pip install 'querypose[heif]'"
     if ending == ".avif" and "AVIF" not in Image.OPEN:
         return "AVIF images need: pip install 'Pillow>=11.3'"
     return None

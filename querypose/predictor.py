@@ -18,7 +18,7 @@ from detectron2.structures import Instances
 from torch import nn
 
 from querypose.errors import UserError
-from querypose.image_io import ChannelOrder, ImageLike, check_image_format, read_image_rgb, resize_image
+from querypose.image_io import ChannelOrder, ImageLike, check_image_format, image_files, read_image_rgb, resize_image
 from querypose.rounded_weights import rounding_weights
 from querypose.safe_loading import SafeCheckpointer
 from querypose.setup_config import setup_config
@@ -29,6 +29,10 @@ __all__ = ["PRECISIONS", "PosePredictor", "load_weights", "read_image_rgb", "to_
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types of matrix products and convolutions; boxes, confidences and keypoints are always float32."""
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SMALL_MODEL = REPOSITORY / "configs/querypose_small.yaml", REPOSITORY / "weights/querypose_small.safetensors"
+"""Config and weights of the model for photographs that comes with the repository."""
 
 _NUM_READERS = 4  # threads that read and resize images ahead of the network
 
@@ -72,7 +76,7 @@ class PosePredictor:
 
     def __init__(
         self,
-        config_file: str | os.PathLike,
+        config_file: str | os.PathLike | None = None,
         weights: str | os.PathLike | None = None,
         *,
         device: str | torch.device | None = None,
@@ -86,6 +90,7 @@ class PosePredictor:
         """Build the model that `config_file` describes and load its weights.
 
         Args:
+            config_file: a YAML file; None: `SMALL_MODEL`, the small model for photographs with its weights.
             weights: file or address; None: the config's MODEL.WEIGHTS.
             device: "cpu", "cuda", "cuda:1", ..; None: the config's MODEL.DEVICE, or the CPU if that is "cuda" and
                 there is none.
@@ -100,13 +105,16 @@ class PosePredictor:
             UserError: weights that are missing, unreadable or of another model; a device that does not exist.
         """
         overrides = [str(item) for item in opts]
+        if config_file is None:
+            config_file = SMALL_MODEL[0]
+            overrides = ["MODEL.WEIGHTS", str(SMALL_MODEL[1]), *overrides]
         if weights is not None:
             overrides += ["MODEL.WEIGHTS", str(weights)]
         if device is not None:
             if str(device).startswith("cuda") and not torch.cuda.is_available():
                 raise UserError(f"the device {device} was asked for but PyTorch finds no CUDA device; use cpu.")
             overrides += ["MODEL.DEVICE", str(device)]
-        cfg = setup_config(str(config_file), overrides, *filter(None, [add_config]))
+        cfg = setup_config(str(config_file), overrides, add_config)
         if not cfg.MODEL.WEIGHTS:
             raise UserError("MODEL.WEIGHTS is empty; give the file of trained weights.")
         if "://" not in cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
@@ -185,13 +193,13 @@ class PosePredictor:
     @overload
     def __call__(self, image: Iterable[ImageLike], *, batch_size: int = ...) -> list[Persons]: ...
 
-    def __call__(self, image: ImageLike | Iterable[ImageLike], *, batch_size: int = 8) -> Persons | list[Persons]:
+    def __call__(self, image: Any, *, batch_size: int = 8) -> Persons | list[Persons]:
         """Predict the persons of one image, or of each of several.
 
         Args:
             image: path, PIL image, uint8 array (H, W, C) or (H, W), or tensor (C, H, W) or (H, W), see
-                `read_image_rgb`; or several: a list or another iterable of them, an array (B, H, W, C) or a tensor
-                (B, C, H, W).
+                `read_image_rgb`; or several: a list or another iterable of them, an array (B, H, W, C), a tensor
+                (B, C, H, W), or a folder, whose images are predicted in the order of `image_files`.
             batch_size: of several images, as of `stream`.
 
         Returns:
@@ -201,33 +209,52 @@ class PosePredictor:
         Raises:
             UserError: an image that cannot be used.
         """
+        if isinstance(image, str | os.PathLike) and os.path.isdir(image):
+            image = image_files(image)
         if _is_several(image):
             return list(self.stream(image, batch_size))
-        return self._predict([self._prepare(cast(ImageLike, image))])[0]
+        return self._predict([self._prepare(image)])[0]
 
-    def stream(self, images: Iterable[ImageLike], batch_size: int = 8) -> Iterator[Persons]:
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int = 8,
+        on_error: Callable[[ImageLike, UserError], Any] | None = None,
+    ) -> Iterator[Persons]:
         """Predict images of any number, in order; later ones are read and resized while the network runs.
 
         Args:
             images: as of a call; at most two batches of them are held in memory.
             batch_size: most images in a pass of the network, which are those of a batch that are padded to the same
                 size. An image's persons are the same as alone, except for rounding.
+            on_error: called, in another thread, with an image that cannot be used and the error; what it returns takes
+                the place of the image's persons.
 
         Raises:
-            UserError: an image that cannot be used, when it is reached.
+            UserError: an image that cannot be used, without `on_error`.
         """
         if batch_size < 1:
             raise UserError(f"the batch size must be at least 1, not {batch_size}.")
         images = iter(images)
         with ThreadPoolExecutor(1) as feeder, ThreadPoolExecutor(_NUM_READERS) as readers:
 
-            def next_batch() -> list[dict[str, Any]]:
-                return list(readers.map(self._prepare, itertools.islice(images, batch_size)))
+            def prepare(image: ImageLike) -> Any:
+                try:
+                    return self._prepare(image)
+                except UserError as error:
+                    if on_error is None:
+                        raise
+                    return on_error(image, error)
+
+            def next_batch() -> list[Any]:
+                return list(readers.map(prepare, itertools.islice(images, batch_size)))
 
             ahead = feeder.submit(next_batch)
             while batch := ahead.result():
                 ahead = feeder.submit(next_batch)
-                yield from self._predict(batch)
+                found = iter(self._predict([item for item in batch if isinstance(item, dict)]))
+                for item in batch:
+                    yield next(found) if isinstance(item, dict) else item
 
     def with_attention(self, image: ImageLike, stage: int = -1) -> Persons:
         """Predict as a call does, with the parts' attention of a stage (its index).

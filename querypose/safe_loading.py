@@ -32,7 +32,7 @@ _TRAINING_ONLY = "criterion."
 # in the names of parameters with activation checkpointing, not in those of the state dict
 _WRAPPED = "_checkpoint_wrapped_module."
 
-PLAIN_WEIGHTS = "plain weights, for which the averaged (EMA) ones of the same file stand in"
+PLAIN_WEIGHTS = "plain weights, replaced by the averaged (EMA) ones of the same file"
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -96,7 +96,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         if incompatible.incorrect_shapes:
             name, found, wanted = incompatible.incorrect_shapes[0]
             raise UserError(
-                f"{len(incompatible.incorrect_shapes)} of the weights have not the model's shape, first "
+                f"{len(incompatible.incorrect_shapes)} of the weights have another shape than the model's, first "
                 f"{name}, {tuple(found)} instead of {tuple(wanted)}; "
                 "give the config that they were trained with."
             )
@@ -191,7 +191,7 @@ def find_weights(
                 replaced.append(bare)
                 if average:
                     merged[bare], from_average[bare] = torch.as_tensor(tensor), True
-    dropped = {PLAIN_WEIGHTS: replaced, "the averaging's own state": bookkeeping}
+    dropped = {PLAIN_WEIGHTS: replaced, "state of the averaging": bookkeeping}
     return merged, {reason: names for reason, names in dropped.items() if names}
 
 
@@ -217,7 +217,7 @@ def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor] | None
 
 
 def _describe(content: Any) -> str:
-    """What stands where weights should be."""
+    """What is found where weights should be."""
     if not isinstance(content, dict) or not content:
         return f"an empty {type(content).__name__}" if content in ({}, [], ()) else f"a {type(content).__name__}"
     for key in (*_AVERAGED, *_PLAIN):

@@ -189,13 +189,14 @@ class Skeleton:
         """
         given = {frozenset(pair) for pair in self.flip_pairs}
         guessed = [pair for pair in flip_pairs_by_name(self.keypoint_names) if frozenset(pair) not in given]
+        off = "" if given else "; until then horizontal flip is off"
         if guessed:
             pairs = ", ".join(f"{left}/{right}" for left, right in guessed)
-            return f"the names suggest flip pairs that the skeleton does not have: {pairs}; if right, add them"
-        if not given and self.num_keypoints > 1:
+            return f"the names suggest flip pairs that the skeleton does not have: {pairs}; if right, add them{off}"
+        if off and self.num_keypoints > 1:
             return (
-                "the keypoint names do not tell left from right, so horizontal flip is off; give `flip_pairs` in the "
-                "file's category, or MODEL.QUERYPOSE.SKELETON"
+                "the keypoint names do not tell left from right; give `flip_pairs` in the file's category, or "
+                f"MODEL.QUERYPOSE.SKELETON{off}"
             )
         return None
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from querypose.errors import UserError
-from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY, build_part_division
-from querypose.predictor import PosePredictor, read_image_rgb
+from querypose.image_io import read_image_rgb
+from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
+from querypose.predictor import PosePredictor
 from querypose.structures import Persons
 from querypose.visualization import draw_poses, overlay_attention, part_names
 
@@ -86,8 +87,7 @@ def build_page(predictor: PosePredictor) -> gr.Blocks:
     has_parts = KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE).has_parts
     if has_parts and PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING).makes_attention:
         find_persons = predictor.with_attention
-        division = build_part_division(predictor.skeleton, config.PART_DIVISION, config.PART_GROUPS)
-        views += [ALL_PARTS, *part_names(predictor.skeleton, division)]
+        views += [ALL_PARTS, *part_names(predictor.cfg, predictor.skeleton)]
 
     with gr.Blocks(title="QueryPose", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as page:
         found = gr.State(time_to_live=KEEP_SECONDS)

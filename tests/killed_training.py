@@ -87,7 +87,10 @@ def forked(function) -> int:
 
 
 def state_of(folder: Path) -> dict:
-    return torch.load(folder / "model_final.pth", weights_only=True)
+    """The final checkpoint but for its config, which names the folder."""
+    state = torch.load(folder / "model_final.pth", weights_only=True)
+    del state["trainer"]["config"]
+    return state
 
 
 def largest_difference(first: dict, second: dict) -> float:

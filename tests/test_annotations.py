@@ -103,6 +103,7 @@ SPOILINGS = {
     "iscrowd bool": set_all("iscrowd", lambda entry, number: bool(entry["iscrowd"])),
     "iscrowd float": set_all("iscrowd", lambda entry, number: float(entry["iscrowd"])),
     "iscrowd null": set_all("iscrowd", lambda entry, number: entry["iscrowd"] or None),
+    "iscrowd list": set_all("iscrowd", lambda entry, number: entry["iscrowd"] or [0]),
     "ignore instead of iscrowd": lambda truth, results: [
         person.update(ignore=person.pop("iscrowd")) for person in truth["annotations"]
     ],

@@ -17,7 +17,7 @@ from querypose.data.prepare.crowdpose import CrowdPoseFile, write_prepared
 from querypose.engine import PoseTrainer
 from querypose.engine.train_net import log_parts
 from querypose.errors import UserError
-from querypose.evaluation import CROWDPOSE_METRICS, check_submission
+from querypose.evaluation import CROWDPOSE_METRICS
 from querypose.setup_config import setup_config
 from querypose.skeleton import Skeleton
 
@@ -136,26 +136,6 @@ def test_different_skeletons_are_refused(tmp_path, change, reason):
         check_datasets(config(tmp_path, files, files[:1]))
 
 
-MISTAKES = [
-    (["MODEL.QUERYPOSE.PART_GROUPS", "[['head','nek'],['neck']]"], "PART_GROUPS names the keypoint 'nek'"),
-    (["MODEL.QUERYPOSE.PART_GROUPS", "[['head','neck']]"], "PART_GROUPS leaves out left_hand"),
-    (["MODEL.QUERYPOSE.PART_GROUPS", f"[{BODY_NAMES},['neck']]"], "PART_GROUPS holds the keypoint 'neck' twice"),
-    (["MODEL.QUERYPOSE.PART_GROUPS", "['head']"], "list of lists of keypoint names"),
-    (["MODEL.QUERYPOSE.PART_DIVISION", "head_and_limbs"], "names the keypoint 'nose', which this data set's skeleton"),
-    (["TEST.KEYPOINT_OKS_SIGMAS", "[0.1,0.1]"], "6 keypoints but 2 OKS sigmas"),
-    (["TEST.KEYPOINT_OKS_SIGMAS", "[0.1,0.1,0.1,0.1,0.1,-1]"], "must be positive"),
-]
-
-
-@pytest.mark.parametrize(("opts", "reason"), MISTAKES)
-def test_mistakes_stop_the_start(tmp_path, opts, reason):
-    file = write_dataset(tmp_path / "data", SKELETONS[6][0])
-    (tmp_path / "config.yaml").write_text(f"DATASETS:\n  TRAIN: ('{file}',)\n  TEST: ('{file}',)\nVERSION: 2\n")
-    with pytest.raises(UserError, match=reason) as stopped:
-        setup_config(str(tmp_path / "config.yaml"), opts)
-    assert "\n" not in str(stopped.value)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_images_stop_or_are_skipped(tmp_path, messages, workers):
     file = write_dataset(tmp_path / "data", SKELETONS[6][0], images=4)
@@ -189,7 +169,6 @@ def test_a_test_set_becomes_a_submission(tmp_path, messages):
         assert PoseTrainer.test(cfg, PoseTrainer.build_model(cfg)) == {}
         (path,) = (tmp_path / "out" / "inference").glob("*.zip")
         assert path.name == "person_keypoints_test-dev2017_out_results.zip"
-        check_submission(path, [1, 2, 3])
         assert "no AP can be computed" in messages() and str(path) in messages()
     finally:
         DatasetCatalog.remove("test_dev")

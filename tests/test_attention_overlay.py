@@ -13,7 +13,6 @@ from tiny_model import tiny_config
 
 from querypose.data import skeleton_of
 from querypose.errors import UserError
-from querypose.modeling import build_part_division
 from querypose.skeleton import Skeleton
 from querypose.visualization import overlay_attention, part_names, person_panels
 
@@ -49,8 +48,8 @@ def test_a_box_may_leave_the_image():
 
 
 def test_names_of_parts():
-    skeleton = skeleton_of(tiny_config())
-    names = part_names(skeleton, build_part_division(skeleton, "rigid"))
+    cfg = tiny_config()
+    names = part_names(cfg, skeleton_of(cfg))
     assert len(names) == 7 and names[2] == "left elbow, left wrist"
 
 

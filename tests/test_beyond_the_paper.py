@@ -194,6 +194,25 @@ def test_every_parameter_learns_from_every_batch(kind, persons):
         assert gradient is not None and gradient.isfinite().all(), name
 
 
+@pytest.mark.parametrize("kind", ["light matched", "full"])
+def test_a_step_in_bfloat16_is_finite(kind):
+    model = spread(tiny_model(*KINDS[kind], *ALL)).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, gradients = gradients_of(model, tiny_batch())
+    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("kind", ["light matched", "full"])
+def test_parts_of_a_batch_add_up_to_its_losses(kind):
+    """As gradient accumulation needs it."""
+    model = training_model(*KINDS[kind], *ALL, f"{KEY}GROUND_TRUTH_REGIONS.JITTER", 0.0)
+    batch = tiny_batch(persons=(2, 1), sizes=((64, 96),) * 2)
+    whole, parts = model(batch), [model([inputs], num_persons=3) for inputs in batch]
+    for name, value in whole.items():
+        assert sum(part[name].item() for part in parts) == pytest.approx(value.item(), rel=1e-3, abs=1e-5), name
+
+
 @pytest.mark.parametrize("kind", ["light matched", "branched", "full"])
 @pytest.mark.parametrize("number", [1, 133])
 @pytest.mark.parametrize("division", ["per_keypoint", "rigid"])

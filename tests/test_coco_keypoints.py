@@ -11,6 +11,7 @@ from PIL import Image
 
 from querypose.config import add_querypose_config
 from querypose.data import (
+    PoseDatasetMapper,
     annotation_file,
     check_datasets,
     check_keypoint_dataset,
@@ -20,6 +21,7 @@ from querypose.data import (
     skeleton_of,
 )
 from querypose.errors import UserError
+from querypose.setup_config import setup_config
 from querypose.skeleton import Skeleton
 
 NAMES = ["head", "left_hand", "right_hand"]
@@ -189,6 +191,19 @@ def test_skeleton_comes_from_training_data_or_config(tmp_path):
     assert skeleton_of(cfg) == Skeleton(
         ("nose", "right_ear", "left_ear"), (("left_ear", "right_ear"),), (), (0.026, 0.035, 0.035)
     )
+
+
+def test_a_file_that_denies_its_flip_pairs_is_not_flipped(tmp_path, messages):
+    content = content_of()
+    content["categories"][0]["flip_pairs"] = []
+    file = write(tmp_path / "a.json", content, tmp_path)
+    config_file = tmp_path / "config.yaml"
+    config_file.write_text(f"DATASETS:\n  TRAIN: ['{file}']\n  TEST: ['{file}']\n")
+    cfg = setup_config(str(config_file), ["INPUT.CROP.ENABLED", "False"])
+    check_datasets(cfg)
+    assert skeleton_of(cfg).flip_pairs == ()
+    assert len(PoseDatasetMapper(cfg, is_train=True).augmentations.augs) == 1
+    assert "The names suggest flip pairs that the skeleton does not have: left_hand/right_hand" in messages()
 
 
 def test_registering_twice(tmp_path):

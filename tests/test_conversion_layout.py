@@ -1,4 +1,4 @@
-"""An authors' checkpoint of any size and wrapping is recognised by its tensors, or refused with a list of faults."""
+"""An authors' checkpoint of any size and wrapping is recognized by its tensors, or refused with a list of faults."""
 
 import json
 import math
@@ -39,7 +39,7 @@ MODELS = {
 
 
 def of_one_number(shapes):
-    """Tensors of these shapes that take no space: each repeats a number of its own, the tensor's place in the file."""
+    """Tensors of these shapes that take no space: each repeats a number of its own, the tensor's index in the file."""
     return {name: torch.tensor(float(index)).expand(shape) for index, (name, shape) in enumerate(shapes.items())}
 
 
@@ -186,7 +186,7 @@ def test_a_backbone_is_taken_out_of_a_model(save):
         "backbone.n": torch.int64,
     }
     assert list(conversion.dropped.values()) == [["decoder.b"]]
-    with pytest.raises(UserError, match=r"no tensor named backbone\.\*; give a checkpoint or weights of ours"):
+    with pytest.raises(UserError, match=r"no tensor named backbone\.\*; give a checkpoint or weights of a QueryPose"):
         backbone_of(save({"decoder.b": torch.ones(2)}))
 
 

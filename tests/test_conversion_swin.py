@@ -143,15 +143,15 @@ def test_tables_of_another_window_are_interpolated(save):
 
 
 def bicubic_matrix(before, after):
-    """(after, before) weights of cubic convolution with a = -0.75, places at their centres, the border repeated."""
+    """(after, before) weights of cubic convolution with a = -0.75, samples at pixel centers, the border repeated."""
     weights = torch.zeros(after, before)
-    for place in range(after):
-        centre = (place + 0.5) * before / after - 0.5
-        first = math.floor(centre) - 1
+    for target in range(after):
+        center = (target + 0.5) * before / after - 0.5
+        first = math.floor(center) - 1
         for source in range(first, first + 4):
-            t = abs(centre - source)
+            t = abs(center - source)
             weight = 1.25 * t**3 - 2.25 * t**2 + 1 if t <= 1 else -0.75 * (t**3 - 5 * t**2 + 8 * t - 4)
-            weights[place, min(max(source, 0), before - 1)] += weight
+            weights[target, min(max(source, 0), before - 1)] += weight
     return weights
 
 

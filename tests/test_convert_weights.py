@@ -1,4 +1,4 @@
-"""tools/convert_weights.py from a file of others to a model that has its numbers."""
+"""tools/convert_weights.py from a foreign checkpoint to a model with its numbers."""
 
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def test_backbones(tmp_path, monkeypatch, capsys):
         assert all(name.startswith("backbone.bottom_up.") for name in torch.load(target)["model"])
         assert "all of the neck and the decoder" in printed[source]
     assert "left out 2 tensors: the head (final_layer): heatmaps or classes" in printed["hrnet"]
-    assert "left to the initialisation 78 tensors: the three coarser outputs of the last module" in printed["hrnet"]
+    assert "randomly initialized: 78 tensors, the three coarser outputs of the last module" in printed["hrnet"]
     assert "config: configs/querypose_HRNet-W48.yaml or configs/querypose_light_HRNet-W48.yaml" in printed["hrnet"]
     assert "interpolated 24 relative position tables from window 12 to 7" in printed["swin"]
     assert "config: configs/querypose_Swin-L.yaml\noverrides: none" in printed["swin"]
@@ -103,7 +103,9 @@ def test_the_backbone_of_the_shipped_weights(tmp_path, monkeypatch, capsys):
     target = tmp_path / "backbone.pth"
     assert run_tool(monkeypatch, "--source", "backbone", ROOT / "weights/quickstart.pth", target) == 0
     printed = capsys.readouterr().out
-    assert "what is not of the backbone" in printed and "all of the decoder: these are weights of a backbone" in printed
+    assert (
+        "what is not of the backbone" in printed and "all of the decoder (these are weights of a backbone)" in printed
+    )
     kept = torch.load(target)["model"]
     assert {name.split(".")[1].rstrip("2345") for name in kept} == {"bottom_up", "fpn_lateral", "fpn_output"}
     whole = torch.load(ROOT / "weights/quickstart.pth")["model"]

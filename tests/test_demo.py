@@ -54,7 +54,7 @@ def demo(monkeypatch):
     return module
 
 
-def save_image(file, colour=(40, 40, 40)):
+def save_image(file, colour=40):
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((60, 100, 3), colour, np.uint8)).save(file)
     return file
@@ -219,6 +219,50 @@ def test_mistakes_are_reported_before_the_model_is_built(demo, tmp_path, monkeyp
         run(demo, "--input", image, "--output", tmp_path / "file" / "out")
     with pytest.raises(UserError, match="could be overwritten"):
         run(demo, "--input", image, "--output", tmp_path / "in" / "." / "")
+
+
+def test_a_failing_network_leaves_out_its_image_alone(demo, tmp_path, monkeypatch, capsys):
+    for name, color in (("a", 10), ("b", 20), ("c", 30)):
+        save_image(tmp_path / "in" / f"{name}.png", color)
+    find = StubPredictor.__call__
+
+    def fail_on_b(self, image):
+        if image[0, 0, 0] == 20:
+            raise MemoryError("no room")
+        return find(self, image)
+
+    monkeypatch.setattr(StubPredictor, "__call__", fail_on_b)
+    assert run(demo, "--input", tmp_path / "in", "--output", tmp_path / "out") == 2
+    assert "b.png: MemoryError: no room" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "c.png"]
+
+
+RUN_WITH_STUB = """
+import sys, tools.demo, test_demo
+from querypose.errors import exit_on_user_error
+tools.demo.PosePredictor = test_demo.StubPredictor
+with exit_on_user_error():
+    sys.exit(tools.demo.main(["--config-file", "c.yaml", "--input", "in", "--output", "out"]))
+"""
+
+
+@pytest.mark.parametrize("redirection", ["", ">&- 2>&-", "> /dev/full 2> /dev/full", "2>&1 | true"])
+def test_names_in_any_encoding_and_closed_output(tmp_path, redirection):
+    names = [b"caf\xe9.png", "ü ☃.png".encode(), b"two\nlines.png"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        save_image(tmp_path / "in" / "x.png").rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name))
+    (tmp_path / "in" / "ö.png").write_text("no image")
+    environment = {
+        **os.environ, "PYTHONPATH": f"{SCRIPT.parents[1]}:{SCRIPT.parents[1] / 'tests'}",
+        "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict",
+    }  # fmt: skip
+    command = f"{sys.executable} -c '{RUN_WITH_STUB}' {redirection}; echo ${{PIPESTATUS[0]}} >> code"
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, timeout=120)
+    assert (tmp_path / "code").read_text() == "2\n", "the unreadable image"
+    assert len((tmp_path / "out" / "frames.jsonl").read_text().splitlines()) == 3
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 3
 
 
 def test_the_tool_itself(tmp_path):

@@ -58,6 +58,59 @@ def test_a_video_becomes_a_video_and_tables(demo, tmp_path):  # noqa: F811
     assert len(rows) == 6 and rows[5]["frame"] == "5" and float(rows[5]["right_hand_confidence"]) == 0.75
 
 
+def test_a_variable_frame_rate_keeps_its_times(demo, tmp_path, monkeypatch):  # noqa: F811
+    """A second at 30 frames per second, then 10; stated are 18, the average."""
+    times = [*(k / 30 for k in range(30)), *(1 + k / 10 for k in range(20))]
+
+    class Capture:
+        def __init__(self, source, open_=cv2.VideoCapture):
+            self.capture, self.index = open_(source), -1
+            self.isOpened, self.release = self.capture.isOpened, self.capture.release
+
+        def grab(self):
+            self.index += 1
+            return self.capture.grab()
+
+        def read(self):
+            self.index += 1
+            return self.capture.read()
+
+        def get(self, key):
+            stated = {cv2.CAP_PROP_FPS: 18.0, cv2.CAP_PROP_POS_MSEC: 1000 * times[self.index] + 40}
+            return stated[key] if key in stated else self.capture.get(key)
+
+    video = make_video(tmp_path / "a.mp4", num_frames=50)
+    with monkeypatch.context() as patched:
+        patched.setattr(cv2, "VideoCapture", Capture)
+        assert run(demo, "--input", video, "--output", tmp_path / "out") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "frames.jsonl").read_text().splitlines()]
+    assert [line["time"] for line in lines] == pytest.approx(times, abs=1e-4)
+    frames, rate = frames_of(tmp_path / "out" / "a.mp4")
+    assert rate == 30 and len(frames) == 88, "2.9 seconds and the last frame"
+    assert frames[34][..., 0].mean() == pytest.approx(frames[35][..., 0].mean(), abs=3), (
+        "1.133 s and 1.167 s: one frame"
+    )
+    assert abs(frames[35][..., 0].mean() - frames[36][..., 0].mean()) > 20, "the next begins at 1.2 s"
+
+
+@pytest.mark.parametrize("rate", [119.947, 240.023, 105.611, 65.5361, 29.97, 999.999, 0.37])
+def test_frame_rates_that_mpeg_4_cannot_state_are_rounded(tmp_path, rate):
+    frames, found = frames_of(make_video(tmp_path / "a.mp4", 3, rate))
+    assert len(frames) == 3 and found == pytest.approx(rate, rel=1e-3, abs=1e-3)
+
+
+def test_a_video_that_cannot_be_written_costs_no_keypoints(demo, tmp_path, monkeypatch, capsys):  # noqa: F811
+    video = make_video(tmp_path / "a.mp4")
+
+    def refuse(self, frame, seconds=None):
+        raise UserError("no codec")
+
+    monkeypatch.setattr(VideoWriter, "write", refuse)
+    assert run(demo, "--input", video, "--output", tmp_path / "out") == 2
+    assert capsys.readouterr().err.count("(no codec); the keypoints of") == 1
+    assert len((tmp_path / "out" / "frames.jsonl").read_text().splitlines()) == 6
+
+
 def test_ctrl_c_leaves_a_playable_file(demo, tmp_path, monkeypatch, capsys):  # noqa: F811
     video = make_video(tmp_path / "a.mp4", num_frames=30)
     calls = []

@@ -53,40 +53,24 @@ def unpacked(wheel, tmp_path_factory):
     return folder
 
 
-def patch_for(needle):
-    (patch,) = [patch for patch in patches.PATCHES if needle in patch.pattern]
-    return patch
-
-
-def patched(needle, source, count):
-    """`source` after the patch whose pattern holds `needle`, in a file where it applies `count` times."""
-    patch = patch_for(needle)
-    name = patch.file or "detectron2/any.py"
-    files = {name: source.encode(), "detectron2/other.yaml": source.encode()}
-    patches.apply_patch(files, patch._replace(count=count))
-    assert files["detectron2/other.yaml"] == source.encode()
-    return files[name].decode()
-
-
 def test_numpy_aliases_become_builtins_and_numpy_types_stay():
+    (patch,) = [patch for patch in patches.PATCHES if patch.reason.startswith("numpy 1.24")]
     source = "a(np.bool), np.int, np.float)\nb = np.int32, np.float64, np.bool_, np.integer, xnp.int\n"
+    files = {"detectron2/any.py": source.encode(), "detectron2/other.yaml": source.encode()}
+    patches.apply_patch(files, patch._replace(count=3))
+    assert files["detectron2/other.yaml"] == source.encode()
     expected = "a(bool), int, float)\nb = np.int32, np.float64, np.bool_, np.integer, xnp.int\n"
-    assert patched("np\\.(bool", source, 3) == expected
-
-
-def test_scripting_decorator_is_removed_only_from_classes_of_that_file():
-    source = "@torch.jit.script\nclass A:\n    pass\n@torch.jit.script_if_tracing\ndef f(): ...\n"
-    assert patched("jit", source, 1) == "class A:\n    pass\n@torch.jit.script_if_tracing\ndef f(): ...\n"
+    assert files["detectron2/any.py"].decode() == expected
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_patch_that_finds_another_number_of_places_is_refused(count):
-    patch = patch_for("Image")
-    with pytest.raises(ValueError, match=f"found {count} places instead of 1 in {patch.file}"):
+def test_a_patch_that_finds_another_number_of_matches_is_refused(count):
+    (patch,) = [patch for patch in patches.PATCHES if "Pillow" in patch.reason]
+    with pytest.raises(ValueError, match=f"found {count} matches instead of 1 in {patch.file}"):
         patches.apply_patch({patch.file: b"Image.LINEAR\n" * count}, patch)
 
 
-def test_stand_in_loads_and_tells_which_operator_is_missing():
+def test_stand_in_loads_and_says_which_operator_is_missing():
     module = types.ModuleType("detectron2._C")
     exec(patches.STAND_IN, module.__dict__)
     assert module.has_cuda() is False
@@ -109,15 +93,6 @@ def test_wheel_record_and_reproducibility(tmp_path):
         expected = base64.urlsafe_b64encode(hashlib.sha256(contents[name]).digest()).decode().rstrip("=")
         assert (digest, int(size)) == (f"sha256={expected}", len(contents[name]))
     assert installer.write_wheel(files, tmp_path / "again").read_bytes() == path.read_bytes()
-
-
-def test_pip_installs_the_wheel(tmp_path):
-    path = installer.write_wheel({"detectron2/__init__.py": b"value = 7\n"}, tmp_path)
-    target = tmp_path / "site"
-    result = run("-m", "pip", "install", "--no-deps", "--no-index", "--target", target, path)
-    assert result.returncode == 0, result.stderr
-    code = "import detectron2, importlib.metadata as m; print(detectron2.value, m.version('detectron2'))"
-    assert run("-S", "-c", code, PYTHONPATH=str(target)).stdout.split() == ["7", "0.6"]
 
 
 def test_altered_sdist_is_refused_and_its_code_is_not_run(tmp_path):

@@ -200,7 +200,7 @@ def test_the_file_pair_becomes_the_backbone(tmp_path, monkeypatch, capsys, backb
     assert run_tool(monkeypatch, "--source", "movenet", file, tmp_path / "out.pth") == 0
     printed = capsys.readouterr().out
     assert "left out 1 tensor: the head of the keypoints' offsets" in printed
-    assert "left to the initialisation 8 tensors: the 1x1 convolutions from the neck to p2 .. p5" in printed
+    assert "randomly initialized: 8 tensors, the 1x1 convolutions from the neck to p2 .. p5" in printed
     assert "config: configs/querypose_small.yaml\noverrides: none" in printed
     converted = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
     expected = {f"backbone.{name}": t for name, t in backbone.state_dict().items() if not name.startswith("project.")}

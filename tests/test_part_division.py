@@ -1,11 +1,12 @@
-"""The divisions of Figure 4, and the mistakes that a division of one's own can hold."""
+"""The divisions of Figure 4, those derived from limbs, and mistakes in divisions of one's own."""
 
 import pytest
 from tiny_model import BODY_NAMES
 
+from querypose.data.crowdpose import CROWDPOSE_SKELETON
 from querypose.errors import UserError
-from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
-from querypose.skeleton import Skeleton
+from querypose.modeling.part_division import build_part_division, part_groups
+from querypose.skeleton import Skeleton, flip_pairs_by_name
 
 COCO = (
     "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow left_wrist "
@@ -35,73 +36,119 @@ FIGURE_4 = {
 }
 
 
-def skeleton_of_names(names):
-    return Skeleton(tuple(names), (), (), (0.1,) * len(names))
+# the limbs of person_keypoints_train2017.json
+COCO_LIMBS = [
+    [16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9],
+    [8, 10], [9, 11], [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7],
+]  # fmt: skip
 
 
-def parts_by_name(skeleton, part_of_keypoint):
-    return [
-        {name for name, part in zip(skeleton.keypoint_names, part_of_keypoint, strict=True) if part == index}
-        for index in range(max(part_of_keypoint) + 1)
-    ]
+def skeleton(names, limbs=()):
+    names = names.split() if isinstance(names, str) else names
+    return Skeleton(tuple(names), flip_pairs_by_name(names), tuple(limbs), (0.1,) * len(names))
 
 
-@pytest.mark.parametrize(
-    ("division", "number"), [("per_keypoint", 17), ("joined_head", 13), ("rigid", 7), ("head_and_limbs", 5)]
-)
-def test_divisions_of_figure_4(division, number):
-    skeleton = skeleton_of_names(COCO)
-    parts = parts_by_name(skeleton, build_part_division(skeleton, division))
-    assert len(parts) == number
-    assert parts == FIGURE_4[division]
+def parts(skeleton, division):
+    return [set(part) for part in part_groups(skeleton, build_part_division(skeleton, division))]
 
 
-def test_every_registered_division_is_one_of_figure_4_or_derived():
-    assert {name for name, _ in PART_DIVISION_REGISTRY} == {*FIGURE_4, "limbs"}
+@pytest.mark.parametrize("division", FIGURE_4)
+def test_divisions_of_figure_4(division):
+    assert parts(skeleton(COCO), division) == FIGURE_4[division]
 
 
 def test_order_of_the_skeleton_does_not_change_the_parts():
-    skeleton = skeleton_of_names(COCO[::-1])
-    assert parts_by_name(skeleton, build_part_division(skeleton, "rigid")) == FIGURE_4["rigid"]
+    assert parts(skeleton(COCO[::-1]), "rigid") == FIGURE_4["rigid"]
 
 
 def test_another_skeleton_per_keypoint_or_by_groups():
-    skeleton = skeleton_of_names(BODY_NAMES)
-    assert build_part_division(skeleton, "per_keypoint") == [0, 1, 2, 3, 4, 5]
+    assert build_part_division(skeleton(BODY_NAMES), "per_keypoint") == [0, 1, 2, 3, 4, 5]
     groups = [["left_foot", "right_foot"], ["head", "neck"], ["right_hand"], ["left_hand"]]
-    assert build_part_division(skeleton, None, groups) == [1, 1, 3, 2, 0, 0]
+    assert build_part_division(skeleton(BODY_NAMES), None, groups) == [1, 1, 3, 2, 0, 0]
 
 
 @pytest.mark.parametrize(
     ("groups", "reason"),
     [
-        (
-            [["head", "nek"], ["left_hand", "right_hand", "left_foot", "right_foot"]],
-            "PART_GROUPS names .*'nek'.* lacks",
-        ),
+        ([["head", "nek"], BODY_NAMES[2:]], "PART_GROUPS names .*'nek'.* lacks"),
         ([["head", "neck", "head"], BODY_NAMES[2:]], "PART_GROUPS holds .*'head' twice"),
         ([["head", "neck"], ["neck", *BODY_NAMES[2:]]], "PART_GROUPS holds .*'neck' twice"),
         ([["head"], BODY_NAMES[3:]], "PART_GROUPS leaves out neck, left_hand"),
-        ([BODY_NAMES, []], r"PART_GROUPS has an empty part \(number 2\)"),
+        ([BODY_NAMES, []], "PART_GROUPS has an empty part"),
+        (["head", "neck"], "list of lists of keypoint names"),
     ],
 )
 def test_mistakes_in_groups(groups, reason):
     with pytest.raises(UserError, match=reason):
-        build_part_division(skeleton_of_names(BODY_NAMES), None, groups)
-
-
-def test_groups_that_are_no_lists_of_names():
-    for groups in (["head", "neck"], [[0, 1], [2]]):
-        with pytest.raises(UserError, match="list of lists of keypoint names"):
-            build_part_division(skeleton_of_names(BODY_NAMES), None, groups)
-
-
-def test_unknown_division_is_answered_with_the_known_ones():
-    with pytest.raises(UserError, match="'bones'; valid are head_and_limbs, joined_head, limbs, per_keypoint, rigid"):
-        build_part_division(skeleton_of_names(COCO), "bones")
+        build_part_division(skeleton(BODY_NAMES), None, groups)
 
 
 @pytest.mark.parametrize("division", ["joined_head", "head_and_limbs"])
 def test_a_division_of_coco_s_joints_needs_them(division):
     with pytest.raises(UserError, match=f"'{division}' names the keypoint 'nose'.*'limbs'.*PART_GROUPS"):
-        build_part_division(skeleton_of_names(BODY_NAMES), division)
+        build_part_division(skeleton(BODY_NAMES), division)
+
+
+def test_coco_s_limbs_give_the_paper_s_division():
+    coco = skeleton(COCO, [(i - 1, j - 1) for i, j in COCO_LIMBS])
+    assert parts(coco, "limbs") == FIGURE_4["rigid"]
+    # in any order of the keypoints
+    order = COCO[::-1]
+    limbs = [(order.index(COCO[i - 1]), order.index(COCO[j - 1])) for i, j in COCO_LIMBS]
+    assert sorted(map(sorted, parts(skeleton(order, limbs), "limbs"))) == sorted(map(sorted, FIGURE_4["rigid"]))
+
+
+def test_crowdpose():
+    assert part_groups(CROWDPOSE_SKELETON, build_part_division(CROWDPOSE_SKELETON, "rigid")) == [
+        ["left_shoulder", "right_shoulder", "head", "neck"],
+        ["left_elbow", "left_wrist"],
+        ["right_elbow", "right_wrist"],
+        ["left_hip", "right_hip"],
+        ["left_knee", "left_ankle"],
+        ["right_knee", "right_ankle"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "limbs", "expected"),
+    [
+        ("a", [], ["a"]),
+        ("a b c", [], ["a", "b", "c"]),
+        ("a b", [(0, 1)], ["ab"]),
+        # a chain, from both ends inwards
+        ("a b c d", [(0, 1), (1, 2), (2, 3)], ["ab", "cd"]),
+        ("a b c d e", [(0, 1), (1, 2), (2, 3), (3, 4)], ["ab", "c", "de"]),
+        ("a b c", [(0, 1), (1, 2)], ["a", "bc"]),
+        # a triangle is rigid, and what hangs on it belongs to it; a ring of four bends
+        ("a b c d", [(0, 1), (1, 2), (0, 2), (2, 3)], ["abcd"]),
+        ("a b c d", [(0, 1), (1, 2), (2, 3), (3, 0)], ["ab", "cd"]),
+        # braced, it does not bend; two triangles hinged in one keypoint do
+        ("a b c d", [(0, 1), (1, 2), (2, 3), (3, 0), (0, 2)], ["abcd"]),
+        ("a b c d e", [(0, 1), (1, 2), (0, 2), (2, 3), (3, 4), (2, 4)], ["abc", "de"]),
+        # no limb said twice or in both directions counts twice
+        ("a b c", [(0, 1), (1, 0), (1, 2)], ["a", "bc"]),
+    ],
+)
+def test_small_graphs(names, limbs, expected):
+    assert parts(skeleton(names, limbs), "limbs") == [set(part) for part in expected]
+
+
+def test_sides_are_treated_alike():
+    # a star: hands and feet mirror each other, the head is the one extremity in the middle
+    names = "neck head left_hand right_hand left_foot right_foot"
+    star = [(0, i) for i in range(1, 6)]
+    middle = ["neck", "head"], ["left_hand"], ["right_hand"], ["left_foot"], ["right_foot"]
+    assert parts(skeleton(names, star), "limbs") == [set(part) for part in middle]
+    assert parts(skeleton("nose left_eye right_eye", [(0, 1), (0, 2)]), "limbs") == [
+        {"nose"},
+        {"left_eye"},
+        {"right_eye"},
+    ]
+
+
+def test_a_hand_of_21():
+    fingers = ["thumb", "index", "middle", "ring", "little"]
+    names = ["wrist", *(f"{finger}{joint}" for finger in fingers for joint in range(1, 5))]
+    limbs = [(0, 1 + 4 * f) for f in range(5)] + [(4 * f + i, 4 * f + i + 1) for f in range(5) for i in (1, 2, 3)]
+    expected = [{"wrist"}] + [{f"{finger}{i}", f"{finger}{i + 1}"} for finger in fingers for i in (1, 3)]
+    assert parts(skeleton(names, limbs), "limbs") == expected

@@ -14,7 +14,7 @@ from tiny_model import spread, tiny_config, tiny_model
 from querypose import Persons, PosePredictor
 from querypose.data import skeleton_of
 from querypose.errors import UserError
-from querypose.image_io import read_image_rgb
+from querypose.image_io import image_files, read_image_rgb
 from querypose.skeleton import Skeleton
 from querypose.structures import record_columns
 
@@ -195,3 +195,17 @@ def test_a_list_of_files_may_hold_other_kinds_too(make, images, tmp_path):
         assert_same(persons, found[-1])
     with pytest.raises(UserError, match="absent.png does not exist"):
         make()([images[0], tmp_path / "absent.png"])
+
+
+def test_a_folder_is_predicted_by_name_and_bad_images_can_be_skipped(make, images, tmp_path):
+    for name, image in zip(("b.png", "a.PNG", "c.png"), images, strict=False):
+        Image.fromarray(image).save(tmp_path / name, format="PNG")
+    (tmp_path / "notes.txt").write_text("")
+    predictor, failed = make(), []
+    for persons, image in zip(predictor(tmp_path), (images[1], images[0], images[2]), strict=True):
+        assert_same(persons, predictor(image))
+    (tmp_path / "b.png").write_text("no image")
+    files = image_files(tmp_path)
+    found = list(predictor.stream(files, batch_size=2, on_error=lambda image, error: failed.append(image)))
+    assert failed == [tmp_path / "b.png"] and [persons is None for persons in found] == [False, True, False]
+    assert_same(found[2], predictor(images[2]))

@@ -1,13 +1,15 @@
 """What may differ between a checkpoint and the config that resumes it: refused with a list, or applied and logged."""
 
+import functools
 import shutil
 
 import pytest
 import torch
 from killed_training import config, largest_difference, state_of
 from test_resume import Do, train
+from tiny_model import tiny_config
 
-from querypose.engine import PoseTrainer
+from querypose.engine import PoseTrainer, resume_check
 from querypose.errors import UserError
 from querypose.synthetic.dataset import write_synthetic_people
 
@@ -43,7 +45,7 @@ def resume(people, folder, *opts):
     [
         (("MODEL.QUERYPOSE.NUM_QUERIES", 12), "MODEL.QUERYPOSE.NUM_QUERIES 6 -> 12"),
         (("MODEL.QUERYPOSE.NUM_STAGES", 2), "MODEL.QUERYPOSE.NUM_STAGES 1 -> 2"),
-        (("MODEL.QUERYPOSE.PART_DIVISION", "per_keypoint"), "MODEL.QUERYPOSE.PART_DIVISION 'rigid' -> 'per_keypoint'"),
+        (("MODEL.QUERYPOSE.PART_DIVISION", "per_keypoint"), "MODEL.QUERYPOSE.PART_DIVISION None -> 'per_keypoint'"),
         (FROZEN, "MODEL.TIMM.FROZEN False -> True"),
         (("SOLVER.OPTIMIZER", "SGD"), "SOLVER.OPTIMIZER 'ADAMW' -> 'SGD'"),
         (("SOLVER.BACKBONE_MULTIPLIER", 0.1), "SOLVER.BACKBONE_MULTIPLIER 1.0 -> 0.1"),
@@ -63,14 +65,18 @@ def test_checkpoints_without_a_config_are_compared_by_their_tensors(people, fini
     """As checkpoints of earlier versions are."""
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    state = state_of(folder)
-    del state["trainer"]["config"]
-    torch.save(state, folder / "model_final.pth")
+    torch.save(state_of(folder), folder / "model_final.pth")
     with pytest.raises(UserError, match=r"decoder.instance_queries.weight \(6, 16\) -> \(12, 16\)"):
         resume(people, folder, "MODEL.QUERYPOSE.NUM_QUERIES", 12)
     with pytest.raises(UserError, match="parameter groups"):
         resume(people, folder, *FROZEN)
     assert resume(people, folder).start_iter == 4
+
+
+def test_the_keys_exist():
+    cfg = tiny_config("light")
+    for key in resume_check.FREE_MODEL_KEYS + resume_check.FIXED_KEYS:
+        assert functools.reduce(lambda node, name: node.get(name, "gone"), key.split("."), cfg) != "gone", key
 
 
 def test_fewer_iterations_than_are_done(people, finished):

@@ -133,11 +133,6 @@ def test_a_frozen_backbone_stays_as_it_is(name, options, norm):
     assert trained == {f"fpn_{kind}{level}" for kind in ("lateral", "output") for level in (2, 3, 4, 5)}
 
 
-def test_frozen_weights_with_norms_that_move():
-    with pytest.raises(UserError, match=r"MODEL\.TIMM\.NORM 'BN' would go on changing; set it to 'FrozenBN'"):
-        TimmBackbone("resnet18", options=NARROW, frozen=True)
-
-
 def test_trainable_batch_norm_is_the_default():
     backbone = TimmBackbone("resnet18", options=NARROW).train()
     backbone(3 + torch.randn(2, 3, 64, 64))
@@ -146,42 +141,20 @@ def test_trainable_batch_norm_is_the_default():
 
 @pytest.mark.parametrize(("name", "options"), [("resnet18", NARROW), ("efficientnet_lite0", {})])
 @torch.no_grad()
-def test_synchronised_batch_norm(name, options):
+def test_synchronized_batch_norm(name, options):
     trainable = TimmBackbone(name, options=options).eval()
-    synchronised = TimmBackbone(name, options=options, norm="SyncBN").eval()
-    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in batch_norms(synchronised).values())
-    synchronised.load_state_dict(trainable.state_dict(), strict=True)
+    synchronized = TimmBackbone(name, options=options, norm="SyncBN").eval()
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in batch_norms(synchronized).values())
+    synchronized.load_state_dict(trainable.state_dict(), strict=True)
     image = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(synchronised(image)["res5"], trainable(image)["res5"])
+    torch.testing.assert_close(synchronized(image)["res5"], trainable(image)["res5"])
 
 
-def test_synchronised_batch_norm_of_cpu_processes(monkeypatch):
+def test_synchronized_batch_norm_of_cpu_processes(monkeypatch):
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="MODEL.TIMM.NORM 'SyncBN' works on GPUs only"):
         TimmBackbone("resnet18", options=NARROW, norm="SyncBN")
-
-
-@pytest.mark.parametrize(
-    ("norm", "name", "reason"),
-    [
-        ("GN", "resnet18", "valid are BN, FrozenBN, SyncBN"),
-        ("FrozenBN", "convnext_tiny", "has no BatchNorm; set it to BN"),
-    ],
-)
-def test_batch_norm_modes_that_cannot_be(norm, name, reason):
-    with pytest.raises(UserError, match=f"MODEL.TIMM.NORM is '{norm}'.*{reason}"):
-        TimmBackbone(name, options=dict(MODELS)[name], norm=norm)
-
-
-def test_unknown_name():
-    with pytest.raises(UserError, match="MODEL.TIMM.NAME is 'resnet1800'"):
-        TimmBackbone("resnet1800")
-
-
-def test_unknown_option():
-    with pytest.raises(UserError, match="resnet18.*colour"):
-        TimmBackbone("resnet18", options={"colour": "red"})
 
 
 def test_weights_that_cannot_be_fetched(monkeypatch):
@@ -197,14 +170,25 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_without_pyramid():
-    with pytest.raises(UserError, match="stride"):
-        TimmBackbone("vit_tiny_patch16_224")
-
-
-def test_a_model_for_one_image_size():
-    with pytest.raises(UserError, match="any size that 32 divides.*another"):
-        TimmBackbone("swin_tiny_patch4_window7_224", options={"embed_dim": 12, "depths": (1, 1, 1, 1)})
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("resnet1800", {}, "MODEL.TIMM.NAME is 'resnet1800'"),
+        ("resnet18", {"options": {"colour": "red"}}, "resnet18.*colour"),
+        ("resnet18", {"norm": "GN"}, "MODEL.TIMM.NORM is 'GN'; valid are BN, FrozenBN, SyncBN"),
+        ("resnet18", {"frozen": True}, r"MODEL\.TIMM\.NORM 'BN' would change with every batch; set it to 'FrozenBN'"),
+        ("convnext_atto", {"norm": "FrozenBN"}, "has no BatchNorm; set it to BN"),
+        ("vit_tiny_patch16_224", {}, "stride"),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"options": {"embed_dim": 12, "depths": (1, 1, 1, 1)}},
+            "any size that 32 divides.*another",
+        ),
+    ],
+)
+def test_models_and_options_that_cannot_be(name, options, reason):
+    with pytest.raises(UserError, match=reason):
+        TimmBackbone(name, **options)
 
 
 @pytest.mark.parametrize("names", [[], ["res2", "res4"], ["res3", "res2"], ["res5", "res6"], ["p2"]])

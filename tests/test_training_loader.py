@@ -89,7 +89,7 @@ def test_two_processes_share_the_batch_of_one(monkeypatch):
 
 def test_processes_that_do_not_divide_the_batch(monkeypatch):
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
-    with pytest.raises(UserError, match="IMS_PER_BATCH is 2; it must be a multiple of the 3 processes"):
+    with pytest.raises(UserError, match="IMS_PER_BATCH is 2; it must be a multiple of 3"):
         without_workers()
 
 

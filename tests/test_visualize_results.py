@@ -31,16 +31,16 @@ def test_error_in_closed_form():
     truth, (result,) = one_person(shift=6)
     oks = math.exp(-0.18)
     (error,) = errors_of(truth, [result])
-    assert (error.persons, error.found, error.surplus) == (1, 1, 0) and error.mean_oks == pytest.approx(oks)
+    assert (error.persons, error.found, error.false_positives) == (1, 1, 0) and error.mean_oks == pytest.approx(oks)
     assert error.error == pytest.approx(1 - oks)
-    # a second pose of the same person is surplus, and the surer one counts
+    # a second pose of the same person is a false positive, and the surer one counts
     exact = {**result, "keypoints": [50.0, 50, 1, 0, 0, 1, 0, 0, 1], "score": 0.4}
     (error,) = errors_of(truth, [exact, result])
-    assert (error.found, error.surplus) == (1, 1) and error.error == pytest.approx(1 - oks / 2)
+    assert (error.found, error.false_positives) == (1, 1) and error.error == pytest.approx(1 - oks / 2)
     # below OKS 0.5 it is nobody's: one person missed, one pose too many
     far, (result,) = one_person(shift=12)
     (error,) = errors_of(far, [result])
-    assert (error.persons, error.found, error.surplus, error.error, error.mean_oks) == (1, 0, 1, 1, None)
+    assert (error.persons, error.found, error.false_positives, error.error, error.mean_oks) == (1, 0, 1, 1, None)
     assert errors_of(truth, [])[0].error == 1
 
 

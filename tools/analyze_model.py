@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print a model's modules as a tree, with the parameters and the multiply-adds of each.
+"""Print a model's modules, with the parameters and the multiply-adds of each.
 
 Examples:
     python tools/analyze_model.py --config-file configs/querypose_R50.yaml
@@ -12,14 +12,14 @@ No weights are read and nothing is computed: the numbers follow from the shapes 
 import argparse
 
 from querypose.analysis.model_zoo import HEIGHT, WIDTH
-from querypose.analysis.module_tree import format_tree, module_costs
+from querypose.analysis.module_tree import module_table
 from querypose.errors import exit_on_user_error
 from querypose.setup_config import setup_config
 
-MULTIPLE = 32  # of which images' sides are padded to one
+MULTIPLE = 32  # images are padded to multiples of it
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
         epilog="KEY VALUE pairs override the config. Every query goes through all stages. A multiply-add is one "
@@ -42,10 +42,10 @@ def main(arguments=None):
     if min(args.size) < 1:
         parser.error("--size needs a height and a width of at least 1 pixel")
 
+    cfg = setup_config(args.config_file, args.opts)
     height, width = (-(-side // MULTIPLE) * MULTIPLE for side in args.size)
-    costs = module_costs(setup_config(args.config_file, args.opts), height, width)
     print(f"{args.config_file}, one image of {height} x {width} pixels")
-    print(format_tree(costs, args.depth))
+    print(module_table(cfg, height, width, args.depth))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Measure models: latency, training step, their parts, memory, and reading of images.
+"""Measure latency, training steps, their parts, memory, and the reading of images.
 
-    python tools/benchmark.py --config-file configs/querypose_light_R50.yaml --what inference --size 480 640 [--peer] \\
+    python tools/benchmark.py --config-file configs/querypose_light_R50.yaml --what inference [--baseline] \\
         --output output/benchmark.json [KEY VALUE ..]
     python tools/benchmark.py --preset gpu --output output/gpu.json      # all of docs/BENCHMARKS.md's GPU table
 
-Every result is written as soon as it is there; with the same --output a run goes on where the one before it stopped.
+Every result is written as soon as it is there; an interrupted call resumes with the same --output.
 """
 
 import argparse
@@ -17,8 +17,9 @@ import querypose  # noqa: F401  (first: it silences a warning of fvcore's)
 
 # isort: split
 import torch
+from detectron2.config import CfgNode
 
-from querypose.benchmark.models import PRECISIONS, Benchmark, peer_config
+from querypose.benchmark.models import PRECISIONS, Benchmark, baseline_config
 from querypose.benchmark.reading import images_per_second
 from querypose.benchmark.table import to_markdown
 from querypose.errors import UserError, exit_on_user_error
@@ -32,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config-file", default=LIGHT, help=f"default {LIGHT}")
     parser.add_argument("--what", choices=("inference", "training", "data", "all"), default="all")
-    parser.add_argument("--peer", action="store_true", help="Detectron2's Keypoint R-CNN R50-FPN in the same run")
+    parser.add_argument("--baseline", "--peer", action="store_true", help="also Detectron2's Keypoint R-CNN R50-FPN")
     parser.add_argument("--preset", choices=("gpu",), help="the runs of the GPU table, instead of --what")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=1, help="images at a time (training: in a step)")
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--warm-up", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=9.0, help="start no further run after that long")
+    parser.add_argument("--minutes", type=float, default=9.0, help="start no further measurement after that long")
     parser.add_argument("--output", default="output/benchmark.json", help="results, as JSON")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args()
@@ -66,7 +67,7 @@ def main() -> None:
     print(f"written to {path} and, as a table, to {table}")
 
 
-def runs(args) -> dict:
+def runs(args: argparse.Namespace) -> dict:
     """Functions that measure, by a name that says what they do."""
     if args.preset == "gpu":
         return gpu_runs(args)
@@ -78,8 +79,8 @@ def runs(args) -> dict:
             found[name] = lambda: {"rows": images_per_second(setup(args.config_file, args.opts))}
             continue
         models = {" ".join([Path(args.config_file).stem, *args.opts]): lambda: setup(args.config_file, args.opts)}
-        if args.peer:
-            models["Keypoint R-CNN R50"] = lambda: peer_config(setup(args.config_file, []).MODEL.DEVICE)
+        if args.baseline:
+            models["Keypoint R-CNN R50"] = lambda: baseline_config(setup(args.config_file, []).MODEL.DEVICE)
         for model, cfg in models.items():
             size = f"{args.batch}x{args.size[0]}x{args.size[1]}"
             name = f"{kind}, {model}, {size}, {args.precision}"
@@ -87,7 +88,7 @@ def runs(args) -> dict:
     return found
 
 
-def gpu_runs(args) -> dict:
+def gpu_runs(args: argparse.Namespace) -> dict:
     """float32, TF32, bfloat16, compiled, CUDA graphs; training at batch 2 and 16; Keypoint R-CNN beside each."""
     found = {}
 
@@ -97,39 +98,32 @@ def gpu_runs(args) -> dict:
     def light(*opts):
         return lambda: setup(args.config_file, [*args.opts, *opts])
 
-    def peer():
-        return peer_config(setup(args.config_file, args.opts).MODEL.DEVICE)
+    def baseline():
+        return baseline_config(setup(args.config_file, args.opts).MODEL.DEVICE)
 
     every, topk = ("MODEL.QUERYPOSE.TEST.TOPK_POSES", "0"), ("MODEL.QUERYPOSE.TEST.TOPK_POSES", "30")
     add("light, every query", light(*every), "inference", 1, "float32")
     for precision in PRECISIONS:
         add("light, 30 queries", light(*topk), "inference", 1, precision)
-        add("Keypoint R-CNN R50", peer, "inference", 1, precision)
+        add("Keypoint R-CNN R50", baseline, "inference", 1, precision)
     for mode in ("default", "reduce-overhead"):
         add(f"light, 30 queries, COMPILE {mode}", light(*topk, "MODEL.COMPILE", mode), "inference", 1, "bfloat16")
     for batch in (2, 16):
         for precision in ("float32", "bfloat16"):
             add("light, matched queries", light(*MATCHED), "training", batch, precision)
-            add("Keypoint R-CNN R50", peer, "training", batch, precision)
+            add("Keypoint R-CNN R50", baseline, "training", batch, precision)
     add("light, every query", light("MODEL.QUERYPOSE.TRAIN_QUERIES", "all"), "training", 2, "float32")
     return found
 
 
-def setup(config_file: str, opts: list[str]):
+def setup(config_file: str, opts: list[str]) -> CfgNode:
     return setup_config(config_file, ["MODEL.WEIGHTS", "", *opts])
 
 
-def measure(args, cfg, kind: str, batch: int, precision: str) -> dict:
-    benchmark = Benchmark(
-        cfg,
-        batch=batch,
-        height=args.size[0],
-        width=args.size[1],
-        precision_name=precision,
-        persons=args.persons,
-        repetitions=args.repetitions,
-        warm_up=args.warm_up,
-    )
+def measure(args: argparse.Namespace, cfg: CfgNode, kind: str, batch: int, precision: str) -> dict:
+    height, width = args.size
+    numbers = {"persons": args.persons, "repetitions": args.repetitions, "warm_up": args.warm_up}
+    benchmark = Benchmark(cfg, batch=batch, height=height, width=width, precision_name=precision, **numbers)
     return getattr(benchmark, kind)()
 
 
@@ -151,17 +145,13 @@ def read_results(path: Path) -> dict:
 
 
 def row(name: str, result: dict) -> str:
-    """One line of the table."""
+    """One line on the terminal; the table has all numbers."""
     if "rows" in result:
-        rates = (f"{one['what']}: {one['images_per_s']:.0f}" for one in result["rows"])
-        return f"{name}, images/s: " + "; ".join(rates)
+        return f"{name}, images/s: " + "; ".join(f"{one['what']}: {one['images_per_s']:.0f}" for one in result["rows"])
     parts = ", ".join(f"{part} {value:.0f}" for part, value in result["parts_ms"].items())
     return (
-        f"{name}: median {result['median_ms']:.0f} ms, p90 {result['p90_ms']:.0f} ms, "
-        f"{result['images_per_s']:.2f} images/s, {result['parameters'] / 1e6:.1f} M parameters, "
-        f"{result['gflops']:.0f} GFLOPs, {100 * result['of_machine_peak']:.0f}% of the machine's "
-        f"{result['machine_gflops_per_s']:.0f} GFLOP/s, {result['peak_memory_mb']:.0f} MiB of tensors, "
-        f"{result['process_peak_mb']:.0f} MiB of the process ({parts})"
+        f"{name}: median {result['median_ms']:.0f} ms, {result['images_per_s']:.2f} images/s, "
+        f"{result['gflops']:.0f} GFLOPs, {result['peak_memory_mb']:.0f} MiB allocated ({parts})"
     )
 
 

@@ -5,8 +5,8 @@
 --source swin         an original Swin: the backbone to start training from
 --source torchvision  a ResNet-50 or -101 of torchvision: the backbone to start training from
 --source movenet      Google's MoveNet MultiPose, movenet-multipose.json with the .bin beside it: the backbone
---source querypose    a training checkpoint of ours without optimiser and losses, in half precision, to pass on
---source backbone     the backbone and FPN alone of a checkpoint of ours: to start another model from
+--source querypose    one of our training checkpoints without optimizer and losses, in half precision, to publish
+--source backbone     the backbone and FPN alone of one of our checkpoints: to start another model from
 
 Prints what was left out and why, and the config that the weights belong to.
 """
@@ -58,15 +58,15 @@ def main() -> None:
 
 
 def report(conversion: Conversion, path: str, fresh_parts: str | None) -> None:
-    """Print what was left out, what the file lacks, and how to use it."""
+    """Print what was left out, what the file does not hold, and how to use it."""
     for reason, names in conversion.dropped.items():
         print(f"left out {_counted(names)}: {reason} ({_examples(names)})")
     for note in conversion.notes:
         print(note)
     for reason, names in conversion.fresh.items():
-        print(f"left to the initialisation {_counted(names)}: {reason} ({_examples(names)})")
+        print(f"randomly initialized: {_counted(names)}, {reason} ({_examples(names)})")
     if fresh_parts:
-        print(f"left to the initialisation all of the {fresh_parts}: these are weights of a backbone")
+        print(f"randomly initialized: all of the {fresh_parts} (these are weights of a backbone)")
     if conversion.configs:
         overrides = [f"'{text}'" if "[" in text else text for text in conversion.overrides]
         print(f"config: {' or '.join(f'configs/{name}' for name in conversion.configs)}")

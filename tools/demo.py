@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Find persons in images, videos or a camera, draw them, and write their keypoints as JSON and CSV.
 
-Examples:
-    python tools/demo.py --config-file configs/querypose_R50.yaml --input photo.jpg folder 'more/*.png' \
-        --output found MODEL.WEIGHTS model.pth
+Examples, the first with the small model for photographs:
+    python tools/demo.py --input photo.jpg folder 'more/*.png' --output found
     python tools/demo.py --config-file configs/querypose_R50.yaml --input match.mp4 --output found --top-k 22 \
         MODEL.WEIGHTS model.pth
     python tools/demo.py --config-file configs/querypose_R50.yaml --webcam --output found MODEL.WEIGHTS model.pth
@@ -16,7 +15,7 @@ import sys
 
 from querypose import PosePredictor
 from querypose.demo import Demo, find_inputs, prepare_output
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import UserError, exit_on_user_error, say
 from querypose.predictor import PRECISIONS
 from querypose.visualization.draw_poses import COLOR_BY, CONFIDENCE
 
@@ -34,7 +33,7 @@ def parse_arguments(arguments=None):
         "if all names are numbers, as in COCO; else images and frames count from 1. Ctrl-C ends a video or camera "
         "after the current frame; the results so far are kept.",
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's config")
+    parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--input", nargs="+", metavar="PATH", help="images, videos, folders of them, globs, addresses of streams"
@@ -105,8 +104,8 @@ def main(arguments=None):
 
     if left_out:
         names = ", ".join(path.name for path in left_out[:10]) + (", .." if len(left_out) > 10 else "")
-        print(f"{len(left_out)} files of folders left out, as their endings are no image's or video's: {names}")
-    print(
+        say(f"{len(left_out)} files of folders left out, as their endings are no image's or video's: {names}")
+    say(
         f"{demo.num_persons} persons in {demo.num_images} {'frames' if demo.has_frames else 'images'}: "
         f"visualizations and predictions.json are in {output}"
         + (f"; {len(demo.failures)} inputs could not be used" if demo.failures else "")

@@ -1,6 +1,6 @@
 """What Detectron2 v0.6 needs to run on current Python, PyTorch, numpy, Pillow and setuptools.
 
-`PATCHES` are textual changes, each with its reason and the number of places where it applies; `STAND_IN` is a
+`PATCHES` are textual changes, each with its reason and its number of matches; `STAND_IN` is a
 module in the place of the compiled operators. Used by install_detectron2.py; needs nothing but Python.
 """
 
@@ -132,7 +132,7 @@ def apply_patch(files: dict[str, bytes], patch: Patch) -> None:
         total += found
     if total != patch.count:
         raise ValueError(
-            f"the patch '{patch.reason}' found {total} places instead of {patch.count} in "
+            f"the patch '{patch.reason}' found {total} matches instead of {patch.count} in "
             f"{patch.file or 'Detectron2'}: this is not Detectron2 v0.6"
         )
 

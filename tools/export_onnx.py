@@ -51,7 +51,7 @@ def main(arguments=None):
         epilog="KEY VALUE pairs override the config, for example MODEL.QUERYPOSE.TEST.TOPK_POSES 20 (light variant): "
         "at most 20 persons in an image.",
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's config")
+    parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     parser.add_argument("--output", required=True, metavar="FILE.onnx", help="file to write")
     parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, help=f"ONNX opset (default {DEFAULT_OPSET})")
     parser.add_argument("--compare", metavar="IMAGE", help="run the file and PyTorch on an image and compare them")

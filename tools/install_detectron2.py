@@ -129,7 +129,7 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
 
 
 def last_error(output: str) -> str:
-    """The last line of pip's output that tells an error, without its prefix."""
+    """The last error in pip's output, without its prefix."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     if any("No module named pip" in line for line in lines):
@@ -138,7 +138,7 @@ def last_error(output: str) -> str:
 
 
 def read_sdist(path: Path) -> dict[str, bytes]:
-    """Return {path inside the wheel: content} of the files of `PACKAGES`, and the licence."""
+    """Return {path inside the wheel: content} of the files of `PACKAGES`, and the license."""
     files = {}
     with tarfile.open(path) as archive:
         for member in archive.getmembers():
@@ -156,7 +156,7 @@ def read_sdist(path: Path) -> dict[str, bytes]:
 
 
 def generator() -> str:
-    """What the wheel names as its maker; it changes with the patches, so an outdated wheel is recognised."""
+    """The wheel's generator; it changes with the patches, so that an outdated wheel is recognized."""
     recipe = repr((PATCHES, STAND_IN, PACKAGES, REQUIREMENTS)).encode("utf-8")
     return f"querypose-install-detectron2 ({hashlib.sha256(recipe).hexdigest()[:12]})"
 
@@ -235,7 +235,7 @@ def install(wheel: Path) -> None:
         InstallError: a dependency cannot be had, or the installed package does not import.
     """
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # The wheel's version never changes, so pip must be told to replace an older wheel; its dependencies stay.
+    # The wheel's version never changes, so pip is forced to replace an older wheel; its dependencies stay.
     for arguments in ([], ["--force-reinstall", "--no-deps"]):
         result = run([*pip, *arguments, str(wheel)])
         if result.returncode != 0:

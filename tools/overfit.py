@@ -1,9 +1,9 @@
-"""Learn a few photographs by heart: a chain that is put together rightly reaches keypoint AP 90 and more on them.
+"""Overfitting sanity check: a correct chain of data, model and losses reaches keypoint AP 90 and more on a few images.
 
     python tools/overfit.py --dataset train.json@images [--num-images 16] [KEY VALUE ..]
 
-Takes the first photographs of two to six persons with labelled keypoints, trains configs/overfit.yaml on them without
-augmentation, and evaluates on the same ones. A check of data, losses and model on real images; not a way to train.
+Takes the first photographs with two to six persons, all with labelled keypoints, trains configs/overfit.yaml on them
+without augmentation and evaluates on the same ones.
 """
 
 import argparse
@@ -14,9 +14,11 @@ from pathlib import Path
 from querypose import PosePredictor  # first: it silences a warning of fvcore's
 
 # isort: split
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
 from PIL import Image
+from torch import nn
 
 from querypose.data import annotation_file, check_datasets, skeleton_of
 from querypose.engine import PoseTrainer
@@ -28,7 +30,7 @@ from querypose.setup_config import setup_config
 from querypose.visualization import Poses, contact_sheet, draw_poses
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/overfit.yaml"
-MIN_AREA = 48**2  # pixels; persons smaller than that cover a few places of the feature map at this input size
+MIN_AREA = 48**2  # pixels; smaller persons cover only a few locations of the feature map
 MIN_KEYPOINTS = 5
 PERSONS = (2, 6)
 
@@ -37,13 +39,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", required=True, help="COCO-format keypoint file, FILE.json or FILE.json@IMAGES")
     parser.add_argument("--num-images", type=int, default=16, help="how many photographs (default 16)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args()
 
     if args.num_images < 1:
         raise UserError(f"--num-images {args.num_images} must be at least 1")
-    cfg = setup_config(str(CONFIG), ["DATASETS.TRAIN", repr((args.dataset,)), *args.opts])
+    cfg = setup_config(str(CONFIG), ["DATASETS.TRAIN", args.dataset, *args.opts])
     output = Path(cfg.OUTPUT_DIR)
     if not args.resume:
         refuse_existing_run(cfg.OUTPUT_DIR)
@@ -69,13 +71,13 @@ def main() -> None:
 
 
 def write_subset(dataset: str, num_images: int, path: Path) -> Path:
-    """Write the annotations of the first photographs that suit, with all their persons; the path."""
+    """Write the annotations of the first suitable photographs, with all their persons; returns the path."""
     content = json.loads(annotation_file(dataset).read_text())
     persons: dict[int, list] = {}
     for annotation in content["annotations"]:
         persons.setdefault(annotation["image_id"], []).append(annotation)
 
-    def suits(image) -> bool:
+    def suits(image: dict) -> bool:
         here = persons.get(image["id"], [])
         labelled = all(person.get("num_keypoints", 0) >= MIN_KEYPOINTS for person in here)
         large = all(person["area"] >= MIN_AREA and not person.get("iscrowd") for person in here)
@@ -90,7 +92,7 @@ def write_subset(dataset: str, num_images: int, path: Path) -> Path:
     return path
 
 
-def draw(cfg, model, path: Path) -> None:
+def draw(cfg: CfgNode, model: nn.Module, path: Path) -> None:
     """Ground truth beside predictions for every photograph."""
     skeleton = skeleton_of(cfg)
     predictor = PosePredictor.from_model(model, cfg, skeleton, score_threshold=0.3)

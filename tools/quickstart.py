@@ -1,8 +1,9 @@
-"""The whole job in ten minutes on a CPU: evaluate the shipped weights, train the same model briefly, show both.
+"""Find people in photographs, then evaluate and briefly train a model of synthetic people, on a CPU in six minutes.
 
-    python tools/quickstart.py [--minutes 7] [--output output/quickstart]
+    python tools/quickstart.py [photo.jpg ..] [--minutes 3] [--output output/quickstart]
 
-The data are drawn people (synthetic_people_*), made on the first run; nothing is downloaded.
+Without files the photograph is matplotlib's portrait of Grace Hopper. The synthetic people are rendered on the first
+run; nothing is downloaded.
 """
 
 import argparse
@@ -16,15 +17,20 @@ from querypose import PosePredictor  # first: it silences a warning of fvcore's
 
 # isort: split
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.logger import setup_logger
+from matplotlib.cbook import get_sample_data
 from PIL import Image
+from tabulate import tabulate
+from torch import nn
 from tqdm import tqdm
 
 from querypose.data import check_datasets, skeleton_of
+from querypose.demo import Demo, find_inputs, prepare_output
 from querypose.engine import PoseTrainer
 from querypose.engine.cpu_memory import speed_up_cpu_training
 from querypose.engine.trainer import use_bfloat16
@@ -36,19 +42,18 @@ from querypose.visualization import Poses, contact_sheet, draw_poses, plot_train
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = REPOSITORY / "configs/quickstart.yaml"
 WEIGHTS = REPOSITORY / "weights/quickstart.pth"
-# Fewer steps show nothing at all, more take longer than a demonstration should.
-ITERATIONS = (20, 3000)
+ITERATIONS = (20, 3000)  # of the short run, least and most
 SHEET_IMAGES = 12
-# Of the short run. Small batches take more steps in the time, and in the beginning it is steps that count.
-SHORT_RUN_BATCH = 8
-# Pixels of the shorter and at most of the longer side. Small pictures are learnt from sooner, and more fit in the time.
+SHORT_RUN_BATCH = 8  # small batches take more steps in the same time
 SHORT_RUN_SIZES = {"MIN_SIZE_TRAIN": (112, 128, 144), "MIN_SIZE_TEST": 128, "MAX_SIZE_TRAIN": 192, "MAX_SIZE_TEST": 192}
-SHOWN_FROM = 0.15  # scores multiply two confidences, and small models are modest
+SCORE_THRESHOLD = 0.2  # scores multiply two probabilities, and those of small models are low
+COLUMNS = [("keypoints", name) for name in ("AP", "AP50", "AP75", "AR")] + [("bbox", name) for name in ("AP", "AP50")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=7.0, help="how long to train (default 7)")
+    parser.add_argument("photographs", nargs="*", metavar="PHOTO", help="more photographs to find people in")
+    parser.add_argument("--minutes", type=float, default=3.0, help="how long to train (default 3)")
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="folder for the results")
     args = parser.parse_args()
     if not 0 < args.minutes < float("inf"):
@@ -62,30 +67,48 @@ def main() -> None:
         raise UserError(f"cannot write to {args.output}: {error.strerror}; choose another --output") from error
     log_to_file_only(args.output)
 
+    print("1/5 finding people in photographs with the small model")
+    find_people([get_sample_data("grace_hopper.jpg", asfileobj=False), *args.photographs], args.output / "photographs")
+
     cfg = setup_config(str(CONFIG), ["OUTPUT_DIR", str(args.output)])
-    print("1/4 data: people drawn by the program, made on the first run")
+    print("2/5 data: synthetic people, rendered on the first run")
     check_datasets(cfg)
 
-    print("2/4 evaluating the shipped weights on 300 images that they were not trained on")
+    print("3/5 evaluating the shipped weights on 300 images that they were not trained on")
     shipped = PoseTrainer.build_model(cfg)
     load_weights(shipped, str(WEIGHTS))
     results = {"shipped weights": evaluate(cfg, shipped)}
 
-    print(f"3/4 training the same model from scratch, on smaller pictures, for about {args.minutes:g} minutes")
+    print(f"4/5 training the same model from scratch, on smaller images, for about {args.minutes:g} minutes")
     short = short_run_config(cfg)
     trained, seconds = train_briefly(short, args.minutes)
     results["this short run"] = evaluate(short, trained)
 
-    print("4/4 drawing")
+    print("5/5 drawing")
     write_tables(results, args.output)
     plot_training(args.output / "metrics.json", args.output / "training.png", labels=["this short run"])
     models = {"shipped weights": (shipped, cfg), "this short run": (trained, short)}
     draw_sheet(models, args.output / "predictions.png")
-    report(cfg, results, args.output, seconds, time.monotonic() - started)
+    report(results, args.output, seconds, time.monotonic() - started)
+
+
+def find_people(photographs: list[str], output: Path) -> None:
+    """Draw the persons that the small model finds, and list them."""
+    sources, empty, _ = find_inputs(photographs)
+    demo = Demo(
+        PosePredictor(score_threshold=SCORE_THRESHOLD),
+        prepare_output(output, sources),
+        score_threshold=SCORE_THRESHOLD,
+        keypoint_threshold=0.3,
+    )
+    for given in empty:
+        demo.fail(f"there is no image {given}")
+    demo.run(sources)
+    print(f"    {demo.num_persons} persons in {demo.num_images} photographs: see {output}")
 
 
 def log_to_file_only(output: Path) -> None:
-    """Detectron2's log goes to output/log.txt: the terminal belongs to the progress bars."""
+    """Detectron2's log goes to output/log.txt, the progress bars to the terminal."""
     for name in ("detectron2", "fvcore", "querypose"):
         logger = setup_logger(str(output), name=name)
         for handler in list(logger.handlers):
@@ -93,15 +116,15 @@ def log_to_file_only(output: Path) -> None:
                 logger.removeHandler(handler)
 
 
-def evaluate(cfg, model) -> dict:
+def evaluate(cfg: CfgNode, model: nn.Module) -> dict:
     """{"bbox": {"AP": ..}, "keypoints": {..}} on the test set of `cfg`, in percent."""
     name = cfg.DATASETS.TEST[0]
     loader = tqdm(PoseTrainer.build_test_loader(cfg, name), unit="image", disable=None, leave=False)
     return inference_on_dataset(model.eval(), loader, PoseTrainer.build_evaluator(cfg, name))
 
 
-def short_run_config(cfg):
-    """The same model and losses on smaller pictures and batches."""
+def short_run_config(cfg: CfgNode) -> CfgNode:
+    """The same model and losses on smaller images and batches."""
     cfg = cfg.clone()
     cfg.SEED = 1
     cfg.TEST.EVAL_PERIOD = 0
@@ -110,8 +133,8 @@ def short_run_config(cfg):
     return cfg
 
 
-def train_briefly(cfg, minutes: float) -> tuple[torch.nn.Module, float]:
-    """Train from scratch for as many iterations as fit; the model and the seconds that it took."""
+def train_briefly(cfg: CfgNode, minutes: float) -> tuple[nn.Module, float]:
+    """Train from scratch for as many iterations as fit; returns the model and the seconds of the training."""
     cfg = cfg.clone()
     for stale in ("metrics.json", "last_checkpoint"):
         (Path(cfg.OUTPUT_DIR) / stale).unlink(missing_ok=True)
@@ -128,8 +151,8 @@ def train_briefly(cfg, minutes: float) -> tuple[torch.nn.Module, float]:
     return trainer.model, time.monotonic() - start
 
 
-def seconds_per_iteration(cfg, steps: int = 8) -> float:
-    """Median over a few steps of a model that is thrown away."""
+def seconds_per_iteration(cfg: CfgNode, steps: int = 8) -> float:
+    """Median over a few steps of another model."""
     model = PoseTrainer.build_model(cfg).train()
     optimizer = PoseTrainer.build_optimizer(cfg, model)
     batches = iter(PoseTrainer.build_train_loader(cfg))
@@ -147,37 +170,26 @@ def seconds_per_iteration(cfg, steps: int = 8) -> float:
 
 
 class PlainProgress(HookBase):
-    """A line every half minute where there is no terminal for a bar."""
+    """A line every half minute where there is no terminal for a progress bar."""
 
-    def before_train(self):
+    def before_train(self) -> None:
         self.start = self.last = time.monotonic()
 
-    def after_step(self):
-        now = time.monotonic()
+    def after_step(self) -> None:
+        now, done, total = time.monotonic(), self.trainer.iter + 1, self.trainer.max_iter
         if now - self.last > 30:
             self.last = now
-            done = self.trainer.iter + 1
-            left = (now - self.start) / done * (self.trainer.max_iter - done)
+            left = (now - self.start) / done * (total - done) / 60
             loss = get_event_storage().histories()["total_loss"].median(20)
-            print(
-                f"    iteration {done} of {self.trainer.max_iter}, loss {loss:.2f}, {left / 60:.1f} minutes left",
-                flush=True,
-            )
+            print(f"    iteration {done} of {total}, loss {loss:.2f}, {left:.1f} minutes left", flush=True)
 
 
 def write_tables(results: dict, output: Path) -> None:
     """ap.json and ap.md: AP of both models."""
     (output / "ap.json").write_text(json.dumps(results, indent=2))
-    columns = [("keypoints", name) for name in ("AP", "AP50", "AP75", "AR")] + [
-        ("bbox", name) for name in ("AP", "AP50")
-    ]
-    lines = [
-        "| model | " + " | ".join(f"{task} {name}" for task, name in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for model, metrics in results.items():
-        lines.append(f"| {model} | " + " | ".join(f"{metrics[task][name]:.1f}" for task, name in columns) + " |")
-    (output / "ap.md").write_text("\n".join(lines) + "\n")
+    rows = [[model, *(metrics[task][name] for task, name in COLUMNS)] for model, metrics in results.items()]
+    table = tabulate(rows, ["model", *map(" ".join, COLUMNS)], tablefmt="github", floatfmt=".1f")
+    (output / "ap.md").write_text(table + "\n")
 
 
 def draw_sheet(models: dict, path: Path) -> None:
@@ -185,41 +197,31 @@ def draw_sheet(models: dict, path: Path) -> None:
     cfg = next(iter(models.values()))[1]
     skeleton = skeleton_of(cfg)
     predictors = [
-        PosePredictor.from_model(model, its_cfg, skeleton, score_threshold=SHOWN_FROM)
+        PosePredictor.from_model(model, its_cfg, skeleton, score_threshold=SCORE_THRESHOLD)
         for model, its_cfg in models.values()
     ]
     rows = []
     for record in DatasetCatalog.get(cfg.DATASETS.TEST[0])[:SHEET_IMAGES]:
         image = read_image_rgb(record["file_name"])
-        truth = Poses.from_dataset_record(record, skeleton.num_keypoints)
-        pictures = [draw_poses(image, truth, skeleton)]
-        pictures += [
-            draw_poses(image, predictor(image), skeleton, score_threshold=SHOWN_FROM) for predictor in predictors
-        ]
-        rows.append(pictures)
+        poses = [Poses.from_dataset_record(record, skeleton.num_keypoints), *(model(image) for model in predictors)]
+        rows.append([draw_poses(image, one, skeleton, score_threshold=SCORE_THRESHOLD) for one in poses])
     sheet = contact_sheet(rows, columns=2, cell_size=(400, 320), headings=("ground truth", *models))
     Image.fromarray(sheet).save(path)
 
 
-def report(cfg, results: dict, output: Path, training_seconds: float, seconds: float) -> None:
+def report(results: dict, output: Path, training_seconds: float, seconds: float) -> None:
     shipped, short = (results[name]["keypoints"]["AP"] for name in ("shipped weights", "this short run"))
     records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     losses = [record["total_loss"] for record in records if "total_loss" in record]
+    made = json.loads(WEIGHTS.with_suffix(".json").read_text())
     print((output / "ap.md").read_text())
-    print(f"The shipped weights reach keypoint AP {shipped:.1f}: {training_note()}")
-    done = f"{records[-1]['iteration'] + 1} iterations in {training_seconds / 60:.1f} minutes"
     print(
-        f"This was a short run: {done}; the loss fell from {losses[0]:.1f} to {losses[-1]:.1f} and keypoint AP is "
-        f"{short:.1f}. Set prediction learns slowly: train longer as above."
+        f"The shipped weights reach keypoint AP {shipped:.1f}: {made['iterations']} iterations, {made['minutes']:.0f} "
+        f"minutes on {made['hardware']}, by\n    {made['command']}\n"
+        f"This was a short run: {records[-1]['iteration'] + 1} iterations in {training_seconds / 60:.1f} minutes; the "
+        f"loss fell from {losses[0]:.1f} to {losses[-1]:.1f} and keypoint AP is {short:.1f}. Train longer as above.\n"
+        f"All of it took {seconds / 60:.1f} minutes. See predictions.png, training.png and ap.md in {output}"
     )
-    print(f"All of it took {seconds / 60:.1f} minutes. See predictions.png, training.png and ap.md in {output}")
-
-
-def training_note() -> str:
-    """What the shipped weights took, from the record beside them."""
-    record = json.loads(WEIGHTS.with_suffix(".json").read_text())
-    took = f"{record['iterations']} iterations, {record['minutes']:.0f} minutes on {record['hardware']}"
-    return f"{took}, by\n    {record['command']}"
 
 
 if __name__ == "__main__":

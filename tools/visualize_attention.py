@@ -18,8 +18,7 @@ from PIL import Image
 
 from querypose import PosePredictor
 from querypose.errors import UserError, exit_on_user_error
-from querypose.modeling import build_part_division
-from querypose.predictor import read_image_rgb
+from querypose.image_io import read_image_rgb
 from querypose.visualization import contact_sheet, part_names, person_panels
 
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
@@ -28,7 +27,7 @@ CELL = (200, 240)  # width and height of a part's image in pixels
 
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's config")
+    parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     parser.add_argument("--input", required=True, nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument("--stage", type=int, help="1 is the first; default the last")
@@ -60,11 +59,11 @@ def main(arguments=None):
     predictor = PosePredictor(
         args.config_file, score_threshold=args.score_threshold, top_k=args.persons, opts=args.opts
     )
-    config, skeleton = predictor.cfg.MODEL.QUERYPOSE, predictor.skeleton
-    stage = config.NUM_STAGES if args.stage is None else args.stage
-    if not 1 <= stage <= config.NUM_STAGES:
-        raise UserError(f"--stage {stage}, but this model has the stages 1 to {config.NUM_STAGES}")
-    headings = ("pose", *part_names(skeleton, build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)))
+    skeleton, num_stages = predictor.skeleton, predictor.cfg.MODEL.QUERYPOSE.NUM_STAGES
+    stage = num_stages if args.stage is None else args.stage
+    if not 1 <= stage <= num_stages:
+        raise UserError(f"--stage {stage}, but this model has the stages 1 to {num_stages}")
+    headings = ("pose", *part_names(predictor.cfg, skeleton))
     try:
         args.output.mkdir(parents=True, exist_ok=True)
         for path, stem in zip(args.input, stems, strict=True):

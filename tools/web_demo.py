@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Serve a web page that shows the poses in uploaded images.
 
-Example:
-    python tools/web_demo.py --config-file configs/quickstart.yaml MODEL.WEIGHTS weights/quickstart.pth
+Examples, the first with the small model for photographs:
+    python tools/web_demo.py
+    python tools/web_demo.py --config-file configs/querypose_R50.yaml MODEL.WEIGHTS model.pth
 """
 
 import argparse
@@ -13,7 +14,7 @@ from querypose.errors import exit_on_user_error
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's config")
+    parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default 8000)")
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")

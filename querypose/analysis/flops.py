@@ -1,29 +1,28 @@
-"""Multiply-adds of a forward pass, counted by the shapes of its tensors alone."""
+"""Parameters and multiply-adds of a model, counted from the shapes of its tensors: no weights, no data, no hardware."""
 
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.ops import roi_align
 
-# A place of a RoIAlign map is the mean of 2 x 2 samples, each weighed together from 4 values.
-_MULTIPLY_ADDS_PER_PLACE = 2 * 2 * 4
+# RoIAlign averages 2 x 2 samples at each location, each interpolated from 4 values
+_ROI_ALIGN = 2 * 2 * 4
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cost:
     """What a model takes for one image.
 
-    parameters: numbers that can be trained; the running statistics of BatchNorm, and all of a frozen one, are none.
+    parameters: trainable numbers, without the running statistics of BatchNorm and all of a frozen one.
     backbone, box_stages, keypoint_stages: multiply-adds; backbone is with its neck.
     """
 
@@ -39,82 +38,82 @@ class Cost:
 
 def count_parameters(cfg: CfgNode) -> int:
     """Number of parameters of the config's model, of which nothing is allocated."""
-    return sum(parameter.numel() for parameter in _shapes_alone(cfg).parameters())
+    return sum(parameter.numel() for parameter in _meta_model(cfg).parameters())
 
 
 def count_cost(cfg: CfgNode, height: int, width: int) -> Cost:
     """Parameters of the config's model and the multiply-adds of one image of `height` x `width` pixels.
 
-    Counted are convolutions, matrix products (Linear layers, dynamic MLPs, attention) and RoIAlign, as one operation
-    for a multiplication and its addition, as Detectron2 and fvcore count. Not counted are norms, activations,
-    interpolation and pooling. Every query goes through all stages. The flow serves the loss alone and is not run.
+    Counted are convolutions, matrix products (Linear layers, dynamic MLPs, attention) and RoIAlign; a multiplication
+    and its addition are one operation, as in Detectron2 and fvcore. Norms, activations, interpolation and pooling are
+    not counted. Every query goes through all stages. The flow is part of the loss and is not run.
 
     Args:
-        cfg: of a model without weights to load.
+        cfg: config of the model.
         height, width: of the padded input, multiples of 32.
     """
     model, operations = count_operations(cfg, height, width)
-    stages = len(model.decoder.box_stages)
-    cost = Cost(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        backbone=operations["backbone"],
-        box_stages=sum(operations[f"decoder.box_stages.{stage}"] for stage in range(stages)),
-        keypoint_stages=sum(operations[f"decoder.keypoint_stages.{stage}"] for stage in range(stages)),
-    )
-    assert cost.total == operations["backbone"] + operations["decoder"]
-    return cost
+    parts = ("backbone", "decoder.box_stages", "decoder.keypoint_stages")
+    return Cost(sum(parameter.numel() for parameter in model.parameters()), *(operations[part] for part in parts))
 
 
 def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[nn.Module, dict[str, int]]:
     """The multiply-adds of each module that inference calls, by its name in the model, as of `count_cost`.
 
-    A module's number holds those of the modules in it. Lists of modules are not called and have none.
+    A module's number includes those of the modules in it; a stage's includes its RoIAlign.
 
     Returns:
-        the model, of shapes alone, and the numbers.
+        the model, on the device "meta", and the numbers.
     """
-    model = _shapes_alone(cfg).eval()
-    poolers = [stage.pooler for stage in model.decoder.box_stages]
-    for stage in model.decoder.box_stages:
-        stage.pooler = _AnyLevel(stage.pooler)
-    # of autocast, which the stages turn off, the device "meta" knows nothing: tensors that claim to be on the CPU
+    model = _meta_model(cfg).eval()
+    decoder, config = model.decoder, cfg.MODEL.QUERYPOSE
+    number, dim = config.NUM_QUERIES, config.HIDDEN_DIM
+    operations: dict[str, int] = {}
+
+    def count(name: str, module: nn.Module, *inputs: Any) -> None:
+        # autocast, which the stages turn off, does not know the device "meta": fake tensors claim to be on the CPU
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        claimed = {key: torch.empty(tensor.shape, dtype=tensor.dtype) for key, tensor in tensors}
+        with FlopCounterMode(display=False) as counter:
+            functional_call(module, claimed, inputs)
+        for inner, kinds in counter.get_flop_counts().items():
+            if inner != "Global":
+                # PyTorch names the outermost module by its class, and counts a multiply-add twice
+                operations[".".join([name, *inner.split(".")[1:]])] = sum(kinds.values()) // 2
+
     with FakeTensorMode(), torch.no_grad(), _plain_attention():
-        with _counter() as backbone:
-            features = functional_call(model.backbone, _claimed(model.backbone), torch.empty(1, 3, height, width))
-        features = [features[name] for name in model.in_features]
-        with _counter() as decoder:
-            functional_call(model.decoder, _claimed(model.decoder), (features, torch.empty(1, 2)))
-    for stage, pooler in zip(model.decoder.box_stages, poolers, strict=True):
-        stage.pooler = pooler
-    operations = {}
-    for part, counter in (("backbone", backbone), ("decoder", decoder)):
-        for name, kinds in counter.get_flop_counts().items():
-            if name != "Global":
-                # PyTorch names the outermost module by its class
-                operations[".".join([part, *name.split(".")[1:]])] = sum(kinds.values()) // 2
+        count("backbone", model.backbone, torch.empty(1, 3, height, width))
+        queries = torch.empty(1, number, dim)
+        parts = None if decoder.part_queries is None else torch.empty(number, *decoder.part_queries.weight.shape)
+        box_size, keypoint_size = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION, decoder.keypoint_resolution
+        box_regions = torch.empty(number, dim, box_size, box_size)
+        keypoint_regions = torch.empty(number, dim, keypoint_size, keypoint_size)
+        for kind, inputs in (
+            ("box_stages", (box_regions, torch.empty(1, number, 4), queries)),
+            ("keypoint_stages", (keypoint_regions, queries[0], parts)),
+        ):
+            name = f"decoder.{kind}"
+            for index, stage in enumerate(getattr(decoder, kind)):
+                count(f"{name}.{index}", stage, *inputs)
+                operations[f"{name}.{index}"] += _ROI_ALIGN * inputs[0].numel()
+                operations[name] = operations.get(name, 0) + operations[f"{name}.{index}"]
+    operations["decoder"] = operations["decoder.box_stages"] + operations["decoder.keypoint_stages"]
+    operations[""] = operations["backbone"] + operations["decoder"]
     return model, operations
 
 
-def _shapes_alone(cfg: CfgNode) -> nn.Module:
+def _meta_model(cfg: CfgNode) -> nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.DEVICE = "meta"
-    # neither changes a shape
-    cfg.MODEL.TIMM.PRETRAINED = False
-    cfg.MODEL.COMPILE = "none"
+    # none of these changes a shape
+    cfg.MODEL.DEVICE, cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.COMPILE = "meta", False, "none"
     with torch.device("meta"):
         return build_model(cfg)
 
 
-def _claimed(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, without numbers, on the device that is the present one."""
-    tensors = (*module.named_parameters(), *module.named_buffers())
-    return {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors}
-
-
 @contextlib.contextmanager
 def _plain_attention() -> Iterator[None]:
-    """nn.MultiheadAttention as single operations; PyTorch's shortcut for inference is one that the counter omits."""
+    """nn.MultiheadAttention as single operations; the counter does not know PyTorch's fast path for inference."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -122,32 +121,3 @@ def _plain_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-def _counter() -> FlopCounterMode:
-    """PyTorch's counter, which counts two operations to a multiply-add; with both RoIAligns, unknown to it."""
-    mapping = {torch.ops.torchvision.roi_align: _roi_align_flops}
-    mapping |= dict.fromkeys((torch.ops.aten._embedding_bag, torch.ops.aten._embedding_bag_forward_only), _bag_flops)
-    return FlopCounterMode(display=False, custom_mapping=mapping)
-
-
-def _roi_align_flops(*args, out_shape, **kwargs) -> int:
-    return 2 * _MULTIPLY_ADDS_PER_PLACE * out_shape.numel()
-
-
-def _bag_flops(*args, out_shape, **kwargs) -> int:
-    return _roi_align_flops(out_shape=out_shape[0])
-
-
-class _AnyLevel(nn.Module):
-    """Stands in for a ROIPooler where boxes have no numbers, so that none can tell its level: all take the finest.
-
-    The cost does not depend on the level.
-    """
-
-    def __init__(self, pooler: nn.Module):
-        super().__init__()
-        self.output_size = pooler.output_size
-
-    def forward(self, features: list[Tensor], boxes: list[Boxes]) -> Tensor:
-        return roi_align(features[0], [image.tensor for image in boxes], self.output_size, sampling_ratio=2)

@@ -4,14 +4,23 @@ import json
 from pathlib import Path
 
 from querypose.analysis.flops import count_cost
-from querypose.analysis.paper_figures import reported
 from querypose.errors import UserError
+from querypose.reproduction import load_tables
 from querypose.setup_config import setup_config
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 HEIGHT, WIDTH = 800, 1216
 NOT_YET = "not yet reproduced"
-NOT_OF_THE_PAPER = {"quickstart": "drawn people: [weights](../weights/README.md)"}
+NOT_OF_THE_PAPER = {
+    "querypose_small": "[below](#small-model-for-photographs)",
+    "quickstart": "synthetic people: [weights](../weights/README.md)",
+}
+# keypoint AP of whole models in the ablations, and given with the authors' downloads
+OTHERWISE_REPORTED = {
+    "querypose_R50_1x": "64.9 (Table 3)",
+    "querypose_light_HRNet-W32": "69.8 (authors' download)",
+    "querypose_light_HRNet-W48": "71.0 (authors' download)",
+}
 COMMAND = "python tools/make_model_zoo.py --output docs/MODEL_ZOO.md"
 
 _HEAD = """# Model zoo
@@ -105,6 +114,15 @@ def zoo_configs() -> list[str]:
     patterns = ("querypose_*.yaml", "50_queries/*.yaml", "crowdpose/querypose_*.yaml", "quickstart.yaml")
     paths = [path for pattern in patterns for path in sorted(CONFIG_FOLDER.glob(pattern))]
     return [path.relative_to(CONFIG_FOLDER).with_suffix("").as_posix() for path in paths]
+
+
+def reported(config: str) -> str:
+    """Keypoint AP and where it is reported, of a config by its name below `configs/`; "-" where it is not."""
+    for table in load_tables():
+        for row in table.rows:
+            if row.train == f"configs/{config}.yaml":
+                return f"{row.paper[0]} ({table.title.partition(':')[0]})"
+    return OTHERWISE_REPORTED.get(config, "-")
 
 
 def reproduced(config: str, results: Path | None) -> str:

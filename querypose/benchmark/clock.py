@@ -1,4 +1,4 @@
-"""Times that wait for the device, split by part of the model, and the memory and peak rate of a machine."""
+"""Times that wait for the device, in all and by part of the model, memory, and the peak rate of the machine."""
 
 import contextlib
 import itertools
@@ -6,29 +6,31 @@ import resource
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 
 def synchronize(device: str) -> None:
-    """Wait until a CUDA device has done all that it was given."""
+    """Wait until a CUDA device has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
 class PartClock:
-    """Seconds spent in named parts of a model; `attach` starts it, leaving `attached` stops it."""
+    """Seconds spent in named parts of a model."""
 
     def __init__(self, device: str):
         self.device = device
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextlib.contextmanager
-    def time(self, name: str):
+    def time(self, name: str) -> Iterator[None]:
         """Add the time of the block to a part's."""
         synchronize(self.device)
         start = time.perf_counter()
@@ -37,33 +39,25 @@ class PartClock:
         self.seconds[name] += time.perf_counter() - start
 
     @contextlib.contextmanager
-    def attached(self, parts: dict[str, list[nn.Module]]):
-        """Inside the block, time the forward passes of modules, by the name of their part."""
-        handles, starts = [], {}
+    def attached(self, parts: dict[str, list[tuple[Any, str]]]) -> Iterator[None]:
+        """Inside the block, time methods, (object, name) each, by the name of their part."""
 
-        def before(module, args):
-            synchronize(self.device)
-            starts[module] = time.perf_counter()
+        def timed(part: str, function: Callable) -> Callable:
+            def call(*args, **kwargs):
+                with self.time(part):
+                    return function(*args, **kwargs)
 
-        def after(name):
-            def add(module, args, output):
-                synchronize(self.device)
-                self.seconds[name] += time.perf_counter() - starts.pop(module)
+            return call
 
-            return add
-
-        for name, modules in parts.items():
-            for module in modules:
-                handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after(name))]
-        try:
-            yield self
-        finally:
-            for handle in handles:
-                handle.remove()
+        with contextlib.ExitStack() as stack:
+            for part, methods in parts.items():
+                for owner, name in methods:
+                    stack.enter_context(mock.patch.object(owner, name, timed(part, getattr(owner, name))))
+            yield
 
 
 def repeat(function: Callable[[], object], device: str, repetitions: int, warm_up: int) -> list[float]:
-    """Seconds of each of `repetitions` calls, after `warm_up` that do not count."""
+    """Seconds of each of `repetitions` calls, after `warm_up` calls that are not measured."""
     for _ in range(warm_up):
         function()
     seconds = []
@@ -86,8 +80,8 @@ def summary(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def peak_tensor_memory_mb(function: Callable[[], object], device: str, held: Iterable[Tensor]) -> float:
-    """Most memory in MiB of tensors at any time of a call.
+def peak_allocated_mb(function: Callable[[], object], device: str, held: Iterable[Tensor]) -> float:
+    """The most memory in MiB that tensors occupy at any time of a call.
 
     Args:
         function: what is called, once.

@@ -1,20 +1,23 @@
 """Latency and step time of a QueryPose or of Detectron2's Keypoint R-CNN, in all and by part."""
 
 import contextlib
+from pathlib import Path
+from typing import Any
 
+import detectron2
 import torch
-from detectron2 import model_zoo
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances, Keypoints
+from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from querypose.benchmark.clock import (
     PartClock,
+    peak_allocated_mb,
     peak_gflops,
     peak_process_memory_mb,
-    peak_tensor_memory_mb,
     repeat,
     summary,
     synchronize,
@@ -24,19 +27,21 @@ from querypose.engine.optimizer import GradientClipper, build_optimizer
 from querypose.modeling import QueryPose
 from querypose.rounded_weights import rounding_weights
 
-PEER = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml"
+BASELINE = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
-def peer_config(device: str) -> CfgNode:
+def baseline_config(device: str) -> CfgNode:
     """Detectron2's Keypoint R-CNN R50-FPN, without weights."""
-    cfg = model_zoo.get_config(PEER)
+    cfg = get_cfg()
+    # detectron2.model_zoo itself needs pkg_resources, which current setuptools lacks
+    cfg.merge_from_file(str(Path(detectron2.__file__).parent / "model_zoo" / "configs" / BASELINE))
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.DEVICE = device
     return cfg
 
 
-def made_up_batch(batch: int, height: int, width: int, persons: int, num_keypoints: int = 17) -> list[dict]:
+def random_batch(batch: int, height: int, width: int, persons: int, num_keypoints: int = 17) -> list[dict]:
     """Training inputs of noise, `persons` in each image, with all keypoints labelled; the same at every call."""
     generator = torch.Generator().manual_seed(0)
     inputs = []
@@ -55,12 +60,21 @@ def made_up_batch(batch: int, height: int, width: int, persons: int, num_keypoin
     return inputs
 
 
-def parts_of(model: nn.Module) -> dict[str, list[nn.Module]]:
-    """The modules whose forward passes are timed, by the name of their part."""
-    if isinstance(model, QueryPose):
-        stages = {"box stages": list(model.decoder.box_stages), "keypoint stages": list(model.decoder.keypoint_stages)}
-        return {"backbone": [model.backbone], **stages}
-    return {"backbone": [model.backbone], "proposals": [model.proposal_generator], "heads": [model.roi_heads]}
+def parts_of(model: nn.Module) -> dict[str, list[tuple[Any, str]]]:
+    """The methods that are timed, (object, name) each, by the name of their part."""
+    if not isinstance(model, QueryPose):
+        modules = {"backbone": model.backbone, "proposals": model.proposal_generator, "heads": model.roi_heads}
+        return {part: [(module, "forward")] for part, module in modules.items()}
+    decoder = model.decoder
+    return {
+        "backbone": [(model.backbone, "forward")],
+        "box stages": [(stage, name) for stage in decoder.box_stages for name in ("pool", "forward")],
+        "keypoint stages": [
+            (decoder, "pool_keypoint_regions"),
+            *((stage, "forward") for stage in decoder.keypoint_stages),
+        ],
+        "matching": [(model.criterion.matcher, "assign")],
+    }
 
 
 @contextlib.contextmanager
@@ -76,7 +90,7 @@ def precision(name: str, device: str):
 
 
 class Benchmark:
-    """A model with random weights, measured on made-up images of one size."""
+    """A model with random weights, measured on random images of one size."""
 
     def __init__(
         self,
@@ -92,7 +106,7 @@ class Benchmark:
     ):
         """
         Args:
-            cfg: of the model and, for training, the optimiser.
+            cfg: of the model and, for training, the optimizer.
             batch, height, width: images and their size in pixels; persons: in each of them.
             precision_name: one of PRECISIONS.
             repetitions, warm_up: calls that count, and calls before them that do not.
@@ -100,7 +114,7 @@ class Benchmark:
         torch.manual_seed(0)
         self.cfg, self.device, self.precision_name = cfg, cfg.MODEL.DEVICE, precision_name
         self.model = build_model(cfg)
-        self.inputs = made_up_batch(batch, height, width, persons, getattr(self.model, "num_keypoints", 17))
+        self.inputs = random_batch(batch, height, width, persons, getattr(self.model, "num_keypoints", 17))
         self.repetitions, self.warm_up = repetitions, warm_up
 
     def inference(self) -> dict:
@@ -118,16 +132,15 @@ class Benchmark:
             return self._measure(call)
 
     def training(self) -> dict:
-        """The same of a training step; parts are those of the forward pass, matching, backward pass and optimiser."""
+        """The same of a training step; parts are those of the forward pass, matching, backward pass and optimizer."""
         self.model.train()
-        # Detectron2's own configs have no key of ours: a plain optimiser is close enough
+        # Detectron2's own configs lack our keys: a plain optimizer is close enough
         ours = isinstance(self.model, QueryPose)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = build_optimizer(self.cfg, self.model) if ours else torch.optim.SGD(parameters, lr=1e-6)
         clip = GradientClipper(self.cfg) if ours else None
         if self.device == "cpu":
             keep_freed_memory()
-        from detectron2.utils.events import EventStorage
 
         def step(clock):
             optimizer.zero_grad()
@@ -135,7 +148,7 @@ class Benchmark:
                 losses = self.model(self.inputs)
             with clock.time("backward"):
                 sum(losses.values()).backward()
-            with clock.time("optimiser"):
+            with clock.time("optimizer"):
                 if clip is None or clip(parameters).isfinite():
                     optimizer.step()
 
@@ -147,15 +160,15 @@ class Benchmark:
         seconds = repeat(lambda: function(idle), self.device, self.repetitions, self.warm_up)
         process_memory = peak_process_memory_mb()
         clock = PartClock(self.device)
-        with clock.attached(parts_of(self.model)), self._timed_matching(clock), clock.time("all"):
+        with clock.attached(parts_of(self.model)), clock.time("all"):
             function(clock)
         parts = dict(clock.seconds)
         total = parts.pop("all")
         parts["other"] = total - sum(parts.values())
         if optimizer is not None:
-            optimizer.zero_grad()  # what a step begins with, so that gradients are not held before it
-        memory = peak_tensor_memory_mb(lambda: function(idle), self.device, self._held(optimizer))
-        # with gradients, as attention's path for inference is one operation that the counter does not know
+            optimizer.zero_grad()  # a step begins without gradients
+        memory = peak_allocated_mb(lambda: function(idle), self.device, self._held(optimizer))
+        # with gradients: the counter does not know attention's fast path for inference
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:
             function(PartClock(self.device))
         synchronize(self.device)
@@ -176,25 +189,7 @@ class Benchmark:
         }
 
     def _held(self, optimizer: torch.optim.Optimizer | None) -> list[torch.Tensor]:
-        """What stays from call to call: weights, buffers, the optimiser's state."""
+        """Tensors that stay from call to call: weights, buffers, the optimizer's state."""
         states = optimizer.state.values() if optimizer is not None else ()
         moments = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
         return [*self.model.parameters(), *self.model.buffers(), *moments]
-
-    @contextlib.contextmanager
-    def _timed_matching(self, clock: PartClock):
-        matcher = getattr(getattr(self.model, "criterion", None), "matcher", None)
-        if matcher is None:
-            yield
-            return
-        assign = matcher.assign
-
-        def timed(*args):
-            with clock.time("matching"):
-                return assign(*args)
-
-        matcher.assign = timed
-        try:
-            yield
-        finally:
-            del matcher.assign

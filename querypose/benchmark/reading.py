@@ -1,23 +1,27 @@
-"""How many images a second are read: by decoder, by way of resizing, by the mapper of a config, by its workers."""
+"""How many images a second are read: by decoder, by resizing, by the mapper of a config, by its workers."""
 
 import io
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 from PIL import Image
+
+from querypose.benchmark.clock import repeat
+from querypose.data import PoseDatasetMapper, TrainingLoader, skeleton_of
 
 DECODERS = ("PIL", "OpenCV")
 RESIZERS = ("PIL", "OpenCV")
 
 
-def made_up_photograph(height: int, width: int) -> bytes:
-    """A JPEG file of noise in all sizes, which costs a decoder about what a photograph does."""
+def random_photograph(height: int, width: int) -> bytes:
+    """A JPEG file of noise at all scales, which takes a decoder about as long as a photograph."""
     generator = np.random.default_rng(0)
     pixels = np.zeros((height, width, 3))
     for share in (1, 2, 4, 8, 16, 32):
@@ -44,18 +48,18 @@ def resize(image: np.ndarray, resizer: str, short_side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(size, Image.BILINEAR))
 
 
-def images_per_second(cfg, height: int = 480, width: int = 640, short_side: int = 800, repetitions: int = 20) -> list:
+def images_per_second(
+    cfg: CfgNode, height: int = 480, width: int = 640, short_side: int = 800, repetitions: int = 20
+) -> list:
     """Rows of `what` and `images_per_s`, for one photograph of that size: steps by themselves in one process, then the
     config's whole training mapper, in one process and in DATALOADER.NUM_WORKERS of them.
     """
-    data = made_up_photograph(height, width)
+    data = random_photograph(height, width)
     image = decode(data, "PIL")
     steps = {f"decode, {decoder}": lambda decoder=decoder: decode(data, decoder) for decoder in DECODERS}
     for resizer in RESIZERS:
         steps[f"resize to {short_side}, {resizer}"] = lambda resizer=resizer: resize(image, resizer, short_side)
     rows = [{"what": name, "images_per_s": rate(step, repetitions)} for name, step in steps.items()]
-
-    from querypose.data import PoseDatasetMapper, TrainingLoader
 
     with tempfile.TemporaryDirectory() as folder:
         record = _record(cfg, folder, data, height, width)
@@ -76,28 +80,17 @@ def images_per_second(cfg, height: int = 480, width: int = 640, short_side: int 
 
 
 def rate(step: Callable[[], object], repetitions: int) -> float:
-    """Calls in a second, by the median of their times after one that does not count."""
-    step()
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    return 1 / statistics.median(seconds)
+    """Calls in a second, by the median of their times."""
+    return 1 / statistics.median(repeat(step, "cpu", repetitions, warm_up=1))
 
 
-def _record(cfg, folder: str, data: bytes, height: int, width: int) -> dict:
+def _record(cfg: CfgNode, folder: str, data: bytes, height: int, width: int) -> dict:
     """A Detectron2 dataset dict of the photograph, with three persons whose keypoints are all labelled."""
-    from querypose.data import skeleton_of
-
-    path = os.path.join(folder, "photograph.jpg")
-    with open(path, "wb") as file:
-        file.write(data)
+    path = Path(folder) / "photograph.jpg"
+    path.write_bytes(data)
     persons = []
-    for index in range(3):
-        x, y = 0.1 * width + 0.2 * width * index, 0.2 * height
-        points = [[x + 0.1 * width, y + 0.3 * height, 2] for _ in range(skeleton_of(cfg).num_keypoints)]
-        box = [x, y, 0.2 * width, 0.6 * height]
-        person = {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0}
-        persons.append({**person, "keypoints": [value for point in points for value in point]})
-    return {"file_name": path, "image_id": 1, "height": height, "width": width, "annotations": persons}
+    for left in (0.1 * width, 0.3 * width, 0.5 * width):
+        keypoints = [left + 0.1 * width, 0.5 * height, 2] * skeleton_of(cfg).num_keypoints
+        person = {"bbox": [left, 0.2 * height, 0.2 * width, 0.6 * height], "bbox_mode": BoxMode.XYWH_ABS}
+        persons.append({**person, "category_id": 0, "iscrowd": 0, "keypoints": keypoints})
+    return {"file_name": str(path), "image_id": 1, "height": height, "width": width, "annotations": persons}

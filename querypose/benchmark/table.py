@@ -1,29 +1,27 @@
 """What was measured, as a Markdown table."""
 
+from tabulate import tabulate
+
+_COLUMNS = {
+    "median ms": lambda run: f"{run['median_ms']:.0f}",
+    "p90 ms": lambda run: f"{run['p90_ms']:.0f}",
+    "images/s": lambda run: f"{run['images_per_s']:.2f}",
+    "allocated MiB": lambda run: f"{run['peak_memory_mb']:.0f}",
+    "process MiB": lambda run: f"{run['process_peak_mb']:.0f}",
+    "parameters (M)": lambda run: f"{run['parameters'] / 1e6:.1f}",
+    "GFLOPs": lambda run: f"{run['gflops']:.0f}",
+    "of the machine's peak": lambda run: f"{100 * run['of_machine_peak']:.0f}%",
+    "parts, in ms": lambda run: ", ".join(f"{part} {value:.0f}" for part, value in run["parts_ms"].items()),
+}
+
 
 def to_markdown(results: dict) -> str:
-    """A line for each model that was measured, and one for each way to read images; `results` as the tool's JSON."""
-    machine = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
-    models = {name: run for name, run in results["runs"].items() if "median_ms" in run}
-    reading = [row for run in results["runs"].values() for row in run.get("rows", ())]
-    lines = [machine, ""]
-    if models:
-        lines += [
-            "| run | median ms | p90 ms | images/s | MiB of tensors | MiB of the process | parameters (M) | GFLOPs | "
-            "of the machine's peak |",
-            "|---|---|---|---|---|---|---|---|---|",
-        ]
-    for name, run in models.items():
-        numbers = [f"{run[key]:.0f}" for key in ("median_ms", "p90_ms")]
-        numbers += [f"{run['images_per_s']:.2f}", f"{run['peak_memory_mb']:.0f}", f"{run['process_peak_mb']:.0f}"]
-        numbers += [f"{run['parameters'] / 1e6:.1f}", f"{run['gflops']:.0f}", f"{100 * run['of_machine_peak']:.0f}%"]
-        lines.append(f"| {name} | {' | '.join(numbers)} |")
-    if models:
-        lines += ["", "| run | parts, in ms |", "|---|---|"]
-        for name, run in models.items():
-            parts = ", ".join(f"{part} {value:.0f}" for part, value in run["parts_ms"].items())
-            lines.append(f"| {name} | {parts} |")
-    if reading:
-        lines += ["", "| reading, one process | images/s |", "|---|---|"]
-        lines += [f"| {row['what']} | {row['images_per_s']:.0f} |" for row in reading]
+    """A line for each model, and one for each way to read images; `results` as the tool's JSON."""
+    lines = [", ".join(f"{name} {value}" for name, value in results["machine"].items())]
+    runs = results["runs"].items()
+    models = [[name, *(text(run) for text in _COLUMNS.values())] for name, run in runs if "rows" not in run]
+    reading = [[row["what"], f"{row['images_per_s']:.0f}"] for _, run in runs for row in run.get("rows", ())]
+    for rows, header in ((models, ["run", *_COLUMNS]), (reading, ["reading, one process", "images/s"])):
+        if rows:
+            lines += ["", tabulate(rows, header, tablefmt="github", disable_numparse=True)]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Checkpoints of others made into ours, and ours made fit to be passed on."""
+"""Converting pretrained weights to our naming, and our checkpoints to weights for publication."""
 
 from querypose.conversion.authors import convert_authors_checkpoint, convert_authors_weights
 from querypose.conversion.files import Conversion, save_weights

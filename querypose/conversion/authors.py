@@ -117,7 +117,9 @@ def convert_authors_checkpoint(path: str) -> Conversion:
     """
     loaded, dropped = load_tensors(path)
     if not any(name.startswith(f"{POSE}.") and ".fc_coord." in name for name in loaded):
-        raise UserError(f"the checkpoint {path} is not the authors' QueryPose: it has no keypoint heads of theirs")
+        raise UserError(
+            f"the checkpoint {path} is not the authors' QueryPose: it has no keypoint heads in their naming"
+        )
     division, part_of_keypoint = find_division(loaded, path)
     settings = {**backbone_settings(loaded, path), **head_settings(loaded)}
     settings["MODEL.QUERYPOSE.PART_DIVISION"] = None if division == "rigid" else division

@@ -1,4 +1,4 @@
-"""HRNet checkpoints of others, pose-HRNet and ImageNet, for the backbone that timm's HRNet makes."""
+"""Pose-HRNet and ImageNet HRNet checkpoints, for the backbone made of timm's HRNet."""
 
 import re
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from querypose.conversion.layout import BOTTOM_UP, Layout, shape_of
 _HEADS = {
     r"final_layer\..+": "the head (final_layer): heatmaps or classes, not features",
     r"(?:incre_modules|downsamp_modules|classifier)\..+": "the classifier (incre_modules, downsamp_modules, "
-    "classifier), which a backbone goes without",
-    r"(?:last_layer|keypoint_head|head)\..+": "the head, which a backbone goes without",
+    "classifier), which is no part of the backbone",
+    r"(?:last_layer|keypoint_head|head)\..+": "the head, which is no part of the backbone",
 }
 
 # what a network that reads only the finest branch leaves out: the last module's way to the coarser ones
@@ -24,7 +24,7 @@ _OPTIONAL = {
 
 
 def hrnet_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
-    """Config values that the tensors of an HRNet, in the original naming, tell by their shapes."""
+    """Config values inferred from the shapes of an HRNet's tensors in the original naming."""
     width = shape_of(state_dict, r"transition1\.0\.0\.weight")[0]
     return {"MODEL.BACKBONE.NAME": "build_hrnet_backbone", "MODEL.HRNET.NAME": f"hrnet_w{width}"}
 

@@ -1,4 +1,4 @@
-"""The published TensorFlow.js file pair of MoveNet MultiPose for the backbone of that name."""
+"""The published TensorFlow.js files of MoveNet MultiPose, for the backbone of that name."""
 
 import json
 import math

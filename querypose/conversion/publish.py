@@ -1,4 +1,4 @@
-"""A training checkpoint made small enough to be passed on, and its backbone alone to start other models from."""
+"""Weights for publication from a training checkpoint, and its backbone alone to start other models from."""
 
 from querypose.conversion.files import Conversion, load_tensors
 from querypose.errors import UserError
@@ -7,8 +7,8 @@ from querypose.errors import UserError
 def publishable_weights(path: str) -> Conversion:
     """The model's tensors of one of our training checkpoints, floating ones in half precision.
 
-    Optimiser and schedule are left behind, and the losses' flow, which inference does not need. Loading widens the
-    tensors to the model's precision again.
+    Optimizer, schedule and the losses' flow are left out, as inference does not need them. Loading converts the tensors
+    to the model's precision.
 
     Raises:
         UserError: a file that is missing, holds code, or no tensors.
@@ -31,7 +31,7 @@ def backbone_of(path: str) -> Conversion:
     state_dict, dropped = load_tensors(path)
     rest = [name for name in state_dict if not name.startswith("backbone.")]
     if len(rest) == len(state_dict):
-        raise UserError(f"{path} has no tensor named backbone.*; give a checkpoint or weights of ours")
+        raise UserError(f"{path} has no tensor named backbone.*; give a checkpoint or weights of a QueryPose")
     if rest:
         dropped["what is not of the backbone"] = rest
     kept = {name: tensor for name, tensor in state_dict.items() if name not in rest}

@@ -1,4 +1,4 @@
-"""Swin checkpoints in the original naming, for the backbone that torchvision's SwinTransformer makes."""
+"""Swin checkpoints in the original naming, for the backbone made of torchvision's SwinTransformer."""
 
 import re
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ BUFFERS = {
 }
 # the classifier with the norm before it; what detectors and segmenters put on top
 _HEADS = {
-    r"(?:head|norm|neck|rpn_head|roi_head|bbox_head|mask_head|decode_head|auxiliary_head)\..+": "the head, which a "
-    "backbone goes without"
+    r"(?:head|norm|neck|rpn_head|roi_head|bbox_head|mask_head|decode_head|auxiliary_head)\..+": "the head, which is "
+    "no part of the backbone"
 }
-_OPTIONAL = {re.escape(BOTTOM_UP) + r"norm\d\..+": "norms of the four outputs, which the file lacks"}
+_OPTIONAL = {re.escape(BOTTOM_UP) + r"norm\d\..+": "norms of the four outputs, which the file does not hold"}
 
 
 def to_torchvision(name: str) -> str:
@@ -37,7 +37,7 @@ def to_torchvision(name: str) -> str:
 
 
 def index_buffers(shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
-    """Those of `shapes` that say which row of the bias table belongs to each pair of locations in a window."""
+    """Buffers among `shapes` that map each pair of locations in a window to a row of the bias table."""
     sides = {name: round(shape[0] ** 0.25) for name, shape in shapes.items() if name.endswith(_INDEX)}
     return {
         name: ShiftedWindowAttention(1, [side, side], [0, 0], num_heads=1).relative_position_index
@@ -66,7 +66,7 @@ def resize_table(table: Tensor, window: int) -> Tensor:
 
 
 def swin_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
-    """Config values that the tensors of a Swin backbone, in the original naming, tell by their shapes."""
+    """Config values inferred from the shapes of a Swin backbone's tensors in the original naming."""
     stages = range(number_of(state_dict, r"layers\.(\d+)\..+"))
     table = r"layers\.{}\.blocks\.\d+\.attn\.relative_position_bias_table"
     return {

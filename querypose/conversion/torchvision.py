@@ -1,4 +1,4 @@
-"""torchvision's ImageNet ResNets for the backbone that Detectron2's ResNet makes."""
+"""torchvision's ImageNet ResNets, for the backbone made of Detectron2's ResNet."""
 
 import re
 
@@ -6,7 +6,7 @@ from querypose.conversion.files import Conversion, load_backbone
 from querypose.conversion.layout import BOTTOM_UP, Layout, number_of
 from querypose.errors import UserError
 
-_HEADS = {r"fc\..+": "the classifier (fc), which a backbone goes without"}
+_HEADS = {r"fc\..+": "the classifier (fc), which is no part of the backbone"}
 
 # ResNet-50 and -101 differ in the number of blocks of their third layer
 _DEPTH_OF_BLOCKS = {6: 50, 23: 101}

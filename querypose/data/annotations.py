@@ -210,7 +210,9 @@ def _add_person(
 
 def _flag(value: Any) -> bool:
     """Return whether a value that should be 0 or 1 means 1; null, text and booleans occur."""
-    return str(value).strip().lower() not in ("", "0", "0.0", "false", "no", "none", "null", "nan")
+    if isinstance(value, str):
+        return value.strip().lower() in ("1", "1.0", "true", "yes")
+    return isinstance(value, int | float) and are_finite_numbers([value]) and value != 0
 
 
 def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> list[float]:

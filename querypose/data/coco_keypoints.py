@@ -124,18 +124,18 @@ def resolve_datasets(cfg: CfgNode) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def skeleton_of(cfg: CfgNode) -> Skeleton:
     """Return the `Skeleton` of the model and of its data.
 
-    `cfg.MODEL.QUERYPOSE.SKELETON` if it names keypoints (what it leaves out follows from the names); else
-    that of the first training data set, or of the first one for testing. `cfg.TEST.KEYPOINT_OKS_SIGMAS`, if
-    not empty, takes the place of the OKS sigmas.
+    `cfg.MODEL.QUERYPOSE.SKELETON` if it names keypoints (without SIGMAS, what it leaves out follows from the names;
+    with them it is complete, as `setup_config` stores it); else that of the first training data set, or of the first
+    one for testing. `cfg.TEST.KEYPOINT_OKS_SIGMAS`, if not empty, takes the place of the OKS sigmas.
     """
     sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
     given = cfg.MODEL.QUERYPOSE.SKELETON
     if given.KEYPOINT_NAMES:
-        names = given.KEYPOINT_NAMES
+        names, is_complete = given.KEYPOINT_NAMES, bool(given.SIGMAS)
         return Skeleton(
             names,
-            given.FLIP_PAIRS or flip_pairs_by_name(names),
-            given.LIMBS or limbs_by_name(names),
+            given.FLIP_PAIRS if given.FLIP_PAIRS or is_complete else flip_pairs_by_name(names),
+            given.LIMBS if given.LIMBS or is_complete else limbs_by_name(names),
             sigmas or given.SIGMAS or known_sigmas(names),
         )
     datasets = _as_tuple(cfg.DATASETS.TRAIN) + _as_tuple(cfg.DATASETS.TEST)
@@ -231,7 +231,7 @@ def missing_images(image_root: str | os.PathLike[str], file_names: Iterable[str]
         path = image_path(image_root, file_name)
         if path.parent not in folders:
             folders[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
-        if path.name not in folders[path.parent]:
+        if path.name not in folders[path.parent] and not path.is_file():
             missing.append(path)
     return missing
 

@@ -167,8 +167,8 @@ def training_records(cfg: CfgNode) -> DatasetFromList:
     num_queries = cfg.MODEL.QUERYPOSE.NUM_QUERIES
     if max(counts) > num_queries:
         logger.warning(
-            "%d training images have more persons than MODEL.QUERYPOSE.NUM_QUERIES, which is %d: of those persons the "
-            "worst matching are not learned and not found. Set it to at least %d.",
+            "%d training images have more persons than MODEL.QUERYPOSE.NUM_QUERIES, which is %d: persons beyond that "
+            "number are neither learned nor found. Set it to at least %d.",
             sum(count > num_queries for count in counts),
             num_queries,
             max(counts),

@@ -12,6 +12,8 @@ from querypose.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+KEPT = 5  # of `model_<iteration>.pth`, the newest
+
 
 class PeriodicCheckpoints(HookBase):
     """`model_<iteration>.pth` every `period` iterations, of which the newest are kept; at the end `model_final.pth`.
@@ -20,11 +22,9 @@ class PeriodicCheckpoints(HookBase):
     the older ones stay. The last one must be written: otherwise a UserError ends the run.
     """
 
-    def __init__(self, checkpointer: PoseCheckpointer, period: int, kept: int):
-        """kept: how many of `model_<iteration>.pth` stay; 0 for all."""
+    def __init__(self, checkpointer: PoseCheckpointer, period: int):
         self.checkpointer = checkpointer
         self.period = period
-        self.kept = kept
         self.saved = -1  # the iteration of the last checkpoint
 
     def after_step(self) -> None:
@@ -48,7 +48,7 @@ class PeriodicCheckpoints(HookBase):
         self.checkpointer.save(path.stem, iteration=iteration)
         self.saved = iteration
         numbered = sorted(path.parent.glob("model_[0-9]*.pth"), key=lambda other: int(other.stem.partition("_")[2]))
-        for old in numbered[: -self.kept] if self.kept else []:
+        for old in numbered[:-KEPT]:
             if old != path:
                 old.unlink(missing_ok=True)
 

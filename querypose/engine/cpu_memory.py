@@ -12,10 +12,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 def speed_up_cpu_training(cfg: CfgNode) -> None:
     """Flush denormal numbers to zero and keep freed memory, where MODEL.DEVICE is a CPU."""
-    if cfg.MODEL.DEVICE != "cpu":
-        return
-    torch.set_flush_denormal(True)  # gradients below float32's normal range take a CPU a hundred times as long
-    if cfg.SOLVER.KEEP_FREED_MEMORY:
+    if cfg.MODEL.DEVICE == "cpu":
+        torch.set_flush_denormal(True)  # gradients below float32's normal range take a CPU a hundred times as long
         keep_freed_memory()
 
 

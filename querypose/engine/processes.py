@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-import uuid
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -42,7 +41,7 @@ def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
         UserError: of `main` in any process; impossible numbers of processes; several machines without an address.
         SystemExit: with the exit code of a failed process, 128 + the number of the signal that ended it.
     """
-    if args.num_gpus < 1 or args.num_machines < 1 or not 0 <= args.machine_rank < args.num_machines:
+    if min(args.num_gpus, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
         raise UserError(
             f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank} is "
             "impossible: give at least 1 of each, and a rank from 0 to the number of machines minus 1"
@@ -50,17 +49,9 @@ def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
     if dist.is_torchelastic_launched() or args.num_gpus * args.num_machines == 1:
         return main(args)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_TIMEOUT))
-    config = LaunchConfig(
-        min_nodes=args.num_machines,
-        max_nodes=args.num_machines,
-        nproc_per_node=args.num_gpus,
-        max_restarts=0,
-        run_id=str(uuid.uuid4()) if args.num_machines == 1 else "querypose",
-        **_rendezvous(args),
-    )
     logging.disable(logging.ERROR)  # the launcher's tracebacks of what is reported below
     try:
-        elastic_launch(config, _run)(main, args)
+        elastic_launch(_launch_config(args), _run)(main, args)
     except ChildFailedError as error:
         _exit_as(error)
     except SignalException as error:
@@ -99,17 +90,20 @@ def process_group(device: str, timeout: float = DEFAULT_TIMEOUT) -> Iterator[Non
     dist.destroy_process_group()  # not after an error: the others would fail before this process could report it
 
 
-def _rendezvous(args: Namespace) -> dict[str, Any]:
-    """The launcher's options for a job on this machine alone, or for one whose first machine is at `dist_url`."""
-    if args.num_machines == 1 and args.dist_url == "auto":
-        return {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-    address = urlsplit(args.dist_url)
-    if address.scheme != "tcp" or not address.hostname or not address.port:
-        raise UserError(
-            f"--dist-url is {args.dist_url}; give tcp://ADDRESS:PORT of the first machine, the same on all machines"
-        )
-    configs = {"rank": args.machine_rank}
-    return {"rdzv_backend": "static", "rdzv_endpoint": address.netloc, "rdzv_configs": configs}
+def _launch_config(args: Namespace) -> LaunchConfig:
+    """For processes on this machine alone, or on several of which the first is at `dist_url`."""
+    rendezvous: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    if args.num_machines > 1:
+        address = urlsplit(args.dist_url)
+        if address.scheme != "tcp" or not address.port:
+            raise UserError(
+                f"--dist-url is {args.dist_url}; give tcp://ADDRESS:PORT of the first machine on all machines"
+            )
+        configs = {"rank": args.machine_rank}
+        rendezvous = {"rdzv_backend": "static", "rdzv_endpoint": address.netloc, "rdzv_configs": configs}
+    machines = args.num_machines
+    options: dict[str, Any] = {"nproc_per_node": args.num_gpus, "max_restarts": 0, "run_id": "querypose"}
+    return LaunchConfig(min_nodes=machines, max_nodes=machines, **options, **rendezvous)
 
 
 def _run(main: Callable[[Namespace], Any], args: Namespace) -> None:

@@ -10,13 +10,14 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from torch import nn
 
 from querypose.data import check_datasets
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.cpu_memory import speed_up_cpu_training
 from querypose.engine.processes import DEFAULT_TIMEOUT, launch, process_group
 from querypose.engine.random_state import make_deterministic
-from querypose.engine.run_summary import InferenceTimer, write_results
+from querypose.engine.run_summary import timed_inference, write_results
 from querypose.engine.trainer import PoseTrainer
 from querypose.errors import UserError
 from querypose.setup_config import setup_config
@@ -77,31 +78,28 @@ def _run(args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Calla
         default_setup(cfg, args)
         logging.getLogger("querypose").parent = logging.getLogger("detectron2")
         log_parts(cfg)
-        run = _evaluate if args.eval_only else _train
-        results, milliseconds = run(cfg, args, trainer)
-        write_results(cfg, args.config_file, results, milliseconds)
+        model, run = _evaluation(cfg, args, trainer) if args.eval_only else _training(cfg, args, trainer)
+        with timed_inference(model) as seconds:
+            results = run()
+        write_results(cfg, args.config_file, results, seconds)
         if args.eval_only and comm.is_main_process():
             verify_results(cfg, results)
         return results
 
 
-def _evaluate(cfg: CfgNode, args: argparse.Namespace, trainer: type[PoseTrainer]) -> tuple[dict, float | None]:
+def _evaluation(cfg: CfgNode, args: argparse.Namespace, trainer: type[PoseTrainer]) -> tuple[nn.Module, Callable]:
     model = trainer.build_model(cfg)
     checkpointer = PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
     checkpointer.must_fit = True
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    with InferenceTimer(model) as timer:
-        results = trainer.test(cfg, model)
-    return results, timer.milliseconds
+    return model, lambda: trainer.test(cfg, model)
 
 
-def _train(cfg: CfgNode, args: argparse.Namespace, trainer: type[PoseTrainer]) -> tuple[dict | None, float | None]:
+def _training(cfg: CfgNode, args: argparse.Namespace, trainer: type[PoseTrainer]) -> tuple[nn.Module, Callable]:
     speed_up_cpu_training(cfg)
     training = trainer(cfg)
     training.resume_or_load(resume=args.resume)
-    with InferenceTimer(training.model) as timer:
-        results = training.train()
-    return results, timer.milliseconds
+    return training.model, training.train
 
 
 def refuse_existing_run(folder: str) -> None:

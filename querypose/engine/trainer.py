@@ -37,8 +37,6 @@ logger = logging.getLogger(__name__)
 logging.getLogger("detectron2.engine.train_loop").addFilter(
     lambda record: not (record.exc_info and isinstance(record.exc_info[1], UserError))
 )
-# of `model_<iteration>.pth`, the newest; model_final.pth and model_best.pth are kept as well
-CHECKPOINTS_KEPT = 5
 
 
 class PoseTrainer(DefaultTrainer):
@@ -152,7 +150,7 @@ class PoseTrainer(DefaultTrainer):
         cfg = self.cfg
         self.seed_steps = SeedSteps(self._trainer.data_loader)
         self.guard = NonFiniteGuard(cfg.SOLVER.NON_FINITE, cfg.OUTPUT_DIR)
-        self.checkpoints = PeriodicCheckpoints(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, CHECKPOINTS_KEPT)
+        self.checkpoints = PeriodicCheckpoints(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
         is_main = comm.is_main_process()
         found = [
             self.seed_steps,

@@ -5,7 +5,7 @@ from querypose.evaluation.crowdpose import CROWDPOSE_METRICS
 from querypose.evaluation.ground_truth import PROTOCOLS
 from querypose.evaluation.keypoint_errors import KeypointErrors, keypoint_errors
 from querypose.evaluation.pose_evaluator import PoseEvaluator
-from querypose.evaluation.submission import check_submission, write_submission
+from querypose.evaluation.submission import write_submission
 
 __all__ = [
     "BACKENDS",
@@ -14,7 +14,6 @@ __all__ = [
     "PROTOCOLS",
     "TASKS",
     "PoseEvaluator",
-    "check_submission",
     "evaluate_coco_results",
     "keypoint_errors",
     "write_submission",

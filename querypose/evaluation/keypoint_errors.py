@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import Entries, load_ground_truth
+from querypose.evaluation.matching import match_poses
 from querypose.skeleton import Skeleton
 
-_MAX_POSES = 20  # of an image, as in AP
-_MIN_OKS = 0.5  # at which a pose counts as that of a person
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 KINDS = ("good", "jitter", "inversion", "miss")
@@ -24,8 +22,8 @@ less, but at least 0.5 to the place of its mirror image in the same person; none
 class KeypointErrors:
     """Errors by keypoint, over the persons that were found.
 
-    A person is found if a pose, best score first, each matched once, has OKS 0.5 or more with it. The similarity of a
-    single keypoint is its term of OKS, `exp(-d^2 / (2 area (2 sigma)^2))`.
+    Poses are matched to persons as of `ImageMatching`. The similarity of a single keypoint is its term of OKS,
+    `exp(-d^2 / (2 area (2 sigma)^2))`.
 
     Attributes:
         names: K keypoint names.
@@ -81,43 +79,24 @@ def keypoint_errors(
         UserError: for results that do not fit the annotations.
     """
     truth = load_ground_truth(ground_truth, sigmas=sigmas, protocol=protocol)
-    poses: dict[int | str, Entries] = {}
-    persons: dict[int | str, Entries] = {}
-    for result in check_results(results, truth, ("keypoints",)):
-        poses.setdefault(result["image_id"], []).append(result)
-    for person in truth.content["annotations"]:
-        if not person["iscrowd"] and person["num_keypoints"] > 0:
-            persons.setdefault(person["image_id"], []).append(person)
-
     skeleton = truth.skeleton
     sigma, mirror = np.array(skeleton.sigmas), np.array(skeleton.flip_indices)
     none = np.zeros((0, skeleton.num_keypoints))
     own, mirrored, distances = [none], [none], [none]
     best_oks: list[float] = []
-    for image_id, here in persons.items():
-        found = sorted(poses.get(image_id, ()), key=lambda pose: -pose["score"])[:_MAX_POSES]
-        given = np.array([person["keypoints"] for person in here], dtype=float).reshape(len(here), -1, 3)
-        scale = np.array([person["area"] for person in here])[:, None] * 2 * (2 * sigma) ** 2 + np.spacing(1)
-        free = np.ones(len(here), dtype=bool)
-        highest = np.zeros(len(here))
-        labelled = given[:, :, 2] > 0
-        for pose in found:
-            place = np.array(pose["keypoints"], dtype=float).reshape(-1, 3)[:, :2]
-            squares = ((place - given[:, :, :2]) ** 2).sum(axis=2)
-            similarity = np.exp(-squares / scale)
-            oks = (similarity * labelled).sum(axis=1) / labelled.sum(axis=1)
-            highest = np.maximum(highest, oks)
-            best = int(np.argmax(np.where(free, oks, -1)))
-            if not free[best] or oks[best] < _MIN_OKS:
-                continue
-            free[best] = False
-            hidden = ~labelled[best]
-            to_mirror = ((place - given[best, mirror, :2]) ** 2).sum(axis=1)
-            swapped = np.where(labelled[best, mirror] & (mirror != np.arange(len(mirror))), to_mirror, np.inf)
-            own.append(np.where(hidden, np.nan, similarity[best])[None])
-            mirrored.append(np.exp(-swapped / scale[best])[None])
-            distances.append(np.where(hidden, np.nan, np.sqrt(squares[best]))[None])
-        best_oks.extend(highest)
+    for image in match_poses(truth, results):
+        best_oks += image.best_oks
+        for person, pose, _ in image.pairs:
+            given = np.array(person["keypoints"], dtype=float).reshape(-1, 3)
+            places = np.array(pose["keypoints"], dtype=float).reshape(-1, 3)[:, :2]
+            scale = 2 * person["area"] * (2 * sigma) ** 2 + np.spacing(1)
+            labelled = given[:, 2] > 0
+            squares = ((places - given[:, :2]) ** 2).sum(axis=1)
+            to_mirror = ((places - given[mirror, :2]) ** 2).sum(axis=1)
+            to_mirror[~labelled[mirror] | (mirror == np.arange(len(mirror)))] = np.inf
+            own.append(np.where(labelled, np.exp(-squares / scale), np.nan)[None])
+            mirrored.append(np.exp(-to_mirror / scale)[None])
+            distances.append(np.where(labelled, np.sqrt(squares), np.nan)[None])
     return _summary(skeleton, best_oks, *map(np.concatenate, (own, mirrored, distances)))
 
 

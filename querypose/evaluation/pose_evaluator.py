@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from querypose.data.coco_keypoints import annotation_file
 from querypose.evaluation.coco_results import TASKS, Metrics, check_backend, check_tasks, compute_metrics
 from querypose.evaluation.ground_truth import Entries, load_ground_truth
-from querypose.evaluation.submission import check_submission, submission_name, write_submission
+from querypose.evaluation.submission import submission_name, write_submission
 from querypose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,8 @@ class PoseEvaluator(DatasetEvaluator):
             with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as file:
                 json.dump(results, file)
             if self._submission_split:
-                self._write_submission(results, self._output_dir)
+                path = write_submission(results, self._output_dir, self._submission_split, self._name)
+                logger.info("The file to submit for %s is %s", self._submission_split, path)
         if not self._ground_truth.content["annotations"]:
             logger.info(
                 "%s has no annotations, so no AP can be computed here: the results are written, but not evaluated.",
@@ -131,13 +132,3 @@ class PoseEvaluator(DatasetEvaluator):
             )
             return OrderedDict()
         return compute_metrics(self._ground_truth, results, self._tasks, self._backend)
-
-    def _write_submission(self, results: Entries, folder: str) -> None:
-        path = write_submission(results, folder, self._submission_split, self._name)
-        check_submission(
-            path,
-            [image["id"] for image in self._ground_truth.content["images"]],
-            self._ground_truth.skeleton.num_keypoints,
-            self._ground_truth.category_id,
-        )
-        logger.info("The file to submit for %s is %s", self._submission_split, path)

@@ -53,12 +53,8 @@ def rigid(skeleton: Skeleton) -> list[list[str]]:
 @PART_DIVISION_REGISTRY.register()
 def head_and_limbs(skeleton: Skeleton) -> list[list[str]]:
     """Figure 4 (d): head, two arms and two legs (COCO skeleton)."""
-    limbs = [
-        [f"{side}_{joint}" for joint in joints]
-        for joints in (("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle"))
-        for side in ("left", "right")
-    ]
-    return [_HEAD, *limbs]
+    limbs = (("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle"))
+    return [_HEAD, *([f"{side}_{joint}" for joint in limb] for limb in limbs for side in ("left", "right"))]
 
 
 @PART_DIVISION_REGISTRY.register()
@@ -114,23 +110,19 @@ def part_groups(skeleton: Skeleton, part_of_keypoint: Sequence[int]) -> list[lis
 
 
 def _part_indices(skeleton: Skeleton, parts: Sequence[Sequence[str]], source: str) -> list[int]:
-    part_of: dict[str, int] = {}
-    for index, part in enumerate(parts):
-        if not part:
-            raise UserError(f"{source} has an empty part (number {index + 1}); remove it or name its keypoints")
-        for name in part:
-            if name not in skeleton.keypoint_names:
-                raise UserError(
-                    f"{source} names the keypoint '{name}', which this data set's skeleton lacks (it has "
-                    f"{', '.join(skeleton.keypoint_names)}); set PART_DIVISION to 'limbs' or 'per_keypoint', or "
-                    "PART_GROUPS to your parts"
-                )
-            if name in part_of:
-                raise UserError(
-                    f"{source} holds the keypoint '{name}' twice; every keypoint belongs to exactly one part"
-                )
-            part_of[name] = index
-    missing = [name for name in skeleton.keypoint_names if name not in part_of]
-    if missing:
-        raise UserError(f"{source} leaves out {', '.join(missing)}; every keypoint belongs to exactly one part")
+    names = [name for part in parts for name in part]
+    unknown = [name for name in names if name not in skeleton.keypoint_names]
+    repeated = [name for name in names if names.count(name) > 1]
+    missing = [name for name in skeleton.keypoint_names if name not in names]
+    if unknown:
+        raise UserError(
+            f"{source} names the keypoint '{unknown[0]}', which this data set's skeleton lacks (it has "
+            f"{', '.join(skeleton.keypoint_names)}); set PART_DIVISION to 'limbs' or 'per_keypoint', or PART_GROUPS to "
+            "your parts"
+        )
+    if repeated or missing or not all(parts):
+        fault = f"holds the keypoint '{repeated[0]}' twice" if repeated else f"leaves out {', '.join(missing)}"
+        fault = fault if repeated or missing else "has an empty part"
+        raise UserError(f"{source} {fault}; every keypoint belongs to exactly one part")
+    part_of = {name: index for index, part in enumerate(parts) for name in part}
     return [part_of[name] for name in skeleton.keypoint_names]

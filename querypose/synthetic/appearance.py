@@ -23,7 +23,7 @@ class Appearance:
     back: str  # "plain", "hood" or "backpack"
 
     @classmethod
-    def sample(cls, rng):
+    def sample(cls, rng: np.random.Generator) -> "Appearance":
         """Sample the appearance of one person."""
         light, dark = np.array([246, 212, 184.0]), np.array([112, 72, 50.0])
         skin = light + rng.beta(1, 1.4) * (dark - light) + rng.normal(0, 4, 3)

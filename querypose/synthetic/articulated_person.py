@@ -31,19 +31,19 @@ FACE_DIRECTIONS = {
 }
 
 
-def rotation_x(degrees):
+def rotation_x(degrees: float) -> np.ndarray:
     """Rotation (3, 3) that turns down towards forward (a thigh lifted, an arm raised to the front)."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
 
 
-def rotation_y(degrees):
+def rotation_y(degrees: float) -> np.ndarray:
     """Rotation (3, 3) about the vertical that turns forward towards the image's right."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
-def rotation_z(degrees):
+def rotation_z(degrees: float) -> np.ndarray:
     """Rotation (3, 3) in the image plane that turns down towards the image's left."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
@@ -66,7 +66,7 @@ class Proportions:
     girth: float = 1.0
 
     @classmethod
-    def sample(cls, rng):
+    def sample(cls, rng: np.random.Generator) -> "Proportions":
         """Sample the proportions of one person."""
         around = {name: value * rng.uniform(0.92, 1.08) for name, value in vars(cls()).items()}
         around["girth"] = rng.uniform(0.88, 1.2)
@@ -143,42 +143,20 @@ def _bow(rng, pose):
     pose.lean = rng.uniform(18, 55)
 
 
-def _arms_hang(rng, side):
-    return [rng.uniform(4, 22), rng.normal(0, 10), rng.normal(0, 20), rng.uniform(0, 35)]
-
-
-def _arm_akimbo(rng, side):
-    return [rng.uniform(35, 52), rng.uniform(-15, 5), rng.uniform(75, 100), rng.uniform(75, 100)]
-
-
-def _arm_up(rng, side):
-    return [rng.uniform(120, 172), rng.uniform(-5, 20), rng.normal(0, 25), rng.uniform(0, 45)]
-
-
-def _arm_wave(rng, side):
-    return [rng.uniform(60, 105), rng.uniform(-5, 15), rng.uniform(-110, -70), rng.uniform(60, 120)]
-
-
-def _arm_out(rng, side):
-    return [rng.uniform(60, 95), rng.uniform(-10, 10), rng.normal(0, 25), rng.uniform(0, 35)]
-
-
-def _arm_reach(rng, side):
-    return [rng.uniform(0, 20), rng.uniform(45, 110), rng.uniform(-10, 25), rng.uniform(0, 50)]
-
-
-def _arm_fold(rng, side):
-    return [rng.uniform(8, 20), rng.uniform(10, 30), rng.uniform(25, 65), rng.uniform(85, 125)]
-
-
 _LEG_POSES = (
     (_stand, 0.32), (_walk, 0.22), (_run, 0.10), (_sit, 0.11), (_crouch, 0.06),
     (_lunge, 0.05), (_straddle, 0.07), (_kick, 0.03), (_bow, 0.04),
 )  # fmt: skip
+# Away from the body, to the front, twist, bend: uniform in (low, high) or normal with (mean, deviation).
 _ARM_POSES = (
-    (_arms_hang, 0.34), (_arm_akimbo, 0.13), (_arm_up, 0.13), (_arm_wave, 0.10),
-    (_arm_out, 0.10), (_arm_reach, 0.11), (_arm_fold, 0.09),
-)  # fmt: skip
+    ((("uniform", 4, 22), ("normal", 0, 10), ("normal", 0, 20), ("uniform", 0, 35)), 0.34),  # hanging
+    ((("uniform", 35, 52), ("uniform", -15, 5), ("uniform", 75, 100), ("uniform", 75, 100)), 0.13),  # akimbo
+    ((("uniform", 120, 172), ("uniform", -5, 20), ("normal", 0, 25), ("uniform", 0, 45)), 0.13),  # raised
+    ((("uniform", 60, 105), ("uniform", -5, 15), ("uniform", -110, -70), ("uniform", 60, 120)), 0.10),  # waving
+    ((("uniform", 60, 95), ("uniform", -10, 10), ("normal", 0, 25), ("uniform", 0, 35)), 0.10),  # to the side
+    ((("uniform", 0, 20), ("uniform", 45, 110), ("uniform", -10, 25), ("uniform", 0, 50)), 0.11),  # reaching
+    ((("uniform", 8, 20), ("uniform", 10, 30), ("uniform", 25, 65), ("uniform", 85, 125)), 0.09),  # folded
+)
 
 
 def _choose(rng, weighted):
@@ -186,7 +164,7 @@ def _choose(rng, weighted):
     return weighted[rng.choice(len(weighted), p=weights / weights.sum())][0]
 
 
-def sample_pose(rng):
+def sample_pose(rng: np.random.Generator) -> Pose:
     """Sample a pose: legs and arms are sampled independently, for many combinations."""
     pose = Pose()
     legs = _choose(rng, _LEG_POSES)
@@ -196,7 +174,7 @@ def sample_pose(rng):
         same = rng.random() < 0.55
         first = _choose(rng, _ARM_POSES)
         kinds = (first, first) if same else (first, _choose(rng, _ARM_POSES))
-        pose.arms = np.array([kind(rng, side) for side, kind in enumerate(kinds)])
+        pose.arms = np.array([[getattr(rng, law)(*values) for law, *values in kind] for kind in kinds])
     if rng.random() < 0.5:  # both sides equally often
         pose.arms, pose.legs = pose.arms[::-1].copy(), pose.legs[::-1].copy()
     pose.arms[:, :3] += rng.normal(0, 4, (2, 3))
@@ -209,7 +187,7 @@ def sample_pose(rng):
     return pose
 
 
-def sample_yaw(rng):
+def sample_yaw(rng: np.random.Generator) -> float:
     """Sample the direction a person faces: 0 to the viewer, 90 to the image's right, 180 away."""
     side = rng.choice([-1, 1])
     kind = rng.random()
@@ -231,7 +209,7 @@ class Body:
     the frames of the torso and of the head to the camera's; `yaw` is the direction of the pelvis.
     """
 
-    joints: dict
+    joints: dict[str, np.ndarray]
     torso: np.ndarray
     head: np.ndarray
     pelvis: np.ndarray
@@ -243,7 +221,7 @@ class Body:
 HEAD_ELONGATION = 1.16
 
 
-def on_head(body, direction, reach=1.0):
+def on_head(body: Body, direction: np.ndarray, reach: float = 1.0) -> np.ndarray:
     """Return the point (3,) where `direction` (3,), in the head's frame, meets the surface of the head."""
     up = body.head @ -DOWN
     turned = body.head @ direction
@@ -251,7 +229,7 @@ def on_head(body, direction, reach=1.0):
     return body.joints["head"] + radius * (turned + (HEAD_ELONGATION - 1) * (turned @ up) * up)
 
 
-def pose_body(pose, proportions, yaw, roll=0.0, camera_pitch=0.0):
+def pose_body(pose: Pose, proportions: Proportions, yaw: float, roll: float = 0.0, camera_pitch: float = 0.0) -> Body:
     """Compute the joints of a person by forward kinematics and rotate them into the camera's frame.
 
     Args:
@@ -297,7 +275,7 @@ def pose_body(pose, proportions, yaw, roll=0.0, camera_pitch=0.0):
     return body
 
 
-def sample_body(rng):
+def sample_body(rng: np.random.Generator) -> Body:
     """Sample proportions, pose and direction of one person and return the posed `Body`."""
     return pose_body(
         sample_pose(rng),

@@ -67,7 +67,7 @@ class PersonCanvas:
         self.solid(outline, inner, color, part)
 
 
-def capsule(start, end, radius_start, radius_end):
+def capsule(start: np.ndarray, end: np.ndarray, radius_start: float, radius_end: float) -> np.ndarray:
     """Return the outline (16, 2) of a tapered capsule between two circles."""
     along = end - start
     length = np.hypot(*along)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from querypose.errors import UserError
 from querypose.synthetic.articulated_person import KEYPOINT_NAMES
-from querypose.synthetic.scene import render_scene
+from querypose.synthetic.scene import Annotations, render_scene
 
 # Raise it whenever the images or labels change: sets of different versions are never mixed.
 VERSION = 2
@@ -45,8 +45,6 @@ CATEGORY = {
     "keypoints": list(KEYPOINT_NAMES),
     "skeleton": [[KEYPOINT_NAMES.index(joint) + 1 for joint in limb] for limb in _LIMBS],
 }
-
-Annotations = list[dict[str, Any]]
 
 
 def render_image(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, Annotations]:

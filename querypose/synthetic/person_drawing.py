@@ -4,15 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from querypose.synthetic.articulated_person import (
-    DOWN,
-    FACE_DIRECTIONS,
-    FORWARD,
-    HEAD_ELONGATION,
-    KEYPOINT_NAMES,
-    SIDES,
-    on_head,
-)
+from querypose.synthetic import articulated_person as person
+from querypose.synthetic.appearance import Appearance
+from querypose.synthetic.articulated_person import DOWN, FACE_DIRECTIONS, HEAD_ELONGATION, KEYPOINT_NAMES, SIDES, Body
 from querypose.synthetic.canvas import BACKGROUND, PROP, SUPERSAMPLING, PersonCanvas, capsule
 
 _PART_NAMES = ("torso", "pelvis", "skirt", "neck", "head", "hair") + tuple(
@@ -54,11 +48,11 @@ class RenderedPerson:
     yaw: float
 
     @property
-    def silhouette(self):
+    def silhouette(self) -> np.ndarray:
         """Pixels (h, w) of the person without the props."""
         return (self.parts != BACKGROUND) & (self.parts != PROP)
 
-    def self_visible(self):
+    def self_visible(self) -> np.ndarray:
         """Return for each keypoint (K,) whether the person's own body and props leave it visible."""
         rows, columns = np.floor(self.keypoints).astype(int).T[::-1]
         shown = self.parts[rows, columns]
@@ -77,7 +71,7 @@ def _showing_table():
 _SHOWING = _showing_table()
 
 
-def render_person(body, look, stature, light=1.0):
+def render_person(body: Body, look: Appearance, stature: float, light: float = 1.0) -> RenderedPerson:
     """Render a person and return its `RenderedPerson`.
 
     Args:
@@ -218,15 +212,8 @@ class _PersonDrawing:
             canvas.hull(circles, 0.78 * look.shirt, PART_IDS["torso"])
 
     def neck(self):
-        top = self.at["head"]
-        self.canvas.limb(
-            self.on_torso(0, 0.93, 0),
-            top,
-            0.034 * self.scale,
-            0.03 * self.scale,
-            0.9 * self.look.skin,
-            PART_IDS["neck"],
-        )
+        base, skin = self.on_torso(0, 0.93, 0), 0.9 * self.look.skin
+        self.canvas.limb(base, self.at["head"], 0.034 * self.scale, 0.03 * self.scale, skin, PART_IDS["neck"])
 
     def stool(self):
         width, depth = 0.085 * self.scale, 0.3 * self.scale
@@ -281,7 +268,7 @@ class _PersonDrawing:
         self.canvas.disc(place, 0.021 * self.scale, 0.95 * self.look.skin, PART_IDS[f"{side}_ear"], rim=1.0)
 
     def long_hair(self):
-        head, behind = self.at["head"], self.scale * (self.body.head @ (-0.035 * FORWARD))
+        head, behind = self.at["head"], self.scale * (self.body.head @ (-0.035 * person.FORWARD))
         hanging = head + behind + self.scale * 0.1 * (self.body.head @ DOWN)
         radius = self.body.proportions.head * self.scale
         self.canvas.limb(head + behind, hanging, 1.0 * radius, 0.85 * radius, self.look.hair, PART_IDS["hair"])
@@ -337,5 +324,5 @@ class _PersonDrawing:
         """The tip of the nose stands out of the ball, so that a profile has one."""
         turned = (self.body.head @ FACE_DIRECTIONS["nose"])[2]
         if -0.2 < turned < 0.75:
-            tip = self.middle + self.scale * on_head(self.body, FACE_DIRECTIONS["nose"], 1.04)
+            tip = self.middle + self.scale * person.on_head(self.body, FACE_DIRECTIONS["nose"], 1.04)
             self.canvas.disc(tip, 0.19 * radius, 0.93 * self.look.skin, PART_IDS["head"], rim=1.0)

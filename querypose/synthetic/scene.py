@@ -1,5 +1,7 @@
 """Renders images of synthetic people: a background, one to five persons, objects in front, exact labels."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -7,6 +9,8 @@ from querypose.synthetic.appearance import Appearance
 from querypose.synthetic.articulated_person import FACE_DIRECTIONS, KEYPOINT_NAMES, sample_body
 from querypose.synthetic.canvas import BACKGROUND, SUPERSAMPLING
 from querypose.synthetic.person_drawing import render_person
+
+Annotations = list[dict[str, Any]]
 
 MIN_LABELLED_KEYPOINTS = 4
 MIN_VISIBLE_SHARE = 0.38  # of a person's silhouette within the image
@@ -40,7 +44,7 @@ class _Placed:
         return inside & ~(self.rendered.behind & _ON_FACE)
 
 
-def render_scene(rng, height=192, width=224):
+def render_scene(rng: np.random.Generator, height: int = 192, width: int = 224) -> tuple[np.ndarray, Annotations]:
     """Render one image of people and return it with its annotations.
 
     Args:

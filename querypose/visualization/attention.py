@@ -1,13 +1,14 @@
 """The parts' attention laid over an image, for all persons at once or part by part (Figure 5 of the paper)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from querypose.errors import UserError
+from querypose.modeling.part_division import build_part_division, part_groups
 from querypose.skeleton import Skeleton
 from querypose.visualization.draw_poses import draw_poses
 from querypose.visualization.poses import Poses, as_array
@@ -71,8 +72,8 @@ def person_panels(
     return [pose, *(overlay_attention(crop // 2, part[None, None], box) for part in instances.part_attention[index])]
 
 
-def part_names(skeleton: Skeleton, part_of_keypoint: Sequence[int]) -> list[str]:
-    """Name each part by its keypoints: 'left elbow, left wrist'."""
-    names = [name.replace("_", " ") for name in skeleton.keypoint_names]
-    parts = range(max(part_of_keypoint) + 1)
-    return [", ".join(name for name, of in zip(names, part_of_keypoint, strict=True) if of == part) for part in parts]
+def part_names(cfg: CfgNode, skeleton: Skeleton) -> list[str]:
+    """Name each part of a config's model by its keypoints: 'left elbow, left wrist'."""
+    config = cfg.MODEL.QUERYPOSE
+    division = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
+    return [", ".join(group).replace("_", " ") for group in part_groups(skeleton, division)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from querypose.data.coco_format import image_path
 from querypose.errors import UserError
 from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import GroundTruth
@@ -58,7 +59,7 @@ def write_result_images(
     persons_of, results_of = _by_image(persons), _by_image(results)
 
     def draw(image_id: int | str, size: Size | None) -> list[np.ndarray]:
-        image = read_image_rgb(Path(image_root) / images[image_id])
+        image = read_image_rgb(image_path(image_root, images[image_id]))
         scale = min(size[0] / image.shape[1], size[1] / image.shape[0]) if size else None
         skeleton = ground_truth.skeleton
         poses = (
@@ -89,12 +90,12 @@ def sort_errors(errors: list[ImageError], order: str) -> list[ImageError]:
     if order == "none":
         return errors
     sign = 1 if order == "best" else -1
-    return sorted(errors, key=lambda error: (error.persons + error.surplus == 0, sign * error.error))
+    return sorted(errors, key=lambda error: (error.persons + error.false_positives == 0, sign * error.error))
 
 
 def describe(error: ImageError) -> str:
     """A title for an image: error, persons found, false positives."""
-    false_positives = f", {error.surplus} false positives" if error.surplus else ""
+    false_positives = f", {error.false_positives} false positives" if error.false_positives else ""
     return f"error {error.error:.2f}, {error.found} of {error.persons} found{false_positives}"
 
 
@@ -112,7 +113,7 @@ def _write_table(errors: list[ImageError], file_names: dict[int | str, str], pat
             rows.writerow(_COLUMNS)
             for rank, error in enumerate(errors, start=1):
                 oks = "" if error.mean_oks is None else f"{error.mean_oks:.4f}"
-                counts = error.persons, error.found, error.surplus
+                counts = error.persons, error.found, error.false_positives
                 rows.writerow([rank, error.image_id, file_names[error.image_id], f"{error.error:.4f}", *counts, oks])
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another --output.") from error

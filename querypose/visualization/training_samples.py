@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 from tqdm import tqdm
 
-from querypose.data import PoseDatasetMapper, check_datasets, skeleton_of
+from querypose.data import PoseDatasetMapper, check_datasets, skeleton_of, training_records
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton
 from querypose.visualization.contact_sheet import Size, write_sheets
@@ -42,13 +42,7 @@ class SampleMaker:
         check_datasets(cfg, train=is_train, test=not is_train)
         self.skeleton: Skeleton = skeleton_of(cfg)
         self.image_format: str = cfg.INPUT.FORMAT
-        if is_train:
-            # the same images as the training loader
-            filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-            min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-            self.records = get_detection_dataset_dicts(names, filter_empty, min_keypoints)
-        else:
-            self.records = get_detection_dataset_dicts(names, filter_empty=False)
+        self.records = training_records(cfg) if is_train else get_detection_dataset_dicts(names, filter_empty=False)
         # test samples have their persons, too
         options = {**PoseDatasetMapper.from_config(cfg, is_train=is_train), "is_train": True}
         flip = T.RandomFlip(prob=1.0, horizontal=True)

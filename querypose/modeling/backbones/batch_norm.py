@@ -1,4 +1,4 @@
-"""A backbone's BatchNorm made trainable, frozen or synchronised."""
+"""A backbone's BatchNorm made trainable, frozen or synchronized."""
 
 import torch
 from detectron2.utils import comm

@@ -17,7 +17,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def checkpoint_blocks(backbone: nn.Module) -> None:
-    """Let every residual block of a backbone keep only its input for the backward pass, which computes the rest anew.
+    """Let every residual block of a backbone keep only its input for the backward pass, which recomputes the rest.
 
     Outputs, gradients, running statistics and the names in the state dict stay as they are.
 
@@ -38,7 +38,7 @@ def checkpoint_blocks(backbone: nn.Module) -> None:
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """The innermost modules that stand in a sequence and hold at least two convolutions or Linear layers.
+    """The innermost modules in a sequence that hold at least two convolutions or Linear layers.
 
     These are the residual blocks of the usual networks. A block with hooks inside is left out: they would run again
     in the backward pass.
@@ -64,7 +64,7 @@ def _checkpoint(block: nn.Module, *inputs: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
-    """BatchNorm normalizes with batch statistics, but does not count the same batch a second time."""
+    """BatchNorm normalizes with batch statistics, but does not update its running statistics a second time."""
     kept = [
         (module, name, buffer)
         for module in block.modules()

@@ -14,33 +14,38 @@ from querypose.modeling.backbones.timm_models import create_timm_model
 
 # strides of HRNet's four branches, and of p2 .. p5
 STRIDES = (4, 8, 16, 32)
+NECKS = ("lateral", "pooled")
 
 
 class HRNetBackbone(Backbone):
-    """HRNet and what both necks share: all branches joined at stride 4, then a pyramid made of that map.
+    """HRNet with one of the authors' necks: all branches joined at stride 4, then a pyramid made of that map.
 
-    The branches, upsampled (bilinear) to stride 4 and concatenated, are reduced to `out_channels` by a 1x1 convolution.
-    A subclass makes the four levels of the result; a 3x3 convolution for each of them is last. Names of parameters
-    are those of the authors' checkpoints.
+    The branches, upsampled (bilinear) to stride 4 and concatenated, are reduced to `out_channels` by a 1x1 convolution:
+    level 0. In the "pooled" neck, of the authors' W32, level i is level 0 averaged over 2^i x 2^i locations; in the
+    "lateral" neck, of their W48, it is the level before averaged over 2x2 locations, plus branch i (1x1 convolution). A
+    3x3 convolution for each level is last. Names of parameters are those of the authors' checkpoints.
     """
 
-    fpn_bias: bool
-
     @configurable
-    def __init__(self, *, bottom_up: nn.Module, channels: list[int], out_channels: int):
+    def __init__(self, *, bottom_up: nn.Module, channels: list[int], out_channels: int, neck: str):
         """
         Args:
             bottom_up: (B, 3, H, W) -> the four branches at strides 4, 8, 16 and 32.
             channels: of the four branches.
             out_channels: of p2 .. p5.
+            neck: "pooled" or "lateral".
         """
         super().__init__()
+        pooled = neck == "pooled"
         self.bottom_up = bottom_up
         self.reduction_conv = nn.Sequential(nn.Conv2d(sum(channels), out_channels, kernel_size=1))
         self.fpn_conv = nn.ModuleList(
-            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=self.fpn_bias) for _ in STRIDES
+            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=pooled) for _ in STRIDES
         )
-        for conv in (*self.reduction_conv, *self.fpn_conv):
+        self.lateral_conv = nn.ModuleDict()
+        for level in range(1, 1 if pooled else len(STRIDES)):
+            self.lateral_conv[str(level)] = nn.Conv2d(channels[level], out_channels, kernel_size=1, bias=False)
+        for conv in (*self.reduction_conv, *self.fpn_conv, *self.lateral_conv.values()):
             weight_init.c2_xavier_fill(conv)
         self._out_features = [f"p{level}" for level in range(2, 2 + len(STRIDES))]
         self._out_feature_strides = dict(zip(self._out_features, STRIDES, strict=True))
@@ -53,6 +58,7 @@ class HRNetBackbone(Backbone):
             "bottom_up": bottom_up,
             "channels": bottom_up.feature_info.channels(),
             "out_channels": cfg.MODEL.FPN.OUT_CHANNELS,
+            "neck": cfg.MODEL.HRNET.NECK,
         }
 
     @property
@@ -60,51 +66,19 @@ class HRNetBackbone(Backbone):
         return STRIDES[-1]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """image (B, 3, H, W), normalised, sides multiples of 32 -> p2 .. p5, (B, C, H / stride, W / stride)."""
+        """image (B, 3, H, W), normalized, sides multiples of 32 -> p2 .. p5, (B, C, H / stride, W / stride)."""
         branches = self.bottom_up(image)
         size = branches[0].shape[-2:]
         upsampled = [F.interpolate(branch, size, mode="bilinear", align_corners=False) for branch in branches[1:]]
-        finest = self.reduction_conv(torch.cat([branches[0], *upsampled], dim=1))
-        levels = [conv(level) for conv, level in zip(self.fpn_conv, self.levels(finest, branches), strict=True)]
-        return dict(zip(self._out_features, levels, strict=True))
-
-    def levels(self, finest: Tensor, branches: list[Tensor]) -> list[Tensor]:
-        """The joined map (B, out_channels, H / 4, W / 4) and the branches -> the map of every level, finest first."""
-        raise NotImplementedError
-
-
-class PooledHRNetBackbone(HRNetBackbone):
-    """The neck of the authors' W32: level i is the joined map, averaged over squares of 2^i places."""
-
-    fpn_bias = True
-
-    def levels(self, finest: Tensor, branches: list[Tensor]) -> list[Tensor]:
-        return [finest, *(F.avg_pool2d(finest, stride // STRIDES[0]) for stride in STRIDES[1:])]
-
-
-class LateralHRNetBackbone(HRNetBackbone):
-    """The neck of the authors' W48: a level is the one before, averaged over 2x2 places, plus its branch (1x1 conv)."""
-
-    fpn_bias = False
-
-    @configurable
-    def __init__(self, *, bottom_up: nn.Module, channels: list[int], out_channels: int):
-        super().__init__(bottom_up=bottom_up, channels=channels, out_channels=out_channels)
-        # level 0 is the joined map itself
-        self.lateral_conv = nn.ModuleDict(
-            {str(i): nn.Conv2d(channels[i], out_channels, kernel_size=1, bias=False) for i in range(1, len(STRIDES))}
-        )
-        for conv in self.lateral_conv.values():
-            weight_init.c2_xavier_fill(conv)
-
-    def levels(self, finest: Tensor, branches: list[Tensor]) -> list[Tensor]:
-        levels = [finest]
-        for index, conv in self.lateral_conv.items():
-            levels.append(F.avg_pool2d(levels[-1], 2) + conv(branches[int(index)]))
-        return levels
-
-
-NECKS = {"pooled": PooledHRNetBackbone, "lateral": LateralHRNetBackbone}
+        levels = [self.reduction_conv(torch.cat([branches[0], *upsampled], dim=1))]
+        for index in range(1, len(STRIDES)):
+            if self.lateral_conv:
+                lateral = self.lateral_conv[str(index)](branches[index])
+                levels.append(F.avg_pool2d(levels[-1], 2) + lateral)
+            else:
+                levels.append(F.avg_pool2d(levels[0], 2**index))
+        outputs = [conv(level) for conv, level in zip(self.fpn_conv, levels, strict=True)]
+        return dict(zip(self._out_features, outputs, strict=True))
 
 
 def build_hrnet(name: str, *, norm: str = "BN") -> nn.Module:
@@ -129,9 +103,8 @@ def build_hrnet_backbone(cfg, input_shape: ShapeSpec) -> HRNetBackbone:
     """`MODEL.HRNET.NAME` with the neck `MODEL.HRNET.NECK`: levels p2 .. p5.
 
     Raises:
-        UserError: an HRNet or a neck that there is not.
+        UserError: an HRNet or a neck that does not exist.
     """
-    neck = cfg.MODEL.HRNET.NECK
-    if neck not in NECKS:
-        raise UserError(f"MODEL.HRNET.NECK is '{neck}'; valid are {', '.join(sorted(NECKS))}")
-    return NECKS[neck](cfg, input_shape)
+    if cfg.MODEL.HRNET.NECK not in NECKS:
+        raise UserError(f"MODEL.HRNET.NECK is '{cfg.MODEL.HRNET.NECK}'; valid are {', '.join(NECKS)}")
+    return HRNetBackbone(cfg, input_shape)

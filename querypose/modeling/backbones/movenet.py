@@ -28,6 +28,9 @@ WIDTH = 1.5
 # the stages that the neck reads at strides 4, 8 and 16; at stride 32 it reads the last 1x1 convolution
 NECK_STAGES = (1, 2, 3)
 PEAK_CHANNELS = 24
+# stride -> channels in and out of the neck's 1x1 and of its separable 3x3 convolutions
+LATERALS = {"4": (40, PEAK_CHANNELS), "8": (48, 32), "16": (96, 64), "32": (1280, 64)}
+SMOOTHINGS = {"16": (64, 32), "8": (32, PEAK_CHANNELS), "4": (PEAK_CHANNELS, PEAK_CHANNELS)}
 
 # channels of the heads: logit of a person's center, logits of 17 keypoints' heatmaps, (y, x) of each keypoint from the
 # center, (h, w) of the box, (y, x) of the center within its location; lengths in strides
@@ -61,40 +64,19 @@ class MoveNetBackbone(Backbone):
         """
         super().__init__()
         self.trunk = build_trunk()
-        self.lateral = nn.ModuleDict(
-            {
-                "4": nn.Conv2d(40, PEAK_CHANNELS, 1),
-                "8": nn.Conv2d(48, 32, 1),
-                "16": nn.Conv2d(96, 64, 1),
-                "32": nn.Conv2d(1280, 64, 1),
-            }
-        )
-        self.smooth = nn.ModuleDict(
-            {
-                "16": separable_conv(64, 32),
-                "8": separable_conv(32, PEAK_CHANNELS),
-                "4": separable_conv(PEAK_CHANNELS, PEAK_CHANNELS),
-            }
-        )
-        self.heads = nn.ModuleDict(
-            {
-                name: nn.Sequential(*separable_conv(PEAK_CHANNELS, 96), nn.Conv2d(96, channels, 1))
-                for name, channels in HEADS.items()
-            }
-        )
+        self.lateral = nn.ModuleDict({stride: nn.Conv2d(*channels, 1) for stride, channels in LATERALS.items()})
+        self.smooth = nn.ModuleDict({stride: separable_conv(*channels) for stride, channels in SMOOTHINGS.items()})
+        self.heads = nn.ModuleDict()
+        for name, channels in HEADS.items():
+            self.heads[name] = nn.Sequential(*separable_conv(PEAK_CHANNELS, 96), nn.Conv2d(96, channels, 1))
         self.heads.requires_grad_(False)
         self.frozen = frozen
-        if frozen:
-            for part in (self.trunk, self.lateral, self.smooth):
-                part.requires_grad_(False)
+        for part in (self.trunk, self.lateral, self.smooth):
+            part.requires_grad_(not frozen)
 
         joined = PEAK_CHANNELS + sum(HEADS[name] for name in ("center", "heatmaps", "regression", "size"))
-        self.project = nn.ModuleDict(
-            {
-                name: nn.Conv2d(channels, out_channels, 1)
-                for name, channels in {"p2": joined, "p3": 32, "p4": 64, "p5": 64}.items()
-            }
-        )
+        inputs = {"p2": joined, "p3": 32, "p4": 64, "p5": 64}
+        self.project = nn.ModuleDict({name: nn.Conv2d(number, out_channels, 1) for name, number in inputs.items()})
         for conv in self.project.values():
             weight_init.c2_xavier_fill(conv)
         self._out_features = list(self.project)

@@ -37,7 +37,7 @@ class SwinBackbone(Backbone):
             embed_dim: channels of res2; every stage after it has twice as many.
             depths: blocks of the four stages.
             num_heads: attention heads of the four stages.
-            window_size: side of the attention windows, in places.
+            window_size: side of the attention windows, in locations.
             stochastic_depth: the probability that the last block is skipped in training; it rises linearly from 0.
             out_features: those of res2 .. res5 to return; stages behind the last of them are not built.
 
@@ -78,7 +78,7 @@ class SwinBackbone(Backbone):
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """image (B, 3, H, W), normalised, any size -> features by name, (B, C, H / stride, W / stride) rounded up."""
+        """image (B, 3, H, W), normalized, any size -> features by name, (B, C, H / stride, W / stride) rounded up."""
         height, width = image.shape[-2:]
         x = F.pad(image, (0, -width % PATCH_SIZE, 0, -height % PATCH_SIZE))
         outputs = {}
@@ -95,20 +95,22 @@ def check_swin_sizes(
 ) -> None:
     """Raise a UserError for values of MODEL.SWIN that make no Swin."""
     stages = len(FEATURE_STRIDES)
-    for key, values in (("DEPTHS", depths), ("NUM_HEADS", num_heads)):
-        if len(values) != stages or min(values) < 1:
-            raise UserError(f"MODEL.SWIN.{key} is {list(values)}; it must hold {stages} numbers of at least 1")
+    if len(depths) != stages or len(num_heads) != stages or min(*depths, *num_heads, embed_dim) < 1:
+        raise UserError(
+            f"MODEL.SWIN has DEPTHS {list(depths)}, NUM_HEADS {list(num_heads)} and EMBED_DIM {embed_dim}; give "
+            f"{stages} DEPTHS, {stages} NUM_HEADS and an EMBED_DIM, all of at least 1"
+        )
     for stage, heads in enumerate(num_heads):
-        channels = embed_dim * 2**stage
-        if channels < 1 or channels % heads:
+        if embed_dim * 2**stage % heads:
             raise UserError(
                 f"MODEL.SWIN.NUM_HEADS {list(num_heads)} must divide the channels of its stage: {heads} does not "
-                f"divide {channels} (EMBED_DIM {embed_dim} times 2^{stage})"
+                f"divide {embed_dim * 2**stage} (EMBED_DIM {embed_dim} times 2^{stage})"
             )
-    if window_size < 2:
-        raise UserError(f"MODEL.SWIN.WINDOW_SIZE is {window_size}; it must be at least 2")
-    if not 0 <= stochastic_depth < 1:
-        raise UserError(f"MODEL.SWIN.STOCHASTIC_DEPTH is {stochastic_depth}; it must be at least 0 and below 1")
+    if window_size < 2 or not 0 <= stochastic_depth < 1:
+        raise UserError(
+            f"MODEL.SWIN has WINDOW_SIZE {window_size} and STOCHASTIC_DEPTH {stochastic_depth}; the former must be at "
+            "least 2, the latter at least 0 and below 1"
+        )
 
 
 @BACKBONE_REGISTRY.register()

@@ -81,8 +81,8 @@ class TimmBackbone(Backbone):
         if frozen:
             if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules()):
                 raise UserError(
-                    f"MODEL.TIMM.FROZEN keeps the weights, but MODEL.TIMM.NORM '{norm}' would go on changing; set it "
-                    "to 'FrozenBN'"
+                    f"MODEL.TIMM.FROZEN keeps the weights, but MODEL.TIMM.NORM '{norm}' would change with every batch; "
+                    "set it to 'FrozenBN'"
                 )
             self.model.requires_grad_(False)
 
@@ -99,7 +99,7 @@ class TimmBackbone(Backbone):
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """image (B, 3, H, W), normalised -> features by name, (B, C, H / stride, W / stride)."""
+        """image (B, 3, H, W), normalized -> features by name, (B, C, H / stride, W / stride)."""
         features = self.model(image)
         features = {key: features[index] for key, index in self._indices.items()}
         if self._channels_last:

@@ -135,7 +135,8 @@ class ImageQueries(nn.Module):
         """
         batch, _, height, width = maps.center.shape
         most = targets.boxes.shape[1]
-        counts = torch.tensor(targets.counts, device=maps.center.device)
+        # built on the device, a list would make the host wait
+        counts = torch.tensor(targets.counts).to(maps.center.device, non_blocking=True)
         valid = (torch.arange(most, device=maps.center.device) < counts[:, None]).float()  # (B, P)
         center = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
         size = targets.boxes[..., 2:] - targets.boxes[..., :2]
@@ -144,8 +145,8 @@ class ImageQueries(nn.Module):
         heatmaps = gaussian_heatmaps(points, (height, width), self.stride, sigma[..., None, None])
 
         position = center / self.stride
-        limit = position.new_tensor([width - 1, height - 1])
-        location = torch.minimum(position.floor().clamp(min=0), limit)
+        column, row = position.floor().unbind(dim=-1)
+        location = torch.stack([column.clamp(0, width - 1), row.clamp(0, height - 1)], dim=-1)
         index = (location[..., 1] * width + location[..., 0]).long()
         size_error = (_at(maps.size, index).flip(-1) - size / self.stride).abs()
         offset_error = (_at(maps.offset, index).flip(-1) - (position - location)).abs()

@@ -24,7 +24,8 @@ def attention_loss(
     targets = torch.where(valid[..., None], targets, 0.0)
     column = _gaussian(targets[..., 1], height, sigma)
     row = _gaussian(targets[..., 0], width, sigma)
-    cross_entropy = -(column[..., None, :] @ log_attention @ row[..., None]).flatten(1)  # (n, K)
+    # no matrix product: autocast would round it
+    cross_entropy = -(column[..., None] * row[..., None, :] * log_attention).sum(dim=(2, 3))  # (n, K)
     return torch.where(valid, cross_entropy, 0.0).sum()
 
 

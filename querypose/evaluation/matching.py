@@ -1,0 +1,74 @@
+"""Which pose is which person, as AP matches them, for the errors of single images and keypoints."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from querypose.evaluation.coco_backends import run_pycocotools
+from querypose.evaluation.coco_results import check_results
+from querypose.evaluation.ground_truth import Entries, GroundTruth
+
+
+@dataclass(frozen=True)
+class ImageMatching:
+    """The poses of an image matched to its persons.
+
+    A pose, best score first, is matched to the person with which it has the highest OKS, at least 0.5, each once, as
+    AP does; of an image the 20 best poses count. Persons that AP ignores (crowds, those without labels) are ignored
+    here, with the poses that match them.
+
+    Attributes:
+        image_id: of the annotation file.
+        best_oks: of each person the highest OKS with any pose of the image.
+        pairs: (person, pose, OKS) of each person found.
+        false_positives: number of poses that match no person.
+    """
+
+    image_id: int | str
+    best_oks: list[float]
+    pairs: list[tuple[dict[str, Any], dict[str, Any], float]]
+    false_positives: int
+
+
+def match_poses(ground_truth: GroundTruth, results: Entries) -> Iterator[ImageMatching]:
+    """Yield an `ImageMatching` for each image, in the order of the file.
+
+    Args:
+        ground_truth: `GroundTruth`.
+        results: list of COCO-format results with `keypoints`; all count, whatever their score.
+
+    Raises:
+        UserError: for results that do not fit the annotations.
+    """
+    poses = check_results(results, ground_truth, ("keypoints",))
+    poses = [{key: value for key, value in pose.items() if key != "bbox"} for pose in poses]
+    evaluation = run_pycocotools(ground_truth, poses, "keypoints")
+    persons: dict[int | str, Entries] = {}
+    numbers: dict[int, int] = {}  # of a person in the file -> of the person in the image
+    for number, person in enumerate(ground_truth.content["annotations"], start=1):
+        here = persons.setdefault(person["image_id"], [])
+        numbers[number] = len(here)
+        here.append(person)
+    # by size class, of which the first is all, then by image; None for one with neither persons nor poses
+    matchings = dict(zip(evaluation.params.imgIds, evaluation.evalImgs, strict=False))
+    for number, image in enumerate(ground_truth.content["images"], start=1):
+        here, matching = persons.get(image["id"], []), matchings[number]
+        counted = [i for i, person in enumerate(here) if not person["iscrowd"] and person["num_keypoints"]]
+        # (poses, persons), poses as in the matching and persons as in the file
+        similarity = np.array(evaluation.ious[number, 1], dtype=float).reshape(-1, max(1, len(here)))
+        pairs, false_positives = [], 0
+        if matching is not None:
+            # at the first threshold, 0.5; pycocotools numbers the poses from 1
+            found = zip(matching["dtIds"], matching["dtMatches"][0], matching["dtIgnore"][0], strict=True)
+            for row, (pose, person_number, is_ignored) in enumerate(found):
+                if is_ignored:
+                    continue
+                if not person_number:
+                    false_positives += 1
+                    continue
+                i = numbers[int(person_number)]
+                pairs.append((here[i], poses[pose - 1], float(similarity[row, i])))
+        best = similarity.max(axis=0, initial=0)[counted].tolist() if counted else []
+        yield ImageMatching(image["id"], best, pairs, false_positives)
