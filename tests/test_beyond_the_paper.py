@@ -159,7 +159,7 @@ def test_the_first_boxes_of_the_second_set_cover_the_image():
 def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind, monkeypatch):
     batch, model = tiny_batch(), training_model(*KINDS[kind], *MANY)
     losses, plain = model(batch), training_model(*KINDS[kind])(batch)
-    names = {f"loss_{name}{stage}_many" for name in ("class", "l1", "giou") for stage in ("", "_0")}
+    names = {f"loss_{name}_many{stage}" for name in ("class", "l1", "giou") for stage in ("", "_0")}
     assert losses.keys() - plain.keys() == names
     for name, value in plain.items():
         assert torch.equal(losses[name], value), name
@@ -170,7 +170,7 @@ def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind, monkey
     repeated = model.one_to_many.targets(targets)
     for stage, match in enumerate(model.criterion.matcher(boxes.logits, boxes.boxes, repeated)):
         assert len(match.rows.unique()) == len(match.rows) == 6, "two queries for each of three persons"
-        suffix = ("_0_many", "_many")[stage]
+        suffix = ("_many_0", "_many")[stage]
         wanted = repeated.boxes.flatten(0, 1)[match.persons]
         found = boxes.boxes[stage].flatten(0, 1)[match.rows]
         scale = torch.where(match.rows[:, None] < 7, targets.box_scale[:1], targets.box_scale[1:])

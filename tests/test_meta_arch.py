@@ -165,27 +165,6 @@ def test_numbers_that_are_not_finite(messages):
         parameter.copy_(before)
 
 
-@torch.no_grad()
-def test_predictions_that_are_not_finite_may_be_left_out(messages):
-    """As evaluations during training do under SOLVER.NON_FINITE skip."""
-    model = spread(tiny_model("light")).eval()
-    wanted = model([{"image": torch.zeros(3, 64, 64)}])[0]["instances"]
-    inference = model.inference
-
-    def with_nan(*args):
-        (results,) = inference(*args)
-        results.pred_keypoints[1, 2, 0] = torch.nan
-        return [results]
-
-    model.inference = with_nan
-    with pytest.raises(UserError, match="not finite"):
-        model([{"image": torch.zeros(3, 64, 64)}])
-    model.drop_non_finite = True
-    found = model([{"image": torch.zeros(3, 64, 64)}])[0]["instances"]
-    assert "left out 1 predictions that are not finite" in messages()
-    assert torch.equal(found.pred_keypoints, wanted.pred_keypoints[[0, *range(2, len(wanted))]])
-
-
 def test_max_detections_keeps_the_best():
     everyone = spread(tiny_model("light")).eval()
     few = spread(tiny_model("light", "TEST.DETECTIONS_PER_IMAGE", 2)).eval()

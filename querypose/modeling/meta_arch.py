@@ -251,8 +251,7 @@ class QueryPose(nn.Module):
         boxes = self.decoder.decode_boxes(features, *self.one_to_many(sizes))
         targets = self.one_to_many.targets(targets)
         matches = self.criterion.matcher(boxes.logits, boxes.boxes, targets)
-        losses = self.criterion.box_losses(boxes, matches, targets, num_persons * self.one_to_many.repeats)
-        return {f"{name}_many": value for name, value in losses.items()}
+        return self.criterion.box_losses(boxes, matches, targets, num_persons * self.one_to_many.repeats, "_many")
 
     def inference(
         self,

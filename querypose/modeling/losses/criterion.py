@@ -80,14 +80,14 @@ class SetCriterion(nn.Module):
         }
 
     def box_losses(
-        self, output: BoxOutput, matches: list[Match], targets: Targets, num_persons: Tensor
+        self, output: BoxOutput, matches: list[Match], targets: Targets, num_persons: Tensor, kind: str = ""
     ) -> dict[str, Tensor]:
-        """Class, L1 and GIoU loss of every stage."""
+        """Class, L1 and GIoU loss of every stage, named `loss_class{kind}_0`, .."""
         losses = {}
         for stage, match in enumerate(matches):
             boxes = output.boxes[stage].flatten(0, 1)[match.rows]
             l1_loss, giou_loss = box_losses(boxes, match, targets, num_queries=output.logits[stage].shape[1])
-            suffix = _suffix(stage, len(matches))
+            suffix = kind + _suffix(stage, len(matches))
             losses["loss_class" + suffix] = self.class_weight * class_loss(output.logits[stage], match) / num_persons
             losses["loss_l1" + suffix] = self.l1_weight * l1_loss / num_persons
             losses["loss_giou" + suffix] = self.giou_weight * giou_loss / num_persons
