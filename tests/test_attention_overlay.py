@@ -40,13 +40,6 @@ def test_the_maps_lie_over_their_boxes_and_leave_the_rest():
         overlay_attention(image, attention, boxes[:2])
 
 
-def test_a_box_may_leave_the_image():
-    image = np.full((20, 30, 3), 100, np.uint8)
-    attention = np.ones((1, 1, 4, 4))
-    assert (overlay_attention(image, attention, [[-10, -10, 50, 50]]) != 100).any(axis=2).all()
-    assert (overlay_attention(image, attention, [[60, 60, 80, 80]]) == 100).all()
-
-
 def test_names_of_parts():
     cfg = tiny_config()
     names = part_names(cfg, skeleton_of(cfg))

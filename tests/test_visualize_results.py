@@ -138,20 +138,7 @@ def test_tool(tool, files, tmp_path, capsys):
     assert (tmp_path / "best" / "0001_1.png").is_file()
 
 
-def test_mistakes(tool, files, tmp_path):
-    out = ["--output", str(tmp_path / "out")]
-    bad = (("{", "not valid JSON"), ("{}", "are no list"), ('[{"image_id": 1}]', "has no 'category_id'"))
-    for results, reason in bad:
-        (tmp_path / "bad.json").write_text(results)
-        with pytest.raises(UserError, match=reason):
-            tool.main([*files[:3], str(tmp_path / "bad.json"), *out])
-    with pytest.raises(UserError, match="none.json cannot be read"):
-        tool.main([*files[:3], str(tmp_path / "none.json"), *out])
-    with pytest.raises(UserError, match="is not known"):
-        tool.main(["--dataset", "unheard_of", *files[2:], *out])
-    with pytest.raises(UserError, match="cannot write to"):
-        tool.main([*files, "--output", str(tmp_path / "1.png")])
-    assert not (tmp_path / "out").exists()
+def test_a_missing_image_is_reported(tool, files, tmp_path):
     (tmp_path / "2.png").unlink()
     with pytest.raises(UserError, match="2.png"):
-        tool.main([*files, *out])
+        tool.main([*files, "--output", str(tmp_path / "out")])

@@ -1,6 +1,6 @@
 """A sheet of images side by side: predictions beside the ground truth, say."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,13 @@ PAPER = (255, 255, 255)
 MAT = (236, 236, 236)
 SHEET_ROWS = 24
 
-Size = tuple[int, int]
-"""Width and height in pixels."""
-
 
 def contact_sheet(
     rows: Iterable[Sequence[np.ndarray]],
     titles: Sequence[str] | None = None,
     *,
     columns: int = 1,
-    cell_size: Size = (480, 360),
+    cell_size: tuple[int, int] = (480, 360),
     headings: Sequence[str] = ("ground truth", "prediction"),
     gap: int = 12,
 ) -> np.ndarray:
@@ -31,7 +28,6 @@ def contact_sheet(
     rows: sequences of (H, W, 3) uint8 RGB images of any size, as many per row as there are headings;
     titles: one per row, written above its images; cell_size: width and height in pixels of the cell in which an
     image is fitted; gap: pixels between rows.
-    Draw persons on an image at about the size of its cell, so that lines are not thinned by shrinking.
 
     Returns one (H, W, 3) uint8 RGB image.
     """
@@ -70,17 +66,11 @@ def contact_sheet(
 
 
 def write_sheets(
-    entries: Iterable[tuple[str, str, Callable[[Size | None], Sequence[np.ndarray]]]],
-    folder: Path,
-    overview: str,
-    *,
-    headings: Sequence[str],
-    cell_size: Size = (400, 320),
+    entries: Iterable[tuple[str, str, Sequence[np.ndarray]]], folder: Path, overview: str, headings: Sequence[str]
 ) -> None:
     """Write a sheet for each entry, and one of the first `SHEET_ROWS` entries to the file `overview`.
 
-    entries: a file name, a title and a function that draws one image per heading, fitted in a size or, for None, in
-    the image's own. The folder is created if it does not exist.
+    entries: a file name, a title and one image per heading. The folder is created if it does not exist.
 
     Raises `UserError` if a file cannot be written.
     """
@@ -88,15 +78,14 @@ def write_sheets(
     titles: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, title, draw in entries:
-            images = draw(None)
-            size = images[0].shape[1], images[0].shape[0]
-            sheet = contact_sheet([images], [title], cell_size=size, headings=headings)
+        for name, title, images in entries:
+            height, width = images[0].shape[:2]
+            sheet = contact_sheet([images], [title], cell_size=(width, height), headings=headings)
             Image.fromarray(sheet).save(folder / name)
             if len(rows) < SHEET_ROWS:
-                rows.append(draw(cell_size))
+                rows.append(images)
                 titles.append(title)
-        sheet = contact_sheet(rows, titles, columns=2, cell_size=cell_size, headings=headings)
+        sheet = contact_sheet(rows, titles, columns=2, cell_size=(400, 320), headings=headings)
         Image.fromarray(sheet).save(folder / overview)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another --output.") from error

@@ -1,9 +1,10 @@
 """Results beside the ground truth, image by image, the worst or the best first."""
 
 import csv
+from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -14,7 +15,7 @@ from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import GroundTruth
 from querypose.evaluation.image_errors import ImageError, image_errors
 from querypose.image_io import read_image_rgb
-from querypose.visualization.contact_sheet import Size, write_sheets
+from querypose.visualization.contact_sheet import write_sheets
 from querypose.visualization.draw_poses import draw_poses
 from querypose.visualization.poses import Poses
 
@@ -58,29 +59,20 @@ def write_result_images(
     persons = [person for person in ground_truth.content["annotations"] if not person["iscrowd"]]
     persons_of, results_of = _by_image(persons), _by_image(results)
 
-    def draw(image_id: int | str, size: Size | None) -> list[np.ndarray]:
-        image = read_image_rgb(image_path(image_root, images[image_id]))
-        scale = min(size[0] / image.shape[1], size[1] / image.shape[0]) if size else None
-        skeleton = ground_truth.skeleton
-        poses = (
-            Poses.from_coco(persons_of.get(image_id, []), skeleton.num_keypoints, ground_truth=True),
-            Poses.from_coco(results_of.get(image_id, []), skeleton.num_keypoints, ground_truth=False),
-        )
-        # negative scores are possible in results of others
-        return [
-            draw_poses(
-                image, one, skeleton, score_threshold=-np.inf, keypoint_threshold=keypoint_threshold, scale=scale
-            )
-            for one in poses
-        ]
+    def draw(image_id: int | str) -> list[np.ndarray]:
+        image, skeleton = read_image_rgb(image_path(image_root, images[image_id])), ground_truth.skeleton
+        truth = Poses.from_coco(persons_of[image_id], skeleton.num_keypoints, ground_truth=True)
+        found = Poses.from_coco(results_of[image_id], skeleton.num_keypoints, ground_truth=False)
+        thresholds: Any = {"score_threshold": score_threshold, "keypoint_threshold": keypoint_threshold}
+        return [draw_poses(image, poses, skeleton, **thresholds) for poses in (truth, found)]
 
-    def entries() -> Iterator[tuple[str, str, partial]]:
+    def entries() -> Iterator[tuple[str, str, list[np.ndarray]]]:
         for rank, error in enumerate(tqdm(errors[:number], unit="image", disable=None), start=1):
             name = Path(images[error.image_id])
             title = f"{rank}. {name.name}: {describe(error)}"
-            yield f"{rank:04d}_{name.stem}.png", title, partial(draw, error.image_id)
+            yield f"{rank:04d}_{name.stem}.png", title, draw(error.image_id)
 
-    write_sheets(entries(), folder, "images.png", headings=HEADINGS)
+    write_sheets(entries(), folder, "images.png", HEADINGS)
     _write_table(errors, images, folder / "images.csv")
     return errors
 
@@ -99,10 +91,10 @@ def describe(error: ImageError) -> str:
     return f"error {error.error:.2f}, {error.found} of {error.persons} found{false_positives}"
 
 
-def _by_image(entries: list[dict]) -> dict[int | str, list[dict]]:
-    found: dict[int | str, list[dict]] = {}
+def _by_image(entries: list[dict]) -> defaultdict[int | str, list[dict]]:
+    found = defaultdict(list)
     for entry in entries:
-        found.setdefault(entry["image_id"], []).append(entry)
+        found[entry["image_id"]].append(entry)
     return found
 
 

@@ -1,7 +1,6 @@
 """Training samples as the mapper makes them, each beside its mirror image."""
 
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import detectron2.data.transforms as T
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from querypose.data import PoseDatasetMapper, check_datasets, skeleton_of, training_records
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton
-from querypose.visualization.contact_sheet import Size, write_sheets
+from querypose.visualization.contact_sheet import write_sheets
 from querypose.visualization.draw_poses import draw_poses
 
 SPLITS = ("train", "test")
@@ -58,18 +57,11 @@ class SampleMaker:
         sample, mirrored = (_with_seed(mapper, self.records[index], seed + index) for mapper in self._mappers)
         return sample, mirrored
 
-    def draw(self, samples: Iterable[dict], size: Size | None = None) -> list[np.ndarray]:
-        """Draw boxes, limbs and keypoints of mapper outputs: (h, w, 3) uint8 RGB each.
-
-        size: in which the images are fitted before lines are drawn; None leaves the scale to `draw_poses`.
-        """
-        drawn = []
-        for sample in samples:
-            image = sample["image"].permute(1, 2, 0).numpy()
-            image = np.ascontiguousarray(image[:, :, ::-1] if self.image_format == "BGR" else image)
-            scale = min(size[0] / image.shape[1], size[1] / image.shape[0]) if size else None
-            drawn.append(draw_poses(image, sample["instances"], self.skeleton, scale=scale))
-        return drawn
+    def draw(self, sample: dict) -> np.ndarray:
+        """Draw boxes, limbs and keypoints of a mapper output: (h, w, 3) uint8 RGB."""
+        image = sample["image"].permute(1, 2, 0).numpy()
+        image = np.ascontiguousarray(image[:, :, ::-1] if self.image_format == "BGR" else image)
+        return draw_poses(image, sample["instances"], self.skeleton)
 
 
 def write_samples(maker: SampleMaker, folder: Path, number: int, seed: int = 0) -> int:
@@ -83,14 +75,14 @@ def write_samples(maker: SampleMaker, folder: Path, number: int, seed: int = 0) 
     """
     chosen = np.random.default_rng(seed).permutation(len(maker.records))[:number].tolist()
 
-    def entries() -> Iterator[tuple[str, str, partial]]:
+    def entries() -> Iterator[tuple[str, str, list[np.ndarray]]]:
         for count, index in enumerate(tqdm(chosen, unit="sample", disable=None), start=1):
             samples = maker.make(index, seed)
             name = Path(maker.records[index]["file_name"])
             title = f"{name.name}: {len(samples[0]['instances'])} persons"
-            yield f"{count:03d}_{name.stem}.png", title, partial(maker.draw, samples)
+            yield f"{count:03d}_{name.stem}.png", title, [maker.draw(sample) for sample in samples]
 
-    write_sheets(entries(), folder, "samples.png", headings=HEADINGS)
+    write_sheets(entries(), folder, "samples.png", HEADINGS)
     return len(chosen)
 
 
