@@ -29,7 +29,7 @@ setup(
         "safetensors>=0.4",
         "scipy>=1.11",
         "tensorboard",
-        "tabulate",
+        "tabulate>=0.10",  # preserve_whitespace
         "timm>=1.0",
         "tqdm>=4.60",
         "yacs>=0.1.8",

@@ -130,9 +130,9 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     # - NORM, what BatchNorm does in training: "BN" batch statistics, trainable; "FrozenBN" constants; "SyncBN" batch
     #   statistics over all GPUs. MODEL.RESNETS.NORM is Detectron2's FrozenBN. Here it is BN: the authors' HRNet
     #   checkpoints hold counters of trained batches, which only trainable BatchNorm has, and a timm model may start
-    #   from random weights, which frozen statistics would not normalise. FrozenBN is for few images on each GPU.
+    #   from random weights, which frozen statistics would not normalize. FrozenBN is for few images on each GPU.
 
-    # residual blocks keep only their inputs for the backward pass and compute the rest anew: the same numbers with less
+    # residual blocks keep only their inputs for the backward pass and recompute the rest: the same numbers with less
     # memory and a third more time
     cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING = False
 
@@ -201,7 +201,7 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.RESIZE_BEFORE = [400, 500, 600]
     # training: brightness, contrast and saturation are each scaled by a factor within 1 +- this
     cfg.INPUT.COLOR_JITTER = 0.0
-    # images of which no person has a labelled keypoint are left out (the paper's 57k of train2017); 0 keeps them
+    # images of which no person has a labeled keypoint are left out (the paper's 57k of train2017); 0 keeps them
     cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 1
     # images that cannot be read stop the run; True takes other ones, counts them and lists them in
     # OUTPUT_DIR/unreadable_images.txt

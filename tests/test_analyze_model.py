@@ -58,6 +58,7 @@ def test_lines_of_the_table():
     cost = count_cost(tiny_config("light"), 64, 96)
     wanted = [f"{cost.parameters / 1e3:.1f}", "k", "100.0", f"{cost.total / 1e6:.1f}", "M", "100.0"]
     assert lines[2].split()[2:] == wanted
+    assert lines[3].startswith("  ") and not lines[2].startswith(" "), "modules are indented by their depth"
     assert any(line.strip().startswith("criterion") and line.split()[-2:] == ["0", "0.0"] for line in lines)
     deeper = module_table(tiny_config("light"), 64, 96, depth=3).splitlines()
     assert sum(line.strip().startswith("0 .. 1  ") for line in deeper) >= 2, "stages with the same numbers share a line"

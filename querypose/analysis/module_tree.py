@@ -42,7 +42,9 @@ def module_table(cfg: CfgNode, height: int, width: int, depth: int) -> str:
 
     add(model, "", "model", 0)
     header = ["module", "class", "parameters", "%", "multiply-adds", "%"]
-    return tabulate(rows, header, colalign=("left", "left", *["right"] * 4), disable_numparse=True)
+    return tabulate(
+        rows, header, colalign=("left", "left", *["right"] * 4), disable_numparse=True, preserve_whitespace=True
+    )
 
 
 def _with_unit(number: int) -> str:
