@@ -133,11 +133,6 @@ def _check_solver(cfg: CfgNode) -> None:
         raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; give cpu, cuda or cuda:1") from error
     if list(cfg.SOLVER.STEPS) != sorted(set(cfg.SOLVER.STEPS)):
         raise UserError(f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; each step must be greater than the one before")
-    if cfg.SOLVER.IMS_PER_BATCH % cfg.SOLVER.ACCUMULATION_STEPS:
-        raise UserError(
-            f"SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS} must divide SOLVER.IMS_PER_BATCH "
-            f"{cfg.SOLVER.IMS_PER_BATCH}"
-        )
 
 
 def _check_input(cfg: CfgNode) -> None:

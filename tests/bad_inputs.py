@@ -42,7 +42,6 @@ CONFIG_OVERRIDES = [
     (["SOLVER.STEPS", "(-5,)"], "SOLVER.STEPS is .* 0 or greater"),
     (["SOLVER.STEPS", "(30, 20)"], "each step must be greater than the one before"),
     (["SOLVER.ACCUMULATION_STEPS", "0"], "ACCUMULATION_STEPS is 0; it must be greater than 0"),
-    (["SOLVER.ACCUMULATION_STEPS", "5"], "must divide SOLVER.IMS_PER_BATCH"),
     (["MODEL.PIXEL_STD", "[1, 0, 1]"], "MODEL.PIXEL_STD is .* greater than 0"),
     (["MODEL.PIXEL_MEAN", "[1, 2]"], "MODEL.PIXEL_MEAN has 2 values; give 3"),
     ([PREFIX + "NUM_QUERIES", "0"], "NUM_QUERIES is 0; it must be greater than 0"),
