@@ -87,7 +87,7 @@ def made_up_detections(content, seed=0):
     for person in content["annotations"]:
         left, top, width, height = person["bbox"]
         given = np.array(person["keypoints"], dtype=float).reshape(-1, 3)
-        # an unlabelled keypoint is predicted, too
+        # an unlabeled keypoint is predicted, too
         unknown = given[:, 2] == 0
         given[unknown, :2] = rng.uniform(0, 1, (unknown.sum(), 2)) * [width, height] + [left, top]
 

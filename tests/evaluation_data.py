@@ -11,7 +11,7 @@ COCO_BACKENDS = ("faster-coco-eval", "pycocotools")
 
 
 def ground_truth_of(num_images=1, num_persons=1, seed=0, extra=1.0):
-    """Random persons, `extra` the scale of their size; every fifth a crowd, every seventh unlabelled."""
+    """Random persons, `extra` the scale of their size; every fifth a crowd, every seventh unlabeled."""
     rng = np.random.default_rng(seed)
     annotations = []
     for image_id in range(1, num_images + 1):
@@ -62,7 +62,7 @@ def results_near(ground_truth, noise, seed=0):
 
 
 def one_person(shift=0.0, width=100.0):
-    """One person whose head alone is labelled, and a detection `shift` pixels beside it."""
+    """One person whose head alone is labeled, and a detection `shift` pixels beside it."""
     ground_truth = ground_truth_of()
     keypoints = [50.0, 50.0, 2, 0, 0, 0, 0, 0, 0]
     ground_truth["annotations"][0].update(

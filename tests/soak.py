@@ -1,7 +1,7 @@
 """Long runs by hand, for leaks and drifts: python tests/soak.py {predictor,loader} [--number N]
 
 predictor: images of random sizes through one predictor; prints resident memory and latency per tenth of them.
-loader: batches of the training loader with two workers, on drawn people; prints the memory of all its processes.
+loader: batches of the training loader with two workers, on synthetic people; prints the memory of all its processes.
 
 The exit code is 1 where memory grows by more than 5% or the latency by more than 20% from the second tenth, by when
 allocator and caches are warm, to the last.

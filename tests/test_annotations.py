@@ -50,7 +50,7 @@ def nest(entries):
         entry["keypoints"] = [entry["keypoints"][i : i + 3] for i in range(0, 9, 3)]
 
 
-def unlabelled(value):
+def unlabeled(value):
     def spoil(truth, results):
         for person in truth["annotations"]:
             for i in range(0, 9, 3):
@@ -111,8 +111,8 @@ SPOILINGS = {
     "segmentation run lengths": set_all("segmentation", {"counts": [10**9], "size": [2, 2]}),
     "nested keypoints": lambda truth, results: nest(truth["annotations"]),
     "nested results": lambda truth, results: nest(results),
-    "null without label": unlabelled(None),
-    "nan without label": unlabelled(math.nan),
+    "null without label": unlabeled(None),
+    "nan without label": unlabeled(math.nan),
     "unknown images": strangers,
     "boxes without size": empty_boxes,
     "results with more keys": lambda truth, results: [
@@ -161,7 +161,7 @@ def test_what_was_used_left_out_and_repaired_is_logged(messages):
     empty_boxes(truth, [])
     set_all("area", None)(truth, [])
     evaluate_coco_results(truth, [])
-    # of 16 persons three are crowds (every fifth) and two unlabelled (every seventh)
+    # of 16 persons three are crowds (every fifth) and two unlabeled (every seventh)
     line = (
         "13 of 20 persons used; left out: crowd 3, unknown image 2, box without size 2; "
         "without keypoints 2, which count for boxes only; repaired: area 16"

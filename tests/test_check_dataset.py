@@ -46,7 +46,7 @@ def test_a_clean_data_set(folder):
         "persons with keypoints": 4,
         "images without annotations": 0,
     }
-    assert report.labelled == {"head": 4, "neck": 0}
+    assert report.labeled == {"head": 4, "neck": 0}
     assert report.histograms["annotations per image"] == [1, 1, 1, 1]
     assert report.histograms["size of persons in pixels (root of the box's area)"] == [30] * 4
 

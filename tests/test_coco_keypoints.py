@@ -74,7 +74,7 @@ def test_file_is_loaded_with_half_a_pixel_and_class_zero(tmp_path):
     first, second = DatasetCatalog.get(name)
     (person,) = first["annotations"]
     assert person["category_id"] == 0
-    # unlabelled keypoints too: Detectron2's transforms set them to zero
+    # unlabeled keypoints too: Detectron2's transforms set them to zero
     assert person["keypoints"] == [10.5, 5.5, 2, 14.5, 9.5, 1, 0.5, 0.5, 0]
     assert Path(first["file_name"]) == tmp_path / "1.png"
     assert second["annotations"][0]["iscrowd"] == 1

@@ -73,7 +73,7 @@ def losses_of(criterion, output, targets, matches):
 
 
 def expected_losses(output, targets, match, stage, flow):
-    """Loops over the pairs of one stage, unweighted and without the normaliser."""
+    """Loops over the pairs of one stage, unweighted and without the normalizer."""
     boxes, keypoints = output
     logits = boxes.logits[stage].flatten()
     labels = torch.zeros(len(logits))

@@ -160,8 +160,8 @@ def test_commands_are_known(page):
 
 
 def test_check_command_reports_mistakes():
-    assert check_command("python tools/plot_training.py run --output a.png --colour red") == [
-        "plot_training.py has no --colour"
+    assert check_command("python tools/plot_training.py run --output a.png --color red") == [
+        "plot_training.py has no --color"
     ]
     assert check_command("python tools/nothing.py") == ["no tool nothing.py"]
     assert "NUM_QUERY" in check_command("python tools/train_net.py MODEL.QUERYPOSE.NUM_QUERY 3")[0]

@@ -33,7 +33,7 @@ def test_similarity_is_the_term_of_oks():
     result["keypoints"][0] += 10  # sigma .05 and area 100^2: exp(-10^2 / (2 * 10^4 * .1^2)) = exp(-1/2)
     errors = keypoint_errors(truth, [result])
     assert (errors.num_persons, errors.num_found) == (1, 1)
-    assert errors.num_labelled.tolist() == [1, 1, 0]
+    assert errors.num_labeled.tolist() == [1, 1, 0]
     assert errors.similarity[:2].tolist() == pytest.approx([math.exp(-0.5), 1]) and np.isnan(errors.similarity[2])
     assert errors.precision[:2].tolist() == pytest.approx([0.3, 1])  # .50, .55, .60 of ten thresholds
     assert errors.median_error[:2].tolist() == pytest.approx([10, 0])

@@ -60,7 +60,7 @@ def test_without_augmentation_everything_stays_in_place(image):
     assert instances.image_size == (HEIGHT, WIDTH)
     assert instances.gt_boxes.tensor.tolist() == [[10, 5, 40, 25]]
     assert instances.gt_classes.tolist() == [0]
-    # what nobody labelled is (0, 0, 0)
+    # what nobody labeled is (0, 0, 0)
     assert instances.gt_keypoints.tensor.tolist() == [[[20.5, 6.5, 2], [38.5, 12.5, 1], [0, 0, 0]]]
     assert (output["height"], output["width"], output["image_id"]) == (HEIGHT, WIDTH, 4)
     assert "annotations" not in output
@@ -70,7 +70,7 @@ def test_flip_mirrors_coordinates_and_swaps_sides(image):
     output = mapper(build_pose_augmentation(min_size=(HEIGHT,), max_size=1000, flip_prob=1.0))(record(image, PERSON))
     assert output["image"][:, 7, 31].tolist() == [WIDTH - 1 - 31, 7, 200]
     assert output["instances"].gt_boxes.tensor.tolist() == [[WIDTH - 40, 5, WIDTH - 10, 25]]
-    # the labelled left hand is now the right one
+    # the labeled left hand is now the right one
     expected = [[[WIDTH - 20.5, 6.5, 2], [0, 0, 0], [WIDTH - 38.5, 12.5, 1]]]
     assert output["instances"].gt_keypoints.tensor.tolist() == expected
 

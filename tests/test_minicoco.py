@@ -23,11 +23,11 @@ def content(number=11, size=(720, 1080)):
     images = [{"id": 10 * i, "file_name": f"{i}.jpg", "width": size[0], "height": size[1]} for i in ids]
     people = []
     for image in images:
-        labelled = image["id"] % 30 != 0
+        labeled = image["id"] % 30 != 0
         people.append(
             {"id": image["id"] + 1, "image_id": image["id"], "category_id": 1, "iscrowd": 0, "area": 400.0,
-             "bbox": [100.0, 200.0, 40.0, 50.0], "num_keypoints": int(labelled),
-             "keypoints": [110, 220, 2 * labelled, 0, 0, 0], "segmentation": [[1, 2]]}
+             "bbox": [100.0, 200.0, 40.0, 50.0], "num_keypoints": int(labeled),
+             "keypoints": [110, 220, 2 * labeled, 0, 0, 0], "segmentation": [[1, 2]]}
         )  # fmt: skip
     category = {"id": 1, "name": "person", "keypoints": ["left_hand", "right_hand"], "skeleton": [[1, 2]]}
     return {"images": images, "annotations": people, "categories": [category]}
@@ -35,9 +35,9 @@ def content(number=11, size=(720, 1080)):
 
 def test_every_fifth_labelled_image_is_held_out():
     train, val = split_labelled_images(content(20))
-    labelled = [10 * i for i in range(1, 21) if i % 3]
-    assert [image["id"] for image in val] == labelled[::5] == [10, 80, 160]
-    assert sorted(image["id"] for image in train + val) == labelled
+    labeled = [10 * i for i in range(1, 21) if i % 3]
+    assert [image["id"] for image in val] == labeled[::5] == [10, 80, 160]
+    assert sorted(image["id"] for image in train + val) == labeled
 
 
 def test_the_split_is_that_of_the_photographs_at_hand(shared_folder):
@@ -50,7 +50,7 @@ def test_the_split_is_that_of_the_photographs_at_hand(shared_folder):
     # with image 5 of ten held out but not in the pack, nine are left of which the first is
     union = sorted(ids["train"] | ids["val"])
     assert [image in ids["val"] for image in union] == [index % 9 == 0 for index in range(len(union))]
-    # all 2,346 labelled images in order give these numbers
+    # all 2,346 labeled images in order give these numbers
     train, val = split_labelled_images(content(2346 + 2346 // 2))
     assert (len(train), len(val)) == (1876, 470)
 

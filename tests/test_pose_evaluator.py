@@ -133,9 +133,9 @@ def test_test_sets_are_written_and_not_evaluated(tmp_path):
     content = ground_truth_of()
     content.update(annotations=[], categories=[{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}])
     (tmp_path / "info.json").write_text(json.dumps(content))
-    register_coco_keypoints("unlabelled_people", tmp_path / "info.json", tmp_path, Skeleton(NAMES, [], [], SIGMAS))
+    register_coco_keypoints("unlabeled_people", tmp_path / "info.json", tmp_path, Skeleton(NAMES, [], [], SIGMAS))
     try:
-        evaluator = PoseEvaluator("unlabelled_people", output_dir=str(tmp_path / "out"))
+        evaluator = PoseEvaluator("unlabeled_people", output_dir=str(tmp_path / "out"))
         instances = Instances((500, 500))
         instances.pred_boxes = Boxes(torch.tensor([[1.0, 2, 3, 4]]))
         instances.scores, instances.pred_classes = torch.tensor([0.5]), torch.tensor([0])
@@ -145,5 +145,5 @@ def test_test_sets_are_written_and_not_evaluated(tmp_path):
         (result,) = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
         assert result["keypoints"] == [0.5, 0.5, 1.0] * 3 and result["bbox"] == [1, 2, 2, 2]
     finally:
-        DatasetCatalog.remove("unlabelled_people")
-        MetadataCatalog.remove("unlabelled_people")
+        DatasetCatalog.remove("unlabeled_people")
+        MetadataCatalog.remove("unlabeled_people")

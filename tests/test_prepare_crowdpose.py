@@ -101,7 +101,7 @@ def test_what_is_left_out_is_counted(official, capsys):
     for line in (
         "changed: 1 persons left out: box without size",
         "not changed: 1 images without crowdIndex",
-        "not changed: 1 labelled keypoints outside their image",
+        "not changed: 1 labeled keypoints outside their image",
         "not changed: 1 images without persons",
         "not written, because their files are missing: crowdpose_val, crowdpose_trainval",
     ):

@@ -144,11 +144,11 @@ def test_labels_lie_in_image_and_box(scenes):
         height, width = image.shape[:2]
         for annotation in annotations:
             points = keypoints_of(annotation)
-            labelled = points[:, 2] > 0
+            labeled = points[:, 2] > 0
             assert set(points[:, 2]) <= {0, 1, 2}
-            assert annotation["num_keypoints"] == labelled.sum() >= 4
-            assert (points[~labelled] == 0).all()
-            place = points[labelled, :2] + 0.5
+            assert annotation["num_keypoints"] == labeled.sum() >= 4
+            assert (points[~labeled] == 0).all()
+            place = points[labeled, :2] + 0.5
             assert (place >= 0).all() and (place < [width, height]).all()
             x, y, w, h = annotation["bbox"]
             assert 0 <= x and 0 <= y and x + w <= width and y + h <= height
@@ -195,8 +195,8 @@ def test_the_far_side_of_a_head_is_not_labelled():
     shape, figure = (384, 448), standing(180)
     person = place(figure, 100, 20, shape)
     annotation = synthetic_scene._annotate(person, 1, owner_of([person], shape))
-    unlabelled = {n for n, (_, _, v) in zip(KEYPOINT_NAMES, keypoints_of(annotation), strict=True) if v == 0}
-    assert unlabelled == {"nose", "left_eye", "right_eye"}
+    unlabeled = {n for n, (_, _, v) in zip(KEYPOINT_NAMES, keypoints_of(annotation), strict=True) if v == 0}
+    assert unlabeled == {"nose", "left_eye", "right_eye"}
 
 
 def test_what_leaves_the_image_is_not_labelled():

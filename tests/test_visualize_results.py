@@ -37,7 +37,7 @@ def test_error_in_closed_form():
     exact = {**result, "keypoints": [50.0, 50, 1, 0, 0, 1, 0, 0, 1], "score": 0.4}
     (error,) = errors_of(truth, [exact, result])
     assert (error.found, error.false_positives) == (1, 1) and error.error == pytest.approx(1 - oks / 2)
-    # below OKS 0.5 it is nobody's: one person missed, one pose too many
+    # below OKS 0.5 it is a false positive: one person missed, one false positive
     far, (result,) = one_person(shift=12)
     (error,) = errors_of(far, [result])
     assert (error.persons, error.found, error.false_positives, error.error, error.mean_oks) == (1, 0, 1, 1, None)
@@ -97,7 +97,7 @@ def tool():
 
 @pytest.fixture
 def files(tmp_path):
-    """Three images of one person with both hands labelled: exact, some pixels beside, below the threshold."""
+    """Three images of one person with both hands labeled: exact, some pixels beside, below the threshold."""
     images, annotations, results = [], [], []
     for number, (shift, score) in enumerate(((0, 0.9), (10, 0.8), (0, 0.2)), start=1):
         Image.fromarray(np.full((200, 260, 3), 90, np.uint8)).save(tmp_path / f"{number}.png")

@@ -2,7 +2,7 @@
 
     python tools/overfit.py --dataset train.json@images [--num-images 16] [KEY VALUE ..]
 
-Takes the first photographs with two to six persons, all with labelled keypoints, trains configs/overfit.yaml on them
+Takes the first photographs with two to six persons, all with labeled keypoints, trains configs/overfit.yaml on them
 without augmentation and evaluates on the same ones.
 """
 
@@ -79,9 +79,9 @@ def write_subset(dataset: str, num_images: int, path: Path) -> Path:
 
     def suits(image: dict) -> bool:
         here = persons.get(image["id"], [])
-        labelled = all(person.get("num_keypoints", 0) >= MIN_KEYPOINTS for person in here)
+        labeled = all(person.get("num_keypoints", 0) >= MIN_KEYPOINTS for person in here)
         large = all(person["area"] >= MIN_AREA and not person.get("iscrowd") for person in here)
-        return PERSONS[0] <= len(here) <= PERSONS[1] and labelled and large
+        return PERSONS[0] <= len(here) <= PERSONS[1] and labeled and large
 
     images = [image for image in content["images"] if suits(image)][:num_images]
     if len(images) < num_images:

@@ -43,7 +43,7 @@ def baseline_config(device: str) -> CfgNode:
 
 
 def random_batch(batch: int, height: int, width: int, persons: int, num_keypoints: int = 17) -> list[dict]:
-    """Training inputs of noise, `persons` in each image, with all keypoints labelled; the same at every call."""
+    """Training inputs of noise, `persons` in each image, with all keypoints labeled; the same at every call."""
     generator = torch.Generator().manual_seed(0)
     inputs = []
     for _ in range(batch):

@@ -34,7 +34,7 @@ def images_per_second(cfg: CfgNode, height: int = 480, width: int = 640, repetit
 
 
 def random_record(folder: str, height: int, width: int, num_keypoints: int) -> dict:
-    """A Detectron2 dataset dict of a JPEG file of noise, with three persons whose keypoints are all labelled.
+    """A Detectron2 dataset dict of a JPEG file of noise, with three persons whose keypoints are all labeled.
 
     The noise has all scales, so that decoding takes about as long as that of a photograph.
     """

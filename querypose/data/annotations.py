@@ -40,7 +40,7 @@ class KeypointAnnotations:
             file gives.
         persons: the annotations of the category, crowds included: dicts with `id` (1, 2, ..), `source_id` (the
             file's), `image_id` (that of the image), `category_id`, `bbox` (x, y, width, height, of positive size),
-            `area`, `iscrowd` (0 or 1), `keypoints` (x, y, v of each, flat) and `num_keypoints` (labelled ones).
+            `area`, `iscrowd` (0 or 1), `keypoints` (x, y, v of each, flat) and `num_keypoints` (labeled ones).
         num_annotations: annotations of the category in the file.
         left_out, repaired: by kind how many of these were left out, and how many values were repaired.
         examples: by reason the first person left out.
@@ -188,10 +188,10 @@ def _add_person(
     if area is None or isinstance(area, bool) or not are_finite_numbers([area]) or area <= 0:
         area = height * width * AREA_PER_BOX_AREA
         result.repaired["area"] += 1
-    labelled = sum(v > 0 for v in keypoints[2::3])
-    given = annotation.get("num_keypoints", labelled)
+    labeled = sum(v > 0 for v in keypoints[2::3])
+    given = annotation.get("num_keypoints", labeled)
     # CrowdPose does not count head and neck
-    if not isinstance(given, int) or (labelled and not given and "crowdIndex" not in image):
+    if not isinstance(given, int) or (labeled and not given and "crowdIndex" not in image):
         result.repaired["num_keypoints"] += 1
     result.persons.append(
         {
@@ -203,7 +203,7 @@ def _add_person(
             "bbox": box,
             "area": area,
             "keypoints": keypoints,
-            "num_keypoints": labelled,
+            "num_keypoints": labeled,
         }
     )
 
@@ -218,7 +218,7 @@ def _flag(value: Any) -> bool:
 def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> list[float]:
     """Return the 3 x `number` values, zeros where an annotation has none; nested lists are flattened.
 
-    Where nothing is labelled (v is 0, negative or null), so may be the coordinates.
+    Where nothing is labeled (v is 0, negative or null), so may be the coordinates.
     """
     if not number or values is None or values == []:
         return [0] * (3 * number)
@@ -238,7 +238,7 @@ def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> 
                 values[i : i + 3] = [0, 0, 0]
     if not isinstance(values, list) or not are_finite_numbers(values):
         raise UserError(
-            f"{title} has labelled keypoints that are not finite numbers; correct them, or leave the annotation out"
+            f"{title} has labeled keypoints that are not finite numbers; correct them, or leave the annotation out"
         )
     return values
 

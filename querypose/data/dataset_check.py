@@ -28,7 +28,7 @@ PROBLEMS = {
     "annotation": "annotations that are the same as another one",
     UNKNOWN_IMAGE: "persons left out: of an unknown image",
     NO_SIZE: "persons left out: box without size",
-    "keypoint outside": "persons with labelled keypoints outside their image",
+    "keypoint outside": "persons with labeled keypoints outside their image",
     "box outside": "persons with boxes outside their image",
     "category": "categories without annotations",
     "no person": "files of which no person can be used",
@@ -49,9 +49,9 @@ class DatasetReport:
         counts: number of images, annotations, persons with keypoints, images without annotations.
         problems: by kind (see `PROBLEMS`) how often.
         examples: by kind the first one, in words.
-        histograms: by title the values to draw: image sides and person sizes in pixels, persons per image, labelled
+        histograms: by title the values to draw: image sides and person sizes in pixels, persons per image, labeled
             keypoints per person.
-        labelled: by keypoint name how many are labelled.
+        labeled: by keypoint name how many are labeled.
         digests: digest of each image's file, with its path.
     """
 
@@ -61,7 +61,7 @@ class DatasetReport:
     problems: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     histograms: dict[str, list[float]] = field(default_factory=dict)
-    labelled: dict[str, int] = field(default_factory=dict)
+    labeled: dict[str, int] = field(default_factory=dict)
     digests: dict[bytes, Path] = field(default_factory=dict)
 
     def add(self, kind: str, example: object) -> None:
@@ -76,7 +76,7 @@ class DatasetReport:
             "name": self.name,
             "summary": self.summary,
             **self.counts,
-            "labelled": self.labelled,
+            "labelled": self.labeled,
             "problems": problems,
         }
 
@@ -171,9 +171,9 @@ def _check_persons(annotations: KeypointAnnotations, report: DatasetReport) -> N
         report.add("no person", report.summary)
     sizes = {image["id"]: (image["width"], image["height"]) for image in annotations.images}
     names = annotations.category["keypoints"] if annotations.category else []
-    labelled = np.zeros(len(names), dtype=int)
+    labeled = np.zeros(len(names), dtype=int)
     seen: set[tuple[Any, ...]] = set()
-    num_labelled, person_sizes = [], []
+    num_labeled, person_sizes = [], []
     for person in annotations.persons:
         title = f"annotation {person['source_id']} of image {person['image_id']}"
         same = (person["image_id"], tuple(person["bbox"]), tuple(person["keypoints"]))
@@ -182,22 +182,22 @@ def _check_persons(annotations: KeypointAnnotations, report: DatasetReport) -> N
         seen.add(same)
         _check_places(person, sizes[person["image_id"]], title, report)
         if not person["iscrowd"]:
-            labelled += np.array(person["keypoints"][2::3], dtype=float) > 0
-            num_labelled.append(person["num_keypoints"])
+            labeled += np.array(person["keypoints"][2::3], dtype=float) > 0
+            num_labeled.append(person["num_keypoints"])
             person_sizes.append((person["bbox"][2] * person["bbox"][3]) ** 0.5)
     per_image = Counter(person["image_id"] for person in annotations.persons)
-    num_labelled = [number for number in num_labelled if number]
+    num_labeled = [number for number in num_labeled if number]
     report.counts = {
         "images": len(sizes),
         "annotations": annotations.num_annotations,
-        "persons with keypoints": len(num_labelled),
+        "persons with keypoints": len(num_labeled),
         "images without annotations": len(sizes) - len(per_image),
     }
-    report.labelled = dict(zip(names, labelled.tolist(), strict=True))
+    report.labeled = dict(zip(names, labeled.tolist(), strict=True))
     report.histograms |= {
         "annotations per image": [per_image[image_id] for image_id in sizes],
         "size of persons in pixels (root of the box's area)": person_sizes,
-        "labelled keypoints per person": num_labelled,
+        "labeled keypoints per person": num_labeled,
     }
 
 

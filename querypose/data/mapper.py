@@ -181,7 +181,7 @@ class PoseDatasetMapper:
             if annotation.get("iscrowd", 0):
                 continue
             person = {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id")}
-            # A person without labelled keypoints still counts for the box losses.
+            # A person without labeled keypoints still counts for the box losses.
             person["keypoints"] = annotation.get("keypoints") or [0.0] * (3 * num_keypoints)
             persons.append(
                 utils.transform_instance_annotations(

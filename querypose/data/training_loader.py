@@ -160,7 +160,7 @@ def training_records(cfg: CfgNode) -> DatasetFromList:
         )
     except AssertionError as error:
         raise UserError(
-            f"no image of DATASETS.TRAIN {cfg.DATASETS.TRAIN} has a person with {min_keypoints} labelled keypoints "
+            f"no image of DATASETS.TRAIN {cfg.DATASETS.TRAIN} has a person with {min_keypoints} labeled keypoints "
             "(MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE) to train on"
         ) from error
     counts = [sum(not person.get("iscrowd") for person in record.get("annotations", ())) for record in records]

@@ -103,7 +103,7 @@ class StepTrainer(SimpleTrainer):
         size = -(-len(batch) // self.accumulation_steps)
         options = {
             "num_persons": sum(len(inputs["instances"]) for inputs in batch),
-            "num_keypoints": sum(labelled_keypoints(inputs["instances"]) for inputs in batch),
+            "num_keypoints": sum(labeled_keypoints(inputs["instances"]) for inputs in batch),
         }
         return [(batch[first : first + size], options) for first in range(0, len(batch), size)]
 
@@ -119,8 +119,8 @@ class StepTrainer(SimpleTrainer):
         return contextlib.nullcontext()
 
 
-def labelled_keypoints(instances: Instances) -> int:
-    """The number of labelled keypoints in an image, which the auxiliary heatmap is normalized by."""
+def labeled_keypoints(instances: Instances) -> int:
+    """The number of labeled keypoints in an image, which the auxiliary heatmap is normalized by."""
     if not instances.has("gt_keypoints"):
         return 0
     return int((instances.gt_keypoints.tensor[..., 2] > 0).sum())

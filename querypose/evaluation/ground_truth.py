@@ -17,7 +17,7 @@ from querypose.skeleton import Skeleton
 
 PROTOCOLS = ("coco", "crowdpose")
 
-# CrowdPose counts its first twelve joints: persons of whom only head and neck are labelled are ignored.
+# CrowdPose counts its first twelve joints: persons of whom only head and neck are labeled are ignored.
 _NOT_COUNTED_BY_CROWDPOSE = ("head", "neck")
 
 Entries = list[dict[str, Any]]

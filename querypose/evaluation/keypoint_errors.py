@@ -30,7 +30,7 @@ class KeypointErrors:
         num_persons, num_found: persons with labels, not ignored by the protocol; those that were found.
         mean_oks: mean over all these persons of the highest OKS that a pose of their image has with them; NaN without
             persons. Where AP is still near zero it tells models apart.
-        num_labelled: (K,) labelled keypoints of found persons.
+        num_labeled: (K,) labeled keypoints of found persons.
         similarity: (K,) mean similarity; NaN for a keypoint without labels, here and below.
         precision: (K,) AP-like: the share of keypoints with at least a similarity, mean over 0.50, 0.55, .. 0.95.
         median_error: (K,) median distance in pixels.
@@ -41,7 +41,7 @@ class KeypointErrors:
     num_persons: int
     num_found: int
     mean_oks: float
-    num_labelled: np.ndarray
+    num_labeled: np.ndarray
     similarity: np.ndarray
     precision: np.ndarray
     median_error: np.ndarray
@@ -53,7 +53,7 @@ class KeypointErrors:
         for i, name in enumerate(self.names):
             shares = {kind: _percent(share) for kind, share in zip(KINDS, self.kinds[i], strict=True)}
             keypoints[name] = {
-                "labelled": int(self.num_labelled[i]),
+                "labelled": int(self.num_labeled[i]),
                 "similarity": _percent(self.similarity[i]),
                 "AP-like": _percent(self.precision[i]),
                 "median_error_pixels": None if np.isnan(self.median_error[i]) else float(self.median_error[i]),
@@ -90,13 +90,13 @@ def keypoint_errors(
             given = np.array(person["keypoints"], dtype=float).reshape(-1, 3)
             places = np.array(pose["keypoints"], dtype=float).reshape(-1, 3)[:, :2]
             scale = 2 * person["area"] * (2 * sigma) ** 2 + np.spacing(1)
-            labelled = given[:, 2] > 0
+            labeled = given[:, 2] > 0
             squares = ((places - given[:, :2]) ** 2).sum(axis=1)
             to_mirror = ((places - given[mirror, :2]) ** 2).sum(axis=1)
-            to_mirror[~labelled[mirror] | (mirror == np.arange(len(mirror)))] = np.inf
-            own.append(np.where(labelled, np.exp(-squares / scale), np.nan)[None])
+            to_mirror[~labeled[mirror] | (mirror == np.arange(len(mirror)))] = np.inf
+            own.append(np.where(labeled, np.exp(-squares / scale), np.nan)[None])
             mirrored.append(np.exp(-to_mirror / scale)[None])
-            distances.append(np.where(labelled, np.sqrt(squares), np.nan)[None])
+            distances.append(np.where(labeled, np.sqrt(squares), np.nan)[None])
     return _summary(skeleton, best_oks, *map(np.concatenate, (own, mirrored, distances)))
 
 
@@ -105,27 +105,27 @@ def _summary(
 ) -> KeypointErrors:
     """Summarise the highest OKS of each person, and (persons found, K) arrays: similarities, those to the mirror
     image, distances in pixels."""
-    labelled = ~np.isnan(similarity)
-    count = labelled.sum(axis=0)
+    labeled = ~np.isnan(similarity)
+    count = labeled.sum(axis=0)
 
     def share(condition: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):
-            return np.asarray((condition & labelled).sum(axis=0) / count)
+            return np.asarray((condition & labeled).sum(axis=0) / count)
 
     good = similarity >= 0.85
     jitter = (similarity >= 0.5) & ~good
     inversion = (similarity < 0.5) & (mirrored >= 0.5)
     miss = (similarity < 0.5) & ~inversion
-    columns = zip(distances.T, labelled.T, strict=True)
+    columns = zip(distances.T, labeled.T, strict=True)
     medians = [np.median(column[mask]) if mask.any() else np.nan for column, mask in columns]
     with np.errstate(invalid="ignore"):
-        mean = np.where(labelled, similarity, 0).sum(axis=0) / count
+        mean = np.where(labeled, similarity, 0).sum(axis=0) / count
     return KeypointErrors(
         names=tuple(skeleton.keypoint_names),
         num_persons=len(best_oks),
         num_found=len(similarity),
         mean_oks=float(np.mean(best_oks)) if best_oks else float("nan"),
-        num_labelled=count,
+        num_labeled=count,
         similarity=mean,
         precision=np.mean([share(similarity >= threshold) for threshold in _THRESHOLDS], axis=0),
         median_error=np.array(medians),

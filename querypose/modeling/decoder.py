@@ -118,7 +118,7 @@ class QueryPoseDecoder(nn.Module):
     def init_weights(self, initialization: str = "deliberate", class_prior: float = 0.01) -> None:
         """Xavier for every matrix of the stages, whole-image proposal boxes, a class bias for rare persons.
 
-        "deliberate" then applies each part's own initialisation: undecided attention maps and a small
+        "deliberate" then applies each part's own initialization: undecided attention maps and a small
         deconvolution in the SPEGM, coordinates near the box centre. "authors" leaves Xavier on all of them, as the
         authors' release does.
         """

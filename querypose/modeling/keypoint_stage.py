@@ -20,7 +20,7 @@ A registered class is an `nn.Module` built as `cls(cfg, part_of_keypoint)`, with
 keypoints. Its `forward` takes and returns what `KeypointStage.forward` does. Class attributes:
 `has_parts`, without which there are no part queries, and None stands for them on both sides; `variants`, the values of
 `MODEL.QUERYPOSE.VARIANT` in which every parameter of the stage has a use. A child module's `init_weights()` is called
-after the global initialisation unless the config asks for the authors' one.
+after the global initialization unless the config asks for the authors' one.
 """
 
 

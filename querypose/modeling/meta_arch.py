@@ -329,7 +329,7 @@ class QueryPose(nn.Module):
         return 0 < self.topk_poses < self.decoder.instance_queries.num_embeddings or self.pose_score_floor > 0
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalise, then pad right and bottom to one size that the backbone's strides divide."""
+        """Normalize, then pad right and bottom to one size that the backbone's strides divide."""
         images = [inputs["image"].to(self.device, non_blocking=True) for inputs in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)

@@ -11,18 +11,18 @@ QUERY_INTERACTION_REGISTRY.__doc__ = """
 Registry of interactions between queries and the features of their region: `MODEL.QUERYPOSE.QUERY_INTERACTION` names
 the box stage's, `MODEL.QUERYPOSE.KEYPOINT_INTERACTION` that of the keypoint stage (Table 1; not in the light variant).
 
-A registered class is an `nn.Module` built as `cls(cfg, num_tokens, query_dim)`, `num_tokens` being the number of places
-in the square region (7 x 7 in the box stage, 14 x 14 in the keypoint stage) and `query_dim` the width c of the queries,
+A registered class is an `nn.Module` built as `cls(cfg, num_tokens, query_dim)`, with `num_tokens` locations in
+the square region (7 x 7 in the box stage, 14 x 14 in the keypoint stage) and `query_dim` the width c of the queries,
 d unless told otherwise. Its `forward(query, tokens)` takes the queries, (R, c), or (R, M, c) where M of them read the
 same region, and the region's features (R, num_tokens, d) and returns what is added to the queries, in their shape;
-the caller adds the residual and normalises. A child of its stage, it may offer `init_weights()`, which is called after
-the global initialisation unless the config asks for the authors' one.
+the caller adds the residual and normalizes. A child of its stage, it may offer `init_weights()`, which is called after
+the global initialization unless the config asks for the authors' one.
 """
 
 
 @QUERY_INTERACTION_REGISTRY.register()
 class DynamicChannelMLP(nn.Module):
-    """A two-layer MLP over the channels of each place, whose weights the query itself makes (DyMLP_channel, Eq. 1)."""
+    """A two-layer MLP over the channels of each location, its weights made by the query (DyMLP_channel, Eq. 1)."""
 
     @configurable
     def __init__(self, *, dim: int, hidden_dim: int, num_tokens: int, query_dim: int | None = None):
@@ -30,7 +30,7 @@ class DynamicChannelMLP(nn.Module):
         Args:
             dim: d, the width of the features.
             hidden_dim: the width between the two generated layers.
-            num_tokens: number of places in a region.
+            num_tokens: number of locations in a region.
             query_dim: c, the width of the queries; None: as the features.
         """
         super().__init__()
@@ -65,5 +65,5 @@ class DynamicChannelMLP(nn.Module):
 
 
 def build_query_interaction(cfg, name: str, num_tokens: int) -> nn.Module:
-    """The interaction of that name for instance queries, with regions of `num_tokens` places."""
+    """The interaction of that name for instance queries, with regions of `num_tokens` locations."""
     return QUERY_INTERACTION_REGISTRY.get(name)(cfg, num_tokens)

@@ -15,7 +15,7 @@ A registered class is an `nn.Module` built as `cls(cfg, num_parts)`. Its `forwar
 features (R, d, H, W) and the part queries that the stage starts from (R, M, dp) and returns the part embeddings
 (R, M, dp) and the attention over the region that they were summed up with, (R, M, H', W') in float32, every map
 summing to one, or None where there is none; its class attribute `makes_attention` says which. It may offer
-`init_weights()`, which is called after the global initialisation unless the config asks for the authors' one.
+`init_weights()`, which is called after the global initialization unless the config asks for the authors' one.
 """
 
 
@@ -49,7 +49,7 @@ class SPEGM(nn.Module):
         return {"dim": config.HIDDEN_DIM, "part_dim": config.PART_DIM, "num_parts": num_parts}
 
     def init_weights(self) -> None:
-        """Nearly equal weight on every place, and a small deconvolution, so that attention starts undecided."""
+        """Nearly equal weight on every location, and a small deconvolution, so that attention starts undecided."""
         nn.init.normal_(self.upsample[0].weight, std=0.001)
         nn.init.normal_(self.attention.weight, std=0.01)
         nn.init.zeros_(self.attention.bias)
@@ -72,16 +72,16 @@ class SPEGM(nn.Module):
 
 @PART_EMBEDDING_REGISTRY.register()
 class CoordinateSPEGM(SPEGM):
-    """An SPEGM that also sums up the places' coordinates, so that an embedding says where its part is.
+    """An SPEGM that also sums up the locations' coordinates, so that an embedding says where its part is.
 
-    Not the paper's: there, a place knows where it lies only by how far the tower's zero padding has reached it, which
-    takes long to learn. With the coordinates given, a small model learns within an hour on a CPU.
+    Not the paper's: there, only the tower's zero padding tells where a location lies, which takes long to learn.
+    With the coordinates given, a small model learns within an hour on a CPU.
     """
 
     extra_dim = 2
 
     def tokens(self, upsampled: Tensor) -> Tensor:
-        """The features, then x and y of each place in units of half the region, its centre at 0."""
+        """The features, then x and y of each location in units of half the region, its center at 0."""
         rows, _, height, width = upsampled.shape
         x = (torch.arange(width, device=upsampled.device, dtype=upsampled.dtype) + 0.5) * (2 / width) - 1
         y = (torch.arange(height, device=upsampled.device, dtype=upsampled.dtype) + 0.5) * (2 / height) - 1

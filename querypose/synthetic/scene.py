@@ -35,7 +35,7 @@ class _Placed:
         self.drawn = rendered.parts[self.own] != BACKGROUND
         self.keypoints = rendered.keypoints + [column, row]
 
-    def labelled(self, shape):
+    def labeled(self, shape):
         """Return which keypoints (K,) get a label: those within the image, except on the far side of the head.
 
         COCO's annotators leave those out, too.
@@ -128,7 +128,7 @@ def _place_person(rng, rendered, shape, taken):
             row = _slide(rng, -rows[0], shape[0] - rows[-1] - 1)
         person = _Placed(rendered, int(column), int(row), shape)
         inside = np.count_nonzero(person.silhouette)
-        if inside < MIN_SHARE_INSIDE * pixels or person.labelled(shape).sum() < MIN_LABELLED_KEYPOINTS:
+        if inside < MIN_SHARE_INSIDE * pixels or person.labeled(shape).sum() < MIN_LABELLED_KEYPOINTS:
             continue
         share = np.count_nonzero(person.silhouette & ~taken[person.scene]) / inside
         if share >= MIN_VISIBLE_SHARE + 0.07 and overlapping:
@@ -278,15 +278,15 @@ def _annotate(person, number, owner):
     columns = np.flatnonzero(person.silhouette.any(axis=0)) + person.scene[1].start
     left, top = columns[0] / SUPERSAMPLING, rows[0] / SUPERSAMPLING
     right, bottom = (columns[-1] + 1) / SUPERSAMPLING, (rows[-1] + 1) / SUPERSAMPLING
-    bare, labelled = person.rendered.self_visible(), person.labelled(shape)
+    bare, labeled = person.rendered.self_visible(), person.labeled(shape)
     keypoints = np.zeros((len(KEYPOINT_NAMES), 3))
-    for index in np.flatnonzero(labelled):
+    for index in np.flatnonzero(labeled):
         x, y = person.keypoints[index]
         visible = bare[index] and owner[int(y), int(x)] == number
         keypoints[index] = x / SUPERSAMPLING - 0.5, y / SUPERSAMPLING - 0.5, 2 if visible else 1
     return {
         "keypoints": [round(float(value), 2) for value in keypoints.ravel()],
-        "num_keypoints": int(labelled.sum()),
+        "num_keypoints": int(labeled.sum()),
         "bbox": [float(left), float(top), float(right - left), float(bottom - top)],
         "area": np.count_nonzero(person.silhouette) / SUPERSAMPLING**2,
         "iscrowd": 0,

@@ -27,11 +27,11 @@ def plot_dataset(reports: "Sequence[DatasetReport]", path: str | Path) -> None:
         axes = part.subplots(2, 3).ravel()
         for axis, (title, numbers) in zip(axes, report.histograms.items(), strict=False):
             values = np.array(numbers)
-            is_count = title.startswith(("annotations", "labelled"))
+            is_count = title.startswith(("annotations", "labeled"))
             bins = np.arange(values.max() + 2) - 0.5 if is_count and len(values) and values.max() < 150 else 40
             axis.hist(values, bins=bins, color=BLUE)
             axis.set_title(title, fontsize=10)
-        names, counts = list(report.labelled), list(report.labelled.values())
+        names, counts = list(report.labeled), list(report.labeled.values())
         step = max(1, -(-len(names) // _NAMED_BARS))
         axes[-1].barh(range(len(names)), counts, color=BLUE)
         axes[-1].set_yticks(range(0, len(names), step), names[::step], fontsize=7)

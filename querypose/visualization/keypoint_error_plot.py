@@ -29,7 +29,7 @@ def plot_keypoint_errors(errors: "KeypointErrors", path: str | Path, title: str 
         axis.bar(range(number), heights, bottom=bottom, color=color, label=kind)
         bottom += heights
     axis.plot(range(number), 100 * errors.precision, "o", color="black", markersize=4, label="AP-like")
-    names = [f"{name} ({count})" for name, count in zip(errors.names, errors.num_labelled, strict=True)]
+    names = [f"{name} ({count})" for name, count in zip(errors.names, errors.num_labeled, strict=True)]
     step = -(-number // _NAMED_BARS)
     axis.set_xticks(range(0, number, step), names[::step], rotation=60, ha="right", fontsize=8)
     axis.set(xlim=(-0.6, number - 0.4), ylim=(0, 100), ylabel="% of the labeled keypoints")

@@ -102,7 +102,7 @@ class CrowdPoseFile:
         self.remarks["images without crowdIndex (such a file cannot be evaluated by CrowdPose's rules)"] = sum(
             not isinstance(image.get("crowdIndex"), int | float) for image in images
         )
-        self.remarks["labelled keypoints outside their image"] = sum(
+        self.remarks["labeled keypoints outside their image"] = sum(
             _num_outside([person], sizes[person["image_id"]]) for person in persons
         )
         self.remarks["images without persons"] = len(sizes.keys() - {person["image_id"] for person in persons})
@@ -183,9 +183,9 @@ def write_prepared(content: dict[str, Any], path: str | Path) -> bool:
 
 def _complete(person: dict[str, Any]) -> dict[str, Any]:
     width, height = person["bbox"][2:]
-    labelled = sum(v > 0 for v in person["keypoints"][2 : 3 * NUM_COUNTED : 3])
+    labeled = sum(v > 0 for v in person["keypoints"][2 : 3 * NUM_COUNTED : 3])
     number = person["id"]
-    completed = {**person, "id": person["source_id"], "category_id": 1, "num_keypoints": labelled}
+    completed = {**person, "id": person["source_id"], "category_id": 1, "num_keypoints": labeled}
     completed["area"] = AREA_PER_BOX_AREA * width * height
     del completed["source_id"]
     return completed if completed["id"] is not None else {**completed, "id": number}
@@ -210,7 +210,7 @@ def _category() -> dict[str, Any]:
 
 
 def _num_outside(persons: Iterable[dict[str, Any]], size: tuple[int, int]) -> int:
-    """Return how many labelled keypoints lie outside an image of `size` (width, height)."""
+    """Return how many labeled keypoints lie outside an image of `size` (width, height)."""
     return sum(
         v > 0 and not (0 <= x <= size[0] and 0 <= y <= size[1])
         for keypoints in (person["keypoints"] for person in persons)

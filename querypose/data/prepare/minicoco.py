@@ -18,9 +18,9 @@ Entries = list[dict[str, Any]]
 
 
 def split_labelled_images(content: dict[str, Entries]) -> tuple[Entries, Entries]:
-    """(train, val): of the images with labelled keypoints, ordered by id, the 1st, 6th, 11th .. are val."""
-    labelled = {person["image_id"] for person in content["annotations"] if person.get("num_keypoints", 0) > 0}
-    images = sorted((image for image in content["images"] if image["id"] in labelled), key=lambda image: image["id"])
+    """(train, val): of the images with labeled keypoints, ordered by id, the 1st, 6th, 11th .. are val."""
+    labeled = {person["image_id"] for person in content["annotations"] if person.get("num_keypoints", 0) > 0}
+    images = sorted((image for image in content["images"] if image["id"] in labeled), key=lambda image: image["id"])
     train = [image for index, image in enumerate(images) if index % VAL_EVERY]
     return train, images[::VAL_EVERY]
 
@@ -97,7 +97,7 @@ def _scaled_person(person: dict[str, Any], scale: tuple[float, float]) -> dict[s
     box = [value * factor for value, factor in zip(person["bbox"], (x, y, x, y), strict=True)]
     keypoints = list(person["keypoints"])
     for first in range(0, len(keypoints), 3):
-        # COCO's keypoints are pixel indices, whose centers are half a pixel further; (0, 0, 0) is not labelled
+        # COCO's keypoints are pixel indices, whose centers are half a pixel further; (0, 0, 0) is not labeled
         if keypoints[first + 2] > 0:
             keypoints[first] = (keypoints[first] + 0.5) * x - 0.5
             keypoints[first + 1] = (keypoints[first + 1] + 0.5) * y - 0.5

@@ -12,9 +12,9 @@ from querypose.modeling.spegm import SPEGM
 
 @QUERY_INTERACTION_REGISTRY.register()
 class DynamicSpatialMLP(DynamicChannelMLP):
-    """A two-layer MLP over the places of each channel, whose weights the query itself makes (DyMLP_spatial, Table 1).
+    """A two-layer MLP over the locations of each channel, its weights made by the query (DyMLP_spatial, Table 1).
 
-    `DynamicChannelMLP` with places and channels exchanged.
+    `DynamicChannelMLP` with locations and channels exchanged.
     """
 
     @configurable
@@ -29,9 +29,9 @@ class DynamicSpatialMLP(DynamicChannelMLP):
 
 @QUERY_INTERACTION_REGISTRY.register()
 class MultiHeadSelfAttention(nn.Module):
-    """One self-attention layer over the sequence of a region's queries and places (MHSA, Table 1).
+    """One self-attention layer over the sequence of a region's queries and locations (MHSA, Table 1).
 
-    Of its output only the queries' part is used, so only that is computed. As in the SPEGM, places have no position
+    Of its output only the queries' part is used, so only that is computed. As in the SPEGM, locations have no position
     encoding.
     """
 
@@ -75,7 +75,7 @@ class SpatialAttention(nn.Module):
         """
         Args:
             dim: d, the width of the features.
-            num_tokens: number of places in a region, a square number.
+            num_tokens: number of locations in a region, a square number.
             query_dim: c, the width of the queries; None: as the features.
         """
         super().__init__()

@@ -36,20 +36,20 @@ class PartInteraction(nn.Module):
 
 @PART_EMBEDDING_REGISTRY.register()
 class PartSelfAttention(PartInteraction):
-    """PQ MHSA of Table 1: the M part queries and the places of the region attend to each other."""
+    """PQ MHSA of Table 1: the M part queries and the locations of the region attend to each other."""
 
     interaction_class = MultiHeadSelfAttention
 
 
 @PART_EMBEDDING_REGISTRY.register()
 class PartDynamicChannelMLP(PartInteraction):
-    """PQ DyMLP_channel of Table 1: every part query makes an MLP over the channels of the region's places."""
+    """PQ DyMLP_channel of Table 1: every part query makes an MLP over the channels of the region's locations."""
 
     interaction_class = DynamicChannelMLP
 
 
 @PART_EMBEDDING_REGISTRY.register()
 class PartDynamicSpatialMLP(PartInteraction):
-    """PQ DyMLP_spatial of Table 1: every part query makes an MLP over the places of the region's channels."""
+    """PQ DyMLP_spatial of Table 1: every part query makes an MLP over the locations of the region's channels."""
 
     interaction_class = DynamicSpatialMLP

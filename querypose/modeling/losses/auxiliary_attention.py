@@ -17,7 +17,7 @@ def attention_loss(
         targets: (n, K, 2) in box units, the box's centre at 0; anything where not valid.
         valid: (n, K) which keypoints count.
         part_of_keypoint: (K,) the part of each keypoint. Several of one part make a mixture of Gaussians its target.
-        sigma: standard deviation of the Gaussians in places of the maps.
+        sigma: standard deviation of the Gaussians in locations of the maps.
     """
     height, width = attention.shape[2:]
     log_attention = torch.log(attention.float() + 1e-8)[:, part_of_keypoint]  # (n, K, h, w)
@@ -29,8 +29,8 @@ def attention_loss(
     return torch.where(valid, cross_entropy, 0.0).sum()
 
 
-def _gaussian(position: Tensor, places: int, sigma: float) -> Tensor:
-    """position (n, K) in box units -> (n, K, places), weights that sum to one."""
-    centers = (torch.arange(places, device=position.device) + 0.5) / places - 0.5
-    distance = (centers - position[..., None].float()) * places
+def _gaussian(position: Tensor, locations: int, sigma: float) -> Tensor:
+    """position (n, K) in box units -> (n, K, locations), weights that sum to one."""
+    centers = (torch.arange(locations, device=position.device) + 0.5) / locations - 0.5
+    distance = (centers - position[..., None].float()) * locations
     return torch.softmax(-(distance**2) / (2 * sigma**2), dim=-1)

@@ -10,7 +10,7 @@ class AuxiliaryHeatmap(nn.Module):
     """One linear map from P2 to a heatmap per keypoint, with the penalty-reduced focal loss of dense detectors.
 
     The paper finds that it does not help QueryPose on pre-trained backbones; one that starts from nothing gets a
-    signal at every place from it. Inference does not use it.
+    signal at every location from it. Inference does not use it.
     """
 
     def __init__(self, dim: int, num_keypoints: int, stride: int, sigma: float = 1.5):
@@ -18,8 +18,8 @@ class AuxiliaryHeatmap(nn.Module):
         Args:
             dim: channels of P2.
             num_keypoints: K.
-            stride: pixels of the input per place of P2.
-            sigma: standard deviation of a target's Gaussian, in places of P2.
+            stride: pixels of the input per location of P2.
+            sigma: standard deviation of a target's Gaussian, in locations of P2.
         """
         super().__init__()
         self.predict = nn.Conv2d(dim, num_keypoints, kernel_size=1)
@@ -29,26 +29,26 @@ class AuxiliaryHeatmap(nn.Module):
         nn.init.constant_(self.predict.bias, -math.log(99))  # keypoints are rare: start at probability 0.01
 
     def forward(self, feature: Tensor, keypoints: Tensor) -> Tensor:
-        """P2 (B, d, H, W) and labelled persons (B, P, K, 3) in pixels and visibility -> the loss, a sum."""
+        """P2 (B, d, H, W) and labeled persons (B, P, K, 3) in pixels and visibility -> the loss, a sum."""
         logits = self.predict(feature).float()
         targets = gaussian_heatmaps(keypoints, logits.shape[-2:], self.stride, self.sigma)
         return heatmap_focal_loss(logits, targets, reduction="sum")
 
 
 def gaussian_heatmaps(keypoints: Tensor, size: tuple[int, int], stride: int, sigma: float | Tensor) -> Tensor:
-    """keypoints (B, P, K, 3) -> (B, K, H, W) in [0, 1]: at each place the largest Gaussian of any person.
+    """keypoints (B, P, K, 3) -> (B, K, H, W) in [0, 1]: at each location the largest Gaussian of any person.
 
     The location that a labeled keypoint (v > 0) falls into is 1; keypoints outside the map leave no trace. sigma: in
     locations, one for all or broadcast to (B, P, K, 1).
     """
     height, width = size
-    places = (keypoints[..., :2] / stride).floor()  # the place whose area holds the keypoint
+    locations = (keypoints[..., :2] / stride).floor()  # the location whose area holds the keypoint
     x = torch.arange(width, device=keypoints.device, dtype=torch.float32)
     y = torch.arange(height, device=keypoints.device, dtype=torch.float32)
-    inside = (places >= 0).all(dim=-1) & (places[..., 0] < width) & (places[..., 1] < height)
-    labelled = (inside & (keypoints[..., 2] > 0)).float()[..., None]
-    row = torch.exp(-((x - places[..., :1]) ** 2) / (2 * sigma**2)) * labelled  # (B, P, K, W)
-    column = torch.exp(-((y - places[..., 1:]) ** 2) / (2 * sigma**2))  # (B, P, K, H)
+    inside = (locations >= 0).all(dim=-1) & (locations[..., 0] < width) & (locations[..., 1] < height)
+    labeled = (inside & (keypoints[..., 2] > 0)).float()[..., None]
+    row = torch.exp(-((x - locations[..., :1]) ** 2) / (2 * sigma**2)) * labeled  # (B, P, K, W)
+    column = torch.exp(-((y - locations[..., 1:]) ** 2) / (2 * sigma**2))  # (B, P, K, H)
     batch, persons, number = keypoints.shape[:3]
     heatmaps = keypoints.new_zeros(batch, number, height, width)
     for person in range(persons):
@@ -61,7 +61,7 @@ def heatmap_focal_loss(
 ) -> Tensor:
     """Focal loss with less penalty near a peak; both (B, K, H, W).
 
-    reduction: "sum", or "peaks": over the number of places where a target is 1, at least one.
+    reduction: "sum", or "peaks": over the number of locations where a target is 1, at least one.
     """
     peaks = targets == 1
     probability = logits.sigmoid()

@@ -1,4 +1,4 @@
-"""RealNVP, the normalising flow that gives the keypoint errors' density its shape (Section 3.4)."""
+"""RealNVP, the normalizing flow that gives the keypoint errors' density its shape (Section 3.4)."""
 
 import math
 

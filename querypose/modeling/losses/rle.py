@@ -42,7 +42,7 @@ def keypoints_in_box_units(keypoints: Tensor, boxes: Tensor) -> tuple[Tensor, Te
         boxes: (n, 4) corners in pixels, detached.
 
     Returns:
-        targets (n, K, 2), the box's centre at 0 and its sides at -0.5 and 0.5; valid (n, K): labelled (v > 0) and
+        targets (n, K, 2), the box's centre at 0 and its sides at -0.5 and 0.5; valid (n, K): labeled (v > 0) and
         inside the box. A box without area holds none.
     """
     origin, size = boxes[:, None, :2], (boxes[:, 2:] - boxes[:, :2])[:, None]

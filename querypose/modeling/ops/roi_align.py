@@ -9,16 +9,16 @@ from torch.nn import functional as F
 def roi_align(feature: Tensor, rois: Tensor, size: tuple[int, int], scale: float, sampling_ratio: int) -> Tensor:
     """torchvision's `roi_align` with `aligned=True`: the same numbers but for rounding.
 
-    torchvision's CPU kernels read, and in the backward pass write, a channel at a time at scattered places, the latter
-    on one core. On a CPU every place of a region is computed here as a weighted sum of rows of the map, with all their
-    channels side by side: what `embedding_bag` does for words.
+    torchvision's CPU kernels read, and in the backward pass write, one channel at a time at scattered locations, the
+    latter on one core. On a CPU every location of the RoI features is computed here as a weighted sum of the map's
+    locations, with all their channels side by side, by `embedding_bag`.
 
     Args:
         feature: (B, d, H, W); `channels_last` saves a copy, and is then the layout of the regions too.
         rois: (R, 5) index of the image, then corners in pixels of the network's input; finite. Without a gradient.
-        size: height and width of a region in places.
-        scale: places of the map per pixel.
-        sampling_ratio: at least 1, points per place in each direction.
+        size: height and width of a region in locations.
+        scale: locations of the map per pixel.
+        sampling_ratio: at least 1, points per location in each direction.
 
     Returns:
         (R, d, height, width)
@@ -31,7 +31,7 @@ def roi_align(feature: Tensor, rois: Tensor, size: tuple[int, int], scale: float
     x0, y0, x1, y1 = (rois[:, 1:] * scale - 0.5).unbind(dim=1)
     columns, column_weights = _points(x0, x1, size[1], sampling_ratio, width)
     rows, row_weights = _points(y0, y1, size[0], sampling_ratio, height)
-    # of all pairs of a row and a column: (R, places in y, places in x, rows, columns)
+    # of all pairs of a row and a column: (R, locations in y, locations in x, rows, columns)
     weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :] / sampling_ratio**2
     indices = rows[:, :, None, :, None] * width + columns[:, None, :, None, :]
     indices = indices + (image * (height * width)).view(-1, 1, 1, 1, 1)
@@ -44,15 +44,15 @@ def roi_align(feature: Tensor, rois: Tensor, size: tuple[int, int], scale: float
     return regions if feature.is_contiguous(memory_format=torch.channels_last) else regions.contiguous()
 
 
-def _points(low: Tensor, high: Tensor, places: int, sampling_ratio: int, limit: int) -> tuple[Tensor, Tensor]:
-    """Along one axis: which positions of the map each place is made of, and by what weight (R, places, 2 * ratio).
+def _points(low: Tensor, high: Tensor, locations: int, sampling_ratio: int, limit: int) -> tuple[Tensor, Tensor]:
+    """The positions along one axis that each location is made of, and their weights (R, locations, 2 * ratio).
 
     Every point lies between two positions. One farther outside of the map than a position counts as 0.
     """
-    step = ((high - low) / places)[:, None, None]
-    place = torch.arange(places, dtype=low.dtype)[:, None]
+    step = ((high - low) / locations)[:, None, None]
+    location = torch.arange(locations, dtype=low.dtype)[:, None]
     point = (torch.arange(sampling_ratio, dtype=low.dtype) + 0.5) / sampling_ratio
-    position = low[:, None, None] + place * step + point * step  # (R, places, ratio)
+    position = low[:, None, None] + location * step + point * step  # (R, locations, ratio)
     inside = (position >= -1) & (position <= limit)
     position = position.clamp(min=0, max=limit - 1)
     before = position.floor()
