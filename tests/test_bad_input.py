@@ -297,7 +297,7 @@ def test_onnx_files(refused, workspace, tmp_path):
 CONFIG = ("--config-file", "config.yaml")
 WEIGHTS = ("MODEL.WEIGHTS", "model.pth")
 FLAGS = [
-    ("train_net", [], "--config-file"),
+    ("train_net", [], "config file"),
     ("train_net", [*CONFIG, "--num-gpus", "many"], "invalid int value"),
     ("train_net", [*CONFIG, "--num-gpus", "0"], "--num-gpus"),
     ("train_net", [*CONFIG, "--num-gpus", "-2"], "--num-gpus"),
@@ -313,7 +313,7 @@ FLAGS = [
     ("test_net", [*CONFIG, "MODEL.WEIGHTS", "images"], "no weights file"),
     ("test_net", [*CONFIG, "MODEL.WEIGHTS", "timm://nobody"], "timm"),
     ("test_net", [*CONFIG, "MODEL.WEIGHTS", "photo.jpg"], "photo.jpg"),
-    ("demo", [], "--config-file"),
+    ("demo", [], "--output"),
     ("demo", [*CONFIG, "--input", "photo.jpg"], "--output"),
     ("demo", [*CONFIG, "--output", "out"], "--input"),
     ("demo", [*CONFIG, "--input", "absent.jpg", "--output", "out", *WEIGHTS], "absent.jpg"),
