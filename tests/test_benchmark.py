@@ -10,9 +10,10 @@ from tiny_model import tiny_config
 from torch import nn
 
 from querypose.benchmark.clock import PartClock, peak_allocated_mb, peak_gflops, repeat, summary
-from querypose.benchmark.models import Benchmark, random_batch
+from querypose.benchmark.models import Benchmark, baseline_config, random_batch
 from querypose.benchmark.reading import images_per_second
 from querypose.benchmark.table import to_markdown
+from querypose.errors import UserError
 
 
 @pytest.mark.parametrize("kind", ["inference", "training"])
@@ -27,6 +28,32 @@ def test_a_model_s_numbers(kind):
     assert ({"matching", "backward", "optimizer"} <= result["parts_ms"].keys()) == (kind == "training")
     assert 0.1 < result["peak_memory_mb"] < result["process_peak_mb"] and result["machine_gflops_per_s"] > 0
     json.dumps(result)
+
+
+@pytest.mark.parametrize("model", ["QueryPose", "Keypoint R-CNN"])
+def test_keypoint_heads_run_for_the_given_number_of_persons(model):
+    """Counted, and by the work: three more persons in each of two images."""
+    sizes = {"batch": 2, "height": 64, "width": 96, "repetitions": 1, "warm_up": 0}
+    cfg = tiny_config("light", "MODEL.QUERYPOSE.NUM_QUERIES", 5) if model == "QueryPose" else tiny_baseline()
+    one, four = (Benchmark(cfg, persons=persons, **sizes).inference() for persons in (1, 4))
+    assert [one["keypoint_rows"], four["keypoint_rows"]] == [[2], [8]]
+    assert one["box_rows"] == four["box_rows"] == [2 * 5]
+    if model == "QueryPose":
+        with pytest.raises(UserError, match="5 queries"):
+            Benchmark(cfg, persons=6, **sizes).inference()
+    else:  # a convolution of 16 to 8 channels and a transposed one to 17 keypoints, on 14 x 14 locations
+        person = 2 * 14**2 * (9 * 16 * 8 + 16 * 8 * 17)
+        assert (four["gflops"] - one["gflops"]) * 1e9 == pytest.approx(6 * person)
+
+
+def tiny_baseline():
+    """Keypoint R-CNN, narrow, its box head for five proposals of an image."""
+    cfg = baseline_config("cpu")
+    cfg.MODEL.FPN.OUT_CHANNELS = 16
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 5
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
+    cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS = [8]
+    return cfg
 
 
 def test_median_and_p90():
@@ -93,6 +120,8 @@ def test_reading_rates_and_the_table():
     assert all(row["images_per_s"] > 0 for row in rows)
     run = {"median_ms": 1500.0, "p90_ms": 1600.0, "images_per_s": 0.667, "peak_memory_mb": 100.4, "parameters": 2e6}
     run |= {
+        "box_rows": [100],
+        "keypoint_rows": [3, 5],
         "process_peak_mb": 400.4,
         "gflops": 12.3,
         "of_machine_peak": 0.256,
@@ -100,6 +129,6 @@ def test_reading_rates_and_the_table():
     }
     table = to_markdown({"machine": {"threads": 2}, "runs": {"a model": run, "data": {"rows": rows[:1]}}})
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    numbers = ["1500", "1600", "0.67", "100", "400", "2.0", "12", "26%", "backbone 200, other 1"]
+    numbers = ["1500", "1600", "0.67", "100", "3 or 5", "100", "400", "2.0", "12", "26%", "backbone 200, other 1"]
     assert ["a model", *numbers] in cells and rows[0]["what"] in [row[0] for row in cells]
     assert "median ms" not in to_markdown({"machine": {}, "runs": {}})

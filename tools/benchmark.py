@@ -1,13 +1,14 @@
 """Measure latency, training steps, their parts, memory, and the reading of images.
 
-    python tools/benchmark.py --config-file configs/querypose_light_R50.yaml --what inference [--baseline] \\
-        --output output/benchmark.json [KEY VALUE ..]
+    python tools/benchmark.py --config-file configs/querypose_light_R50.yaml --what inference [--peer] \\
+        [--persons 1 3 10 20] --output output/benchmark.json [KEY VALUE ..]
     python tools/benchmark.py --preset gpu --output output/gpu.json      # all of docs/BENCHMARKS.md's GPU table
 
 Every result is written as soon as it is there; an interrupted call resumes with the same --output.
 """
 
 import argparse
+import itertools
 import json
 import platform
 import time
@@ -37,7 +38,13 @@ def main() -> None:
     parser.add_argument("--preset", choices=("gpu",), help="the runs of the GPU table, instead of --what")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=1, help="images at a time (training: in a step)")
-    parser.add_argument("--persons", type=int, default=3, help="training: persons in an image")
+    parser.add_argument(
+        "--persons",
+        type=int,
+        nargs="+",
+        help="persons in an image; inference runs the keypoint heads for exactly that many, a run for each number. "
+        "Default: 3; inference without --peer: as the config says",
+    )
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--warm-up", type=int, default=1)
@@ -45,8 +52,8 @@ def main() -> None:
     parser.add_argument("--output", default="output/benchmark.json", help="results, as JSON")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args()
-    if min(args.size) < 32 or min(args.batch, args.repetitions) < 1 or args.warm_up < 0 or args.persons < 0:
-        raise UserError("--size must be at least 32 32, --batch and --repetitions 1, --warm-up and --persons 0")
+    if min(args.size) < 32 or min(args.batch, args.repetitions, *args.persons or [1]) < 1 or args.warm_up < 0:
+        raise UserError("--size must be at least 32 32, --batch, --repetitions and --persons 1, --warm-up 0")
 
     path = Path(args.output)
     results = read_results(path)
@@ -81,10 +88,11 @@ def runs(args: argparse.Namespace) -> dict:
         models = {" ".join([Path(args.config_file).stem, *args.opts]): lambda: setup(args.config_file, args.opts)}
         if args.baseline:
             models["Keypoint R-CNN R50"] = lambda: baseline_config(setup(args.config_file, []).MODEL.DEVICE)
-        for model, cfg in models.items():
-            size = f"{args.batch}x{args.size[0]}x{args.size[1]}"
-            name = f"{kind}, {model}, {size}, {args.precision}"
-            found[name] = lambda cfg=cfg, kind=kind: measure(args, cfg(), kind, args.batch, args.precision)
+        size = f"{args.batch}x{args.size[0]}x{args.size[1]}"
+        for persons, (model, cfg) in itertools.product(args.persons or [3 if args.baseline else None], models.items()):
+            name = f"{kind}, {model}, {size}, {args.precision}" + (f", persons {persons}" if persons else "")
+            numbers = (kind, args.batch, args.precision, persons)
+            found[name] = lambda cfg=cfg, numbers=numbers: measure(args, cfg(), *numbers)
     return found
 
 
@@ -92,8 +100,9 @@ def gpu_runs(args: argparse.Namespace) -> dict:
     """float32, TF32, bfloat16, compiled, CUDA graphs; training at batch 2 and 16; Keypoint R-CNN beside each."""
     found = {}
 
-    def add(name, cfg, kind, batch, precision):
-        found[f"{kind}, {name}, batch {batch}, {precision}"] = lambda: measure(args, cfg(), kind, batch, precision)
+    def add(name, cfg, kind, batch, precision, persons=None):
+        name = f"{kind}, {name}, batch {batch}, {precision}" + (f", persons {persons}" if persons else "")
+        found[name] = lambda: measure(args, cfg(), kind, batch, precision, persons)
 
     def light(*opts):
         return lambda: setup(args.config_file, [*args.opts, *opts])
@@ -101,13 +110,12 @@ def gpu_runs(args: argparse.Namespace) -> dict:
     def baseline():
         return baseline_config(setup(args.config_file, args.opts).MODEL.DEVICE)
 
-    every, topk = ("MODEL.QUERYPOSE.TEST.TOPK_POSES", "0"), ("MODEL.QUERYPOSE.TEST.TOPK_POSES", "30")
-    add("light, every query", light(*every), "inference", 1, "float32")
+    add("light, every query", light("MODEL.QUERYPOSE.TEST.TOPK_POSES", "0"), "inference", 1, "float32")
     for precision in PRECISIONS:
-        add("light, 30 queries", light(*topk), "inference", 1, precision)
-        add("Keypoint R-CNN R50", baseline, "inference", 1, precision)
+        add("light", light(), "inference", 1, precision, 30)
+        add("Keypoint R-CNN R50", baseline, "inference", 1, precision, 30)
     for mode in ("default", "reduce-overhead"):
-        add(f"light, 30 queries, COMPILE {mode}", light(*topk, "MODEL.COMPILE", mode), "inference", 1, "bfloat16")
+        add(f"light, COMPILE {mode}", light("MODEL.COMPILE", mode), "inference", 1, "bfloat16", 30)
     for batch in (2, 16):
         for precision in ("float32", "bfloat16"):
             add("light, matched queries", light(*MATCHED), "training", batch, precision)
@@ -120,9 +128,9 @@ def setup(config_file: str, opts: list[str]) -> CfgNode:
     return setup_config(config_file, ["MODEL.WEIGHTS", "", *opts])
 
 
-def measure(args: argparse.Namespace, cfg: CfgNode, kind: str, batch: int, precision: str) -> dict:
+def measure(args: argparse.Namespace, cfg: CfgNode, kind: str, batch: int, precision: str, persons: int | None) -> dict:
     height, width = args.size
-    numbers = {"persons": args.persons, "repetitions": args.repetitions, "warm_up": args.warm_up}
+    numbers = {"persons": persons, "repetitions": args.repetitions, "warm_up": args.warm_up}
     benchmark = Benchmark(cfg, batch=batch, height=height, width=width, precision_name=precision, **numbers)
     return getattr(benchmark, kind)()
 
@@ -139,7 +147,7 @@ def read_results(path: Path) -> dict:
     except ValueError as error:
         raise UserError(f"{path} is no JSON file; give another --output") from error
     usable = isinstance(results, dict) and "runs" in results and results.get("machine") == machine
-    if not usable or any("rows" not in run and "process_peak_mb" not in run for run in results["runs"].values()):
+    if not usable or any("rows" not in run and "keypoint_rows" not in run for run in results["runs"].values()):
         raise UserError(f"{path} holds results of another machine or version; give another --output")
     return results
 
@@ -151,7 +159,8 @@ def row(name: str, result: dict) -> str:
     parts = ", ".join(f"{part} {value:.0f}" for part, value in result["parts_ms"].items())
     return (
         f"{name}: median {result['median_ms']:.0f} ms, {result['images_per_s']:.2f} images/s, "
-        f"{result['gflops']:.0f} GFLOPs, {result['peak_memory_mb']:.0f} MiB allocated ({parts})"
+        f"{result['gflops']:.0f} GFLOPs, {result['peak_memory_mb']:.0f} MiB allocated, "
+        f"boxes {result['box_rows']}, persons {result['keypoint_rows']} ({parts})"
     )
 
 

@@ -1,7 +1,6 @@
 """Latency and step time of a QueryPose or of Detectron2's Keypoint R-CNN, in all and by part."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +8,14 @@ import detectron2
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
+from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.structures import Boxes, Instances, Keypoints
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from querypose.benchmark.clock import (
-    PartClock,
-    peak_allocated_mb,
-    peak_gflops,
-    peak_process_memory_mb,
-    repeat,
-    summary,
-    synchronize,
-)
+from querypose.benchmark.clock import PartClock, peak_allocated_mb, peak_gflops, peak_process_memory_mb, repeat, summary
+from querypose.benchmark.persons import counted_rows, fix_persons
 from querypose.engine.cpu_memory import keep_freed_memory
 from querypose.engine.optimizer import GradientClipper, build_optimizer
 from querypose.modeling import QueryPose
@@ -48,8 +41,8 @@ def random_batch(batch: int, height: int, width: int, persons: int, num_keypoint
     inputs = []
     for _ in range(batch):
         low = torch.rand(persons, 2, generator=generator) * 0.4
-        corners = torch.cat([low, low + 0.3 + 0.3 * torch.rand(persons, 2, generator=generator)], dim=1)
-        boxes = corners * torch.tensor([width, height, width, height])
+        high = low + 0.3 + 0.3 * torch.rand(persons, 2, generator=generator)
+        boxes = torch.cat([low, high], dim=1) * torch.tensor([width, height, width, height])
         place = torch.rand(persons, num_keypoints, 2, generator=generator)
         points = boxes[:, None, :2] + place * (boxes[:, 2:] - boxes[:, :2])[:, None]
         instances = Instances((height, width))
@@ -64,8 +57,12 @@ def random_batch(batch: int, height: int, width: int, persons: int, num_keypoint
 def parts_of(model: nn.Module) -> dict[str, list[tuple[Any, str]]]:
     """The methods that are timed, (object, name) each, by the name of their part."""
     if not isinstance(model, QueryPose):
-        modules = {"backbone": model.backbone, "proposals": model.proposal_generator, "heads": model.roi_heads}
-        return {part: [(module, "forward")] for part, module in modules.items()}
+        return {
+            "backbone": [(model.backbone, "forward")],
+            "proposals": [(model.proposal_generator, "forward")],
+            "box head": [(model.roi_heads, "_forward_box")],
+            "keypoint head": [(model.roi_heads, "_forward_keypoint")],
+        }
     decoder = model.decoder
     return {
         "backbone": [(model.backbone, "forward")],
@@ -78,16 +75,10 @@ def parts_of(model: nn.Module) -> dict[str, list[tuple[Any, str]]]:
     }
 
 
-@contextlib.contextmanager
-def precision(name: str, device: str) -> Iterator[None]:
-    """Inside the block compute in float32, in float32 with TF32 matrix products, or under bfloat16 autocast."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+def precision(name: str, device: str) -> torch.autocast:
+    """Switch TF32 matrix products and convolutions on for "tf32", else off; the context is for "bfloat16"."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
-    try:
-        with torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=name == "bfloat16"):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    return torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=name == "bfloat16")
 
 
 class Benchmark:
@@ -101,26 +92,36 @@ class Benchmark:
         height: int,
         width: int,
         precision_name: str = "float32",
-        persons: int = 3,
+        persons: int | None = None,
         repetitions: int = 5,
         warm_up: int = 1,
     ):
         """
         Args:
             cfg: of the model and, for training, the optimizer.
-            batch, height, width: images and their size in pixels; persons: in each of them.
+            batch, height, width: images and their size in pixels.
+            persons: in each of them; inference runs the keypoint heads for exactly that many. None: three, and
+                inference as the model does it by itself.
             precision_name: one of PRECISIONS.
             repetitions, warm_up: calls that count, and calls before them that do not.
         """
         torch.manual_seed(0)
         self.cfg, self.device, self.precision_name = cfg, cfg.MODEL.DEVICE, precision_name
         self.model = build_model(cfg)
-        self.inputs = random_batch(batch, height, width, persons, getattr(self.model, "num_keypoints", 17))
+        if not isinstance(self.model, QueryPose):
+            # else random features are so large that all proposals are the whole image, and NMS leaves 3 of 1,000
+            for module in self.model.backbone.modules():
+                if isinstance(module, BottleneckBlock):
+                    nn.init.zeros_(module.conv3.norm.weight)
+        self.inputs = random_batch(batch, height, width, persons or 3, getattr(self.model, "num_keypoints", 17))
+        self.persons = persons
         self.repetitions, self.warm_up = repetitions, warm_up
 
     def inference(self) -> dict:
         """Latency, throughput, parts, work and memory of the model in inference."""
         self.model.eval()
+        if self.persons is not None:
+            fix_persons(self.model, self.inputs, self.persons)
 
         def call(clock: PartClock | None = None) -> None:
             with precision(self.precision_name, self.device):
@@ -130,7 +131,10 @@ class Benchmark:
             if self.precision_name == "bfloat16" and getattr(self.cfg.MODEL, "COMPILE", "none") == "none":
                 with rounding_weights(self.model, torch.bfloat16):  # as PosePredictor does
                     call()
-            return self._measure(call)
+            result = self._measure(call)
+        if self.persons is not None:
+            assert result["keypoint_rows"] == [self.persons * len(self.inputs)], result
+        return result
 
     def training(self) -> dict:
         """The same of a training step; parts are those of the forward pass, matching, backward pass and optimizer."""
@@ -161,18 +165,19 @@ class Benchmark:
         seconds = repeat(lambda: function(idle), self.device, self.repetitions, self.warm_up)
         process_memory = peak_process_memory_mb()
         clock = PartClock(self.device)
-        with clock.attached(parts_of(self.model)), clock.time("all"):
+        with clock.attached(parts_of(self.model)), counted_rows(self.model) as rows, clock.time("all"):
             function(clock)
         parts = dict(clock.seconds)
-        total = parts.pop("all")
-        parts["other"] = total - sum(parts.values())
+        parts["other"] = parts.pop("all") - sum(parts.values())
         if optimizer is not None:
             optimizer.zero_grad()  # a step begins without gradients
-        memory = peak_allocated_mb(lambda: function(idle), self.device, self._held(optimizer))
+        states = optimizer.state.values() if optimizer else ()
+        moments = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        held = [*self.model.parameters(), *self.model.buffers(), *moments]
+        memory = peak_allocated_mb(lambda: function(idle), self.device, held)
         # with gradients: the counter does not know attention's fast path for inference
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:
             function(PartClock(self.device))
-        synchronize(self.device)
         result = summary(seconds)
         gflops = counter.get_total_flops() / 1e9
         dtype = torch.bfloat16 if self.precision_name == "bfloat16" else torch.float32
@@ -180,6 +185,8 @@ class Benchmark:
             peak = peak_gflops(self.device, dtype, size=8192 if self.device.startswith("cuda") else 1024)
         return result | {
             "images_per_s": 1000 * len(self.inputs) / result["median_ms"],
+            "box_rows": sorted(rows["box"]),
+            "keypoint_rows": sorted(rows["keypoint"]),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "gflops": gflops,
             "peak_memory_mb": memory,
@@ -188,9 +195,3 @@ class Benchmark:
             "of_machine_peak": gflops / (result["median_ms"] / 1000) / peak,
             "parts_ms": {name: 1000 * value for name, value in parts.items()},
         }
-
-    def _held(self, optimizer: torch.optim.Optimizer | None) -> list[torch.Tensor]:
-        """Tensors that stay from call to call: weights, buffers, the optimizer's state."""
-        states = optimizer.state.values() if optimizer is not None else ()
-        moments = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
-        return [*self.model.parameters(), *self.model.buffers(), *moments]

@@ -6,6 +6,8 @@ _COLUMNS = {
     "median ms": lambda run: f"{run['median_ms']:.0f}",
     "p90 ms": lambda run: f"{run['p90_ms']:.0f}",
     "images/s": lambda run: f"{run['images_per_s']:.2f}",
+    "boxes": lambda run: " or ".join(map(str, run["box_rows"])),
+    "persons": lambda run: " or ".join(map(str, run["keypoint_rows"])),
     "allocated MiB": lambda run: f"{run['peak_memory_mb']:.0f}",
     "process MiB": lambda run: f"{run['process_peak_mb']:.0f}",
     "parameters (M)": lambda run: f"{run['parameters'] / 1e6:.1f}",
