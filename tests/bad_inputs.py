@@ -1,5 +1,6 @@
 """Malformed inputs by kind, as data: what is wrong, and words that the one sentence about it must have."""
 
+import gzip
 import io
 import json
 import struct
@@ -137,6 +138,7 @@ def annotations():
         (good[:200].encode(), "not valid JSON"),
         (b"\xff\xfe" + good.encode(), "not valid JSON"),
         (b"<html></html>", "not valid JSON"),
+        (gzip.compress(good.encode()), "is compressed"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"images": ' + b"9" * 5000 + b"}", "not valid JSON"),
         (b"[]", "not in COCO format"),
@@ -190,7 +192,7 @@ def annotations():
         (changed(annotations__keypoints=keypoints[:-1]), "keypoint values instead of"),
         (changed(annotations__keypoints=[*keypoints[:-1], float("inf")]), "not finite numbers"),
         (changed(annotations__keypoints=[*keypoints[:-1], "2"]), "not finite numbers"),
-        (changed(annotations__keypoints={"nose": 1}), "not finite numbers"),
+        *((changed(annotations__keypoints=value), "instead of a list") for value in ({"nose": 1}, {}, "", 5)),
         (changed(annotations__iscrowd=1), "0 of 1 persons used; left out: crowd 1"),
         (changed(annotations__bbox=[5, 5, 0, 7]), "left out: box without size 1"),
         (changed(annotations__image_id=77), "left out: unknown image 1"),
