@@ -53,9 +53,12 @@ def check_resumable(
         cfg, model, optimizer: of the run.
 
     Raises:
-        UserError: another model, skeleton or optimizer, or more iterations than SOLVER.MAX_ITER.
+        UserError: weights alone; another model, skeleton or optimizer; or more iterations than SOLVER.MAX_ITER.
     """
-    state = checkpoint.get("trainer", {})
+    advice = f"leave --resume out and give MODEL.WEIGHTS {path} and another OUTPUT_DIR"
+    if "trainer" not in checkpoint:
+        raise UserError(f"{path} holds weights alone, so no run can be resumed from it; {advice} to start a new run")
+    state = checkpoint["trainer"]
     before, now = _flat(yaml.safe_load(state.get("config", "{}"))), _flat(yaml.safe_load(cfg.dump()))
     changed = {key: _change(key, before[key], now[key]) for key in now if before.get(key, now[key]) != now[key]}
     refused = [text for key, text in changed.items() if not _is_free(key)]
@@ -69,7 +72,7 @@ def check_resumable(
         raise UserError(
             f"the run in {path} cannot be resumed with this config, which differs (checkpoint -> config) in: "
             f"{'; '.join(refused[:_MOST_SHOWN])}{more}. --resume continues a run as it was; to start a new run from "
-            f"its weights, leave --resume out and give MODEL.WEIGHTS {path} and another OUTPUT_DIR"
+            f"its weights, {advice}"
         )
     done = checkpoint.get("iteration", -1) + 1
     if done > cfg.SOLVER.MAX_ITER:
