@@ -21,8 +21,13 @@ def exit_on_user_error() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        say(f"error: {one_line(_sentence(error))}", sys.stderr)
+        report_error(error)
         sys.exit(2)
+
+
+def report_error(error: UserError) -> None:
+    """Print `error: <message>` on stderr, on one line."""
+    say(f"error: {one_line(_sentence(error))}", sys.stderr)
 
 
 def say(text: str, stream: TextIO | None = None) -> None:

@@ -43,7 +43,9 @@ class UnreadableImageError(UserError):
 
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
     """Return the image files of a folder by their endings, sorted by name; folders in it are not searched."""
-    return sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in image_endings() and path.is_file())
+    return sorted(
+        path for path in Path(folder).iterdir() if path.suffix.lower() in image_endings() and not path.is_dir()
+    )
 
 
 @functools.cache

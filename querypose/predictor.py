@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from detectron2.utils.logger import log_first_n
 from torch import nn
 
 from querypose.errors import UserError
@@ -307,6 +310,10 @@ class PosePredictor:
         # selecting outside of inference mode copies into ordinary tensors, which may be changed in place
         instances = instances.to("cpu")
         instances = instances[instances.scores >= self.score_threshold]
+        limit = getattr(self.model, "topk_poses", 0)
+        if 0 < limit <= min(len(instances), self.top_k or sys.maxsize):
+            text = f"an image has {limit} persons or more; for more set MODEL.QUERYPOSE.TEST.TOPK_POSES, 0 for all"
+            log_first_n(logging.WARNING, text, name=__name__)
         order = instances.scores.argsort(descending=True, stable=True)
         return Persons.from_instances(instances[order[: self.top_k]], self.skeleton)
 

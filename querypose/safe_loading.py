@@ -142,7 +142,7 @@ def read_checkpoint(path: str) -> Any:
         kind = {".safetensors": "safetensors file", ".pkl": "pickle of arrays"}.get(os.path.splitext(path)[1])
         raise UserError(
             f"cannot read the checkpoint {path}: it is damaged, cut off or no {kind or 'file of torch.save'} "
-            f"({_first_line(error) or 'it is empty'}); fetch or save it again"
+            f"({_reason(error, path)}); fetch or save it again"
         ) from error
 
 
@@ -226,6 +226,15 @@ def _describe(content: Any) -> str:
     odd = (key for key, item in content.items() if not isinstance(item, Tensor | np.ndarray))
     key = next(odd, next(iter(content)))
     return f"a {type(content[key]).__name__} under {str(key)[:60]!r}"
+
+
+def _reason(error: Exception, path: str) -> str:
+    """Why a file cannot be read; PyTorch's advice on `weights_only` says nothing of the file itself."""
+    with open(path, "rb") as file:
+        start = file.read(30)
+    if start and "weights_only" not in str(error):
+        return _first_line(error)
+    return f"it begins with {start!r}" if start else "it is empty"
 
 
 def _first_line(error: Exception) -> str:

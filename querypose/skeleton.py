@@ -247,10 +247,12 @@ class Skeleton:
         pairs = category.get("flip_pairs")
         if pairs is None:
             pairs = flip_pairs_by_name(names)
-        elif not all(_are_strings(pair) for pair in pairs):
+        elif not isinstance(pairs, list | tuple) or not all(_are_strings(pair) for pair in pairs):
             raise UserError(f"{title} must give `flip_pairs` as pairs of keypoint names, but has {pairs!r}")
         if not _given(sigmas):
             sigmas = category.get("sigmas")
+        if not isinstance(sigmas, Sequence | None):
+            raise UserError(f"{title} must give `sigmas` as a list of numbers, but has {sigmas!r}")
         return cls(names, pairs, _category_limbs(category), sigmas if _given(sigmas) else known_sigmas(names))
 
     def with_sigmas(self, sigmas: Sequence[float]) -> Skeleton:
@@ -298,7 +300,9 @@ def limbs_by_name(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
 def _category_limbs(category: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """Limbs (i, j) from 0 of a COCO category, those of a person where it has none."""
     names, skeleton = category["keypoints"], category.get("skeleton") or ()
-    if not all(isinstance(limb, list) and [type(i) for i in limb] == [int, int] for limb in skeleton):
+    if not isinstance(skeleton, list | tuple) or not all(
+        isinstance(limb, list) and [type(i) for i in limb] == [int, int] for limb in skeleton
+    ):
         raise UserError(
             f"the category {category.get('name', '?')!r} must give `skeleton` as pairs of keypoint indices "
             f"from 1, but has {skeleton!r}"

@@ -1,5 +1,6 @@
 """Malformed inputs by kind, as data: what is wrong, and words that the one sentence about it must have."""
 
+import gzip
 import io
 import json
 import struct
@@ -137,6 +138,7 @@ def annotations():
         (good[:200].encode(), "not valid JSON"),
         (b"\xff\xfe" + good.encode(), "not valid JSON"),
         (b"<html></html>", "not valid JSON"),
+        (gzip.compress(good.encode()), "is compressed"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"images": ' + b"9" * 5000 + b"}", "not valid JSON"),
         (b"[]", "not in COCO format"),
@@ -158,6 +160,9 @@ def annotations():
         (changed(categories__keypoints=["a", "a"]), "'a' twice"),
         (changed(categories__keypoints=["a"]), "OKS sigmas"),
         (changed(categories__skeleton=[[1]]), "`skeleton` as pairs"),
+        (changed(categories__skeleton=5), "`skeleton` as pairs"),
+        (changed(categories__sigmas=0.1), "`sigmas` as a list"),
+        (changed(categories__flip_pairs=5), "`flip_pairs` as pairs"),
         (changed(categories__flip_pairs=[["nose"]]), "flip pair"),
         (changed(categories__flip_pairs=[["nose", "tail"]]), "tail"),
         (changed(categories=2 * one_person()[0]["categories"]), "several categories"),
@@ -190,7 +195,7 @@ def annotations():
         (changed(annotations__keypoints=keypoints[:-1]), "keypoint values instead of"),
         (changed(annotations__keypoints=[*keypoints[:-1], float("inf")]), "not finite numbers"),
         (changed(annotations__keypoints=[*keypoints[:-1], "2"]), "not finite numbers"),
-        (changed(annotations__keypoints={"nose": 1}), "not finite numbers"),
+        *((changed(annotations__keypoints=value), "instead of a list") for value in ({"nose": 1}, {}, "", 5)),
         (changed(annotations__iscrowd=1), "0 of 1 persons used; left out: crowd 1"),
         (changed(annotations__bbox=[5, 5, 0, 7]), "left out: box without size 1"),
         (changed(annotations__image_id=77), "left out: unknown image 1"),
@@ -301,7 +306,7 @@ def checkpoints(folder, model):
         (folder / "absent.pth", "absent.pth"),
         (folder / "directory.pth", "directory.pth"),
         (written("empty.pth", b""), "empty.pth"),
-        (written("text.pth", b"weights"), "text.pth"),
+        (written("text.pth", b"<html>weights"), "it begins with b'<html>weights'"),
         (written("zip.pth", b"PK\x05\x06" + bytes(18)), "zip.pth"),
         (saved("cut.pth", {"model": state}, cut=20_000), "cut.pth"),
         (saved("list.pth", [torch.zeros(1)]), "holds no|cannot be read"),

@@ -93,8 +93,9 @@ def test_the_tool_writes_an_image_per_person_and_a_sheet(tool, tmp_path, capsys)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one_attention.png", "one_person1.png"]
     assert StubPredictor.opts == ["MODEL.WEIGHTS", "w.pth"] and StubPredictor.stage == 2
     assert "none.png: 0 persons" in capsys.readouterr().out
-    tool.main(["--config-file", "c", "--output", str(tmp_path / "out"), "--input", files[0], "--stage", "1"])
-    assert StubPredictor.stage == 0
+    given = ["--config-file", "c", "--output", str(tmp_path / "out"), "--stage", "1"]
+    assert tool.main([*given, "--input", str(tmp_path / "absent.png"), files[0]]) == 2
+    assert StubPredictor.stage == 0 and "absent.png does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", [0, 4])

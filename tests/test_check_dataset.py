@@ -151,3 +151,5 @@ def test_tool_ends_with_a_sentence(tool, folder, capsys):
         assert run(tool, dataset) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and reason in error and error.count("\n") == 1
+    assert run(tool, "none.json", folder / "data.json") == 2
+    assert "4 of 4 persons used" in capsys.readouterr().out, "the others are checked"

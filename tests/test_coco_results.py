@@ -83,6 +83,12 @@ def test_other_classes_do_not_count():
     assert evaluate_coco_results(ground_truth, results)["bbox"]["AP"] == pytest.approx(100)
 
 
+def test_boxes_that_are_not_evaluated_may_be_anything():
+    ground_truth, results = one_person()
+    results[0]["bbox"] = 7
+    assert evaluate_coco_results(ground_truth, results, tasks=("keypoints",))["keypoints"]["AP"] == pytest.approx(100)
+
+
 def test_wrong_options_are_refused():
     ground_truth, results = one_person()
     with pytest.raises(UserError, match="3 keypoints but 2 OKS sigmas"):

@@ -199,12 +199,14 @@ def test_the_predictor_gets_the_options(demo, tmp_path):
 def test_an_unreadable_image_is_reported_and_the_others_are_used(demo, tmp_path, capsys):
     save_image(tmp_path / "in" / "a.jpg")
     (tmp_path / "in" / "b.jpg").write_text("no image")
+    (tmp_path / "in" / "link.jpg").symlink_to("nowhere.jpg")
     save_image(tmp_path / "in" / "c.jpg")
     assert run(demo, "--input", tmp_path / "in", tmp_path / "absent", "--output", tmp_path / "out") == 2
     captured = capsys.readouterr()
     assert re.search(r"error: .*b\.jpg cannot be read", captured.err)
     assert f"error: no images found in {tmp_path / 'absent'}" in captured.err
-    assert "2 inputs could not be used" in captured.out
+    assert re.search(r"error: .*link\.jpg does not exist", captured.err)
+    assert "3 inputs could not be used" in captured.out
     assert sorted(p.name for p in (tmp_path / "out").glob("*.jpg")) == ["a.jpg", "c.jpg"]
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 2
 
@@ -219,6 +221,14 @@ def test_mistakes_are_reported_before_the_model_is_built(demo, tmp_path, monkeyp
         run(demo, "--input", image, "--output", tmp_path / "file" / "out")
     with pytest.raises(UserError, match="could be overwritten"):
         run(demo, "--input", image, "--output", tmp_path / "in" / "." / "")
+
+
+def test_a_full_disk_is_one_sentence(demo, tmp_path):
+    image = save_image(tmp_path / "in" / "a.jpg")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "frames.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="cannot write .*out: No space left on device"):
+        run(demo, "--input", image, "--output", tmp_path / "out")
 
 
 def test_a_failing_network_leaves_out_its_image_alone(demo, tmp_path, monkeypatch, capsys):

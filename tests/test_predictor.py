@@ -71,6 +71,14 @@ def test_persons_come_best_first_in_the_images_pixels_and_above_the_threshold(ph
     assert len(make_predictor(score_threshold=0.95)(photograph)) == 0
 
 
+def test_a_model_that_returns_a_limited_number_says_so_once(photograph, messages):
+    for limit, warnings in ((0, 0), (4, 0), (3, 1), (3, 1)):
+        predictor = make_predictor()
+        predictor.model.topk_poses = limit
+        predictor(photograph)
+        assert messages().count("an image has 3 persons or more") == warnings
+
+
 def test_the_output_is_made_of_ordinary_tensors(photograph):
     predictor = make_predictor()
     instances = predictor(photograph)

@@ -71,6 +71,9 @@ def test_checkpoints_without_a_config_are_compared_by_their_tensors(people, fini
     with pytest.raises(UserError, match="parameter groups"):
         resume(people, folder, *FROZEN)
     assert resume(people, folder).start_iter == 4
+    torch.save({"model": state_of(finished)["model"]}, folder / "model_final.pth")
+    with pytest.raises(UserError, match="holds weights alone"):
+        resume(people, folder)
 
 
 def test_the_keys_exist():

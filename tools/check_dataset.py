@@ -22,7 +22,7 @@ from detectron2.data import MetadataCatalog
 
 from querypose.data import annotation_file, resolve_dataset
 from querypose.data.dataset_check import PROBLEMS, check_dataset
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.skeleton import Skeleton
 from querypose.visualization import plot_dataset
 
@@ -47,17 +47,22 @@ def main(args=None):
     )
     args = parser.parse_args(args)
     with exit_on_user_error():
-        reports, pictures = [], {}
+        reports, pictures, failed = [], {}, False
         for dataset in args.datasets:
-            name = resolve_dataset(dataset)
-            file, folder = annotation_file(name), MetadataCatalog.get(name).image_root
-            report = check_dataset(file, folder, dataset, headers_only=args.headers_only, known_pictures=pictures)
+            try:
+                name = resolve_dataset(dataset)
+                file, folder = annotation_file(name), MetadataCatalog.get(name).image_root
+                report = check_dataset(file, folder, dataset, headers_only=args.headers_only, known_pictures=pictures)
+            except UserError as error:
+                report_error(error)
+                failed = True
+                continue
             pictures |= report.digests
             reports.append(report)
             print_report(report)
             if warning := Skeleton.from_metadata(MetadataCatalog.get(name)).flip_warning():
                 print(f"  {warning}")
-        if args.picture:
+        if args.picture and reports:
             plot_dataset(reports, args.picture)
             print(f"histograms written to {args.picture}")
         if args.output:
@@ -65,7 +70,7 @@ def main(args=None):
                 Path(args.output).write_text(json.dumps([report.to_dict() for report in reports], indent=2))
             except OSError as error:
                 raise UserError(f"the report cannot be written to {args.output}: {error.strerror}") from error
-        sys.exit(1 if any(report.problems for report in reports) else 0)
+        sys.exit(2 if failed else 1 if any(report.problems for report in reports) else 0)
 
 
 if __name__ == "__main__":

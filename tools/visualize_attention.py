@@ -12,12 +12,13 @@ OUTPUT/<image name>_attention.png with all persons.
 import argparse
 import os
 import re
+import sys
 from pathlib import Path
 
 from PIL import Image
 
 from querypose import PosePredictor
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.image_io import read_image_rgb
 from querypose.visualization import contact_sheet, part_names, person_panels
 
@@ -47,9 +48,6 @@ def parse_arguments(arguments=None):
 
 def main(arguments=None):
     args = parse_arguments(arguments)
-    for path in args.input:
-        if not os.path.isfile(path):
-            raise UserError(f"there is no image {path}; check the path.")
     if args.persons < 1:
         raise UserError(f"--persons {args.persons} must be at least 1")
     stems = [Path(path).stem for path in args.input]
@@ -66,8 +64,14 @@ def main(arguments=None):
     headings = ("pose", *part_names(predictor.cfg, skeleton))
     try:
         args.output.mkdir(parents=True, exist_ok=True)
+        failed = False
         for path, stem in zip(args.input, stems, strict=True):
-            image = read_image_rgb(path)
+            try:
+                image = read_image_rgb(path)
+            except UserError as error:
+                report_error(error)
+                failed = True
+                continue
             persons = predictor.with_attention(image, stage - 1)
             rows = [person_panels(image, persons, index, skeleton, height=CELL[1]) for index in range(len(persons))]
             titles = [f"person {i}, score {score:.2f}" for i, score in enumerate(persons.scores.tolist(), start=1)]
@@ -78,8 +82,9 @@ def main(arguments=None):
             print(f"{path}: {len(persons)} persons, attention of stage {stage} in {args.output}")
     except OSError as error:
         raise UserError(f"cannot write to {args.output}: {error.strerror}; choose another --output.") from error
+    return 2 if failed else 0
 
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        main()
+        sys.exit(main())

@@ -222,11 +222,13 @@ def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> 
     """
     if not number or values is None or values == []:
         return [0] * (3 * number)
+    if not isinstance(values, list):
+        raise UserError(f"{title} has the keypoints {shown(values)} instead of a list x, y, v, ..")
     flattened = flat(values)
     if flattened is not values:
         repaired["nested keypoints"] += 1
         values = flattened
-    if isinstance(values, list) and len(values) != 3 * number:
+    if len(values) != 3 * number:
         raise UserError(
             f"{title} has {len(values)} keypoint values instead of {3 * number}, "
             f"which are x, y, v for each of {number} keypoints"
@@ -236,7 +238,7 @@ def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> 
         for i in range(0, len(values) - 2, 3):
             if values[i + 2] is None or are_finite_numbers(values[i + 2 : i + 3]) and values[i + 2] <= 0:
                 values[i : i + 3] = [0, 0, 0]
-    if not isinstance(values, list) or not are_finite_numbers(values):
+    if not are_finite_numbers(values):
         raise UserError(
             f"{title} has labeled keypoints that are not finite numbers; correct them, or leave the annotation out"
         )

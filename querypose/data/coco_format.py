@@ -21,9 +21,13 @@ def read_json(path: str | os.PathLike[str], kind: str) -> Any:
         UserError: if it cannot be read or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"the {kind} {path} cannot be read: {error.strerror}") from error
+    if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        raise UserError(f"the {kind} {path} is compressed (gzip or ZIP); unpack it first")
+    try:
+        return json.loads(content)
     except RecursionError as error:
         raise UserError(f"the {kind} {path} is not valid JSON for COCO's format: nested too deeply") from error
     except ValueError as error:

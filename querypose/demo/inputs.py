@@ -38,7 +38,7 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], lis
             found.setdefault(given, given)
             continue
         if os.path.isdir(given):
-            files = sorted(path for path in Path(given).iterdir() if path.is_file() and not path.name.startswith("."))
+            files = sorted(path for path in Path(given).iterdir() if not (path.is_dir() or path.name.startswith(".")))
             readable = image_endings() | VIDEO_ENDINGS
             left_out += [path for path in files if path.suffix.lower() not in readable]
             files = [path for path in files if path.suffix.lower() in readable]

@@ -1,7 +1,9 @@
 """The persons found, as files for other programs."""
 
+import contextlib
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,17 @@ class Results:
     """
 
     def __init__(self, folder: Path, skeleton: Skeleton):
-        """Raises `UserError` if the files cannot be made."""
+        """All methods raise `UserError` if the files cannot be written."""
         self.folder = folder
         self.predictions: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
-        try:
+        columns = ["image_id", "file_name", "frame", "time", *record_columns(skeleton)]
+        with self._writing():
             self._lines = open(folder / "frames.jsonl", "w", encoding="utf-8")
             # names of files may hold bytes that are no UTF-8
             self._table = open(folder / "persons.csv", "w", encoding="utf-8", errors="surrogateescape", newline="")
-        except OSError as error:
-            raise UserError(f"cannot write {error.filename}: {error.strerror}; choose another --output.") from error
-        columns = ["image_id", "file_name", "frame", "time", *record_columns(skeleton)]
-        self._rows = csv.DictWriter(self._table, columns)
-        self._rows.writeheader()
+            self._rows = csv.DictWriter(self._table, columns)
+            self._rows.writeheader()
 
     def add(
         self,
@@ -49,16 +49,26 @@ class Results:
         self.images.append(image if frame is None else {**image, "frame": frame, "time": seconds})
         self.predictions += [{**result, "file_name": name} for result in to_coco(persons, image_id)]
         records = persons.to_records()
-        self._rows.writerows({**place, **record} for record in records)
-        self._lines.write(json.dumps({**place, "persons": records}) + "\n")
+        with self._writing():
+            self._rows.writerows({**place, **record} for record in records)
+            self._lines.write(json.dumps({**place, "persons": records}) + "\n")
 
     def close(self) -> None:
         """Write the files of the end."""
-        self._lines.close()
-        self._table.close()
-        for name, content in (("predictions.json", self.predictions), ("images.json", {"images": self.images})):
-            with whole_file(self.folder / name) as file:
-                file.write(json.dumps(content).encode())
+        with self._writing():
+            self._lines.close()
+            self._table.close()
+            for name, content in (("predictions.json", self.predictions), ("images.json", {"images": self.images})):
+                with whole_file(self.folder / name) as file:
+                    file.write(json.dumps(content).encode())
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # a full disk, for example
+            place = error.filename or self.folder
+            raise UserError(f"cannot write {place}: {error.strerror}; choose another --output.") from error
 
     def __enter__(self) -> "Results":
         return self

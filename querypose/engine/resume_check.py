@@ -53,12 +53,17 @@ def check_resumable(
         cfg, model, optimizer: of the run.
 
     Raises:
-        UserError: another model, skeleton or optimizer, or more iterations than SOLVER.MAX_ITER.
+        UserError: weights alone; another model, skeleton or optimizer; or more iterations than SOLVER.MAX_ITER.
     """
-    state = checkpoint.get("trainer", {})
+    advice = f"leave --resume out and give MODEL.WEIGHTS {path} and another OUTPUT_DIR"
+    if "trainer" not in checkpoint:
+        raise UserError(f"{path} holds weights alone, so no run can be resumed from it; {advice} to start a new run")
+    state = checkpoint["trainer"]
     before, now = _flat(yaml.safe_load(state.get("config", "{}"))), _flat(yaml.safe_load(cfg.dump()))
     changed = {key: _change(key, before[key], now[key]) for key in now if before.get(key, now[key]) != now[key]}
-    refused = [text for key, text in changed.items() if not _is_free(key)]
+    # the names first: parts and flip pairs follow from them
+    keys = sorted(changed, key=lambda key: not key.endswith("KEYPOINT_NAMES"))
+    refused = [changed[key] for key in keys if not _is_free(key)]
     if not refused:
         current, saved = model.state_dict(), checkpoint["model"]
         shapes = {name: (tuple(saved[name].shape), tuple(current[name].shape)) for name in current if name in saved}
@@ -69,7 +74,7 @@ def check_resumable(
         raise UserError(
             f"the run in {path} cannot be resumed with this config, which differs (checkpoint -> config) in: "
             f"{'; '.join(refused[:_MOST_SHOWN])}{more}. --resume continues a run as it was; to start a new run from "
-            f"its weights, leave --resume out and give MODEL.WEIGHTS {path} and another OUTPUT_DIR"
+            f"its weights, {advice}"
         )
     done = checkpoint.get("iteration", -1) + 1
     if done > cfg.SOLVER.MAX_ITER:
@@ -98,6 +103,10 @@ def _group_differences(state: dict[str, Any], optimizer: torch.optim.Optimizer) 
 
 
 def _change(name: str, before: Any, now: Any) -> str:
+    if isinstance(before, list) and isinstance(now, list):  # from the first difference on
+        pairs = enumerate(zip(before, now, strict=False))
+        same = next((i for i, (old, new) in pairs if old != new), min(len(before), len(now)))
+        name, before, now = f"{name}[{same}:]" if same else name, before[same:], now[same:]
     return f"{name} {_SHORT.repr(before)} -> {_SHORT.repr(now)}"
 
 

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
+from detectron2.utils.logger import log_first_n, setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -242,6 +242,10 @@ class PoseTrainer(DefaultTrainer):
         queries = contextlib.nullcontext()
         if hasattr(plain, "every_query"):
             if cfg.MODEL.QUERYPOSE.TEST.TOPK_POSES is None:
+                if plain.leaves_out_queries:
+                    text = "evaluating every query; inference returns the %d best persons of an image unless %s is set"
+                    key = "MODEL.QUERYPOSE.TEST.TOPK_POSES"
+                    log_first_n(logging.INFO, text % (plain.topk_poses, key), name=__name__)
                 queries = plain.every_query()  # type: ignore[operator]
             elif plain.leaves_out_queries:
                 logger.warning(

@@ -124,7 +124,7 @@ def check_results(results: Any, ground_truth: GroundTruth, tasks: Sequence[str])
             if not isinstance(values, list) or len(values) != length:
                 found = f"{len(values)} values" if isinstance(values, list) else shown(values)
                 raise UserError(f"{title} has in {task!r} {found} instead of {length} ({meaning})")
-        if len(result.get("bbox") or ()) == 4:
+        if isinstance(result.get("bbox"), list) and len(result["bbox"]) == 4:
             entry["bbox"] = result["bbox"]
         if not all(are_finite_numbers(values) for values in [[entry["score"]], *map(entry.get, entry.keys() & TASKS)]):
             raise UserError(f"{title} holds values that are not finite numbers")

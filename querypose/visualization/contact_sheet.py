@@ -85,7 +85,8 @@ def write_sheets(
             if len(rows) < SHEET_ROWS:
                 rows.append(images)
                 titles.append(title)
-        sheet = contact_sheet(rows, titles, columns=2, cell_size=(400, 320), headings=headings)
-        Image.fromarray(sheet).save(folder / overview)
+        if rows:
+            sheet = contact_sheet(rows, titles, columns=2, cell_size=(400, 320), headings=headings)
+            Image.fromarray(sheet).save(folder / overview)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another --output.") from error

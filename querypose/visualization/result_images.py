@@ -14,7 +14,7 @@ from querypose.errors import UserError
 from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import GroundTruth
 from querypose.evaluation.image_errors import ImageError, image_errors
-from querypose.image_io import read_image_rgb
+from querypose.image_io import UnreadableImageError, read_image_rgb
 from querypose.visualization.contact_sheet import write_sheets
 from querypose.visualization.draw_poses import draw_poses
 from querypose.visualization.poses import Poses
@@ -50,7 +50,8 @@ def write_result_images(
     Returns the errors in the order of the table.
 
     Raises:
-        UserError: for results that do not fit, images that cannot be read, and a folder that cannot be written to.
+        UserError: for results that do not fit, a folder that cannot be written to and, once the others are drawn,
+            images that cannot be read.
     """
     results = check_results(results, ground_truth, ("keypoints",))
     results = [result for result in results if result["score"] >= score_threshold]
@@ -70,10 +71,18 @@ def write_result_images(
         for rank, error in enumerate(tqdm(errors[:number], unit="image", disable=None), start=1):
             name = Path(images[error.image_id])
             title = f"{rank}. {name.name}: {describe(error)}"
-            yield f"{rank:04d}_{name.stem}.png", title, draw(error.image_id)
+            try:
+                images_side_by_side = draw(error.image_id)
+            except UnreadableImageError as unreadable:
+                failures.append(str(unreadable))
+                continue
+            yield f"{rank:04d}_{name.stem}.png", title, images_side_by_side
 
+    failures: list[str] = []
     write_sheets(entries(), folder, "images.png", HEADINGS)
     _write_table(errors, images, folder / "images.csv")
+    if failures:
+        raise UserError(f"{len(failures)} images are not drawn, the others are in {folder}; the first: {failures[0]}")
     return errors
 
 
