@@ -1,6 +1,7 @@
 """Errors that a user can fix, reported in one sentence, and output that no terminal can break."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ class UserError(ValueError):
 def exit_on_user_error() -> Iterator[None]:
     """Turn a `UserError` inside the block into `error: <message>` on stderr and exit code 2, without a traceback.
 
-    Inside, stdout and stderr print any text in any locale, and may be closed.
+    From then on, stdout and stderr print any text in any locale, and may be closed, full, or a pipe without a reader.
     """
     _open_closed_streams()
     try:
@@ -27,17 +28,7 @@ def exit_on_user_error() -> Iterator[None]:
 
 def report_error(error: UserError) -> None:
     """Print `error: <message>` on stderr, on one line."""
-    say(f"error: {one_line(_sentence(error))}", sys.stderr)
-
-
-def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line to stdout or `stream`; if it cannot be written, because the reader has gone, do without."""
-    stream = stream or sys.stdout
-    try:
-        print(text, file=stream, flush=True)
-    except OSError:
-        # otherwise Python tries to write it again when it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    print(f"error: {one_line(_sentence(error))}", file=sys.stderr, flush=True)
 
 
 def _open_closed_streams() -> None:
@@ -45,11 +36,39 @@ def _open_closed_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    sys.stdout = _forgiving(sys.stdout or open(1, "w", closefd=False))
+    sys.stderr = _forgiving(sys.stderr or open(2, "w", closefd=False))
+
+
+class _ForgivingStream(io.TextIOWrapper):
+    """Text output that goes nowhere once its reader is gone or its disk is full."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        # what is still buffered is written there, too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
+def _forgiving(stream: TextIO) -> TextIO:
+    if type(stream) is io.TextIOWrapper:  # no test's or notebook's
+        stream.flush()
+        binary = open(stream.fileno(), "wb", closefd=False)
+        return _ForgivingStream(binary, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+    return stream
 
 
 def one_line(text: str) -> str:

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +155,11 @@ def test_tool_ends_with_a_sentence(tool, folder, capsys):
         assert error.startswith("error: ") and reason in error and error.count("\n") == 1
     assert run(tool, "none.json", folder / "data.json") == 2
     assert "4 of 4 persons used" in capsys.readouterr().out, "the others are checked"
+
+
+@pytest.mark.parametrize("reader", ["> /dev/full", "| true"])
+def test_output_that_nobody_reads(folder, reader):
+    command = f"{sys.executable} {TOOL} data.json data.json --output report.json {reader}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=folder, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and not done.stderr
+    assert (folder / "report.json").is_file()

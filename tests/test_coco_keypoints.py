@@ -141,6 +141,7 @@ def test_missing_things_end_with_a_reason(tmp_path):
     with pytest.raises(UserError, match="image folder .*none does not exist"):
         check_keypoint_dataset(f"{file}@{tmp_path / 'none'}")
     (tmp_path / "2.png").unlink()
+    (tmp_path / "2.png").symlink_to("nowhere.png")
     with pytest.raises(UserError, match="1 of the 2 images .* do not exist; the first is .*2.png"):
         check_keypoint_dataset(file)
 

@@ -163,6 +163,16 @@ def test_the_first_gradient_is_named():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_norm_that_overflows_is_named():
+    class Steep(nn.Linear):
+        def forward(self, batch):
+            return {"loss": 1e30 * self.weight.sum()}
+
+    model = Steep(2, 2)
+    _, where = first_non_finite(StepTrainer(model, [], torch.optim.SGD(model.parameters())), [{"image": torch.ones(2)}])
+    assert where == "the norm of the gradient, which overflows"
+
+
 def test_nothing_is_found_in_a_good_batch():
     for opts in (("light", "MODEL.QUERYPOSE.TRAIN_QUERIES", "matched"), ("full",)):
         model = tiny_model(*opts)

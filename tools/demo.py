@@ -15,7 +15,7 @@ import sys
 
 from querypose import PosePredictor
 from querypose.demo import Demo, find_inputs, prepare_output
-from querypose.errors import UserError, exit_on_user_error, say
+from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import PRECISIONS
 from querypose.visualization.draw_poses import COLOR_BY, CONFIDENCE
 
@@ -104,8 +104,8 @@ def main(arguments=None):
 
     if left_out:
         names = ", ".join(path.name for path in left_out[:10]) + (", .." if len(left_out) > 10 else "")
-        say(f"{len(left_out)} files of folders left out, as their endings are no image's or video's: {names}")
-    say(
+        print(f"{len(left_out)} files of folders left out, as their endings are no image's or video's: {names}")
+    print(
         f"{demo.num_persons} persons in {demo.num_images} {'frames' if demo.has_frames else 'images'}: "
         f"visualizations and predictions.json are in {output}"
         + (f"; {len(demo.failures)} inputs could not be used" if demo.failures else "")

@@ -86,8 +86,8 @@ def main(args=None):
     )
     args = parser.parse_args(args)
 
-    setup_logger(name="querypose")
     with exit_on_user_error():
+        setup_logger(name="querypose")
         results = read_json(args.results, "results")
         tasks = tasks_of(results)
         path = annotation_file(args.dataset)

@@ -230,7 +230,8 @@ def missing_images(image_root: str | os.PathLike[str], file_names: Iterable[str]
     for file_name in file_names:
         path = image_path(image_root, file_name)
         if path.parent not in folders:
-            folders[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+            entries = os.scandir(path.parent) if path.parent.is_dir() else ()
+            folders[path.parent] = {entry.name for entry in entries if entry.is_file()}
         if path.name not in folders[path.parent] and not path.is_file():
             missing.append(path)
     return missing

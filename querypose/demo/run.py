@@ -19,7 +19,7 @@ from tqdm import tqdm
 from querypose.demo.inputs import image_ids, is_video, output_names
 from querypose.demo.results import Results
 from querypose.demo.video import Source, VideoReader, VideoWriter, stop_on_interrupt
-from querypose.errors import UserError, one_line, say
+from querypose.errors import UserError, one_line
 from querypose.image_io import read_image_rgb
 from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
 from querypose.predictor import PosePredictor
@@ -122,7 +122,7 @@ class Demo:
         """Report an input that cannot be used, and remember it."""
         self.failures.append(message)
         with tqdm.external_write_mode(file=sys.stderr):
-            say(f"error: {one_line(message)}", sys.stderr)
+            print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
 
     def _fail(self, source: Source, error: Exception) -> None:
         if source not in self._failed:

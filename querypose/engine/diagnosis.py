@@ -39,6 +39,9 @@ def first_non_finite(loop: StepTrainer, batch: list[dict]) -> tuple[dict[str, fl
             for name, gradient in reversed(list(zip(trained, gradients, strict=True))):
                 if gradient is not None and _is_bad(gradient):
                     found.append(f"the gradient of {name}")
+            norms = [gradient.float().norm() for gradient in gradients if gradient is not None]
+            if norms and _is_bad(torch.stack(norms).norm()):
+                found.append("the norm of the gradient, which overflows")
     finally:
         for handle in handles:
             handle.remove()

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import logging
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def _run(args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Calla
         if args.deterministic:
             make_deterministic(cfg)
         cfg.freeze()
+        make_folder(cfg.OUTPUT_DIR)
         default_setup(cfg, args)
         logging.getLogger("querypose").parent = logging.getLogger("detectron2")
         log_parts(cfg)
@@ -113,6 +115,16 @@ def refuse_existing_run(folder: str) -> None:
             f"OUTPUT_DIR {folder} already holds a run ({traces[0].name}); continue it with --resume, or give another "
             "OUTPUT_DIR"
         )
+
+
+def make_folder(folder: str) -> None:
+    """Make the folder of a run; raise a UserError if it cannot be made or written to."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to OUTPUT_DIR {folder}: {error.strerror}; give another folder") from error
 
 
 def log_parts(cfg: CfgNode) -> None:
