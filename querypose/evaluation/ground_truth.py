@@ -49,14 +49,17 @@ class GroundTruth:
 
         The scorers differ in which ids they take: an id of 0 counts as no match, text and more than 64 bits fail.
         """
-        numbers = {id_key(image["id"]): number for number, image in enumerate(self.content["images"], start=1)}
+        images = self.content["images"]
+        # the scorers' order, in which detections of equal score count: by id, text after numbers
+        ids = sorted((image["id"] for image in images), key=lambda given: (isinstance(given, str), given))
+        numbers = {id_key(given): number for number, given in enumerate(ids, start=1)}
 
         def copied(entry: dict[str, Any]) -> dict[str, Any]:
             return {**entry, "image_id": numbers[id_key(entry["image_id"])], "category_id": 1}
 
         category = {"id": 1, "name": "person", "keypoints": list(self.skeleton.keypoint_names)}
         content = {
-            "images": [{**image, "id": number} for number, image in enumerate(self.content["images"], start=1)],
+            "images": [{**image, "id": numbers[id_key(image["id"])]} for image in images],
             "categories": [category],
             "annotations": [copied(person) for person in self.content["annotations"]],
         }
