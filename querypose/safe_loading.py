@@ -1,5 +1,6 @@
 """Checkpoints of any origin: read without running code in them, and the model's weights found in them."""
 
+import contextlib
 import os
 import pickle
 import re
@@ -112,6 +113,13 @@ class SafeCheckpointer(DetectionCheckpointer):
         return incompatible._replace(missing_keys=missing)
 
 
+def _numpy_numbers_allowed() -> contextlib.AbstractContextManager[Any]:
+    """Let `torch.load` read NumPy's numbers; before PyTorch 2.6 it refuses checkpoints that hold them."""
+    if torch.__version__ < (2, 6):
+        return contextlib.nullcontext()
+    return torch.serialization.safe_globals([(function, name) for name, function in NUMPY_STAND_INS.items()])
+
+
 def read_checkpoint(path: str) -> Any:
     """The content of a `.safetensors` file, of a `.pkl` of arrays, or else of a file of `torch.save`, on the CPU.
 
@@ -125,7 +133,7 @@ def read_checkpoint(path: str) -> Any:
         if path.endswith(".pkl"):
             with open(path, "rb") as file:
                 return load_array_pickle(file)
-        with torch.serialization.safe_globals([(function, name) for name, function in NUMPY_STAND_INS.items()]):
+        with _numpy_numbers_allowed():
             return with_arrays(torch.load(path, map_location="cpu", weights_only=True))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         reason = error.strerror or "No such file or directory"
