@@ -8,6 +8,7 @@ from evaluation_data import COCO_BACKENDS, SIGMAS, assert_same, ground_truth_of,
 
 from querypose.errors import UserError
 from querypose.evaluation import evaluate_coco_results
+from querypose.evaluation.ground_truth import load_ground_truth
 
 
 @pytest.mark.parametrize("backend", COCO_BACKENDS)
@@ -99,3 +100,14 @@ def test_wrong_options_are_refused():
         evaluate_coco_results(ground_truth, results, tasks=("segm",))
     with pytest.raises(UserError, match="no annotations of persons"):
         evaluate_coco_results({**ground_truth, "annotations": []}, results)
+
+
+def test_scorers_see_images_in_the_order_of_their_ids():
+    """Detections of equal score count in this order, so that AP is that of the official tools on the same file."""
+    truth = ground_truth_of(num_images=3, num_persons=1)
+    for image, given in zip(truth["images"], (30, 4, 200), strict=True):
+        for person in truth["annotations"]:
+            person["image_id"] = given if person["image_id"] == image["id"] else person["image_id"]
+        image["id"] = given
+    content, _ = load_ground_truth(truth).numbered([])
+    assert [image["id"] for image in content["images"]] == [2, 1, 3]
