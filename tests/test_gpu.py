@@ -1,0 +1,126 @@
+"""On a GPU: the numbers of a CPU, mixed precision, compilation, CUDA graphs, training and its resumption."""
+
+import pytest
+import torch
+from killed_training import config, largest_difference, state_of
+from test_query_selection import BEYOND, MATCHED
+from test_resume import Do, kill, train
+from tiny_model import spread, tiny_batch, tiny_model
+
+from querypose import PosePredictor
+from querypose.synthetic.dataset import write_synthetic_people
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+VARIANTS = ["light", "branched", "full"]
+PHOTO = "docs/images/synthetic_people.jpg"
+QUICK_START = ("configs/quickstart.yaml", "weights/quickstart.pth")
+
+
+@pytest.fixture(autouse=True)
+def exact_products(monkeypatch):
+    """Convolutions in float32 rather than TF32, so that CPU and GPU agree."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@torch.no_grad()
+def predictions(model, batch):
+    return [result.to("cpu") for result in model.eval()(batch, do_postprocess=False)]
+
+
+def assert_close(results, wanted, rtol=1e-3, atol=1e-2):
+    for result, expected in zip(results, wanted, strict=True):
+        torch.testing.assert_close(result.scores, expected.scores, rtol=rtol, atol=atol)
+        torch.testing.assert_close(result.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=rtol, atol=atol)
+        torch.testing.assert_close(result.pred_keypoints, expected.pred_keypoints, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_predictions_are_those_of_the_cpu(variant):
+    model = spread(tiny_model(variant))
+    wanted = predictions(model, tiny_batch())
+    assert_close(predictions(model.cuda(), tiny_batch()), wanted)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_losses_and_gradients_are_those_of_the_cpu(variant):
+    found = []
+    for device in ("cpu", "cuda"):
+        model = spread(tiny_model(variant)).to(device).train()
+        losses = model(tiny_batch())
+        sum(losses.values()).backward()
+        norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+        found.append({name: value.item() for name, value in losses.items()} | {"norm": norm.item()})
+    assert found[1] == pytest.approx(found[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_trains(dtype):
+    model = spread(tiny_model("full")).cuda().train()
+    exact = {name: value.item() for name, value in model(tiny_batch()).items()}
+    with torch.autocast("cuda", dtype=dtype):
+        losses = model(tiny_batch())
+    sum(losses.values()).backward()
+    assert {name: value.item() for name, value in losses.items()} == pytest.approx(exact, rel=0.1, abs=0.05)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled_stages_and_cuda_graphs_compute_the_same(mode, messages):
+    plain, compiled = (spread(tiny_model("light", "MODEL.COMPILE", m)).cuda() for m in ("none", mode))
+    for seed in (0, 1, 2, 0):  # a graph is recorded in the second call and replayed from the third on
+        batch = tiny_batch(seed=seed)
+        assert_close(predictions(compiled, batch), predictions(plain, batch))
+    assert "MODEL.COMPILE" not in messages(), "the compiler did not fail"
+
+
+def test_the_predictor_finds_the_same_persons_on_both_devices():
+    wanted, found = (PosePredictor(*QUICK_START, device=device)(PHOTO) for device in ("cpu", "cuda"))
+    assert len(found) == len(wanted) == 3 and found.pred_keypoints.device.type == "cpu"
+    torch.testing.assert_close(found.pred_keypoints[..., :2], wanted.pred_keypoints[..., :2], rtol=0, atol=0.5)
+    for precision in ("bfloat16", "float16"):
+        rounded = PosePredictor(*QUICK_START, device="cuda", precision=precision)(PHOTO)
+        torch.testing.assert_close(rounded.pred_keypoints[..., :2], wanted.pred_keypoints[..., :2], rtol=0, atol=3.0)
+
+
+def test_training_resumes_as_if_nothing_had_happened(tmp_path):
+    """Five steps in mixed precision, at once and with a stop after the third."""
+    people = write_synthetic_people(tmp_path / "people", "train", 5)
+
+    def run(folder, *hooks):
+        torch.manual_seed(0)
+        opts = ("MODEL.DEVICE", "cuda", "SOLVER.AMP.ENABLED", True, "SOLVER.MAX_ITER", 5)
+        return train(config(people, tmp_path / folder, *opts), *hooks)
+
+    run("once")
+    with pytest.raises(SystemExit):
+        run("twice", Do(2, kill))
+    assert run("twice").start_iter == 3
+    # sums of gradients have no fixed order on a GPU, and Adam's steps are of the size of the learning rate
+    once, twice = (state_of(tmp_path / folder)["model"] for folder in ("once", "twice"))
+    assert largest_difference(once, twice) < 1e-3
+
+
+@pytest.mark.parametrize("opts", [(), BEYOND])
+def test_a_training_step_waits_for_nothing_but_the_matching(opts, monkeypatch):
+    model = spread(tiny_model("light", *MATCHED, *opts)).cuda().train()
+    assign = model.criterion.matcher.assign
+
+    def allowed(*args):
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("default")
+        try:
+            return assign(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+
+    monkeypatch.setattr(model.criterion.matcher, "assign", allowed)
+    batch = tiny_batch()
+    sum(model(batch).values()).backward()  # libraries set themselves up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sum(model(batch).values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
