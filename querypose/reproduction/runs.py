@@ -113,6 +113,8 @@ def _read(row: Row, folder: Path) -> Run:
 def _differences(wanted: CfgNode, ran: dict, evaluation: bool) -> Iterator[str]:
     """Sentences such as 'SOLVER.MAX_ITER 1000 instead of 140000'."""
     skipped = _IGNORED + (_IGNORED_IN_EVALUATION if evaluation else ())
+    if wanted.MODEL.META_ARCHITECTURE != "QueryPose":
+        skipped += ("MODEL.QUERYPOSE",)
     found = dict(leaves(CfgNode(ran)))
     for key, value in leaves(CfgNode(yaml.safe_load(wanted.dump()))):
         if key in found and found[key] != value and not f"{key}.".startswith(tuple(f"{skip}." for skip in skipped)):

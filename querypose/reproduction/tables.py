@@ -62,6 +62,7 @@ def load_tables(protocol: str = "paper") -> list[Table]:
             ),
         )
         for record in records
+        if record.get("protocol", protocol) == protocol
     ]
 
 
