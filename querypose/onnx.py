@@ -1,4 +1,4 @@
-"""Poses from an exported model with NumPy, Pillow and ONNX Runtime alone; PyTorch and Detectron2 are not imported."""
+"""Poses from an exported model without PyTorch and Detectron2: NumPy, Pillow, and OpenVINO or ONNX Runtime."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import numpy as np
 
 from querypose.errors import UserError
 from querypose.image_io import ChannelOrder, ImageLike, check_image_format, read_image_rgb, resize_image
+from querypose.onnx_runtimes import OnnxRuntimeSession, OpenVinoSession, open_session
 from querypose.skeleton import Skeleton
 
 METADATA_KEY = "querypose"
@@ -60,6 +61,8 @@ class OnnxPosePredictor:
         *,
         score_threshold: float = 0.0,
         image_format: ChannelOrder = "RGB",
+        runtime: str | None = None,
+        precision: str = "float32",
         providers: Sequence[str] = ("CPUExecutionProvider",),
         num_threads: int = 0,
     ):
@@ -68,21 +71,33 @@ class OnnxPosePredictor:
         Args:
             score_threshold: persons below it are left out.
             image_format: channel order of arrays, "RGB" or "BGR" (OpenCV's).
+            runtime: "openvino" or "onnxruntime"; None: OpenVINO if it is installed, unless there are `providers`.
+            precision: "float32"; "auto" lets OpenVINO compute in bfloat16 where the processor is faster in it.
             providers: ONNX Runtime's execution providers, best first.
-            num_threads: 0 leaves it to ONNX Runtime.
+            num_threads: 0 leaves it to the runtime.
 
         Raises:
-            UserError: a file that is missing, damaged or no export of QueryPose; ONNX Runtime is missing.
+            UserError: a file that is missing, damaged or no export of QueryPose; the runtime is missing.
         """
         check_image_format(image_format)
         self.score_threshold = score_threshold
         self.image_format = image_format
         self._file = os.fspath(file)
-        self._session = _open(self._file, providers, num_threads)
+        try:
+            self._session = open_session(self._file, runtime, precision, providers, num_threads)
+        except UserError:
+            raise
+        except Exception as error:  # the runtimes' errors have no common class but this
+            raise UserError(f"{self._file} is damaged or no ONNX file{_AGAIN}") from error
         self.metadata = _metadata(self._session, self._file)
         self.skeleton = Skeleton(**self.metadata["skeleton"])
         # files of older versions return every query
-        self._prunes = _THRESHOLD in {value.name for value in self._session.get_overridable_initializers()}
+        self._prunes = _THRESHOLD in self._session.defaults
+
+    @property
+    def runtime(self) -> str:
+        """The name of the runtime: OpenVINO or ONNX Runtime."""
+        return self._session.name
 
     def __call__(self, image: ImageLike) -> OnnxPoses:
         """The persons of one image of any kind, see `read_image_rgb`."""
@@ -103,36 +118,16 @@ class OnnxPosePredictor:
             scale = np.array([width / resized.shape[1], height / resized.shape[0]], np.float32)
             keypoints = keypoints[keep].reshape(-1, self.skeleton.num_keypoints, 3) * np.append(scale, np.float32(1))
             return OnnxPoses(boxes[keep] * np.tile(scale, 2), scores[keep], keypoints, (height, width))
-        except Exception as error:  # ONNX Runtime's errors have no common class but this
+        except Exception as error:
             raise UserError(
                 f"{self._file} does not give boxes, scores and keypoints of an image ({error}){_AGAIN}"
             ) from error
 
 
-def _open(file: str, providers: Sequence[str], num_threads: int) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError("OnnxPosePredictor needs ONNX Runtime: pip install onnxruntime") from error
-    if not os.path.isfile(file):
-        raise UserError(f"there is no ONNX file {file}; make one with tools/export_onnx.py.")
-    available = onnxruntime.get_available_providers()
-    for name in providers:
-        if name not in available:
-            raise UserError(f"this ONNX Runtime has no execution provider {name}; it has {', '.join(available)}.")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.log_severity_level = 3  # its warnings are about optimizations that it did not make
-    try:
-        return onnxruntime.InferenceSession(file, options, providers=list(providers))
-    except Exception as error:
-        raise UserError(f"{file} is damaged or no ONNX file that ONNX Runtime can read{_AGAIN}") from error
-
-
-def _metadata(session: Any, file: str) -> dict[str, Any]:
+def _metadata(session: OnnxRuntimeSession | OpenVinoSession, file: str) -> dict[str, Any]:
     """The file's description of itself, checked."""
     try:
-        found: dict[str, Any] = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
+        found: dict[str, Any] = json.loads(session.metadata[METADATA_KEY])
         if found["format"] != FORMAT_VERSION:
             raise ValueError(f"its format is {found['format']}, not {FORMAT_VERSION}")
         Skeleton(**found["skeleton"])
@@ -142,7 +137,7 @@ def _metadata(session: Any, file: str) -> dict[str, Any]:
                 raise ValueError(f"its {name} is {preprocessing[name]!r}")
         if preprocessing["channel_order"] not in ("RGB", "BGR"):
             raise ValueError(f"its channel_order is {preprocessing['channel_order']!r}")
-        names = {value.name for value in (*session.get_inputs(), *session.get_outputs())}
+        names = session.inputs | session.outputs
         if not names >= {_INPUT, *_OUTPUTS}:
             raise ValueError(f"its inputs and outputs are {', '.join(sorted(names))}")
     except KeyError as error:

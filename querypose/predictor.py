@@ -20,6 +20,7 @@ from detectron2.structures import Instances
 from detectron2.utils.logger import log_first_n
 from torch import nn
 
+from querypose.auto_precision import fastest_precision
 from querypose.errors import UserError
 from querypose.image_io import ChannelOrder, ImageLike, check_image_format, image_files, read_image_rgb, resize_image
 from querypose.rounded_weights import rounding_weights
@@ -86,7 +87,7 @@ class PosePredictor:
         score_threshold: float = 0.3,
         top_k: int | None = None,
         image_format: ChannelOrder = "RGB",
-        precision: str = "float32",
+        precision: str = "auto",
         add_config: Callable[[CfgNode], None] | None = None,
         opts: Sequence[Any] = (),
     ):
@@ -100,7 +101,7 @@ class PosePredictor:
             score_threshold: persons below it are left out, and keypoint stages run only for queries that can reach it.
             top_k: most persons returned for an image, the best ones.
             image_format: channel order of arrays and tensors, "RGB" or "BGR" (OpenCV's).
-            precision: a name of `PRECISIONS`.
+            precision: a name of `PRECISIONS`, or "auto": see `fastest_precision`.
             add_config: adds an extension's own config keys to the defaults, in place.
             opts: `KEY, VALUE, ..` overrides of the config.
 
@@ -127,6 +128,8 @@ class PosePredictor:
 
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
+        if precision == "auto":
+            precision = fastest_precision(torch.device(cfg.MODEL.DEVICE))
         self._set_up(
             model,
             cfg,
@@ -140,7 +143,7 @@ class PosePredictor:
         # a compiled model would have to be compiled again
         if precision != "float32" and cfg.MODEL.COMPILE == "none":
             with rounding_weights(model, PRECISIONS[precision]):
-                self._run([{"image": torch.zeros(3, 64, 64)}])
+                self._run([{"image": torch.zeros(3, 64, 64), "height": 64, "width": 64}])
 
     @classmethod
     def from_model(cls, model: nn.Module, cfg: CfgNode, skeleton: Skeleton, **options: Any) -> PosePredictor:
@@ -166,7 +169,7 @@ class PosePredictor:
     ) -> None:
         check_image_format(image_format)
         if precision not in PRECISIONS:
-            raise UserError(f"the precision must be one of {', '.join(PRECISIONS)}, not {precision}.")
+            raise UserError(f"the precision must be auto or one of {', '.join(PRECISIONS)}, not {precision}.")
         if top_k is not None and top_k < 1:
             raise UserError(f"top_k must be at least 1, or None for all persons, not {top_k}.")
         self.cfg = cfg

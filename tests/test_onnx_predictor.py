@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from querypose import PosePredictor
+from querypose import PosePredictor, onnx_runtimes
 from querypose.errors import UserError
 from querypose.export import export_onnx
 from querypose.onnx import METADATA_KEY, OnnxPosePredictor
@@ -36,9 +36,15 @@ print(len(persons), persons.keypoints.shape[1:], round(float(persons.scores[0]),
 
 @pytest.fixture(scope="module")
 def torch_predictor():
-    return PosePredictor(
-        ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth", device="cpu", score_threshold=0.0
-    )
+    files = ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth"
+    return PosePredictor(*files, device="cpu", score_threshold=0.0, precision="float32")
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def runtime(request):
+    """Keyword arguments for an exact predictor in each runtime."""
+    pytest.importorskip(request.param)
+    return {"runtime": request.param, "precision": "float32", "num_threads": 1}
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +60,8 @@ def file(torch_predictor, tmp_path_factory):
     return export_onnx(torch_predictor.model, torch_predictor.cfg, torch_predictor.skeleton, path)
 
 
-def test_the_same_persons_as_with_pytorch(torch_predictor, file, picture, tmp_path):
-    predictor = OnnxPosePredictor(file, num_threads=1)
+def test_the_same_persons_as_with_pytorch(torch_predictor, file, picture, runtime):
+    predictor = OnnxPosePredictor(file, **runtime)
     assert predictor.skeleton == torch_predictor.skeleton
     for image in (picture, picture[:, :155], Image.fromarray(picture[:111])):
         expected, found = torch_predictor(image), predictor(image)
@@ -71,12 +77,35 @@ def test_the_same_persons_as_with_pytorch(torch_predictor, file, picture, tmp_pa
     assert np.abs(np.array(ours[0]["bbox"]) - theirs[0]["bbox"]).max() < 1e-3 * scale
 
 
-def test_thresholds_and_the_order_of_channels(file, picture):
-    everyone = OnnxPosePredictor(file, num_threads=1)(picture)
+def test_thresholds_and_the_order_of_channels(file, picture, runtime):
+    everyone = OnnxPosePredictor(file, **runtime)(picture)
     middle = float(everyone.scores[len(everyone) // 2])
-    best = OnnxPosePredictor(file, score_threshold=middle, image_format="BGR", num_threads=1)(picture[:, :, ::-1])
+    best = OnnxPosePredictor(file, score_threshold=middle, image_format="BGR", **runtime)(picture[:, :, ::-1])
     assert len(best) == int((everyone.scores >= middle).sum()) < len(everyone)
     assert np.allclose(best.keypoints, everyone.keypoints[: len(best)], atol=1e-3)
+    assert len(OnnxPosePredictor(file, score_threshold=1.0, **runtime)(picture)) == 0
+
+
+def test_half_precision_in_openvino_is_close(file, picture):
+    pytest.importorskip("openvino")
+    exact, fast = (OnnxPosePredictor(file, score_threshold=0.3, precision=p)(picture) for p in ("float32", "auto"))
+    assert len(exact) == len(fast) > 0
+    assert np.abs(exact.keypoints[..., :2] - fast.keypoints[..., :2]).max() < 8
+
+
+def test_the_runtime_is_chosen_by_what_is_installed(file, monkeypatch):
+    installed = {"onnxruntime"}
+    monkeypatch.setattr(onnx_runtimes, "find_spec", lambda name: name in installed)
+    assert OnnxPosePredictor(file).runtime == "ONNX Runtime"
+    with pytest.raises(UserError, match="needs OpenVINO: pip install openvino"):
+        OnnxPosePredictor(file, runtime="openvino")
+    installed.clear()
+    with pytest.raises(UserError, match="needs ONNX Runtime: pip install onnxruntime"):
+        OnnxPosePredictor(file)
+    with pytest.raises(UserError, match="the runtime must be one of openvino, onnxruntime, not tensorrt"):
+        OnnxPosePredictor(file, runtime="tensorrt")
+    with pytest.raises(UserError, match="the precision must be float32 or auto, not int8"):
+        OnnxPosePredictor(file, precision="int8")
 
 
 def test_neither_pytorch_nor_detectron2_is_imported(file, picture, tmp_path):
@@ -118,11 +147,11 @@ def with_metadata(text):
         (with_metadata('{"format": 99}'), "its format is 99, not 1"),
     ],
 )
-def test_unusable_files(file, tmp_path, write, message):
+def test_unusable_files(file, tmp_path, write, message, runtime):
     path = tmp_path / "model.onnx"
     write(file, path)
     with pytest.raises(UserError, match=message):
-        OnnxPosePredictor(path)
+        OnnxPosePredictor(path, **runtime)
 
 
 def test_the_tool_overwrites_nothing(tmp_path):

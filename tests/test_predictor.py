@@ -148,6 +148,7 @@ def config_that_builds_the_stub(monkeypatch, tmp_path):
     from querypose import data, setup_config
 
     monkeypatch.setattr(predictor_module, "build_model", lambda cfg: StubModel().to(cfg.MODEL.DEVICE))
+    monkeypatch.setattr(predictor_module, "fastest_precision", lambda device: "float32")
     for module in (data, setup_config):
         monkeypatch.setattr(module, "skeleton_of", lambda cfg: SKELETON)
     torch.save({"model": StubModel().state_dict()}, tmp_path / "weights.pth")

@@ -10,6 +10,8 @@ import argparse
 import os
 import statistics
 import timeit
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +23,41 @@ from querypose.export import export_onnx
 from querypose.export.onnx_export import DEFAULT_OPSET
 from querypose.image_io import read_image_rgb
 from querypose.onnx import OnnxPosePredictor
+from querypose.onnx_runtimes import RUNTIMES
 
 RUNS = 7
 
 
-def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> str:
-    """Run both on an image (H, W, 3), in turns and with as many threads; return a line on differences and times."""
+def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> Iterator[str]:
+    """Run the model in every installed runtime on an image (H, W, 3), in turns; yield a line on each.
+
+    As many threads for all; bfloat16 in OpenVINO where the processor is faster in it.
+    """
     threads = torch.get_num_threads()
-    exported = OnnxPosePredictor(file, score_threshold=predictor.score_threshold, num_threads=threads)
-    expected, found = predictor(image), exported(image)
-    seconds = [
-        [timeit.timeit(lambda run=run: run(image), number=1) for run in (predictor, exported)] for _ in range(RUNS)
-    ]
-    with_torch, with_onnx = (statistics.median(times) * 1000 for times in zip(*seconds, strict=True))
-    result = f"{len(found)} persons instead of {len(expected)}"
-    if len(found) == len(expected):
-        distance = np.abs(found.keypoints[..., :2] - expected.pred_keypoints[..., :2].numpy()).max(initial=0)
-        result = f"{len(found)} persons, keypoints differ by at most {distance:.1e} pixels"
-    return (
-        f"{result}; {threads} threads, median of {RUNS}: PyTorch {with_torch:.0f} ms, ONNX Runtime {with_onnx:.0f} ms, "
-        f"ratio {with_torch / with_onnx:.2f}"
-    )
+    runs: dict[str, PosePredictor | OnnxPosePredictor] = {"PyTorch, float32": predictor}
+    for runtime, name in RUNTIMES.items():
+        for precision in ("float32", "auto") if runtime == "openvino" else ("float32",):
+            if find_spec(runtime):
+                runs[f"{name}, {precision}"] = OnnxPosePredictor(
+                    file, runtime=runtime, precision=precision, num_threads=threads
+                )
+    expected = predictor(image)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(RUNS):
+        for name, run in runs.items():
+            seconds[name].append(timeit.timeit(lambda run=run: run(image), number=1))
+    reference = statistics.median(seconds["PyTorch, float32"])
+    for name, run in runs.items():
+        median, found = statistics.median(seconds[name]), run(image)
+        line = f"{name}, {threads} threads: {1000 * median:.0f} ms, {len(found)} persons"
+        if run is not predictor:
+            line += f", {reference / median:.1f} times as fast as PyTorch"
+            if len(expected) and len(found):
+                # rounding may change the order of the others
+                distance = found.keypoints[..., :2] - expected.pred_keypoints[0, :, :2].numpy()
+                pixels = np.abs(distance).max(axis=(1, 2)).min()
+                line += f"; the best person's keypoints differ by at most {pixels:.1g} pixels"
+        yield line
 
 
 def main(arguments=None):
@@ -54,7 +70,7 @@ def main(arguments=None):
     parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     parser.add_argument("--output", required=True, metavar="FILE.onnx", help="file to write")
     parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, help=f"ONNX opset (default {DEFAULT_OPSET})")
-    parser.add_argument("--compare", metavar="IMAGE", help="run the file and PyTorch on an image and compare them")
+    parser.add_argument("--compare", metavar="IMAGE", help="run the file and PyTorch on an image, all persons")
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
 
@@ -64,11 +80,11 @@ def main(arguments=None):
     if not os.access(folder, os.W_OK):
         raise UserError(f"cannot write to the folder {folder}; make it or choose another --output.")
     image = read_image_rgb(args.compare) if args.compare else None
-    predictor = PosePredictor(args.config_file, device="cpu", opts=args.opts)
+    predictor = PosePredictor(args.config_file, device="cpu", precision="float32", score_threshold=0.0, opts=args.opts)
     file = export_onnx(predictor.model, predictor.cfg, predictor.skeleton, args.output, opset=args.opset)
     print(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB)")
     if image is not None:
-        print(compare(predictor, file, image))
+        print("\n".join(compare(predictor, file, image)))
 
 
 if __name__ == "__main__":
