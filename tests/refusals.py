@@ -1,0 +1,96 @@
+"""Tools run in this process, a folder for them, and what every refusal of a user's mistake must look like."""
+
+import hashlib
+import json
+import logging
+import re
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.logger import setup_logger
+from evaluation_data import one_person
+from PIL import Image
+from tiny_model import tiny_config
+
+from querypose.errors import exit_on_user_error
+from querypose.setup_config import setup_config
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def workspace():
+    """A folder with everything that tools need, whole: a config, weights, annotations, results, an image."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "images").mkdir()
+        content, results = one_person()
+        Image.new("RGB", (500, 500)).save(folder / "images" / "1.jpg")
+        Image.new("RGB", (96, 64)).save(folder / "photo.jpg")
+        (folder / "truth.json").write_text(json.dumps(content))
+        (folder / "results.json").write_text(json.dumps(results))
+        cfg = tiny_config("light", "DATALOADER.NUM_WORKERS", 0, "SOLVER.MAX_ITER", 1, "SOLVER.STEPS", ())
+        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (f"{folder}/truth.json@{folder}/images",)
+        cfg.OUTPUT_DIR = str(folder / "output")
+        (folder / "config.yaml").write_text(cfg.dump())
+        torch.save({"model": build_model(setup_config(str(folder / "config.yaml"))).state_dict()}, folder / "model.pth")
+        yield folder
+
+
+@pytest.fixture
+def refused(workspace, monkeypatch, capsys):
+    """refused(function, words): it ends as a user's mistake should, with these words in its sentence."""
+
+    def contents(folder):
+        files = [path for path in folder.rglob("*") if path.is_file() and "output" not in path.parts]
+        return {path: hashlib.sha256(path.read_bytes()).digest() for path in files}
+
+    def check(function, words):
+        before = contents(workspace)
+        with pytest.raises(SystemExit) as caught, exit_on_user_error():
+            function()
+        printed = capsys.readouterr()
+        assert caught.value.code == 2, printed.err
+        assert "Traceback" not in printed.err + printed.out
+        lines = [line for line in printed.err.splitlines() if re.match(r"(\S+\.py: )?error: ", line)]
+        assert len(lines) == 1, printed.err
+        assert lines[0] == printed.err.splitlines()[-1], "the last that a user reads"
+        assert re.search(words, lines[0]), lines[0]
+        assert len(lines[0].partition("error: ")[2].split()) >= 3, "a sentence"
+        assert contents(workspace) == before, "files were changed or written"
+
+    monkeypatch.chdir(workspace)
+    return check
+
+
+def tool(name, *arguments):
+    """A function that runs tools/<name>.py as a command would."""
+
+    def run():
+        path = str(ROOT / "tools" / f"{name}.py")
+        before, sys.argv = sys.argv, [path, *map(str, arguments)]
+        sys.path.insert(0, str(ROOT / "tools"))
+        try:
+            runpy.run_path(path, run_name="__main__")
+        finally:
+            sys.argv = before
+            sys.path.remove(str(ROOT / "tools"))
+            # handlers that write to this test's captured output, which the next one's tools would find closed
+            for logger in ("", "detectron2", "fvcore", "querypose"):
+                for handler in list(logging.getLogger(logger).handlers):
+                    if isinstance(handler, logging.StreamHandler) and "pytest" not in type(handler).__module__:
+                        logging.getLogger(logger).removeHandler(handler)
+            setup_logger.cache_clear()
+
+    return run
+
+
+def listed(entries):
+    """Parameters with short names of their own."""
+    entries = list(entries)
+    return [pytest.param(*entry, id=str(number)) for number, entry in enumerate(entries)]
