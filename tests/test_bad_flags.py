@@ -122,6 +122,8 @@ FLAGS = [
     ("make_config_reference", ["--output", "absent/a.md"], "absent"),
     ("visualize_results", [], "required"),
     ("install_detectron2", ["--nonsense"], "nonsense"),
+    ("predict_dataset", [*CONFIG, "--input", "absent", "--output", "output/p"], "absent names no image"),
+    ("predict_dataset", [*CONFIG, "--input", "images", "--output", "output/p", "--threads", "0"], "--threads"),
 ]
 
 

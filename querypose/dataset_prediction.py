@@ -1,0 +1,137 @@
+"""Poses of many images as Parquet files, by workers that Ray Data spreads over cores, GPUs and machines."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from querypose.atomic_io import whole_file
+from querypose.demo.inputs import find_inputs
+from querypose.errors import UserError
+from querypose.predictor import PosePredictor
+from querypose.structures import Persons
+
+
+def list_images(inputs: Sequence[str], column: str = "image") -> list[str]:
+    """The images that `inputs` name, each once: images, folders, globs, text files with a path in each line, Parquet
+    files with paths in `column`.
+
+    Raises:
+        UserError: an input that names no image, a list that cannot be read.
+    """
+    found: dict[str, None] = {}
+    for given in inputs:
+        ending = Path(given).suffix.lower()
+        try:
+            if ending == ".txt":
+                images = [line for line in Path(given).read_text().splitlines() if line.strip()]
+            elif ending == ".parquet":
+                from pyarrow import parquet
+
+                images = parquet.read_table(given, columns=[column])[column].to_pylist()
+            else:
+                images = [str(path) for path in find_inputs([given])[0]]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"cannot read a list of images from {given}: {error}") from error
+        if not images:
+            raise UserError(f"{given} names no image; give images, folders, globs, .txt or .parquet lists")
+        found.update(dict.fromkeys(os.path.abspath(image) for image in images))
+    return list(found)
+
+
+def make_parts(images: Sequence[str], output: Path, images_per_part: int) -> Iterator[dict[str, Any]]:
+    """The parts of the work without a file in `output` yet: {"file", "images"}.
+
+    Raises:
+        UserError: `output` holds the parts of other images.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    plan, work = output / "_parts.json", {"images_per_part": images_per_part, "images": list(images)}
+    if plan.exists() and json.loads(plan.read_text()) != work:
+        raise UserError(f"{output} holds the poses of other images; give another --output or remove it")
+    with whole_file(plan) as file:
+        file.write(json.dumps(work).encode())
+    for number, start in enumerate(range(0, len(images), images_per_part)):
+        path = output / f"part-{number:05d}.parquet"
+        if not path.exists():
+            yield {"file": str(path), "images": list(images[start : start + images_per_part])}
+
+
+class PartPredictor:
+    """Predicts the images of a part and writes its file; Ray makes one in each worker."""
+
+    def __init__(self, options: dict[str, Any], threads: int):
+        """options: of `PosePredictor`. threads: of PyTorch."""
+        torch.set_num_threads(threads)
+        self.predictor = PosePredictor(**options)
+
+    def __call__(self, part: dict[str, Any]) -> dict[str, Any]:
+        """Write the file atomically; return {"images", "persons", "failures"}, how many."""
+        import pyarrow
+        from pyarrow import parquet
+
+        images = list(part["images"])
+        found = self.predictor.stream(images, on_error=lambda image, error: error)
+        rows = [self.row(image, persons) for image, persons in zip(images, found, strict=True)]
+        with whole_file(part["file"]) as file:
+            parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema()), file)
+        persons = sum(len(row["scores"]) for row in rows)
+        return {"images": len(rows), "persons": persons, "failures": sum(row["error"] is not None for row in rows)}
+
+    def row(self, image: str, persons: Persons | UserError) -> dict[str, Any]:
+        """One image: its persons, best first, or why it could not be used."""
+        if isinstance(persons, UserError):
+            row = {"width": None, "height": None, "scores": [], "boxes": [], "keypoints": [], "error": str(persons)}
+        else:
+            height, width = persons.image_size
+            row = {"width": width, "height": height, "error": None}
+            row["scores"], row["boxes"] = persons.scores.tolist(), persons.pred_boxes.tensor.tolist()
+            row["keypoints"] = persons.pred_keypoints.flatten(1).tolist()
+        return {"image": image, **row}
+
+
+def schema() -> Any:
+    """Columns of the files: for each person a score, a box (x0, y0, x1, y1) and 3K numbers: x, y, confidence."""
+    import pyarrow
+
+    numbers = pyarrow.list_(pyarrow.list_(pyarrow.float32()))
+    size, text = pyarrow.int32(), pyarrow.string()
+    columns = {"image": text, "width": size, "height": size, "scores": pyarrow.list_(pyarrow.float32())}
+    return pyarrow.schema({**columns, "boxes": numbers, "keypoints": numbers, "error": text})
+
+
+def predict_dataset(
+    parts: Sequence[dict[str, Any]],
+    options: dict[str, Any],
+    *,
+    workers: int | None = None,
+    threads: int = 1,
+    address: str | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Predict parts on Ray; yields what `PartPredictor` returns, as the parts are done.
+
+    Args:
+        parts: of `make_parts`.
+        options: of `PosePredictor`.
+        workers: None: one for each GPU, or for each `threads` cores where there is none.
+        threads: cores of a worker.
+        address: of a Ray cluster; None: this machine.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("predicting data sets needs Ray: pip install 'querypose[ray]'") from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    available = ray.cluster_resources()
+    gpu = int(available.get("GPU", 0)) > 0 and options.get("device") != "cpu"
+    most = int(available["GPU"]) if gpu else int(available["CPU"]) // threads
+    pool = ray.data.ActorPoolStrategy(size=max(1, min(workers or most, len(parts))))
+    work = ray.data.from_items(list(parts), override_num_blocks=len(parts))
+    arguments = {"fn_constructor_args": (options, threads), "num_cpus": threads, "num_gpus": 1 if gpu else 0}
+    yield from work.map(PartPredictor, compute=pool, **arguments).iter_rows()

@@ -1,0 +1,93 @@
+"""Poses of many images as Parquet: the same rows with and without Ray, failures in a column, resumed by parts."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from querypose import PosePredictor
+from querypose.dataset_prediction import PartPredictor, list_images, make_parts
+from querypose.errors import UserError
+
+parquet = pytest.importorskip("pyarrow.parquet")
+ROOT = Path(__file__).resolve().parents[1]
+FILES = {"config_file": str(ROOT / "configs/quickstart.yaml"), "weights": str(ROOT / "weights/quickstart.pth")}
+OPTIONS = {**FILES, "device": "cpu", "precision": "float32"}
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Four images, the third of which is none."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg", "d.jpg"):
+        shutil.copy(ROOT / "docs/images/synthetic_people.jpg", folder / name)
+    (folder / "c.jpg").write_text("no image")
+    return folder
+
+
+def rows_of(folder):
+    return [row for file in sorted(folder.glob("part-*.parquet")) for row in parquet.read_table(file).to_pylist()]
+
+
+def predict(images, output, size=2):
+    predictor = PartPredictor(OPTIONS, threads=1)
+    return [predictor(part) for part in make_parts(list_images([str(images)]), output, size)]
+
+
+def test_rows_are_the_predictors_persons_or_an_error(images, tmp_path):
+    assert predict(images, tmp_path / "poses") == [
+        {"images": 2, "persons": 6, "failures": 0},
+        {"images": 2, "persons": 3, "failures": 1},
+    ]
+    rows = rows_of(tmp_path / "poses")
+    assert parquet.read_table(tmp_path / "poses").num_rows == 4, "the folder reads as one table"
+    assert [Path(row["image"]).name for row in rows] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    assert "c.jpg" in rows[2].pop("error") and rows[2]["scores"] == [] and rows[2]["width"] is None
+    persons = PosePredictor(**OPTIONS)(images / "a.jpg")
+    assert (rows[0]["height"], rows[0]["width"]) == persons.image_size and rows[0]["error"] is None
+    assert rows[0]["scores"] == pytest.approx(persons.scores.tolist(), abs=1e-5)
+    assert rows[0]["boxes"][0] == pytest.approx(persons.pred_boxes.tensor[0].tolist(), abs=1e-2)
+    assert rows[0]["keypoints"][2] == pytest.approx(persons.pred_keypoints[2].flatten().tolist(), abs=1e-2)
+
+
+def test_parts_that_are_there_are_not_done_again(images, tmp_path):
+    output = tmp_path / "poses"
+    predict(images, output)
+    (output / "part-00001.parquet").unlink()
+    (part,) = make_parts(list_images([str(images)]), output, 2)
+    assert [Path(image).name for image in part["images"]] == ["c.jpg", "d.jpg"]
+    with pytest.raises(UserError, match="holds the poses of other images"):
+        list(make_parts(list_images([str(images / "a.jpg")]), output, 2))
+
+
+def test_lists_of_images(images, tmp_path):
+    import pyarrow
+
+    (tmp_path / "list.txt").write_text(f"{images}/b.jpg\n\n{images}/a.jpg\n")
+    parquet.write_table(pyarrow.table({"path": [f"{images}/d.jpg", f"{images}/b.jpg"]}), tmp_path / "list.parquet")
+    found = list_images([str(tmp_path / "list.txt"), str(tmp_path / "list.parquet")], "path")
+    assert [Path(image).name for image in found] == ["b.jpg", "a.jpg", "d.jpg"], "each once"
+    for given, words in (
+        ("list.parquet", "cannot read a list of images"),  # there is no column "image"
+        ("absent.txt", "cannot read a list of images"),
+        ("absent", "names no image"),
+    ):
+        with pytest.raises(UserError, match=words):
+            list_images([str(tmp_path / given)])
+
+
+@pytest.mark.slow
+def test_ray_writes_the_same_rows(images, tmp_path):
+    pytest.importorskip("ray")
+    predict(images, tmp_path / "alone")
+    command = [sys.executable, str(ROOT / "tools/predict_dataset.py"), "--config-file", FILES["config_file"]]
+    command += ["--input", str(images), "--output", str(tmp_path / "ray"), "--workers", "2", "--images-per-part", "2"]
+    command += ["--device", "cpu", "--precision", "float32", "MODEL.WEIGHTS", FILES["weights"]]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 images" in done.stdout and "1 images could not be used" in done.stdout
+    assert json.dumps(rows_of(tmp_path / "ray")) == json.dumps(rows_of(tmp_path / "alone"))

@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""Find persons in many images, on all cores, GPUs or machines of a Ray cluster, and write their poses as Parquet.
+
+Examples:
+    python tools/predict_dataset.py --input photos more.txt --output poses
+    python tools/predict_dataset.py --input images.parquet --column path --output poses --workers 8 --address auto
+
+A row for each image: image, width, height, scores, boxes, keypoints, error. An interrupted call resumes with the same
+arguments.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from querypose.dataset_prediction import list_images, make_parts, predict_dataset
+from querypose.errors import UserError, exit_on_user_error
+from querypose.predictor import PRECISIONS
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
+    parser.add_argument(
+        "--input", nargs="+", required=True, metavar="PATH", help="images, folders, globs, .txt or .parquet lists"
+    )
+    parser.add_argument("--column", default="image", help="of a .parquet list, with paths (default image)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the Parquet files")
+    parser.add_argument("--score-threshold", type=float, default=0.3, help="leave out persons below it (default 0.3)")
+    parser.add_argument("--workers", type=int, help="default: one for each GPU, else for each core")
+    parser.add_argument("--threads", type=int, default=1, help="cores of a worker (default 1)")
+    parser.add_argument("--images-per-part", type=int, default=64, help="images in a file (default 64)")
+    parser.add_argument("--address", help="of a Ray cluster, such as auto (default: this machine alone)")
+    parser.add_argument("--device", help="cpu, cuda (default: the config's, or cpu without a GPU)")
+    parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help="of the network")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    args = parser.parse_intermixed_args(arguments)
+    if min(args.threads, args.images_per_part, args.workers or 1) < 1:
+        raise UserError("--workers, --threads and --images-per-part must be at least 1")
+
+    images = list_images(args.input, args.column)
+    parts = list(make_parts(images, args.output, args.images_per_part))
+    options = {"device": args.device, "precision": args.precision, "score_threshold": args.score_threshold}
+    options["opts"] = args.opts
+    if args.config_file:
+        options["config_file"] = str(Path(args.config_file).resolve())
+    start, done = time.perf_counter(), {"images": 0, "persons": 0, "failures": 0}
+    if parts:
+        with tqdm(total=sum(len(part["images"]) for part in parts), unit="image") as bar:
+            for result in predict_dataset(
+                parts, options, workers=args.workers, threads=args.threads, address=args.address
+            ):
+                done = {name: done[name] + result[name] for name in done}
+                bar.update(result["images"])
+    seconds = time.perf_counter() - start
+    print(
+        f"{done['images']} of {len(images)} images in {seconds:.1f} s, {done['persons']} persons, "
+        f"{done['failures']} images could not be used; the others were done before. Poses are in {args.output}"
+    )
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        main()
