@@ -156,7 +156,7 @@ def test_each_person_has_a_box_of_its_own_color():
 def test_scores_do_not_cover_each_other(monkeypatch):
     plates = []
 
-    def record(canvas, text, top_left, *, size, background):
+    def record(canvas, text, top_left, size, background):
         plates.append((text, *top_left, *module.label_size(text, size)))
 
     monkeypatch.setattr(module, "draw_label", record)

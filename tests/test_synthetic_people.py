@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -21,16 +22,10 @@ from querypose.errors import UserError
 from querypose.synthetic import dataset as synthetic_people
 from querypose.synthetic import scene as synthetic_scene
 from querypose.synthetic.appearance import Appearance
-from querypose.synthetic.articulated_person import (
-    KEYPOINT_NAMES,
-    Pose,
-    Proportions,
-    pose_body,
-    sample_body,
-)
+from querypose.synthetic.articulated_person import Pose, Proportions, pose_body, sample_body
 from querypose.synthetic.canvas import SUPERSAMPLING
 from querypose.synthetic.dataset import render_image, write_synthetic_people
-from querypose.synthetic.person_drawing import PART_IDS, render_person
+from querypose.synthetic.person_drawing import PART_IDS, RenderedPerson
 
 INDEX = {name: i for i, name in enumerate(KEYPOINT_NAMES)}
 FORK = multiprocessing.get_context("fork")
@@ -50,7 +45,7 @@ def plain_look(**changes):
 
 
 def standing(yaw, stature=150, **changes):
-    return render_person(pose_body(Pose(), Proportions(), yaw), plain_look(**changes), stature)
+    return RenderedPerson(pose_body(Pose(), Proportions(), yaw), plain_look(**changes), stature)
 
 
 def seen(figure):
@@ -117,9 +112,9 @@ def test_sides_are_the_persons_own():
 
 def test_an_arm_behind_the_body_is_hidden():
     pose = Pose(arms=np.array([[0, -35, 50, 60], [8, 0, 0, 10]]))
-    figure = render_person(pose_body(pose, Proportions(), 0), plain_look(), 150)
+    figure = RenderedPerson(pose_body(pose, Proportions(), 0), plain_look(), 150)
     assert "left_wrist" not in seen(figure) and "right_wrist" in seen(figure)
-    turned = render_person(pose_body(pose, Proportions(), 180), plain_look(), 150)
+    turned = RenderedPerson(pose_body(pose, Proportions(), 180), plain_look(), 150)
     assert {"left_wrist", "right_wrist"} <= seen(turned)
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from querypose.visualization.figures import save_figure
+from querypose.visualization.plots import save_figure
 
 # light fills, from Okabe and Ito's palette on which black text is legible
 IMAGE, BOX, KEYPOINT, QUERY, RESULT = "#eeeeee", "#cfe6f5", "#fbdcc6", "#fff3b8", "#cdeee0"
