@@ -5,8 +5,7 @@ Example:
     python tools/visualize_attention.py --config-file configs/quickstart.yaml --input photo.jpg --output attention \
         MODEL.WEIGHTS weights/quickstart.pth
 
-Writes OUTPUT/<image name>_person<n>.png, each with the pose and an image per part, and
-OUTPUT/<image name>_attention.png with all persons.
+Writes OUTPUT/<image name>_person<n>.png, each with the pose and an image per part, and <image name>_attention.png.
 """
 
 import argparse
@@ -21,6 +20,7 @@ from querypose import PosePredictor
 from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.image_io import read_image_rgb
 from querypose.visualization import contact_sheet, part_names, person_panels
+from querypose.visualization.contact_sheet import output_folder
 
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 CELL = (200, 240)  # width and height of a part's image in pixels
@@ -54,17 +54,15 @@ def main(arguments=None):
     repeated = [stem for stem in stems if stems.count(stem) > 1]
     if repeated:
         raise UserError(f"two images are named {repeated[0]}, so their outputs would be too; draw them one by one.")
-    predictor = PosePredictor(
-        args.config_file, score_threshold=args.score_threshold, top_k=args.persons, opts=args.opts
-    )
+    options = {"score_threshold": args.score_threshold, "top_k": args.persons, "opts": args.opts}
+    predictor = PosePredictor(args.config_file, **options)
     skeleton, num_stages = predictor.skeleton, predictor.cfg.MODEL.QUERYPOSE.NUM_STAGES
     stage = num_stages if args.stage is None else args.stage
     if not 1 <= stage <= num_stages:
         raise UserError(f"--stage {stage}, but this model has the stages 1 to {num_stages}")
     headings = ("pose", *part_names(predictor.cfg, skeleton))
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-        failed = False
+    failed = False
+    with output_folder(args.output):
         for path, stem in zip(args.input, stems, strict=True):
             try:
                 image = read_image_rgb(path)
@@ -80,8 +78,6 @@ def main(arguments=None):
                 sheet = contact_sheet(rows[chosen], titles[chosen], cell_size=CELL, headings=headings)
                 Image.fromarray(sheet).save(args.output / f"{stem}_{name}.png")
             print(f"{path}: {len(persons)} persons, attention of stage {stage} in {args.output}")
-    except OSError as error:
-        raise UserError(f"cannot write to {args.output}: {error.strerror}; choose another --output.") from error
     return 2 if failed else 0
 
 

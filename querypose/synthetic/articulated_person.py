@@ -6,6 +6,7 @@ At yaw 0 the person faces the viewer, so the person's left side has positive x. 
 
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -34,28 +35,17 @@ def rotation(axis: int, degrees: float) -> np.ndarray:
     return matrix
 
 
-@dataclass
-class Proportions:
-    """Lengths of a body in units of its stature."""
+AVERAGE_SIZE = SimpleNamespace(
+    shoulder=0.098, hip=0.052, torso=0.285, neck=0.105, head=0.068,
+    upper_arm=0.165, forearm=0.145, thigh=0.235, shank=0.225, foot=0.085, girth=1.0,
+)  # fmt: skip
+"""Lengths of a body in units of its stature."""
 
-    shoulder: float = 0.098
-    hip: float = 0.052
-    torso: float = 0.285
-    neck: float = 0.105
-    head: float = 0.068
-    upper_arm: float = 0.165
-    forearm: float = 0.145
-    thigh: float = 0.235
-    shank: float = 0.225
-    foot: float = 0.085
-    girth: float = 1.0
 
-    @classmethod
-    def sample(cls, rng: np.random.Generator) -> "Proportions":
-        """Sample the proportions of one person."""
-        around = {name: value * rng.uniform(0.92, 1.08) for name, value in vars(cls()).items()}
-        around["girth"] = rng.uniform(0.88, 1.2)
-        return cls(**around)
+def sample_size(rng: np.random.Generator) -> SimpleNamespace:
+    """Sample the lengths of one person."""
+    around = {name: value * rng.uniform(0.92, 1.08) for name, value in vars(AVERAGE_SIZE).items()}
+    return SimpleNamespace(**around | {"girth": rng.uniform(0.88, 1.2)})
 
 
 @dataclass
@@ -177,7 +167,7 @@ class Body:
     joints: dict[str, np.ndarray]
     torso: np.ndarray
     head: np.ndarray
-    proportions: Proportions
+    size: SimpleNamespace
     seated: bool
 
 
@@ -188,16 +178,15 @@ def on_head(body: Body, direction: np.ndarray, reach: float = 1.0) -> np.ndarray
     """Return the point (3,) where `direction` (3,), in the head's frame, meets the surface of the head."""
     up = body.head @ -DOWN
     turned = body.head @ direction
-    radius = body.proportions.head * reach
+    radius = body.size.head * reach
     return body.joints["head"] + radius * (turned + (HEAD_ELONGATION - 1) * (turned @ up) * up)
 
 
-def pose_body(pose: Pose, proportions: Proportions, yaw: float, roll: float = 0.0, camera_pitch: float = 0.0) -> Body:
+def pose_body(pose: Pose, size: SimpleNamespace, yaw: float, roll: float = 0.0, camera_pitch: float = 0.0) -> Body:
     """Compute the joints of a person, as the camera sees them, by forward kinematics.
 
     yaw: 0 faces the viewer, 90 the image's right; roll: in the image plane; camera_pitch: the camera looks down.
     """
-    size = proportions
     pelvis = rotation(Z, roll) @ rotation(X, -camera_pitch) @ rotation(Y, yaw)
     torso = pelvis @ rotation(Z, pose.sway) @ rotation(X, -pose.lean) @ rotation(Y, pose.twist)
     head_yaw, nod, tilt = pose.head
@@ -233,6 +222,6 @@ def pose_body(pose: Pose, proportions: Proportions, yaw: float, roll: float = 0.
 
 
 def sample_body(rng: np.random.Generator) -> Body:
-    """Sample proportions, pose and direction of one person and return the posed `Body`."""
-    pose, proportions, yaw = sample_pose(rng), Proportions.sample(rng), sample_yaw(rng)
-    return pose_body(pose, proportions, yaw, roll=rng.normal(0, 4), camera_pitch=rng.uniform(2, 16))
+    """Sample pose, size and direction of one person."""
+    pose, size, yaw = sample_pose(rng), sample_size(rng), sample_yaw(rng)
+    return pose_body(pose, size, yaw, roll=rng.normal(0, 4), camera_pitch=rng.uniform(2, 16))

@@ -35,18 +35,15 @@ def _parts_showing(keypoint):
 
 
 class RenderedPerson(PersonCanvas):
-    """A person drawn on its own canvas.
+    """A posed body with its appearance on a canvas; stature: in pixels of the final image, were the person upright.
 
-    body, look: the pose and the appearance. stature: height of the upright person in pixels of the final image.
-
-    color: (h, w, 3) uint8, RGB. parts: (h, w) uint8, values of `PART_IDS`, `PROP` or `BACKGROUND`.
-    keypoints: (K, 2) continuous canvas coordinates in the order of `KEYPOINT_NAMES`. behind: (K,) bool, on
-    the side of the body that is turned away.
+    parts: (h, w) uint8, values of `PART_IDS`, `PROP` or `BACKGROUND`. keypoints: (K, 2) continuous canvas coordinates
+    in the order of `KEYPOINT_NAMES`. behind: (K,) bool, on the side of the body that is turned away.
     """
 
     def __init__(self, body: Body, look: Appearance, stature: float, light: float = 1.0):
         self.body, self.look, self.scale = body, look, stature * SUPERSAMPLING
-        self.girth = self.scale * body.proportions.girth
+        self.girth, self.head_radius = self.scale * body.size.girth, self.scale * body.size.head
         points, margin = np.array(list(body.joints.values())) * self.scale, 0.17 * self.scale
         low, high = points[:, :2].min(axis=0) - margin, points[:, :2].max(axis=0) + margin
         origin = np.append(np.floor(low), 0.0)
@@ -56,8 +53,8 @@ class RenderedPerson(PersonCanvas):
         self.middle = -origin  # the pelvis, which is the origin of the body
         self.keypoints = np.array([self.at[name][:2] for name in KEYPOINT_NAMES])
         self.behind = np.array([self.is_behind(name) for name in KEYPOINT_NAMES])
-        for _, draw, *side in sorted(self.steps(), key=lambda step: step[0]):
-            draw(*side)
+        for _, draw, *arguments in sorted(self.steps(), key=lambda step: step[0]):
+            draw(*arguments)
 
     @property
     def silhouette(self) -> np.ndarray:
@@ -79,73 +76,73 @@ class RenderedPerson(PersonCanvas):
 
     def on_torso(self, left, up, front):
         """Position of a point of the torso: `up` as a share of its length, the others in units of stature."""
-        local = np.array([left, -up * self.body.proportions.torso, front])
+        local = np.array([left, -up * self.body.size.torso, front])
         return self.middle + self.scale * (self.body.torso @ local)
 
     def steps(self):
-        """Yield (depth, method that draws a shape, side if it has one): they are drawn from far to near."""
-        at, look = self.at, self.look
-        torso_depth, pelvis_depth = self.on_torso(0, 0.6, 0)[2], self.middle[2]
-        near = 0.02 * self.scale
+        """Yield (depth, method that draws a shape, its arguments): they are drawn from far to near."""
+        at, look, scale, girth = self.at, self.look, self.scale, self.girth
+        torso_depth, pelvis_depth, head_depth = (
+            self.on_torso(0, 0.6, 0)[2],
+            self.middle[2],
+            at["head"][2] + 0.01 * scale,
+        )
+        near = 0.02 * scale
+        hips = [(at[f"{side}_hip"], 0.056 * girth) for side in SIDES]
+        seat = (self.on_torso(0, 0.25, 0), 0.06 * girth)
         yield torso_depth, self.torso
-        yield pelvis_depth - near, self.pelvis
-        yield torso_depth - 0.5 * near, self.neck
+        yield pelvis_depth - near, self.hull, [*hips, seat], look.legwear, PART_IDS["pelvis"]
+        neck = (self.on_torso(0, 0.93, 0), at["head"], 0.034 * scale, 0.03 * scale)
+        yield torso_depth - 0.5 * near, self.limb, *neck, 0.9 * look.skin, PART_IDS["neck"]
         if self.body.seated:
             yield pelvis_depth - 5 * near, self.stool
         if look.back != "plain":
             yield self.on_torso(0, 0.6, -0.075)[2] + near * np.sign(-self.body.torso[2, 2]), self.on_the_back
-        head_depth = at["head"][2] + 0.5 * near
         yield head_depth, self.head
         if look.hairstyle == "long":
-            facing = self.body.head[2, 2]
-            if facing < -0.15:
-                yield max(head_depth, torso_depth) + near, self.long_hair
-            elif facing > 0.15:
-                yield min(head_depth, torso_depth - 0.5 * near) - near, self.long_hair
-            else:
-                yield head_depth - 0.1 * near, self.long_hair
+            yield self.hair_depth(head_depth, torso_depth, near), self.long_hair
         for side in SIDES:
-            yield head_depth + (-1 if self.is_behind(f"{side}_ear") else 1), self.ear, side
-            for part, joints, offset, *style in self.limbs():
+            ear = (at[f"{side}_ear"], 0.021 * scale, 0.95 * look.skin, PART_IDS[f"{side}_ear"], 1.0)
+            yield head_depth + (-1 if self.is_behind(f"{side}_ear") else 1), self.disc, *ear
+            for part, joints, forward, radii, color, share in self.limbs():
                 start, end = (at[f"{side}_{joint}"] for joint in joints)
-                depth = (start[2] + end[2]) / 2 + offset * near
-                yield depth, self.cylinder, PART_IDS[f"{side}_{part}"], start, end, *style
+                depth = (start[2] + end[2]) / 2 + forward * near
+                if share is not None:
+                    end = start + share * (end - start)
+                radii = (radius * girth for radius in radii)
+                yield depth, self.limb, start, end, *radii, color, PART_IDS[f"{side}_{part}"]
                 if part == "forearm":
-                    yield depth, self.hand, side
-            yield (at[f"{side}_ankle"][2] + at[f"{side}_toe"][2]) / 2 - 0.2 * near, self.foot, side
+                    hand = end + 0.55 * (at[f"{side}_hand"] - end)
+                    yield depth, self.disc, hand, 0.028 * scale, look.skin, PART_IDS[f"{side}_hand"]
+            ankle, toe = at[f"{side}_ankle"], at[f"{side}_toe"]
+            foot = (ankle + np.array([0, 0.012 * scale, 0]), toe, 0.030 * scale, 0.025 * scale)
+            yield (ankle[2] + toe[2]) / 2 - 0.2 * near, self.limb, *foot, look.shoes, PART_IDS[f"{side}_foot"]
         if look.legs == "skirt":
-            thighs = [(at[f"{side}_hip"][2] + at[f"{side}_knee"][2]) / 2 - 0.4 * near for side in SIDES]
-            yield max(*thighs, pelvis_depth - near) + 1, self.skirt
+            thighs = [(at[f"{side}_hip"], at[f"{side}_knee"]) for side in SIDES]
+            depth = max(*((hip[2] + knee[2]) / 2 - 0.4 * near for hip, knee in thighs), pelvis_depth - near) + 1
+            hem = [(hip + 0.68 * (knee - hip), 0.06 * girth) for hip, knee in thighs]
+            yield depth, self.hull, [*hips, *hem], look.legwear, PART_IDS["skirt"]
 
     def limbs(self):
-        """Yield part, joints, depth in front of their middle, radii, color, and the share of the limb if not all."""
+        """Yield part, joints, how far it is in front of their middle, radii, color, and the share that is drawn."""
         look = self.look
         if look.sleeves != "long":
-            yield "upper_arm", ("shoulder", "elbow"), 1, (0.033, 0.026), look.skin
+            yield "upper_arm", ("shoulder", "elbow"), 1, (0.033, 0.026), look.skin, None
         if look.sleeves != "none":
             share = 0.6 if look.sleeves == "short" else 1.0
             yield "upper_arm", ("shoulder", "elbow"), 1, (0.039, 0.032), look.shirt, share
         sleeve = look.shirt if look.sleeves == "long" else look.skin
-        yield "forearm", ("elbow", "wrist"), 1.3, (0.028, 0.022), sleeve
+        yield "forearm", ("elbow", "wrist"), 1.3, (0.028, 0.022), sleeve, None
         if look.legs != "trousers":
-            yield "thigh", ("hip", "knee"), -0.4, (0.048, 0.037), look.skin
+            yield "thigh", ("hip", "knee"), -0.4, (0.048, 0.037), look.skin, None
         if look.legs != "skirt":
             share = 0.68 if look.legs == "shorts" else 1.0
             yield "thigh", ("hip", "knee"), -0.4, (0.055, 0.042), look.legwear, share
         trousers = look.legwear if look.legs == "trousers" else look.skin
-        yield "shank", ("knee", "ankle"), -0.6, (0.04, 0.027), trousers
-
-    def cylinder(self, part, start, end, radii, color, share=None):
-        if share is not None:
-            end = start + share * (end - start)
-        self.limb(start, end, *(radius * self.girth for radius in radii), color, part)
-
-    def pelvis(self):
-        hips = [(self.at[f"{side}_hip"], 0.056 * self.girth) for side in SIDES]
-        self.hull([*hips, (self.on_torso(0, 0.25, 0), 0.06 * self.girth)], self.look.legwear, PART_IDS["pelvis"])
+        yield "shank", ("knee", "ankle"), -0.6, (0.04, 0.027), trousers, None
 
     def torso(self):
-        look, shoulder, hip = self.look, self.body.proportions.shoulder, self.body.proportions.hip
+        look, shoulder, hip = self.look, self.body.size.shoulder, self.body.size.hip
         circles = [(self.on_torso(s * (shoulder - 0.012), 0.90, 0), 0.037 * self.scale) for s in (-1, 1)]
         circles += [(self.on_torso(s * (hip + 0.004), 0.17, 0), 0.050 * self.girth) for s in (-1, 1)]
         circles += [(self.on_torso(0, 0.68, s * 0.012), 0.062 * self.girth) for s in (-1, 1)]
@@ -158,7 +155,7 @@ class RenderedPerson(PersonCanvas):
             self.shirt_front()
 
     def shirt_front(self):
-        look, depth = self.look, 0.042 * self.body.proportions.girth
+        look, depth = self.look, 0.042 * self.body.size.girth
         collar = [(-0.034, 0.99, depth * 0.4), (0.034, 0.99, depth * 0.4), (0, 0.80, depth)]
         self.polygon(np.array([self.on_torso(*corner)[:2] for corner in collar]), 0.9 * look.skin)
         chest, hem = self.on_torso(0, 0.80, depth)[:2], self.on_torso(0, 0.12, depth)[:2]
@@ -184,10 +181,6 @@ class RenderedPerson(PersonCanvas):
             hood = [(self.on_torso(x, y, -0.05), 0.022 * self.scale) for x, y in corners]
             self.hull(hood, 0.78 * look.shirt, PART_IDS["torso"])
 
-    def neck(self):
-        base, skin = self.on_torso(0, 0.93, 0), 0.9 * self.look.skin
-        self.limb(base, self.at["head"], 0.034 * self.scale, 0.03 * self.scale, skin, PART_IDS["neck"])
-
     def stool(self):
         width, depth = 0.085 * self.scale, 0.3 * self.scale
         top, foot = self.middle[:2] + [0, 0.055 * self.scale], self.middle[:2] + [0, depth]
@@ -195,35 +188,22 @@ class RenderedPerson(PersonCanvas):
         inner = box + 2.0 * np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
         self.solid(box, inner, 0.45 * self.look.trim + 60, PROP)
 
-    def hand(self, side):
-        wrist, hand = self.at[f"{side}_wrist"], self.at[f"{side}_hand"]
-        self.disc(wrist + 0.55 * (hand - wrist), 0.028 * self.scale, self.look.skin, PART_IDS[f"{side}_hand"])
-
-    def foot(self, side):
-        heel, toe = self.at[f"{side}_ankle"] + np.array([0, 0.012 * self.scale, 0]), self.at[f"{side}_toe"]
-        self.limb(heel, toe, 0.030 * self.scale, 0.025 * self.scale, self.look.shoes, PART_IDS[f"{side}_foot"])
-
-    def skirt(self):
-        circles = [(self.at[f"{side}_hip"], 0.056 * self.girth) for side in SIDES]
-        for side in SIDES:
-            hip, knee = self.at[f"{side}_hip"], self.at[f"{side}_knee"]
-            circles.append((hip + 0.68 * (knee - hip), 0.06 * self.girth))
-        self.hull(circles, self.look.legwear, PART_IDS["skirt"])
-
-    def ear(self, side):
-        place = self.at[f"{side}_ear"]
-        self.disc(place, 0.021 * self.scale, 0.95 * self.look.skin, PART_IDS[f"{side}_ear"], rim=1.0)
+    def hair_depth(self, head_depth, torso_depth, near):
+        facing = self.body.head[2, 2]
+        if facing < -0.15:
+            return max(head_depth, torso_depth) + near
+        if facing > 0.15:
+            return min(head_depth, torso_depth - 0.5 * near) - near
+        return head_depth - 0.1 * near
 
     def long_hair(self):
-        head, behind = self.at["head"], self.scale * (self.body.head @ (-0.035 * FORWARD))
-        hanging = head + behind + self.scale * 0.1 * (self.body.head @ DOWN)
-        radius = self.body.proportions.head * self.scale
-        self.limb(head + behind, hanging, 1.0 * radius, 0.85 * radius, self.look.hair, PART_IDS["hair"])
+        top = self.at["head"] + self.scale * (self.body.head @ (-0.035 * FORWARD))
+        hanging = top + self.scale * 0.1 * (self.body.head @ DOWN)
+        self.limb(top, hanging, self.head_radius, 0.85 * self.head_radius, self.look.hair, PART_IDS["hair"])
 
     def head(self):
         """The head is a shaded ball, pixel by pixel: hair, eyes and mouth are regions of its surface."""
-        look, turn = self.look, self.body.head
-        center, radius = self.at["head"][:2], self.body.proportions.head * self.scale
+        look, turn, center, radius = self.look, self.body.head, self.at["head"][:2], self.head_radius
         reach = int(np.ceil(radius * HEAD_ELONGATION)) + 2
         left, top = np.floor(center).astype(int) - reach
         window = np.s_[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
@@ -238,8 +218,7 @@ class RenderedPerson(PersonCanvas):
         normal = np.concatenate([normal, np.sqrt(np.clip(1 - square, 0, 1))[None]])
         local = np.einsum("ji,jhw->ihw", turn, normal)  # into the frame of the head: rows of the transpose
 
-        color = np.empty(offset.shape[1:] + (3,))
-        color[:] = look.skin
+        color = np.tile(look.skin, offset.shape[1:] + (1,))
         part = np.where(inside, PART_IDS["head"], BACKGROUND).astype(np.uint8)
 
         def near(direction, degrees):
@@ -265,11 +244,8 @@ class RenderedPerson(PersonCanvas):
         color[square > (1 - 1.5 / radius) ** 2] *= 0.5
         self.color[window][inside] = np.clip(color[inside], 0, 255).astype(np.uint8)
         self.parts[window][inside] = part[inside]
-        self.nose(radius)
-
-    def nose(self, radius):
-        """The tip of the nose stands out of the ball, so that a profile has one."""
-        turned = (self.body.head @ FACE_DIRECTIONS["nose"])[2]
-        if -0.2 < turned < 0.75:
-            tip = self.middle + self.scale * on_head(self.body, FACE_DIRECTIONS["nose"], 1.04)
-            self.disc(tip, 0.19 * radius, 0.93 * self.look.skin, PART_IDS["head"], rim=1.0)
+        # The tip of the nose stands out of the ball, so that a profile has one.
+        nose = FACE_DIRECTIONS["nose"]
+        if -0.2 < (turn @ nose)[2] < 0.75:
+            tip = self.middle + self.scale * on_head(self.body, nose, 1.04)
+            self.disc(tip, 0.19 * radius, 0.93 * look.skin, PART_IDS["head"], rim=1.0)
