@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw the attention of each part in a stage, person by person (Figure 5 of the paper).
+r"""Draw the attention of each part in a stage, person by person (Figure 5 of the paper).
 
 Example:
     python tools/visualize_attention.py --config-file configs/quickstart.yaml --input photo.jpg --output attention \
@@ -27,7 +27,7 @@ CELL = (200, 240)  # width and height of a part's image in pixels
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     parser.add_argument("--input", required=True, nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
@@ -37,10 +37,9 @@ def parse_arguments(arguments=None):
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
     # pairs right after --input's files are parsed as files
-    for index, path in enumerate(args.input):
-        if CONFIG_KEY.fullmatch(path) and not os.path.exists(path):
-            args.input, args.opts = args.input[:index], args.input[index:] + args.opts
-            break
+    keys = (i for i, path in enumerate(args.input) if CONFIG_KEY.fullmatch(path) and not os.path.exists(path))
+    first = next(keys, len(args.input))
+    args.input, args.opts = args.input[:first], args.input[first:] + args.opts
     if not args.input:
         parser.error("--input needs at least one image")
     return args

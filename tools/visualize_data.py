@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw training samples as the model gets them: augmented, with boxes, keypoints and limbs, beside their mirror images.
+r"""Draw training samples as the model gets them: augmented, with boxes, keypoints and limbs, beside their mirror images.
 
 Examples:
     python tools/visualize_data.py --config-file configs/quickstart.yaml --output samples
@@ -19,7 +19,7 @@ from querypose.visualization.training_samples import SampleMaker, write_samples
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the config of the training run")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument("--number", type=int, default=16, metavar="N", help="samples to draw (default 16)")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw results in COCO's format beside the ground truth, the worst images first, with a table of their errors.
+r"""Draw results in COCO's format beside the ground truth, the worst images first, with a table of their errors.
 
 Examples:
     python tools/visualize_results.py --dataset keypoints_coco_2017_val \
@@ -7,8 +7,8 @@ Examples:
     python tools/visualize_results.py --dataset mine/val.json@mine/pictures --results results.json --output best \
         --sort best --number 50
 
-Writes OUTPUT/<rank>_<image name>.png, OUTPUT/images.png, a sheet of the first 24, and OUTPUT/images.csv, a line for each
-image. Its error is 1 minus the mean OKS; missed persons (no pose of OKS 0.5) and false positives count as 0.
+Writes OUTPUT/<rank>_<image name>.png, images.png, a sheet of the first 24, and images.csv, a line for each image. Its
+error is 1 minus the mean OKS; missed persons (no pose of OKS 0.5) and false positives count as 0.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from querypose.visualization.result_images import ORDERS, write_result_images
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--dataset", required=True, help="a registered data set, or an annotation file FILE.json or FILE.json@IMAGES")
     add("--results", required=True, metavar="JSON", help="results in COCO's format, with keypoints")

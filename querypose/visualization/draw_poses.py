@@ -27,6 +27,9 @@ CONFIDENCE = ("both", "size", "opacity", "none")
 _CROWD = 8  # boxes of more persons than that are thinner, so that they do not hide the limbs
 _FAR = 1e6  # pixels; OpenCV's fixed-point coordinates overflow beyond some hundred millions
 
+_Color = tuple[int, int, int]
+_Colors = Mapping[str, _Color]
+
 
 def draw_poses(
     image_rgb: np.ndarray,
@@ -71,13 +74,12 @@ def draw_poses(
         thickness = max(1, round((0.003 if len(persons) <= _CROWD else 0.0015) * max(size)))
         for i, (x0, y0, x1, y1) in corners.items():
             cv2.rectangle(canvas, (x0, y0), (x1, y1), colors[i], thickness)
-    opacities, sizes = _marks(keypoints, keypoint_threshold, confidence, poses.ground_truth)
+    marks = _marks(keypoints, keypoint_threshold, confidence, poses.ground_truth)
     for i in persons:
         # Half the width of a limb, in pixels: by the person's size, within what is legible on this canvas.
         half_width = float(np.clip(0.007 * np.sqrt(areas[i]), 0.9, max(1.2, 0.005 * max(size))))
-        hollow = keypoints[i, :, 2] == 1 if poses.ground_truth else np.zeros(skeleton.num_keypoints, bool)
         side_colors = SIDE_COLORS if color_by == "side" else dict.fromkeys(SIDE_COLORS, colors[i])
-        _draw_person(canvas, keypoints[i], half_width, opacities[i], sizes[i], hollow, skeleton, side_colors)
+        _draw_person(canvas, keypoints[i], marks[i], half_width, skeleton, side_colors)
     if show_scores and poses.scores is not None:
         _draw_scores(canvas, corners, poses.scores, colors)
     return canvas
@@ -98,34 +100,26 @@ def _boxes_around(keypoints: np.ndarray, threshold: float) -> np.ndarray:
     return boxes
 
 
-def _marks(
-    keypoints: np.ndarray, threshold: float, confidence: str, ground_truth: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Opacity and relative size (n, K) of the marks of keypoints (n, K, 3), at most 1; NaN if left out."""
+def _marks(keypoints: np.ndarray, threshold: float, confidence: str, ground_truth: bool) -> np.ndarray:
+    """Opacity, relative size, at most 1 and NaN if left out, and hollowness of keypoints (n, K, 3): (n, K, 3)."""
     third = keypoints[..., 2]
     if ground_truth:
         strength = np.select([third == 2, third == 1], [1.0, 0.4], np.nan)
     else:
         strength = np.where(third >= threshold, (third - threshold) / max(1.0 - threshold, 1e-6), np.nan).clip(max=1)
     strength[~np.isfinite(keypoints).all(axis=-1)] = np.nan
-    constant = np.where(np.isnan(strength), np.nan, 1.0)
+    constant = 1 + 0 * strength
     opacity = 0.4 + 0.6 * (strength if ground_truth or confidence in ("opacity", "both") else constant)
-    return opacity, 0.6 + 0.4 * (strength if ground_truth or confidence in ("size", "both") else constant)
+    size = 0.6 + 0.4 * (strength if ground_truth or confidence in ("size", "both") else constant)
+    return np.stack([opacity, size, (third == 1) & ground_truth], axis=-1)
 
 
 def _draw_person(
-    canvas: np.ndarray,
-    keypoints: np.ndarray,
-    half_width: float,
-    opacity: np.ndarray,
-    size: np.ndarray,
-    hollow: np.ndarray,
-    skeleton: Skeleton,
-    colors: Mapping[str, tuple[int, int, int]],
+    canvas: np.ndarray, keypoints: np.ndarray, marks: np.ndarray, half_width: float, skeleton: Skeleton, colors: _Colors
 ) -> None:
-    """Draw limbs, then keypoints (K, 3) in pixels of the canvas; opacity, size, hollow: (K,), as of `_marks`."""
-    radius = 1.7 * half_width * size
-    casing = max(0.7, 0.35 * half_width)
+    """Draw limbs, then keypoints (K, 3) in pixels of the canvas; marks: (K, 3), as of `_marks`."""
+    opacity, size, hollow = marks.T
+    radius, casing = 1.7 * half_width * size, max(0.7, 0.35 * half_width)
     points = np.clip(keypoints[:, :2] - 0.5, -_FAR, _FAR)
     limbs = [(i, j, min(opacity[i], opacity[j])) for i, j in skeleton.limbs if np.isfinite(opacity[[i, j]]).all()]
     for i, j, strength in limbs:
@@ -141,7 +135,7 @@ def _draw_person(
 
 
 def _fill_capsule(
-    canvas: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float, color: tuple[int, int, int], opacity: float
+    canvas: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float, color: _Color, opacity: float
 ) -> None:
     """Blend all within `radius` of the segment from start to end (OpenCV's coordinates) into the canvas."""
     angle = np.arctan2(end[1] - start[1], end[0] - start[0]) + np.linspace(-np.pi / 2, np.pi / 2, 13)
@@ -167,9 +161,7 @@ def _visible_corners(canvas: np.ndarray, box: np.ndarray) -> list[int] | None:
     return np.round(np.clip(box - 0.5, 0, np.tile(size - 1, 2))).astype(int).tolist()
 
 
-def _draw_scores(
-    canvas: np.ndarray, corners: dict[int, list[int]], scores: np.ndarray, colors: list[tuple[int, int, int]]
-) -> None:
+def _draw_scores(canvas: np.ndarray, corners: dict[int, list[int]], scores: np.ndarray, colors: list[_Color]) -> None:
     """Write each person's score at a corner of its box, where no earlier label lies."""
     size = int(np.clip(0.022 * max(canvas.shape[:2]), 11, 40))
     taken: list[tuple[int, int]] = []
@@ -184,10 +176,7 @@ def _draw_scores(
         draw_label(canvas, text, taken[-1], size, colors[i])
 
 
-@lru_cache
-def font(size: int) -> Any:
-    """Pillow's default font at a size in pixels."""
-    return ImageFont.load_default(size)
+font = lru_cache(ImageFont.load_default)  # Pillow's own, by its size in pixels
 
 
 def label_size(text: str, size: int) -> tuple[int, int]:
@@ -195,14 +184,11 @@ def label_size(text: str, size: int) -> tuple[int, int]:
     return int(np.ceil(font(size).getlength(text))) + 2 * max(2, size // 5), size + 2 * max(1, size // 6)
 
 
-def draw_label(
-    canvas: np.ndarray, text: str, top_left: tuple[int, int], size: int, background: tuple[int, int, int]
-) -> None:
+def draw_label(canvas: np.ndarray, text: str, top_left: tuple[int, int], size: int, background: _Color) -> None:
     """Write a line of text into a canvas (H, W, 3): black or white, whichever has more contrast on the background."""
     ink = 0 if np.dot(background, (0.299, 0.587, 0.114)) > 120 else 255
     label = Image.new("RGB", label_size(text, size), background)
-    center = label.width / 2, label.height / 2
-    ImageDraw.Draw(label).text(center, text, font=font(size), fill=(ink,) * 3, anchor="mm")
+    ImageDraw.Draw(label).text((label.width / 2, label.height / 2), text, font=font(size), fill=(ink,) * 3, anchor="mm")
     x, y = top_left
     region = canvas[y : y + label.height, x : x + label.width]
     region[:] = np.asarray(label)[: region.shape[0], : region.shape[1]]

@@ -11,11 +11,9 @@ from querypose.errors import UserError
 
 @dataclass(frozen=True)
 class Poses:
-    """Persons to draw, as arrays.
+    """Persons to draw: keypoints (n, K, 3), boxes (n, 4) XYXY and scores (n,), in pixels.
 
-    boxes: (n, 4) XYXY in pixels, or None; scores: (n,) in [0, 1], or None;
-    keypoints: (n, K, 3) x, y in pixels and a confidence in [0, 1], or a COCO visibility (0 not labeled, 1
-    labeled but hidden, 2 visible) if `ground_truth`.
+    A keypoint has a confidence in [0, 1], or if `ground_truth` COCO's visibility: 0 not labeled, 1 hidden, 2 visible.
     """
 
     keypoints: np.ndarray

@@ -4,6 +4,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -68,9 +69,8 @@ def write_result_images(
             pair = []
             for poses, is_truth in zip(poses_of[error.image_id], (True, False), strict=True):
                 drawn = Poses.from_coco(poses, skeleton.num_keypoints, ground_truth=is_truth)
-                pair.append(
-                    draw_poses(image, drawn, skeleton, score_threshold=0, keypoint_threshold=keypoint_threshold)
-                )
+                limits: Any = {"score_threshold": score_threshold, "keypoint_threshold": keypoint_threshold}
+                pair.append(draw_poses(image, drawn, skeleton, **limits))
             yield f"{rank:04d}_{name.stem}.png", title, pair
 
     write_sheets(sheets(), folder, "images.png", ("ground truth", "results"))
