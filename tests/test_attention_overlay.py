@@ -1,6 +1,6 @@
 """Attention of the persons that inference returns, and its visualizations (Figure 5)."""
 
-import importlib.util
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +46,12 @@ def test_names_of_parts():
     assert len(names) == 7 and names[2] == "left elbow, left wrist"
 
 
-def person(image_size=(60, 100)):
-    instances = Instances(image_size)
-    instances.pred_boxes = Boxes(torch.tensor([[10.0, 10.0, 50.0, 50.0]]))
+def person():
+    instances = Instances((60, 100))
+    instances.pred_boxes = instances.attention_boxes = Boxes(torch.tensor([[10.0, 10.0, 50.0, 50.0]]))
     instances.scores = torch.tensor([0.8])
     instances.pred_keypoints = torch.tensor([[[20.0, 30.0, 0.9], [40.0, 30.0, 0.9]]])
     instances.part_attention = torch.full((1, 2, 16, 16), 1 / 256)
-    instances.attention_boxes = Boxes(torch.tensor([[10.0, 10.0, 50.0, 50.0]]))
     return instances
 
 
@@ -76,31 +75,18 @@ class StubPredictor:
         return person() if image.max() > 0 else person()[:0]
 
 
-@pytest.fixture
-def tool(monkeypatch):
-    spec = importlib.util.spec_from_file_location("visualize_attention", ROOT / "tools/visualize_attention.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "PosePredictor", StubPredictor)
-    return module
-
-
-def test_the_tool_writes_an_image_per_person_and_a_sheet(tool, tmp_path, capsys):
+def test_the_tool_writes_an_image_per_person_and_a_sheet(tmp_path, capsys, monkeypatch):
+    main = runpy.run_path(str(ROOT / "tools/visualize_attention.py"))["main"]
+    monkeypatch.setitem(main.__globals__, "PosePredictor", StubPredictor)
     for name, value in (("one", 80), ("none", 0)):
         Image.fromarray(np.full((60, 100, 3), value, np.uint8)).save(tmp_path / f"{name}.png")
-    files = [str(tmp_path / "one.png"), str(tmp_path / "none.png")]
-    tool.main(["--config-file", "c", "--output", str(tmp_path / "out"), "--input", *files, "MODEL.WEIGHTS", "w.pth"])
+    given, files = ["--output", str(tmp_path / "out")], [str(tmp_path / "one.png"), str(tmp_path / "none.png")]
+    main([*given, "--input", *files, "MODEL.WEIGHTS", "w.pth"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one_attention.png", "one_person1.png"]
     assert StubPredictor.opts == ["MODEL.WEIGHTS", "w.pth"] and StubPredictor.stage == 2
     assert "none.png: 0 persons" in capsys.readouterr().out
-    given = ["--config-file", "c", "--output", str(tmp_path / "out"), "--stage", "1"]
-    assert tool.main([*given, "--input", str(tmp_path / "absent.png"), files[0]]) == 2
+    assert main([*given, "--stage", "1", "--input", str(tmp_path / "absent.png"), files[0]]) == 2
     assert StubPredictor.stage == 0 and "absent.png does not exist" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("stage", [0, 4])
-def test_a_stage_that_the_model_lacks_is_rejected(tool, tmp_path, stage):
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
-    given = ["--config-file", "c", "--output", str(tmp_path / "out"), "--input", str(tmp_path / "a.png")]
-    with pytest.raises(UserError, match=f"--stage {stage}, but this model has the stages 1 to 3"):
-        tool.main([*given, "--stage", str(stage)])
+    for stage in ("0", "4"):
+        with pytest.raises(UserError, match=f"--stage {stage}, but this model has the stages 1 to 3"):
+            main([*given, "--input", *files, "--stage", stage])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 from PIL import Image
 
 from querypose.skeleton import Skeleton, flip_pairs_by_name, known_sigmas, limbs_by_name
@@ -22,11 +23,7 @@ STANDING = {
     "wrist": (0.19, 0.48), "hip": (0.07, 0.5), "knee": (0.08, 0.73), "ankle": (0.09, 0.95), "head": (0.0, 0.0),
     "neck": (0.0, 0.17),
 }  # fmt: skip
-COCO = ["nose"] + [
-    f"{side}_{joint}"
-    for joint in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-    for side in ("left", "right")
-]
+COCO = list(COCO_PERSON_KEYPOINT_NAMES)
 CROWDPOSE = [*COCO[5:], "head", "neck"]
 DOG = ["nose", "withers", "tail", "left_fore_paw", "right_fore_paw", "left_hind_paw", "right_hind_paw"]
 
@@ -81,9 +78,8 @@ def crowdpose_twenty():
     """Twenty persons in two rows, overlapping."""
     persons = [standing(CROWDPOSE, 45 + 62 * i, 60 + 9 * (i % 3), 190, swing=0.25 * (i % 4)) for i in range(10)]
     persons += [standing(CROWDPOSE, 40 + 62 * i, 235 + 7 * (i % 2), 220, swing=0.2 * (i % 5)) for i in range(10)]
-    persons = np.stack(persons)
-    scores = np.linspace(0.99, 0.4, len(persons))
-    return background(480, 640), Poses(persons, boxes_of(persons), scores), skeleton_of_names(CROWDPOSE), {}
+    poses = Poses(np.stack(persons), boxes_of(np.stack(persons)), np.linspace(0.99, 0.4, len(persons)))
+    return background(480, 640), poses, skeleton_of_names(CROWDPOSE), {}
 
 
 def custom_truth():
@@ -137,8 +133,5 @@ def test_faults_exceed_the_tolerance():
 
 
 if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
     for case in CASES:
-        path = FOLDER / f"drawn_{case.__name__}.png"
-        Image.fromarray(drawn(case)).save(path, optimize=True)
-        print(f"{path}: {path.stat().st_size // 1024} KB")
+        Image.fromarray(drawn(case)).save(FOLDER / f"drawn_{case.__name__}.png", optimize=True)

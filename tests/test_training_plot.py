@@ -1,10 +1,9 @@
 """plot_training: reading metrics.json and drawing its curves."""
 
-import importlib.util
 import json
+import runpy
 from pathlib import Path
 
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -29,40 +28,32 @@ def run_records(offset=0.0):
     return losses + [{"iteration": 99, "bbox/AP": 30.0, "keypoints/AP": 50.0, "keypoints/AP50": 80.0}]
 
 
-def test_a_line_that_is_not_whole_is_left_out(tmp_path):
-    # The second line is what a killed run and its resumption leave behind.
-    lines = ['{"iteration": 0, "lr": 1}', '{"iteration": 20, "l{"iteration": 20, "lr": 3}']
-    lines += ['{"iteration": 40, "lr": 4}', '{"iteration": 60, "l']
-    file = tmp_path / "metrics.json"
-    file.write_text("\n".join(lines))
-    assert read_metrics(file) == {0: {"lr": 1.0}, 40: {"lr": 4.0}}
+def test_later_lines_replace_earlier_ones_and_incomplete_lines_are_left_out(tmp_path):
+    # what a killed run and its resumption leave behind
+    lines = [
+        '{"iteration": 20, "lr": 1}',
+        '{"iteration": 30, "l{"iteration": 30, "lr": 3}',
+        '{"iteration": 40, "lr": 4}',
+    ]
+    lines += ['{"iteration": 20, "lr": 5, "total_loss": 7}', '{"iteration": 0, "lr": 0.5}', '{"iteration": 60, "l']
+    (tmp_path / "metrics.json").write_text("\n".join(lines))
+    expected = [(0, {"lr": 0.5}), (20, {"lr": 5.0, "total_loss": 7.0}), (40, {"lr": 4.0})]
+    assert list(read_metrics(tmp_path / "metrics.json").items()) == expected
 
 
-def test_a_resumed_run_replaces_what_it_repeats(tmp_path):
-    first = [{"iteration": 20, "lr": 1.0}, {"iteration": 40, "lr": 2.0}]
-    file = write(tmp_path, [*first, {"iteration": 20, "lr": 5.0, "total_loss": 7.0}, {"iteration": 0, "lr": 0.5}])
-    assert read_metrics(file) == {0: {"lr": 0.5}, 20: {"lr": 5.0, "total_loss": 7.0}, 40: {"lr": 2.0}}
-    assert list(read_metrics(file)) == [0, 20, 40]
+def test_losses_are_summed_over_stages_but_not_over_kinds_and_only_finite_numbers_remain():
+    losses = {"loss_l1": 1.0, "loss_l1_0": 2.0, "loss_l1_10": 4.0, "loss_l2": 8.0, "eta_seconds": 1.0}
+    curves = training_curves({5: losses, 6: {"loss_l2": float("nan"), "keypoints/AP": float("nan")}})
+    points = {name: (iterations.tolist(), values.tolist()) for name, (iterations, values) in curves.items()}
+    assert points == {"loss_l1": ([5], [7.0]), "loss_l2": ([5], [8.0])}
 
 
-def test_losses_are_summed_over_stages_but_not_over_kinds():
-    records = {5: {"loss_l1": 1.0, "loss_l1_0": 2.0, "loss_l1_10": 4.0, "loss_l2": 8.0, "eta_seconds": 1.0}}
-    curves = training_curves(records)
-    assert set(curves) == {"loss_l1", "loss_l2"}
-    assert curves["loss_l1"][0].tolist() == [5] and curves["loss_l1"][1].tolist() == [7.0]
-    assert curves["loss_l2"][1].tolist() == [8.0]
-
-
-def test_numbers_that_are_not_finite_are_left_out():
-    curves = training_curves({1: {"total_loss": float("nan")}, 2: {"total_loss": 3.0, "keypoints/AP": float("nan")}})
-    assert set(curves) == {"total_loss"} and curves["total_loss"][1].tolist() == [3.0]
-
-
-def test_running_mean():
-    assert running_mean([1, 2, 6, 3, 8], 3).tolist() == pytest.approx([1.5, 3, 11 / 3, 17 / 3, 5.5])
-    assert running_mean([1, 2, 6], 1).tolist() == [1, 2, 6]
-    assert running_mean([4.0], 50).tolist() == [4.0]
-    assert running_mean(np.full(30, 2.5), 7).tolist() == pytest.approx([2.5] * 30)
+@pytest.mark.parametrize(
+    "values, window, expected",
+    [([1, 2, 6, 3, 8], 3, [1.5, 3, 11 / 3, 17 / 3, 5.5]), ([1, 2, 6], 1, [1, 2, 6]), ([4.0], 50, [4.0])],
+)
+def test_running_mean(values, window, expected):
+    assert running_mean(values, window).tolist() == pytest.approx(expected)
 
 
 @pytest.fixture
@@ -93,29 +84,22 @@ def test_one_panel_per_quantity(tmp_path, drawn):
     assert panels["keypoints/AP"].texts[0].get_text() == "50.0"
 
 
-def test_runs_differ_in_color_and_are_named_by_folder(tmp_path, drawn):
-    files = [write(tmp_path / "first", run_records()), write(tmp_path / "second", run_records(-5.0))]
-    plot_training(files, tmp_path / "curves.png")
-    figure = drawn[0]
-    assert [text.get_text() for text in figure.legends[0].texts] == ["first", "second"]
-    total = next(axis for axis in figure.axes if axis.get_title() == "total loss")
+def test_tool_draws_runs_by_folder_and_file_in_different_colors(tmp_path, drawn, capsys):
+    main = runpy.run_path(str(TOOL))["main"]
+    first, second = write(tmp_path / "first", run_records()), write(tmp_path / "second", run_records(-5.0))
+    given = [str(first.parent), str(second), "--output", str(tmp_path / "curves.png")]
+    main([*given, "--smoothing", "3"])
+    main([*given, "--labels", "one", "two"])
+    assert f"written: {tmp_path / 'curves.png'}" in capsys.readouterr().out
+    names = [[text.get_text() for text in figure.legends[0].texts] for figure in drawn]
+    assert names == [["first", "second"], ["one", "two"]]
+    total = next(axis for axis in drawn[0].axes if axis.get_title() == "total loss")
     assert total.get_yscale() == "linear", "a loss below 0 has no logarithm"
     assert len({line.get_color() for line in total.lines}) == 2
-
-
-def test_tool_takes_folders_and_files(tmp_path, drawn, capsys):
-    spec = importlib.util.spec_from_file_location("plot_training_tool", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    first, second = write(tmp_path / "first", run_records()), write(tmp_path / "second", run_records(-5.0))
-    given = [str(first.parent), str(second), "--output", str(tmp_path / "curves.png"), "--labels", "one", "two"]
-    tool.main([*given, "--smoothing", "3"])
-    assert f"written: {tmp_path / 'curves.png'}" in capsys.readouterr().out
-    assert [text.get_text() for text in drawn[0].legends[0].texts] == ["one", "two"]
     with pytest.raises(UserError, match="2 metrics files need as many labels, not 1"):
-        tool.main(given[:-1])
+        main([*given, "--labels", "one"])
     with pytest.raises(SystemExit) as stopped:
-        tool.main([*given, "--smoothing", "0"])
+        main([*given, "--smoothing", "0"])
     assert stopped.value.code == 2
 
 

@@ -1,7 +1,7 @@
 """tools/visualize_data.py: samples of the mapper, their mirror images, and the colors that reveal a wrong swap."""
 
-import importlib.util
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,13 @@ NAMES = ["head", "left_hand", "right_hand"]
 def data(tmp_path):
     """Two images of noise, a person with spread arms in each; the data set's name."""
     images, annotations = [], []
+    person = {"category_id": 1, "iscrowd": 0, "area": 9000, "num_keypoints": 3, "bbox": [20, 10, 140, 100]}
+    person["keypoints"] = [100, 20, 2, 150, 60, 2, 30, 60, 2]  # the left hand on our right
     for number in (1, 2):
         noise = np.random.default_rng(number).integers(0, 60, (120, 200, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}.png", "width": 200, "height": 120})
-        keypoints = [100, 20, 2, 150, 60, 2, 30, 60, 2]  # the left hand on our right
-        person = {"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "area": 9000, "num_keypoints": 3}
-        annotations.append({**person, "bbox": [20, 10, 140, 100], "keypoints": keypoints})
+        annotations.append({**person, "id": number, "image_id": number})
     category = {"id": 1, "name": "person", "keypoints": NAMES, "skeleton": [[1, 2], [1, 3]]}
     content = {"images": images, "annotations": annotations, "categories": [category]}
     (tmp_path / "data.json").write_text(json.dumps(content))
@@ -54,9 +54,8 @@ def test_a_sample_is_the_mapper_s_and_its_mirror_image_exact(data):
         expected = here[:, flipped].clone()
         expected[..., 0] = torch.where(expected[..., 2] > 0, width - expected[..., 0], 0.0)
         torch.testing.assert_close(there, expected)
-        torch.testing.assert_close(
-            mirrored["instances"].gt_boxes.tensor[:, [2, 0]], width - sample["instances"].gt_boxes.tensor[:, [0, 2]]
-        )
+        here, there = (item["instances"].gt_boxes.tensor for item in (sample, mirrored))
+        torch.testing.assert_close(there[:, [2, 0]], width - here[:, [0, 2]])
         np.random.seed(seed + 1)
         plain = PoseDatasetMapper(config(data), is_train=True)(maker.records[1])
         assert torch.equal(plain["image"], sample["image"])
@@ -96,18 +95,11 @@ def test_channel_order_does_not_change_the_image(data):
     assert np.array_equal(rgb, bgr)
 
 
-@pytest.fixture
-def tool():
-    spec = importlib.util.spec_from_file_location("visualize_data", ROOT / "tools" / "visualize_data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_tool(tool, data, tmp_path, capsys):
+def test_tool(data, tmp_path, capsys):
+    main = runpy.run_path(str(ROOT / "tools" / "visualize_data.py"))["main"]
     given = ["--config-file", str(ROOT / "configs/quickstart.yaml"), "--output", str(tmp_path / "out")]
     overrides = ["DATASETS.TRAIN", f"('{data}',)", "DATASETS.TEST", f"('{data}',)"]
-    tool.main([*given, "--number", "5", *overrides])
+    main([*given, "--number", "5", *overrides])
     assert "2 samples of 2 images" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert len(names) == 3 and names[2] == "samples.png" and {name[3:] for name in names[:2]} == {"_1.png", "_2.png"}
@@ -115,4 +107,4 @@ def test_tool(tool, data, tmp_path, capsys):
     for color in SIDE_COLORS.values():
         assert (sheet == color).all(axis=2).sum() > 20
     with pytest.raises(UserError, match="set DATASETS.TEST"):
-        tool.main([*given, "--split", "test", *overrides[:2], "DATASETS.TEST", "()"])
+        main([*given, "--split", "test", *overrides[:2], "DATASETS.TEST", "()"])

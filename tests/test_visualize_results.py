@@ -1,9 +1,9 @@
 """tools/visualize_results.py: errors of images in closed form, their order, the table and the images."""
 
 import csv
-import importlib.util
 import json
 import math
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -82,22 +82,13 @@ def test_poses_of_coco_entries():
     poses = Poses.from_coco([entry], 3, ground_truth=False)
     assert poses.keypoints[0, 1].tolist() == [10.5, 20.5, 2] and poses.boxes.tolist() == [[5, 6, 35, 46]]
     assert poses.scores.tolist() == [0.7] and not poses.ground_truth
-    without = Poses.from_coco([{key: entry[key] for key in ("keypoints", "score")}], 3, ground_truth=False)
-    assert without.boxes is None
-    assert Poses.from_coco([], 3, ground_truth=True).keypoints.shape == (0, 3, 3)
+    assert Poses.from_coco([{key: entry[key] for key in ("keypoints", "score")}], 3, ground_truth=False).boxes is None
 
 
 @pytest.fixture
-def tool():
-    spec = importlib.util.spec_from_file_location("visualize_results", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def files(tmp_path):
-    """Three images of one person with both hands labeled: exact, some pixels beside, below the threshold."""
+def draw(tmp_path):
+    """The tool on three images of one person with both hands labeled: exact, pixels beside, below the threshold."""
+    main = runpy.run_path(str(TOOL))["main"]
     images, annotations, results = [], [], []
     for number, (shift, score) in enumerate(((0, 0.9), (10, 0.8), (0, 0.2)), start=1):
         Image.fromarray(np.full((200, 260, 3), 90, np.uint8)).save(tmp_path / f"{number}.png")
@@ -112,34 +103,32 @@ def files(tmp_path):
     content = {"images": images, "annotations": annotations, "categories": [category]}
     (tmp_path / "truth.json").write_text(json.dumps(content))
     (tmp_path / "results.json").write_text(json.dumps(results))
-    return ["--dataset", f"{tmp_path}/truth.json@{tmp_path}", "--results", str(tmp_path / "results.json")]
+    given = ["--dataset", f"{tmp_path}/truth.json@{tmp_path}", "--results", str(tmp_path / "results.json")]
+    return lambda folder, *options: main([*given, "--output", str(tmp_path / folder), *options])
 
 
-def test_tool(tool, files, tmp_path, capsys):
+def test_tool(draw, tmp_path, capsys):
     out = tmp_path / "out"
-    tool.main([*files, "--output", str(out), "--number", "2"])
+    draw("out", "--number", "2")
     assert "2 of 3 images are in" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["0001_3.png", "0002_2.png", "images.csv", "images.png"]
     with open(out / "images.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     # sigma .1 and area 100^2: exp(-10^2 / (2 * 10^4 * .2^2))
-    second = f"{1 - math.exp(-0.125):.4f}"
-    assert [(row["rank"], row["image_id"], row["error"]) for row in rows] == [
-        ("1", "3", "1.0000"), ("2", "2", second), ("3", "1", "0.0000")
-    ]  # fmt: skip
+    errors = [("1", "3", "1.0000"), ("2", "2", f"{1 - math.exp(-0.125):.4f}"), ("3", "1", "0.0000")]
+    assert [(row["rank"], row["image_id"], row["error"]) for row in rows] == errors
     assert (rows[0]["found"], rows[0]["false_positives"], rows[0]["mean_oks"]) == ("0", "0", "")
     # ground truth left, results right, each enlarged twice; left hands at 200.5 and 210.5
     picture = np.asarray(Image.open(out / "0002_2.png"))
     truth, found = picture[-412:-12, 12 : 12 + 520], picture[-412:-12, -532:-12]
     places = [np.nonzero((part[:, 100:] == SIDE_COLORS["left"]).all(axis=2))[1] + 100.5 for part in (truth, found)]
     assert [place.mean() / 2 for place in places] == pytest.approx([200.5, 210.5], abs=0.5)
-    best = ["--output", str(tmp_path / "best"), "--sort", "best", "--number", "1", "--score-threshold", "0.1"]
-    tool.main([*files, *best])
+    draw("best", "--sort", "best", "--number", "1", "--score-threshold", "0.1")
     assert (tmp_path / "best" / "0001_1.png").is_file()
 
 
-def test_a_missing_image_is_reported(tool, files, tmp_path):
+def test_a_missing_image_is_reported(draw, tmp_path):
     (tmp_path / "2.png").unlink()
     with pytest.raises(UserError, match="1 images are not drawn.*2.png"):
-        tool.main([*files, "--output", str(tmp_path / "out")])
+        draw("out")
     assert (tmp_path / "out" / "0003_1.png").is_file() and (tmp_path / "out" / "images.csv").is_file()

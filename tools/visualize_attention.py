@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Draw the attention of each part in a stage, person by person (Figure 5 of the paper).
+r"""Draw the attention of each part in a stage, person by person (Figure 5 of the paper).
 
 Example:
     python tools/visualize_attention.py --config-file configs/quickstart.yaml --input photo.jpg --output attention \
         MODEL.WEIGHTS weights/quickstart.pth
 
-Writes OUTPUT/<image name>_person<n>.png, each with the pose and an image per part, and
-OUTPUT/<image name>_attention.png with all persons.
+Writes OUTPUT/<image name>_person<n>.png, each with the pose and an image per part, and <image name>_attention.png.
 """
 
 import argparse
@@ -21,13 +20,14 @@ from querypose import PosePredictor
 from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.image_io import read_image_rgb
 from querypose.visualization import contact_sheet, part_names, person_panels
+from querypose.visualization.contact_sheet import output_folder
 
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 CELL = (200, 240)  # width and height of a part's image in pixels
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     parser.add_argument("--input", required=True, nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
@@ -37,10 +37,9 @@ def parse_arguments(arguments=None):
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
     # pairs right after --input's files are parsed as files
-    for index, path in enumerate(args.input):
-        if CONFIG_KEY.fullmatch(path) and not os.path.exists(path):
-            args.input, args.opts = args.input[:index], args.input[index:] + args.opts
-            break
+    keys = (i for i, path in enumerate(args.input) if CONFIG_KEY.fullmatch(path) and not os.path.exists(path))
+    first = next(keys, len(args.input))
+    args.input, args.opts = args.input[:first], args.input[first:] + args.opts
     if not args.input:
         parser.error("--input needs at least one image")
     return args
@@ -54,17 +53,15 @@ def main(arguments=None):
     repeated = [stem for stem in stems if stems.count(stem) > 1]
     if repeated:
         raise UserError(f"two images are named {repeated[0]}, so their outputs would be too; draw them one by one.")
-    predictor = PosePredictor(
-        args.config_file, score_threshold=args.score_threshold, top_k=args.persons, opts=args.opts
-    )
+    options = {"score_threshold": args.score_threshold, "top_k": args.persons, "opts": args.opts}
+    predictor = PosePredictor(args.config_file, **options)
     skeleton, num_stages = predictor.skeleton, predictor.cfg.MODEL.QUERYPOSE.NUM_STAGES
     stage = num_stages if args.stage is None else args.stage
     if not 1 <= stage <= num_stages:
         raise UserError(f"--stage {stage}, but this model has the stages 1 to {num_stages}")
     headings = ("pose", *part_names(predictor.cfg, skeleton))
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-        failed = False
+    failed = False
+    with output_folder(args.output):
         for path, stem in zip(args.input, stems, strict=True):
             try:
                 image = read_image_rgb(path)
@@ -80,8 +77,6 @@ def main(arguments=None):
                 sheet = contact_sheet(rows[chosen], titles[chosen], cell_size=CELL, headings=headings)
                 Image.fromarray(sheet).save(args.output / f"{stem}_{name}.png")
             print(f"{path}: {len(persons)} persons, attention of stage {stage} in {args.output}")
-    except OSError as error:
-        raise UserError(f"cannot write to {args.output}: {error.strerror}; choose another --output.") from error
     return 2 if failed else 0
 
 

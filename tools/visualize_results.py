@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Draw results in COCO's format beside the ground truth, the worst images first, with a table of their errors.
+r"""Draw results in COCO's format beside the ground truth, the worst images first, with a table of their errors.
 
 Examples:
     python tools/visualize_results.py --dataset keypoints_coco_2017_val \
         --results output/inference/coco_instances_results.json --output worst
     python tools/visualize_results.py --dataset mine/val.json@mine/pictures --results results.json --output best \
         --sort best --number 50
+
+Writes OUTPUT/<rank>_<image name>.png, images.png, a sheet of the first 24, and images.csv, a line for each image. Its
+error is 1 minus the mean OKS; missed persons (no pose of OKS 0.5) and false positives count as 0.
 """
 
 import argparse
@@ -18,32 +21,15 @@ from querypose.visualization.result_images import ORDERS, write_result_images
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
-        epilog="Results: OUTPUT/<rank>_<image name>.png, OUTPUT/images.png, a sheet of the first 24, and "
-        "OUTPUT/images.csv, a line for each image of the data set. An image's error is 1 minus the mean OKS; a missed "
-        "person (no pose of OKS 0.5) and a false positive count as an OKS of 0.",
-    )
-    parser.add_argument(
-        "--dataset", required=True, help="a registered data set, or an annotation file FILE.json or FILE.json@IMAGES"
-    )
-    parser.add_argument("--results", required=True, metavar="JSON", help="results in COCO's format, with keypoints")
-    parser.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="folder to write to; created if missing"
-    )
-    parser.add_argument("--number", type=int, default=24, metavar="N", help="images to draw (default 24)")
-    parser.add_argument(
-        "--sort", choices=ORDERS, default="worst", help="which come first; none: as in the file (default worst)"
-    )
-    parser.add_argument(
-        "--score-threshold", type=float, default=0.3, help="leave out poses below it, also from errors (default 0.3)"
-    )
-    parser.add_argument(
-        "--keypoint-threshold",
-        type=float,
-        default=0.0,
-        help="do not draw keypoints below it; they still count (default 0)",
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--dataset", required=True, help="a registered data set, or an annotation file FILE.json or FILE.json@IMAGES")
+    add("--results", required=True, metavar="JSON", help="results in COCO's format, with keypoints")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
+    add("--number", type=int, default=24, metavar="N", help="images to draw (default 24)")
+    add("--sort", choices=ORDERS, default="worst", help="which come first; none: as in the file (default worst)")
+    add("--score-threshold", type=float, default=0.3, help="leave out poses below it, also from errors (default 0.3)")
+    add("--keypoint-threshold", type=float, default=0.0, help="draw no keypoints below it; they still count")
     args = parser.parse_args(arguments)
     if args.number < 1:
         parser.error("--number must be at least 1")

@@ -4,6 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_HAIR = np.array([[30, 24, 22], [66, 42, 26], [110, 70, 36], [196, 158, 88], [140, 62, 34], [150, 148, 146]])
+_KINDS = {
+    "sleeves": {"none": 0.1, "short": 0.5, "long": 0.4},
+    "legs": {"trousers": 0.58, "shorts": 0.28, "skirt": 0.14},
+    "hairstyle": {"short": 0.56, "long": 0.3, "hat": 0.14},
+    "front": {"zip": 0.3, "buttons": 0.3, "logo": 0.3, "plain": 0.1},
+    "back": {"plain": 0.5, "hood": 0.28, "backpack": 0.22},
+}
+
 
 @dataclass
 class Appearance:
@@ -16,38 +25,24 @@ class Appearance:
     legwear: np.ndarray
     shoes: np.ndarray
     hat: np.ndarray
-    sleeves: str  # "none", "short" or "long"
-    legs: str  # "trousers", "shorts" or "skirt"
-    hairstyle: str  # "short", "long" or "hat"
-    front: str  # "zip", "buttons", "logo" or "plain"
-    back: str  # "plain", "hood" or "backpack"
+    sleeves: str
+    legs: str
+    hairstyle: str
+    front: str
+    back: str
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> "Appearance":
         """Sample the appearance of one person."""
         light, dark = np.array([246, 212, 184.0]), np.array([112, 72, 50.0])
         skin = light + rng.beta(1, 1.4) * (dark - light) + rng.normal(0, 4, 3)
-        hair_tones = np.array(
-            [[30, 24, 22], [66, 42, 26], [110, 70, 36], [196, 158, 88], [140, 62, 34], [150, 148, 146]]
-        )
-        shirt = _cloth_color(rng)
-        trim = _cloth_color(rng)
+        shirt, trim = _cloth_color(rng), _cloth_color(rng)
         while np.abs(trim - shirt).sum() < 180:
             trim = _cloth_color(rng)
-        return cls(
-            skin=skin,
-            hair=hair_tones[rng.integers(len(hair_tones))] + rng.normal(0, 6, 3),
-            shirt=shirt,
-            trim=trim,
-            legwear=_cloth_color(rng),
-            shoes=_cloth_color(rng),
-            hat=_cloth_color(rng),
-            sleeves=rng.choice(["none", "short", "long"], p=[0.1, 0.5, 0.4]),
-            legs=rng.choice(["trousers", "shorts", "skirt"], p=[0.58, 0.28, 0.14]),
-            hairstyle=rng.choice(["short", "long", "hat"], p=[0.56, 0.3, 0.14]),
-            front=rng.choice(["zip", "buttons", "logo", "plain"], p=[0.3, 0.3, 0.3, 0.1]),
-            back=rng.choice(["plain", "hood", "backpack"], p=[0.5, 0.28, 0.22]),
-        )
+        hair = _HAIR[rng.integers(len(_HAIR))] + rng.normal(0, 6, 3)
+        legwear, shoes, hat = (_cloth_color(rng) for _ in range(3))
+        kinds = {name: rng.choice(list(shares), p=list(shares.values())) for name, shares in _KINDS.items()}
+        return cls(skin, hair, shirt, trim, legwear, shoes, hat, **kinds)
 
 
 def _cloth_color(rng):

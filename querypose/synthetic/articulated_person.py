@@ -5,18 +5,13 @@ At yaw 0 the person faces the viewer, so the person's left side has positive x. 
 """
 
 from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 
-LEFT, RIGHT = 0, 1
+X, Y, Z = range(3)
 SIDES = ("left", "right")
-
-# COCO's names in COCO's order: this data set is read by anything that reads COCO keypoints.
-KEYPOINT_NAMES = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear",
-    "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
-    "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
-)  # fmt: skip
 
 DOWN = np.array([0.0, 1.0, 0.0])
 FORWARD = np.array([0.0, 0.0, 1.0])
@@ -31,46 +26,26 @@ FACE_DIRECTIONS = {
 }
 
 
-def rotation_x(degrees: float) -> np.ndarray:
-    """Rotation (3, 3) that turns down towards forward (a thigh lifted, an arm raised to the front)."""
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+def rotation(axis: int, degrees: float) -> np.ndarray:
+    """Rotation (3, 3) about X: down to forward; about Y: forward to the right; about Z: down to the image's left."""
+    matrix, first, second = np.eye(3), (axis + 1) % 3, (axis + 2) % 3
+    matrix[first, first] = matrix[second, second] = np.cos(np.radians(degrees))
+    matrix[second, first] = np.sin(np.radians(degrees))
+    matrix[first, second] = -matrix[second, first]
+    return matrix
 
 
-def rotation_y(degrees: float) -> np.ndarray:
-    """Rotation (3, 3) about the vertical that turns forward towards the image's right."""
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+AVERAGE_SIZE = SimpleNamespace(
+    shoulder=0.098, hip=0.052, torso=0.285, neck=0.105, head=0.068,
+    upper_arm=0.165, forearm=0.145, thigh=0.235, shank=0.225, foot=0.085, girth=1.0,
+)  # fmt: skip
+"""Lengths of a body in units of its stature."""
 
 
-def rotation_z(degrees: float) -> np.ndarray:
-    """Rotation (3, 3) in the image plane that turns down towards the image's left."""
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-
-
-@dataclass
-class Proportions:
-    """Lengths of a body in units of its stature."""
-
-    shoulder: float = 0.098
-    hip: float = 0.052
-    torso: float = 0.285
-    neck: float = 0.105
-    head: float = 0.068
-    upper_arm: float = 0.165
-    forearm: float = 0.145
-    thigh: float = 0.235
-    shank: float = 0.225
-    foot: float = 0.085
-    girth: float = 1.0
-
-    @classmethod
-    def sample(cls, rng: np.random.Generator) -> "Proportions":
-        """Sample the proportions of one person."""
-        around = {name: value * rng.uniform(0.92, 1.08) for name, value in vars(cls()).items()}
-        around["girth"] = rng.uniform(0.88, 1.2)
-        return cls(**around)
+def sample_size(rng: np.random.Generator) -> SimpleNamespace:
+    """Sample the lengths of one person."""
+    around = {name: value * rng.uniform(0.92, 1.08) for name, value in vars(AVERAGE_SIZE).items()}
+    return SimpleNamespace(**around | {"girth": rng.uniform(0.88, 1.2)})
 
 
 @dataclass
@@ -90,8 +65,22 @@ class Pose:
     seated: bool = False
 
 
-def _stand(rng, pose):
-    pose.legs = np.array([[rng.uniform(1, 9), rng.normal(0, 4), 0, abs(rng.normal(0, 4))] for _ in SIDES])
+def _sample(rng, law):
+    """Sample ("uniform", low, high) or ("normal", mean, deviation); a number stands for itself."""
+    return getattr(rng, law[0])(*law[1:]) if isinstance(law, tuple) else law
+
+
+def _place_legs(rng, pose, left, right=None, lean=0.0, bow=0.0):
+    pose.lean = _sample(rng, lean)
+    pose.legs = np.array([[_sample(rng, law) for law in leg] for leg in (left, right or left)])
+    pose.legs[:, 3] = np.abs(pose.legs[:, 3])  # knees bend one way
+    pose.lean += _sample(rng, bow)
+
+
+def _sit(rng, pose):
+    pose.seated = True
+    pose.lean, spread = rng.uniform(-8, 18), rng.uniform(4, 16)
+    pose.legs = np.array([[spread, rng.uniform(68, 92), 0, rng.uniform(65, 100)] for _ in SIDES])
 
 
 def _walk(rng, pose, stride=(14, 30), swing=(10, 32), knee=(5, 45), elbow=(5, 45), lean=(0, 7)):
@@ -103,51 +92,23 @@ def _walk(rng, pose, stride=(14, 30), swing=(10, 32), knee=(5, 45), elbow=(5, 45
 
 def _run(rng, pose):
     _walk(rng, pose, (35, 60), (30, 55), (50, 105), (70, 110), (6, 18))
-    pose.legs[LEFT, 3] = rng.uniform(15, 70)
+    pose.legs[0, 3] = rng.uniform(15, 70)
 
 
-def _sit(rng, pose):
-    pose.seated = True
-    pose.lean = rng.uniform(-8, 18)
-    spread = rng.uniform(4, 16)
-    pose.legs = np.array([[spread, rng.uniform(68, 92), 0, rng.uniform(65, 100)] for _ in SIDES])
-
-
-def _crouch(rng, pose):
-    pose.lean = rng.uniform(15, 40)
-    pose.legs = np.array([[rng.uniform(8, 25), rng.uniform(70, 115), 0, rng.uniform(85, 130)] for _ in SIDES])
-
-
-def _lunge(rng, pose):
-    pose.legs = np.array(
-        [
-            [rng.uniform(5, 20), rng.uniform(45, 75), 0, rng.uniform(50, 85)],
-            [rng.uniform(2, 12), rng.uniform(-35, -10), 0, rng.uniform(5, 40)],
-        ]
-    )
-
-
-def _straddle(rng, pose):
-    pose.legs = np.array([[rng.uniform(12, 32), rng.normal(0, 5), 0, rng.uniform(0, 15)] for _ in SIDES])
-
-
-def _kick(rng, pose):
-    pose.lean = rng.uniform(-18, 2)
-    pose.legs = np.array(
-        [[rng.uniform(2, 25), rng.uniform(35, 85), 0, rng.uniform(0, 35)], [2, rng.normal(0, 4), 0, 5.0]]
-    )
-
-
-def _bow(rng, pose):
-    _stand(rng, pose)
-    pose.lean = rng.uniform(18, 55)
-
-
+# Laws of a limb's angles: away from the body, to the front, twist, bend.
+_STANDING = (("uniform", 1, 9), ("normal", 0, 4), 0, ("normal", 0, 4))
+_CROUCHING = (("uniform", 8, 25), ("uniform", 70, 115), 0, ("uniform", 85, 130))
+_STEPPING = (("uniform", 5, 20), ("uniform", 45, 75), 0, ("uniform", 50, 85))
+_TRAILING = (("uniform", 2, 12), ("uniform", -35, -10), 0, ("uniform", 5, 40))
+_STRADDLING = (("uniform", 12, 32), ("normal", 0, 5), 0, ("uniform", 0, 15))
+_KICKING = (("uniform", 2, 25), ("uniform", 35, 85), 0, ("uniform", 0, 35))
 _LEG_POSES = (
-    (_stand, 0.32), (_walk, 0.22), (_run, 0.10), (_sit, 0.11), (_crouch, 0.06),
-    (_lunge, 0.05), (_straddle, 0.07), (_kick, 0.03), (_bow, 0.04),
+    (partial(_place_legs, left=_STANDING), 0.32), (_walk, 0.22), (_run, 0.10), (_sit, 0.11),
+    (partial(_place_legs, left=_CROUCHING, lean=("uniform", 15, 40)), 0.06),
+    (partial(_place_legs, left=_STEPPING, right=_TRAILING), 0.05), (partial(_place_legs, left=_STRADDLING), 0.07),
+    (partial(_place_legs, left=_KICKING, right=(2, ("normal", 0, 4), 0, 5.0), lean=("uniform", -18, 2)), 0.03),
+    (partial(_place_legs, left=_STANDING, bow=("uniform", 18, 55)), 0.04),
 )  # fmt: skip
-# Away from the body, to the front, twist, bend: uniform in (low, high) or normal with (mean, deviation).
 _ARM_POSES = (
     ((("uniform", 4, 22), ("normal", 0, 10), ("normal", 0, 20), ("uniform", 0, 35)), 0.34),  # hanging
     ((("uniform", 35, 52), ("uniform", -15, 5), ("uniform", 75, 100), ("uniform", 75, 100)), 0.13),  # akimbo
@@ -157,6 +118,8 @@ _ARM_POSES = (
     ((("uniform", 0, 20), ("uniform", 45, 110), ("uniform", -10, 25), ("uniform", 0, 50)), 0.11),  # reaching
     ((("uniform", 8, 20), ("uniform", 10, 30), ("uniform", 25, 65), ("uniform", 85, 125)), 0.09),  # folded
 )
+# Ranges of the direction that a person faces, by cumulative share.
+_YAWS = ((0.42, (0, 28)), (0.60, (28, 65)), (0.74, (65, 115)), (1.0, (115, 180)))
 
 
 def _choose(rng, weighted):
@@ -168,13 +131,12 @@ def sample_pose(rng: np.random.Generator) -> Pose:
     """Sample a pose: legs and arms are sampled independently, for many combinations."""
     pose = Pose()
     legs = _choose(rng, _LEG_POSES)
-    pose.arms = np.zeros((2, 4))
     legs(rng, pose)
     if legs not in (_walk, _run) or rng.random() < 0.25:
         same = rng.random() < 0.55
         first = _choose(rng, _ARM_POSES)
-        kinds = (first, first) if same else (first, _choose(rng, _ARM_POSES))
-        pose.arms = np.array([[getattr(rng, law)(*values) for law, *values in kind] for kind in kinds])
+        arms = (first, first if same else _choose(rng, _ARM_POSES))
+        pose.arms = np.array([[_sample(rng, law) for law in arm] for arm in arms])
     if rng.random() < 0.5:  # both sides equally often
         pose.arms, pose.legs = pose.arms[::-1].copy(), pose.legs[::-1].copy()
     pose.arms[:, :3] += rng.normal(0, 4, (2, 3))
@@ -189,15 +151,9 @@ def sample_pose(rng: np.random.Generator) -> Pose:
 
 def sample_yaw(rng: np.random.Generator) -> float:
     """Sample the direction a person faces: 0 to the viewer, 90 to the image's right, 180 away."""
-    side = rng.choice([-1, 1])
-    kind = rng.random()
-    if kind < 0.42:
-        return side * rng.uniform(0, 28)
-    if kind < 0.60:
-        return side * rng.uniform(28, 65)
-    if kind < 0.74:
-        return side * rng.uniform(65, 115)
-    return side * rng.uniform(115, 180)
+    side, kind = rng.choice([-1, 1]), rng.random()
+    ends = next(ends for share, ends in _YAWS if kind < share)
+    return side * rng.uniform(*ends)
 
 
 @dataclass
@@ -205,16 +161,13 @@ class Body:
     """The joints of a posed person as the camera sees it.
 
     `joints` maps a name to (x, y, z) in units of the stature, the pelvis at the origin; beside the keypoints'
-    names it has neck, head, and for each side hand and toe. `torso` and `head` are the rotations (3, 3) from
-    the frames of the torso and of the head to the camera's; `yaw` is the direction of the pelvis.
+    names it has neck, head, and for each side hand and toe. `torso` and `head` are rotations (3, 3) to the camera.
     """
 
     joints: dict[str, np.ndarray]
     torso: np.ndarray
     head: np.ndarray
-    pelvis: np.ndarray
-    yaw: float
-    proportions: Proportions
+    size: SimpleNamespace
     seated: bool
 
 
@@ -225,35 +178,28 @@ def on_head(body: Body, direction: np.ndarray, reach: float = 1.0) -> np.ndarray
     """Return the point (3,) where `direction` (3,), in the head's frame, meets the surface of the head."""
     up = body.head @ -DOWN
     turned = body.head @ direction
-    radius = body.proportions.head * reach
+    radius = body.size.head * reach
     return body.joints["head"] + radius * (turned + (HEAD_ELONGATION - 1) * (turned @ up) * up)
 
 
-def pose_body(pose: Pose, proportions: Proportions, yaw: float, roll: float = 0.0, camera_pitch: float = 0.0) -> Body:
-    """Compute the joints of a person by forward kinematics and rotate them into the camera's frame.
+def pose_body(pose: Pose, size: SimpleNamespace, yaw: float, roll: float = 0.0, camera_pitch: float = 0.0) -> Body:
+    """Compute the joints of a person, as the camera sees them, by forward kinematics.
 
-    Args:
-        pose: the angles of the limbs.
-        proportions: the lengths of the limbs.
-        yaw: degrees about the vertical, 0 faces the viewer, positive to the image's right.
-        roll: degrees in the image plane.
-        camera_pitch: degrees by which the camera looks down.
+    yaw: 0 faces the viewer, 90 the image's right; roll: in the image plane; camera_pitch: the camera looks down.
     """
-    size = proportions
-    pelvis = rotation_z(roll) @ rotation_x(-camera_pitch) @ rotation_y(yaw)
-    torso = pelvis @ rotation_z(pose.sway) @ rotation_x(-pose.lean) @ rotation_y(pose.twist)
+    pelvis = rotation(Z, roll) @ rotation(X, -camera_pitch) @ rotation(Y, yaw)
+    torso = pelvis @ rotation(Z, pose.sway) @ rotation(X, -pose.lean) @ rotation(Y, pose.twist)
     head_yaw, nod, tilt = pose.head
     # A neck makes up for half of a lean: people look ahead.
-    head = torso @ rotation_x(0.5 * pose.lean - nod) @ rotation_y(head_yaw) @ rotation_z(tilt)
+    head = torso @ rotation(X, 0.5 * pose.lean - nod) @ rotation(Y, head_yaw) @ rotation(Z, tilt)
 
     joints = {"neck": torso @ (-size.torso * DOWN)}
     joints["head"] = joints["neck"] + torso @ (-0.35 * size.neck * DOWN) + head @ (-0.65 * size.neck * DOWN)
-    for side, name in enumerate(SIDES):
-        outward = 1.0 if side == LEFT else -1.0
+    for side, (name, outward) in enumerate(zip(SIDES, (1.0, -1.0), strict=True)):
         away, front, inward, bend = pose.arms[side]
         shoulder = torso @ np.array([outward * size.shoulder, -0.93 * size.torso, 0.0])
-        upper = torso @ rotation_z(-outward * away) @ rotation_x(front) @ rotation_y(-outward * inward)
-        lower = upper @ rotation_x(bend)
+        upper = torso @ rotation(Z, -outward * away) @ rotation(X, front) @ rotation(Y, -outward * inward)
+        lower = upper @ rotation(X, bend)
         joints[f"{name}_shoulder"] = shoulder
         joints[f"{name}_elbow"] = shoulder + size.upper_arm * (upper @ DOWN)
         joints[f"{name}_wrist"] = joints[f"{name}_elbow"] + size.forearm * (lower @ DOWN)
@@ -261,26 +207,21 @@ def pose_body(pose: Pose, proportions: Proportions, yaw: float, roll: float = 0.
 
         away, front, inward, bend = pose.legs[side]
         hip = pelvis @ np.array([outward * size.hip, 0.0, 0.0])
-        thigh = pelvis @ rotation_z(-outward * away) @ rotation_x(front) @ rotation_y(-outward * inward)
-        shank = thigh @ rotation_x(-bend)
+        thigh = pelvis @ rotation(Z, -outward * away) @ rotation(X, front) @ rotation(Y, -outward * inward)
+        shank = thigh @ rotation(X, -bend)
         joints[f"{name}_hip"] = hip
         joints[f"{name}_knee"] = hip + size.thigh * (thigh @ DOWN)
         joints[f"{name}_ankle"] = joints[f"{name}_knee"] + size.shank * (shank @ DOWN)
-        turned_out = rotation_y(outward * 12)
+        turned_out = rotation(Y, outward * 12)
         joints[f"{name}_toe"] = joints[f"{name}_ankle"] + shank @ turned_out @ (size.foot * FORWARD + 0.028 * DOWN)
 
-    body = Body(joints, torso, head, pelvis, yaw, size, pose.seated)
+    body = Body(joints, torso, head, size, pose.seated)
     for name, direction in FACE_DIRECTIONS.items():
         joints[name] = on_head(body, direction)
     return body
 
 
 def sample_body(rng: np.random.Generator) -> Body:
-    """Sample proportions, pose and direction of one person and return the posed `Body`."""
-    return pose_body(
-        sample_pose(rng),
-        Proportions.sample(rng),
-        yaw=sample_yaw(rng),
-        roll=rng.normal(0, 4),
-        camera_pitch=rng.uniform(2, 16),
-    )
+    """Sample pose, size and direction of one person."""
+    pose, size, yaw = sample_pose(rng), sample_size(rng), sample_yaw(rng)
+    return pose_body(pose, size, yaw, roll=rng.normal(0, 4), camera_pitch=rng.uniform(2, 16))

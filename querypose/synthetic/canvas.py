@@ -12,19 +12,24 @@ SUPERSAMPLING = 2
 # Values of the part map. A prop (backpack, stool) hides the background but is no part of the person.
 BACKGROUND, PROP = 0, 255
 
-_CIRCLE = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-_CIRCLE = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], axis=1)
 _HALF = np.linspace(-np.pi / 2, np.pi / 2, 8)
 _SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
 
 
+def _directions(angles):
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+_CIRCLE = _directions(np.linspace(0, 2 * np.pi, 24, endpoint=False))
+
+
 class PersonCanvas:
-    """Color image and part map of one person, and the direction of the light."""
+    """Color image and part map of one person; light: -1 from the left, 1 from the right."""
 
     def __init__(self, height, width, light):
         self.color = np.zeros((height, width, 3), np.uint8)
         self.parts = np.zeros((height, width), np.uint8)
-        self.light = light  # -1 from the left, 1 from the right
+        self.light = light
 
     def polygon(self, points, color, part=None):
         points = np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
@@ -35,23 +40,16 @@ class PersonCanvas:
 
     def solid(self, outline, inner, color, part):
         """A closed shape with a dark rim: `outline` is the whole shape, `inner` the shape without its rim."""
-        self.polygon(outline, 0.42 * np.asarray(color), part)
+        self.polygon(outline, 0.42 * color, part)
         self.polygon(inner, color)
 
     def limb(self, start, end, radius_start, radius_end, color, part, rim=1.6):
         start, end = start[:2], end[:2]
-        self.solid(
-            capsule(start, end, radius_start, radius_end),
-            capsule(start, end, max(radius_start - rim, 0.5), max(radius_end - rim, 0.5)),
-            color,
-            part,
-        )
+        inner = capsule(start, end, max(radius_start - rim, 0.5), max(radius_end - rim, 0.5))
+        self.solid(capsule(start, end, radius_start, radius_end), inner, color, part)
         aside = np.array([0.34 * self.light, -0.12])
-        bright = np.minimum(np.asarray(color) * 1.12 + 14, 255)
-        self.polygon(
-            capsule(start + radius_start * aside, end + radius_end * aside, 0.38 * radius_start, 0.38 * radius_end),
-            bright,
-        )
+        lit = capsule(start + radius_start * aside, end + radius_end * aside, 0.38 * radius_start, 0.38 * radius_end)
+        self.polygon(lit, np.minimum(color * 1.12 + 14, 255))
 
     def disc(self, center, radius, color, part=None, rim=1.4):
         outline = center[:2] + radius * _CIRCLE
@@ -59,11 +57,11 @@ class PersonCanvas:
 
     def hull(self, circles, color, part, rim=1.8):
         """The convex hull of circles ((x, y), radius)."""
-        rings = [
+        outline, inner = (
             np.concatenate([center[:2] + max(radius - inset, 0.5) * _CIRCLE for center, radius in circles])
             for inset in (0.0, rim)
-        ]
-        outline, inner = (cv2.convexHull(ring.astype(np.float32))[:, 0] for ring in rings)
+        )
+        outline, inner = (cv2.convexHull(ring.astype(np.float32))[:, 0] for ring in (outline, inner))
         self.solid(outline, inner, color, part)
 
 
@@ -78,9 +76,4 @@ def capsule(start: np.ndarray, end: np.ndarray, radius_start: float, radius_end:
     taper = np.arcsin((radius_end - radius_start) / length)
     far = heading + _HALF * (1 + 2 * taper / np.pi)
     near = heading + np.pi + _HALF * (1 - 2 * taper / np.pi)
-    return np.concatenate(
-        [
-            end + radius_end * np.stack([np.cos(far), np.sin(far)], axis=1),
-            start + radius_start * np.stack([np.cos(near), np.sin(near)], axis=1),
-        ]
-    )
+    return np.concatenate([end + radius_end * _directions(far), start + radius_start * _directions(near)])

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 from tqdm import tqdm
 
 from querypose.errors import UserError
-from querypose.synthetic.articulated_person import KEYPOINT_NAMES
 from querypose.synthetic.scene import Annotations, render_scene
 
 # Raise it whenever the images or labels change: sets of different versions are never mixed.
@@ -30,29 +29,21 @@ _JPEG_QUALITY = 92
 _IMAGES_PER_TASK = 25
 _MIN_IMAGES_FOR_POOL = 100  # fewer images are rendered sooner than a pool of processes starts
 
-_LIMBS = (
-    ("left_ankle", "left_knee"), ("left_knee", "left_hip"), ("right_ankle", "right_knee"),
-    ("right_knee", "right_hip"), ("left_hip", "right_hip"), ("left_shoulder", "left_hip"),
-    ("right_shoulder", "right_hip"), ("left_shoulder", "right_shoulder"), ("left_shoulder", "left_elbow"),
-    ("right_shoulder", "right_elbow"), ("left_elbow", "left_wrist"), ("right_elbow", "right_wrist"),
-    ("left_eye", "right_eye"), ("nose", "left_eye"), ("nose", "right_eye"), ("left_eye", "left_ear"),
-    ("right_eye", "right_ear"), ("left_ear", "left_shoulder"), ("right_ear", "right_shoulder"),
-)  # fmt: skip
 CATEGORY = {
     "id": 1,
     "name": "person",
     "supercategory": "person",
     "keypoints": list(KEYPOINT_NAMES),
-    "skeleton": [[KEYPOINT_NAMES.index(joint) + 1 for joint in limb] for limb in _LIMBS],
-}
+    "skeleton": [
+        [16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9],
+        [8, 10], [9, 11], [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7],
+    ],
+}  # fmt: skip
+"""The category of COCO's files."""
 
 
 def render_image(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, Annotations]:
-    """Render image `index` of a split, which depends on nothing but the three arguments.
-
-    Returns:
-        image: (H, W, 3) uint8, RGB, and its annotations as of `render_scene`.
-    """
+    """Render image `index` of a split, which depends on nothing but the three arguments, as of `render_scene`."""
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(split.encode()), index]))
     width = int(rng.choice(_WIDTHS))
     return render_scene(rng, height=_HEIGHT, width=width)
@@ -61,12 +52,8 @@ def render_image(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, Ann
 def write_synthetic_people(folder: str | Path, split: str, num_images: int, seed: int = 0) -> str:
     """Write a split unless that has been done, and return the path of its annotation file.
 
-    The images go to `<folder>/<split>/000000.jpg`, the labels to
-    `<folder>/annotations/person_keypoints_<split>.json`. The label file is written last, so that a killed run leaves
-    nothing that looks finished; of several processes that call this at once one writes, the others wait.
-
-    Raises:
-        UserError: the folder cannot be written.
+    The label file is written last, so that a killed run leaves nothing that looks finished; of several processes that
+    call this at once one writes, the others wait. Raises `UserError` for a folder that cannot be written.
     """
     folder = Path(folder)
     json_file = folder / "annotations" / f"person_keypoints_{split}.json"
@@ -79,7 +66,7 @@ def write_synthetic_people(folder: str | Path, split: str, num_images: int, seed
         with open(folder / f".{split}.lock", "w") as lock:
             fcntl.lockf(lock, fcntl.LOCK_EX)
             if not _is_complete(json_file, folder / split, wanted):
-                _write_split(folder, split, num_images, seed, json_file, wanted)
+                _write_split(folder, split, json_file, wanted)
     except OSError as error:
         raise UserError(
             f"the synthetic people cannot be written to {folder} ({error.strerror or error}): "
@@ -96,14 +83,15 @@ def _is_complete(json_file: Path, images_folder: Path, wanted: dict[str, int]) -
         return False
 
 
-def _write_split(folder: Path, split: str, num_images: int, seed: int, json_file: Path, wanted: dict[str, int]) -> None:
+def _write_split(folder: Path, split: str, json_file: Path, wanted: dict[str, int]) -> None:
     for leftover in folder.glob(f".{split}.partial-*"):  # of killed runs: only the holder of the lock writes
         shutil.rmtree(leftover, ignore_errors=True)
     images_folder, partial = folder / split, folder / f".{split}.partial-{os.getpid()}"
     partial.mkdir()
     images: list[dict[str, Any]] = []
     annotations: Annotations = []
-    for index, (height, width, persons) in enumerate(_render_files(partial, split, num_images, seed)):
+    rendered = _render_files(partial, split, wanted["num_images"], wanted["seed"])
+    for index, (height, width, persons) in enumerate(rendered):
         images.append({"id": index, "file_name": f"{index:06d}.jpg", "height": height, "width": width})
         annotations += [
             {"id": number, "image_id": index, **person} for number, person in enumerate(persons, len(annotations) + 1)
@@ -125,22 +113,17 @@ def _write_split(folder: Path, split: str, num_images: int, seed: int, json_file
 
 def _render_files(folder: Path, split: str, num_images: int, seed: int) -> Iterator[tuple[int, int, Annotations]]:
     """Yield (height, width, annotations) of each image in order, after writing it to `folder`."""
-    tasks = [
-        (str(folder), split, range(start, min(start + _IMAGES_PER_TASK, num_images)), seed)
-        for start in range(0, num_images, _IMAGES_PER_TASK)
-    ]
+    starts = range(0, num_images, _IMAGES_PER_TASK)
+    tasks = [(folder, split, range(start, min(start + _IMAGES_PER_TASK, num_images)), seed) for start in starts]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A daemon, such as a worker of a data loader, may not have children.
     use_pool = cores > 1 and num_images >= _MIN_IMAGES_FOR_POOL and not multiprocessing.current_process().daemon
-    with contextlib.ExitStack() as stack:
-        title = f"rendering synthetic people ({split})"
-        bar = stack.enter_context(tqdm(total=num_images, desc=title, unit="image", disable=not sys.stderr.isatty()))
-        batches: Iterator[list[tuple[int, int, Annotations]]] = map(_render_batch, tasks)
-        if use_pool:
-            context = multiprocessing.get_context("fork")
-            pool = stack.enter_context(context.Pool(min(cores, len(tasks)), initializer=_start_worker))
-            batches = pool.imap(_render_batch, tasks)
-        for batch in batches:
+    fork = multiprocessing.get_context("fork")
+    with (
+        tqdm(total=num_images, desc=f"rendering synthetic people ({split})", unit="image", disable=None) as bar,
+        fork.Pool(min(cores, len(tasks)), _start_worker) if use_pool else contextlib.nullcontext() as pool,
+    ):
+        for batch in pool.imap(_render_batch, tasks) if pool else map(_render_batch, tasks):
             yield from batch
             bar.update(len(batch))
 
@@ -150,13 +133,13 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends its workers
 
 
-def _render_batch(task: tuple[str, str, range, int]) -> list[tuple[int, int, Annotations]]:
+def _render_batch(task: tuple[Path, str, range, int]) -> list[tuple[int, int, Annotations]]:
     folder, split, indices, seed = task
     batch = []
     for index in indices:
         image, annotations = render_image(split, index, seed)
-        path = os.path.join(folder, f"{index:06d}.jpg")
-        if not cv2.imwrite(path, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
+        path = folder / f"{index:06d}.jpg"
+        if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
             raise OSError(f"{path} was not written")
         batch.append((image.shape[0], image.shape[1], annotations))
     return batch

@@ -1,12 +1,10 @@
 """Renders a posed body as a person with clothes, hair and a face, together with a map of its parts."""
 
-from dataclasses import dataclass
-
 import numpy as np
+from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 
-from querypose.synthetic import articulated_person as person
 from querypose.synthetic.appearance import Appearance
-from querypose.synthetic.articulated_person import DOWN, FACE_DIRECTIONS, HEAD_ELONGATION, KEYPOINT_NAMES, SIDES, Body
+from querypose.synthetic.articulated_person import DOWN, FACE_DIRECTIONS, FORWARD, HEAD_ELONGATION, SIDES, Body, on_head
 from querypose.synthetic.canvas import BACKGROUND, PROP, SUPERSAMPLING, PersonCanvas, capsule
 
 _PART_NAMES = ("torso", "pelvis", "skirt", "neck", "head", "hair") + tuple(
@@ -22,30 +20,41 @@ _PARTS_SHOWING = {
     "knee": ("{}_thigh", "{}_shank"),
     "ankle": ("{}_shank", "{}_foot"),
     "ear": ("{}_ear",),
-    "eye": ("head",),
 }
-# A shoulder or hip this much farther than the body's axis (units of stature) is behind the body, though the
-# pixel at its position shows the torso.
-_BEHIND = {"shoulder": 0.072, "hip": 0.038}
+# A shoulder or hip this much farther than the body's axis at its height is behind the body, though the pixel at its
+# position shows the torso: height as a share of the torso, distance in units of stature.
+_BEHIND = {"shoulder": (0.93, 0.072), "hip": (0.0, 0.038)}
 # A facial feature is invisible where its direction points away from the viewer by more (a cosine):
 # nose and ears stand out of the head, so a profile shows them.
 _TURNED_AWAY = {"nose": -0.12, "eye": 0.08, "ear": -0.35}
 
 
-@dataclass
-class RenderedPerson:
-    """One rendered person on its own canvas.
+def _parts_showing(keypoint):
+    side, _, joint = keypoint.rpartition("_")
+    return {PART_IDS[part.format(side)] for part in _PARTS_SHOWING.get(joint, ("head",))}
 
-    color: (h, w, 3) uint8, RGB. parts: (h, w) uint8, values of `PART_IDS`, `PROP` or `BACKGROUND`.
-    keypoints: (K, 2) continuous canvas coordinates in the order of `KEYPOINT_NAMES`. behind: (K,) bool, on
-    the side of the body that is turned away. yaw: degrees, as in `pose_body`.
+
+class RenderedPerson(PersonCanvas):
+    """A posed body with its appearance on a canvas; stature: in pixels of the final image, were the person upright.
+
+    parts: (h, w) uint8, values of `PART_IDS`, `PROP` or `BACKGROUND`. keypoints: (K, 2) continuous canvas coordinates
+    in the order of `KEYPOINT_NAMES`. behind: (K,) bool, on the side of the body that is turned away.
     """
 
-    color: np.ndarray
-    parts: np.ndarray
-    keypoints: np.ndarray
-    behind: np.ndarray
-    yaw: float
+    def __init__(self, body: Body, look: Appearance, stature: float, light: float = 1.0):
+        self.body, self.look, self.scale = body, look, stature * SUPERSAMPLING
+        self.girth, self.head_radius = self.scale * body.size.girth, self.scale * body.size.head
+        points, margin = np.array(list(body.joints.values())) * self.scale, 0.17 * self.scale
+        low, high = points[:, :2].min(axis=0) - margin, points[:, :2].max(axis=0) + margin
+        origin = np.append(np.floor(low), 0.0)
+        width, height = np.ceil(high - origin[:2]).astype(int)
+        super().__init__(height, width, light)
+        self.at = dict(zip(body.joints, points - origin, strict=True))
+        self.middle = -origin  # the pelvis, which is the origin of the body
+        self.keypoints = np.array([self.at[name][:2] for name in KEYPOINT_NAMES])
+        self.behind = np.array([self.is_behind(name) for name in KEYPOINT_NAMES])
+        for _, draw, *arguments in sorted(self.steps(), key=lambda step: step[0]):
+            draw(*arguments)
 
     @property
     def silhouette(self) -> np.ndarray:
@@ -54,229 +63,147 @@ class RenderedPerson:
 
     def self_visible(self) -> np.ndarray:
         """Return for each keypoint (K,) whether the person's own body and props leave it visible."""
-        rows, columns = np.floor(self.keypoints).astype(int).T[::-1]
-        shown = self.parts[rows, columns]
-        return _SHOWING[np.arange(len(KEYPOINT_NAMES)), shown] & ~self.behind
-
-
-def _showing_table():
-    table = np.zeros((len(KEYPOINT_NAMES), 256), bool)
-    for index, name in enumerate(KEYPOINT_NAMES):
-        side, _, joint = name.rpartition("_")
-        for part in _PARTS_SHOWING.get(joint, ("head",)):
-            table[index, PART_IDS[part.format(side)]] = True
-    return table
-
-
-_SHOWING = _showing_table()
-
-
-def render_person(body: Body, look: Appearance, stature: float, light: float = 1.0) -> RenderedPerson:
-    """Render a person and return its `RenderedPerson`.
-
-    Args:
-        body: the posed `Body`.
-        look: the `Appearance`.
-        stature: height of the upright person in pixels of the final image.
-        light: -1 to 1, the side from which light falls.
-    """
-    scale = stature * SUPERSAMPLING
-    points = np.array([body.joints[name] for name in body.joints]) * scale
-    margin = 0.17 * scale
-    low, high = points[:, :2].min(axis=0) - margin, points[:, :2].max(axis=0) + margin
-    origin = np.append(np.floor(low), 0.0)
-    width, height = np.ceil(high - origin[:2]).astype(int)
-    canvas = PersonCanvas(height, width, light)
-    at = dict(zip(body.joints, points - origin, strict=True))
-    middle = -origin  # the pelvis, which is the origin of the body
-    drawing = _PersonDrawing(canvas, body, look, scale, at, middle)
-    for _, draw in sorted(drawing.steps(), key=lambda step: step[0]):
-        draw()
-    keypoints = np.array([at[name] for name in KEYPOINT_NAMES])
-    behind = np.array([drawing.is_behind(name) for name in KEYPOINT_NAMES])
-    return RenderedPerson(canvas.color, canvas.parts, keypoints[:, :2], behind, body.yaw)
-
-
-class _PersonDrawing:
-    """The shapes of one person, each with the depth by which they are ordered."""
-
-    def __init__(self, canvas, body, look, scale, at, middle):
-        self.canvas, self.body, self.look = canvas, body, look
-        self.scale, self.at, self.middle = scale, at, middle
-        self.girth = scale * body.proportions.girth
+        columns, rows = np.floor(self.keypoints).astype(int).T
+        shown = zip(KEYPOINT_NAMES, self.parts[rows, columns], strict=True)
+        return np.array([part in _parts_showing(name) for name, part in shown]) & ~self.behind
 
     def is_behind(self, name):
         joint = name.rpartition("_")[2]
         if name in FACE_DIRECTIONS:
-            turned = (self.body.head @ FACE_DIRECTIONS[name])[2]
-            return turned < _TURNED_AWAY[joint]
-        if joint not in _BEHIND:
-            return False
-        axis = self.on_torso(0, 0.93 if joint == "shoulder" else 0.0, 0)[2]
-        return self.at[name][2] < axis - _BEHIND[joint] * self.scale
+            return (self.body.head @ FACE_DIRECTIONS[name])[2] < _TURNED_AWAY[joint]
+        height, distance = _BEHIND.get(joint, (0.0, np.inf))
+        return self.at[name][2] < self.on_torso(0, height, 0)[2] - distance * self.scale
 
     def on_torso(self, left, up, front):
         """Position of a point of the torso: `up` as a share of its length, the others in units of stature."""
-        local = np.array([left, -up * self.body.proportions.torso, front])
+        local = np.array([left, -up * self.body.size.torso, front])
         return self.middle + self.scale * (self.body.torso @ local)
 
     def steps(self):
-        """Yield (depth, function that draws a shape): they are drawn from far to near."""
-        facing = self.body.torso[2, 2]
-        torso_depth = self.on_torso(0, 0.6, 0)[2]
-        pelvis_depth = self.middle[2]
-        near = 0.02 * self.scale
+        """Yield (depth, method that draws a shape, its arguments): they are drawn from far to near."""
+        at, look, scale, girth = self.at, self.look, self.scale, self.girth
+        torso_depth, pelvis_depth, head_depth = (
+            self.on_torso(0, 0.6, 0)[2],
+            self.middle[2],
+            at["head"][2] + 0.01 * scale,
+        )
+        near = 0.02 * scale
+        hips = [(at[f"{side}_hip"], 0.056 * girth) for side in SIDES]
+        seat = (self.on_torso(0, 0.25, 0), 0.06 * girth)
         yield torso_depth, self.torso
-        yield pelvis_depth - near, self.pelvis
-        yield torso_depth - 0.5 * near, self.neck
+        yield pelvis_depth - near, self.hull, [*hips, seat], look.legwear, PART_IDS["pelvis"]
+        neck = (self.on_torso(0, 0.93, 0), at["head"], 0.034 * scale, 0.03 * scale)
+        yield torso_depth - 0.5 * near, self.limb, *neck, 0.9 * look.skin, PART_IDS["neck"]
         if self.body.seated:
             yield pelvis_depth - 5 * near, self.stool
-        if self.look.back != "plain":
-            yield self.on_torso(0, 0.6, -0.075)[2] + near * np.sign(-facing), self.on_the_back
-        head_depth = self.at["head"][2] + 0.5 * near
+        if look.back != "plain":
+            yield self.on_torso(0, 0.6, -0.075)[2] + near * np.sign(-self.body.torso[2, 2]), self.on_the_back
         yield head_depth, self.head
-        if self.look.hairstyle == "long":
-            facing_head = self.body.head[2, 2]
-            behind_neck, before_all = min(head_depth, torso_depth - 0.5 * near), max(head_depth, torso_depth)
-            hair_depth = behind_neck - near if facing_head > 0.15 else head_depth - 0.1 * near
-            yield before_all + near if facing_head < -0.15 else hair_depth, self.long_hair
-        skirt_depth = -np.inf
+        if look.hairstyle == "long":
+            yield self.hair_depth(head_depth, torso_depth, near), self.long_hair
         for side in SIDES:
-            at = self.at
-            ear_is_far = self.is_behind(f"{side}_ear")
-            yield head_depth + (-1 if ear_is_far else 1), lambda side=side: self.ear(side)
-            shoulder, elbow, wrist = (at[f"{side}_{joint}"][2] for joint in ("shoulder", "elbow", "wrist"))
-            yield (shoulder + elbow) / 2 + near, lambda side=side: self.upper_arm(side)
-            yield (elbow + wrist) / 2 + 1.3 * near, lambda side=side: self.forearm(side)
-            hip, knee, ankle = (at[f"{side}_{joint}"][2] for joint in ("hip", "knee", "ankle"))
-            thigh_depth = (hip + knee) / 2 - 0.4 * near
-            yield thigh_depth, lambda side=side: self.thigh(side)
-            yield (knee + ankle) / 2 - 0.6 * near, lambda side=side: self.shank(side)
-            yield (ankle + at[f"{side}_toe"][2]) / 2 - 0.2 * near, lambda side=side: self.foot(side)
-            skirt_depth = max(skirt_depth, thigh_depth)
-        if self.look.legs == "skirt":
-            yield max(skirt_depth, pelvis_depth - near) + 1, self.skirt
+            ear = (at[f"{side}_ear"], 0.021 * scale, 0.95 * look.skin, PART_IDS[f"{side}_ear"], 1.0)
+            yield head_depth + (-1 if self.is_behind(f"{side}_ear") else 1), self.disc, *ear
+            for part, joints, forward, radii, color, share in self.limbs():
+                start, end = (at[f"{side}_{joint}"] for joint in joints)
+                depth = (start[2] + end[2]) / 2 + forward * near
+                if share is not None:
+                    end = start + share * (end - start)
+                radii = (radius * girth for radius in radii)
+                yield depth, self.limb, start, end, *radii, color, PART_IDS[f"{side}_{part}"]
+                if part == "forearm":
+                    hand = end + 0.55 * (at[f"{side}_hand"] - end)
+                    yield depth, self.disc, hand, 0.028 * scale, look.skin, PART_IDS[f"{side}_hand"]
+            ankle, toe = at[f"{side}_ankle"], at[f"{side}_toe"]
+            foot = (ankle + np.array([0, 0.012 * scale, 0]), toe, 0.030 * scale, 0.025 * scale)
+            yield (ankle[2] + toe[2]) / 2 - 0.2 * near, self.limb, *foot, look.shoes, PART_IDS[f"{side}_foot"]
+        if look.legs == "skirt":
+            thighs = [(at[f"{side}_hip"], at[f"{side}_knee"]) for side in SIDES]
+            depth = max(*((hip[2] + knee[2]) / 2 - 0.4 * near for hip, knee in thighs), pelvis_depth - near) + 1
+            hem = [(hip + 0.68 * (knee - hip), 0.06 * girth) for hip, knee in thighs]
+            yield depth, self.hull, [*hips, *hem], look.legwear, PART_IDS["skirt"]
 
-    def pelvis(self):
-        circles = [(self.at[f"{side}_hip"], 0.056 * self.girth) for side in SIDES]
-        circles.append((self.on_torso(0, 0.25, 0), 0.06 * self.girth))
-        self.canvas.hull(circles, self.look.legwear, PART_IDS["pelvis"])
+    def limbs(self):
+        """Yield part, joints, how far it is in front of their middle, radii, color, and the share that is drawn."""
+        look = self.look
+        if look.sleeves != "long":
+            yield "upper_arm", ("shoulder", "elbow"), 1, (0.033, 0.026), look.skin, None
+        if look.sleeves != "none":
+            share = 0.6 if look.sleeves == "short" else 1.0
+            yield "upper_arm", ("shoulder", "elbow"), 1, (0.039, 0.032), look.shirt, share
+        sleeve = look.shirt if look.sleeves == "long" else look.skin
+        yield "forearm", ("elbow", "wrist"), 1.3, (0.028, 0.022), sleeve, None
+        if look.legs != "trousers":
+            yield "thigh", ("hip", "knee"), -0.4, (0.048, 0.037), look.skin, None
+        if look.legs != "skirt":
+            share = 0.68 if look.legs == "shorts" else 1.0
+            yield "thigh", ("hip", "knee"), -0.4, (0.055, 0.042), look.legwear, share
+        trousers = look.legwear if look.legs == "trousers" else look.skin
+        yield "shank", ("knee", "ankle"), -0.6, (0.04, 0.027), trousers, None
 
     def torso(self):
-        body, canvas, look = self.body, self.canvas, self.look
-        shoulder, hip = body.proportions.shoulder, body.proportions.hip
+        look, shoulder, hip = self.look, self.body.size.shoulder, self.body.size.hip
         circles = [(self.on_torso(s * (shoulder - 0.012), 0.90, 0), 0.037 * self.scale) for s in (-1, 1)]
         circles += [(self.on_torso(s * (hip + 0.004), 0.17, 0), 0.050 * self.girth) for s in (-1, 1)]
         circles += [(self.on_torso(0, 0.68, s * 0.012), 0.062 * self.girth) for s in (-1, 1)]
-        canvas.hull(circles, look.shirt, PART_IDS["torso"])
-        side = 0.05 * canvas.light
-        lit = np.minimum(look.shirt * 1.1 + 10, 255)
+        self.hull(circles, look.shirt, PART_IDS["torso"])
         start, end = self.on_torso(0, 0.8, 0)[:2], self.on_torso(0, 0.22, 0)[:2]
-        across = np.array([side * self.girth * 0.55, 0])
-        canvas.polygon(capsule(start + across, end + across, 0.022 * self.girth, 0.02 * self.girth), lit)
-        if body.torso[2, 2] > 0.25:
+        across = np.array([0.05 * self.light * self.girth * 0.55, 0])
+        lit = capsule(start + across, end + across, 0.022 * self.girth, 0.02 * self.girth)
+        self.polygon(lit, np.minimum(look.shirt * 1.1 + 10, 255))
+        if self.body.torso[2, 2] > 0.25:
             self.shirt_front()
 
     def shirt_front(self):
-        canvas, look = self.canvas, self.look
-        depth = 0.042 * self.body.proportions.girth
-        collar = [
-            self.on_torso(x, y, depth * z)[:2] for x, y, z in ((-0.034, 0.99, 0.4), (0.034, 0.99, 0.4), (0, 0.80, 1))
-        ]
-        canvas.polygon(np.array(collar), 0.9 * look.skin)
+        look, depth = self.look, 0.042 * self.body.size.girth
+        collar = [(-0.034, 0.99, depth * 0.4), (0.034, 0.99, depth * 0.4), (0, 0.80, depth)]
+        self.polygon(np.array([self.on_torso(*corner)[:2] for corner in collar]), 0.9 * look.skin)
         chest, hem = self.on_torso(0, 0.80, depth)[:2], self.on_torso(0, 0.12, depth)[:2]
         if look.front == "zip":
-            canvas.polygon(capsule(chest, hem, 0.009 * self.scale, 0.009 * self.scale), look.trim)
+            self.polygon(capsule(chest, hem, 0.009 * self.scale, 0.009 * self.scale), look.trim)
         elif look.front == "buttons":
             for share in np.linspace(0.1, 0.9, 4):
-                canvas.disc(chest + share * (hem - chest), 0.0125 * self.scale, look.trim, rim=0.8)
+                self.disc(chest + share * (hem - chest), 0.0125 * self.scale, look.trim, rim=0.8)
         elif look.front == "logo":
-            corners = [
-                self.on_torso(x, y, depth)[:2]
-                for x, y in ((-0.045, 0.62), (0.045, 0.62), (0.045, 0.36), (-0.045, 0.36))
-            ]
-            canvas.polygon(np.array(corners), look.trim)
+            corners = ((-0.045, 0.62), (0.045, 0.62), (0.045, 0.36), (-0.045, 0.36))
+            self.polygon(np.array([self.on_torso(x, y, depth)[:2] for x, y in corners]), look.trim)
 
     def on_the_back(self):
-        canvas, look = self.canvas, self.look
+        look = self.look
         if look.back == "backpack":
             circles = [(self.on_torso(x, y, -0.075), 0.035 * self.scale) for x in (-0.04, 0.04) for y in (0.35, 0.82)]
-            canvas.hull(circles, look.trim, PROP)
-            pocket = [(self.on_torso(x, 0.42, -0.11), 0.02 * self.scale) for x in (-0.03, 0.03)]
+            self.hull(circles, look.trim, PROP)
             if self.body.torso[2, 2] < 0:
-                canvas.hull(pocket, 0.8 * look.trim, PROP)
+                pocket = [(self.on_torso(x, 0.42, -0.11), 0.02 * self.scale) for x in (-0.03, 0.03)]
+                self.hull(pocket, 0.8 * look.trim, PROP)
         elif self.body.torso[2, 2] < 0.2:
-            circles = [
-                (self.on_torso(x, y, -0.05), 0.022 * self.scale) for x, y in ((-0.03, 0.92), (0.03, 0.92), (0, 0.72))
-            ]
-            canvas.hull(circles, 0.78 * look.shirt, PART_IDS["torso"])
-
-    def neck(self):
-        base, skin = self.on_torso(0, 0.93, 0), 0.9 * self.look.skin
-        self.canvas.limb(base, self.at["head"], 0.034 * self.scale, 0.03 * self.scale, skin, PART_IDS["neck"])
+            corners = ((-0.03, 0.92), (0.03, 0.92), (0, 0.72))
+            hood = [(self.on_torso(x, y, -0.05), 0.022 * self.scale) for x, y in corners]
+            self.hull(hood, 0.78 * look.shirt, PART_IDS["torso"])
 
     def stool(self):
         width, depth = 0.085 * self.scale, 0.3 * self.scale
         top, foot = self.middle[:2] + [0, 0.055 * self.scale], self.middle[:2] + [0, depth]
         box = np.array([top - [width, 0], top + [width, 0], foot + [width, 0], foot - [width, 0]])
         inner = box + 2.0 * np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
-        self.canvas.solid(box, inner, 0.45 * self.look.trim + 60, PROP)
+        self.solid(box, inner, 0.45 * self.look.trim + 60, PROP)
 
-    def upper_arm(self, side):
-        start, end = self.at[f"{side}_shoulder"], self.at[f"{side}_elbow"]
-        look, part, girth = self.look, PART_IDS[f"{side}_upper_arm"], self.girth
-        if look.sleeves != "long":
-            self.canvas.limb(start, end, 0.033 * girth, 0.026 * girth, look.skin, part)
-        if look.sleeves != "none":
-            share = 0.6 if look.sleeves == "short" else 1.0
-            self.canvas.limb(start, start + share * (end - start), 0.039 * girth, 0.032 * girth, look.shirt, part)
-
-    def forearm(self, side):
-        start, end, hand = (self.at[f"{side}_{joint}"] for joint in ("elbow", "wrist", "hand"))
-        color = self.look.shirt if self.look.sleeves == "long" else self.look.skin
-        self.canvas.limb(start, end, 0.028 * self.girth, 0.022 * self.girth, color, PART_IDS[f"{side}_forearm"])
-        self.canvas.disc(end + 0.55 * (hand - end), 0.028 * self.scale, self.look.skin, PART_IDS[f"{side}_hand"])
-
-    def thigh(self, side):
-        start, end = self.at[f"{side}_hip"], self.at[f"{side}_knee"]
-        look, part, girth = self.look, PART_IDS[f"{side}_thigh"], self.girth
-        if look.legs != "trousers":
-            self.canvas.limb(start, end, 0.048 * girth, 0.037 * girth, look.skin, part)
-        if look.legs != "skirt":
-            share = 1.0 if look.legs == "trousers" else 0.68
-            self.canvas.limb(start, start + share * (end - start), 0.055 * girth, 0.042 * girth, look.legwear, part)
-
-    def shank(self, side):
-        color = self.look.legwear if self.look.legs == "trousers" else self.look.skin
-        start, end = self.at[f"{side}_knee"], self.at[f"{side}_ankle"]
-        self.canvas.limb(start, end, 0.04 * self.girth, 0.027 * self.girth, color, PART_IDS[f"{side}_shank"])
-
-    def foot(self, side):
-        start, end = self.at[f"{side}_ankle"], self.at[f"{side}_toe"]
-        heel = start + np.array([0, 0.012 * self.scale, 0])
-        self.canvas.limb(heel, end, 0.030 * self.scale, 0.025 * self.scale, self.look.shoes, PART_IDS[f"{side}_foot"])
-
-    def skirt(self):
-        circles = [(self.at[f"{side}_hip"], 0.056 * self.girth) for side in SIDES]
-        for side in SIDES:
-            hip, knee = self.at[f"{side}_hip"], self.at[f"{side}_knee"]
-            circles.append((hip + 0.68 * (knee - hip), 0.06 * self.girth))
-        self.canvas.hull(circles, self.look.legwear, PART_IDS["skirt"])
-
-    def ear(self, side):
-        place = self.at[f"{side}_ear"]
-        self.canvas.disc(place, 0.021 * self.scale, 0.95 * self.look.skin, PART_IDS[f"{side}_ear"], rim=1.0)
+    def hair_depth(self, head_depth, torso_depth, near):
+        facing = self.body.head[2, 2]
+        if facing < -0.15:
+            return max(head_depth, torso_depth) + near
+        if facing > 0.15:
+            return min(head_depth, torso_depth - 0.5 * near) - near
+        return head_depth - 0.1 * near
 
     def long_hair(self):
-        head, behind = self.at["head"], self.scale * (self.body.head @ (-0.035 * person.FORWARD))
-        hanging = head + behind + self.scale * 0.1 * (self.body.head @ DOWN)
-        radius = self.body.proportions.head * self.scale
-        self.canvas.limb(head + behind, hanging, 1.0 * radius, 0.85 * radius, self.look.hair, PART_IDS["hair"])
+        top = self.at["head"] + self.scale * (self.body.head @ (-0.035 * FORWARD))
+        hanging = top + self.scale * 0.1 * (self.body.head @ DOWN)
+        self.limb(top, hanging, self.head_radius, 0.85 * self.head_radius, self.look.hair, PART_IDS["hair"])
 
     def head(self):
         """The head is a shaded ball, pixel by pixel: hair, eyes and mouth are regions of its surface."""
-        canvas, look, turn = self.canvas, self.look, self.body.head
-        center, radius = self.at["head"][:2], self.body.proportions.head * self.scale
+        look, turn, center, radius = self.look, self.body.head, self.at["head"][:2], self.head_radius
         reach = int(np.ceil(radius * HEAD_ELONGATION)) + 2
         left, top = np.floor(center).astype(int) - reach
         window = np.s_[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
@@ -291,8 +218,7 @@ class _PersonDrawing:
         normal = np.concatenate([normal, np.sqrt(np.clip(1 - square, 0, 1))[None]])
         local = np.einsum("ji,jhw->ihw", turn, normal)  # into the frame of the head: rows of the transpose
 
-        color = np.empty(offset.shape[1:] + (3,))
-        color[:] = look.skin
+        color = np.tile(look.skin, offset.shape[1:] + (1,))
         part = np.where(inside, PART_IDS["head"], BACKGROUND).astype(np.uint8)
 
         def near(direction, degrees):
@@ -313,16 +239,13 @@ class _PersonDrawing:
             color[near((0, -0.46, 0.89), 30) & (local[1] < -0.36)] = 0.7 * look.hat
             hair |= hat
         part[hair & inside] = PART_IDS["hair"]
-        shade = 0.90 + 0.16 * (0.6 * canvas.light * normal[0] - 0.6 * normal[1])
+        shade = 0.90 + 0.16 * (0.6 * self.light * normal[0] - 0.6 * normal[1])
         color *= shade[..., None]
         color[square > (1 - 1.5 / radius) ** 2] *= 0.5
-        canvas.color[window][inside] = np.clip(color[inside], 0, 255).astype(np.uint8)
-        canvas.parts[window][inside] = part[inside]
-        self.nose(radius)
-
-    def nose(self, radius):
-        """The tip of the nose stands out of the ball, so that a profile has one."""
-        turned = (self.body.head @ FACE_DIRECTIONS["nose"])[2]
-        if -0.2 < turned < 0.75:
-            tip = self.middle + self.scale * person.on_head(self.body, FACE_DIRECTIONS["nose"], 1.04)
-            self.canvas.disc(tip, 0.19 * radius, 0.93 * self.look.skin, PART_IDS["head"], rim=1.0)
+        self.color[window][inside] = np.clip(color[inside], 0, 255).astype(np.uint8)
+        self.parts[window][inside] = part[inside]
+        # The tip of the nose stands out of the ball, so that a profile has one.
+        nose = FACE_DIRECTIONS["nose"]
+        if -0.2 < (turn @ nose)[2] < 0.75:
+            tip = self.middle + self.scale * on_head(self.body, nose, 1.04)
+            self.disc(tip, 0.19 * radius, 0.93 * look.skin, PART_IDS["head"], rim=1.0)

@@ -1,14 +1,16 @@
 """Renders images of synthetic people: a background, one to five persons, objects in front, exact labels."""
 
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
+from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 
 from querypose.synthetic.appearance import Appearance
-from querypose.synthetic.articulated_person import FACE_DIRECTIONS, KEYPOINT_NAMES, sample_body
+from querypose.synthetic.articulated_person import FACE_DIRECTIONS, sample_body
 from querypose.synthetic.canvas import BACKGROUND, SUPERSAMPLING
-from querypose.synthetic.person_drawing import render_person
+from querypose.synthetic.person_drawing import RenderedPerson
 
 Annotations = list[dict[str, Any]]
 
@@ -16,7 +18,7 @@ MIN_LABELLED_KEYPOINTS = 4
 MIN_VISIBLE_SHARE = 0.38  # of a person's silhouette within the image
 MIN_SHARE_INSIDE = 0.45  # of a person's silhouette
 
-_PERSON_COUNTS = ((1, 0.34), (2, 0.30), (3, 0.20), (4, 0.10), (5, 0.06))
+_PERSON_COUNTS = (0.34, 0.30, 0.20, 0.10, 0.06)  # shares of images with one person, two ...
 _ON_FACE = np.array([name in FACE_DIRECTIONS for name in KEYPOINT_NAMES])
 _OBJECT = 100  # owner of pixels that a foreground object covers
 
@@ -47,25 +49,12 @@ class _Placed:
 def render_scene(rng: np.random.Generator, height: int = 192, width: int = 224) -> tuple[np.ndarray, Annotations]:
     """Render one image of people and return it with its annotations.
 
-    Args:
-        rng: a `numpy.random.Generator`; the image depends on its state and on the size alone.
-        height, width: size of the image in pixels.
-
-    Returns:
-        image: (height, width, 3) uint8, RGB.
-        annotations: one dict per person, from near to far, in COCO's format without ids:
-            keypoints: x, y, v for each of `KEYPOINT_NAMES`; v is 2 if visible, 1 if hidden by the person's own
-                body, another person or an object, 0 if outside the image or on the far side of the head, where x
-                and y are 0 too. The center of the first pixel is 0, as in COCO's files.
-            num_keypoints: number of those with v > 0.
-            bbox: x, y, width, height of the silhouette within the image, hidden parts included; the first
-                pixel is [0, 1].
-            area: pixels of that silhouette, hidden parts included.
-            iscrowd, category_id: 0 and 1.
+    Returns an image (height, width, 3) uint8 RGB, and a dict per person, from near to far, as in COCO's files but
+    without ids. `bbox` and `area` are of the silhouette within the image, hidden parts included. A keypoint's v is 1 if
+    the person's own body, another person or an object hides it, 0 outside the image and on the far side of the head.
     """
     shape = (height * SUPERSAMPLING, width * SUPERSAMPLING)
-    light = rng.choice([-1.0, 1.0]) * rng.uniform(0.4, 1.0)
-    persons = _place_persons(rng, shape, light)
+    persons = _place_persons(rng, shape, light=rng.choice([-1.0, 1.0]) * rng.uniform(0.4, 1.0))
     owner = np.zeros(shape, np.uint8)
     for number, person in reversed(list(enumerate(persons, start=1))):
         owner[person.scene][person.drawn] = number
@@ -86,11 +75,9 @@ def render_scene(rng: np.random.Generator, height: int = 192, width: int = 224) 
 
 def _place_persons(rng, shape, light):
     """Place the persons from near to far, each where enough of it stays visible."""
-    counts, weights = zip(*_PERSON_COUNTS, strict=True)
-    count = rng.choice(counts, p=weights)
+    count = 1 + rng.choice(5, p=_PERSON_COUNTS)
     # Many people fit only when they are smaller.
-    tallest = {1: 0.98, 2: 0.95, 3: 0.88, 4: 0.76, 5: 0.70}[int(count)]
-    statures = np.sort(rng.uniform(0.42, tallest, count))[::-1]
+    statures = np.sort(rng.uniform(0.42, (0.98, 0.95, 0.88, 0.76, 0.70)[count - 1], count))[::-1]
     if rng.random() < 0.07:
         statures[0] = rng.uniform(1.0, 1.35)
     taken = np.zeros(shape, bool)
@@ -98,7 +85,7 @@ def _place_persons(rng, shape, light):
     for stature in statures:
         pixels = stature * shape[0] / SUPERSAMPLING
         while True:
-            rendered = render_person(sample_body(rng), Appearance.sample(rng), pixels, light)
+            rendered = RenderedPerson(sample_body(rng), Appearance.sample(rng), pixels, light)
             person = _place_person(rng, rendered, shape, taken)
             if person is not None or persons:
                 break
@@ -111,10 +98,7 @@ def _place_persons(rng, shape, light):
 
 def _place_person(rng, rendered, shape, taken):
     height, width = rendered.parts.shape
-    rows, columns = (
-        np.flatnonzero(rendered.silhouette.any(axis=1)),
-        np.flatnonzero(rendered.silhouette.any(axis=0)),
-    )
+    rows, columns = _rows_and_columns(rendered.silhouette)
     pixels = np.count_nonzero(rendered.silhouette)
     crossing = rng.random() < 0.15  # cut by the border of the image
     overlapping = rng.random() < 0.4
@@ -138,29 +122,31 @@ def _place_person(rng, rendered, shape, taken):
     return best if best_share >= MIN_VISIBLE_SHARE + 0.07 else None
 
 
-def _slide(rng, low, high):
+def _slide(rng, first, last):
     """A position between the two ends; beyond them if the person is larger than the image."""
-    return rng.integers(low, high + 1) if low <= high else rng.integers(high, low + 1)
+    return rng.integers(min(first, last), max(first, last) + 1)
+
+
+def _rows_and_columns(mask):
+    return np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
 
 
 def _place_objects(rng, owner, persons):
     """Choose objects in front of the persons that leave enough of each visible; return [(draw, color)]."""
     height, width = owner.shape
     objects = []
-    if rng.random() > 0.3:
-        return objects
-    for _ in range(rng.integers(1, 3)):
+    for _ in range(rng.integers(1, 3) if rng.random() <= 0.3 else 0):
         kind, color = rng.integers(4), rng.uniform(40, 220, 3)
         x, y = rng.uniform(0, width), rng.uniform(0.45, 1.0) * height
         size = rng.uniform(0.05, 0.16) * height
         if kind == 0:  # a crate or a table
-            draw = _box(x, y, x + rng.uniform(1, 3) * size, height if rng.random() < 0.5 else y + size)
+            draw = partial(_box, (x, y, x + rng.uniform(1, 3) * size, height if rng.random() < 0.5 else y + size))
         elif kind == 1:  # a pole
-            draw = _box(x, rng.uniform(0, 0.5) * height, x + 0.25 * size, height)
+            draw = partial(_box, (x, rng.uniform(0, 0.5) * height, x + 0.25 * size, height))
         elif kind == 2:  # a rail
-            draw = _box(0, y, width, y + 0.35 * size)
+            draw = partial(_box, (0, y, width, y + 0.35 * size))
         else:  # a bush
-            draw = _bush(x, y, size, rng.uniform(-1, 1, (5, 2)))
+            draw = partial(_bush, (x, y), size, rng.uniform(-1, 1, (5, 2)))
             color = color * [0.5, 0.8, 0.4]
         trial = owner.copy()
         draw(trial, _OBJECT)
@@ -175,28 +161,21 @@ def _shares_visible(person, number, owner):
     return seen >= MIN_VISIBLE_SHARE * np.count_nonzero(person.silhouette)
 
 
-def _box(left, top, right, bottom):
-    corners = [(int(left), int(top)), (int(right), int(bottom))]
-
-    def draw(target, color):
-        if target.ndim == 2:
-            cv2.rectangle(target, *corners, color, -1)
-            return
-        cv2.rectangle(target, *corners, tuple(0.45 * color), -1)
-        (left, top), (right, bottom) = corners
+def _box(edges, target, color):
+    """Draw a box of the given left, top, right and bottom, with a rim unless `target` is a map of owners."""
+    left, top, right, bottom = (int(edge) for edge in edges)
+    if target.ndim == 2:
+        cv2.rectangle(target, (left, top), (right, bottom), color, -1)
+    else:
+        cv2.rectangle(target, (left, top), (right, bottom), tuple(0.45 * color), -1)
         cv2.rectangle(target, (left + 2, top + 2), (right - 2, bottom - 2), tuple(color), -1)
 
-    return draw
 
-
-def _bush(x, y, size, leaves):
-    def draw(target, color):
-        for index, (across, along) in enumerate(leaves):
-            center = (int(x + across * size), int(y + 0.6 * along * size))
-            tone = color if target.ndim == 2 else tuple(color * (0.75 + 0.12 * index))
-            cv2.circle(target, center, int(0.7 * size), tone, -1)
-
-    return draw
+def _bush(place, size, leaves, target, color):
+    for index, (across, along) in enumerate(leaves):
+        center = (int(place[0] + across * size), int(place[1] + 0.6 * along * size))
+        tone = color if target.ndim == 2 else tuple(color * (0.75 + 0.12 * index))
+        cv2.circle(target, center, int(0.7 * size), tone, -1)
 
 
 def _background(rng, shape):
@@ -218,19 +197,14 @@ def _background(rng, shape):
         if kind == 1:  # a room: skirting board, a window or a frame
             cv2.rectangle(canvas, (0, edge - 5), (width, edge), tuple(0.6 * tones[2]), -1)
         for _ in range(rng.integers(0, 4)):
-            x, wide, tall = (
-                rng.uniform(0, width),
-                rng.uniform(0.06, 0.3) * width,
-                rng.uniform(0.1, 0.6) * height,
-            )
+            x, wide, tall = rng.uniform((0, 0.06, 0.1), (1, 0.3, 0.6)) * (width, width, height)
             bottom = edge if kind == 0 else edge - rng.uniform(0.1, 0.3) * height
-            _box(x, bottom - tall, x + wide, bottom)(canvas, rng.uniform(50, 220, 3))
+            _box((x, bottom - tall, x + wide, bottom), canvas, rng.uniform(50, 220, 3))
         if kind == 0 and rng.random() < 0.5:  # a tree
             x, size = rng.uniform(0, width), rng.uniform(0.06, 0.14) * height
-            _box(x - 0.2 * size, edge - 3 * size, x + 0.2 * size, edge)(canvas, np.array([110, 80, 55.0]))
-            _bush(x, edge - 3 * size, size, rng.uniform(-1, 1, (5, 2)))(
-                canvas, rng.uniform(50, 190, 3) * [0.5, 0.9, 0.5]
-            )
+            _box((x - 0.2 * size, edge - 3 * size, x + 0.2 * size, edge), canvas, np.array([110, 80, 55.0]))
+            leaves, green = rng.uniform(-1, 1, (5, 2)), rng.uniform(50, 190, 3) * [0.5, 0.9, 0.5]
+            _bush((x, edge - 3 * size), size, leaves, canvas, green)
     else:  # stripes and blobs
         if rng.random() < 0.5:
             step = int(rng.uniform(12, 60))
@@ -247,16 +221,14 @@ def _background(rng, shape):
 
 def _shadow(canvas, person):
     """Darken the ground below the feet."""
-    rows = np.flatnonzero(person.silhouette.any(axis=1))
-    columns = np.flatnonzero(person.silhouette[max(rows[-1] - 12, 0) : rows[-1] + 1].any(axis=0))
+    rows, _ = _rows_and_columns(person.silhouette)
+    _, columns = _rows_and_columns(person.silhouette[max(rows[-1] - 12, 0) : rows[-1] + 1])
     y, x = person.scene[0].start + rows[-1], person.scene[1].start + (columns[0] + columns[-1]) // 2
-    across = (columns[-1] - columns[0]) // 2 + 8
-    top, bottom = max(y - 8, 0), min(y + 8, canvas.shape[0])
-    left, right = max(x - across, 0), min(x + across, canvas.shape[1])
-    patch = canvas[top:bottom, left:right]
-    dark = np.zeros(patch.shape[:2], np.uint8)
-    cv2.ellipse(dark, (int(x - left), int(y - top)), (int(across), 7), 0, 0, 360, 1, -1)
-    patch[dark > 0] = (0.62 * patch[dark > 0]).astype(np.uint8)
+    across = int(columns[-1] - columns[0]) // 2 + 8
+    dark = np.zeros(canvas.shape[:2], np.uint8)
+    cv2.ellipse(dark, (int(x), int(y)), (across, 7), 0, 0, 360, 1, -1)
+    dark[:, x + across :] = 0  # images of this version lack the ellipse's last column
+    canvas[dark > 0] = (0.62 * canvas[dark > 0]).astype(np.uint8)
 
 
 def _photograph(rng, image):
@@ -273,12 +245,10 @@ def _photograph(rng, image):
 
 
 def _annotate(person, number, owner):
-    shape = owner.shape
-    rows = np.flatnonzero(person.silhouette.any(axis=1)) + person.scene[0].start
-    columns = np.flatnonzero(person.silhouette.any(axis=0)) + person.scene[1].start
-    left, top = columns[0] / SUPERSAMPLING, rows[0] / SUPERSAMPLING
-    right, bottom = (columns[-1] + 1) / SUPERSAMPLING, (rows[-1] + 1) / SUPERSAMPLING
-    bare, labeled = person.rendered.self_visible(), person.labeled(shape)
+    rows, columns = _rows_and_columns(person.silhouette)
+    corner = np.array([columns[0] + person.scene[1].start, rows[0] + person.scene[0].start]) / SUPERSAMPLING
+    size = np.array([columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]) / SUPERSAMPLING
+    bare, labeled = person.rendered.self_visible(), person.labeled(owner.shape)
     keypoints = np.zeros((len(KEYPOINT_NAMES), 3))
     for index in np.flatnonzero(labeled):
         x, y = person.keypoints[index]
@@ -287,7 +257,7 @@ def _annotate(person, number, owner):
     return {
         "keypoints": [round(float(value), 2) for value in keypoints.ravel()],
         "num_keypoints": int(labeled.sum()),
-        "bbox": [float(left), float(top), float(right - left), float(bottom - top)],
+        "bbox": [*corner.tolist(), *size.tolist()],
         "area": np.count_nonzero(person.silhouette) / SUPERSAMPLING**2,
         "iscrowd": 0,
         "category_id": 1,

@@ -2,9 +2,8 @@
 
 from querypose.visualization.attention import overlay_attention, part_names, person_panels
 from querypose.visualization.contact_sheet import contact_sheet
-from querypose.visualization.dataset_plot import plot_dataset
 from querypose.visualization.draw_poses import draw_poses
-from querypose.visualization.keypoint_error_plot import plot_keypoint_errors
+from querypose.visualization.plots import plot_dataset, plot_keypoint_errors
 from querypose.visualization.poses import Poses
 from querypose.visualization.training_plot import plot_training
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from querypose.visualization.figures import save_figure
+from querypose.visualization.plots import save_figure
 
 # light fills, from Okabe and Ito's palette on which black text is legible
 IMAGE, BOX, KEYPOINT, QUERY, RESULT = "#eeeeee", "#cfe6f5", "#fbdcc6", "#fff3b8", "#cdeee0"
@@ -16,10 +16,7 @@ LINE = "#333333"
 
 
 def draw_architecture(path: str | Path) -> Path:
-    """Draw the whole model above, and one keypoint stage below, into an SVG, PNG or PDF file; returns its path.
-
-    Raises `UserError` for another suffix or a path that cannot be written.
-    """
+    """Draw the whole model above, and one keypoint stage below, as of `save_figure`; return the path."""
     figure = Figure(figsize=(12.0, 8.6), dpi=110)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 120), ylim=(0, 86), frame_on=False, xticks=[], yticks=[])
     _draw_model(axes)
@@ -93,8 +90,8 @@ def _draw_keypoint_stage(axes: Axes) -> None:
 def _box(
     axes: Axes, left: float, bottom: float, width: float, height: float, color: str, title: str, text: str
 ) -> None:
-    style: Any = {"facecolor": color, "edgecolor": LINE, "linewidth": 1}
-    axes.add_patch(FancyBboxPatch((left, bottom), width, height, "round,pad=0,rounding_size=1", **style))
+    shape = FancyBboxPatch((left, bottom), width, height, "round,pad=0,rounding_size=1", fc=color, ec=LINE, lw=1)
+    axes.add_patch(shape)
     _text(axes, left + width / 2, bottom + height - 2.2, title, size=9.5, weight="bold")
     _text(axes, left + width / 2, bottom + (height - 3.8 if title else height) / 2, text)
 

@@ -15,13 +15,11 @@ from querypose.visualization.poses import Poses, as_array
 
 
 def overlay_attention(image_rgb: np.ndarray, attention: Any, boxes: Any, opacity: float = 0.85) -> np.ndarray:
-    """Overlay the attention maps of the parts of n persons on a copy of an image.
+    """Overlay the attention maps of the parts of n persons on a copy of an image (H, W, 3) uint8.
 
-    image_rgb: (H, W, 3) uint8. attention: (n, M, h, w), not negative; each map is scaled to a maximum of 1, and where
-    maps overlap the larger value counts. boxes: (n, 4) XYXY in pixels, over which the maps lie; a box without an area
-    is left out. opacity: of the largest value, 0 to 1; smaller values are more transparent.
-
-    Returns (H, W, 3) uint8. Raises `UserError` for maps of another shape or another number of boxes.
+    attention: (n, M, h, w), not negative; each map is scaled to a maximum of 1, and where maps overlap the larger value
+    counts. boxes: (n, 4) XYXY in pixels, over which the maps lie; a box without an area is left out. opacity: of the
+    largest value, 0 to 1.
     """
     attention, boxes = as_array(attention).astype(np.float32), as_array(boxes)
     if attention.ndim != 4 or boxes.shape != (len(attention), 4):
@@ -50,8 +48,7 @@ def person_panels(
 ) -> list[np.ndarray]:
     """Crop one person and draw its pose, and on darkened crops the attention of each part.
 
-    image_rgb: (H, W, 3) uint8. instances: of `PosePredictor.with_attention`, in pixels of the image. index: which
-    person. height: of the panels, in pixels.
+    image_rgb: (H, W, 3) uint8. instances: of `PosePredictor.with_attention`, in pixels of the image.
 
     Returns M + 1 panels (height, w, 3) uint8.
     """

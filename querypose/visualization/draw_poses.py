@@ -1,7 +1,7 @@
 """Draw persons on an image: limbs colored by side, boxes and scores by person.
 
-Notation: n persons, K keypoints. Coordinates are Detectron2's: pixels of the image, where the first pixel's
-center is (0.5, 0.5). OpenCV's drawing calls put that center at (0, 0), hence every `- 0.5` here.
+Coordinates are Detectron2's, where the first pixel's center is (0.5, 0.5). OpenCV's drawing calls put that center at
+(0, 0), hence every `- 0.5` here.
 """
 
 from collections.abc import Mapping
@@ -18,21 +18,17 @@ from querypose.visualization.poses import Poses
 
 # The colors of Okabe and Ito's palette that the sides leave over, then some of Paul Tol's.
 PERSON_COLORS = (
-    (204, 121, 167),
-    (0, 158, 115),
-    (230, 159, 0),
-    (0, 114, 178),
-    (255, 255, 255),
-    (136, 34, 85),
-    (153, 153, 51),
-    (221, 204, 119),
-    (51, 34, 136),
-)
+    (204, 121, 167), (0, 158, 115), (230, 159, 0), (0, 114, 178), (255, 255, 255),
+    (136, 34, 85), (153, 153, 51), (221, 204, 119), (51, 34, 136),
+)  # fmt: skip
 CASING_COLOR = (20, 20, 20)
 COLOR_BY = ("side", "person")
 CONFIDENCE = ("both", "size", "opacity", "none")
 _CROWD = 8  # boxes of more persons than that are thinner, so that they do not hide the limbs
 _FAR = 1e6  # pixels; OpenCV's fixed-point coordinates overflow beyond some hundred millions
+
+_Color = tuple[int, int, int]
+_Colors = Mapping[str, _Color]
 
 
 def draw_poses(
@@ -48,18 +44,14 @@ def draw_poses(
     confidence: str = "both",
     scale: float | None = None,
 ) -> np.ndarray:
-    """Draw persons on a copy of an image.
+    """Draw persons on a copy of an image (H, W, 3) uint8 and return it, scaled.
 
-    image_rgb: (H, W, 3) uint8, RGB.
-    instances: predictions or ground truth, see `Poses.from_instances`, in pixels of `image_rgb`.
-    score_threshold: predicted persons below it are left out; keypoint_threshold: so are predicted keypoints,
-    and limbs of which an end is left out.
+    instances: predictions or ground truth in pixels of the image, see `Poses.from_instances`.
+    score_threshold, keypoint_threshold: predicted persons, keypoints and limbs with an end below it are left out.
     color_by: "side", the same for every person, so that a left-right swap is visible; or "person".
     confidence: what shows the confidence of a keypoint above the threshold: "size", "opacity", "both" or "none".
     Labeled but hidden ground truth keypoints are hollow and fainter.
     scale: resize the image by this factor before drawing; None enlarges only images below 400 pixels, 2 to 4 times.
-
-    Returns (round(scale * H), round(scale * W), 3) uint8, RGB.
     """
     for name, value, valid in (("color_by", color_by, COLOR_BY), ("confidence", confidence, CONFIDENCE)):
         if value not in valid:
@@ -77,20 +69,19 @@ def draw_poses(
     # Large persons first: the marks of a small one in front of them, or behind, then stay on top.
     persons = sorted(np.flatnonzero(shown).tolist(), key=lambda i: -areas[i])
     colors = [PERSON_COLORS[i % len(PERSON_COLORS)] for i in range(len(keypoints))]
+    corners = {i: c for i in persons if (c := _visible_corners(canvas, boxes[i]))}
     if show_boxes and poses.boxes is not None:
         thickness = max(1, round((0.003 if len(persons) <= _CROWD else 0.0015) * max(size)))
-        for i in persons:
-            corners = _visible_corners(canvas, boxes[i])
-            if corners is not None:
-                cv2.rectangle(canvas, corners[:2], corners[2:], colors[i], thickness)
+        for i, (x0, y0, x1, y1) in corners.items():
+            cv2.rectangle(canvas, (x0, y0), (x1, y1), colors[i], thickness)
+    marks = _marks(keypoints, keypoint_threshold, confidence, poses.ground_truth)
     for i in persons:
         # Half the width of a limb, in pixels: by the person's size, within what is legible on this canvas.
         half_width = float(np.clip(0.007 * np.sqrt(areas[i]), 0.9, max(1.2, 0.005 * max(size))))
         side_colors = SIDE_COLORS if color_by == "side" else dict.fromkeys(SIDE_COLORS, colors[i])
-        strength = _strength(keypoints[i], keypoint_threshold, poses.ground_truth)
-        _draw_person(canvas, keypoints[i], strength, half_width, skeleton, side_colors, confidence, poses.ground_truth)
+        _draw_person(canvas, keypoints[i], marks[i], half_width, skeleton, side_colors)
     if show_scores and poses.scores is not None:
-        _draw_scores(canvas, persons, boxes, poses.scores, colors)
+        _draw_scores(canvas, corners, poses.scores, colors)
     return canvas
 
 
@@ -109,50 +100,42 @@ def _boxes_around(keypoints: np.ndarray, threshold: float) -> np.ndarray:
     return boxes
 
 
-def _strength(keypoints: np.ndarray, threshold: float, ground_truth: bool) -> np.ndarray:
-    """How strongly to draw keypoints (K, 3): (K,) from 0, at the threshold, to 1; NaN for those that are left out."""
-    third = keypoints[:, 2]
+def _marks(keypoints: np.ndarray, threshold: float, confidence: str, ground_truth: bool) -> np.ndarray:
+    """Opacity, relative size, at most 1 and NaN if left out, and hollowness of keypoints (n, K, 3): (n, K, 3)."""
+    third = keypoints[..., 2]
     if ground_truth:
         strength = np.select([third == 2, third == 1], [1.0, 0.4], np.nan)
     else:
         strength = np.where(third >= threshold, (third - threshold) / max(1.0 - threshold, 1e-6), np.nan).clip(max=1)
-    return np.where(np.isfinite(keypoints).all(axis=1), strength, np.nan)
+    strength[~np.isfinite(keypoints).all(axis=-1)] = np.nan
+    constant = 1 + 0 * strength
+    opacity = 0.4 + 0.6 * (strength if ground_truth or confidence in ("opacity", "both") else constant)
+    size = 0.6 + 0.4 * (strength if ground_truth or confidence in ("size", "both") else constant)
+    return np.stack([opacity, size, (third == 1) & ground_truth], axis=-1)
 
 
 def _draw_person(
-    canvas: np.ndarray,
-    keypoints: np.ndarray,
-    strength: np.ndarray,
-    half_width: float,
-    skeleton: Skeleton,
-    colors: Mapping[str, tuple[int, int, int]],
-    confidence: str,
-    ground_truth: bool,
+    canvas: np.ndarray, keypoints: np.ndarray, marks: np.ndarray, half_width: float, skeleton: Skeleton, colors: _Colors
 ) -> None:
-    """Draw limbs, then keypoints (K, 3), in pixels of the canvas; strength (K,) as of `_strength`."""
-    constant = np.ones(len(strength))
-    opacity = 0.4 + 0.6 * (strength if ground_truth or confidence in ("opacity", "both") else constant)
-    radius = 1.7 * half_width * (0.6 + 0.4 * (strength if ground_truth or confidence in ("size", "both") else constant))
-    casing = max(0.7, 0.35 * half_width)
+    """Draw limbs, then keypoints (K, 3) in pixels of the canvas; marks: (K, 3), as of `_marks`."""
+    opacity, size, hollow = marks.T
+    radius, casing = 1.7 * half_width * size, max(0.7, 0.35 * half_width)
     points = np.clip(keypoints[:, :2] - 0.5, -_FAR, _FAR)
-    shown = np.isfinite(strength)
-    limbs = [(i, j) for i, j in skeleton.limbs if shown[i] and shown[j]]
-    for i, j in limbs:
-        faint = 0.5 * min(opacity[i], opacity[j])
-        _fill_capsule(canvas, points[i], points[j], half_width + casing, CASING_COLOR, faint)
-    for i, j in limbs:
-        color = colors[skeleton.limb_side(i, j)]
-        _fill_capsule(canvas, points[i], points[j], half_width, color, min(opacity[i], opacity[j]))
-    sides = skeleton.sides
-    for i in np.flatnonzero(shown).tolist():
-        _fill_capsule(canvas, points[i], points[i], radius[i] + casing, CASING_COLOR, opacity[i])
-        _fill_capsule(canvas, points[i], points[i], radius[i], colors[sides[i]], opacity[i])
-        if ground_truth and keypoints[i, 2] == 1:
-            _fill_capsule(canvas, points[i], points[i], 0.6 * radius[i], CASING_COLOR, opacity[i])
+    limbs = [(i, j, min(opacity[i], opacity[j])) for i, j in skeleton.limbs if np.isfinite(opacity[[i, j]]).all()]
+    for i, j, strength in limbs:
+        _fill_capsule(canvas, points[i], points[j], half_width + casing, CASING_COLOR, 0.5 * strength)
+    for i, j, strength in limbs:
+        _fill_capsule(canvas, points[i], points[j], half_width, colors[skeleton.limb_side(i, j)], strength)
+    for i in np.flatnonzero(np.isfinite(opacity)).tolist():
+        discs = [(radius[i] + casing, CASING_COLOR), (radius[i], colors[skeleton.sides[i]])]
+        if hollow[i]:
+            discs.append((0.6 * radius[i], CASING_COLOR))
+        for extent, color in discs:
+            _fill_capsule(canvas, points[i], points[i], extent, color, opacity[i])
 
 
 def _fill_capsule(
-    canvas: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float, color: tuple[int, int, int], opacity: float
+    canvas: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float, color: _Color, opacity: float
 ) -> None:
     """Blend all within `radius` of the segment from start to end (OpenCV's coordinates) into the canvas."""
     angle = np.arctan2(end[1] - start[1], end[0] - start[0]) + np.linspace(-np.pi / 2, np.pi / 2, 13)
@@ -169,40 +152,31 @@ def _fill_capsule(
     region[:] = layer if opacity >= 1 else cv2.addWeighted(layer, opacity, region, 1 - opacity, 0)
 
 
-def _visible_corners(canvas: np.ndarray, box: np.ndarray) -> tuple[int, ...] | None:
+def _visible_corners(canvas: np.ndarray, box: np.ndarray) -> list[int] | None:
     """The box's corner pixels x0, y0, x1, y1, clipped to the canvas, or None if it lies outside."""
-    height, width = canvas.shape[:2]
-    if not np.isfinite(box).all() or box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
+    size = np.array(canvas.shape[1::-1])
+    if not np.isfinite(box).all() or (box[:2] >= size).any() or (box[2:] <= 0).any():
         return None
     # Clipped before rounding, since a box may lie beyond what an integer holds.
-    return tuple(int(v) for v in np.round(np.clip(box - 0.5, 0, (width - 1, height - 1, width - 1, height - 1))))
+    return np.round(np.clip(box - 0.5, 0, np.tile(size - 1, 2))).astype(int).tolist()
 
 
-def _draw_scores(
-    canvas: np.ndarray, persons: list[int], boxes: np.ndarray, scores: np.ndarray, colors: list[tuple[int, int, int]]
-) -> None:
+def _draw_scores(canvas: np.ndarray, corners: dict[int, list[int]], scores: np.ndarray, colors: list[_Color]) -> None:
     """Write each person's score at a corner of its box, where no earlier label lies."""
     size = int(np.clip(0.022 * max(canvas.shape[:2]), 11, 40))
     taken: list[tuple[int, int]] = []
-    for i in persons:
-        corners = _visible_corners(canvas, boxes[i])
-        if corners is None:
-            continue
+    for i, (x0, y0, x1, y1) in corners.items():
         text = f"{scores[i]:.2f}"
         width, height = label_size(text, size)
-        x0, y0, x1, y1 = corners
         places = [(x, y) for y in (y0 - height, y0) for x in (x0, x1 - width)] + [(x0, y1), (x0, y1 - height)]
         limit_x, limit_y = max(canvas.shape[1] - width, 0), max(canvas.shape[0] - height, 0)
         places = [(min(max(x, 0), limit_x), min(max(y, 0), limit_y)) for x, y in places]
         free = (p for p in places if not any(abs(p[0] - x) < width and abs(p[1] - y) < height for x, y in taken))
         taken.append(next(free, places[0]))
-        draw_label(canvas, text, taken[-1], size=size, background=colors[i])
+        draw_label(canvas, text, taken[-1], size, colors[i])
 
 
-@lru_cache
-def font(size: int) -> Any:
-    """Pillow's default font at a size in pixels."""
-    return ImageFont.load_default(size)
+font = lru_cache(ImageFont.load_default)  # Pillow's own, by its size in pixels
 
 
 def label_size(text: str, size: int) -> tuple[int, int]:
@@ -210,17 +184,11 @@ def label_size(text: str, size: int) -> tuple[int, int]:
     return int(np.ceil(font(size).getlength(text))) + 2 * max(2, size // 5), size + 2 * max(1, size // 6)
 
 
-def draw_label(
-    canvas: np.ndarray, text: str, top_left: tuple[int, int], *, size: int, background: tuple[int, int, int]
-) -> None:
-    """Write a line of text in place: black or white, whichever has more contrast, on a plain background.
-
-    canvas: (H, W, 3) uint8; top_left: x, y of the background's first pixel; size: font size in pixels.
-    """
+def draw_label(canvas: np.ndarray, text: str, top_left: tuple[int, int], size: int, background: _Color) -> None:
+    """Write a line of text into a canvas (H, W, 3): black or white, whichever has more contrast on the background."""
     ink = 0 if np.dot(background, (0.299, 0.587, 0.114)) > 120 else 255
     label = Image.new("RGB", label_size(text, size), background)
-    center = label.width / 2, label.height / 2
-    ImageDraw.Draw(label).text(center, text, font=font(size), fill=(ink,) * 3, anchor="mm")
+    ImageDraw.Draw(label).text((label.width / 2, label.height / 2), text, font=font(size), fill=(ink,) * 3, anchor="mm")
     x, y = top_left
     region = canvas[y : y + label.height, x : x + label.width]
     region[:] = np.asarray(label)[: region.shape[0], : region.shape[1]]

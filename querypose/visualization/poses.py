@@ -11,11 +11,9 @@ from querypose.errors import UserError
 
 @dataclass(frozen=True)
 class Poses:
-    """Persons to draw, as arrays.
+    """Persons to draw: keypoints (n, K, 3), boxes (n, 4) XYXY and scores (n,), in pixels.
 
-    boxes: (n, 4) XYXY in pixels, or None; scores: (n,) in [0, 1], or None;
-    keypoints: (n, K, 3) x, y in pixels and a confidence in [0, 1], or a COCO visibility (0 not labeled, 1
-    labeled but hidden, 2 visible) if `ground_truth`.
+    A keypoint has a confidence in [0, 1], or if `ground_truth` COCO's visibility: 0 not labeled, 1 hidden, 2 visible.
     """
 
     keypoints: np.ndarray
@@ -25,11 +23,10 @@ class Poses:
 
     @classmethod
     def from_instances(cls, instances: Any, num_keypoints: int) -> "Poses":
-        """Convert predictions or ground truth.
+        """Convert predictions or ground truth; raises `UserError` without `num_keypoints` keypoints per person.
 
         instances: Detectron2 `Instances`, or a mapping from the same names to arrays: `pred_keypoints`,
         `pred_boxes`, `scores`, else `gt_keypoints`, `gt_boxes`; or `Poses`, returned as they are.
-        Raises `UserError` if there are no keypoints in it, or not `num_keypoints` per person.
         """
         if isinstance(instances, cls):
             poses = instances
@@ -41,9 +38,9 @@ class Poses:
             keypoints = as_array(fields[f"{prefix}_keypoints"])
             boxes, scores = fields.get(f"{prefix}_boxes"), fields.get("scores")
             poses = cls(
-                keypoints=keypoints if keypoints.size else keypoints.reshape(0, num_keypoints, 3),
-                boxes=None if boxes is None else as_array(boxes).reshape(-1, 4),
-                scores=None if scores is None else as_array(scores),
+                keypoints if keypoints.size else keypoints.reshape(0, num_keypoints, 3),
+                None if boxes is None else as_array(boxes).reshape(-1, 4),
+                None if scores is None else as_array(scores),
                 ground_truth=prefix == "gt",
             )
         if poses.keypoints.shape[1] != num_keypoints:
@@ -63,13 +60,13 @@ class Poses:
         """
         entries = list(entries)
         unlabeled = [0.0] * (3 * num_keypoints)
-        keypoints = np.array([entry.get("keypoints", unlabeled) for entry in entries], dtype=np.float64)
+        keypoints = as_array([entry.get("keypoints", unlabeled) for entry in entries])
         keypoints = keypoints.reshape(-1, num_keypoints, 3) + (offset, offset, 0)
         boxes = None
         if all("bbox" in entry for entry in entries):
-            boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
+            boxes = as_array([entry["bbox"] for entry in entries]).reshape(-1, 4)
             boxes[:, 2:] += boxes[:, :2]
-        scores = None if ground_truth else np.array([entry["score"] for entry in entries], dtype=np.float64)
+        scores = None if ground_truth else as_array([entry["score"] for entry in entries])
         return cls(keypoints, boxes, scores, ground_truth)
 
     @classmethod

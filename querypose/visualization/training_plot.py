@@ -1,8 +1,8 @@
 """Curves of one or several training runs: losses, learning rate, average precision."""
 
 import json
-import math
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from querypose.errors import UserError
-from querypose.visualization.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, save_figure
-
-_COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
-_LINE_STYLES = ("-", "--", ":")
-_STAGE_SUFFIX = re.compile(r"_\d+$")
+from querypose.visualization.plots import PALETTE, save_figure
 
 Curve = tuple[np.ndarray, np.ndarray]
 """Iterations and values."""
@@ -30,12 +27,10 @@ def plot_training(
     labels: Sequence[str] | None = None,
     smoothing: int | None = None,
 ) -> Path:
-    """Draw what Detectron2 wrote to `metrics.json`: one panel per quantity, one color per run.
+    """Draw what Detectron2 wrote to `metrics.json` of each run: a panel per quantity, a color per run.
 
-    metrics_files: a path or several; each is one run, in JSON lines. Losses of the same name on several
-    stages (`loss_l1`, `loss_l1_0`, `loss_l1_1`, ...) are summed. labels: the runs' names, else their
-    folders'. smoothing: number of records in the running mean drawn over the raw curve; None takes a fiftieth
-    of a run.
+    Losses of the same name on several stages (`loss_l1`, `loss_l1_0`, ...) are summed. labels: the runs' names, else
+    their folders'. smoothing: number of records in the running mean over the raw curve, else a fiftieth of a run.
 
     Returns the path of the figure. Raises `UserError` for a file that is missing or holds no record, and for a figure
     that cannot be written.
@@ -52,15 +47,13 @@ def plot_training(
         raise UserError(f"nothing to plot: no losses, learning rate or AP in {', '.join(map(str, files))}.")
 
     columns = min(3, len(names))
-    lines = -(-len(names) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.1 * lines + 0.3), dpi=120, layout="constrained")
-    axes = np.atleast_1d(figure.subplots(lines, columns)).ravel()
-    for axis in axes[len(names) :]:
-        axis.remove()
-    for axis, name in zip(axes, names, strict=False):
-        _draw_panel(axis, name, [run.get(name) for run in runs], smoothing)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.1 * rows + 0.3), dpi=120, layout="constrained")
+    for place, name in enumerate(names, start=1):
+        axis = figure.add_subplot(rows, columns, place)
+        _draw_panel(axis, name, [(i, *run[name]) for i, run in enumerate(runs) if name in run], smoothing)
     if len(runs) > 1:
-        handles = [axes[0].plot([], [], **_style(i), label=label)[0] for i, label in enumerate(labels)]
+        handles = [Line2D([], [], **_style(i), label=label) for i, label in enumerate(labels)]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(labels), 4), frameon=False)
     return save_figure(figure, output)
 
@@ -68,8 +61,7 @@ def plot_training(
 def read_metrics(file: str | Path) -> dict[int, dict[str, float]]:
     """Read JSON lines into {iteration: {name: number}}, in ascending order of iterations.
 
-    A later line of the same iteration adds to and replaces the earlier ones, as when a run is resumed. An incomplete
-    line is left out: a run in progress, or a killed one, leaves one.
+    Later lines of an iteration replace the earlier ones, as in a resumed run; a line that is cut off is left out.
     """
     try:
         text = Path(file).read_text(encoding="utf-8", errors="replace")
@@ -90,25 +82,20 @@ def read_metrics(file: str | Path) -> dict[int, dict[str, float]]:
 
 
 def training_curves(records: dict[int, dict[str, float]]) -> dict[str, Curve]:
-    """Convert {iteration: {name: number}} to curves by panel name.
+    """Convert {iteration: {name: number}} to curves by panel name, without numbers that are not finite.
 
-    Curves: `total_loss`, every `loss_*` summed over its stages, `lr`, every name ending in `/AP`. Numbers
-    that are not finite are left out.
+    Curves: `total_loss`, every `loss_*` summed over its stages, `lr`, every name ending in `/AP`.
     """
-    points: dict[str, list[tuple[int, float]]] = {}
+    points: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for iteration, record in records.items():
-        sums: dict[str, float] = {}
         for name, value in record.items():
             if name.startswith("loss_"):
-                name = _STAGE_SUFFIX.sub("", name)
-                sums[name] = sums.get(name, 0.0) + value
+                points[re.sub(r"_\d+$", "", name)][iteration] += value
             elif name in ("total_loss", "lr") or name.endswith("/AP"):
-                sums[name] = value
-        for name, value in sums.items():
-            if math.isfinite(value):
-                points.setdefault(name, []).append((iteration, value))
-    arrays = {name: np.array(values, dtype=float) for name, values in points.items()}
-    return {name: (array[:, 0], array[:, 1]) for name, array in arrays.items()}
+                points[name][iteration] = value
+    arrays = {name: np.array(list(sums.items()), dtype=float) for name, sums in points.items()}
+    finite = {name: array[np.isfinite(array[:, 1])] for name, array in arrays.items()}
+    return {name: (array[:, 0], array[:, 1]) for name, array in finite.items() if len(array)}
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -125,30 +112,27 @@ def _panel_order(name: str) -> tuple[int, str]:
     return {"total_loss": 0, "lr": 4}.get(name, 1), name
 
 
-def _draw_panel(axis: Axes, name: str, curves: Sequence[Curve | None], smoothing: int | None) -> None:
+def _draw_panel(axis: Axes, name: str, curves: list[tuple[int, np.ndarray, np.ndarray]], smoothing: int | None) -> None:
+    """Draw the curves (run, iterations, values) of a quantity."""
     is_loss, is_result = "loss" in name, name.endswith("/AP")
-    drawn = [(i, *curve) for i, curve in enumerate(curves) if curve is not None]
-    for i, iterations, values in drawn:
-        style = _style(i)
+    for run, iterations, values in curves:
+        style = _style(run)
         if is_loss:
-            window = max(1, len(values) // 50) if smoothing is None else smoothing
             axis.plot(iterations, values, color=style["color"], linewidth=0.7, alpha=0.3)
-            values = running_mean(values, window)
+            values = running_mean(values, smoothing or len(values) // 50)
         axis.plot(iterations, values, **style, linewidth=1.5, marker="o" if is_result else None, markersize=3)
         if is_result:
             best = int(np.argmax(values))
             place: Any = {"textcoords": "offset points", "xytext": (0, 4), "ha": "center", "fontsize": 8}
             axis.annotate(f"{values[best]:.1f}", (iterations[best], values[best]), color=style["color"], **place)
-    every = np.concatenate([values for _, _, values in drawn])
-    # The likelihood loss of keypoints falls below 0; only quantities that stay above it and span decades get
-    # a log axis.
+            axis.margins(y=0.15)
+    every = np.concatenate([values for _, _, values in curves])
+    # a likelihood loss falls below 0, and few decades need no log axis
     if is_loss and every.min() > 0 and every.max() > 10 * every.min():
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
-    if is_result:
-        axis.margins(y=0.15)
     axis.set_title({"lr": "learning rate", "total_loss": "total loss"}.get(name, name), fontsize=10)
     axis.set_xlabel("iteration", fontsize=8)
     axis.tick_params(labelsize=8)
@@ -157,5 +141,4 @@ def _draw_panel(axis: Axes, name: str, curves: Sequence[Curve | None], smoothing
 
 def _style(run: int) -> dict[str, Any]:
     """Color and line style of a run: styles distinguish those that share a color."""
-    number = len(_COLORS)
-    return {"color": _COLORS[run % number], "linestyle": _LINE_STYLES[run // number % len(_LINE_STYLES)]}
+    return {"color": PALETTE[run % len(PALETTE)], "linestyle": ("-", "--", ":")[run // len(PALETTE) % 3]}
