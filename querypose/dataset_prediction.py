@@ -120,11 +120,15 @@ def predict_dataset(
         workers: None: one for each GPU, or for each `threads` cores where there is none.
         threads: cores of a worker.
         address: of a Ray cluster; None: this machine.
+
+    Raises:
+        UserError: Ray is missing; options that make no predictor.
     """
     try:
         import ray
     except ImportError as error:
         raise UserError("predicting data sets needs Ray: pip install 'querypose[ray]'") from error
+    PosePredictor(**{**options, "device": "cpu"})  # what is wrong with them is reported here, not by a worker
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     ray.data.DataContext.get_current().enable_progress_bars = False

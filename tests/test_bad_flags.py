@@ -124,6 +124,11 @@ FLAGS = [
     ("install_detectron2", ["--nonsense"], "nonsense"),
     ("predict_dataset", [*CONFIG, "--input", "absent", "--output", "output/p"], "absent names no image"),
     ("predict_dataset", [*CONFIG, "--input", "images", "--output", "output/p", "--threads", "0"], "--threads"),
+    (
+        "predict_dataset",
+        [*CONFIG, "--input", "images", "--output", "output/q", "MODEL.WEIGHTS", "absent.pth"],
+        "absent.pth",
+    ),
 ]
 
 
