@@ -20,11 +20,9 @@ from pycocotools.cocoeval import COCOeval
 from querypose.data import builtin
 from querypose.errors import UserError
 from querypose.synthetic import dataset, scene
-from querypose.synthetic.appearance import Appearance
-from querypose.synthetic.articulated_person import AVERAGE_SIZE, Pose, pose_body, sample_body
-from querypose.synthetic.canvas import SUPERSAMPLING
+from querypose.synthetic.articulated_person import AVERAGE_SIZE, Appearance, Pose, pose_body, sample_body
 from querypose.synthetic.dataset import render_image, write_synthetic_people
-from querypose.synthetic.person_drawing import PART_IDS, RenderedPerson
+from querypose.synthetic.person_drawing import PART_IDS, SUPERSAMPLING, RenderedPerson
 
 ROOT = Path(__file__).resolve().parents[1]
 INDEX = {name: i for i, name in enumerate(KEYPOINT_NAMES)}
