@@ -59,35 +59,18 @@ _CLOTHES = {
 }
 
 
-@dataclass
-class Appearance:
-    """Colors (RGB, 0-255) and kinds of clothes of one person."""
-
-    skin: np.ndarray
-    hair: np.ndarray
-    shirt: np.ndarray
-    trim: np.ndarray
-    legwear: np.ndarray
-    shoes: np.ndarray
-    hat: np.ndarray
-    sleeves: str
-    legs: str
-    hairstyle: str
-    front: str
-    back: str
-
-    @classmethod
-    def sample(cls, rng: np.random.Generator) -> "Appearance":
-        """Sample the appearance of one person."""
-        light, dark = np.array([246, 212, 184.0]), np.array([112, 72, 50.0])
-        skin = light + rng.beta(1, 1.4) * (dark - light) + rng.normal(0, 4, 3)
-        shirt, trim = _cloth_color(rng), _cloth_color(rng)
-        while np.abs(trim - shirt).sum() < 180:
-            trim = _cloth_color(rng)
-        hair = _HAIR[rng.integers(len(_HAIR))] + rng.normal(0, 6, 3)
-        legwear, shoes, hat = (_cloth_color(rng) for _ in range(3))
-        kinds = {name: rng.choice(list(shares), p=list(shares.values())) for name, shares in _CLOTHES.items()}
-        return cls(skin, hair, shirt, trim, legwear, shoes, hat, **kinds)
+def sample_appearance(rng: np.random.Generator) -> SimpleNamespace:
+    """Sample the colors (RGB, 0-255) and the kinds of clothes of one person."""
+    light, dark = np.array([246, 212, 184.0]), np.array([112, 72, 50.0])
+    skin = light + rng.beta(1, 1.4) * (dark - light) + rng.normal(0, 4, 3)
+    shirt, trim = _cloth_color(rng), _cloth_color(rng)
+    while np.abs(trim - shirt).sum() < 180:
+        trim = _cloth_color(rng)
+    hair = _HAIR[rng.integers(len(_HAIR))] + rng.normal(0, 6, 3)
+    legwear, shoes, hat = (_cloth_color(rng) for _ in range(3))
+    colors = {"skin": skin, "hair": hair, "shirt": shirt, "trim": trim, "legwear": legwear, "shoes": shoes, "hat": hat}
+    clothes = {name: rng.choice(list(shares), p=list(shares.values())) for name, shares in _CLOTHES.items()}
+    return SimpleNamespace(**colors, **clothes)
 
 
 def _cloth_color(rng):

@@ -4,11 +4,13 @@ Everything is drawn at twice the size of the final image (`SUPERSAMPLING`) and a
 Positions are continuous coordinates of that large canvas: the pixel in column i covers [i, i + 1].
 """
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 
-from querypose.synthetic.articulated_person import FACE_DIRECTIONS, HEAD_ELONGATION, SIDES, Appearance, Body, on_head
+from querypose.synthetic.articulated_person import FACE_DIRECTIONS, HEAD_ELONGATION, SIDES, Body, on_head
 
 SUPERSAMPLING = 2
 # Values of the part map. A prop (backpack, stool) hides the background but is no part of the person.
@@ -113,7 +115,7 @@ class RenderedPerson(PersonCanvas):
     in the order of `KEYPOINT_NAMES`. behind: (K,) bool, on the side of the body that is turned away.
     """
 
-    def __init__(self, body: Body, look: Appearance, stature: float, light: float = 1.0):
+    def __init__(self, body: Body, look: SimpleNamespace, stature: float, light: float = 1.0):
         self.body, self.look, self.scale = body, look, stature * SUPERSAMPLING
         self.girth, self.head_radius = self.scale * body.size.girth, self.scale * body.size.head
         points, margin = np.array(list(body.joints.values())) * self.scale, 0.17 * self.scale

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 
-from querypose.synthetic.articulated_person import FACE_DIRECTIONS, Appearance, sample_body
+from querypose.synthetic.articulated_person import FACE_DIRECTIONS, sample_appearance, sample_body
 from querypose.synthetic.person_drawing import BACKGROUND, SUPERSAMPLING, RenderedPerson
 
 Annotations = list[dict[str, Any]]
@@ -90,7 +90,7 @@ def _place_persons(rng, shape, light):
 
 
 def _place_person(rng, stature, light, taken):
-    rendered, shape = RenderedPerson(sample_body(rng), Appearance.sample(rng), stature, light), taken.shape
+    rendered, shape = RenderedPerson(sample_body(rng), sample_appearance(rng), stature, light), taken.shape
     height, width = rendered.parts.shape
     rows, columns = _rows_and_columns(rendered.silhouette)
     pixels = np.count_nonzero(rendered.silhouette)
