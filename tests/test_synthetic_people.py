@@ -20,11 +20,9 @@ from pycocotools.cocoeval import COCOeval
 from querypose.data import builtin
 from querypose.errors import UserError
 from querypose.synthetic import dataset, scene
-from querypose.synthetic.appearance import Appearance
-from querypose.synthetic.articulated_person import AVERAGE_SIZE, Pose, pose_body, sample_body
-from querypose.synthetic.canvas import SUPERSAMPLING
+from querypose.synthetic.articulated_person import AVERAGE_SIZE, Pose, pose_body, sample_appearance, sample_body
 from querypose.synthetic.dataset import render_image, write_synthetic_people
-from querypose.synthetic.person_drawing import PART_IDS, RenderedPerson
+from querypose.synthetic.person_drawing import PART_IDS, SUPERSAMPLING, RenderedPerson
 
 ROOT = Path(__file__).resolve().parents[1]
 INDEX = {name: i for i, name in enumerate(KEYPOINT_NAMES)}
@@ -33,7 +31,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def draw(yaw, pose=None, stature=150):
-    look = Appearance.sample(np.random.default_rng(0))
+    look = sample_appearance(np.random.default_rng(0))
     look.skin, look.hair, look.shirt = np.array([[240.0, 205, 175], [110, 70, 36], [60, 90, 200]])
     look.hairstyle, look.back, look.legs, look.sleeves = "short", "plain", "trousers", "short"
     return RenderedPerson(pose_body(pose or Pose(), AVERAGE_SIZE, yaw), look, stature)

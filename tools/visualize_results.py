@@ -35,16 +35,9 @@ def main(arguments=None):
         parser.error("--number must be at least 1")
 
     truth, image_root = ground_truth_of(args.dataset)
-    errors = write_result_images(
-        truth,
-        read_json(args.results, "results"),
-        image_root,
-        args.output,
-        number=args.number,
-        order=args.sort,
-        score_threshold=args.score_threshold,
-        keypoint_threshold=args.keypoint_threshold,
-    )
+    options = {"number": args.number, "order": args.sort, "score_threshold": args.score_threshold}
+    options["keypoint_threshold"] = args.keypoint_threshold
+    errors = write_result_images(truth, read_json(args.results, "results"), image_root, args.output, **options)
     mean = sum(error.error for error in errors) / len(errors)
     print(
         f"{min(args.number, len(errors))} of {len(errors)} images are in {args.output}, all in images.csv; mean error "

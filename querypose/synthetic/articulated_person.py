@@ -1,4 +1,4 @@
-"""An articulated 3-D person: proportions, poses and the positions of its joints as a camera sees them.
+"""An articulated 3-D person: its size, appearance and pose, and the positions of its joints as a camera sees them.
 
 Coordinates: x to the image's right, y down, z towards the viewer; lengths in units of the person's stature.
 At yaw 0 the person faces the viewer, so the person's left side has positive x. All angles are in degrees.
@@ -15,6 +15,7 @@ SIDES = ("left", "right")
 
 DOWN = np.array([0.0, 1.0, 0.0])
 FORWARD = np.array([0.0, 0.0, 1.0])
+HEAD_ELONGATION = 1.16
 
 # Unit directions of the facial keypoints from the center of the head, in the head's own frame.
 FACE_DIRECTIONS = {
@@ -46,6 +47,36 @@ def sample_size(rng: np.random.Generator) -> SimpleNamespace:
     """Sample the lengths of one person."""
     around = {name: value * rng.uniform(0.92, 1.08) for name, value in vars(AVERAGE_SIZE).items()}
     return SimpleNamespace(**around | {"girth": rng.uniform(0.88, 1.2)})
+
+
+_HAIR = np.array([[30, 24, 22], [66, 42, 26], [110, 70, 36], [196, 158, 88], [140, 62, 34], [150, 148, 146]])
+_CLOTHES = {
+    "sleeves": {"none": 0.1, "short": 0.5, "long": 0.4},
+    "legs": {"trousers": 0.58, "shorts": 0.28, "skirt": 0.14},
+    "hairstyle": {"short": 0.56, "long": 0.3, "hat": 0.14},
+    "front": {"zip": 0.3, "buttons": 0.3, "logo": 0.3, "plain": 0.1},
+    "back": {"plain": 0.5, "hood": 0.28, "backpack": 0.22},
+}
+
+
+def sample_appearance(rng: np.random.Generator) -> SimpleNamespace:
+    """Sample the colors (RGB, 0-255) and the kinds of clothes of one person."""
+    light, dark = np.array([246, 212, 184.0]), np.array([112, 72, 50.0])
+    skin = light + rng.beta(1, 1.4) * (dark - light) + rng.normal(0, 4, 3)
+    shirt, trim = _cloth_color(rng), _cloth_color(rng)
+    while np.abs(trim - shirt).sum() < 180:
+        trim = _cloth_color(rng)
+    hair = _HAIR[rng.integers(len(_HAIR))] + rng.normal(0, 6, 3)
+    legwear, shoes, hat = (_cloth_color(rng) for _ in range(3))
+    colors = {"skin": skin, "hair": hair, "shirt": shirt, "trim": trim, "legwear": legwear, "shoes": shoes, "hat": hat}
+    clothes = {name: rng.choice(list(shares), p=list(shares.values())) for name, shares in _CLOTHES.items()}
+    return SimpleNamespace(**colors, **clothes)
+
+
+def _cloth_color(rng):
+    hue, saturation, value = rng.uniform(0, 6), rng.beta(2, 1.6), rng.uniform(0.28, 0.97)
+    channels = np.clip(np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
+    return 255 * value * (1 - saturation + saturation * channels)
 
 
 @dataclass
@@ -149,13 +180,6 @@ def sample_pose(rng: np.random.Generator) -> Pose:
     return pose
 
 
-def sample_yaw(rng: np.random.Generator) -> float:
-    """Sample the direction a person faces: 0 to the viewer, 90 to the image's right, 180 away."""
-    side, kind = rng.choice([-1, 1]), rng.random()
-    ends = next(ends for share, ends in _YAWS if kind < share)
-    return side * rng.uniform(*ends)
-
-
 @dataclass
 class Body:
     """The joints of a posed person as the camera sees it.
@@ -171,14 +195,9 @@ class Body:
     seated: bool
 
 
-HEAD_ELONGATION = 1.16
-
-
 def on_head(body: Body, direction: np.ndarray, reach: float = 1.0) -> np.ndarray:
     """Return the point (3,) where `direction` (3,), in the head's frame, meets the surface of the head."""
-    up = body.head @ -DOWN
-    turned = body.head @ direction
-    radius = body.size.head * reach
+    up, turned, radius = body.head @ -DOWN, body.head @ direction, body.size.head * reach
     return body.joints["head"] + radius * (turned + (HEAD_ELONGATION - 1) * (turned @ up) * up)
 
 
@@ -223,5 +242,6 @@ def pose_body(pose: Pose, size: SimpleNamespace, yaw: float, roll: float = 0.0, 
 
 def sample_body(rng: np.random.Generator) -> Body:
     """Sample pose, size and direction of one person."""
-    pose, size, yaw = sample_pose(rng), sample_size(rng), sample_yaw(rng)
+    pose, size, side, kind = sample_pose(rng), sample_size(rng), rng.choice([-1, 1]), rng.random()
+    yaw = side * rng.uniform(*next(ends for share, ends in _YAWS if kind < share))
     return pose_body(pose, size, yaw, roll=rng.normal(0, 4), camera_pitch=rng.uniform(2, 16))

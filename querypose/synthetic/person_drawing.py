@@ -1,11 +1,21 @@
-"""Renders a posed body as a person with clothes, hair and a face, together with a map of its parts."""
+"""Renders a posed body as a person with clothes, hair and a face, together with a map of its parts.
 
+Everything is drawn at twice the size of the final image (`SUPERSAMPLING`) and averaged down later.
+Positions are continuous coordinates of that large canvas: the pixel in column i covers [i, i + 1].
+"""
+
+from types import SimpleNamespace
+
+import cv2
 import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 
-from querypose.synthetic.appearance import Appearance
-from querypose.synthetic.articulated_person import DOWN, FACE_DIRECTIONS, FORWARD, HEAD_ELONGATION, SIDES, Body, on_head
-from querypose.synthetic.canvas import BACKGROUND, PROP, SUPERSAMPLING, PersonCanvas, capsule
+from querypose.synthetic.articulated_person import FACE_DIRECTIONS, HEAD_ELONGATION, SIDES, Body, on_head
+
+SUPERSAMPLING = 2
+# Values of the part map. A prop (backpack, stool) hides the background but is no part of the person.
+BACKGROUND, PROP = 0, 255
+_SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
 
 _PART_NAMES = ("torso", "pelvis", "skirt", "neck", "head", "hair") + tuple(
     f"{side}_{part}" for side in SIDES for part in ("ear", "upper_arm", "forearm", "hand", "thigh", "shank", "foot")
@@ -34,6 +44,70 @@ def _parts_showing(keypoint):
     return {PART_IDS[part.format(side)] for part in _PARTS_SHOWING.get(joint, ("head",))}
 
 
+def _directions(angles):
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+_CIRCLE = _directions(np.linspace(0, 2 * np.pi, 24, endpoint=False))
+
+
+def capsule(start: np.ndarray, end: np.ndarray, radius_start: float, radius_end: float) -> np.ndarray:
+    """Return the outline (16, 2) of a tapered capsule between two circles."""
+    along = end - start
+    length = np.hypot(*along)
+    if length <= abs(radius_start - radius_end) + 1e-6:
+        center, radius = (start, radius_start) if radius_start > radius_end else (end, radius_end)
+        return center + radius * _CIRCLE
+    heading = np.arctan2(along[1], along[0])
+    taper = np.arcsin((radius_end - radius_start) / length)
+    half = np.linspace(-np.pi / 2, np.pi / 2, 8)
+    far = heading + half * (1 + 2 * taper / np.pi)
+    near = heading + np.pi + half * (1 - 2 * taper / np.pi)
+    return np.concatenate([end + radius_end * _directions(far), start + radius_start * _directions(near)])
+
+
+class PersonCanvas:
+    """Color image and part map of one person; light: -1 from the left, 1 from the right."""
+
+    def __init__(self, height, width, light):
+        self.color = np.zeros((height, width, 3), np.uint8)
+        self.parts = np.zeros((height, width), np.uint8)
+        self.light = light
+
+    def polygon(self, points, color, part=None):
+        points = np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
+        color = tuple(int(min(max(c, 0), 255)) for c in color)
+        cv2.fillConvexPoly(self.color, points, color, cv2.LINE_8, _SHIFT)
+        if part is not None:
+            cv2.fillConvexPoly(self.parts, points, part, cv2.LINE_8, _SHIFT)
+
+    def solid(self, outline, inner, color, part):
+        """A closed shape with a dark rim: `outline` is the whole shape, `inner` the shape without its rim."""
+        self.polygon(outline, 0.42 * color, part)
+        self.polygon(inner, color)
+
+    def limb(self, start, end, radius_start, radius_end, color, part, rim=1.6):
+        start, end = start[:2], end[:2]
+        inner = capsule(start, end, max(radius_start - rim, 0.5), max(radius_end - rim, 0.5))
+        self.solid(capsule(start, end, radius_start, radius_end), inner, color, part)
+        aside = np.array([0.34 * self.light, -0.12])
+        lit = capsule(start + radius_start * aside, end + radius_end * aside, 0.38 * radius_start, 0.38 * radius_end)
+        self.polygon(lit, np.minimum(color * 1.12 + 14, 255))
+
+    def disc(self, center, radius, color, part=None, rim=1.4):
+        outline = center[:2] + radius * _CIRCLE
+        self.solid(outline, center[:2] + max(radius - rim, 0.5) * _CIRCLE, color, part)
+
+    def hull(self, circles, color, part, rim=1.8):
+        """The convex hull of circles ((x, y), radius)."""
+        outline, inner = (
+            np.concatenate([center[:2] + max(radius - inset, 0.5) * _CIRCLE for center, radius in circles])
+            for inset in (0.0, rim)
+        )
+        outline, inner = (cv2.convexHull(ring.astype(np.float32))[:, 0] for ring in (outline, inner))
+        self.solid(outline, inner, color, part)
+
+
 class RenderedPerson(PersonCanvas):
     """A posed body with its appearance on a canvas; stature: in pixels of the final image, were the person upright.
 
@@ -41,7 +115,7 @@ class RenderedPerson(PersonCanvas):
     in the order of `KEYPOINT_NAMES`. behind: (K,) bool, on the side of the body that is turned away.
     """
 
-    def __init__(self, body: Body, look: Appearance, stature: float, light: float = 1.0):
+    def __init__(self, body: Body, look: SimpleNamespace, stature: float, light: float = 1.0):
         self.body, self.look, self.scale = body, look, stature * SUPERSAMPLING
         self.girth, self.head_radius = self.scale * body.size.girth, self.scale * body.size.head
         points, margin = np.array(list(body.joints.values())) * self.scale, 0.17 * self.scale
@@ -197,8 +271,9 @@ class RenderedPerson(PersonCanvas):
         return head_depth - 0.1 * near
 
     def long_hair(self):
-        top = self.at["head"] + self.scale * (self.body.head @ (-0.035 * FORWARD))
-        hanging = top + self.scale * 0.1 * (self.body.head @ DOWN)
+        down, forward = self.body.head[:, 1], self.body.head[:, 2]
+        top = self.at["head"] + self.scale * (-0.035 * forward)
+        hanging = top + self.scale * 0.1 * down
         self.limb(top, hanging, self.head_radius, 0.85 * self.head_radius, self.look.hair, PART_IDS["hair"])
 
     def head(self):
@@ -209,7 +284,7 @@ class RenderedPerson(PersonCanvas):
         window = np.s_[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
         offset = np.mgrid[top : top + 2 * reach + 1, left : left + 2 * reach + 1][::-1] + 0.5 - center[:, None, None]
         # The ball is stretched along the direction in which the top of the head is seen.
-        up = (turn @ -DOWN)[:2]
+        up = -turn[:2, 1]
         stretch = 1 - (1 - 1 / HEAD_ELONGATION) * (up @ up)
         up = up / max(np.hypot(*up), 1e-6)
         normal = (offset - up[:, None, None] * ((1 - stretch) * (up[0] * offset[0] + up[1] * offset[1]))) / radius

@@ -7,10 +7,8 @@ import cv2
 import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 
-from querypose.synthetic.appearance import Appearance
-from querypose.synthetic.articulated_person import FACE_DIRECTIONS, sample_body
-from querypose.synthetic.canvas import BACKGROUND, SUPERSAMPLING
-from querypose.synthetic.person_drawing import RenderedPerson
+from querypose.synthetic.articulated_person import FACE_DIRECTIONS, sample_appearance, sample_body
+from querypose.synthetic.person_drawing import BACKGROUND, SUPERSAMPLING, RenderedPerson
 
 Annotations = list[dict[str, Any]]
 
@@ -38,10 +36,7 @@ class _Placed:
         self.keypoints = rendered.keypoints + [column, row]
 
     def labeled(self, shape):
-        """Return which keypoints (K,) get a label: those within the image, except on the far side of the head.
-
-        COCO's annotators leave those out, too.
-        """
+        """Which keypoints (K,) are within the image and not on the far side of the head, as COCO's annotators do."""
         inside = ((self.keypoints >= 0) & (self.keypoints < [shape[1], shape[0]])).all(axis=1)
         return inside & ~(self.rendered.behind & _ON_FACE)
 
@@ -84,19 +79,18 @@ def _place_persons(rng, shape, light):
     persons = []
     for stature in statures:
         pixels = stature * shape[0] / SUPERSAMPLING
-        while True:
-            rendered = RenderedPerson(sample_body(rng), Appearance.sample(rng), pixels, light)
-            person = _place_person(rng, rendered, shape, taken)
-            if person is not None or persons:
-                break
-            pixels *= 0.9  # the first person must fit, however narrow the image
+        person = _place_person(rng, pixels, light, taken)
+        while person is None and not persons:  # the first person must fit, however narrow the image
+            pixels *= 0.9
+            person = _place_person(rng, pixels, light, taken)
         if person is not None:
             taken[person.scene] |= person.drawn
             persons.append(person)
     return persons
 
 
-def _place_person(rng, rendered, shape, taken):
+def _place_person(rng, stature, light, taken):
+    rendered, shape = RenderedPerson(sample_body(rng), sample_appearance(rng), stature, light), taken.shape
     height, width = rendered.parts.shape
     rows, columns = _rows_and_columns(rendered.silhouette)
     pixels = np.count_nonzero(rendered.silhouette)
@@ -150,15 +144,11 @@ def _place_objects(rng, owner, persons):
             color = color * [0.5, 0.8, 0.4]
         trial = owner.copy()
         draw(trial, _OBJECT)
-        if all(_shares_visible(person, number, trial) for number, person in enumerate(persons, start=1)):
+        seen = [np.sum(trial[p.scene][p.silhouette] == number) for number, p in enumerate(persons, start=1)]
+        if all(n >= MIN_VISIBLE_SHARE * np.sum(p.silhouette) for n, p in zip(seen, persons, strict=True)):
             owner[:] = trial
             objects.append((draw, color))
     return objects
-
-
-def _shares_visible(person, number, owner):
-    seen = np.count_nonzero(person.silhouette & (owner[person.scene] == number))
-    return seen >= MIN_VISIBLE_SHARE * np.count_nonzero(person.silhouette)
 
 
 def _box(edges, target, color):
@@ -233,15 +223,13 @@ def _shadow(canvas, person):
 
 def _photograph(rng, image):
     """Add what a camera does: exposure, tint, uneven light, noise."""
-    height, width = image.shape[:2]
     gain = rng.uniform(0.82, 1.12) * (1 + rng.normal(0, 0.03, 3))
     corners = rng.uniform(0.88, 1.08, (2, 2)).astype(np.float32)
-    light = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
-    photo = image.astype(np.float32) * light
-    photo *= gain.astype(np.float32)
+    light = cv2.resize(corners, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
+    photo = image.astype(np.float32) * light * gain.astype(np.float32)
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     photo += np.float32(rng.uniform(0.5, 5.0)) * noise
-    return np.clip(photo, 0, 255, out=photo).astype(np.uint8)
+    return np.clip(photo, 0, 255).astype(np.uint8)
 
 
 def _annotate(person, number, owner):

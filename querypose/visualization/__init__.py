@@ -8,13 +8,6 @@ from querypose.visualization.poses import Poses
 from querypose.visualization.training_plot import plot_training
 
 __all__ = [
-    "Poses",
-    "contact_sheet",
-    "draw_poses",
-    "overlay_attention",
-    "part_names",
-    "person_panels",
-    "plot_dataset",
-    "plot_keypoint_errors",
-    "plot_training",
-]
+    "Poses", "contact_sheet", "draw_poses", "overlay_attention", "part_names", "person_panels", "plot_dataset",
+    "plot_keypoint_errors", "plot_training",
+]  # fmt: skip

@@ -10,8 +10,7 @@ from PIL import Image, ImageDraw, ImageOps
 from querypose.errors import UserError
 from querypose.visualization.draw_poses import font, label_size
 
-PAPER = (255, 255, 255)
-MAT = (236, 236, 236)
+PAPER, MAT = (255, 255, 255), (236, 236, 236)
 GAP = 12  # pixels between rows
 SHEET_ROWS = 24
 

@@ -91,13 +91,10 @@ def default_scale(height: int, width: int) -> int:
 
 
 def _boxes_around(keypoints: np.ndarray, threshold: float) -> np.ndarray:
-    """The boxes (n, 4) around the keypoints (n, K, 3) whose confidence reaches `threshold`, or zeros."""
-    boxes = np.zeros((len(keypoints), 4))
-    for box, person in zip(boxes, keypoints, strict=True):
-        points = person[(person[:, 2] >= threshold) & np.isfinite(person).all(axis=1), :2]
-        if len(points):
-            box[:] = *points.min(axis=0), *points.max(axis=0)
-    return boxes
+    """The boxes (n, 4) around the keypoints (n, K, 3) whose confidence reaches `threshold`, inverted without any."""
+    used = ((keypoints[..., 2] >= threshold) & np.isfinite(keypoints).all(axis=-1))[..., None]
+    low, high = (np.where(used, keypoints[..., :2], limit) for limit in (_FAR, -_FAR))
+    return np.concatenate([low.min(axis=1), high.max(axis=1)], axis=1)
 
 
 def _marks(keypoints: np.ndarray, threshold: float, confidence: str, ground_truth: bool) -> np.ndarray:

@@ -23,10 +23,8 @@ class Poses:
 
     @classmethod
     def from_instances(cls, instances: Any, num_keypoints: int) -> "Poses":
-        """Convert predictions or ground truth; raises `UserError` without `num_keypoints` keypoints per person.
-
-        instances: Detectron2 `Instances`, or a mapping from the same names to arrays: `pred_keypoints`,
-        `pred_boxes`, `scores`, else `gt_keypoints`, `gt_boxes`; or `Poses`, returned as they are.
+        """Convert `Instances`, or a mapping, with `pred_keypoints`, `pred_boxes` and `scores`, else `gt_keypoints` and
+        `gt_boxes`; `Poses` are returned as they are. Raises `UserError` without `num_keypoints` keypoints per person.
         """
         if isinstance(instances, cls):
             poses = instances

@@ -16,8 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from querypose.errors import UserError
 from querypose.visualization.plots import PALETTE, save_figure
 
-Curve = tuple[np.ndarray, np.ndarray]
-"""Iterations and values."""
+Curve = tuple[np.ndarray, np.ndarray]  # iterations and values
 
 
 def plot_training(
@@ -31,14 +30,10 @@ def plot_training(
 
     Losses of the same name on several stages (`loss_l1`, `loss_l1_0`, ...) are summed. labels: the runs' names, else
     their folders'. smoothing: number of records in the running mean over the raw curve, else a fiftieth of a run.
-
-    Returns the path of the figure. Raises `UserError` for a file that is missing or holds no record, and for a figure
-    that cannot be written.
     """
     files = [metrics_files] if isinstance(metrics_files, str | Path) else list(metrics_files)
-    if labels is None:
-        folders = [Path(file).resolve().parent.name for file in files]
-        labels = folders if len(set(folders)) == len(folders) else [str(file) for file in files]
+    folders = [Path(file).resolve().parent.name for file in files]
+    labels = labels or (folders if len(set(folders)) == len(folders) else [str(file) for file in files])
     if len(labels) != len(files):
         raise UserError(f"{len(files)} metrics files need as many labels, not {len(labels)}.")
     runs = [training_curves(read_metrics(file)) for file in files]
@@ -59,10 +54,7 @@ def plot_training(
 
 
 def read_metrics(file: str | Path) -> dict[int, dict[str, float]]:
-    """Read JSON lines into {iteration: {name: number}}, in ascending order of iterations.
-
-    Later lines of an iteration replace the earlier ones, as in a resumed run; a line that is cut off is left out.
-    """
+    """JSON lines as {iteration: {name: number}}, sorted; later ones replace earlier ones; broken ones are skipped."""
     try:
         text = Path(file).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -82,10 +74,7 @@ def read_metrics(file: str | Path) -> dict[int, dict[str, float]]:
 
 
 def training_curves(records: dict[int, dict[str, float]]) -> dict[str, Curve]:
-    """Convert {iteration: {name: number}} to curves by panel name, without numbers that are not finite.
-
-    Curves: `total_loss`, every `loss_*` summed over its stages, `lr`, every name ending in `/AP`.
-    """
+    """Curves of the total loss, every loss summed over its stages, `lr` and AP, without numbers that are not finite."""
     points: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for iteration, record in records.items():
         for name, value in record.items():
@@ -107,9 +96,7 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 def _panel_order(name: str) -> tuple[int, str]:
     """The total loss, its terms, then results with keypoints before boxes, then the learning rate."""
-    if name.endswith("/AP"):
-        return 2 if name == "keypoints/AP" else 3, name
-    return {"total_loss": 0, "lr": 4}.get(name, 1), name
+    return {"total_loss": 0, "keypoints/AP": 2, "lr": 4}.get(name, 3 if name.endswith("/AP") else 1), name
 
 
 def _draw_panel(axis: Axes, name: str, curves: list[tuple[int, np.ndarray, np.ndarray]], smoothing: int | None) -> None:

@@ -56,11 +56,7 @@ class SampleMaker:
 
 
 def write_samples(maker: SampleMaker, folder: Path, number: int, seed: int = 0) -> int:
-    """Write `number` random samples, or all if they are fewer, each beside its mirror image; return how many.
-
-    Each is in `<count>_<image name>.png`; `samples.png` shows the first ones. Raises `UserError` for an image that
-    cannot be used and for a folder that cannot be written to.
-    """
+    """Write at most `number` random samples, each beside its mirror image, and `samples.png`; return how many."""
     chosen = np.random.default_rng(seed).permutation(len(maker.records))[:number].tolist()
 
     def sheets() -> Iterator[tuple[str, str, list[np.ndarray]]]:
