@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -42,17 +43,24 @@ class OnnxRuntimeSession:
         return self._session.run(outputs, inputs)
 
 
+@cache
+def openvino_core() -> Any:
+    """The process's only `openvino.Core`: its CPU plugin replaces the thread's alternate signal stack and frees it when
+    it ends, so that the process dies at its next signal where a second one had been made (seen with 2026.4)."""
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoSession:
     """A file in OpenVINO on the CPU; attributes as of `OnnxRuntimeSession`."""
 
     name = RUNTIMES["openvino"]
 
     def __init__(self, file: str, precision: str, num_threads: int):
-        import openvino
         from openvino import opset13
 
-        core = openvino.Core()
-        model = core.read_model(file)
+        model = openvino_core().read_model(file)
         self.inputs = {value.get_any_name() for value in model.inputs}
         self.outputs = {value.get_any_name() for value in model.outputs}
         self._values: dict[str, np.ndarray] = {}
@@ -75,7 +83,7 @@ class OpenVinoSession:
             properties["INFERENCE_NUM_THREADS"] = num_threads
         if precision == "float32":
             properties["INFERENCE_PRECISION_HINT"] = "f32"
-        self._model = core.compile_model(model, "CPU", properties)
+        self._model = openvino_core().compile_model(model, "CPU", properties)
 
     def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs of one pass, by their names."""

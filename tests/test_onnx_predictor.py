@@ -33,6 +33,17 @@ assert not set({BLOCKED}) & set(sys.modules)
 print(len(persons), persons.keypoints.shape[1:], round(float(persons.scores[0]), 3))
 """
 
+SIGNALS_AFTER_TWO_PREDICTORS = """
+import gc, os, signal, sys
+from querypose.onnx import OnnxPosePredictor
+predictors = [OnnxPosePredictor(sys.argv[1], runtime="openvino") for _ in range(2)]
+while predictors:
+    predictors.pop(0)
+    gc.collect()
+    signal.signal(signal.SIGUSR1, lambda *_: print("alive"))
+    os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
 
 @pytest.fixture(scope="module")
 def torch_predictor():
@@ -91,6 +102,13 @@ def test_half_precision_in_openvino_is_close(file, picture):
     exact, fast = (OnnxPosePredictor(file, score_threshold=0.3, precision=p)(picture) for p in ("float32", "auto"))
     assert len(exact) == len(fast) > 0
     assert np.abs(exact.keypoints[..., :2] - fast.keypoints[..., :2]).max() < 8
+
+
+def test_a_process_survives_signals_after_several_openvino_predictors(file):
+    pytest.importorskip("openvino")
+    command = [sys.executable, "-c", SIGNALS_AFTER_TWO_PREDICTORS, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "alive\nalive\n"), done.stderr
 
 
 def test_the_runtime_is_chosen_by_what_is_installed(file, monkeypatch):
