@@ -9,6 +9,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["querypose", "querypose.*"]),
     package_data={"querypose": ["**/*.json", "**/*.md", "**/*.yaml", "py.typed"]},
+    entry_points={"console_scripts": ["querypose = querypose.cli:main"]},
     python_requires=">=3.11",
     # Detectron2 is missing here on purpose: it is on no package registry under its own name, so pip cannot
     # install it. tools/install_detectron2.py does, and `from querypose import ..` says so when it is absent.
@@ -17,6 +18,7 @@ setup(
         "torchvision>=0.19",
         "faster-coco-eval>=1.6",
         "fvcore>=0.1.5,<0.1.6",  # Detectron2's own bound
+        "huggingface_hub>=0.25",
         "hydra-core>=1.1",
         "iopath>=0.1.7,<0.2",
         "matplotlib>=3.7",

@@ -22,6 +22,7 @@ from torch import nn
 
 from querypose.auto_precision import fastest_precision
 from querypose.errors import UserError
+from querypose.hub import pretrained_files, save_pretrained
 from querypose.image_io import ChannelOrder, ImageLike, check_image_format, image_files, read_image_rgb, resize_image
 from querypose.rounded_weights import rounding_weights
 from querypose.safe_loading import SafeCheckpointer
@@ -155,6 +156,33 @@ class PosePredictor:
         predictor = cls.__new__(cls)
         predictor._set_up(model, cfg, skeleton, **options)
         return predictor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        **options: Any,
+    ) -> PosePredictor:
+        """Make a predictor of a folder that `save_pretrained` wrote, or of a repository of the Hugging Face Hub.
+
+        Args:
+            name: the folder, or "organization/name".
+            revision: branch, tag or commit of the repository; None: its main branch.
+            cache_dir: where downloads are kept; None: Hugging Face's own cache.
+            options: of the constructor, such as `device` and `score_threshold`.
+
+        Raises:
+            UserError: no such folder or repository, a missing file, weights that do not fit.
+        """
+        config_file, weights = pretrained_files(name, revision, cache_dir)
+        return cls(config_file, weights, **options)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write `config.yaml`, `model.safetensors` and a model card, as the Hugging Face Hub has them."""
+        save_pretrained(folder, self.model, self.cfg)
 
     def _set_up(
         self,

@@ -39,7 +39,9 @@ def parse_arguments(arguments=None):
         "--input", nargs="+", metavar="PATH", help="images, videos, folders of them, globs, addresses of streams"
     )
     source.add_argument("--webcam", nargs="?", type=int, const=0, metavar="N", help="a camera, by number (default 0)")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write to; made if absent")
+    parser.add_argument(
+        "--output", default="output/poses", metavar="DIR", help="folder to write to (default output/poses)"
+    )
     parser.add_argument("--score-threshold", type=float, default=0.3, help="leave out persons below it (default 0.3)")
     parser.add_argument(
         "--keypoint-threshold", type=float, default=0.5, help="do not draw keypoints below it (default 0.5)"

@@ -1,0 +1,81 @@
+"""Models in Hugging Face's layout: the same persons from a folder and from a filled cache, without a network."""
+
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+
+from querypose import PosePredictor
+from querypose.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+IMAGE = ROOT / "docs" / "images" / "synthetic_people.jpg"
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    files = ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth"
+    return PosePredictor(*files, device="cpu", precision="float32")
+
+
+@pytest.fixture(scope="module")
+def folder(predictor, tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "poses"
+    predictor.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def assert_the_same_persons(predictor, other):
+    assert other.skeleton == predictor.skeleton
+    expected, found = predictor(IMAGE), other(IMAGE)
+    assert len(found) == 3
+    assert torch.equal(found.pred_keypoints, expected.pred_keypoints) and torch.equal(found.scores, expected.scores)
+
+
+def test_a_folder(predictor, folder):
+    loaded = PosePredictor.from_pretrained(folder, device="cpu", precision="float32")
+    assert_the_same_persons(predictor, loaded)
+    assert {file.name for file in folder.iterdir()} == {"config.yaml", "model.safetensors", "README.md"}
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["DATASETS"]["TRAIN"] == [] and config["MODEL"]["WEIGHTS"] == ""
+    assert str(ROOT) not in (folder / "config.yaml").read_text()
+
+
+def test_a_filled_cache(predictor, folder, tmp_path, offline):
+    repository, commit = tmp_path / "models--people--poses", "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    options = {"cache_dir": tmp_path, "device": "cpu", "precision": "float32"}
+    assert_the_same_persons(predictor, PosePredictor.from_pretrained("people/poses", **options))
+    assert PosePredictor.from_pretrained("people/poses", revision=commit, **options).skeleton == predictor.skeleton
+
+
+def test_the_model_card_is_valid_and_kept(predictor, folder):
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "querypose" and card.data.pipeline_tag == "keypoint-detection"
+    assert "nose, left_eye, right_eye" in card.text
+    (folder / "README.md").write_text("mine")
+    predictor.save_pretrained(folder)
+    assert (folder / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["people/absent", "not a name", "a/b/c"])
+def test_a_model_that_is_nowhere(name, tmp_path, offline):
+    with pytest.raises(UserError, match=f"{name} is no folder, and no model on the Hugging Face Hub in reach"):
+        PosePredictor.from_pretrained(name, cache_dir=tmp_path)
+
+
+def test_a_file_that_is_missing(folder, tmp_path):
+    shutil.copy(folder / "config.yaml", tmp_path)
+    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
+        PosePredictor.from_pretrained(tmp_path)
