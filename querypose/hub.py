@@ -70,7 +70,7 @@ def save_pretrained(folder: str | os.PathLike, model: nn.Module, cfg: CfgNode) -
 
 
 def pretrained_files(
-    name: str | os.PathLike, revision: str | None = None, cache_dir: str | os.PathLike | None = None
+    name: str | os.PathLike, revision: str | None = None, cache_dir: str | Path | None = None
 ) -> tuple[Path, Path]:
     """Config and weights of a folder, or else of a repository of the Hugging Face Hub ("organization/name").
 

@@ -163,7 +163,7 @@ class PosePredictor:
         name: str | os.PathLike,
         *,
         revision: str | None = None,
-        cache_dir: str | os.PathLike | None = None,
+        cache_dir: str | Path | None = None,
         **options: Any,
     ) -> PosePredictor:
         """Make a predictor of a folder that `save_pretrained` wrote, or of a repository of the Hugging Face Hub.
