@@ -12,6 +12,7 @@ from querypose.skeleton import Skeleton
 
 if TYPE_CHECKING:
     import pandas
+    import supervision
 
 
 class Persons(Instances):
@@ -75,6 +76,35 @@ class Persons(Instances):
                 "to_dataframe needs pandas, which is not installed: pip install pandas, or use to_records"
             ) from error
         return pandas.DataFrame(self.to_records(**columns), columns=[*columns, *record_columns(self._skeleton)])
+
+    def to_supervision(self) -> supervision.KeyPoints:
+        """`supervision.KeyPoints` of the persons, for its annotators and trackers; `to_detections` has their boxes.
+
+        Raises `UserError` where supervision is not installed.
+        """
+        keypoints = self.pred_keypoints.numpy()
+        return _supervision().KeyPoints(
+            xy=keypoints[..., :2].copy(),
+            class_id=self.pred_classes.numpy().copy(),
+            keypoint_confidence=keypoints[..., 2].copy(),
+            detection_confidence=self.scores.numpy().copy(),
+        )
+
+    def to_detections(self) -> supervision.Detections:
+        """`supervision.Detections` of the persons' boxes, in the order of `to_supervision`; errors as there."""
+        return _supervision().Detections(
+            xyxy=self.pred_boxes.tensor.numpy().copy(),
+            confidence=self.scores.numpy().copy(),
+            class_id=self.pred_classes.numpy().copy(),
+        )
+
+
+def _supervision() -> Any:
+    try:
+        import supervision
+    except ImportError as error:
+        raise UserError("supervision is not installed: pip install 'supervision>=0.29'") from error
+    return supervision
 
 
 def record_columns(skeleton: Skeleton) -> list[str]:
