@@ -39,7 +39,9 @@ def print_report(report):
 
 def main(args=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("datasets", nargs="+", help="registered names, FILE.json or FILE.json@IMAGE_FOLDER")
+    parser.add_argument(
+        "datasets", nargs="+", help="registered names, FILE.json, FILE.json@IMAGE_FOLDER, FILE.yaml@SPLIT"
+    )
     parser.add_argument("--picture", metavar="PNG", help="draw histograms of sizes, persons and keypoints")
     parser.add_argument("--output", metavar="JSON", help="write the report to this file, too")
     parser.add_argument(

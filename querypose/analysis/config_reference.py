@@ -25,7 +25,7 @@ _DETECTRON2_KEYS = {
     "MODEL.DEVICE": '"cuda", "cpu"; without a GPU "cuda" becomes "cpu"',
     "MODEL.BACKBONE.NAME": "one of the backbones below, or `build_resnet_fpn_backbone`",
     "MODEL.BACKBONE.FREEZE_AT": "Detectron2's ResNet: how many of its first stages are frozen",
-    "DATASETS.TRAIN": "names of registered data sets, `FILE.json` or `FILE.json@IMAGE_FOLDER`: one, or a tuple",
+    "DATASETS.TRAIN": "registered data sets, `FILE.json`, `FILE.json@IMAGE_FOLDER`, `FILE.yaml@SPLIT`: one, or a tuple",
     "DATASETS.TEST": "the same, for evaluation",
     "DATALOADER.NUM_WORKERS": "processes that read images, for every GPU",
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "leave out images without any person in training",

@@ -13,6 +13,7 @@ from detectron2.structures import BoxMode
 
 from querypose.data.annotations import read_annotations, read_keypoint_file
 from querypose.data.coco_format import image_path
+from querypose.data.yolo_pose import split_yolo_name, write_coco_file
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton, flip_pairs_by_name, known_sigmas, limbs_by_name
 
@@ -107,9 +108,9 @@ def load_coco_keypoints(
 def resolve_datasets(cfg: CfgNode) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Register the files named in `cfg.DATASETS` and return the names of its data sets.
 
-    A name is a registered data set, a file `FILE.json`, or `FILE.json@IMAGE_FOLDER`. A file is looked for as
-    given, then below `dataset_root()`. Without a folder the images are looked for beside the file and in the
-    usual places.
+    A name is a registered data set, a file `FILE.json` or `FILE.json@IMAGE_FOLDER`, or a split of a YOLO-pose data
+    set, `FILE.yaml@SPLIT`. A file is looked for as given, then below `dataset_root()`. Without a folder the images are
+    looked for beside the file and in the usual places.
 
     Returns:
         (train, test): two tuples of registered names, which are the strings of `cfg`.
@@ -248,6 +249,8 @@ def annotation_file(name: str) -> Path:
     Raises:
         UserError: for an unknown name, and if the file does not exist.
     """
+    if split_yolo_name(name):
+        name = resolve_dataset(name)
     if name not in DatasetCatalog.list():
         return _find(_split_file_name(name)[0], Path.is_file, "annotation file")
     metadata = MetadataCatalog.get(name)
@@ -267,6 +270,13 @@ def resolve_dataset(name: str) -> str:
     """Return `name`, as of `resolve_datasets`, after registering it if it names a file that is not registered yet."""
     if name in DatasetCatalog.list():
         return name
+    yolo = split_yolo_name(name)
+    if yolo is not None:
+        data_yaml = _find(yolo[0], Path.is_file, "data set file")
+        json_file, image_root = write_coco_file(data_yaml, yolo[1])
+        logger.info("%s is in COCO format in %s, its images in %s", name, json_file, image_root)
+        register_coco_keypoints(name, json_file, image_root)
+        return name
     file_name, folder = _split_file_name(name)
     json_file = _find(file_name, Path.is_file, "annotation file")
     image_root = _find(folder, Path.is_dir, "image folder") if folder else _find_image_root(json_file)
@@ -285,8 +295,8 @@ def _split_file_name(name: str) -> tuple[str, str | None]:
         similar = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
         hint = f" (did you mean {similar[0]!r}?)" if similar else ""
         raise UserError(
-            f"the data set {name!r} is not known{hint}; name a registered one, or a COCO-format file as "
-            "FILE.json or FILE.json@IMAGE_FOLDER"
+            f"the data set {name!r} is not known{hint}; name a registered one, a COCO-format file as "
+            "FILE.json or FILE.json@IMAGE_FOLDER, or a YOLO-pose data set as FILE.yaml@SPLIT"
         )
     return (stem + ".json", folder) if at else (name, None)
 

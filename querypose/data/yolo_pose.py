@@ -1,0 +1,160 @@
+"""Data sets in the YOLO-pose layout (`data.yaml`, a text file of labels for each image) as COCO-format files."""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
+from iopath.common.file_io import get_cache_dir
+
+from querypose.atomic_io import whole_file
+from querypose.errors import UserError
+from querypose.image_io import image_endings, open_image, upright_size
+from querypose.skeleton import flip_pairs_by_name
+
+
+def split_yolo_name(name: str) -> tuple[str, str] | None:
+    """(FILE.yaml, SPLIT) of `FILE.yaml@SPLIT`; None for another name."""
+    match = re.fullmatch(r"(.+\.ya?ml)@(\w+)", name)
+    return (match[1], match[2]) if match else None
+
+
+def write_coco_file(data_yaml: Path, split: str) -> tuple[Path, Path]:
+    """Write a split as a COCO-format file in iopath's cache folder.
+
+    Boxes and keypoints of a fraction of the image become pixels. Keypoints at (0, 0) or outside of the image are not
+    labeled; others are visible where the file gives no visibility.
+
+    Returns:
+        the file and the folder of its images.
+
+    Raises:
+        UserError: a file that is not in this layout, images or labels that cannot be read, labels of several classes.
+    """
+    description = _description(data_yaml)
+    images = _images(description, data_yaml, split)
+    root = Path(os.path.commonpath([image.parent for image in images]))
+    records: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    classes = set()
+    for number, path in enumerate(images, 1):
+        with open_image(path) as image:
+            width, height = upright_size(image)
+        records.append({"id": number, "file_name": str(path.relative_to(root)), "width": width, "height": height})
+        for class_id, annotation in _persons(_label_file(path), description["kpt_shape"], width, height):
+            classes.add(class_id)
+            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": 1, **annotation})
+    if len(classes) > 1:
+        raise UserError(f"{data_yaml} has labels of the classes {sorted(classes)}; keep one of them")
+    content = {
+        "images": records,
+        "categories": [_category(description, data_yaml, next(iter(classes), 0))],
+        "annotations": annotations,
+    }
+    key = hashlib.sha256(f"{data_yaml.resolve()}@{split}".encode()).hexdigest()[:16]
+    file = Path(get_cache_dir()) / "querypose_yolo_pose" / f"{data_yaml.stem}_{split}_{key}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as opened:
+        opened.write(json.dumps(content).encode())
+    return file, root
+
+
+def _description(data_yaml: Path) -> dict[str, Any]:
+    try:
+        description = yaml.safe_load(data_yaml.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{data_yaml} cannot be read: {error}") from error
+    shape = description.get("kpt_shape") if isinstance(description, dict) else None
+    if not isinstance(shape, list) or [type(size) for size in shape] != [int, int] or shape[1] not in (2, 3):
+        raise UserError(f"{data_yaml} is no YOLO-pose data set: it needs kpt_shape: [keypoints, 2 or 3]")
+    return description
+
+
+def _images(description: dict[str, Any], data_yaml: Path, split: str) -> list[Path]:
+    """The images of a split, from folders and from text files with a path in each line, in order."""
+    if not description.get(split):
+        raise UserError(f"{data_yaml} has no split {split}")
+    folder = data_yaml.parent / (description.get("path") or "")
+    folder = folder if folder.is_dir() else data_yaml.parent
+    entries = description[split]
+    found: set[Path] = set()
+    for entry in entries if isinstance(entries, list) else [entries]:
+        path = folder / str(entry)
+        if not path.exists():
+            path = folder / str(entry).removeprefix("../")  # as Roboflow writes it
+        if path.is_dir():
+            found.update(file for file in path.rglob("*") if file.suffix.lower() in image_endings())
+        elif path.is_file():
+            found.update(path.parent / line.strip() for line in path.read_text().splitlines() if line.strip())
+        else:
+            raise UserError(f"{data_yaml} names {entry} for the split {split}, but there is no {path}")
+    if not found:
+        raise UserError(f"the split {split} of {data_yaml} has no images")
+    return sorted(Path(os.path.abspath(path)) for path in found)
+
+
+def _label_file(image: Path) -> Path:
+    """The labels of `a/images/b.jpg` are in `a/labels/b.txt`."""
+    before, images, after = str(image).rpartition(f"{os.sep}images{os.sep}")
+    return (Path(f"{before}{os.sep}labels{os.sep}{after}") if images else image).with_suffix(".txt")
+
+
+def _persons(labels: Path, shape: tuple[int, int], width: int, height: int) -> list[tuple[int, dict[str, list[float]]]]:
+    """(class, {"bbox", "keypoints"}) of each line; none without a file."""
+    if not labels.is_file():
+        return []
+    count, size = shape
+    persons = []
+    for number, line in enumerate(labels.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            values = [float(value) for value in line.split()]
+        except ValueError as error:
+            raise UserError(f"{labels}, line {number}: {error}") from error
+        if len(values) != 5 + count * size:
+            raise UserError(f"{labels}, line {number}: {len(values)} numbers, but kpt_shape needs {5 + count * size}")
+        x, y, w, h = values[1:5]
+        keypoints: list[float] = []
+        for start in range(5, len(values), size):
+            kx, ky = values[start : start + 2]
+            visibility = values[start + 2] if size == 3 else 2
+            is_labeled = visibility > 0 and 0 <= kx <= 1 and 0 <= ky <= 1 and (kx, ky) != (0, 0)
+            keypoints += [kx * width, ky * height, visibility] if is_labeled else [0, 0, 0]
+        box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+        persons.append((int(values[0]), {"bbox": box, "keypoints": keypoints}))
+    return persons
+
+
+def _category(description: dict[str, Any], data_yaml: Path, class_id: int) -> dict[str, Any]:
+    """COCO's category: names of `kpt_names`, pairs of `flip_idx`."""
+    count = description["kpt_shape"][0]
+    names = description.get("kpt_names") or {}
+    names = _at(names, class_id) if isinstance(names, dict) or names and isinstance(names[0], list) else names
+    if not names:
+        is_coco = count == len(COCO_PERSON_KEYPOINT_NAMES)
+        names = COCO_PERSON_KEYPOINT_NAMES if is_coco else [f"keypoint_{i}" for i in range(count)]
+    if len(names) != count:
+        raise UserError(f"kpt_names of {data_yaml} has {len(names)} names, but kpt_shape has {count} keypoints")
+    flip = description.get("flip_idx")
+    if not isinstance(flip, list | type(None)):
+        raise UserError(f"flip_idx of {data_yaml} must be a list of indices, not {flip!r}")
+    if flip is None:
+        pairs = flip_pairs_by_name(names)
+    elif sorted(map(str, flip)) == sorted(map(str, range(count))) and all(flip[flip[i]] == i for i in range(count)):
+        pairs = tuple((names[i], names[j]) for i, j in enumerate(flip) if i < j)
+    else:
+        raise UserError(f"flip_idx of {data_yaml} must exchange pairs of the indices 0 to {count - 1}")
+    name = str(_at(description.get("names") or {}, class_id) or "person")
+    return {"id": 1, "name": name, "keypoints": names, "flip_pairs": pairs}
+
+
+def _at(entries: Any, index: int) -> Any:
+    """The entry of a list or of a dict, None if it has none."""
+    if isinstance(entries, dict):
+        return entries.get(index)
+    return entries[index] if index < len(entries) else None

@@ -1,0 +1,150 @@
+"""YOLO-pose data sets: the same data set dicts as the COCO file that they were written from."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from querypose.data import check_keypoint_dataset, resolve_dataset
+from querypose.data.coco_keypoints import load_coco_keypoints
+from querypose.errors import UserError
+
+NAMES = ["nose", "left_paw", "right_paw", "tail"]
+SIZES = {"a.jpg": (64, 48), "b.png": (100, 80), "c.jpg": (32, 32)}
+PERSONS = [  # image, box, keypoints; c.jpg has none
+    ("a.jpg", [8, 6, 32, 24], [10, 12, 2, 0, 0, 0, 32, 24, 1, 16, 6, 2]),
+    ("b.png", [10, 20, 50, 40], [20, 24, 2, 30, 40, 2, 40, 48, 2, 50, 56, 1]),
+    ("b.png", [0, 0, 100, 80], [25, 20, 1, 50, 40, 2, 0, 0, 0, 75, 60, 2]),
+]
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path, monkeypatch):
+    """Neither this machine's cache nor the registered data sets are changed."""
+    before = set(DatasetCatalog.list())
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def write_yolo(folder, *, size=3, images="images/train", **description):
+    """Write the data set; return data.yaml."""
+    labels = folder / images.replace("images", "labels")
+    (folder / images).mkdir(parents=True)
+    labels.mkdir(parents=True, exist_ok=True)
+    for name, (width, height) in SIZES.items():
+        Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(folder / images / name)
+        lines = []
+        for image, (x, y, w, h), keypoints in PERSONS:
+            if image == name:
+                numbers = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
+                for start in range(0, len(keypoints), 3):
+                    kx, ky, v = keypoints[start : start + 3]
+                    numbers += [kx / width, ky / height, v][:size]
+                lines.append(" ".join(map(str, [0, *numbers])))
+        if lines:
+            (labels / name).with_suffix(".txt").write_text("\n".join(lines) + "\n\n")
+    content = {"train": images, "kpt_shape": [4, size], "flip_idx": [0, 2, 1, 3], "names": {0: "dog"}}
+    content |= {"kpt_names": {0: NAMES}, **description}
+    path = folder / "data.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+    return path
+
+
+def coco_dicts(folder, images="images/train"):
+    """The dicts of a COCO file that was written by hand."""
+    ids = {name: number for number, name in enumerate(SIZES, 1)}
+    content = {
+        "images": [{"id": ids[n], "file_name": n, "width": w, "height": h} for n, (w, h) in SIZES.items()],
+        "categories": [{"id": 1, "name": "dog", "keypoints": NAMES}],
+        "annotations": [
+            {"id": number, "image_id": ids[image], "category_id": 1, "bbox": box, "keypoints": keypoints}
+            for number, (image, box, keypoints) in enumerate(PERSONS, 1)
+        ],
+    }
+    (folder / "coco.json").write_text(json.dumps(content))
+    return load_coco_keypoints(folder / "coco.json", folder / images)
+
+
+def assert_same(found, expected):
+    assert [record["file_name"] for record in found] == [record["file_name"] for record in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours["width"], ours["height"]) == (theirs["width"], theirs["height"])
+        assert len(ours["annotations"]) == len(theirs["annotations"])
+        for one, other in zip(ours["annotations"], theirs["annotations"], strict=True):
+            assert one["bbox"] == pytest.approx(other["bbox"]) and one["keypoints"] == pytest.approx(other["keypoints"])
+
+
+def test_the_same_as_coco(tmp_path):
+    name = f"{write_yolo(tmp_path)}@train"
+    skeleton = check_keypoint_dataset(name)
+    assert skeleton.keypoint_names == tuple(NAMES) and skeleton.flip_pairs == (("left_paw", "right_paw"),)
+    assert MetadataCatalog.get(name).thing_classes == ["dog"]
+    assert_same(DatasetCatalog.get(name), coco_dicts(tmp_path))
+
+
+def test_without_visibility_all_keypoints_but_those_at_zero_are_visible(tmp_path):
+    name = resolve_dataset(f"{write_yolo(tmp_path, size=2)}@train")
+    expected = coco_dicts(tmp_path)
+    for record in expected:
+        for person in record["annotations"]:
+            person["keypoints"][2::3] = [2 if v else 0 for v in person["keypoints"][2::3]]
+    assert_same(DatasetCatalog.get(name), expected)
+
+
+def test_lists_of_images_and_paths_as_roboflow_writes_them(tmp_path):
+    path = write_yolo(tmp_path, images="train/images", train="../train/images", val="val.txt", path=None)
+    (tmp_path / "val.txt").write_text("./train/images/b.png\n")
+    assert_same(DatasetCatalog.get(resolve_dataset(f"{path}@train")), coco_dicts(tmp_path, "train/images"))
+    listed = DatasetCatalog.get(resolve_dataset(f"{path}@val"))
+    assert [len(record["annotations"]) for record in listed] == [2]
+
+
+@pytest.mark.parametrize("count", [17, 4])
+def test_names_where_the_file_gives_none(tmp_path, count):
+    path = write_yolo(tmp_path, kpt_names=None, flip_idx=None, kpt_shape=[count, 3])
+    shutil.rmtree(tmp_path / "labels")
+    names = check_keypoint_dataset_names(path)
+    assert names[0] == ("nose" if count == 17 else "keypoint_0") and len(names) == count
+
+
+def check_keypoint_dataset_names(path):
+    return MetadataCatalog.get(resolve_dataset(f"{path}@train")).keypoint_names
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kpt_shape": None}, "is no YOLO-pose data set: it needs kpt_shape"),
+        (
+            {"kpt_shape": [5, 3], "flip_idx": None},
+            r"a\.txt, line 1: 17 numbers, but kpt_shape needs 20",
+        ),
+        ({"flip_idx": [0, 2, 3, 1]}, "must exchange pairs of the indices 0 to 3"),
+        ({"flip_idx": [0, "left", 2, None]}, "must exchange pairs of the indices 0 to 3"),
+        ({"flip_idx": 3}, "must be a list of indices, not 3"),
+        ({"kpt_names": {0: NAMES[:3]}}, "has 3 names, but kpt_shape has 4 keypoints"),
+        ({"train": "elsewhere"}, "names elsewhere for the split train, but there is no"),
+        ({"train": None}, "has no split train"),
+    ],
+)
+def test_what_cannot_be_used(tmp_path, change, words):
+    path = write_yolo(tmp_path, **change)
+    with pytest.raises(UserError, match=words):
+        resolve_dataset(f"{path}@train")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [("1 " + "0.5 " * 16, r"labels of the classes \[0, 1\]"), ("dog 0.5", r"c\.txt, line 1")]
+)
+def test_labels_that_cannot_be_used(tmp_path, line, words):
+    path = write_yolo(tmp_path)
+    (tmp_path / "labels" / "train" / "c.txt").write_text(line)
+    with pytest.raises(UserError, match=words):
+        resolve_dataset(f"{path}@train")
