@@ -72,7 +72,12 @@ def save_pretrained(folder: str | os.PathLike, model: nn.Module, cfg: CfgNode) -
 def pretrained_files(
     name: str | os.PathLike, revision: str | None = None, cache_dir: str | Path | None = None
 ) -> tuple[Path, Path]:
-    """Config and weights of a folder, or else of a repository of the Hugging Face Hub ("organization/name").
+    """Config and weights of a folder, or else of a repository of the Hugging Face Hub.
+
+    Args:
+        name: the folder, or "organization/name".
+        revision: branch, tag or commit of the repository; None: its main branch.
+        cache_dir: where downloads are kept; None: Hugging Face's own cache.
 
     Raises:
         UserError: neither exists, or a file is missing in it.

@@ -69,14 +69,6 @@ class PosePredictor:
         >>> bgr = cv2.imread("docs/images/synthetic_people.jpg")
         >>> [len(found) for found in from_opencv([bgr, bgr[:, 112:]])]
         [1, 1]
-
-        For other programs:
-
-        >>> persons.to_coco(image_id=42)[0].keys()
-        dict_keys(['image_id', 'category_id', 'bbox', 'score', 'keypoints'])
-        >>> record = persons.to_records(image="synthetic_people.jpg")[0]
-        >>> record["image"], record["person"], round(record["nose_x"]) in range(224)
-        ('synthetic_people.jpg', 0, True)
     """
 
     def __init__(
@@ -159,19 +151,12 @@ class PosePredictor:
 
     @classmethod
     def from_pretrained(
-        cls,
-        name: str | os.PathLike,
-        *,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        **options: Any,
+        cls, name: str | os.PathLike, revision: str | None = None, cache_dir: str | Path | None = None, **options: Any
     ) -> PosePredictor:
-        """Make a predictor of a folder that `save_pretrained` wrote, or of a repository of the Hugging Face Hub.
+        """Make a predictor of a model in Hugging Face's layout.
 
         Args:
-            name: the folder, or "organization/name".
-            revision: branch, tag or commit of the repository; None: its main branch.
-            cache_dir: where downloads are kept; None: Hugging Face's own cache.
+            name, revision, cache_dir: as of `pretrained_files`.
             options: of the constructor, such as `device` and `score_threshold`.
 
         Raises:
