@@ -162,8 +162,7 @@ class PosePredictor:
         Raises:
             UserError: no such folder or repository, a missing file, weights that do not fit.
         """
-        config_file, weights = pretrained_files(name, revision, cache_dir)
-        return cls(config_file, weights, **options)
+        return cls(*pretrained_files(name, revision, cache_dir), **options)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write `config.yaml`, `model.safetensors` and a model card, as the Hugging Face Hub has them."""
@@ -240,14 +239,14 @@ class PosePredictor:
         batch_size: int = 8,
         on_error: Callable[[ImageLike, UserError], Any] | None = None,
     ) -> Iterator[Persons]:
-        """Predict images of any number, in order; later ones are read and resized while the network runs.
+        """Predict images of any number, in order; on a GPU later ones are read and resized while the network runs.
 
         Args:
             images: as of a call; at most two batches of them are held in memory.
             batch_size: most images in a pass of the network, which are those of a batch that are padded to the same
                 size. An image's persons are the same as alone, except for rounding.
-            on_error: called, in another thread, with an image that cannot be used and the error; what it returns takes
-                the place of the image's persons.
+            on_error: called with an image that cannot be used and the error; what it returns takes the place of the
+                image's persons. On a GPU another thread calls it.
 
         Raises:
             UserError: an image that cannot be used, without `on_error`.
@@ -255,6 +254,8 @@ class PosePredictor:
         if batch_size < 1:
             raise UserError(f"the batch size must be at least 1, not {batch_size}.")
         images = iter(images)
+        # on a CPU, other threads take the cores that the network's threads wait for
+        overlaps = next(self.model.parameters()).device.type != "cpu"
         with ThreadPoolExecutor(1) as feeder, ThreadPoolExecutor(_NUM_READERS) as readers:
 
             def prepare(image: ImageLike) -> Any:
@@ -266,14 +267,16 @@ class PosePredictor:
                     return on_error(image, error)
 
             def next_batch() -> list[Any]:
-                return list(readers.map(prepare, itertools.islice(images, batch_size)))
+                chosen = itertools.islice(images, batch_size)
+                return list(readers.map(prepare, chosen) if overlaps else map(prepare, chosen))
 
-            ahead = feeder.submit(next_batch)
-            while batch := ahead.result():
-                ahead = feeder.submit(next_batch)
+            batch = next_batch()
+            while batch:
+                ahead = feeder.submit(next_batch) if overlaps else None
                 found = iter(self._predict([item for item in batch if isinstance(item, dict)]))
                 for item in batch:
                     yield next(found) if isinstance(item, dict) else item
+                batch = ahead.result() if ahead else next_batch()
 
     def with_attention(self, image: ImageLike, stage: int = -1) -> Persons:
         """Predict as a call does, with the parts' attention of a stage (its index).
