@@ -281,7 +281,7 @@ def test_registered_sets_are_rendered_when_they_are_loaded(tmp_path, monkeypatch
     for catalog in (DatasetCatalog, MetadataCatalog):
         others = {name: catalog[name] for name in catalog if not name.startswith("synthetic_people")}
         monkeypatch.setattr(catalog, "data", others)
-    monkeypatch.setattr(builtin, "SPLIT_SIZES", {"train": 4, "val": 3})
+    monkeypatch.setattr(builtin, "SPLIT_SIZES", {"train": 4, "minitrain": 2, "val": 3})
     builtin.register_synthetic_people(tmp_path)
     assert not any(tmp_path.iterdir())  # registration renders nothing
     dicts = DatasetCatalog.get("synthetic_people_val")

@@ -71,8 +71,9 @@ def main() -> None:
     find_people([get_sample_data("grace_hopper.jpg", asfileobj=False), *args.photographs], args.output / "photographs")
 
     cfg = setup_config(str(CONFIG), ["OUTPUT_DIR", str(args.output)])
+    short = short_run_config(cfg)
     print("2/5 data: synthetic people, rendered on the first run")
-    check_datasets(cfg)
+    check_datasets(short)
 
     print("3/5 evaluating the shipped weights on 300 images that they were not trained on")
     shipped = PoseTrainer.build_model(cfg)
@@ -80,7 +81,6 @@ def main() -> None:
     results = {"shipped weights": evaluate(cfg, shipped)}
 
     print(f"4/5 training the same model from scratch, on smaller images, for about {args.minutes:g} minutes")
-    short = short_run_config(cfg)
     trained, seconds = train_briefly(short, args.minutes)
     results["this short run"] = evaluate(short, trained)
 
@@ -128,6 +128,7 @@ def short_run_config(cfg: CfgNode) -> CfgNode:
     cfg = cfg.clone()
     cfg.SEED = 1
     cfg.TEST.EVAL_PERIOD = 0
+    cfg.DATASETS.TRAIN = ("synthetic_people_minitrain",)
     cfg.SOLVER.IMS_PER_BATCH = SHORT_RUN_BATCH
     cfg.INPUT.update(SHORT_RUN_SIZES)
     return cfg

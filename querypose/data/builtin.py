@@ -17,7 +17,7 @@ def register_all(root: str | Path | None = None) -> None:
 
     Detectron2's own `keypoints_coco_2017_*` are from now on loaded by QueryPose's loader.
 
-    - `synthetic_people_train`, `synthetic_people_val`: synthetic people, rendered when they are first used.
+    - `synthetic_people_{train,minitrain,val}`: synthetic people, rendered when they are first used.
     - `minicoco_train`, `minicoco_val`: a split of COCO val2017 (tools/prepare_minicoco.py).
     - `keypoints_coco_2017_test-dev`: COCO's test images, without annotations.
     - `crowdpose_train`, `crowdpose_val`, `crowdpose_trainval`, `crowdpose_test`.
@@ -55,7 +55,7 @@ def register_all(root: str | Path | None = None) -> None:
 
 
 def register_synthetic_people(root: Path) -> None:
-    """Register `synthetic_people_{train,val}`, rendered into `<root>/synthetic_people/v<version>` when first used."""
+    """Register `synthetic_people_*`, rendered into `<root>/synthetic_people/v<version>` when first used."""
     folder, skeleton = root / "synthetic_people" / f"v{VERSION}", Skeleton.from_coco_category(CATEGORY)
     for split, num_images in SPLIT_SIZES.items():
         register_coco_keypoints(

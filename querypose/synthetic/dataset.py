@@ -22,7 +22,7 @@ from querypose.synthetic.scene import Annotations, render_scene
 
 # Raise it whenever the images or labels change: sets of different versions are never mixed.
 VERSION = 2
-SPLIT_SIZES = {"train": 8000, "val": 300}
+SPLIT_SIZES = {"train": 8000, "minitrain": 2000, "val": 300}
 
 _HEIGHT, _WIDTHS = 192, (160, 192, 208, 224, 240, 256)
 _JPEG_QUALITY = 92
