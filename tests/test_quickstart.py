@@ -1,6 +1,7 @@
 """The quick start from end to end, its training cut down to some seconds."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +12,24 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def run(*arguments):
-    command = [sys.executable, "tools/quickstart.py", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+# the tool itself, on fewer images
+RUN = """
+import runpy, sys
+from querypose.synthetic import dataset
+dataset.SPLIT_SIZES.update(minitrain=40, val=60)
+sys.argv = ["tools/quickstart.py", "--minutes", "0.05", "--output", sys.argv[1]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.mark.slow
 def test_evaluates_the_shipped_weights_trains_and_draws(tmp_path):
-    result = run("--minutes", "0.05", "--output", str(tmp_path))
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "DETECTRON2_DATASETS": str(tmp_path / "datasets")}
+    command = [sys.executable, "-c", RUN, str(tmp_path)]
+    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "ap.json").read_text())
-    assert results["shipped weights"]["keypoints"]["AP"] >= 70
+    assert results["shipped weights"]["keypoints"]["AP"] == pytest.approx(69.4, abs=1)  # 71.0 on all 300
     assert results["this short run"]["keypoints"]["AP"] < results["shipped weights"]["keypoints"]["AP"]
     assert "short run" in result.stdout and "iterations" in result.stdout
     for name in ("predictions.png", "training.png"):
