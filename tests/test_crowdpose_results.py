@@ -106,6 +106,15 @@ def test_classes_by_crowd_index(backend):
 
 
 @pytest.mark.parametrize("backend", NATIVE)
+def test_the_order_of_the_images_in_the_file_does_not_matter(backend):
+    content = crowd_of([0.0, 0.1, 0.3, 0.5, 0.9, 2.0], persons=5)
+    results = made_up_detections(content)
+    expected = evaluate(content, results, backend)
+    assert len({expected["APE"], expected["APM"], expected["APH"]}) == 3
+    assert evaluate({**content, "images": content["images"][::-1]}, results, backend) == expected
+
+
+@pytest.mark.parametrize("backend", NATIVE)
 def test_persons_with_head_and_neck_alone_are_ignored(backend):
     content = crowd_of([0.5], persons=2)
     bystander = content["annotations"][1]

@@ -43,12 +43,15 @@ def pycocotools(ground_truth: GroundTruth, results: Entries) -> Iterable[float]:
     precision, recall = evaluation["precision"][..., 0, 0, 0], evaluation["recall"][..., 0, 0, 0]
     # thresholds 0.50, 0.55, .. 0.95
     stats = [precision.mean(), precision[0].mean(), precision[5].mean(), recall.mean(), recall[0], recall[5]]
-    indices = np.array([image["crowdIndex"] for image in ground_truth.content["images"]])
-    easy, hard = indices < _EASY_BELOW, indices >= _HARD_FROM
-    for chosen in (easy, ~easy & ~hard, hard):
+    numbers = ground_truth.image_numbers
+    images = [(image["crowdIndex"], numbers[image["id"]]) for image in ground_truth.content["images"]]
+    easy = [number for index, number in images if index < _EASY_BELOW]
+    hard = [number for index, number in images if index >= _HARD_FROM]
+    medium = [number for index, number in images if _EASY_BELOW <= index < _HARD_FROM]
+    for chosen in (easy, medium, hard):
         value = -1.0
-        if chosen.any():
-            part = run_pycocotools(ground_truth, results, "keypoints", (np.flatnonzero(chosen) + 1).tolist()).eval
+        if chosen:
+            part = run_pycocotools(ground_truth, results, "keypoints", chosen).eval
             value = round(float(part["precision"][..., 0, 0, 0].mean()), 4)
         stats.append(value)
     return stats

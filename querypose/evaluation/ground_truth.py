@@ -10,7 +10,6 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from querypose.data.annotations import AREA_PER_BOX_AREA, normalize, read_annotations
-from querypose.data.coco_format import id_key
 from querypose.data.coco_keypoints import annotation_file, resolve_dataset
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton
@@ -44,22 +43,29 @@ class GroundTruth:
         category_id: int | str = self.content["categories"][0]["id"]
         return category_id
 
+    @property
+    def image_numbers(self) -> dict[int | str, int]:
+        """By image id the image's number in `numbered`, from 1 in the order of the ids, text after numbers.
+
+        It is the scorers' order, in which detections of equal score count, and not that of the file.
+        """
+        ids = (image["id"] for image in self.content["images"])
+        ordered = sorted(ids, key=lambda given: (isinstance(given, str), given))
+        return {given: number for number, given in enumerate(ordered, start=1)}
+
     def numbered(self, results: Entries) -> tuple[dict[str, Entries], Entries]:
         """Return `content` and results as copies with images numbered 1, 2, .. (as persons are) and the category 1.
 
         The scorers differ in which ids they take: an id of 0 counts as no match, text and more than 64 bits fail.
         """
-        images = self.content["images"]
-        # the scorers' order, in which detections of equal score count: by id, text after numbers
-        ids = sorted((image["id"] for image in images), key=lambda given: (isinstance(given, str), given))
-        numbers = {id_key(given): number for number, given in enumerate(ids, start=1)}
+        numbers = self.image_numbers
 
         def copied(entry: dict[str, Any]) -> dict[str, Any]:
-            return {**entry, "image_id": numbers[id_key(entry["image_id"])], "category_id": 1}
+            return {**entry, "image_id": numbers[entry["image_id"]], "category_id": 1}
 
         category = {"id": 1, "name": "person", "keypoints": list(self.skeleton.keypoint_names)}
         content = {
-            "images": [{**image, "id": numbers[id_key(image["id"])]} for image in images],
+            "images": [{**image, "id": numbers[image["id"]]} for image in self.content["images"]],
             "categories": [category],
             "annotations": [copied(person) for person in self.content["annotations"]],
         }

@@ -51,9 +51,11 @@ def match_poses(ground_truth: GroundTruth, results: Entries) -> Iterator[ImageMa
         here = persons.setdefault(person["image_id"], [])
         numbers[person["id"]] = len(here)
         here.append(person)
+    numbers_of_images = ground_truth.image_numbers
     # by size class, of which the first is all, then by image; None for one with neither persons nor poses
     matchings = dict(zip(evaluation.params.imgIds, evaluation.evalImgs, strict=False))
-    for number, image in enumerate(ground_truth.content["images"], start=1):
+    for image in ground_truth.content["images"]:
+        number = numbers_of_images[image["id"]]
         here, matching = persons.get(image["id"], []), matchings[number]
         counted = [i for i, person in enumerate(here) if not person["iscrowd"] and person["num_keypoints"]]
         # (poses, persons), poses as in the matching and persons as in the file
