@@ -15,11 +15,11 @@ def test_the_lines_are_there(mutant):
     source = (ROOT / "querypose" / mutant.file).read_text()
     assert mutant.old in source and mutant.new != mutant.old
     compile(source.replace(mutant.old, mutant.new), mutant.file, "exec")
-    assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in mutant.tests)
+    assert (ROOT / "tests" / f"test_{mutant.test}.py").is_file()
 
 
 @pytest.mark.slow
 def test_a_mutant_is_noticed():
-    command = [sys.executable, str(ROOT / "tests" / "mutations.py"), "6"]
+    command = [sys.executable, str(ROOT / "tests" / "mutations.py"), "7"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "1 of 1 mutants were noticed" in done.stdout, done.stdout
