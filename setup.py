@@ -40,6 +40,7 @@ setup(
         "test": [
             "gradio>=6",
             "hypothesis>=6",
+            "motmetrics>=1.4",
             "mypy>=1.10",
             "onnx>=1.16",
             "onnxruntime>=1.18",
@@ -52,6 +53,7 @@ setup(
             "ruff>=0.6",
             "selenium>=4.20",
             "supervision>=0.29",
+            "trackers>=2.6",
         ],
         "heif": ["pillow-heif>=0.18"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
@@ -60,6 +62,7 @@ setup(
         "ray": ["ray[data]>=2.30"],
         "supervision": ["supervision>=0.29"],
         "tables": ["pandas>=2"],
+        "video": ["trackers>=2.6"],
         "web": ["gradio>=6"],
     },
 )

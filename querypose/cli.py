@@ -8,6 +8,7 @@ from querypose.errors import UserError, exit_on_user_error
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 COMMANDS = {
     "predict": ("demo", "find persons in images, videos or a camera: querypose predict photo.jpg"),
+    "track": ("demo", "follow persons through a video: querypose track match.mp4 --smooth"),
     "train": ("train_net", "train: querypose train --config-file configs/querypose_R50.yaml --num-gpus 8"),
     "evaluate": ("test_net", "evaluate: querypose evaluate --config-file CONFIG MODEL.WEIGHTS model.pth"),
     "export": ("export_onnx", "write a model as ONNX"),
@@ -36,8 +37,10 @@ def main() -> None:
         script = TOOLS / f"{COMMANDS[command][0]}.py"
         if not script.is_file():
             raise UserError(f"there is no {script}: install QueryPose from its repository with pip install -e .")
-    if command == "predict" and arguments and not arguments[0].startswith("-"):
+    if command in ("predict", "track") and arguments and not arguments[0].startswith("-"):
         arguments.insert(0, "--input")
+    if command == "track":
+        arguments.insert(0, "--track")
     sys.argv = [f"querypose {command}", *arguments]
     # runpy would put the script's own name into its usage
     exec(compile(script.read_text(), str(script), "exec"), {"__name__": "__main__", "__file__": str(script)})

@@ -53,15 +53,16 @@ class Persons(Instances):
     def to_records(self, **columns: Any) -> list[dict[str, Any]]:
         """One flat dict of plain numbers per person, for tables; see `record_columns` for its keys.
 
-        columns: constants to put first, such as `image="photo.jpg"`.
+        columns: constants to put first, such as `image="photo.jpg"`; tracked persons have their `track_id` there.
         """
         names = record_columns(self._skeleton)
+        ids = [{"track_id": i} for i in self.track_ids.tolist()] if self.has("track_ids") else [{}] * len(self)
         boxes = self.pred_boxes.tensor.tolist()
         scores, keypoints = self.scores.tolist(), self.pred_keypoints.flatten(1).tolist()
         rows = zip(boxes, scores, keypoints, strict=True)
         return [
-            {**columns, **dict(zip(names, [person, score, *box, *flat], strict=True))}
-            for person, (box, score, flat) in enumerate(rows)
+            {**columns, **track, **dict(zip(names, [person, score, *box, *flat], strict=True))}
+            for person, (track, (box, score, flat)) in enumerate(zip(ids, rows, strict=True))
         ]
 
     def to_dataframe(self, **columns: Any) -> pandas.DataFrame:
@@ -75,7 +76,8 @@ class Persons(Instances):
             raise UserError(
                 "to_dataframe needs pandas, which is not installed: pip install pandas, or use to_records"
             ) from error
-        return pandas.DataFrame(self.to_records(**columns), columns=[*columns, *record_columns(self._skeleton)])
+        names = [*columns, *(["track_id"] if self.has("track_ids") else []), *record_columns(self._skeleton)]
+        return pandas.DataFrame(self.to_records(**columns), columns=names)
 
     def to_supervision(self) -> supervision.KeyPoints:
         """`supervision.KeyPoints` of the persons, for its annotators and trackers; `to_detections` has their boxes.
@@ -96,6 +98,7 @@ class Persons(Instances):
             xyxy=self.pred_boxes.tensor.numpy().copy(),
             confidence=self.scores.numpy().copy(),
             class_id=self.pred_classes.numpy().copy(),
+            tracker_id=self.track_ids.numpy().copy() if self.has("track_ids") else None,
         )
 
 
@@ -128,6 +131,9 @@ def to_coco(instances: Instances, image_id: int, *, category_id: int = 1) -> lis
         # Detectron2 subtracts the half pixel in place.
         instances.pred_keypoints = instances.pred_keypoints.clone()
     results = instances_to_coco_json(instances, image_id)
-    for result in results:
+    tracks = instances.track_ids.tolist() if instances.has("track_ids") else [None] * len(results)
+    for result, track_id in zip(results, tracks, strict=True):
         result["category_id"] = category_id
+        if track_id is not None:
+            result["track_id"] = track_id
     return results

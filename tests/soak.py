@@ -1,7 +1,8 @@
-"""Long runs by hand, for leaks and drifts: python tests/soak.py {predictor,loader} [--number N]
+"""Long runs by hand, for leaks and drifts: python tests/soak.py {predictor,loader,tracker} [--number N]
 
 predictor: images of random sizes through one predictor; prints resident memory and latency per tenth of them.
 loader: batches of the training loader with two workers, on synthetic people; prints the memory of all its processes.
+tracker: frames of three walking persons, one of them replaced every 100 frames, with smoothing; without a network.
 
 The exit code is 1 where memory grows by more than 5% or the latency by more than 20% from the second tenth, by when
 allocator and caches are warm, to the last.
@@ -19,12 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.structures import Boxes
 
-from querypose import PosePredictor
+from querypose import Persons, PosePredictor
 from querypose.data import resolve_datasets
+from querypose.data.crowdpose import CROWDPOSE_SKELETON
 from querypose.engine import PoseTrainer
 from querypose.setup_config import setup_config
 from querypose.synthetic.dataset import write_synthetic_people
+from querypose.tracking import PoseTracker
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG, WEIGHTS = ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth"
@@ -68,6 +72,21 @@ def soak_loader(number: int):
             yield 1000 * (time.perf_counter() - start)
 
 
+def soak_tracker(number: int):
+    """Yield after each frame the milliseconds that it took."""
+    tracker, rng = PoseTracker(smooth=True), np.random.default_rng(0)
+    for frame in range(number):
+        lefts = [40 + 0.02 * (frame % 1000), 200 - 0.02 * (frame % 1000), 300 + 60 * (frame // 100 % 5)]
+        boxes = torch.tensor([[left, 50.0, left + 40, 150.0] for left in lefts])
+        keypoints = torch.rand(3, CROWDPOSE_SKELETON.num_keypoints, 3)
+        keypoints[..., :2] = boxes[:, None, :2] + keypoints[..., :2] * 40 + torch.from_numpy(rng.normal(0, 1, 2))
+        persons = Persons((200, 640), CROWDPOSE_SKELETON, pred_boxes=Boxes(boxes), scores=torch.full((3,), 0.9),
+                          pred_classes=torch.zeros(3, dtype=torch.int64), pred_keypoints=keypoints)  # fmt: skip
+        start = time.perf_counter()
+        tracker.update(persons)
+        yield 1000 * (time.perf_counter() - start)
+
+
 def watch(milliseconds, number: int) -> list[tuple[float, float]]:
     """(memory in MB, median milliseconds) for every tenth."""
     rows, times = [], []
@@ -77,18 +96,19 @@ def watch(milliseconds, number: int) -> list[tuple[float, float]]:
         if index % max(1, number // 10) == 0:
             gc.collect()
             rows.append((memory_mb(), statistics.median(times)))
-            print(f"| {index} | {rows[-1][0]:.0f} | {rows[-1][1]:.1f} |", flush=True)
+            print(f"| {index} | {rows[-1][0]:.0f} | {rows[-1][1]:.2f} |", flush=True)
             times.clear()
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("predictor", "loader"))
-    parser.add_argument("--number", type=int, default=2000, help="of images or batches (default 2000)")
+    parser.add_argument("what", choices=("predictor", "loader", "tracker"))
+    parser.add_argument("--number", type=int, default=2000, help="of images, batches or frames (default 2000)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = watch({"predictor": soak_predictor, "loader": soak_loader}[args.what](args.number), args.number)
+    run = {"predictor": soak_predictor, "loader": soak_loader, "tracker": soak_tracker}[args.what]
+    rows = watch(run(args.number), args.number)
     memory, latency = (rows[-1][column] / rows[1][column] for column in (0, 1))
     print(f"\nfrom the second tenth to the last: memory x {memory:.3f}, median time x {latency:.3f}")
     sys.exit(1 if memory > MEMORY_GROWTH or latency > LATENCY_GROWTH else 0)

@@ -36,7 +36,7 @@ def test_a_command_shows_its_script_s_help(command, monkeypatch, capsys):
 
 def test_an_unknown_command(monkeypatch, capsys):
     assert run(monkeypatch, "prdict") == 2
-    assert "there is no command prdict; give one of predict, train" in capsys.readouterr().err
+    assert "there is no command prdict; give one of predict, track, train" in capsys.readouterr().err
 
 
 def test_predict_needs_only_an_image(tmp_path):

@@ -8,6 +8,7 @@ import signal
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from test_demo import StubPredictor, demo, run, save_image  # noqa: F401  (demo is a fixture)
 
 from querypose.demo.video import VideoReader, VideoWriter
@@ -165,6 +166,38 @@ def test_a_camera_ends_after_max_frames(demo, tmp_path, monkeypatch):  # noqa: F
     assert run(demo, "--webcam", "1", "--output", tmp_path / "out", "--max-frames", 3) == 0
     assert opened == [1] and len(frames_of(tmp_path / "out" / "webcam.mp4")[0]) >= 3
     assert len(json.loads((tmp_path / "out" / "images.json").read_text())["images"]) == 3
+
+
+def test_tracked_persons_have_their_id_in_every_file(demo, tmp_path):  # noqa: F811
+    (tmp_path / "in").mkdir()
+    make_video(tmp_path / "in" / "a.mp4")
+    for number in range(1, 12):
+        save_image(tmp_path / "frames" / f"f{number}.png")
+    inputs = tmp_path / "in" / "a.mp4", tmp_path / "frames"
+    assert run(demo, "--track", "--smooth", "--input", *inputs, "--output", tmp_path / "out") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "frames.jsonl").read_text().splitlines()]
+    ids = [line["persons"][0]["track_id"] for line in lines]
+    assert ids == [-1] + ids[1:2] + [ids[1]] * 4 + [-1] + [ids[7]] * 10 and 0 < ids[1] < ids[7]
+    assert [line["file_name"].split("/")[-1] for line in lines[6:]] == [f"f{n}.png" for n in range(1, 12)]
+    with open(tmp_path / "out" / "persons.csv", newline="") as file:
+        assert [int(row["track_id"]) for row in csv.DictReader(file)] == ids
+    tracks = json.loads((tmp_path / "out" / "tracks.json").read_text())
+    assert [(track["id"], track["video_id"]) for track in tracks["tracks"]] == [(ids[1], 1), (ids[7], 2)]
+    assert [image["frame_id"] for image in tracks["images"]] == [*range(6), *range(11)]
+    assert [each["track_id"] for each in tracks["annotations"]] == [i for i in ids if i > 0]
+    assert tracks["annotations"][0]["image_id"] == 2 and len(tracks["categories"][0]["keypoints"]) == 2
+
+
+def test_photographs_cannot_be_tracked(demo, tmp_path, capsys):  # noqa: F811
+    photo = save_image(tmp_path / "in" / "a.png")
+    with pytest.raises(UserError, match="gives a single image; give a video, a camera or the frames of one"):
+        run(demo, "--track", "--input", photo, "--output", tmp_path / "out")
+    Image.new("RGB", (30, 40)).save(tmp_path / "in" / "b.png")
+    with pytest.raises(UserError, match="gives images of different sizes"):
+        run(demo, "--track", "--input", tmp_path / "in", "--output", tmp_path / "out")
+    with pytest.raises(SystemExit, match="2"):
+        run(demo, "--smooth", "--input", photo, "--output", tmp_path / "out")
+    assert "--smooth needs --track" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_an_absent_camera_is_reported():

@@ -124,17 +124,11 @@ def test_labels_lie_in_image_and_box():
             assert 0.05 * w * h < annotation["area"] <= w * h
 
 
-def owner_of(persons):
-    owner = np.zeros(SHAPE, np.uint8)
-    for number, person in reversed(list(enumerate(persons, start=1))):
-        owner[person.scene][person.drawn] = number
-    return owner
-
-
 def annotate(figure, *places):
     """The annotations of copies of a figure at (column, row), from near to far."""
-    persons = [scene._Placed(figure, column, row, SHAPE) for column, row in places]
-    return [scene._annotate(person, number, owner_of(persons)) for number, person in enumerate(persons, start=1)]
+    persons = [scene.PlacedPerson(figure, column, row, SHAPE) for column, row in places]
+    owner = scene.owners(persons, SHAPE)
+    return [scene.annotate(person, number, owner) for number, person in enumerate(persons, start=1)]
 
 
 def unlabeled(annotation):
@@ -172,7 +166,7 @@ def test_enough_of_everybody_is_visible():
     for seed in range(25):
         rng = np.random.default_rng(seed)
         persons = scene._place_persons(rng, SHAPE, 1.0)
-        owner = owner_of(persons)
+        owner = scene.owners(persons, SHAPE)
         scene._place_objects(rng, owner, persons)
         for number, person in enumerate(persons, start=1):
             assert ((owner[person.scene] == number) & person.silhouette).sum() >= 0.35 * person.silhouette.sum()

@@ -14,9 +14,10 @@ import re
 import sys
 
 from querypose import PosePredictor
-from querypose.demo import Demo, find_inputs, prepare_output
+from querypose.demo import Demo, find_inputs, frames_in_order, prepare_output
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import PRECISIONS
+from querypose.tracking import PoseTracker
 from querypose.visualization.draw_poses import COLOR_BY, CONFIDENCE
 
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
@@ -55,7 +56,9 @@ def parse_arguments(arguments=None):
         default="auto",
         help="of the network; auto (default) is bfloat16 on CPUs that are faster in it, else float32",
     )
-    parser.add_argument("--color-by", choices=COLOR_BY, default="side", help="what limbs are colored by (default side)")
+    parser.add_argument("--track", action="store_true", help="follow persons from frame to frame; see docs/TRACKING.md")
+    parser.add_argument("--smooth", action="store_true", help="with --track, smooth the keypoints over time")
+    parser.add_argument("--color-by", choices=COLOR_BY, help="what colors limbs (default side; with --track: person)")
     parser.add_argument(
         "--confidence", choices=CONFIDENCE, default="both", help="how a keypoint's confidence shows (default both)"
     )
@@ -73,6 +76,8 @@ def parse_arguments(arguments=None):
         parser.error("--input needs at least one image, video, folder or glob")
     if args.max_frames is not None and args.max_frames < 1:
         parser.error("--max-frames must be at least 1")
+    if args.smooth and not args.track:
+        parser.error("--smooth needs --track, which tells whose keypoints to smooth")
     return args
 
 
@@ -82,6 +87,9 @@ def main(arguments=None):
     sources, empty, left_out = ([args.webcam], [], []) if args.webcam is not None else find_inputs(args.input)
     if not sources:
         raise UserError(f"no images found in {', '.join(args.input)}; give images, videos, folders of them or globs.")
+    tracker = PoseTracker(min_score=args.score_threshold, smooth=args.smooth) if args.track else None
+    if args.track:
+        sources = frames_in_order(sources)
     output = prepare_output(args.output, sources)
     predictor = PosePredictor(
         args.config_file,
@@ -96,11 +104,12 @@ def main(arguments=None):
         output,
         attention=args.attention,
         max_frames=args.max_frames,
+        tracker=tracker,
         score_threshold=args.score_threshold,
         keypoint_threshold=args.keypoint_threshold,
         show_boxes=not args.no_boxes,
         show_scores=not args.no_boxes,
-        color_by=args.color_by,
+        color_by=args.color_by or ("person" if args.track else "side"),
         confidence=args.confidence,
     )
     for given in empty:

@@ -1,10 +1,13 @@
 """What the demo reads, and the names of what it writes."""
 
+import contextlib
 import glob
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from querypose.demo.video import Source
 from querypose.errors import UserError
@@ -51,6 +54,31 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], lis
         for file in files:
             found.setdefault(file.resolve(), file)
     return list(found.values()), empty, left_out
+
+
+def frames_in_order(sources: Sequence[Source]) -> list[Source]:
+    """Sources for tracking: the images of each folder are frames of one video, in the order of their names' numbers.
+
+    Raises `UserError` for images that cannot be frames: a single one in its folder, or of different sizes.
+    """
+    folders: dict[Path, list[Path]] = {}
+    for source in sources:
+        if isinstance(source, Path) and not is_video(source):
+            folders.setdefault(source.parent, []).append(source)
+    for folder, files in folders.items():
+        files.sort(key=lambda file: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)])
+        sizes = set()
+        for file in files:
+            with contextlib.suppress(OSError), Image.open(file) as image:  # unreadable ones are reported later
+                sizes.add(image.size)
+        if len(files) < 2 or len(sizes) > 1:
+            what = "images of different sizes" if len(files) > 1 else "a single image"
+            raise UserError(
+                f"--track follows persons from frame to frame, but {folder} gives {what}; give a video, a camera or "
+                "the frames of one, or leave out --track."
+            )
+    videos = [source for source in sources if is_video(source)]
+    return [*videos, *(file for files in folders.values() for file in files)]
 
 
 def output_names(sources: Sequence[Source]) -> list[str]:

@@ -17,16 +17,18 @@ class Results:
     """Files of the persons found: two that grow with every image, two that are written at the end.
 
     `frames.jsonl` has a line for each image or frame, `persons.csv` one for each person; `predictions.json` are COCO
-    results and `images.json` the ids, names and sizes for them. However the run ends, the first two hold what was found
+    results and `images.json` the ids, names and sizes for them; of tracked persons `tracks.json` has both in the form
+    of COCO with videos. However the run ends, the first two hold what was found
     until then.
     """
 
-    def __init__(self, folder: Path, skeleton: Skeleton):
+    def __init__(self, folder: Path, skeleton: Skeleton, tracked: bool = False):
         """All methods raise `UserError` if the files cannot be written."""
-        self.folder = folder
+        self.folder, self.skeleton, self.tracked = folder, skeleton, tracked
         self.predictions: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
-        columns = ["image_id", "file_name", "frame", "time", *record_columns(skeleton)]
+        track = ["track_id"] if tracked else []
+        columns = ["image_id", "file_name", "frame", "time", *track, *record_columns(skeleton)]
         with self._writing():
             self._lines = open(folder / "frames.jsonl", "w", encoding="utf-8")
             # names of files may hold bytes that are no UTF-8
@@ -55,10 +57,14 @@ class Results:
 
     def close(self) -> None:
         """Write the files of the end."""
+        contents: dict[str, Any]
         with self._writing():
             self._lines.close()
             self._table.close()
-            for name, content in (("predictions.json", self.predictions), ("images.json", {"images": self.images})):
+            contents = {"predictions.json": self.predictions, "images.json": {"images": self.images}}
+            if self.tracked:
+                contents["tracks.json"] = coco_video(self.images, self.predictions, self.skeleton)
+            for name, content in contents.items():
                 with whole_file(self.folder / name) as file:
                     file.write(json.dumps(content).encode())
 
@@ -75,3 +81,33 @@ class Results:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def coco_video(images: list[dict[str, Any]], results: list[dict[str, Any]], skeleton: Skeleton) -> dict[str, Any]:
+    """COCO's content with `videos` and `tracks`: a folder of frames counts as a video; persons without id are left out.
+
+    images, results: of one run, as `Results` holds them, in order.
+    """
+    numbers: dict[str, int] = {}
+    counts: dict[int, int] = {}
+    frames = []
+    for image in images:
+        video = image["file_name"] if "frame" in image else str(Path(image["file_name"]).parent)
+        number = numbers.setdefault(video, len(numbers) + 1)
+        frames.append({**image, "video_id": number, "frame_id": counts.get(number, 0)})
+        counts[number] = counts.get(number, 0) + 1
+    videos = {frame["id"]: frame["video_id"] for frame in frames}
+    found = [result for result in results if result["track_id"] >= 0]
+    annotations = [
+        {"id": i, **result, "video_id": videos[result["image_id"]], "area": result["bbox"][2] * result["bbox"][3]}
+        for i, result in enumerate(found, start=1)
+    ]
+    tracks = {each["track_id"]: {"id": each["track_id"], "video_id": each["video_id"]} for each in annotations}
+    category = {"id": 1, "name": "person", "keypoints": list(skeleton.keypoint_names)}
+    return {
+        "videos": [{"id": number, "name": name} for name, number in numbers.items()],
+        "images": frames,
+        "annotations": annotations,
+        "tracks": [{**track, "category_id": 1} for track in tracks.values()],
+        "categories": [{**category, "skeleton": [[i + 1, j + 1] for i, j in skeleton.limbs]}],
+    }

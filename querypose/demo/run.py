@@ -24,6 +24,7 @@ from querypose.image_io import read_image_rgb
 from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
 from querypose.predictor import PosePredictor
 from querypose.structures import Persons
+from querypose.tracking import PoseTracker
 from querypose.visualization import draw_poses, overlay_attention
 from querypose.visualization.draw_poses import default_scale
 
@@ -60,6 +61,7 @@ class Demo:
         *,
         attention: bool = False,
         max_frames: int | None = None,
+        tracker: PoseTracker | None = None,
         **drawing: Any,
     ):
         """
@@ -68,6 +70,7 @@ class Demo:
             output: an existing folder to write to.
             attention: overlay the attention of the parts' embeddings.
             max_frames: most frames of a video or camera.
+            tracker: gives the persons ids; the images of a folder are frames of one video, see `frames_in_order`.
             drawing: options of `draw_poses`.
 
         Raises:
@@ -79,6 +82,7 @@ class Demo:
         self.output = output
         self.attention = attention
         self.max_frames = max_frames
+        self.tracker = tracker
         self.drawing = drawing
         self.failures: list[str] = []
         self.interrupted = self.has_frames = False
@@ -101,13 +105,19 @@ class Demo:
         ids: dict[Source, int] = dict(zip(files, image_ids(files), strict=True))
         with (
             stop_on_interrupt() as stop,
-            Results(self.output, self.predictor.skeleton) as results,
+            Results(self.output, self.predictor.skeleton, self.tracker is not None) as results,
             ThreadPoolExecutor(1) as drawing,
         ):
             pending: Future[None] | None = None
+            video: Source | None = None
             for frame, persons in self._predictions(self._frames(sources, stop)):
                 number = len(results.images) + 1 if self.has_frames else ids[frame.source]
                 seconds = None if frame.seconds is None else round(frame.seconds, 4)
+                if self.tracker is not None:
+                    before, video = video, frame.source if frame.index is not None else Path(str(frame.source)).parent
+                    if before is not None and before != video:
+                        self.tracker.reset()
+                    persons = self.tracker.update(persons, seconds)
                 results.add(persons, number, frame.name, frame.image.shape[:2], frame.index, seconds)
                 if pending is not None:
                     pending.result()

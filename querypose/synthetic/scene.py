@@ -21,7 +21,7 @@ _ON_FACE = np.array([name in FACE_DIRECTIONS for name in KEYPOINT_NAMES])
 _OBJECT = 100  # owner of pixels that a foreground object covers
 
 
-class _Placed:
+class PlacedPerson:
     """A person whose canvas begins at (column, row) of the scene, in supersampled pixels, possibly negative."""
 
     def __init__(self, rendered, column, row, shape):
@@ -50,22 +50,31 @@ def render_scene(rng: np.random.Generator, height: int = 192, width: int = 224) 
     """
     shape = (height * SUPERSAMPLING, width * SUPERSAMPLING)
     persons = _place_persons(rng, shape, light=rng.choice([-1.0, 1.0]) * rng.uniform(0.4, 1.0))
-    owner = np.zeros(shape, np.uint8)
-    for number, person in reversed(list(enumerate(persons, start=1))):
-        owner[person.scene][person.drawn] = number
+    owner = owners(persons, shape)
     objects = _place_objects(rng, owner, persons)
-
-    canvas = _background(rng, shape)
-    for person in reversed(persons):
-        _shadow(canvas, person)
-    for person in reversed(persons):  # from far to near
-        canvas[person.scene][person.drawn] = person.rendered.color[person.own][person.drawn]
+    canvas = draw_background(rng, shape)
+    draw_persons(canvas, persons)
     for draw, color in objects:
         draw(canvas, color)
         draw(owner, _OBJECT)
-    image = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
-    image = _photograph(rng, image)
-    return image, [_annotate(person, number, owner) for number, person in enumerate(persons, start=1)]
+    image = photograph(rng, cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA))
+    return image, [annotate(person, number, owner) for number, person in enumerate(persons, start=1)]
+
+
+def owners(persons: list[PlacedPerson], shape: tuple[int, int]) -> np.ndarray:
+    """The person, counted from 1, that each pixel of the scene shows; persons from near to far."""
+    owner = np.zeros(shape, np.uint8)
+    for number, person in reversed(list(enumerate(persons, start=1))):
+        owner[person.scene][person.drawn] = number
+    return owner
+
+
+def draw_persons(canvas: np.ndarray, persons: list[PlacedPerson]) -> None:
+    """Draw the persons, given from near to far, and their shadows."""
+    for person in reversed(persons):
+        _shadow(canvas, person)
+    for person in reversed(persons):
+        canvas[person.scene][person.drawn] = person.rendered.color[person.own][person.drawn]
 
 
 def _place_persons(rng, shape, light):
@@ -104,7 +113,7 @@ def _place_person(rng, stature, light, taken):
         else:
             column = _slide(rng, -columns[0], shape[1] - columns[-1] - 1)
             row = _slide(rng, -rows[0], shape[0] - rows[-1] - 1)
-        person = _Placed(rendered, int(column), int(row), shape)
+        person = PlacedPerson(rendered, int(column), int(row), shape)
         inside = np.count_nonzero(person.silhouette)
         if inside < MIN_SHARE_INSIDE * pixels or person.labeled(shape).sum() < MIN_LABELLED_KEYPOINTS:
             continue
@@ -134,11 +143,11 @@ def _place_objects(rng, owner, persons):
         x, y = rng.uniform(0, width), rng.uniform(0.45, 1.0) * height
         size = rng.uniform(0.05, 0.16) * height
         if kind == 0:  # a crate or a table
-            draw = partial(_box, (x, y, x + rng.uniform(1, 3) * size, height if rng.random() < 0.5 else y + size))
+            draw = partial(draw_box, (x, y, x + rng.uniform(1, 3) * size, height if rng.random() < 0.5 else y + size))
         elif kind == 1:  # a pole
-            draw = partial(_box, (x, rng.uniform(0, 0.5) * height, x + 0.25 * size, height))
+            draw = partial(draw_box, (x, rng.uniform(0, 0.5) * height, x + 0.25 * size, height))
         elif kind == 2:  # a rail
-            draw = partial(_box, (0, y, width, y + 0.35 * size))
+            draw = partial(draw_box, (0, y, width, y + 0.35 * size))
         else:  # a bush
             draw = partial(_bush, (x, y), size, rng.uniform(-1, 1, (5, 2)))
             color = color * [0.5, 0.8, 0.4]
@@ -151,7 +160,7 @@ def _place_objects(rng, owner, persons):
     return objects
 
 
-def _box(edges, target, color):
+def draw_box(edges, target, color):
     """Draw a box of the given left, top, right and bottom, with a rim unless `target` is a map of owners."""
     left, top, right, bottom = (int(edge) for edge in edges)
     if target.ndim == 2:
@@ -168,7 +177,7 @@ def _bush(place, size, leaves, target, color):
         cv2.circle(target, center, int(0.7 * size), tone, -1)
 
 
-def _background(rng, shape):
+def draw_background(rng, shape):
     """Return a background (h, w, 3) uint8: outdoors with a horizon, a room, or stripes and blobs."""
     height, width = shape
     low = (max(height // 16, 1), max(width // 16, 1))
@@ -189,10 +198,10 @@ def _background(rng, shape):
         for _ in range(rng.integers(0, 4)):
             x, wide, tall = rng.uniform((0, 0.06, 0.1), (1, 0.3, 0.6)) * (width, width, height)
             bottom = edge if kind == 0 else edge - rng.uniform(0.1, 0.3) * height
-            _box((x, bottom - tall, x + wide, bottom), canvas, rng.uniform(50, 220, 3))
+            draw_box((x, bottom - tall, x + wide, bottom), canvas, rng.uniform(50, 220, 3))
         if kind == 0 and rng.random() < 0.5:  # a tree
             x, size = rng.uniform(0, width), rng.uniform(0.06, 0.14) * height
-            _box((x - 0.2 * size, edge - 3 * size, x + 0.2 * size, edge), canvas, np.array([110, 80, 55.0]))
+            draw_box((x - 0.2 * size, edge - 3 * size, x + 0.2 * size, edge), canvas, np.array([110, 80, 55.0]))
             leaves, green = rng.uniform(-1, 1, (5, 2)), rng.uniform(50, 190, 3) * [0.5, 0.9, 0.5]
             _bush((x, edge - 3 * size), size, leaves, canvas, green)
     else:  # stripes and blobs
@@ -221,18 +230,18 @@ def _shadow(canvas, person):
     canvas[dark > 0] = (0.62 * canvas[dark > 0]).astype(np.uint8)
 
 
-def _photograph(rng, image):
-    """Add what a camera does: exposure, tint, uneven light, noise."""
+def photograph(rng, image, noise_rng=None):
+    """Add what a camera does: exposure, tint, uneven light, noise (of `noise_rng`, if given)."""
     gain = rng.uniform(0.82, 1.12) * (1 + rng.normal(0, 0.03, 3))
     corners = rng.uniform(0.88, 1.08, (2, 2)).astype(np.float32)
     light = cv2.resize(corners, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
     photo = image.astype(np.float32) * light * gain.astype(np.float32)
-    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    noise = (noise_rng or rng).standard_normal(image.shape, dtype=np.float32)
     photo += np.float32(rng.uniform(0.5, 5.0)) * noise
     return np.clip(photo, 0, 255).astype(np.uint8)
 
 
-def _annotate(person, number, owner):
+def annotate(person, number, owner):
     rows, columns = _rows_and_columns(person.silhouette)
     corner = np.array([columns[0] + person.scene[1].start, rows[0] + person.scene[0].start]) / SUPERSAMPLING
     size = np.array([columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]) / SUPERSAMPLING

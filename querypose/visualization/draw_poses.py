@@ -46,7 +46,8 @@ def draw_poses(
 ) -> np.ndarray:
     """Draw persons on a copy of an image (H, W, 3) uint8 and return it, scaled.
 
-    instances: predictions or ground truth in pixels of the image, see `Poses.from_instances`.
+    instances: predictions or ground truth in pixels of the image, see `Poses.from_instances`. Persons with `track_ids`
+    have the color of their id.
     score_threshold, keypoint_threshold: predicted persons, keypoints and limbs with an end below it are left out.
     color_by: "side", the same for every person, so that a left-right swap is visible; or "person".
     confidence: what shows the confidence of a keypoint above the threshold: "size", "opacity", "both" or "none".
@@ -68,7 +69,8 @@ def draw_poses(
     shown = np.full(len(keypoints), True) if poses.scores is None else poses.scores >= score_threshold
     # Large persons first: the marks of a small one in front of them, or behind, then stay on top.
     persons = sorted(np.flatnonzero(shown).tolist(), key=lambda i: -areas[i])
-    colors = [PERSON_COLORS[i % len(PERSON_COLORS)] for i in range(len(keypoints))]
+    ids = np.arange(len(keypoints)) if poses.track_ids is None else poses.track_ids
+    colors = [PERSON_COLORS[i % len(PERSON_COLORS)] if i >= 0 else CASING_COLOR for i in ids.tolist()]
     corners = {i: c for i in persons if (c := _visible_corners(canvas, boxes[i]))}
     if show_boxes and poses.boxes is not None:
         thickness = max(1, round((0.003 if len(persons) <= _CROWD else 0.0015) * max(size)))
@@ -81,7 +83,9 @@ def draw_poses(
         side_colors = SIDE_COLORS if color_by == "side" else dict.fromkeys(SIDE_COLORS, colors[i])
         _draw_person(canvas, keypoints[i], marks[i], half_width, skeleton, side_colors)
     if show_scores and poses.scores is not None:
-        _draw_scores(canvas, corners, poses.scores, colors)
+        names = ["" if poses.track_ids is None or i < 0 else f"#{i} " for i in ids.tolist()]
+        texts = [f"{name}{score:.2f}" for name, score in zip(names, poses.scores, strict=True)]
+        _draw_labels(canvas, corners, texts, colors)
     return canvas
 
 
@@ -158,19 +162,18 @@ def _visible_corners(canvas: np.ndarray, box: np.ndarray) -> list[int] | None:
     return np.round(np.clip(box - 0.5, 0, np.tile(size - 1, 2))).astype(int).tolist()
 
 
-def _draw_scores(canvas: np.ndarray, corners: dict[int, list[int]], scores: np.ndarray, colors: list[_Color]) -> None:
-    """Write each person's score at a corner of its box, where no earlier label lies."""
+def _draw_labels(canvas: np.ndarray, corners: dict[int, list[int]], texts: list[str], colors: list[_Color]) -> None:
+    """Write each person's text at a corner of its box, where no earlier label lies."""
     size = int(np.clip(0.022 * max(canvas.shape[:2]), 11, 40))
     taken: list[tuple[int, int]] = []
     for i, (x0, y0, x1, y1) in corners.items():
-        text = f"{scores[i]:.2f}"
-        width, height = label_size(text, size)
+        width, height = label_size(texts[i], size)
         places = [(x, y) for y in (y0 - height, y0) for x in (x0, x1 - width)] + [(x0, y1), (x0, y1 - height)]
         limit_x, limit_y = max(canvas.shape[1] - width, 0), max(canvas.shape[0] - height, 0)
         places = [(min(max(x, 0), limit_x), min(max(y, 0), limit_y)) for x, y in places]
         free = (p for p in places if not any(abs(p[0] - x) < width and abs(p[1] - y) < height for x, y in taken))
         taken.append(next(free, places[0]))
-        draw_label(canvas, text, taken[-1], size, colors[i])
+        draw_label(canvas, texts[i], taken[-1], size, colors[i])
 
 
 font = lru_cache(ImageFont.load_default)  # Pillow's own, by its size in pixels

@@ -20,6 +20,7 @@ class Poses:
     boxes: np.ndarray | None = None
     scores: np.ndarray | None = None
     ground_truth: bool = False
+    track_ids: np.ndarray | None = None
 
     @classmethod
     def from_instances(cls, instances: Any, num_keypoints: int) -> "Poses":
@@ -40,6 +41,7 @@ class Poses:
                 None if boxes is None else as_array(boxes).reshape(-1, 4),
                 None if scores is None else as_array(scores),
                 ground_truth=prefix == "gt",
+                track_ids=fields["track_ids"].numpy() if "track_ids" in fields else None,
             )
         if poses.keypoints.shape[1] != num_keypoints:
             raise UserError(

@@ -1,0 +1,119 @@
+"""Identities over frames, and the One-Euro filter against closed forms."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes
+
+from querypose.data.crowdpose import CROWDPOSE_SKELETON
+from querypose.errors import UserError
+from querypose.one_euro import OneEuroFilter, gain
+from querypose.structures import Persons
+from querypose.tracking import PoseTracker
+
+K = CROWDPOSE_SKELETON.num_keypoints
+
+
+def persons(*lefts, scores=None, noise=0.0):
+    """Persons of 40 x 100 pixels whose boxes begin at these columns; all keypoints at the box's center."""
+    boxes = torch.tensor([[left, 50.0, left + 40, 150.0] for left in lefts]).reshape(-1, 4)
+    keypoints = torch.ones(len(lefts), K, 3)
+    keypoints[:, :, :2] = ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None] + noise
+    return Persons(
+        (200, 400),
+        CROWDPOSE_SKELETON,
+        pred_boxes=Boxes(boxes),
+        scores=torch.tensor(scores or [0.9] * len(lefts)),
+        pred_classes=torch.zeros(len(lefts), dtype=torch.int64),
+        pred_keypoints=keypoints,
+    )
+
+
+@pytest.mark.parametrize("c", [1.0, 0.5])
+def test_step_response(c):
+    """At beta 0 the filter is the first-order low-pass: 1 - (1 - c a)^n after n steps."""
+    low_pass = OneEuroFilter(min_cutoff=2.0, beta=0.0)
+    low_pass(np.zeros((3, 2)), np.ones(3), 0.04)
+    a = 1 / (1 + 1 / (2 * np.pi * 2.0 * 0.04))
+    assert gain(2.0, 0.04) == pytest.approx(a)
+    for n in range(1, 20):
+        found = low_pass(np.ones((3, 2)), np.full(3, c), 0.04)
+        assert found == pytest.approx(np.full((3, 2), 1 - (1 - c * a) ** n))
+
+
+def test_rest_and_motion():
+    one_euro = OneEuroFilter()
+    assert all(np.array_equal(one_euro(np.full((1, 2), 7.0), np.ones(1), 0.04), [[7, 7]]) for _ in range(9))
+    lags = []
+    for beta in (0.0, 1.0, 10.0):
+        one_euro = OneEuroFilter(beta=beta)
+        for n in range(200):
+            found = one_euro(np.array([[float(n), 0.0]]), np.ones(1), 0.04, scale=100.0)
+        lags.append(199 - found[0, 0])
+    # a ramp of one per frame lags 1 / a - 1 frames
+    assert lags[0] == pytest.approx(1 / (2 * np.pi * 0.04), rel=1e-3) and lags[0] > lags[1] > lags[2]
+
+
+def test_ids_follow_the_persons_whatever_their_order():
+    tracker = PoseTracker()
+    ids = [tracker.update(persons(10 + 2 * t, 300 - 2 * t)).track_ids.tolist() for t in range(5)]
+    swapped = tracker.update(persons(290, 20)).track_ids.tolist()
+    assert sorted(ids[-1]) == [1, 2] and swapped == ids[-1][::-1]
+    late = [tracker.update(persons(290, 150, 20, scores=[0.9, 0.2, 0.9])).track_ids.tolist() for _ in range(4)][-1]
+    assert late == [swapped[0], -1, swapped[1]], "a low score gets no id"
+
+
+def test_a_short_absence_keeps_the_id_and_a_long_one_does_not():
+    for gap, same in ((20, True), (80, False)):
+        tracker = PoseTracker(max_gap=2.0)
+        before = [tracker.update(persons(100)).track_ids.tolist() for _ in range(5)][-1]
+        for _ in range(gap):
+            assert len(tracker.update(persons()).track_ids) == 0
+        after = [tracker.update(persons(100)).track_ids.tolist() for _ in range(5)][-1]
+        assert (before == after) == same
+
+
+def test_ids_are_not_used_again_after_a_reset():
+    tracker = PoseTracker()
+    for first in (1, 2):
+        assert [tracker.update(persons(100)).track_ids.tolist() for _ in range(5)][-1] == [first]
+        tracker.reset()
+
+
+def test_smoothing_takes_jitter_away_and_leaves_the_input():
+    rng = np.random.default_rng(0)
+    tracker, found = PoseTracker(smooth=True), []
+    for t in range(60):
+        given = persons(100, noise=float(rng.normal(0, 2)))
+        before = given.pred_keypoints.clone()
+        found.append((before[0, 0, 0].item(), tracker.update(given, t / 25).pred_keypoints[0, 0, 0].item()))
+        assert torch.equal(given.pred_keypoints, before)
+    raw, smooth = np.abs(np.diff(np.array(found)[10:], n=2, axis=0)).mean(0)
+    assert smooth < 0.3 * raw
+
+
+def test_state_does_not_grow():
+    tracker = PoseTracker(smooth=True, max_gap=0.4)
+    sizes = []
+    for t in range(600):  # a new person every 20 frames
+        tracker.update(persons(50 * (t // 20 % 7)))
+        sizes.append(len(tracker._filters) + len(tracker.tracker.tracks))
+    assert tracker._last_id > 20 and max(sizes[300:]) <= max(sizes[:300]) <= 6
+
+
+def test_other_forms_have_the_ids():
+    tracker = PoseTracker()
+    tracked = [tracker.update(persons(100, 200)) for _ in range(5)][-1]
+    ids = tracked.track_ids.tolist()
+    assert [record["track_id"] for record in tracked.to_records()] == ids
+    assert [result["track_id"] for result in tracked.to_coco(1)] == ids
+    assert tracked.to_detections().tracker_id.tolist() == ids
+    assert "track_id" not in persons(1).to_coco(1)[0]
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackers", None)
+    with pytest.raises(UserError, match="trackers is not installed: pip install"):
+        PoseTracker()

@@ -1,0 +1,98 @@
+"""IDF1, MOTA and jitter on rendered videos of known identities, by hand: python tests/tracking_quality.py
+
+Persons of which 38% or more are visible count, as in the data set; poses of the others are ignored. A pose is a
+person's if their boxes have an IoU of 0.5 or more.
+"""
+
+import argparse
+from pathlib import Path
+
+import motmetrics
+import numpy as np
+import supervision as sv
+import torch
+from detectron2.structures import Boxes
+
+from querypose import Persons, PosePredictor
+from querypose.synthetic.scene import MIN_VISIBLE_SHARE
+from querypose.synthetic.video import render_video
+from querypose.tracking import PoseTracker
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def truth(annotations, skeleton, size) -> Persons:
+    """The annotated persons as a perfect detector would find them."""
+    boxes = torch.tensor([each["bbox"] for each in annotations], dtype=torch.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    keypoints = torch.tensor([each["keypoints"] for each in annotations]).reshape(-1, 17, 3)
+    keypoints = torch.cat([keypoints[..., :2] + 0.5, (keypoints[..., 2:] > 0).float()], dim=2)
+    n = len(boxes)
+    return Persons(size, skeleton, pred_boxes=Boxes(boxes), scores=torch.full((n,), 0.9),
+                   pred_classes=torch.zeros(n, dtype=torch.int64), pred_keypoints=keypoints)  # fmt: skip
+
+
+def follow(frames, smooth=False):
+    """motmetrics' accumulator, the keypoints' distances to the truth, and their accelerations, in pixels.
+
+    frames: (annotations, `Persons`) of one video.
+    """
+    tracker, accumulator = PoseTracker(smooth=smooth), motmetrics.MOTAccumulator(auto_id=True)
+    errors, accelerations, past = [], [], {}
+    for annotations, persons in frames:
+        tracked = tracker.update(persons)
+        tracked = tracked[tracked.track_ids >= 0]
+        known = truth(annotations, persons.skeleton, persons.image_size)
+        overlap = np.zeros((len(known), len(tracked)))
+        if overlap.size:
+            overlap = sv.box_iou_batch(known.pred_boxes.tensor.numpy(), tracked.pred_boxes.tensor.numpy())
+        distance = np.where(overlap >= 0.5, 1 - overlap, np.nan)
+        counts = np.array([each["visibility"] >= MIN_VISIBLE_SHARE for each in annotations], dtype=bool)
+        close = np.isfinite(distance)
+        ignored = close[~counts].any(axis=0) & ~close[counts].any(axis=0)
+        ids, true_ids = tracked.track_ids.numpy(), np.array([each["track_id"] for each in annotations])
+        accumulator.update(true_ids[counts], ids[~ignored], distance[counts][:, ~ignored])
+        present = {}
+        for i, track_id in enumerate(ids.tolist()):
+            points = tracked.pred_keypoints[i, :, :2].numpy()
+            present[track_id] = [points, *past.get(track_id, [])[:2]]
+            if len(present[track_id]) == 3:
+                new, middle, old = present[track_id]
+                accelerations.append(np.linalg.norm(new - 2 * middle + old, axis=1).mean())
+            if close[counts][:, i].any():
+                person = known[int(np.nanargmin(distance[:, i]))].pred_keypoints[0].numpy()
+                labeled = person[:, 2] > 0
+                errors.append(np.linalg.norm(points - person[:, :2], axis=1)[labeled].mean())
+        past = present
+    return accumulator, np.mean(errors), np.mean(accelerations)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=int, default=4, help="number of videos (default 4)")
+    parser.add_argument("--frames", type=int, default=200, help="of each video (default 200)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    predictor = PosePredictor(
+        ROOT / "configs/quickstart.yaml", ROOT / "weights/quickstart.pth", device="cpu", precision="float32"
+    )
+    found, perfect = [], []
+    for seed in range(args.videos):
+        video = [(annotations, predictor(image)) for image, annotations in render_video(seed, args.frames)]
+        found.append(video)
+        perfect.append([(each, truth(each, persons.skeleton, persons.image_size)) for each, persons in video])
+    print("| persons of | IDF1 | MOTA | exchanged ids | error in pixels | acceleration in pixels per frame^2 |")
+    print("|---|---|---|---|---|---|")
+    cases = {"the renderer": (perfect, False), "the model": (found, False), "the model, smoothed": (found, True)}
+    for name, (videos, smooth) in cases.items():
+        accumulators, errors, accelerations = zip(*(follow(video, smooth) for video in videos), strict=True)
+        summary = motmetrics.metrics.create().compute_many(
+            accumulators, metrics=["idf1", "mota", "num_switches"], generate_overall=True
+        )
+        idf1, mota, switches = summary.loc["OVERALL"]
+        print(f"| {name} | {idf1:.3f} | {mota:.3f} | {switches:.0f} | {np.mean(errors):.2f} |"
+              f" {np.mean(accelerations):.2f} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
