@@ -15,7 +15,7 @@ from querypose.structures import Persons
 class PoseTracker:
     """Gives the persons of successive frames identities, and smooths their keypoints.
 
-    Persons are matched by their boxes: `trackers` compares nothing else. One who is hidden or gone for longer than
+    Persons are matched by the IoU of their boxes. One who is hidden or gone for longer than
     `max_gap` seconds gets a new id.
     """
 
