@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from bad_inputs import Code
 from safetensors.torch import save_file
 from tiny_model import tiny_model
 from torch import nn
@@ -20,16 +21,6 @@ from querypose.safe_loading import PLAIN_WEIGHTS, SafeCheckpointer, find_weights
 
 def read_pickle(file):
     return SafeCheckpointer(nn.Linear(1, 1))._load_file(str(file))
-
-
-class Code:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, folder):
-        self.folder = str(folder)
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
 
 
 ARRAYS = {

@@ -14,7 +14,7 @@ from PIL import Image
 from querypose.errors import UserError
 from querypose.evaluation import keypoint_errors
 from querypose.evaluation.ground_truth import load_ground_truth
-from querypose.evaluation.image_errors import ImageError, image_errors
+from querypose.evaluation.matching import ImageMatching, match_poses
 from querypose.visualization import Poses
 from querypose.visualization.draw_poses import SIDE_COLORS
 from querypose.visualization.result_images import sort_errors
@@ -23,7 +23,7 @@ TOOL = Path(__file__).resolve().parents[1] / "tools" / "visualize_results.py"
 
 
 def errors_of(content, results):
-    return image_errors(load_ground_truth(content), results)
+    return list(match_poses(load_ground_truth(content), results))
 
 
 def test_error_in_closed_form():
@@ -51,10 +51,11 @@ def test_what_the_evaluation_ignores_is_ignored():
         missed = {**truth["annotations"][0], "id": 2, "image_id": 7}
         ignored = {**truth, "annotations": [{**truth["annotations"][0], **change}, missed]}
         with_pose, without = errors_of(ignored, [result])
-        assert with_pose == ImageError(1, 0, 0, 0, 0.0) and with_pose.error == 0
-        assert without == ImageError(7, 1, 0, 0, 0.0)
+        assert with_pose == ImageMatching(1, [], [], 0) and with_pose.error == 0
+        assert without == ImageMatching(7, [0.0], [], 0)
     ids = {**truth, "annotations": [{**truth["annotations"][0], "id": 0}]}
-    assert errors_of(ids, [result])[0] == ImageError(1, 1, 1, 0, 1.0), "a person with the id 0 is one"
+    (found, _) = errors_of(ids, [result])
+    assert (found.persons, found.found, found.false_positives, found.error) == (1, 1, 0, 0), "id 0 is a person's, too"
 
 
 def test_errors_of_images_in_any_order_against_the_errors_by_keypoint():
@@ -70,8 +71,10 @@ def test_errors_of_images_in_any_order_against_the_errors_by_keypoint():
 
 
 def test_order():
-    nothing, bad, good, same = (ImageError(i, p, f, 0, o) for i, p, f, o in
-                                ((1, 0, 0, 0.0), (2, 1, 0, 0.0), (3, 1, 1, 0.9), (4, 2, 2, 1.8)))  # fmt: skip
+    def image(number, persons, *oks):
+        return ImageMatching(number, [0.0] * persons, [({}, {}, value) for value in oks], 0)
+
+    nothing, bad, good, same = image(1, 0), image(2, 1), image(3, 1, 0.9), image(4, 2, 0.9, 0.9)
     given = [nothing, good, bad, same]
     assert sort_errors(given, "worst") == [bad, good, same, nothing]
     assert sort_errors(given, "best") == [good, same, bad, nothing]

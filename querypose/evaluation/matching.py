@@ -1,4 +1,4 @@
-"""Which pose is which person, as AP matches them, for the errors of single images and keypoints."""
+"""Which pose is which person, as AP matches them, and the errors of single images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +30,27 @@ class ImageMatching:
     best_oks: list[float]
     pairs: list[tuple[dict[str, Any], dict[str, Any], float]]
     false_positives: int
+
+    @property
+    def persons(self) -> int:
+        """Number of persons to find."""
+        return len(self.best_oks)
+
+    @property
+    def found(self) -> int:
+        """Number of persons with a pose."""
+        return len(self.pairs)
+
+    @property
+    def error(self) -> float:
+        """1 - mean OKS, where missed persons and false positives count as 0; 0 with neither persons nor poses."""
+        number = self.persons + self.false_positives
+        return 1 - sum(oks for *_, oks in self.pairs) / number if number else 0.0
+
+    @property
+    def mean_oks(self) -> float | None:
+        """Of the persons found; None if there are none."""
+        return sum(oks for *_, oks in self.pairs) / self.found if self.found else None
 
 
 def match_poses(ground_truth: GroundTruth, results: Entries) -> Iterator[ImageMatching]:

@@ -13,7 +13,7 @@ from querypose.data.coco_format import image_path
 from querypose.errors import UserError
 from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import GroundTruth
-from querypose.evaluation.image_errors import ImageError, image_errors
+from querypose.evaluation.matching import ImageMatching, match_poses
 from querypose.image_io import UnreadableImageError, read_image_rgb
 from querypose.visualization.contact_sheet import output_folder, write_sheets
 from querypose.visualization.draw_poses import draw_poses
@@ -33,7 +33,7 @@ def write_result_images(
     order: str = "worst",
     score_threshold: float = 0.3,
     keypoint_threshold: float = 0.0,
-) -> list[ImageError]:
+) -> list[ImageMatching]:
     """Draw COCO-format results beside their ground truth and write the table of all images; return their errors.
 
     Written are `images.csv`, a line for each image in the order (see `sort_errors`), `<rank>_<image name>.png` of the
@@ -45,7 +45,7 @@ def write_result_images(
     """
     results = check_results(results, ground_truth, ("keypoints",))
     results = [result for result in results if result["score"] >= score_threshold]
-    errors = sort_errors(image_errors(ground_truth, results), order)
+    errors = sort_errors(list(match_poses(ground_truth, results)), order)
     names = {image["id"]: image["file_name"] for image in ground_truth.content["images"]}
     persons = [person for person in ground_truth.content["annotations"] if not person["iscrowd"]]
     poses_of: defaultdict[int | str, tuple[list, list]] = defaultdict(lambda: ([], []))
@@ -86,7 +86,7 @@ def write_result_images(
     return errors
 
 
-def sort_errors(errors: list[ImageError], order: str) -> list[ImageError]:
+def sort_errors(errors: list[ImageMatching], order: str) -> list[ImageMatching]:
     """Sort "worst" or "best" first, images with neither persons nor poses last; "none" keeps the file's order."""
     if order == "none":
         return errors
