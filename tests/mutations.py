@@ -136,7 +136,7 @@ MUTANTS = (
     ),
     Mutant(
         "anchors: not relative to the box's center",
-        "modeling/beyond/anchored_coordinates.py",
+        "modeling/keypoint_stage.py",
         "+ 0.5) / width - 0.5",
         "+ 0.5) / width",
         ("beyond_the_paper",),
@@ -157,7 +157,7 @@ MUTANTS = (
     ),
     Mutant(
         "image queries: padding hides peaks",
-        "modeling/beyond/image_queries.py",
+        "modeling/beyond_the_paper.py",
         "center = torch.where(inside, center, -torch.inf)",
         "center = center + 0",
         ("image_queries",),

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from querypose.modeling.ops.pyramid_pooling import is_aligned, pool_every_level, pool_own_level, poolable
-from querypose.modeling.query_interaction import build_query_interaction
+from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY
 from querypose.modeling.transformer import FeedForward, SelfAttention
 
 # The deltas' weights of R-CNN's last cascade stages are softer here, and a box may grow to 100000 / 16 times its
@@ -70,7 +70,7 @@ class BoxStage(nn.Module):
         )
         return {
             "pooler": pooler,
-            "interaction": build_query_interaction(cfg, config.QUERY_INTERACTION, size * size),
+            "interaction": QUERY_INTERACTION_REGISTRY.get(config.QUERY_INTERACTION)(cfg, size * size),
             "dim": config.HIDDEN_DIM,
             "num_heads": config.NUM_HEADS,
             "feedforward_dim": config.FEEDFORWARD_DIM,

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.modeling.backbones.checkpointing import checkpoint_blocks
-from querypose.modeling.beyond.ground_truth_regions import ground_truth_regions
-from querypose.modeling.beyond.image_queries import CenterMaps, ImageQueries
-from querypose.modeling.beyond.one_to_many import OneToManyProposals
+from querypose.modeling.beyond_the_paper import CenterMaps, ImageQueries, OneToManyProposals, ground_truth_regions
 from querypose.modeling.decoder import BoxOutput, KeypointOutput, QueryPoseDecoder, select_rows
 from querypose.modeling.inference import finite_persons, poses
 from querypose.modeling.losses.criterion import SetCriterion
@@ -237,9 +235,9 @@ class QueryPose(nn.Module):
         if maps is not None and maps.center.requires_grad:
             losses.update(self.image_queries.losses(maps, targets, num_persons))
         if self.region_copies:
-            regions = ground_truth_regions(matches[-1], targets, self.region_copies, self.region_jitter)
-            output = decoder.decode_keypoints(features[0], boxes, regions.rows, regions=regions.boxes)
-            losses.update(criterion.region_losses(output, regions, targets, num_persons, self.region_copies))
+            match, regions = ground_truth_regions(matches[-1], targets, self.region_copies, self.region_jitter)
+            output = decoder.decode_keypoints(features[0], boxes, match.rows, regions=regions)
+            losses.update(criterion.region_losses(output, match, regions, targets, num_persons, self.region_copies))
         if self.one_to_many is not None:
             losses.update(self.one_to_many_losses(features, sizes, targets, num_persons))
         return losses

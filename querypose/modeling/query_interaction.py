@@ -62,8 +62,3 @@ class DynamicChannelMLP(nn.Module):
         hidden = torch.einsum("rmph,rmhd->rmpd", hidden, second.unflatten(2, (self.hidden_dim, self.dim)))
         hidden = F.relu(self.norm2(hidden))
         return F.relu(self.norm3(self.output(hidden.flatten(2)))).view(query.shape)
-
-
-def build_query_interaction(cfg, name: str, num_tokens: int) -> nn.Module:
-    """The interaction of that name for instance queries, with regions of `num_tokens` locations."""
-    return QUERY_INTERACTION_REGISTRY.get(name)(cfg, num_tokens)
