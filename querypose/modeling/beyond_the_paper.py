@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -123,7 +124,7 @@ class ImageQueries(nn.Module):
             self.head[-1].bias.data = torch.tensor([-math.log(99), 8.0, 8.0, 0.5, 0.5])
 
     @classmethod
-    def from_config(cls, cfg, backbone: nn.Module, stride: int):
+    def from_config(cls, cfg: CfgNode, backbone: nn.Module, stride: int) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         own = getattr(backbone, "peak_channels", None)  # a backbone with center maps of its own
         return {

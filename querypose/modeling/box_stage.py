@@ -1,9 +1,10 @@
 """One stage of the box decoder, after Sparse R-CNN (Section 3.1, Eq. 1)."""
 
 import math
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
@@ -59,7 +60,7 @@ class BoxStage(nn.Module):
         self.box_transform = Box2BoxTransform(weights=DELTA_WEIGHTS, scale_clamp=DELTA_CLAMP)
 
     @classmethod
-    def from_config(cls, cfg, feature_strides: list[int]):
+    def from_config(cls, cfg: CfgNode, feature_strides: list[int]) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         size = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
         pooler = ROIPooler(

@@ -1,7 +1,9 @@
 """One stage of the keypoint decoder: tower, SPEGM, SIM, self-attention over the parts, heads (Section 3.1, Eq. 2)."""
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
@@ -77,7 +79,7 @@ class KeypointStage(nn.Module):
         self.anchored = anchored
 
     @classmethod
-    def from_config(cls, cfg, part_of_keypoint: list[int]):
+    def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int]) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         num_parts = max(part_of_keypoint) + 1
         num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2

@@ -1,6 +1,7 @@
 """QueryPose: from images to persons with boxes, keypoints and a confidence per keypoint."""
 
 import contextlib
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -92,7 +93,7 @@ class QueryPose(nn.Module):
         self.to(memory_format=self.memory_format)
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
             raise UserError(

@@ -1,7 +1,9 @@
 """The set losses of every stage (Section 3.4): focal, L1, GIoU and keypoints."""
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
@@ -60,7 +62,7 @@ class SetCriterion(nn.Module):
         self.register_load_state_dict_pre_hook(_rename_flow)
 
     @classmethod
-    def from_config(cls, cfg, part_of_keypoint: list[int], stride: int):
+    def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int], stride: int) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         return {
             "matcher": HungarianMatcher(config.LOSS.CLASS_WEIGHT, config.LOSS.L1_WEIGHT, config.LOSS.GIOU_WEIGHT),
