@@ -62,14 +62,14 @@ _BY_FILE = {
         ("meta_arch", "inference: a score without its keypoints' confidence",
          "probability * confidence.mean(dim=-1)", "probability"),
     ],
-    "modeling/beyond/anchored_coordinates.py": [
+    "modeling/keypoint_stage.py": [
         ("beyond_the_paper", "anchors: not relative to the box's center", "+ 0.5) / width - 0.5", "+ 0.5) / width"),
     ],
     "modeling/meta_arch.py": [
         ("beyond_the_paper", "one-to-many boxes: repeats add to the loss",
          "num_persons * self.one_to_many.repeats", "num_persons"),
     ],
-    "modeling/beyond/image_queries.py": [
+    "modeling/beyond_the_paper.py": [
         ("image_queries", "image queries: padding hides peaks",
          "center = torch.where(inside, center, -torch.inf)", "center = center + 0"),
     ],

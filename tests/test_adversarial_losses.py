@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_model import gradients_of, spread, tiny_model
 
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
-from querypose.modeling.losses.auxiliary_heatmap import AuxiliaryHeatmap
+from querypose.modeling.losses.auxiliary import AuxiliaryHeatmap
 from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.flow import RealNVP
 from querypose.modeling.losses.keypoint_loss import RLE

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from querypose.modeling.losses.auxiliary_attention import attention_loss
+from querypose.modeling.losses.auxiliary import attention_loss
 
 
 def gaussian_map(x, y, width, height, sigma):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from querypose.modeling.losses.auxiliary_heatmap import gaussian_heatmaps, heatmap_focal_loss
+from querypose.modeling.losses.auxiliary import gaussian_heatmaps, heatmap_focal_loss
 
 
 def person(*keypoints):

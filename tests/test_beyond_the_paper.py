@@ -6,10 +6,8 @@ import torch
 from tiny_model import NUM_QUERIES, gradients_of, spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
 
 from querypose.errors import UserError
-from querypose.modeling.beyond.anchored_coordinates import attention_anchors
-from querypose.modeling.beyond.ground_truth_regions import ground_truth_regions
-from querypose.modeling.beyond.one_to_many import OneToManyProposals
-from querypose.modeling.keypoint_stage import KeypointStage
+from querypose.modeling.beyond_the_paper import OneToManyProposals, ground_truth_regions
+from querypose.modeling.keypoint_stage import KeypointStage, attention_anchors
 from querypose.modeling.losses.criterion import class_loss
 from querypose.modeling.losses.matcher import Match
 from querypose.modeling.losses.rle import keypoints_in_box_units, residual_log_likelihood_loss
@@ -79,16 +77,16 @@ def test_coordinates_are_the_paper_s_and_the_anchor_of_their_part():
 def test_regions_are_jittered_boxes_of_the_matched_persons():
     targets = random_targets((2, 1))
     match = Match(torch.tensor([4, 0, 9]), torch.tensor([1, 0, 2]))
-    regions = ground_truth_regions(match, targets, copies=2000, jitter=0.1)
-    assert regions.rows.tolist() == [4, 0, 9] * 2000 and regions.persons.tolist() == [1, 0, 2] * 2000
-    boxes = targets.boxes.flatten(0, 1)[regions.persons]
+    repeated, regions = ground_truth_regions(match, targets, copies=2000, jitter=0.1)
+    assert repeated.rows.tolist() == [4, 0, 9] * 2000 and repeated.persons.tolist() == [1, 0, 2] * 2000
+    boxes = targets.boxes.flatten(0, 1)[repeated.persons]
     size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    moved = (regions.boxes - boxes) / size
+    moved = (regions - boxes) / size
     # uniform, and each side of a box by itself
     assert moved.abs().max() <= 0.1 + 1e-5 and (moved.amax(dim=0) > 0.099).all() and (moved.amin(dim=0) < -0.099).all()
     torch.testing.assert_close(moved.mean(dim=0), torch.zeros(4), atol=0.003, rtol=0)
     torch.testing.assert_close(moved.T.cov(), torch.eye(4) * 0.1**2 / 3, atol=2e-4, rtol=0)
-    assert torch.equal(ground_truth_regions(match, targets, 1, 0.0).boxes, targets.boxes.flatten(0, 1)[[1, 0, 2]])
+    assert torch.equal(ground_truth_regions(match, targets, 1, 0.0)[1], targets.boxes.flatten(0, 1)[[1, 0, 2]])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,13 +106,13 @@ def test_region_losses_by_hand_and_the_other_losses_as_without(kind):
     boxes = decode(features, *first)
     match = model.criterion.matcher(boxes.logits, boxes.boxes, targets)[-1]
     torch.manual_seed(5)
-    regions = ground_truth_regions(match, targets, 2, 0.1)
-    wanted, valid = keypoints_in_box_units(targets.keypoints.flatten(0, 1)[regions.persons], regions.boxes)
-    assert len(regions.rows) == 6 and valid.sum() > 50
-    pooled = model.decoder.pool_keypoint_regions(features[0], regions.boxes, regions.rows // NUM_QUERIES)
+    match, regions = ground_truth_regions(match, targets, 2, 0.1)
+    wanted, valid = keypoints_in_box_units(targets.keypoints.flatten(0, 1)[match.persons], regions)
+    assert len(match.rows) == 6 and valid.sum() > 50
+    pooled = model.decoder.pool_keypoint_regions(features[0], regions, match.rows // NUM_QUERIES)
     parts = model.decoder.part_queries.weight.expand(6, -1, -1)
     for index, name in enumerate(["loss_keypoint_region_0", "loss_keypoint_region"]):
-        queries = boxes.queries[index].flatten(0, 1)[regions.rows]
+        queries = boxes.queries[index].flatten(0, 1)[match.rows]
         coordinates, sigmas, _, parts, _ = model.decoder.keypoint_stages[index](pooled, queries, parts)
         flow = model.criterion.keypoint_loss.flow
         total = residual_log_likelihood_loss(coordinates, sigmas, wanted, valid, flow)

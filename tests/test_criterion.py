@@ -9,7 +9,7 @@ from torchvision.ops import generalized_box_iou, generalized_box_iou_loss
 
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.losses import criterion as criterion_module
-from querypose.modeling.losses.auxiliary_attention import attention_loss
+from querypose.modeling.losses.auxiliary import attention_loss
 from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.flow import RealNVP
 from querypose.modeling.losses.keypoint_loss import RLE

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_model import NUM_QUERIES, tiny_batch, tiny_model
 
-from querypose.modeling.beyond.image_queries import MIN_SIDE, CenterMaps, ImageQueries
+from querypose.modeling.beyond_the_paper import MIN_SIDE, CenterMaps, ImageQueries
 from querypose.modeling.losses.targets import Targets
 
 STRIDE, HEIGHT, WIDTH = 4, 8, 12  # of the maps: 48 x 32 pixels

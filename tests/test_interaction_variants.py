@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from querypose.modeling.ablations.interaction_variants import (
+from querypose.modeling.ablations import (
     DynamicSpatialMLP,
     MultiHeadSelfAttention,
+    PartSelfAttention,
     SpatialAttention,
 )
-from querypose.modeling.ablations.part_interaction import PartSelfAttention
 from querypose.modeling.query_interaction import DynamicChannelMLP
 
 DIM, HEADS, PLACES = 8, 2, 9

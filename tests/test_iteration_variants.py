@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_model import spread, tiny_batch, tiny_model
 
-from querypose.modeling.ablations.iteration_variants import Concatenation, NoIteration, Summation
+from querypose.modeling.ablations import Concatenation, NoIteration, Summation
 
 
 @torch.no_grad()

@@ -9,22 +9,10 @@ Shape letters, used in every docstring of this package:
     d width of an instance query   dp width of a part query
 """
 
-from querypose.modeling.ablations.direct_keypoint_stage import InstanceKeypointStage, PooledKeypointStage
-from querypose.modeling.ablations.interaction_variants import (
-    DynamicSpatialMLP,
-    MultiHeadSelfAttention,
-    SpatialAttention,
-)
-from querypose.modeling.ablations.iteration_variants import Concatenation, NoIteration, Summation
-from querypose.modeling.ablations.part_interaction import (
-    PartDynamicChannelMLP,
-    PartDynamicSpatialMLP,
-    PartSelfAttention,
-)
-from querypose.modeling.backbones import build_hrnet_backbone, build_swin_fpn_backbone, build_timm_fpn_backbone
-from querypose.modeling.box_stage import BoxStage
+from querypose.modeling import ablations as ablations  # registers its classes
+from querypose.modeling import backbones as backbones
 from querypose.modeling.decoder import QueryPoseDecoder
-from querypose.modeling.keypoint_stage import KEYPOINT_STAGE_REGISTRY, KeypointStage
+from querypose.modeling.keypoint_stage import KEYPOINT_STAGE_REGISTRY
 from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY
 from querypose.modeling.meta_arch import QueryPose
 from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
@@ -39,23 +27,7 @@ __all__ = [
     "PART_EMBEDDING_REGISTRY",
     "PART_UPDATE_REGISTRY",
     "QUERY_INTERACTION_REGISTRY",
-    "BoxStage",
-    "Concatenation",
-    "DynamicSpatialMLP",
-    "InstanceKeypointStage",
-    "KeypointStage",
-    "MultiHeadSelfAttention",
-    "NoIteration",
-    "PartDynamicChannelMLP",
-    "PartDynamicSpatialMLP",
-    "PartSelfAttention",
-    "PooledKeypointStage",
     "QueryPose",
     "QueryPoseDecoder",
-    "SpatialAttention",
-    "Summation",
-    "build_hrnet_backbone",
     "build_part_division",
-    "build_swin_fpn_backbone",
-    "build_timm_fpn_backbone",
 ]

@@ -1,16 +1,17 @@
 """One stage of the box decoder, after Sparse R-CNN (Section 3.1, Eq. 1)."""
 
 import math
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from querypose.modeling.ops.pyramid_pooling import is_aligned, pool_every_level, pool_own_level, poolable
-from querypose.modeling.query_interaction import build_query_interaction
+from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY
 from querypose.modeling.transformer import FeedForward, SelfAttention
 
 # The deltas' weights of R-CNN's last cascade stages are softer here, and a box may grow to 100000 / 16 times its
@@ -59,7 +60,7 @@ class BoxStage(nn.Module):
         self.box_transform = Box2BoxTransform(weights=DELTA_WEIGHTS, scale_clamp=DELTA_CLAMP)
 
     @classmethod
-    def from_config(cls, cfg, feature_strides: list[int]):
+    def from_config(cls, cfg: CfgNode, feature_strides: list[int]) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         size = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
         pooler = ROIPooler(
@@ -70,7 +71,7 @@ class BoxStage(nn.Module):
         )
         return {
             "pooler": pooler,
-            "interaction": build_query_interaction(cfg, config.QUERY_INTERACTION, size * size),
+            "interaction": QUERY_INTERACTION_REGISTRY.get(config.QUERY_INTERACTION)(cfg, size * size),
             "dim": config.HIDDEN_DIM,
             "num_heads": config.NUM_HEADS,
             "feedforward_dim": config.FEEDFORWARD_DIM,

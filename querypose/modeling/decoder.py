@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from querypose.modeling.box_stage import BoxStage
@@ -96,7 +97,7 @@ class QueryPoseDecoder(nn.Module):
                 compile_module(stage, compile_mode)
 
     @classmethod
-    def from_config(cls, cfg, part_of_keypoint: list[int], feature_strides: list[int]):
+    def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int], feature_strides: list[int]) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         stages = range(config.NUM_STAGES)
         keypoint_stage = KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE)

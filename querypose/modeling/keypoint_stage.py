@@ -1,13 +1,15 @@
 """One stage of the keypoint decoder: tower, SPEGM, SIM, self-attention over the parts, heads (Section 3.1, Eq. 2)."""
 
-from detectron2.config import configurable
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from querypose.modeling.beyond.anchored_coordinates import attention_anchors
 from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY
 from querypose.modeling.part_heads import KeypointHeads, PartLinear
-from querypose.modeling.query_interaction import build_query_interaction
+from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY
 from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY
 from querypose.modeling.spegm import PART_EMBEDDING_REGISTRY
 from querypose.modeling.transformer import FeedForward, SelfAttention
@@ -77,7 +79,7 @@ class KeypointStage(nn.Module):
         self.anchored = anchored
 
     @classmethod
-    def from_config(cls, cfg, part_of_keypoint: list[int]):
+    def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int]) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         num_parts = max(part_of_keypoint) + 1
         num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
@@ -86,7 +88,7 @@ class KeypointStage(nn.Module):
             "part_update": PART_UPDATE_REGISTRY.get(config.PART_UPDATE)(cfg),
             "instance_interaction": None
             if config.VARIANT == "light"
-            else build_query_interaction(cfg, config.KEYPOINT_INTERACTION, num_tokens),
+            else QUERY_INTERACTION_REGISTRY.get(config.KEYPOINT_INTERACTION)(cfg, num_tokens),
             "part_of_keypoint": part_of_keypoint,
             "dim": config.HIDDEN_DIM,
             "part_dim": config.PART_DIM,
@@ -137,3 +139,22 @@ def build_tower(dim: int, tower_dim: int, num_layers: int) -> nn.Sequential:
     for before, after in zip(widths, widths[1:], strict=False):
         layers += [nn.Conv2d(before, after, kernel_size=3, padding=1), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
+
+
+def attention_anchors(attention: Tensor) -> Tensor:
+    """The expected position under each attention map, in box units.
+
+    Keypoint k of part m is then u_k = sum_p A_m(p) p + (q W_k^T) / ||q|| + b_k with p the center of a location, so
+    that the keypoint loss moves the attention itself and the heads learn small offsets only.
+
+    Args:
+        attention: (R, M, h, w) in float32, every map summing to one.
+
+    Returns:
+        (R, M, 2) x, y; the box's center is 0, its sides are at -0.5 and 0.5.
+    """
+    height, width = attention.shape[2:]
+    x = (torch.arange(width, device=attention.device) + 0.5) / width - 0.5
+    y = (torch.arange(height, device=attention.device) + 0.5) / height - 0.5
+    # no matrix product: autocast would round it
+    return torch.stack([(attention.sum(dim=2) * x).sum(dim=-1), (attention.sum(dim=3) * y).sum(dim=-1)], dim=-1)

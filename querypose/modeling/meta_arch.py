@@ -1,6 +1,7 @@
 """QueryPose: from images to persons with boxes, keypoints and a confidence per keypoint."""
 
 import contextlib
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -12,9 +13,7 @@ from torch import Tensor, nn
 from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.modeling.backbones.checkpointing import checkpoint_blocks
-from querypose.modeling.beyond.ground_truth_regions import ground_truth_regions
-from querypose.modeling.beyond.image_queries import CenterMaps, ImageQueries
-from querypose.modeling.beyond.one_to_many import OneToManyProposals
+from querypose.modeling.beyond_the_paper import CenterMaps, ImageQueries, OneToManyProposals, ground_truth_regions
 from querypose.modeling.decoder import BoxOutput, KeypointOutput, QueryPoseDecoder, select_rows
 from querypose.modeling.inference import finite_persons, poses
 from querypose.modeling.losses.criterion import SetCriterion
@@ -94,7 +93,7 @@ class QueryPose(nn.Module):
         self.to(memory_format=self.memory_format)
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
             raise UserError(
@@ -237,9 +236,9 @@ class QueryPose(nn.Module):
         if maps is not None and maps.center.requires_grad:
             losses.update(self.image_queries.losses(maps, targets, num_persons))
         if self.region_copies:
-            regions = ground_truth_regions(matches[-1], targets, self.region_copies, self.region_jitter)
-            output = decoder.decode_keypoints(features[0], boxes, regions.rows, regions=regions.boxes)
-            losses.update(criterion.region_losses(output, regions, targets, num_persons, self.region_copies))
+            match, regions = ground_truth_regions(matches[-1], targets, self.region_copies, self.region_jitter)
+            output = decoder.decode_keypoints(features[0], boxes, match.rows, regions=regions)
+            losses.update(criterion.region_losses(output, match, regions, targets, num_persons, self.region_copies))
         if self.one_to_many is not None:
             losses.update(self.one_to_many_losses(features, sizes, targets, num_persons))
         return losses

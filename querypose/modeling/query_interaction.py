@@ -1,7 +1,9 @@
 """How a query reads the features of its region: the dynamic channel MLP (Eq. 1)."""
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,7 +46,7 @@ class DynamicChannelMLP(nn.Module):
         self.norm3 = nn.LayerNorm(query_dim)
 
     @classmethod
-    def from_config(cls, cfg, num_tokens: int, query_dim: int | None = None):
+    def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int | None = None) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         return {
             "dim": config.HIDDEN_DIM,
@@ -62,8 +64,3 @@ class DynamicChannelMLP(nn.Module):
         hidden = torch.einsum("rmph,rmhd->rmpd", hidden, second.unflatten(2, (self.hidden_dim, self.dim)))
         hidden = F.relu(self.norm2(hidden))
         return F.relu(self.norm3(self.output(hidden.flatten(2)))).view(query.shape)
-
-
-def build_query_interaction(cfg, name: str, num_tokens: int) -> nn.Module:
-    """The interaction of that name for instance queries, with regions of `num_tokens` locations."""
-    return QUERY_INTERACTION_REGISTRY.get(name)(cfg, num_tokens)

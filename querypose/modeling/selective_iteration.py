@@ -1,7 +1,9 @@
 """Selective Iteration Module, SIM (Section 3.3, Figure 2d, Eq. 3)."""
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,7 +38,7 @@ class SelectiveIteration(nn.Module):
         self.expand = nn.Linear(hidden_dim, 2 * part_dim)
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {"part_dim": cfg.MODEL.QUERYPOSE.PART_DIM}
 
     def forward(self, embeddings: Tensor, queries: Tensor) -> Tensor:

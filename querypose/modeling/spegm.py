@@ -1,7 +1,9 @@
 """Spatial Part Embedding Generation Module, SPEGM (Section 3.2, Figure 2c)."""
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,7 +46,7 @@ class SPEGM(nn.Module):
         self.project = nn.Linear(dim + self.extra_dim, part_dim)
 
     @classmethod
-    def from_config(cls, cfg, num_parts: int):
+    def from_config(cls, cfg: CfgNode, num_parts: int) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         return {"dim": config.HIDDEN_DIM, "part_dim": config.PART_DIM, "num_parts": num_parts}
 

@@ -1,7 +1,9 @@
 """HRNet from timm with the two necks of the authors' models."""
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from fvcore.nn import weight_init
@@ -52,7 +54,7 @@ class HRNetBackbone(Backbone):
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
 
     @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec):
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         bottom_up = build_hrnet(cfg.MODEL.HRNET.NAME, norm=cfg.MODEL.HRNET.NORM)
         return {
             "bottom_up": bottom_up,
@@ -99,7 +101,7 @@ def build_hrnet(name: str, *, norm: str = "BN") -> nn.Module:
 
 
 @BACKBONE_REGISTRY.register()
-def build_hrnet_backbone(cfg, input_shape: ShapeSpec) -> HRNetBackbone:
+def build_hrnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRNetBackbone:
     """`MODEL.HRNET.NAME` with the neck `MODEL.HRNET.NECK`: levels p2 .. p5.
 
     Raises:

@@ -2,9 +2,10 @@
 
 import contextlib
 from functools import partial
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from fvcore.nn import weight_init
@@ -84,7 +85,7 @@ class MoveNetBackbone(Backbone):
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
 
     @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec | None = None):
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
         return {"out_channels": cfg.MODEL.FPN.OUT_CHANNELS, "frozen": cfg.MODEL.MOVENET.FROZEN}
 
     @property
@@ -183,6 +184,6 @@ def _upsample(x: Tensor) -> Tensor:
 
 
 @BACKBONE_REGISTRY.register()
-def build_movenet_backbone(cfg, input_shape: ShapeSpec) -> MoveNetBackbone:
+def build_movenet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MoveNetBackbone:
     """MoveNet MultiPose with levels p2 .. p5, and the maps from which first boxes can be read."""
     return MoveNetBackbone(cfg, input_shape)

@@ -1,6 +1,8 @@
 """Swin Transformer from torchvision with the stock FPN."""
 
-from detectron2.config import configurable
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from torch import Tensor, nn
@@ -66,7 +68,7 @@ class SwinBackbone(Backbone):
             self.add_module(f"norm{stage}", nn.LayerNorm(self._out_feature_channels[key]))
 
     @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec):
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         config = cfg.MODEL.SWIN
         return {
             "embed_dim": config.EMBED_DIM,
@@ -114,6 +116,6 @@ def check_swin_sizes(
 
 
 @BACKBONE_REGISTRY.register()
-def build_swin_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+def build_swin_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """The Swin of `MODEL.SWIN` with Detectron2's FPN over `MODEL.FPN.IN_FEATURES`: levels p2, p3 .."""
     return stock_fpn(cfg, SwinBackbone(cfg, input_shape))

@@ -1,8 +1,10 @@
 """Any timm model as a Detectron2 backbone with the stock FPN."""
 
+from typing import Any
+
 import timm
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from torch import Tensor, nn
@@ -87,7 +89,7 @@ class TimmBackbone(Backbone):
             self.model.requires_grad_(False)
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         config = cfg.MODEL.TIMM
         return {
             "name": config.NAME,
@@ -146,12 +148,12 @@ class TimmBackbone(Backbone):
 
 
 @BACKBONE_REGISTRY.register()
-def build_timm_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """`MODEL.TIMM.NAME` with Detectron2's FPN over `MODEL.FPN.IN_FEATURES`: levels p2, p3 .."""
     return stock_fpn(cfg, TimmBackbone(cfg))
 
 
-def fpn_in_features(cfg) -> tuple[str, ...]:
+def fpn_in_features(cfg: CfgNode) -> tuple[str, ...]:
     """`MODEL.FPN.IN_FEATURES` for backbones whose features are res2 .. res5.
 
     Raises:
@@ -165,7 +167,7 @@ def fpn_in_features(cfg) -> tuple[str, ...]:
     return tuple(names)
 
 
-def stock_fpn(cfg, bottom_up: Backbone) -> FPN:
+def stock_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
     """Detectron2's FPN over `MODEL.FPN.IN_FEATURES` of `bottom_up`, without a p6."""
     return FPN(
         bottom_up=bottom_up,

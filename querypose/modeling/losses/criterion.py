@@ -1,15 +1,15 @@
 """The set losses of every stage (Section 3.4): focal, L1, GIoU and keypoints."""
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from querypose.modeling.beyond.ground_truth_regions import Regions
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
-from querypose.modeling.losses.auxiliary_attention import attention_loss
-from querypose.modeling.losses.auxiliary_heatmap import AuxiliaryHeatmap
+from querypose.modeling.losses.auxiliary import AuxiliaryHeatmap, attention_loss
 from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY
 from querypose.modeling.losses.matcher import HungarianMatcher, Match
 from querypose.modeling.losses.rle import keypoints_in_box_units
@@ -62,7 +62,7 @@ class SetCriterion(nn.Module):
         self.register_load_state_dict_pre_hook(_rename_flow)
 
     @classmethod
-    def from_config(cls, cfg, part_of_keypoint: list[int], stride: int):
+    def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int], stride: int) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         return {
             "matcher": HungarianMatcher(config.LOSS.CLASS_WEIGHT, config.LOSS.L1_WEIGHT, config.LOSS.GIOU_WEIGHT),
@@ -112,13 +112,13 @@ class SetCriterion(nn.Module):
         return losses
 
     def region_losses(
-        self, output: KeypointOutput, regions: Regions, targets: Targets, num_persons: Tensor, copies: int
+        self, output: KeypointOutput, match: Match, boxes: Tensor, targets: Targets, num_persons: Tensor, copies: int
     ) -> dict[str, Tensor]:
         """The keypoint losses of `ground_truth_regions`, named `loss_keypoint_region`, .., divided by copies too."""
-        at = torch.arange(len(regions.rows), device=regions.rows.device)
+        at = torch.arange(len(boxes), device=boxes.device)
         losses = {}
         for stage in range(len(output.coordinates)):
-            values = self.stage_keypoint_losses(output, stage, at, regions.boxes, regions.persons, targets)
+            values = self.stage_keypoint_losses(output, stage, at, boxes, match.persons, targets)
             suffix = "_region" + _suffix(stage, len(output.coordinates))
             losses.update({name + suffix: value / (num_persons * copies) for name, value in values.items()})
         return losses

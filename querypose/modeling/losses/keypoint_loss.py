@@ -1,7 +1,9 @@
 """The keypoint losses that a config can choose: residual log-likelihood (Eq. 4) and what it is compared with."""
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,7 +36,7 @@ class RLE(nn.Module):
         self.flow = flow
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         flow = RealNVP()
         if cfg.MODEL.QUERYPOSE.INITIALIZATION == "deliberate":
             flow.init_weights()
@@ -50,7 +52,7 @@ class RLEWithoutFlow(RLE):
     """Residual log-likelihood less the flow's terms: log(sigma sqrt(2 pi)) + |g - u| / (sqrt(2) sigma)."""
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {"flow": None}
 
 
@@ -67,7 +69,7 @@ class SmoothL1(nn.Module):
         self.beta = beta
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {"beta": 0.05}
 
     def forward(self, coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ class L1(SmoothL1):
     """|g - u| in box units."""
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {"beta": 0.0}
 
 

@@ -1,4 +1,4 @@
-"""Auxiliary keypoint heatmaps on P2, in training only (the discussion at the end of Section 4.3)."""
+"""Losses in training only: keypoint heatmaps on P2 (end of Section 4.3), and the SPEGM's attention on its keypoints."""
 
 import math
 
@@ -14,13 +14,7 @@ class AuxiliaryHeatmap(nn.Module):
     """
 
     def __init__(self, dim: int, num_keypoints: int, stride: int, sigma: float = 1.5):
-        """
-        Args:
-            dim: channels of P2.
-            num_keypoints: K.
-            stride: pixels of the input per location of P2.
-            sigma: standard deviation of a target's Gaussian, in locations of P2.
-        """
+        """dim: channels of P2; stride: pixels of the input per location of P2; sigma: of a target, in locations."""
         super().__init__()
         self.predict = nn.Conv2d(dim, num_keypoints, kernel_size=1)
         self.stride = stride
@@ -69,3 +63,34 @@ def heatmap_focal_loss(
     negative = (1 - targets) ** beta * probability**alpha * -nn.functional.logsigmoid(-logits)
     loss = torch.where(peaks, positive, negative).sum()
     return loss if reduction == "sum" else loss / peaks.sum().clamp(min=1)
+
+
+def attention_loss(
+    attention: Tensor, targets: Tensor, valid: Tensor, part_of_keypoint: Tensor, sigma: float = 1.0
+) -> Tensor:
+    """Sum over the valid keypoints of the cross-entropy between a Gaussian at the keypoint and its part's attention.
+
+    Not the paper's: there, only the gradient of the coordinates moves the attention (Section 3.2).
+
+    Args:
+        attention: (n, M, h, w), every map summing to one.
+        targets: (n, K, 2) in box units, the box's centre at 0; anything where not valid.
+        valid: (n, K) which keypoints count.
+        part_of_keypoint: (K,) the part of each keypoint. Several of one part make a mixture of Gaussians its target.
+        sigma: standard deviation of the Gaussians in locations of the maps.
+    """
+    height, width = attention.shape[2:]
+    log_attention = torch.log(attention.float() + 1e-8)[:, part_of_keypoint]  # (n, K, h, w)
+    targets = torch.where(valid[..., None], targets, 0.0)
+    column = _gaussian(targets[..., 1], height, sigma)
+    row = _gaussian(targets[..., 0], width, sigma)
+    # no matrix product: autocast would round it
+    cross_entropy = -(column[..., None] * row[..., None, :] * log_attention).sum(dim=(2, 3))  # (n, K)
+    return torch.where(valid, cross_entropy, 0.0).sum()
+
+
+def _gaussian(position: Tensor, locations: int, sigma: float) -> Tensor:
+    """position (n, K) in box units -> (n, K, locations), weights that sum to one."""
+    centers = (torch.arange(locations, device=position.device) + 0.5) / locations - 0.5
+    distance = (centers - position[..., None].float()) * locations
+    return torch.softmax(-(distance**2) / (2 * sigma**2), dim=-1)

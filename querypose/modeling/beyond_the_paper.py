@@ -1,17 +1,79 @@
-"""Image-dependent queries: the peaks of a person-center map give the first boxes and add to the instance queries."""
+"""Beyond the paper: training aids for little data, all off by default (docs/BEYOND_THE_PAPER.md)."""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from querypose.modeling.losses.auxiliary_heatmap import gaussian_heatmaps, heatmap_focal_loss
+from querypose.modeling.decoder import corners_in_pixels
+from querypose.modeling.losses.auxiliary import gaussian_heatmaps, heatmap_focal_loss
+from querypose.modeling.losses.matcher import Match
 from querypose.modeling.losses.targets import Targets
 
 MIN_SIDE = 8.0  # pixels; a first box is at least this wide and high before it is clipped to the image
+
+
+def ground_truth_regions(match: Match, targets: Targets, copies: int, jitter: float) -> tuple[Match, Tensor]:
+    """For each matched query, `copies` boxes of its person, each corner moved by U(-jitter, jitter) of the side.
+
+    Early predicted boxes miss most of a person, and keypoints outside of the box do not count, so that keypoint stages
+    learn only after the boxes have. As R-CNN does, ground truth is added to the proposals. A batch without a person
+    gives one row without a labeled keypoint, so that every parameter takes part in the step.
+
+    Returns:
+        R rows and their persons; the boxes (R, 4) that every keypoint stage reads, corners in pixels.
+    """
+    if not len(match.rows):
+        rows = match.rows.new_zeros(1)
+        return Match(rows, rows), targets.boxes.flatten(0, 1)[rows]
+    rows, persons = match.rows.repeat(copies), match.persons.repeat(copies)
+    boxes = targets.boxes.flatten(0, 1)[persons]
+    size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    return Match(rows, persons), boxes + (2 * torch.rand_like(boxes) - 1) * jitter * size
+
+
+class OneToManyProposals(nn.Module):
+    """Learnable boxes and instance queries that go through the box stages by themselves, in training only.
+
+    Hybrid matching (arXiv 2207.13080) for boxes alone: each person is matched to `repeats` of these queries, so that
+    the box stages see as many times the positive examples of one-to-one matching.
+    """
+
+    def __init__(self, num_queries: int, dim: int, repeats: int):
+        """num_queries: N' of the second set; dim: d; repeats: queries that each person is matched to."""
+        super().__init__()
+        self.boxes = nn.Embedding(num_queries, 4)
+        self.queries = nn.Embedding(num_queries, dim)
+        self.repeats = repeats
+        # a grid of boxes of a third of the image, which persons of any position have some overlap with
+        columns = max(1, round(num_queries**0.5))
+        index = torch.arange(num_queries)
+        rows = -(-num_queries // columns)
+        with torch.no_grad():
+            self.boxes.weight[:, 0] = (index % columns + 0.5) / columns
+            self.boxes.weight[:, 1] = (index // columns + 0.5) / rows
+            self.boxes.weight[:, 2:] = 1 / 3
+
+    def forward(self, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """(width, height) (B, 2) in pixels -> boxes (B, N', 4), corners in pixels, and queries (B, N', d)."""
+        return (
+            corners_in_pixels(self.boxes.weight, image_sizes),
+            self.queries.weight.expand(len(image_sizes), -1, -1),
+        )
+
+    def targets(self, targets: Targets) -> Targets:
+        """The ground truth with each person repeated."""
+        most, repeats = targets.boxes.shape[1], self.repeats
+        index = torch.zeros(len(targets.counts), most * repeats, dtype=torch.long)
+        for image, count in enumerate(targets.counts):
+            index[image, : count * repeats] = torch.arange(count).repeat(repeats)
+        index = index.to(targets.boxes.device, non_blocking=True)[..., None].expand(-1, -1, 4)
+        counts = [count * repeats for count in targets.counts]
+        return Targets(targets.boxes.gather(1, index), targets.keypoints, counts, targets.box_scale)
 
 
 @dataclass
@@ -62,7 +124,7 @@ class ImageQueries(nn.Module):
             self.head[-1].bias.data = torch.tensor([-math.log(99), 8.0, 8.0, 0.5, 0.5])
 
     @classmethod
-    def from_config(cls, cfg, backbone: nn.Module, stride: int):
+    def from_config(cls, cfg: CfgNode, backbone: nn.Module, stride: int) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         own = getattr(backbone, "peak_channels", None)  # a backbone with center maps of its own
         return {
