@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.modeling import build_backbone
+from detectron2.modeling import build_backbone, build_model
 from detectron2.utils.analysis import FlopCountAnalysis
 from tiny_model import tiny_config
 
 from querypose.analysis import model_zoo
-from querypose.analysis.flops import count_cost, count_parameters
+from querypose.analysis.flops import count_operations
 from querypose.errors import UserError
 from querypose.setup_config import setup_config
 
@@ -45,11 +45,13 @@ def keypoint_stage(n, d, dp, size, tower, parts, feedforward, keypoints, hidden)
 
 @pytest.mark.parametrize("variant", ["light", "full"])
 def test_stages_against_closed_forms(variant):
-    cost = count_cost(tiny_config(variant), 64, 96)
-    assert cost.box_stages == 2 * box_stage(6, 16, 5, 4, 32, 1, 3)
+    model, operations = count_operations(tiny_config(variant), 64, 96)
+    assert operations["decoder.box_stages"] == 2 * box_stage(6, 16, 5, 4, 32, 1, 3)
     hidden = 4 if variant == "full" else 0
-    assert cost.keypoint_stages == 2 * keypoint_stage(6, 16, 16, 6, (16, 16, 16), 7, 32, 17, hidden)
-    assert cost.parameters == count_parameters(tiny_config(variant))
+    expected = 2 * keypoint_stage(6, 16, 16, 6, (16, 16, 16), 7, 32, 17, hidden)
+    assert operations["decoder.keypoint_stages"] == expected
+    allocated = build_model(tiny_config(variant))
+    assert [p.shape for p in model.parameters()] == [p.shape for p in allocated.parameters()]
 
 
 def test_backbone_against_detectron2_s_counter():
@@ -57,7 +59,7 @@ def test_backbone_against_detectron2_s_counter():
     backbone = build_backbone(cfg).eval()
     image = torch.zeros(1, 3, 64, 96)
     theirs = FlopCountAnalysis(backbone, (image,)).by_operator()
-    assert count_cost(cfg, 64, 96).backbone == theirs["conv"]
+    assert count_operations(cfg, 64, 96)[1]["backbone"] == theirs["conv"]
 
 
 def columns(config):
@@ -74,12 +76,19 @@ def test_every_config_has_a_row():
     assert reported == ["68.7 (Table 4)", "72.7 (Table 6)", "-"]
 
 
+def meta_model(cfg):
+    cfg.MODEL.DEVICE, cfg.MODEL.TIMM.PRETRAINED = "meta", False
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
 @pytest.mark.parametrize(
     "config", ["querypose_light_R50", "querypose_Swin-T", "50_queries/querypose_R50", "quickstart"]
 )
 def test_parameters_on_the_page(config):
     cfg = setup_config(str(model_zoo.CONFIG_FOLDER / f"{config}.yaml"))
-    assert columns(config)[3] == f"{count_parameters(cfg) / 1e6:.1f}"
+    parameters = sum(parameter.numel() for parameter in meta_model(cfg).parameters())
+    assert columns(config)[3] == f"{parameters / 1e6:.1f}"
     assert columns(config)[1:3] == [cfg.MODEL.QUERYPOSE.VARIANT, str(cfg.MODEL.QUERYPOSE.NUM_QUERIES)]
 
 

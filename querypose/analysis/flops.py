@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,54 +19,27 @@ from querypose.modeling import QueryPose, QueryPoseDecoder
 _ROI_ALIGN = 2 * 2 * 4
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a model takes for one image.
-
-    parameters: trainable numbers, without the running statistics of BatchNorm and all of a frozen one.
-    backbone, box_stages, keypoint_stages: multiply-adds; backbone is with its neck.
-    """
-
-    parameters: int
-    backbone: int
-    box_stages: int
-    keypoint_stages: int
-
-    @property
-    def total(self) -> int:
-        return self.backbone + self.box_stages + self.keypoint_stages
-
-
-def count_parameters(cfg: CfgNode) -> int:
-    """Number of parameters of the config's model, of which nothing is allocated."""
-    return sum(parameter.numel() for parameter in _meta_model(cfg).parameters())
-
-
-def count_cost(cfg: CfgNode, height: int, width: int) -> Cost:
-    """Parameters of the config's model and the multiply-adds of one image of `height` x `width` pixels.
+def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[QueryPose, dict[str, int]]:
+    """The multiply-adds, for one image, of each module that inference calls, by its name in the model.
 
     Counted are convolutions, matrix products (Linear layers, dynamic MLPs, attention) and RoIAlign; a multiplication
     and its addition are one operation, as in Detectron2 and fvcore. Norms, activations, interpolation and pooling are
-    not counted. Every query goes through all stages. The flow is part of the loss and is not run.
+    not counted. Every query goes through all stages. The flow is part of the loss and is not run. A module's number
+    includes those of the modules in it, a stage's its RoIAlign.
 
     Args:
         cfg: config of the model.
         height, width: of the padded input, multiples of 32.
-    """
-    model, operations = count_operations(cfg, height, width)
-    parts = ("backbone", "decoder.box_stages", "decoder.keypoint_stages")
-    return Cost(sum(parameter.numel() for parameter in model.parameters()), *(operations[part] for part in parts))
-
-
-def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[QueryPose, dict[str, int]]:
-    """The multiply-adds of each module that inference calls, by its name in the model, as of `count_cost`.
-
-    A module's number includes those of the modules in it; a stage's includes its RoIAlign.
 
     Returns:
         the model, on the device "meta", and the numbers.
     """
-    model = _meta_model(cfg).eval()
+    cfg = cfg.clone()
+    cfg.defrost()
+    # none of these changes a shape
+    cfg.MODEL.DEVICE, cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.COMPILE = "meta", False, "none"
+    with torch.device("meta"):
+        model = build_model(cfg).eval()
     decoder: QueryPoseDecoder = model.decoder
     config = cfg.MODEL.QUERYPOSE
     number, dim = config.NUM_QUERIES, config.HIDDEN_DIM
@@ -103,15 +75,6 @@ def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[QueryPose, 
     operations["decoder"] = operations["decoder.box_stages"] + operations["decoder.keypoint_stages"]
     operations[""] = operations["backbone"] + operations["decoder"]
     return model, operations
-
-
-def _meta_model(cfg: CfgNode) -> QueryPose:
-    cfg = cfg.clone()
-    cfg.defrost()
-    # none of these changes a shape
-    cfg.MODEL.DEVICE, cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.COMPILE = "meta", False, "none"
-    with torch.device("meta"):
-        return build_model(cfg)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from querypose.analysis.flops import count_cost
+from querypose.analysis.flops import count_operations
 from querypose.errors import UserError
 from querypose.reproduction import load_tables
 from querypose.setup_config import setup_config
@@ -68,11 +68,11 @@ def reproduced(config: str, results: Path | None) -> str:
 def zoo_row(config: str, results: Path | None = None) -> str:
     """The table's line of one config."""
     cfg = setup_config(str(CONFIG_FOLDER / f"{config}.yaml"))
-    cost = count_cost(cfg, HEIGHT, WIDTH)
-    node = cfg.MODEL.QUERYPOSE
-    amounts = [cost.backbone, cost.box_stages, cost.keypoint_stages, cost.total]
-    cells = [f"`{config}`", node.VARIANT, str(node.NUM_QUERIES), f"{cost.parameters / 1e6:.1f}"]
-    cells += [f"{amount / 1e9:.1f}" for amount in amounts]
+    model, operations = count_operations(cfg, HEIGHT, WIDTH)
+    node, parameters = cfg.MODEL.QUERYPOSE, sum(parameter.numel() for parameter in model.parameters())
+    cells = [f"`{config}`", node.VARIANT, str(node.NUM_QUERIES), f"{parameters / 1e6:.1f}"]
+    parts = ("backbone", "decoder.box_stages", "decoder.keypoint_stages", "")
+    cells += [f"{operations[part] / 1e9:.1f}" for part in parts]
     return f"| {' | '.join([*cells, reported(config), reproduced(config, results)])} |\n"
 
 
