@@ -46,7 +46,7 @@ def test_a_checkpoint_of_full_size(shared_folder, tmp_path, layout, monkeypatch)
     assert conversion.configs[0] == LAYOUTS[layout] and not conversion.overrides
 
     for sample in ("uniform_", "normal_"):  # the checkpoint replaces all of them, strictly
-        monkeypatch.setattr(torch.Tensor, sample, lambda tensor, *args, **kwargs: tensor)
+        monkeypatch.setattr(torch.Tensor, sample, lambda tensor, *args, **kwargs: tensor.zero_())
     model = build_model(setup_config(str(CONFIG_FOLDER / LAYOUTS[layout]), ["MODEL.DEVICE", "cpu"])).eval()
     model.load_state_dict(conversion.state_dict, strict=True)
     for queries in (model.decoder.proposal_boxes, model.decoder.instance_queries):
