@@ -13,7 +13,7 @@ class OneEuroFilter:
     estimate moves by c a of the way to the measurement; `speed_cutoff` (Hz) smooths the speed likewise.
     """
 
-    def __init__(self, *, min_cutoff: float = 4.0, beta: float = 15.0, speed_cutoff: float = 2.0):
+    def __init__(self, *, min_cutoff: float = 1.0, beta: float = 8.0, speed_cutoff: float = 0.5):
         self.min_cutoff, self.beta, self.speed_cutoff = min_cutoff, beta, speed_cutoff
         self._points: np.ndarray | None = None
         self._speeds = np.zeros(())

@@ -16,6 +16,7 @@ from querypose.skeleton import Skeleton
 METADATA_KEY = "querypose"
 FORMAT_VERSION = 1
 _INPUT, _THRESHOLD, _OUTPUTS = "images", "score_threshold", ["boxes", "scores", "keypoints"]
+_SIGMAS = "keypoint_sigmas"  # not in files of older versions and of models whose loss does not use sigma
 _AGAIN = "; export the model again with tools/export_onnx.py."
 _LONGEST_SIDE = 100_000  # pixels, the most that a file may scale images to
 
@@ -25,13 +26,14 @@ class OnnxPoses:
     """The n persons of an image, best first, in its pixels.
 
     boxes: (n, 4) corners x0, y0, x1, y1. scores: (n,) in [0, 1]. keypoints: (n, K, 3) x, y and a confidence in
-    [0, 1]. image_size: height and width.
+    [0, 1]. image_size: height and width. keypoint_sigmas: (n, K, 2) of x and y in pixels; None if the file has none.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     keypoints: np.ndarray
     image_size: tuple[int, int]
+    keypoint_sigmas: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -40,10 +42,14 @@ class OnnxPoses:
         """COCO results: boxes (x, y, width, height), keypoints as 3K numbers, half a pixel up and left of ours."""
         boxes = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
         keypoints = (self.keypoints - np.array([0.5, 0.5, 0.0], np.float32)).reshape(len(self), -1)
-        return [
+        results = [
             {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score, "keypoints": flat}
             for box, score, flat in zip(boxes.tolist(), self.scores.tolist(), keypoints.tolist(), strict=True)
         ]
+        if self.keypoint_sigmas is not None:
+            for result, sigmas in zip(results, self.keypoint_sigmas, strict=True):
+                result["keypoint_sigmas"] = sigmas.flatten().tolist()
+        return results
 
 
 class OnnxPosePredictor:
@@ -93,6 +99,7 @@ class OnnxPosePredictor:
         self.skeleton = Skeleton(**self.metadata["skeleton"])
         # files of older versions return every query
         self._prunes = _THRESHOLD in self._session.defaults
+        self._outputs = [*_OUTPUTS, _SIGMAS] if _SIGMAS in self._session.outputs else _OUTPUTS
 
     @property
     def runtime(self) -> str:
@@ -112,12 +119,13 @@ class OnnxPosePredictor:
         if self._prunes:
             inputs[_THRESHOLD] = np.array([self.score_threshold], np.float32)
         try:
-            boxes, scores, keypoints = (output[0] for output in self._session.run(_OUTPUTS, inputs))
+            boxes, scores, keypoints, *others = (output[0] for output in self._session.run(self._outputs, inputs))
             # a score of 0 is a box without area
             keep = (scores > 0) & (scores >= self.score_threshold)
             scale = np.array([width / resized.shape[1], height / resized.shape[0]], np.float32)
             keypoints = keypoints[keep].reshape(-1, self.skeleton.num_keypoints, 3) * np.append(scale, np.float32(1))
-            return OnnxPoses(boxes[keep] * np.tile(scale, 2), scores[keep], keypoints, (height, width))
+            sigmas = others[0][keep].reshape(-1, self.skeleton.num_keypoints, 2) * scale if others else None
+            return OnnxPoses(boxes[keep] * np.tile(scale, 2), scores[keep], keypoints, (height, width), sigmas)
         except Exception as error:
             raise UserError(
                 f"{self._file} does not give boxes, scores and keypoints of an image ({error}){_AGAIN}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
@@ -19,8 +20,9 @@ class Persons(Instances):
     """Detectron2's `Instances` of n persons that also know their skeleton.
 
     Fields, on the CPU and in pixels of the image, best score first: `pred_boxes` (`Boxes` of n x 4, XYXY), `scores`
-    (n,) in [0, 1], `pred_classes` (n,) zeros, `pred_keypoints` (n, K, 3): x, y and a confidence in [0, 1]. The center
-    of the first pixel is (0.5, 0.5). Indexing and `to` keep the class.
+    (n,) in [0, 1], `pred_classes` (n,) zeros, `pred_keypoints` (n, K, 3): x, y and a confidence in [0, 1]; of a model
+    whose keypoint loss uses sigma (RLE) also `pred_keypoint_sigmas` (n, K, 2), the uncertainty of x and y, see
+    `docs/UNCERTAINTY.md`. The center of the first pixel is (0.5, 0.5). Indexing and `to` keep the class.
     """
 
     def __init__(self, image_size: tuple[int, int], skeleton: Skeleton, **fields: Any):
@@ -46,6 +48,14 @@ class Persons(Instances):
         """The persons that an index, a slice, a mask or a list of indices selects."""
         return self.from_instances(super().__getitem__(item), self._skeleton)
 
+    @property
+    def _has_sigmas(self) -> bool:
+        return self.has("pred_keypoint_sigmas")
+
+    @property
+    def _record_columns(self) -> list[str]:
+        return record_columns(self._skeleton, sigmas=self._has_sigmas)
+
     def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
         """COCO results, see `to_coco`."""
         return to_coco(self, image_id, category_id=category_id)
@@ -55,11 +65,12 @@ class Persons(Instances):
 
         columns: constants to put first, such as `image="photo.jpg"`; tracked persons have their `track_id` there.
         """
-        names = record_columns(self._skeleton)
+        names = self._record_columns
         ids = [{"track_id": i} for i in self.track_ids.tolist()] if self.has("track_ids") else [{}] * len(self)
-        boxes = self.pred_boxes.tensor.tolist()
-        scores, keypoints = self.scores.tolist(), self.pred_keypoints.flatten(1).tolist()
-        rows = zip(boxes, scores, keypoints, strict=True)
+        numbers = self.pred_keypoints.flatten(1)
+        if self._has_sigmas:
+            numbers = torch.cat([numbers, self.pred_keypoint_sigmas.flatten(1)], dim=1)
+        rows = zip(self.pred_boxes.tensor.tolist(), self.scores.tolist(), numbers.tolist(), strict=True)
         return [
             {**columns, **track, **dict(zip(names, [person, score, *box, *flat], strict=True))}
             for person, (track, (box, score, flat)) in enumerate(zip(ids, rows, strict=True))
@@ -76,7 +87,7 @@ class Persons(Instances):
             raise UserError(
                 "to_dataframe needs pandas, which is not installed: pip install pandas, or use to_records"
             ) from error
-        names = [*columns, *(["track_id"] if self.has("track_ids") else []), *record_columns(self._skeleton)]
+        names = [*columns, *(["track_id"] if self.has("track_ids") else []), *self._record_columns]
         return pandas.DataFrame(self.to_records(**columns), columns=names)
 
     def to_supervision(self) -> supervision.KeyPoints:
@@ -110,13 +121,14 @@ def _supervision() -> Any:
     return supervision
 
 
-def record_columns(skeleton: Skeleton) -> list[str]:
+def record_columns(skeleton: Skeleton, *, sigmas: bool = False) -> list[str]:
     """The keys of a person's record: `person` (0 is the best), `score`, the box's corners `x0 y0 x1 y1`, then
-    `<keypoint>_x`, `<keypoint>_y` and `<keypoint>_confidence` for every keypoint; pixels as in `Persons`.
+    `<keypoint>_x`, `<keypoint>_y` and `<keypoint>_confidence` for every keypoint, then, with `sigmas`,
+    `<keypoint>_sigma_x` and `<keypoint>_sigma_y` for every keypoint; pixels as in `Persons`.
     """
-    names = skeleton.keypoint_names
+    groups = [("x", "y", "confidence"), ("sigma_x", "sigma_y") if sigmas else ()]
     return ["person", "score", "x0", "y0", "x1", "y1"] + [
-        f"{name}_{column}" for name in names for column in ("x", "y", "confidence")
+        f"{name}_{column}" for columns in groups for name in skeleton.keypoint_names for column in columns
     ]
 
 
@@ -124,16 +136,18 @@ def to_coco(instances: Instances, image_id: int, *, category_id: int = 1) -> lis
     """Turn predicted `Instances` into a list of COCO results, which any COCO evaluator reads.
 
     Boxes become (x, y, width, height). Keypoints become 3K numbers x, y, confidence and lose the half pixel
-    that Detectron2 adds to COCO's keypoints when it loads them. `instances` are left as they are.
+    that Detectron2 adds to COCO's keypoints when it loads them. Sigmas, which COCO does not know, become 2K numbers
+    `keypoint_sigmas`. `instances` are left as they are.
     """
     instances = instances.to("cpu")
     if instances.has("pred_keypoints"):
         # Detectron2 subtracts the half pixel in place.
         instances.pred_keypoints = instances.pred_keypoints.clone()
     results = instances_to_coco_json(instances, image_id)
-    tracks = instances.track_ids.tolist() if instances.has("track_ids") else [None] * len(results)
-    for result, track_id in zip(results, tracks, strict=True):
+    for number, result in enumerate(results):
         result["category_id"] = category_id
-        if track_id is not None:
-            result["track_id"] = track_id
+        if instances.has("track_ids"):
+            result["track_id"] = int(instances.track_ids[number])
+        if instances.has("pred_keypoint_sigmas"):
+            result["keypoint_sigmas"] = instances.pred_keypoint_sigmas[number].flatten().tolist()
     return results

@@ -1,5 +1,6 @@
 """tools/demo.py: inputs, output names, results, and what is reported about inputs that cannot be used."""
 
+import csv
 import importlib.util
 import json
 import os
@@ -29,6 +30,7 @@ class StubPredictor:
     """Finds one person whose hands are where the tests look for them."""
 
     skeleton = SKELETON
+    cfg = tiny_config("light", "MODEL.QUERYPOSE.KEYPOINT_LOSS", "L1")
 
     def __init__(self, config_file, **options):
         StubPredictor.options = options
@@ -128,6 +130,44 @@ def test_attention_of_a_model_without_it_is_refused(demo, tmp_path, monkeypatch)
     AttentivePredictor.cfg = tiny_config("full", "MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention")
     with pytest.raises(UserError, match="PART_EMBEDDING 'PartSelfAttention' makes no attention maps"):
         run(demo, "--input", image, "--output", tmp_path / "out", "--attention")
+
+
+class UncertainPredictor(StubPredictor):
+    """With a sigma of 8 pixels in x and 3 in y of the left hand, 1 of the right."""
+
+    cfg = tiny_config()
+
+    def __call__(self, image):
+        persons = super().__call__(image)
+        persons.pred_keypoint_sigmas = torch.tensor([[[8.0, 3.0], [1.0, 1.0]]])
+        return persons
+
+
+def test_sigmas_are_written_and_drawn_on_request(demo, tmp_path, monkeypatch):
+    image = save_image(tmp_path / "in" / "a.png")
+    monkeypatch.setattr(demo, "PosePredictor", UncertainPredictor)
+    for name, options in (("without", ()), ("one", ("--sigmas",)), ("half", ("--sigmas", "0.5"))):
+        assert run(demo, "--input", image, "--output", tmp_path / name, "--no-boxes", *options) == 0
+    plain, one, half = (np.asarray(Image.open(tmp_path / name / "a.png")) for name in ("without", "one", "half"))
+    # the left hand is at (10, 20) of the image, which is drawn four times as large
+    assert (plain != one)[82, 42 - 33 : 42 - 30].any() and not (plain != half)[82, : 42 - 20].any()
+    assert (plain != half)[82, 42 - 17 : 42 - 14].any()
+    (line,) = (tmp_path / "one" / "frames.jsonl").read_text().splitlines()
+    (person,) = json.loads(line)["persons"]
+    assert (person["left_hand_sigma_x"], person["left_hand_sigma_y"], person["right_hand_sigma_x"]) == (8.0, 3.0, 1.0)
+    with open(tmp_path / "one" / "persons.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["left_hand_sigma_x"] == "8.0" and list(row)[-1] == "right_hand_sigma_y"
+    (result,) = json.loads((tmp_path / "one" / "predictions.json").read_text())
+    assert result["keypoint_sigmas"] == [8.0, 3.0, 1.0, 1.0]
+
+
+def test_sigmas_of_a_model_without_them_are_refused(demo, tmp_path):
+    image = save_image(tmp_path / "in" / "a.png")
+    with pytest.raises(UserError, match="KEYPOINT_LOSS 'L1' predicts no sigma; leave out --sigmas"):
+        run(demo, "--input", image, "--output", tmp_path / "out", "--sigmas")
+    with pytest.raises(SystemExit):
+        run(demo, "--input", image, "--output", tmp_path / "out", "--sigmas", "-1")
 
 
 def test_folders_globs_and_files_are_found_once(tmp_path):

@@ -96,7 +96,8 @@ def test_instances_in_detectron2_s_terms(model):
     for result, (height, width) in zip(results, ((64, 96), (96, 64)), strict=True):
         instances = result["instances"]
         assert instances.image_size == (height, width)
-        assert set(instances.get_fields()) == {"pred_boxes", "scores", "pred_classes", "pred_keypoints"}
+        names = {"pred_boxes", "scores", "pred_classes", "pred_keypoints", "pred_keypoint_sigmas"}
+        assert set(instances.get_fields()) == names
         assert len(instances) == NUM_QUERIES and instances.pred_keypoints.shape == (NUM_QUERIES, 17, 3)
         assert isinstance(instances.pred_boxes, Boxes)
         assert (instances.scores.diff() <= 0).all()
@@ -123,6 +124,7 @@ def test_scores_and_coordinates_by_their_formulas(model):
     center, size = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2, boxes[:, None, 2:] - boxes[:, None, :2]
     torch.testing.assert_close(plain.pred_keypoints[..., :2], center + keypoints.coordinates[-1][order] * size)
     torch.testing.assert_close(plain.pred_keypoints[..., 2], confidence[order])
+    torch.testing.assert_close(plain.pred_keypoint_sigmas, keypoints.sigmas[-1][order] * size)
 
 
 @torch.no_grad()
@@ -139,6 +141,7 @@ def test_coordinates_scale_to_the_wanted_size(model):
     kept = torch.isin(plain.scores, scaled.scores)
     assert len(scaled) == kept.sum() > 0
     torch.testing.assert_close(scaled.pred_keypoints, plain.pred_keypoints[kept] * factor)
+    torch.testing.assert_close(scaled.pred_keypoint_sigmas, plain.pred_keypoint_sigmas[kept] * factor[:2])
     boxes = plain.pred_boxes.tensor[kept] * torch.tensor([3.0, 2.0, 3.0, 2.0])
     boxes[:, 0::2].clamp_(0, 288)
     boxes[:, 1::2].clamp_(0, 128)

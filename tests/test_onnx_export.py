@@ -42,20 +42,23 @@ def run_onnx(file, **inputs):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return session.run(["boxes", "scores", "keypoints"], {name: value.numpy() for name, value in inputs.items()})
+    return session.run(
+        ["boxes", "scores", "keypoints", "keypoint_sigmas"], {name: value.numpy() for name, value in inputs.items()}
+    )
 
 
 def assert_same(model, outputs, images):
     """images: the tensors (3, H, W) that stand in the upper left corners of the batch."""
     with torch.no_grad():
         expected = model([{"image": image} for image in images])
-    for boxes, scores, keypoints, result in zip(*outputs, expected, strict=True):
+    for boxes, scores, keypoints, sigmas, result in zip(*outputs, expected, strict=True):
         instances = result["instances"]
         number = len(instances)
         assert number and (scores[number:] == 0).all()
         assert np.abs(scores[:number] - instances.scores.numpy()).max() < 1e-4
         assert np.abs(boxes[:number] - instances.pred_boxes.tensor.numpy()).max() < 1e-3 * max(images[0].shape)
         assert np.abs(keypoints[:number] - instances.pred_keypoints.numpy()).max() < 1e-3 * max(images[0].shape)
+        assert np.abs(sigmas[:number] - instances.pred_keypoint_sigmas.numpy()).max() < 1e-3 * max(images[0].shape)
 
 
 @pytest.mark.parametrize(
@@ -89,12 +92,15 @@ def test_a_threshold_gives_the_persons_above_it(tmp_path, opts):
         outputs = run_onnx(file, images=images, score_threshold=threshold.reshape(1))
         expected = [persons[persons.scores >= threshold] for persons in everyone]
         number = max(map(len, expected))
-        assert [output.shape for output in outputs] == [(2, number, 4), (2, number), (2, number, 17, 3)]
-        for boxes, found, keypoints, persons in zip(*outputs, expected, strict=True):
+        assert [output.shape for output in outputs] == [
+            *[(2, number, 4), (2, number), (2, number, 17, 3), (2, number, 17, 2)]
+        ]
+        for boxes, found, keypoints, sigmas, persons in zip(*outputs, expected, strict=True):
             n = len(persons)
             assert np.allclose(found[:n], persons.scores, atol=1e-5) and (found[n:] == 0).all()
             assert np.allclose(boxes[:n], persons.pred_boxes.tensor, atol=1e-2)
             assert np.allclose(keypoints[:n], persons.pred_keypoints, atol=1e-2)
+            assert np.allclose(sigmas[:n], persons.pred_keypoint_sigmas, atol=1e-2)
 
 
 def test_images_of_different_sizes_share_a_batch(tmp_path):
@@ -112,6 +118,12 @@ def test_the_file_holds_standard_operators_only(tmp_path):
     assert {node.domain for node in proto.graph.node} == {""}
     assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 16)]
     assert "RoiAlign" in {node.op_type for node in proto.graph.node}
+
+
+def test_a_model_without_sigma_exports_none(tmp_path):
+    opts = ("MODEL.QUERYPOSE.KEYPOINT_LOSS", "L1")
+    file = export_onnx(tiny_model("light", *opts), tiny_config("light", *opts), SKELETON, tmp_path / "model.onnx")
+    assert [output.name for output in onnx.load(file).graph.output] == ["boxes", "scores", "keypoints"]
 
 
 def test_the_model_is_as_before_the_export(tmp_path):

@@ -81,6 +81,8 @@ def test_the_same_persons_as_with_pytorch(torch_predictor, file, picture, runtim
         scale = max(expected.image_size)
         assert np.abs(found.boxes - expected.pred_boxes.tensor.numpy()).max() < 1e-3 * scale
         assert np.abs(found.keypoints - expected.pred_keypoints.numpy()).max() < 1e-3 * scale
+        sigmas = expected.pred_keypoint_sigmas.numpy()
+        assert np.abs(found.keypoint_sigmas - sigmas).max() < 1e-3 * scale and sigmas.max() > 5e-3 * scale
 
     ours, theirs = found.to_coco(7), to_coco(expected, 7)
     assert [result.keys() for result in ours] == [result.keys() for result in theirs]

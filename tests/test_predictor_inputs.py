@@ -171,6 +171,10 @@ def test_records_are_flat_numbers(persons):
     }  # fmt: skip
     assert second["person"] == 1 and second["right_hand_y"] == 2.0
     assert persons[[]].to_records() == []
+    persons.pred_keypoint_sigmas = torch.tensor([[[1.5, 2.0], [3.0, 4.0]]] * 2)
+    record = persons.to_records()[1]
+    assert list(record)[-4:] == [f"{side}_hand_sigma_{axis}" for side in ("left", "right") for axis in "xy"]
+    assert list(record.values())[-4:] == [1.5, 2.0, 3.0, 4.0] == persons.to_coco(7)[1]["keypoint_sigmas"]
     assert persons.to_coco(7)[0]["bbox"] == [5.0, 10.0, 50.0, 30.0]
     assert persons.to_coco(7)[0]["keypoints"] == [10.0, 20.0, 1.0, 50.0, 20.0, 0.75]
 

@@ -72,7 +72,8 @@ def spread(model: QueryPose) -> QueryPose:
             stage.class_logit.bias.zero_()
         for stage in model.decoder.keypoint_stages:
             for parameter in (stage.heads.coordinate_weight, stage.heads.sigma_weight):
-                parameter.add_(noise(parameter, 0.2))
+                if parameter is not None:  # no sigma under L1
+                    parameter.add_(noise(parameter, 0.2))
             attention = stage.part_embedding.attention.weight
             attention.add_(noise(attention, 0.3))
             deconvolution = stage.part_embedding.upsample[0].weight

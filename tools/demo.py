@@ -23,6 +23,14 @@ from querypose.visualization.draw_poses import COLOR_BY, CONFIDENCE
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 
 
+def positive(text):
+    """A finite number above 0, for argparse."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
+
+
 def parse_arguments(arguments=None):
     """Parse the command line; `opts` holds the KEY VALUE pairs, wherever they stand."""
     parser = argparse.ArgumentParser(
@@ -61,6 +69,15 @@ def parse_arguments(arguments=None):
     parser.add_argument("--color-by", choices=COLOR_BY, help="what colors limbs (default side; with --track: person)")
     parser.add_argument(
         "--confidence", choices=CONFIDENCE, default="both", help="how a keypoint's confidence shows (default both)"
+    )
+    parser.add_argument(
+        "--sigmas",
+        nargs="?",
+        type=positive,
+        const=1.0,
+        default=0.0,
+        metavar="N",
+        help="draw ellipses of N predicted sigmas around keypoints (without a number: 1); docs/UNCERTAINTY.md",
     )
     parser.add_argument("--no-boxes", action="store_true", help="draw neither boxes nor scores")
     parser.add_argument("--attention", action="store_true", help="overlay the attention of the parts of the last stage")
@@ -111,6 +128,7 @@ def main(arguments=None):
         show_scores=not args.no_boxes,
         color_by=args.color_by or ("person" if args.track else "side"),
         confidence=args.confidence,
+        sigmas=args.sigmas,
     )
     for given in empty:
         demo.fail(f"no images found in {given}.")

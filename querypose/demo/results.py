@@ -22,13 +22,13 @@ class Results:
     until then.
     """
 
-    def __init__(self, folder: Path, skeleton: Skeleton, tracked: bool = False):
-        """All methods raise `UserError` if the files cannot be written."""
+    def __init__(self, folder: Path, skeleton: Skeleton, *, tracked: bool = False, sigmas: bool = False):
+        """tracked, sigmas: whether persons have these. All methods raise `UserError` if the files cannot be written."""
         self.folder, self.skeleton, self.tracked = folder, skeleton, tracked
         self.predictions: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         track = ["track_id"] if tracked else []
-        columns = ["image_id", "file_name", "frame", "time", *track, *record_columns(skeleton)]
+        columns = ["image_id", "file_name", "frame", "time", *track, *record_columns(skeleton, sigmas=sigmas)]
         with self._writing():
             self._lines = open(folder / "frames.jsonl", "w", encoding="utf-8")
             # names of files may hold bytes that are no UTF-8

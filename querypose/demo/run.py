@@ -21,7 +21,7 @@ from querypose.demo.results import Results
 from querypose.demo.video import Source, VideoReader, VideoWriter, stop_on_interrupt
 from querypose.errors import UserError, one_line
 from querypose.image_io import read_image_rgb
-from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
+from querypose.modeling import KEYPOINT_LOSS_REGISTRY, KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
 from querypose.predictor import PosePredictor
 from querypose.structures import Persons
 from querypose.tracking import PoseTracker
@@ -74,10 +74,16 @@ class Demo:
             drawing: options of `draw_poses`.
 
         Raises:
-            UserError: attention of a model without attention maps.
+            UserError: attention of a model without attention maps, ellipses of one without sigma.
         """
         if attention:
             _check_attention(predictor.cfg)
+        loss = predictor.cfg.MODEL.QUERYPOSE.KEYPOINT_LOSS
+        self._has_sigmas = KEYPOINT_LOSS_REGISTRY.get(loss).uses_sigma
+        if drawing.get("sigmas") and not self._has_sigmas:
+            raise UserError(
+                f"a model with KEYPOINT_LOSS '{loss}' predicts no sigma; leave out --sigmas, or use one with RLE."
+            )
         self.predictor = predictor
         self.output = output
         self.attention = attention
@@ -105,7 +111,9 @@ class Demo:
         ids: dict[Source, int] = dict(zip(files, image_ids(files), strict=True))
         with (
             stop_on_interrupt() as stop,
-            Results(self.output, self.predictor.skeleton, self.tracker is not None) as results,
+            Results(
+                self.output, self.predictor.skeleton, tracked=self.tracker is not None, sigmas=self._has_sigmas
+            ) as results,
             ThreadPoolExecutor(1) as drawing,
         ):
             pending: Future[None] | None = None

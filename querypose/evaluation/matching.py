@@ -92,6 +92,7 @@ def match_poses(ground_truth: GroundTruth, results: Entries) -> Iterator[ImageMa
                     false_positives += 1
                     continue
                 i = numbers[int(person_number)]
-                pairs.append((here[i], poses[pose - 1], float(similarity[row, i])))
+                # with what else the results hold, such as sigmas
+                pairs.append((here[i], {**results[pose - 1], **poses[pose - 1]}, float(similarity[row, i])))
         best = similarity.max(axis=0, initial=0)[counted].tolist() if counted else []
         yield ImageMatching(image["id"], best, pairs, false_positives)

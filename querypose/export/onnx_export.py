@@ -21,7 +21,7 @@ DEFAULT_OPSET = 17
 MIN_OPSET = 16  # the first whose RoiAlign has the half-pixel offset
 MAX_OPSET = 20  # the last that PyTorch's exporter by tracing knows
 INPUTS = ("images", "image_sizes", "score_threshold")
-OUTPUTS = ("boxes", "scores", "keypoints")
+OUTPUTS = ("boxes", "scores", "keypoints", "keypoint_sigmas")  # the last one only of models that predict sigma
 # Height and width of the traced image: different and no multiples of 32, so that no size becomes a constant, and large
 # enough for shifted windows on all of Swin's maps.
 TRACED_SIZE = (330, 260)
@@ -52,6 +52,7 @@ def export_onnx(
             "approximation)"
         )
 
+    outputs = OUTPUTS if model.criterion.keypoint_loss.uses_sigma else OUTPUTS[:-1]
     images = 255 * torch.rand(2, 3, *TRACED_SIZE, device=model.device)
     sizes = torch.tensor([[0.0, 0.0], [250.0, 300.0]], device=model.device)
     with tempfile.TemporaryDirectory() as folder, traceable(model), warnings.catch_warnings():
@@ -66,11 +67,11 @@ def export_onnx(
             dynamo=False,
             opset_version=opset,
             input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
+            output_names=list(outputs),
             dynamic_axes={
                 "images": {0: "batch", 2: "height", 3: "width"},
                 "image_sizes": {0: "sizes"},
-                **{name: {0: "batch", 1: "persons"} for name in OUTPUTS},
+                **{name: {0: "batch", 1: "persons"} for name in outputs},
             },
         )
         proto = onnx.load(traced)

@@ -27,7 +27,7 @@ class OnnxGraph(nn.Module):
         self.model = model
         self.eval()
 
-    def forward(self, images: Tensor, image_sizes: Tensor, score_threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, image_sizes: Tensor, score_threshold: Tensor) -> tuple[Tensor, ...]:
         """
         Args:
             images: (B, 3, H, W) of 0 .. 255, channels as the model was trained; images smaller than the batch's
@@ -38,7 +38,8 @@ class OnnxGraph(nn.Module):
         Returns:
             The persons of each image with at least this score and a box with an area, best first, padded with scores
             of 0 to the most of any image of the batch, n (0 is possible): boxes (B, n, 4), corners in pixels, inside
-            of the image; scores (B, n) in [0, 1]; keypoints (B, n, K, 3): x, y in pixels and a confidence in [0, 1].
+            of the image; scores (B, n) in [0, 1]; keypoints (B, n, K, 3): x, y in pixels and a confidence in [0, 1];
+            if the keypoint loss uses sigma, keypoint_sigmas (B, n, K, 2) of x and y in pixels.
         """
         model = self.model
         batch, _, height, width = images.shape
@@ -47,7 +48,7 @@ class OnnxGraph(nn.Module):
 
         features, maps = model.feature_maps(model.backbone(self.preprocess(images, sizes)))
         box_output, keypoint_output = self.decode(features, model.proposals(sizes, maps), score_threshold)
-        boxes, scores, keypoints = poses(box_output, keypoint_output)
+        boxes, scores, keypoints, sigmas = poses(box_output, keypoint_output)
 
         # every image has as many rows as any other, and they follow each other
         scores = scores.view(batch, -1)
@@ -58,8 +59,13 @@ class OnnxGraph(nn.Module):
         most = (scores > 0).sum(dim=1).amax().clamp(max=model.max_detections)
         scores, order = scores[:, :most], order[:, :most, None]
         number = model.num_keypoints
-        keypoints = keypoints.view(batch, -1, number * 3).gather(1, order.expand(-1, -1, number * 3))
-        return boxes.gather(1, order.expand(-1, -1, 4)), scores, keypoints.unflatten(2, (number, 3))
+
+        def best(values: Tensor, length: int) -> Tensor:
+            flat = values.view(batch, -1, number * length).gather(1, order.expand(-1, -1, number * length))
+            return flat.unflatten(2, (number, length))
+
+        outputs = boxes.gather(1, order.expand(-1, -1, 4)), scores, best(keypoints, 3)
+        return (*outputs, best(sigmas, 2)) if model.criterion.keypoint_loss.uses_sigma else outputs
 
     def decode(
         self, features: list[Tensor], first: tuple[Tensor, Tensor], score_threshold: Tensor

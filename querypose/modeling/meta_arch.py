@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from querypose.errors import UserError
 from querypose.modeling.backbones.checkpointing import checkpoint_blocks
 from querypose.modeling.beyond_the_paper import CenterMaps, ImageQueries, OneToManyProposals, ground_truth_regions
 from querypose.modeling.decoder import BoxOutput, KeypointOutput, QueryPoseDecoder, select_rows
-from querypose.modeling.inference import finite_persons, poses
+from querypose.modeling.inference import finite_persons, poses, rescaled
 from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.matcher import matched_rows, matches_on
 from querypose.modeling.losses.targets import Targets
@@ -155,8 +154,8 @@ class QueryPose(nn.Module):
 
         Returns:
             In training the weighted losses by name. In inference a list of {"instances": Instances} with
-            `pred_boxes`, `scores`, `pred_classes` and `pred_keypoints` (n, K, 3): x, y in pixels and confidence,
-            best score first.
+            `pred_boxes`, `scores`, `pred_classes`, `pred_keypoints` (n, K, 3): x, y in pixels and confidence, and, if
+            the keypoint loss uses sigma, `pred_keypoint_sigmas` (n, K, 2) of x and y in pixels; best score first.
         """
         images = self.preprocess(batched_inputs)
         features, sizes, maps = self.extract(images)
@@ -263,7 +262,7 @@ class QueryPose(nn.Module):
 
         `attention_stage` adds the fields of `with_attention`.
         """
-        corners, scores, points = poses(boxes, keypoints)
+        corners, scores, points, sigmas = poses(boxes, keypoints)
         image_of_row = keypoints.rows // boxes.logits[-1].shape[1]
         results = []
         for index, image_size in enumerate(image_sizes):
@@ -278,6 +277,8 @@ class QueryPose(nn.Module):
                     pred_keypoints=points[keep],
                 )
             )
+            if self.criterion.keypoint_loss.uses_sigma:
+                results[-1].pred_keypoint_sigmas = sigmas[keep]
             if attention_stage is not None:
                 results[-1].part_attention = keypoints.attention[attention_stage][keep]
                 results[-1].attention_boxes = Boxes(boxes.boxes[attention_stage].flatten(0, 1)[keypoints.rows][keep])
@@ -334,13 +335,11 @@ class QueryPose(nn.Module):
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
     def postprocess(self, results: list[Instances], batched_inputs: list[dict]) -> list[dict[str, Instances]]:
-        """The `finite_persons`, their boxes and keypoints scaled to the size that each input asks for."""
+        """The `finite_persons`, all in pixels scaled to the size that each input asks for."""
         processed = []
         for image_results, inputs in zip(results, batched_inputs, strict=True):
             image_results = finite_persons(image_results, self, inputs.get("file_name", "an image"))
             height, width = image_results.image_size
             wanted = inputs.get("height", height), inputs.get("width", width)
-            if image_results.has("attention_boxes"):
-                image_results.attention_boxes.scale(wanted[1] / width, wanted[0] / height)
-            processed.append({"instances": detector_postprocess(image_results, *wanted)})
+            processed.append({"instances": rescaled(image_results, *wanted)})
         return processed

@@ -42,6 +42,7 @@ def draw_poses(
     show_scores: bool = True,
     color_by: str = "side",
     confidence: str = "both",
+    sigmas: float = 0,
     scale: float | None = None,
 ) -> np.ndarray:
     """Draw persons on a copy of an image (H, W, 3) uint8 and return it, scaled.
@@ -52,12 +53,17 @@ def draw_poses(
     color_by: "side", the same for every person, so that a left-right swap is visible; or "person".
     confidence: what shows the confidence of a keypoint above the threshold: "size", "opacity", "both" or "none".
     Labeled but hidden ground truth keypoints are hollow and fainter.
+    sigmas: half axes of the ellipses around keypoints, in predicted sigmas (True: one); 0 or False draws none.
     scale: resize the image by this factor before drawing; None enlarges only images below 400 pixels, 2 to 4 times.
     """
     for name, value, valid in (("color_by", color_by, COLOR_BY), ("confidence", confidence, CONFIDENCE)):
         if value not in valid:
             raise UserError(f"{name} must be one of {', '.join(valid)}, not {value}.")
     poses = Poses.from_instances(instances, skeleton.num_keypoints)
+    if sigmas and poses.sigmas is None:
+        raise UserError(
+            "these persons have no pred_keypoint_sigmas: give predictions of a model whose loss uses sigma."
+        )
     height, width = image_rgb.shape[:2]
     scale = default_scale(height, width) if scale is None else scale
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -82,6 +88,9 @@ def draw_poses(
         half_width = float(np.clip(0.007 * np.sqrt(areas[i]), 0.9, max(1.2, 0.005 * max(size))))
         side_colors = SIDE_COLORS if color_by == "side" else dict.fromkeys(SIDE_COLORS, colors[i])
         _draw_person(canvas, keypoints[i], marks[i], half_width, skeleton, side_colors)
+        if sigmas and poses.sigmas is not None:
+            shapes = np.concatenate([keypoints[i, :, :2] - 0.5, sigmas * scale * poses.sigmas[i]], axis=1)
+            _draw_ellipses(canvas, shapes, marks[i, :, 0], [side_colors[side] for side in skeleton.sides])
     if show_scores and poses.scores is not None:
         names = ["" if poses.track_ids is None or i < 0 else f"#{i} " for i in ids.tolist()]
         texts = [f"{name}{score:.2f}" for name, score in zip(names, poses.scores, strict=True)]
@@ -133,6 +142,15 @@ def _draw_person(
             discs.append((0.6 * radius[i], CASING_COLOR))
         for extent, color in discs:
             _fill_capsule(canvas, points[i], points[i], extent, color, opacity[i])
+
+
+def _draw_ellipses(canvas: np.ndarray, ellipses: np.ndarray, opacity: np.ndarray, colors: list[_Color]) -> None:
+    """Outline ellipses (K, 4): center and half axes in pixels, OpenCV's coordinates; not where opacity (K,) is NaN."""
+    for i in np.flatnonzero(np.isfinite(opacity) & np.isfinite(ellipses).all(axis=1)).tolist():
+        # 16ths of a pixel; what is far outside would overflow
+        x, y, a, b = np.round(16 * np.clip(ellipses[i], -_FAR, _FAR)).astype(int).tolist()
+        for thickness, color in ((3, CASING_COLOR), (1, colors[i])):
+            cv2.ellipse(canvas, (x, y), (a, b), 0, 0, 360, color, thickness, cv2.LINE_AA, shift=4)
 
 
 def _fill_capsule(

@@ -1,6 +1,6 @@
 """Plots of data sets and of errors by keypoint, and what all plots share: the palette and how they are written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from querypose.errors import UserError
 if TYPE_CHECKING:
     from querypose.data.dataset_check import DatasetReport
     from querypose.evaluation import KeypointErrors
+    from querypose.evaluation.reliability import Reliability
 
 BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK = PALETTE = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
@@ -74,6 +75,22 @@ def plot_keypoint_errors(errors: "KeypointErrors", path: str | Path, title: str 
     found = f"{errors.num_found} of {errors.num_persons} persons found (OKS 0.5)"
     axis.set_title(f"{title}: {found}" if title else found, fontsize=10)
     figure.legend(loc="outside lower center", ncols=5, frameon=False)
+    save_figure(figure, path)
+
+
+def plot_reliability(bins: "Mapping[str, Reliability]", path: str | Path) -> None:
+    """Draw real against predicted errors of one or several `Reliability`, by what they are named."""
+    figure = Figure(figsize=(4.6, 4.2), dpi=100, layout="constrained")
+    axis = figure.subplots()
+    numbers = np.concatenate([values for one in bins.values() for values in (one.predicted, one.real)])
+    limits = float(numbers.min() / 1.3), float(numbers.max() * 1.3)
+    axis.plot(limits, limits, "--", color="gray", linewidth=1, label="equal")
+    for (name, one), color in zip(bins.items(), (ORANGE, BLUE, GREEN, PURPLE), strict=False):
+        axis.plot(one.predicted, one.real, "o-", color=color, markersize=4, label=f"{name}: ENCE {one.ence:.2f}")
+    labels = {"xlabel": "predicted, pixels", "ylabel": "real error, pixels"}
+    axis.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal", **labels)
+    axis.set_title("root mean squares in bins of predicted sigma", fontsize=10)
+    axis.legend(frameon=False, fontsize=9)
     save_figure(figure, path)
 
 

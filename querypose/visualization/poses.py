@@ -11,7 +11,7 @@ from querypose.errors import UserError
 
 @dataclass(frozen=True)
 class Poses:
-    """Persons to draw: keypoints (n, K, 3), boxes (n, 4) XYXY and scores (n,), in pixels.
+    """Persons to draw: keypoints (n, K, 3), boxes (n, 4) XYXY, scores (n,) and keypoints' sigmas (n, K, 2), in pixels.
 
     A keypoint has a confidence in [0, 1], or if `ground_truth` COCO's visibility: 0 not labeled, 1 hidden, 2 visible.
     """
@@ -21,11 +21,13 @@ class Poses:
     scores: np.ndarray | None = None
     ground_truth: bool = False
     track_ids: np.ndarray | None = None
+    sigmas: np.ndarray | None = None
 
     @classmethod
     def from_instances(cls, instances: Any, num_keypoints: int) -> "Poses":
-        """Convert `Instances`, or a mapping, with `pred_keypoints`, `pred_boxes` and `scores`, else `gt_keypoints` and
-        `gt_boxes`; `Poses` are returned as they are. Raises `UserError` without `num_keypoints` keypoints per person.
+        """Convert `Instances`, or a mapping, with `pred_keypoints`, `pred_boxes`, `scores` and `pred_keypoint_sigmas`,
+        else `gt_keypoints` and `gt_boxes`; `Poses` are returned as they are. Raises `UserError` without
+        `num_keypoints` keypoints per person.
         """
         if isinstance(instances, cls):
             poses = instances
@@ -36,12 +38,14 @@ class Poses:
                 raise UserError(f"nothing to draw: neither pred_keypoints nor gt_keypoints are among {sorted(fields)}.")
             keypoints = as_array(fields[f"{prefix}_keypoints"])
             boxes, scores = fields.get(f"{prefix}_boxes"), fields.get("scores")
+            sigmas = fields.get(f"{prefix}_keypoint_sigmas")
             poses = cls(
                 keypoints if keypoints.size else keypoints.reshape(0, num_keypoints, 3),
                 None if boxes is None else as_array(boxes).reshape(-1, 4),
                 None if scores is None else as_array(scores),
                 ground_truth=prefix == "gt",
                 track_ids=fields["track_ids"].numpy() if "track_ids" in fields else None,
+                sigmas=None if sigmas is None else as_array(sigmas).reshape(-1, num_keypoints, 2),
             )
         if poses.keypoints.shape[1] != num_keypoints:
             raise UserError(

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Compare predicted sigmas of keypoints with real errors on a data set, and find the factor that makes them agree.
+
+Example, the small model on Mini-COCO:
+    python tools/plot_reliability.py --dataset minicoco_val --output reliability.png
+
+The factor is found on one half of the images and tested on the other.
+"""
+
+import argparse
+import os
+
+from querypose import PosePredictor
+from querypose.errors import UserError, exit_on_user_error
+from querypose.evaluation.ground_truth import ground_truth_of
+from querypose.evaluation.reliability import fit_temperature, halves, keypoint_deviations, reliability
+from querypose.visualization.plots import plot_reliability
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--dataset", required=True, help="a registered data set, or an annotation file FILE.json or FILE.json@IMAGES")
+    add("--output", required=True, metavar="PNG", help="the picture to write: .png, .svg or .pdf")
+    add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
+    add("--score-threshold", type=float, default=0.3, help="leave out persons below it (default 0.3)")
+    add("--seed", type=int, default=0, help="of the division into halves (default 0)")
+    add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
+    args = parser.parse_args(arguments)
+
+    truth, image_root = ground_truth_of(args.dataset)
+    predictor = PosePredictor(
+        args.config_file, score_threshold=args.score_threshold, precision="float32", opts=args.opts
+    )
+    images = truth.content["images"]
+    found = predictor.stream(os.path.join(image_root, image["file_name"]) for image in images)
+    results = []
+    for image, persons in zip(images, found, strict=True):
+        results += persons.to_coco(image["id"], category_id=truth.category_id)
+    if not results:
+        raise UserError(f"no persons found in {args.dataset}; give a lower --score-threshold")
+
+    values = keypoint_deviations(truth, results)
+    sigmas, errors = values["sigmas"], values["errors"]
+    first, second = halves(values["images"], args.seed)
+    factor = fit_temperature(sigmas[first], errors[first])
+    before, after = (reliability(scale * sigmas[second], errors[second]) for scale in (1.0, factor))
+    in_boxes = reliability(sigmas[second] / values["sides"][second], errors[second] / values["sides"][second])
+    plot_reliability({"sigma": before, f"{factor:.3f} sigma": after}, args.output)
+    print(f"factor {factor:.3f} from {first.sum()} coordinates of half of the images; on {second.sum()} of the others:")
+    print(f"ENCE {before.ence:.2f}, with the factor {after.ence:.2f}")
+    print(f"rank correlation {before.rank_correlation:.2f}, in units of the box {in_boxes.rank_correlation:.2f}")
+    print("bin: sigma, with the factor, real error (root mean squares in pixels)")
+    for number, row in enumerate(zip(before.predicted, after.predicted, before.real, strict=True), start=1):
+        print(f"{number:3}: " + " ".join(f"{value:7.2f}" for value in row))
+    print(f"picture written to {args.output}")
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        main()
