@@ -43,6 +43,11 @@ def load_coco_format(path: str | os.PathLike[str]) -> dict[str, Any]:
         UserError: if the file cannot be read or is not in this format.
     """
     content = read_json(path, "annotation file")
+    if _is_of_label_studio(content):
+        raise UserError(
+            f"the file {path} is Label Studio's, whose COCO export merges the keypoints of all persons of an image; "
+            "export 'YOLO with Images' instead (docs/OWN_DATA.md)"
+        )
     if not isinstance(content, dict) or "images" not in content:
         raise UserError(f"the file {path} is not in COCO format: it needs an object with a list 'images'")
     for key in ("images", "categories", "annotations"):
@@ -57,6 +62,14 @@ def load_coco_format(path: str | os.PathLike[str]) -> dict[str, Any]:
                 "without a leading / and without .."
             )
     return content
+
+
+def _is_of_label_studio(content: Any) -> bool:
+    """Whether a file is Label Studio's COCO or JSON export."""
+    if isinstance(content, list):
+        return bool(content) and isinstance(content[0], dict) and {"data", "annotations"} <= content[0].keys()
+    info = content.get("info") if isinstance(content, dict) else None
+    return isinstance(info, dict) and info.get("contributor") == "Label Studio"
 
 
 def leaves_folder(name: str) -> bool:
@@ -79,11 +92,14 @@ def image_path(image_root: str | os.PathLike[str], file_name: str) -> Path:
 
 
 def keypoint_category(content: dict[str, Any], path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, int | str]:
-    """Return (category, its id) of the one category with keypoints in `content`, read from `path`.
+    """Return (category, its id) of the one category with keypoints, of several the one with annotations.
 
     Without such a category: (None, id of "person", or 1).
     """
     with_keypoints = [category for category in content["categories"] if category.get("keypoints")]
+    if len(with_keypoints) > 1:  # a project of an annotation tool has more labels than one export uses
+        used = {id_key(annotation.get("category_id")) for annotation in content["annotations"]}
+        with_keypoints = [entry for entry in with_keypoints if id_key(entry.get("id")) in used] or with_keypoints
     if len(with_keypoints) > 1:
         titles = ", ".join(repr(category.get("name")) for category in with_keypoints)
         raise UserError(f"the file {path} has several categories with keypoints ({titles}); keep one of them")

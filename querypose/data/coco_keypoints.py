@@ -317,7 +317,7 @@ def _find_image_root(json_file: Path) -> Path:
         raise UserError(f"the file {json_file} lists no images")
     folder, split = json_file.parent, json_file.stem.removeprefix("person_keypoints_")
     candidates = [folder, folder / "images", folder / json_file.stem, folder / split]
-    candidates += [folder.parent / "images", folder.parent / split]
+    candidates += [folder.parent / "images", folder.parent / split, folder.parent / "images" / split]
     for candidate in candidates:
         if image_path(candidate, file_names[0]).is_file():
             return candidate

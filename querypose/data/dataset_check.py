@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from querypose.data.annotations import NO_SIZE, UNKNOWN_IMAGE, KeypointAnnotations, normalize
-from querypose.data.coco_format import id_key, image_path, load_coco_format
+from querypose.data.coco_format import image_path, load_coco_format
 from querypose.image_io import UnreadableImageError, open_image, pil_to_rgb, upright_size
 
 PROBLEMS = {
@@ -30,7 +30,7 @@ PROBLEMS = {
     NO_SIZE: "persons left out: box without size",
     "keypoint outside": "persons with labeled keypoints outside their image",
     "box outside": "persons with boxes outside their image",
-    "category": "categories without annotations",
+    "category": "keypoint categories without annotations",
     "no person": "files of which no person can be used",
 }
 """The kinds of problems, and their names in the report."""
@@ -102,15 +102,10 @@ def check_dataset(
     Raises:
         UserError: if the annotation file cannot be read or is not in COCO's format.
     """
-    content = load_coco_format(json_file)
     report = DatasetReport(name)
-    annotations = normalize(content, str(json_file), on_problem=report.add)
+    annotations = normalize(load_coco_format(json_file), str(json_file), on_problem=report.add)
     _check_images(annotations, Path(image_root), report, headers_only, dict(known_pictures or {}), progress)
     _check_persons(annotations, report)
-    used = Counter(id_key(annotation.get("category_id")) for annotation in content["annotations"])
-    for entry in content["categories"]:
-        if not used[id_key(entry.get("id"))]:
-            report.add("category", entry.get("name", entry))
     return report
 
 
@@ -167,6 +162,8 @@ def _check_persons(annotations: KeypointAnnotations, report: DatasetReport) -> N
         if annotations.left_out[reason]:
             report.problems[reason] = annotations.left_out[reason]
             report.examples[reason] = annotations.examples[reason]
+    if annotations.category and not annotations.num_annotations:
+        report.add("category", annotations.category.get("name"))
     if annotations.num_annotations and not annotations.num_used:
         report.add("no person", report.summary)
     sizes = {image["id"]: (image["width"], image["height"]) for image in annotations.images}
