@@ -95,11 +95,11 @@ def _add_model_keys(cfg: CfgNode) -> None:
 
     # keypoints are offsets from the expected position under their part's attention map
     node.ANCHORED_COORDINATES = False
-    # COPIES more rows per matched query train the keypoint stages on ground-truth boxes whose corners move by up to
-    # JITTER of the side; 0 for none
-    node.GROUND_TRUTH_REGIONS = CfgNode({"COPIES": 0, "JITTER": 0.1})
-    # a second set of NUM_QUERIES queries trains the box stages, each person matched to REPEATS of them; 0 for none
-    node.ONE_TO_MANY = CfgNode({"NUM_QUERIES": 0, "REPEATS": 4})
+    # COPIES more rows per matched query train the keypoint stages on ground-truth boxes whose corners move at random; 0
+    # for none
+    node.GROUND_TRUTH_REGIONS = CfgNode({"COPIES": 0})
+    # a second set of NUM_QUERIES queries trains the box stages, each person matched to 4 of them; 0 for none
+    node.ONE_TO_MANY = CfgNode({"NUM_QUERIES": 0})
     # first boxes from the peaks of a person-center map, whose features add to the instance queries
     node.IMAGE_QUERIES = CfgNode({"ENABLED": False})
 
@@ -209,5 +209,7 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # what computes AP: "faster-coco-eval" or "pycocotools" (same numbers); for CrowdPose also "crowdposetools", the
     # official tool, where it is installed
     cfg.TEST.EVALUATOR_BACKEND = "faster-coco-eval"
+    # inference on the image and its mirror image, averaged (docs/BEYOND_THE_PAPER.md)
+    cfg.TEST.FLIP = False
     # evaluate in bfloat16; a CPU without its instructions computes the same, slower
     cfg.TEST.AMP = CfgNode({"ENABLED": False})

@@ -90,6 +90,8 @@ def check_config(cfg: CfgNode) -> None:
     _check_input(cfg)
     if cfg.MODEL.META_ARCHITECTURE == "QueryPose":
         _check_model(cfg)
+    elif cfg.TEST.FLIP:
+        raise UserError(f"TEST.FLIP needs MODEL.META_ARCHITECTURE 'QueryPose', not '{cfg.MODEL.META_ARCHITECTURE}'")
 
 
 def leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:

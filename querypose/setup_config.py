@@ -15,6 +15,9 @@ from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.modeling.part_division import build_part_division, part_groups
 
+REMOVED_KEYS = {"MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.JITTER": 0.1, "MODEL.QUERYPOSE.ONE_TO_MANY.REPEATS": 4}
+"""Keys of older configs with the only value that there is now, which they may still give."""
+
 
 def setup_config(
     config_file: str, opts: Sequence[str] = (), add_config: Callable[[CfgNode], None] | None = None
@@ -84,6 +87,8 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], defaults: CfgNode, prefix: s
     """Set the keys of `cfg`, in place, to nested `values`, each in the kind of its default."""
     for name, value in values.items():
         key = f"{prefix}{name}"
+        if key in REMOVED_KEYS and value == REMOVED_KEYS[key]:
+            continue
         if name not in cfg and not cfg.is_new_allowed():
             raise UserError(f"unknown key {key}; valid there are {', '.join(sorted(cfg))}")
         default = defaults.get(name)

@@ -16,7 +16,7 @@ from querypose.modeling.losses.targets import Targets
 KEY = "MODEL.QUERYPOSE."
 ANCHORED = (f"{KEY}ANCHORED_COORDINATES", True)
 REGIONS = (f"{KEY}GROUND_TRUTH_REGIONS.COPIES", 2)
-MANY = (f"{KEY}ONE_TO_MANY.NUM_QUERIES", 7, f"{KEY}ONE_TO_MANY.REPEATS", 2)
+MANY = (f"{KEY}ONE_TO_MANY.NUM_QUERIES", 7)
 IMAGE = (f"{KEY}IMAGE_QUERIES.ENABLED", True)
 ALL = (*ANCHORED, *REGIONS, *MANY, *IMAGE)
 MATCHED = (f"{KEY}TRAIN_QUERIES", "matched")
@@ -24,7 +24,10 @@ KINDS = {"light": ("light",), "light matched": ("light", *MATCHED), "branched": 
 
 
 def training_model(*opts):
-    return without_batch_statistics(spread(tiny_model(*opts)))
+    model = without_batch_statistics(spread(tiny_model(*opts)))
+    if model.one_to_many is not None:
+        model.one_to_many.repeats = 2
+    return model
 
 
 def random_targets(counts):
@@ -204,7 +207,8 @@ def test_a_step_in_bfloat16_is_finite(kind):
 @pytest.mark.parametrize("kind", ["light matched", "full"])
 def test_parts_of_a_batch_add_up_to_its_losses(kind):
     """As gradient accumulation needs it."""
-    model = training_model(*KINDS[kind], *ALL, f"{KEY}GROUND_TRUTH_REGIONS.JITTER", 0.0)
+    model = training_model(*KINDS[kind], *ALL)
+    model.region_jitter = 0.0
     batch = tiny_batch(persons=(2, 1), sizes=((64, 96),) * 2)
     whole, parts = model(batch), [model([inputs], num_persons=3) for inputs in batch]
     for name, value in whole.items():

@@ -37,7 +37,7 @@ def export_onnx(
 
     Raises:
         UserError: the packages of the extra `onnx` are missing; an opset without the RoIAlign that is needed; a full
-            variant with `topk_poses`.
+            variant with `topk_poses`; a model with flip testing.
     """
     try:
         import onnx
@@ -51,6 +51,9 @@ def export_onnx(
             "the full variant exports all its queries: set MODEL.QUERYPOSE.TEST.TOPK_POSES 0 (fewer would be an "
             "approximation)"
         )
+
+    if model.flip_testing:
+        raise UserError("an ONNX file runs the network once: set TEST.FLIP False")
 
     outputs = OUTPUTS if model.criterion.keypoint_loss.uses_sigma else OUTPUTS[:-1]
     images = 255 * torch.rand(2, 3, *TRACED_SIZE, device=model.device)

@@ -43,7 +43,7 @@ class OneToManyProposals(nn.Module):
     the box stages see as many times the positive examples of one-to-one matching.
     """
 
-    def __init__(self, num_queries: int, dim: int, repeats: int):
+    def __init__(self, num_queries: int, dim: int, repeats: int = 4):
         """num_queries: N' of the second set; dim: d; repeats: queries that each person is matched to."""
         super().__init__()
         self.boxes = nn.Embedding(num_queries, 4)

@@ -14,6 +14,7 @@ from querypose.errors import UserError
 from querypose.modeling.backbones.checkpointing import checkpoint_blocks
 from querypose.modeling.beyond_the_paper import CenterMaps, ImageQueries, OneToManyProposals, ground_truth_regions
 from querypose.modeling.decoder import BoxOutput, KeypointOutput, QueryPoseDecoder, select_rows
+from querypose.modeling.flip_testing import FlipTesting, flip_testing
 from querypose.modeling.inference import finite_persons, poses, rescaled
 from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.matcher import matched_rows, matches_on
@@ -53,6 +54,7 @@ class QueryPose(nn.Module):
         topk_poses: int = 0,
         pose_score_floor: float = 0.0,
         max_detections: int = 100,
+        flip_testing: FlipTesting | None = None,
         channels_last: bool = False,
     ):
         """
@@ -70,6 +72,7 @@ class QueryPose(nn.Module):
                 score, and return only them; 0 runs all. Exact but in the full variant, see `decode_jointly`.
             pose_score_floor: of these, leave out queries with a class probability below it; 0 leaves out none.
             max_detections: most persons returned for an image.
+            flip_testing: averages with the mirrored images; None for none.
             channels_last: memory layout of images and convolution weights.
         """
         super().__init__()
@@ -88,6 +91,7 @@ class QueryPose(nn.Module):
         self.topk_poses = topk_poses
         self.pose_score_floor = pose_score_floor
         self.max_detections = max_detections
+        self.flip_testing = flip_testing
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
@@ -109,7 +113,7 @@ class QueryPose(nn.Module):
         if not in_features:
             raise UserError(f"MODEL.BACKBONE.NAME '{cfg.MODEL.BACKBONE.NAME}' makes none of the feature maps p2 .. p5")
         strides = [shapes[name].stride for name in in_features]
-        many, regions = config.ONE_TO_MANY, config.GROUND_TRUTH_REGIONS
+        many = config.ONE_TO_MANY.NUM_QUERIES
         return {
             "backbone": backbone,
             "decoder": QueryPoseDecoder(cfg, part_of_keypoint, strides),
@@ -120,14 +124,12 @@ class QueryPose(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "train_matched_only": config.TRAIN_QUERIES == "matched",
             "image_queries": ImageQueries(cfg, backbone, strides[0]) if config.IMAGE_QUERIES.ENABLED else None,
-            "one_to_many": OneToManyProposals(many.NUM_QUERIES, config.HIDDEN_DIM, many.REPEATS)
-            if many.NUM_QUERIES
-            else None,
-            "region_copies": regions.COPIES,
-            "region_jitter": regions.JITTER,
+            "one_to_many": OneToManyProposals(many, config.HIDDEN_DIM) if many else None,
+            "region_copies": config.GROUND_TRUTH_REGIONS.COPIES,
             "topk_poses": topk_poses(cfg),
             "pose_score_floor": config.TEST.POSE_SCORE_FLOOR,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "flip_testing": flip_testing(cfg, skeleton) if cfg.TEST.FLIP else None,
             "channels_last": use_channels_last(cfg.MODEL.CHANNELS_LAST, cfg.MODEL.DEVICE, backbone),
         }
 
@@ -147,24 +149,27 @@ class QueryPose(nn.Module):
             batched_inputs: Detectron2's format: each a dict with `image` (3, H, W) of 0 .. 255, in training
                 `instances` with `gt_boxes` and `gt_keypoints`, in inference optionally `height` and `width`, the
                 size in pixels that the output is wanted in.
-            do_postprocess: inference: scale to that size and wrap as below; else plain `Instances`, in pixels of the
-                network's input.
-            num_persons, num_keypoints: training: persons, and keypoints with a label, of the larger batch that this
-                one is a part of, see `SetCriterion`.
+            do_postprocess: inference: scale to that size and wrap as below; else `Instances`, in the input's pixels.
+            num_persons, num_keypoints: training: of the larger batch that this is a part of, see `SetCriterion`.
 
         Returns:
             In training the weighted losses by name. In inference a list of {"instances": Instances} with
             `pred_boxes`, `scores`, `pred_classes`, `pred_keypoints` (n, K, 3): x, y in pixels and confidence, and, if
             the keypoint loss uses sigma, `pred_keypoint_sigmas` (n, K, 2) of x and y in pixels; best score first.
         """
-        images = self.preprocess(batched_inputs)
-        features, sizes, maps = self.extract(images)
         if self.training:
+            features, sizes, maps = self.extract(self.preprocess(batched_inputs))
             instances = [inputs["instances"] for inputs in batched_inputs]
             targets = Targets.from_instances(instances, self.num_keypoints, self.device)
             return self.losses(features, sizes, maps, targets, num_persons, num_keypoints)
-        results = self.inference(*self.decode(features, sizes, maps), images.image_sizes)
+        flip = self.flip_testing
+        results = flip(self.detect, batched_inputs) if flip else self.detect(batched_inputs)
         return self.postprocess(results, batched_inputs) if do_postprocess else results
+
+    def detect(self, batched_inputs: list[dict]) -> list[Instances]:
+        """`inference` of the images as they are."""
+        images = self.preprocess(batched_inputs)
+        return self.inference(*self.decode(*self.extract(images)), images.image_sizes)
 
     def extract(self, images: ImageList) -> tuple[list[Tensor], Tensor, CenterMaps | None]:
         """The decoder's feature maps, finest first, the images' (width, height) (B, 2) in pixels without padding, and
@@ -211,7 +216,6 @@ class QueryPose(nn.Module):
 
         With `train_matched_only` one matching for all stages follows the box stages, and each keypoint stage runs only
         for the queries matched at it or later: the losses and gradients of all queries, but for BatchNorm's statistics.
-        `num_persons` and `num_keypoints` replace the batch's own numbers where it is one part of a larger batch.
         """
         decoder, criterion = self.decoder, self.criterion
         num_persons = criterion.normalizer(targets, num_persons)
