@@ -1,15 +1,14 @@
-"""A training run that is killed again and again, for test_resume.py: python tests/killed_training.py FOLDER KILLS SEED
+"""A training run that is killed again and again, for test_resume.py.
 
-Prints one JSON object: for each kill where it struck, the iteration that was resumed after it, and the largest
-difference of the final state from that of an uninterrupted run. Children are forked from a process that has imported
-everything and computed nothing.
+`kill_again_and_again` prints one JSON object: for each kill where it struck, the iteration that was resumed after it,
+and the largest difference of the final state from that of an uninterrupted run. Children are forked from a process that
+has imported everything and computed nothing.
 """
 
 import json
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -110,8 +109,7 @@ def largest_difference(first: dict, second: dict) -> float:
     return 0.0
 
 
-def main() -> None:
-    root, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+def kill_again_and_again(root: Path, kills: int, seed: int) -> None:
     people = write_synthetic_people(root / "people", "train", 6)
     alone, killed = config(people, root / "alone"), config(people, root / "killed")
     for cfg in (alone, killed):
@@ -146,7 +144,3 @@ def main() -> None:
     partial = [path.name for path in folder.iterdir() if path.name.endswith(".partial")]
     difference = largest_difference(state_of(root / "alone"), state_of(folder))
     print(json.dumps({"strikes": strikes, "starts": starts, "partial": partial, "difference": difference}))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,10 @@
 """The example of docs/EXTENDING.md, taken from the page: it registers, trains and finds persons."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import fresh_process
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -85,12 +84,10 @@ def test_the_training_script_trains_with_its_own_key(example, tmp_path):
     people = write_synthetic_people(tmp_path, "train", 4)
     opts = [*TINY, KEY, "QueryAttention", "DATASETS.TRAIN", f"('{people}',)", "DATASETS.TEST", "()"]
     opts += ["SOLVER.MAX_ITER", 2, "OUTPUT_DIR", tmp_path / "run", "MODEL.QUERYPOSE.ATTENTION_TEMPERATURE", 2.5]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
     def run(script, *flags):
-        command = [sys.executable, "-W", "ignore", script, "--config-file", ROOT / "configs/quickstart.yaml", *flags]
-        command = list(map(str, [*command, *opts]))
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+        config = ["--config-file", ROOT / "configs/quickstart.yaml"]
+        return fresh_process.run(tmp_path / "out", fresh_process.run_script, script, *config, *flags, *opts)
 
     done = run(example / "train_mine.py", "--num-gpus", 2)
     assert done.returncode == 0, done.stderr

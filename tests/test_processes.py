@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fresh_process
 import pytest
 import torch
 import two_processes
@@ -19,21 +19,12 @@ from querypose.engine import launch, processes
 from querypose.errors import UserError
 from querypose.synthetic.dataset import write_synthetic_people
 
-SCRIPT = Path(two_processes.__file__)
-ROOT = SCRIPT.parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def arguments(**changes):
     given = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto", "timeout": 600, "opts": []}
     return argparse.Namespace(**{**given, **changes})
-
-
-def run(*command):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
-    return subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
-    )
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +75,7 @@ def check(result, one_process):
 @pytest.mark.slow
 def test_processes_that_the_launcher_starts(json_file, one_process, tmp_path):
     output = tmp_path / "result.pth"
-    done = run(
-        sys.executable, "-W", "ignore", SCRIPT, "--config-file", "none", "--num-gpus", 2, output, json_file, "refuse"
-    )
+    done = fresh_process.run(tmp_path, two_processes.launch_forked, "--num-gpus", 2, output, json_file, "refuse")
     # the mistake of one process ends the run as it does a single one
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1] == "error: the second process refuses, as it was told"
@@ -97,10 +86,10 @@ def test_processes_that_the_launcher_starts(json_file, one_process, tmp_path):
 @pytest.mark.slow
 def test_processes_that_torchrun_starts(json_file, one_process, tmp_path):
     output = tmp_path / "result.pth"
-    done = run(
-        sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
-        SCRIPT, "--config-file", "none", output, json_file,
-    )  # fmt: skip
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [two_processes.__file__, "--config-file", "none", output, json_file]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     check(torch.load(output), one_process)
 
@@ -108,37 +97,35 @@ def test_processes_that_torchrun_starts(json_file, one_process, tmp_path):
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_others(tmp_path):
     started = time.monotonic()
-    command = [sys.executable, "-W", "ignore", SCRIPT, "--num-gpus", 2, "--timeout", 300, "--config-file", "none"]
-    done = run(*command, tmp_path / "run", "die")
+    done = fresh_process.run(
+        tmp_path, two_processes.launch_forked, "--num-gpus", 2, "--timeout", 300, tmp_path / "run", "die"
+    )
     assert done.returncode == 128 + signal.SIGKILL, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: process 1 was ended by SIGKILL") and "--resume" in last
     assert time.monotonic() - started < 300, "the timeout must not be waited for"
-    assert not alive(tmp_path / "run")
+    assert alive(tmp_path / "run") == [False, False]
 
 
 @pytest.mark.slow
 def test_sigterm_reaches_all_processes_and_saves(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "ignore", SCRIPT, "--num-gpus", "2", "--config-file", "none"]
-    command = [*map(str, command), str(tmp_path / "run"), "train"]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
-        while not (tmp_path / "run" / "started").is_file() and job.poll() is None:
-            time.sleep(0.1)
-        job.terminate()
-        output = job.communicate(timeout=600)[0].decode()
-    assert job.returncode == 128 + signal.SIGTERM, output
+    job = fresh_process.start(tmp_path, two_processes.launch_forked, "--num-gpus", 2, tmp_path / "run", "train")
+    while not (tmp_path / "run" / "started").is_file() and job.is_alive():
+        time.sleep(0.1)
+    assert alive(tmp_path / "run") == [True, True]
+    job.terminate()
+    done = fresh_process.finish(tmp_path, job)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
     (checkpoint,) = (tmp_path / "run").glob("model_*.pth")
     assert (tmp_path / "run" / "last_checkpoint").read_text() == checkpoint.name
     state = torch.load(checkpoint, weights_only=True)
     assert f"model_{state['trainer']['iteration']:07d}.pth" == checkpoint.name and state["iteration"] > 0
-    assert not alive(tmp_path / "run")
+    assert alive(tmp_path / "run") == [False, False]
 
 
 def alive(folder):
-    """Processes that have a folder on their command line."""
-    found = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
-    return [line for line in found if str(folder).encode() in line]
+    """Whether each of the two processes that trained in a folder still runs."""
+    return [Path("/proc", (folder / name).read_text()).exists() for name in ("process0", "process1")]
 
 
 @pytest.mark.slow
@@ -147,14 +134,15 @@ def test_two_machines(json_file, one_process, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-W", "ignore", SCRIPT, "--config-file", "none", "--num-machines", 2]
-    command += ["--dist-url", f"tcp://127.0.0.1:{port}"]
-    with ThreadPoolExecutor() as pool:
-        jobs = [
-            pool.submit(run, *command, "--machine-rank", rank, tmp_path / "result.pth", json_file) for rank in (0, 1)
-        ]
-        for job in jobs:
-            assert job.result().returncode == 0, job.result().stderr
+    command = ["--num-machines", 2, "--dist-url", f"tcp://127.0.0.1:{port}", tmp_path / "result.pth", json_file]
+    folders = [tmp_path / "first", tmp_path / "second"]
+    jobs = [
+        fresh_process.start(folder, two_processes.launch_forked, "--machine-rank", rank, *command)
+        for rank, folder in enumerate(folders)
+    ]
+    for job, folder in zip(jobs, folders, strict=True):
+        done = fresh_process.finish(folder, job)
+        assert done.returncode == 0, done.stderr
     check(torch.load(tmp_path / "result.pth"), one_process)
 
 

@@ -4,10 +4,9 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh_process
 import killed_training
 import pytest
 import torch
@@ -18,8 +17,6 @@ from querypose.engine import PoseTrainer
 from querypose.engine.signals import Interrupted
 from querypose.errors import UserError
 from querypose.synthetic.dataset import write_synthetic_people
-
-SCRIPT = Path(killed_training.__file__)
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +49,7 @@ def kill(signum=signal.SIGTERM):
 
 @pytest.mark.slow
 def test_twenty_kills_leave_no_trace(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PYTHONPATH"] = os.pathsep.join([str(SCRIPT.parents[1]), environment.get("PYTHONPATH", "")])
-    command = [sys.executable, "-W", "ignore", str(SCRIPT), str(tmp_path), "20", "1"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    done = fresh_process.run(tmp_path, killed_training.kill_again_and_again, tmp_path, 20, 1)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert set(result["strikes"]) == {"write", "replace", "step", "time"} and len(result["strikes"]) == 20

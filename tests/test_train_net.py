@@ -3,10 +3,10 @@
 import json
 import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
+import fresh_process
 import pytest
 import torch
 from killed_training import largest_difference, state_of
@@ -37,17 +37,12 @@ def data_opts(people):
     return ["DATASETS.TRAIN", f"('{people[0]}',)", "DATASETS.TEST", f"('{people[1]}',)"]
 
 
-def run(tool, *args):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / tool), *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
-
-
 @pytest.mark.slow
 def test_train_resume_and_evaluate(people, tmp_path):
     def run_config(tool, folder, *opts, flags=()):
         opts = [*TINY, *data_opts(people), "OUTPUT_DIR", tmp_path / folder, *opts]
-        done = run(tool, "--config-file", QUICKSTART, *flags, *opts)
+        script = ROOT / "tools" / tool
+        done = fresh_process.run(tmp_path, fresh_process.run_script, script, "--config-file", QUICKSTART, *flags, *opts)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 

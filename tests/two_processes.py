@@ -4,9 +4,11 @@ python tests/two_processes.py OUTPUT.pth VAL.json [refuse] --num-gpus 2, or unde
 place of VAL.json they train in the folder OUTPUT, until the second one is killed or forever.
 """
 
+import functools
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import torch
@@ -18,7 +20,7 @@ from tiny_model import spread, tiny_batch, tiny_config, tiny_model, without_batc
 from torch import nn
 
 from querypose.data import resolve_datasets
-from querypose.engine import PoseTrainer, build_optimizer, launch, process_group, train_net
+from querypose.engine import PoseTrainer, build_optimizer, launch, process_group, processes, train_net
 from querypose.engine.trainer import share_buffers, wrap_for_distribution
 from querypose.errors import UserError, exit_on_user_error
 from querypose.synthetic.dataset import write_synthetic_people
@@ -180,6 +182,7 @@ def train_forever(folder, dies):
     if comm.is_main_process():
         write_synthetic_people(folder, "train", 4)
     comm.synchronize()
+    Path(folder, f"process{comm.get_rank()}").write_text(str(os.getpid()))
     people = str(Path(folder, "annotations", "person_keypoints_train.json"))
     trainer = PoseTrainer(trainer_config(people, folder, "SOLVER.MAX_ITER", 10**6, "SOLVER.CHECKPOINT_PERIOD", 10**6))
     trainer.register_hooks([Report(), *([Die()] if dies else [])])
@@ -209,10 +212,22 @@ def run(args):
     result["trained"] = train_whole(json_file, f"{output}_run")
     if comm.is_main_process():
         torch.save(result, output)
+    comm.synchronize()
     if refuse and rank == 1:
         raise UserError("the second process refuses, as it was told")
 
 
-if __name__ == "__main__":
+def launch_forked(*args):
+    """As from the command line, but that the launcher forks its processes, which then need not import PyTorch."""
+    sys.argv = ["two_processes.py", "--config-file", "none", *map(str, args)]
+    processes.LaunchConfig = functools.partial(processes.LaunchConfig, start_method="fork")
+    from_command_line()
+
+
+def from_command_line():
     with exit_on_user_error():
         launch(main, train_net.parser().parse_args())
+
+
+if __name__ == "__main__":
+    from_command_line()
