@@ -61,7 +61,7 @@ class OnnxGraph(nn.Module):
         number = model.num_keypoints
 
         def best(values: Tensor, length: int) -> Tensor:
-            flat = values.view(batch, -1, number * length).gather(1, order.expand(-1, -1, number * length))
+            flat = values.reshape(batch, -1, number * length).gather(1, order.expand(-1, -1, number * length))
             return flat.unflatten(2, (number, length))
 
         outputs = boxes.gather(1, order.expand(-1, -1, 4)), scores, best(keypoints, 3)
