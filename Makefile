@@ -80,6 +80,8 @@ $(QUERYPOSE_READY): setup.py pyproject.toml $(DETECTRON2_READY)
 	@echo "installing QueryPose and its dependencies"
 	@$(PIP) --use-pep517 --editable '.[test]' || \
 	  { echo "error: pip could not install QueryPose: see its message above" >&2; exit 2; }
+	@# without its opencv-python, which would replace opencv-python-headless and needs libraries of a display
+	@$(PIP) --no-deps 'trackers>=2.6' || { echo "error: pip could not install trackers: see its message above" >&2; exit 2; }
 	@echo $(CURDIR) >$@
 
 $(DOCS_READY): setup.py $(QUERYPOSE_READY)

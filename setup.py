@@ -53,7 +53,6 @@ setup(
             "ruff>=0.6",
             "selenium>=4.20",
             "supervision>=0.29",
-            "trackers>=2.6",
         ],
         "heif": ["pillow-heif>=0.18"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
