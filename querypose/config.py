@@ -50,7 +50,6 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # self-attention and feed-forward blocks of both stages
     node.NUM_HEADS = 8
     node.FEEDFORWARD_DIM = 2048
-    node.DROPOUT = 0.0
     # hidden width of the dynamic MLP
     node.DYNAMIC_DIM = 64
     # 3x3 convolutions before the SPEGM, and their inner width
@@ -180,6 +179,8 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # continues with the next batch, at most ten times in a row; both name the first such tensor, and write the batch to
     # OUTPUT_DIR/non_finite_<iteration>.pth
     cfg.SOLVER.NON_FINITE = "stop"
+    # decay of the moving average of the weights, which is then evaluated and saved, such as 0.999; 0 turns it off
+    cfg.SOLVER.EMA = 0.0
     # gradients are scaled down together where the norm of all of them is above CLIP_VALUE
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
@@ -201,6 +202,8 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.CROP.RESIZE_BEFORE = [400, 500, 600]
     # training: brightness, contrast and saturation are each scaled by a factor within 1 +- this
     cfg.INPUT.COLOR_JITTER = 0.0
+    # training: images are rotated by up to this many degrees in either direction
+    cfg.INPUT.ROTATION = 0.0
     # images of which no person has a labeled keypoint are left out (the paper's 57k of train2017); 0 keeps them
     cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 1
     # images that cannot be read stop the run; True takes other ones, counts them and lists them in

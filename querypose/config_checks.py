@@ -51,7 +51,7 @@ _POSITIVE = {
     "SOLVER.CHECKPOINT_PERIOD",
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
 }
-_BELOW_ONE = {"MODEL.QUERYPOSE.DROPOUT", "MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR"}
+_BELOW_ONE = {"MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR", "SOLVER.EMA"}
 
 # arguments of timm's constructor that name files or addresses of weights
 _TIMM_FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}

@@ -15,7 +15,11 @@ from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.modeling.part_division import build_part_division, part_groups
 
-REMOVED_KEYS = {"MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.JITTER": 0.1, "MODEL.QUERYPOSE.ONE_TO_MANY.REPEATS": 4}
+REMOVED_KEYS = {
+    "MODEL.QUERYPOSE.DROPOUT": 0.0,
+    "MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.JITTER": 0.1,
+    "MODEL.QUERYPOSE.ONE_TO_MANY.REPEATS": 4,
+}
 """Keys of older configs with the only value that there is now, which they may still give."""
 
 

@@ -49,7 +49,7 @@ CONFIG_OVERRIDES = [
     ([PREFIX + "NUM_HEADS", "3"], "multiple of NUM_HEADS 3"),
     ([PREFIX + "PART_DIM", "6", PREFIX + "NUM_HEADS", "2"], "PART_DIM 6 must be a multiple of 4"),
     ([PREFIX + "HIDDEN_DIM", "32"], "OUT_CHANNELS 16 must equal MODEL.QUERYPOSE.HIDDEN_DIM 32"),
-    ([PREFIX + "DROPOUT", "1.5"], "DROPOUT is 1.5; it must be less than 1"),
+    (["SOLVER.EMA", "1.5"], "SOLVER.EMA is 1.5; it must be less than 1"),
     ([PREFIX + "TEST.TOPK_POSES", "-1"], "TOPK_POSES is -1; it must be 0 or greater"),
     ([PREFIX + "TEST.POSE_SCORE_FLOOR", "1.0"], "POSE_SCORE_FLOOR is 1.0; it must be less than 1"),
     (["INPUT.MIN_SIZE_TRAIN", "(0,)"], "MIN_SIZE_TRAIN is .* greater than 0"),

@@ -29,7 +29,7 @@ def config(people: str, folder: Path, *opts):
         "INPUT.CROP.SIZE", (40, 60), "INPUT.CROP.RESIZE_BEFORE", (64, 80), "SOLVER.IMS_PER_BATCH", 2,
         "SOLVER.BASE_LR", 1e-3, "SOLVER.WARMUP_ITERS", 5, "SOLVER.STEPS", (10, 20), "SOLVER.MAX_ITER", ITERATIONS,
         "SOLVER.CHECKPOINT_PERIOD", PERIOD, "OUTPUT_DIR", str(folder),
-        "MODEL.QUERYPOSE.DROPOUT", 0.1, "MODEL.QUERYPOSE.NUM_STAGES", 1, *opts,
+        "MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.COPIES", 1, "SOLVER.EMA", 0.9, "MODEL.QUERYPOSE.NUM_STAGES", 1, *opts,
     )  # fmt: skip
     resolve_datasets(cfg)
     return cfg

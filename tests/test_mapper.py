@@ -12,7 +12,7 @@ from PIL import Image
 
 from querypose.config import add_querypose_config
 from querypose.data import PoseDatasetMapper
-from querypose.data.mapper import build_pose_augmentation
+from querypose.data.mapper import PersonRotation, build_pose_augmentation
 from querypose.errors import UserError
 
 WIDTH, HEIGHT = 60, 40
@@ -92,6 +92,30 @@ def test_crop_shifts_coordinates_and_unlabels_what_it_cuts_off(image):
     instances = output["instances"]
     assert instances.gt_boxes.tensor.tolist() == [[0, 1, 20, 21]]
     assert instances.gt_keypoints.tensor.tolist() == [[[5.5, 2.5, 2], [0, 0, 0], [0, 0, 0]]]
+
+
+def test_a_quarter_turn_takes_pixels_keypoints_and_boxes_along(image):
+    """Counterclockwise about (30, 20): an offset (x, y) becomes (y, -x)."""
+    output = mapper([PersonRotation(HEIGHT, WIDTH, 90, expand=False)])(record(image, PERSON))
+    instances = output["instances"]
+    keypoints = instances.gt_keypoints.tensor[0]
+    torch.testing.assert_close(keypoints, torch.tensor([[16.5, 29.5, 2], [22.5, 11.5, 1], [0, 0, 0]]))
+    torch.testing.assert_close(instances.gt_boxes.tensor, torch.tensor([[15.0, 10.0, 35.0, 40.0]]))
+    assert output["image"][:, 29, 16].tolist() == [20, 6, 200] and output["image"][:, 11, 22].tolist() == [38, 12, 200]
+    assert output["image"][:, 20, 2].tolist() == [0, 0, 0], "outside of the image before"
+
+
+def test_the_box_of_a_rotated_person_is_that_of_its_ellipse():
+    box = np.array([[20.0, 0.0, 40.0, 40.0]])  # about the center, half axes 10 and 20
+    for angle, (a, b) in {0: (10, 20), 45: (np.sqrt(250), np.sqrt(250)), 180: (10, 20)}.items():
+        found = PersonRotation(HEIGHT, WIDTH, angle, expand=False).apply_box(box)
+        np.testing.assert_allclose(found, [[30 - a, 20 - b, 30 + a, 20 + b]], atol=1e-9)
+
+
+def test_angles_are_sampled_in_both_directions(image):
+    (rotation, _) = build_pose_augmentation(min_size=40, max_size=60, rotation=30.0)
+    angles = [rotation.get_transform(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).angle for _ in range(200)]
+    assert -30 <= min(angles) < -25 and 25 < max(angles) <= 30
 
 
 def test_persons_outside_the_crop_and_crowds_are_dropped(image):

@@ -39,6 +39,34 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
         return T.ResizeTransform(height, width, new_height, new_width, self.interp)
 
 
+class PersonRotation(T.RotationTransform):
+    """Detectron2's about the image's center; a box becomes that around the rotated ellipse inscribed in it.
+
+    Around its rotated corners it would be larger than the person, who seldom reaches into them.
+    """
+
+    def apply_box(self, box: np.ndarray) -> np.ndarray:
+        """(n, 4) corners in pixels, before and after."""
+        center, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) / 2
+        cos, sin = np.cos(np.radians(self.angle)), np.sin(np.radians(self.angle))
+        half = np.sqrt((half * cos) ** 2 + (half[:, ::-1] * sin) ** 2)
+        center = self.apply_coords(center)
+        return np.concatenate([center - half, center + half], axis=1)
+
+
+class RandomRotation(T.RandomRotation):
+    """A `PersonRotation` by up to `degrees` in either direction, the size of the image unchanged."""
+
+    def __init__(self, degrees: float):
+        super().__init__([-degrees, degrees], expand=False)
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        sampled = super().get_transform(image)
+        if not isinstance(sampled, T.RotationTransform):
+            return sampled
+        return PersonRotation(sampled.h, sampled.w, sampled.angle, expand=False)
+
+
 def build_pose_augmentation(
     *,
     min_size: int | Sequence[int],
@@ -50,6 +78,7 @@ def build_pose_augmentation(
     crop_size: Sequence[float] = (384, 600),
     resize_before_crop: Sequence[int] = (400, 500, 600),
     color_jitter: float = 0.0,
+    rotation: float = 0.0,
 ) -> list[T.Augmentation]:
     """Return the paper's augmentation ("Implementation Details") as a list of Detectron2 augmentations.
 
@@ -66,11 +95,14 @@ def build_pose_augmentation(
             samples height and width in pixels from that range, at most the image's.
         resize_before_crop: lengths of the short side before the crop, one of which is sampled.
         color_jitter: brightness, contrast and saturation are each scaled by a factor within 1 +- this; not the paper's.
+        rotation: largest angle of a rotation, in degrees; not the paper's.
     """
     augmentations: list[T.Augmentation] = []
     if color_jitter > 0:
         low, high = 1 - color_jitter, 1 + color_jitter
         augmentations += [T.RandomBrightness(low, high), T.RandomContrast(low, high), T.RandomSaturation(low, high)]
+    if rotation > 0:
+        augmentations.append(RandomRotation(rotation))
     if flip_prob > 0:
         augmentations.append(T.RandomFlip(prob=flip_prob, horizontal=True))
     if crop_prob > 0:
@@ -135,6 +167,7 @@ class PoseDatasetMapper:
                 crop_size=sizes.CROP.SIZE,
                 resize_before_crop=sizes.CROP.RESIZE_BEFORE,
                 color_jitter=sizes.COLOR_JITTER,
+                rotation=sizes.ROTATION,
             )
         else:
             augmentations = build_pose_augmentation(min_size=sizes.MIN_SIZE_TEST, max_size=sizes.MAX_SIZE_TEST)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from detectron2.utils import comm
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from querypose.atomic_io import remove_partial_files, whole_file
@@ -25,7 +26,12 @@ LAST_CHECKPOINT = "last_checkpoint"  # the file that names the newest one
 
 
 class PoseCheckpointer(SafeCheckpointer):
-    """Loads files and addresses as Detectron2 does, and `timm://name`: timm's weights `name` for the backbone alone."""
+    """Loads files and addresses as Detectron2 does, and `timm://name`: timm's weights `name` for the backbone alone.
+
+    saved_model: whose weights `save` writes, where they are not those of the model that it loads into.
+    """
+
+    saved_model: nn.Module | None = None
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load `path` into the model; an empty one loads nothing.
@@ -60,7 +66,7 @@ class PoseCheckpointer(SafeCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict()}
+        data = {"model": (self.saved_model or self.model).state_dict()}
         data.update({key: checkpointable.state_dict() for key, checkpointable in self.checkpointables.items()})
         data.update(kwargs)
         path = Path(self.save_dir) / f"{name}.pth"

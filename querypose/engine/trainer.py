@@ -28,6 +28,7 @@ from querypose.engine.resume_check import check_resumable
 from querypose.engine.signals import Interrupted, StopOnSignal
 from querypose.engine.train_loop import METRIC_PERIOD, StepTrainer
 from querypose.engine.training_hooks import EvalHook, MetricsWriter, ProgressBar, UnreadableImages
+from querypose.engine.weight_averaging import WeightAveraging
 from querypose.errors import UserError
 from querypose.evaluation import PoseEvaluator
 
@@ -144,6 +145,10 @@ class PoseTrainer(DefaultTrainer):
         cfg = self.cfg
         self.seed_steps = SeedSteps(self._trainer.data_loader)
         self.guard = NonFiniteGuard(cfg.SOLVER.NON_FINITE, cfg.OUTPUT_DIR)
+        self.averaging = None
+        if cfg.SOLVER.EMA > 0:
+            self.averaging = WeightAveraging(self._trainer.plain_model, cfg.SOLVER.EMA)
+            self.checkpointer.saved_model = self.averaging.averaged
         self.checkpoints = PeriodicCheckpoints(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
         is_main = comm.is_main_process()
         found = [
@@ -151,6 +156,7 @@ class PoseTrainer(DefaultTrainer):
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             self.guard,
+            self.averaging,
             self._precise_bn(),
             self.checkpoints if is_main else None,
             StopOnSignal(),
@@ -166,7 +172,7 @@ class PoseTrainer(DefaultTrainer):
         return found
 
     def _evaluate(self) -> dict:
-        self._last_eval_results = self.test(self.cfg, self.model)
+        self._last_eval_results = self.test(self.cfg, self.averaging.averaged if self.averaging else self.model)
         return self._last_eval_results
 
     def _precise_bn(self) -> HookBase | None:

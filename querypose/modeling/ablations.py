@@ -39,12 +39,12 @@ class MultiHeadSelfAttention(nn.Module):
     """
 
     @configurable
-    def __init__(self, *, dim: int, num_heads: int, query_dim: int | None = None, dropout: float = 0.0):
+    def __init__(self, *, dim: int, num_heads: int, query_dim: int | None = None):
         """dim: d, the width of the features; query_dim: c, that of the queries, to which features are mapped."""
         super().__init__()
         query_dim = query_dim or dim
         self.project = nn.Identity() if query_dim == dim else nn.Linear(dim, query_dim)
-        self.attention = nn.MultiheadAttention(query_dim, num_heads, dropout=dropout, batch_first=True)
+        self.attention = nn.MultiheadAttention(query_dim, num_heads, batch_first=True)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int | None = None) -> dict[str, Any]:
@@ -53,7 +53,6 @@ class MultiHeadSelfAttention(nn.Module):
             "dim": config.HIDDEN_DIM,
             "num_heads": config.NUM_HEADS,
             "query_dim": query_dim,
-            "dropout": config.DROPOUT,
         }
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
@@ -213,13 +212,13 @@ class InstanceKeypointStage(PooledKeypointStage):
 
     @configurable
     def __init__(
-        self, *, instance_interaction: nn.Module, dim: int, feedforward_dim: int, dropout: float = 0.0, **kwargs: Any
+        self, *, instance_interaction: nn.Module, dim: int, feedforward_dim: int, **kwargs: Any
     ):
         """kwargs: of `PooledKeypointStage`; the others as of `KeypointStage`."""
         super().__init__(dim=dim, **kwargs)
         self.instance_interaction = instance_interaction
         self.instance_norm = nn.LayerNorm(dim)
-        self.instance_feedforward = FeedForward(dim, feedforward_dim, dropout)
+        self.instance_feedforward = FeedForward(dim, feedforward_dim)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int]) -> dict[str, Any]:
@@ -229,7 +228,6 @@ class InstanceKeypointStage(PooledKeypointStage):
             **super().from_config(cfg, part_of_keypoint),
             "instance_interaction": QUERY_INTERACTION_REGISTRY.get(config.KEYPOINT_INTERACTION)(cfg, num_tokens),
             "feedforward_dim": config.FEEDFORWARD_DIM,
-            "dropout": config.DROPOUT,
         }
 
     def forward(

@@ -34,7 +34,6 @@ class BoxStage(nn.Module):
         feedforward_dim: int,
         num_class_layers: int = 1,
         num_box_layers: int = 3,
-        dropout: float = 0.0,
     ):
         """
         Args:
@@ -45,14 +44,13 @@ class BoxStage(nn.Module):
             num_heads: heads of the self-attention over the N queries of an image.
             feedforward_dim: hidden width of the feed-forward block.
             num_class_layers, num_box_layers: depth of the two branches before their last Linear.
-            dropout: of attention and feed-forward.
         """
         super().__init__()
         self.pooler = pooler
-        self.self_attention = SelfAttention(dim, num_heads, dropout)
+        self.self_attention = SelfAttention(dim, num_heads)
         self.interaction = interaction
         self.interaction_norm = nn.LayerNorm(dim)
-        self.feedforward = FeedForward(dim, feedforward_dim, dropout)
+        self.feedforward = FeedForward(dim, feedforward_dim)
         self.class_branch = _branch(dim, num_class_layers)
         self.class_logit = nn.Linear(dim, 1)
         self.box_branch = _branch(dim, num_box_layers)
@@ -75,7 +73,6 @@ class BoxStage(nn.Module):
             "dim": config.HIDDEN_DIM,
             "num_heads": config.NUM_HEADS,
             "feedforward_dim": config.FEEDFORWARD_DIM,
-            "dropout": config.DROPOUT,
         }
 
     def pool(self, features: list[Tensor], boxes: Tensor) -> Tensor:

@@ -47,7 +47,6 @@ class KeypointStage(nn.Module):
         num_tower_layers: int,
         num_heads: int,
         feedforward_dim: int,
-        dropout: float = 0.0,
         with_sigma: bool = True,
         anchored: bool = False,
     ):
@@ -58,7 +57,7 @@ class KeypointStage(nn.Module):
                 leaves the instance query as it is.
             part_of_keypoint: for each of the K keypoints the index of its part.
             dim: d; part_dim: dp; tower_dim: width inside the tower of num_tower_layers convolutions.
-            num_heads, feedforward_dim, dropout: of the attention blocks.
+            num_heads, feedforward_dim: of the attention blocks.
             with_sigma: as of `KeypointHeads`.
             anchored: whether coordinates are offsets from the expected position under the part's attention map, which
                 the part embedding must make; not the paper's, see `attention_anchors`.
@@ -69,12 +68,12 @@ class KeypointStage(nn.Module):
         self.instance_interaction = instance_interaction
         if instance_interaction is not None:
             self.instance_norm = nn.LayerNorm(dim)
-            self.instance_feedforward = FeedForward(dim, feedforward_dim, dropout)
+            self.instance_feedforward = FeedForward(dim, feedforward_dim)
         self.part_embedding = part_embedding
         self.instance_to_part = PartLinear(num_parts, dim, part_dim)
         self.part_update = part_update
-        self.self_attention = SelfAttention(part_dim, num_heads, dropout)
-        self.feedforward = FeedForward(part_dim, feedforward_dim, dropout)
+        self.self_attention = SelfAttention(part_dim, num_heads)
+        self.feedforward = FeedForward(part_dim, feedforward_dim)
         self.heads = KeypointHeads(part_of_keypoint, part_dim, with_sigma)
         self.anchored = anchored
 
@@ -96,7 +95,6 @@ class KeypointStage(nn.Module):
             "num_tower_layers": config.NUM_TOWER_LAYERS,
             "num_heads": config.NUM_HEADS,
             "feedforward_dim": config.FEEDFORWARD_DIM,
-            "dropout": config.DROPOUT,
             "with_sigma": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS).uses_sigma,
             "anchored": config.ANCHORED_COORDINATES,
         }
