@@ -92,7 +92,7 @@ def draw_poses(
             shapes = np.concatenate([keypoints[i, :, :2] - 0.5, sigmas * scale * poses.sigmas[i]], axis=1)
             _draw_ellipses(canvas, shapes, marks[i, :, 0], [side_colors[side] for side in skeleton.sides])
     if show_scores and poses.scores is not None:
-        names = ["" if poses.track_ids is None or i < 0 else f"#{i} " for i in ids.tolist()]
+        names = ["" if poses.track_ids is None or i < 0 else f"#{i}: " for i in ids.tolist()]
         texts = [f"{name}{score:.2f}" for name, score in zip(names, poses.scores, strict=True)]
         _draw_labels(canvas, corners, texts, colors)
     return canvas
