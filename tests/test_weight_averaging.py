@@ -38,6 +38,9 @@ def test_averaged_weights_are_evaluated_saved_and_loaded(tmp_path, monkeypatch):
     assert not torch.equal(averaged[name], trained[name])
     for state, wanted in ((saved["model"], averaged), (raw, trained)):
         assert state.keys() == wanted.keys() and all(torch.equal(state[key], wanted[key]) for key in state)
+    resumed = PoseTrainer(config(people, tmp_path / "run", "SOLVER.MAX_ITER", 5, "SOLVER.EMA", 0.0))
+    resumed.resume_or_load(resume=True)
+    assert torch.equal(resumed.model.state_dict()[name], trained[name]), "without averaging from the trained weights"
     model = PoseTrainer.build_model(trainer.cfg)
     PoseCheckpointer(model).load(str(tmp_path / "run" / "model_final.pth"))
     assert torch.equal(model.state_dict()[name], averaged[name])

@@ -206,6 +206,9 @@ class PoseTrainer(DefaultTrainer):
             self._trainer.load_state_dict(state_dict["_trainer"])
         else:
             logger.warning("the checkpoint holds no state of the optimizer, which starts anew")
+        averaging = state_dict.get("hooks", {}).get("WeightAveraging")
+        if averaging and not self.averaging:  # a run with SOLVER.EMA resumes without: the model holds the average
+            self._trainer.plain_model.load_state_dict(averaging["weights"])
         # learning rates, decay and schedule are the config's, at the checkpoint's iteration
         self.scheduler.base_lrs = [values["initial_lr"] for values in configured]
         groups = self._trainer.optimizer.param_groups  # load_state_dict makes new ones
