@@ -54,7 +54,9 @@ def copied(value):
 
 def poisoned(people, folder, mode, *iterations, opts=()):
     torch.manual_seed(0)
-    trainer = PoseTrainer(config(people, folder, "SOLVER.NON_FINITE", mode, "SOLVER.MAX_ITER", 5, *opts))
+    # checkpoints with the weights themselves
+    cfg = config(people, folder, "SOLVER.NON_FINITE", mode, "SOLVER.MAX_ITER", 5, "SOLVER.EMA", 0.0, *opts)
+    trainer = PoseTrainer(cfg)
     poison = Poison(*iterations)
     trainer.register_hooks([poison])
     return trainer, poison
