@@ -9,8 +9,8 @@ from querypose.errors import UserError
 from querypose.modeling.beyond_the_paper import OneToManyProposals, ground_truth_regions
 from querypose.modeling.keypoint_stage import KeypointStage, attention_anchors
 from querypose.modeling.losses.criterion import class_loss
+from querypose.modeling.losses.keypoint_loss import keypoints_in_box_units, residual_log_likelihood_loss
 from querypose.modeling.losses.matcher import Match
-from querypose.modeling.losses.rle import keypoints_in_box_units, residual_log_likelihood_loss
 from querypose.modeling.losses.targets import Targets
 
 KEY = "MODEL.QUERYPOSE."

@@ -7,8 +7,7 @@ import torch
 from tiny_model import gradients_of, tiny_batch, tiny_config, tiny_model
 
 from querypose.modeling.losses.flow import RealNVP
-from querypose.modeling.losses.keypoint_loss import L1, RLE, RLEWithoutFlow, SmoothL1
-from querypose.modeling.losses.rle import residual_log_likelihood_loss
+from querypose.modeling.losses.keypoint_loss import L1, RLE, RLEWithoutFlow, SmoothL1, residual_log_likelihood_loss
 
 
 def example():

@@ -220,6 +220,5 @@ def test_tensors_are_those_of_the_authors_swin_l(shared_folder):
 def test_values_that_cannot_be(key, value, reason):
     cfg = swin_config("MODEL.QUERYPOSE.HIDDEN_DIM", 16)
     cfg.MODEL.SWIN[key] = value
-    for refuse in (check_config, build_backbone):
-        with pytest.raises(UserError, match=f"MODEL.SWIN.*{reason}"):
-            refuse(cfg)
+    with pytest.raises(UserError, match=f"MODEL.SWIN.*{reason}"):
+        check_config(cfg)

@@ -175,7 +175,6 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
     [
         ("resnet1800", {}, "MODEL.TIMM.NAME is 'resnet1800'"),
         ("resnet18", {"options": {"color": "red"}}, "resnet18.*color"),
-        ("resnet18", {"norm": "GN"}, "MODEL.TIMM.NORM is 'GN'; valid are BN, FrozenBN, SyncBN"),
         ("resnet18", {"frozen": True}, r"MODEL\.TIMM\.NORM 'BN' would change with every batch; set it to 'FrozenBN'"),
         ("convnext_atto", {"norm": "FrozenBN"}, "has no BatchNorm; set it to BN"),
         ("vit_tiny_patch16_224", {}, "stride"),
