@@ -36,6 +36,8 @@ def topk_poses(cfg: CfgNode) -> int:
 class QueryPose(nn.Module):
     """Sparse end-to-end multi-person pose regression (Figure 2); the shape letters stand in `querypose.modeling`."""
 
+    decoder: QueryPoseDecoder
+    criterion: SetCriterion
     pixel_mean: Tensor
     pixel_std: Tensor
 

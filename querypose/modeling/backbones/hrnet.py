@@ -81,7 +81,7 @@ class HRNetBackbone(Backbone):
         return dict(zip(self._out_features, outputs, strict=True))
 
 
-def build_hrnet(name: str, *, norm: str = "BN") -> nn.Module:
+def build_hrnet(name: str, *, norm: str = "BN") -> Any:
     """timm's HRNet `name` (hrnet_w32, hrnet_w48 ..) without its classification head; norm: as of `set_batch_norm`."""
     if not name.startswith("hrnet_"):
         raise UserError(f"MODEL.HRNET.NAME is '{name}'; give one of timm's HRNets, such as hrnet_w32 or hrnet_w48")

@@ -16,7 +16,7 @@ from querypose.errors import UserError
 FEATURE_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
-def create_timm_model(key: str, name: str, **options: Any) -> nn.Module:
+def create_timm_model(key: str, name: str, **options: Any) -> Any:
     """A timm `features_only` model; `options` are further arguments of `timm.create_model`.
 
     Raises:

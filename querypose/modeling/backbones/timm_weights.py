@@ -23,7 +23,7 @@ def load_timm_weights(backbone: nn.Module, name: str) -> None:
             architecture.
     """
     title = f"MODEL.WEIGHTS is 'timm://{name}'"
-    bottom_up = getattr(backbone, "bottom_up", None)
+    bottom_up: Any = getattr(backbone, "bottom_up", None)
     if isinstance(backbone, HRNetBackbone):
         target, options = bottom_up, {"feature_location": ""}
     elif isinstance(bottom_up, TimmBackbone):

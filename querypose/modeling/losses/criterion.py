@@ -22,13 +22,14 @@ class SetCriterion(nn.Module):
     named `loss_class`, `loss_l1`, .. for the last stage and `loss_class_0`, `loss_class_1`, .. for those before it.
     """
 
+    matcher: HungarianMatcher
     part_of_keypoint: Tensor
 
     @configurable
     def __init__(
         self,
         *,
-        matcher: nn.Module,
+        matcher: HungarianMatcher,
         keypoint_loss: nn.Module,
         part_of_keypoint: list[int],
         class_weight: float = 2.0,
