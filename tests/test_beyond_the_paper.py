@@ -30,6 +30,14 @@ def training_model(*opts):
     return model
 
 
+def assert_only_adds(losses, kind, names):
+    """The losses of the model without the addition are as they were."""
+    plain = training_model(*KINDS[kind])(tiny_batch())
+    assert losses.keys() - plain.keys() == names
+    for name, value in plain.items():
+        assert torch.equal(losses[name], value), name
+
+
 def random_targets(counts):
     most = max(1, *counts)
     low = 40 * torch.rand(len(counts), most, 2)
@@ -97,10 +105,7 @@ def test_region_losses_by_hand_and_the_other_losses_as_without(kind):
     batch, model = tiny_batch(), training_model(*KINDS[kind], *REGIONS)
     torch.manual_seed(5)
     losses = model(batch)
-    plain = training_model(*KINDS[kind])(batch)
-    assert losses.keys() - plain.keys() == {"loss_keypoint_region", "loss_keypoint_region_0"}
-    for name, value in plain.items():
-        assert torch.equal(losses[name], value), name
+    assert_only_adds(losses, kind, {"loss_keypoint_region", "loss_keypoint_region_0"})
 
     features, sizes, maps = model.extract(model.preprocess(batch))
     targets = Targets.from_instances([inputs["instances"] for inputs in batch], 17, "cpu")
@@ -157,13 +162,11 @@ def test_the_first_boxes_of_the_second_set_cover_the_image():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind, monkeypatch):
+def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind):
     batch, model = tiny_batch(), training_model(*KINDS[kind], *MANY)
-    losses, plain = model(batch), training_model(*KINDS[kind])(batch)
+    losses = model(batch)
     names = {f"loss_{name}_many{stage}" for name in ("class", "l1", "giou") for stage in ("", "_0")}
-    assert losses.keys() - plain.keys() == names
-    for name, value in plain.items():
-        assert torch.equal(losses[name], value), name
+    assert_only_adds(losses, kind, names)
 
     features, sizes, _ = model.extract(model.preprocess(batch))
     targets = Targets.from_instances([inputs["instances"] for inputs in batch], 17, "cpu")
