@@ -32,12 +32,7 @@ class SkipUnreadable:
         list_file: str | os.PathLike[str],
         records: Sequence[dict[str, Any]] | None = None,
     ) -> None:
-        """
-        Args:
-            mapper: called with a Detectron2 dataset dict; raises `UnreadableImageError`.
-            list_file: path; its folder is made when it is needed.
-            records: sequence of dataset dicts to sample others from, for training; None for inference.
-        """
+        """records: dataset dicts to sample others from, for training; None for inference."""
         self.mapper = mapper
         self.list_file = Path(list_file)
         self.records = records
@@ -70,6 +65,8 @@ class SkipUnreadable:
 def count_unreadable(list_file: str | os.PathLike[str]) -> int:
     """Return how many different images `list_file` names; 0 without such a file."""
     path = Path(list_file)
-    if not path.is_file():
-        return 0
-    return len({line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()})
+    return (
+        0
+        if not path.is_file()
+        else len({line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()})
+    )

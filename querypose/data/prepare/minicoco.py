@@ -26,7 +26,7 @@ def split_labelled_images(content: dict[str, Entries]) -> tuple[Entries, Entries
 
 
 def make_minicoco(annotations: Path, images: Path, output: Path) -> dict[str, int]:
-    """Write `person_keypoints_{train,val}.json`, `train/` and `val/` into `output`.
+    """Write `person_keypoints_{train,val}.json`, `train/` and `val/` into `output`, a new folder.
 
     Training images are shrunk to a short side of at most 360 pixels, their annotations with them; validation images
     are not changed, so that COCO's size classes mean the same (the network sees them at 360).
@@ -34,13 +34,9 @@ def make_minicoco(annotations: Path, images: Path, output: Path) -> dict[str, in
     Args:
         annotations: person_keypoints_val2017.json.
         images: the folder val2017.
-        output: a folder that does not exist yet.
 
     Returns:
-        images by split.
-
-    Raises:
-        UserError: files that are missing or not what they should be; an output that exists already.
+        number of images by split.
     """
     if output.exists():
         raise UserError(f"{output} exists already; remove it to make it again, or choose another --output")
