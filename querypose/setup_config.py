@@ -103,8 +103,8 @@ def _in_kind_of(default: Any, value: Any, key: str) -> Any:
         if isinstance(value, str) and value.startswith(("(", "[")):  # names without quotes
             value = [name.strip(" '\"") for name in value.strip("()[]").split(",") if name.strip()]
         values = value if isinstance(value, list | tuple) else [value]
-        kind = type(default[0]) if default else object
-        kind = int | float if kind in (int, float) else kind
+        kinds: dict[Any, Any] = {str: str, int: int | float, float: int | float}
+        kind = kinds.get(type(default[0]), object) if default else object
         if value is not None and all(isinstance(item, kind) for item in values):
             return type(default)(values)
     elif default is None or type(value) is type(default):

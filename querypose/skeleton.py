@@ -196,7 +196,7 @@ class Skeleton:
         """
         try:
             names, pairs = category["keypoints"], category.get("flip_pairs")
-            limbs = [(i - 1, j - 1) for i, j in category.get("skeleton") or ()]
+            limbs: Sequence[tuple[int, int]] = [(i - 1, j - 1) for i, j in category.get("skeleton") or ()]
             # CrowdPose's official files have COCO's limbs with their own 14 keypoints: none can be trusted
             if not limbs or not all(0 <= i < len(names) for limb in limbs for i in limb):
                 limbs = limbs_by_name(names)

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from PIL import Image
+from tiny_model import tiny_config
 
-from querypose.config import add_querypose_config
 from querypose.data import (
     PoseDatasetMapper,
     annotation_file,
@@ -54,10 +53,7 @@ def write(json_file, content, image_folder):
 
 
 def config(train=(), test=()):
-    cfg = get_cfg()
-    add_querypose_config(cfg)
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(train), tuple(test)
-    return cfg
+    return tiny_config("light", "DATASETS.TRAIN", tuple(train), "DATASETS.TEST", tuple(test))
 
 
 def test_file_is_loaded_with_half_a_pixel_and_class_zero(tmp_path):

@@ -138,22 +138,18 @@ class PoseDatasetMapper:
         output = copy.deepcopy(dataset_dict)
         annotations = output.pop("annotations", None)
 
-        augmented = T.AugInput(self._read(output))
+        image = read_image_rgb(output["file_name"])
+        try:
+            utils.check_image_size(output, image)  # adds `height` and `width` if absent
+        except utils.SizeMismatchError as error:
+            raise UserError(str(error)) from error
+        augmented = T.AugInput(image[:, :, ::-1] if self.image_format == "BGR" else image)
         transforms = self.augmentations(augmented)
         image = augmented.image
         output["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if self.is_train and annotations is not None:
             output["instances"] = self._transform(annotations, transforms, image.shape[:2])
         return output
-
-    def _read(self, output: dict[str, Any]) -> np.ndarray:
-        """Return the image (H, W, 3), rotated by its EXIF orientation; add `height` and `width` if absent."""
-        image = read_image_rgb(output["file_name"])
-        try:
-            utils.check_image_size(output, image)
-        except utils.SizeMismatchError as error:
-            raise UserError(str(error)) from error
-        return image[:, :, ::-1] if self.image_format == "BGR" else image
 
     def _transform(
         self, annotations: list[dict[str, Any]], transforms: T.TransformList, image_size: tuple[int, int]

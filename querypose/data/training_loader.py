@@ -82,7 +82,7 @@ class TrainingLoader:
             "records": training_records(cfg) if records is None else records,
             "mapper": mapper,
             "images_per_process": cfg.SOLVER.IMS_PER_BATCH // processes,
-            "seed": run_seed(cfg),
+            "seed": int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()),
             "group_by_shape": loader.ASPECT_RATIO_GROUPING,
             "num_workers": loader.NUM_WORKERS,
             "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
@@ -164,11 +164,6 @@ def training_records(cfg: CfgNode) -> DatasetFromList:
             max(counts),
         )
     return DatasetFromList(records, copy=False)
-
-
-def run_seed(cfg: CfgNode) -> int:
-    """Return SEED, or where it is negative a random number that all processes share."""
-    return int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
 
 
 def hashed(*numbers: int) -> list[int]:

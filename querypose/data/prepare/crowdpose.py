@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from querypose.atomic_io import whole_file
 from querypose.data.annotations import AREA_PER_BOX_AREA, NO_SIZE, UNKNOWN_IMAGE, normalize
-from querypose.data.coco_format import image_path, load_coco_format
+from querypose.data.coco_format import image_path, keypoint_category, load_coco_format
 from querypose.data.crowdpose import CROWDPOSE_NAMES, CROWDPOSE_SKELETON, CROWDPOSE_SPLITS
 from querypose.errors import UserError
 from querypose.image_io import open_image, upright_size
@@ -20,6 +20,15 @@ NUM_COUNTED = 12
 """`num_keypoints` counts the first twelve joints: not head and neck."""
 
 _MARK = "tools/prepare_crowdpose.py"
+_CATEGORY = {
+    "supercategory": "person",
+    "id": 1,
+    "name": "person",
+    "keypoints": list(CROWDPOSE_NAMES),
+    "skeleton": [[i + 1, j + 1] for i, j in CROWDPOSE_SKELETON.limbs],
+    "flip_pairs": [list(pair) for pair in CROWDPOSE_SKELETON.flip_pairs],
+    "sigmas": list(CROWDPOSE_SKELETON.sigmas),
+}
 
 
 def find_official_files(sources: Iterable[str | Path]) -> dict[str, Path]:
@@ -62,13 +71,14 @@ class CrowdPoseFile:
         """allow_missing: whether missing images are left out, with their persons, instead of refused."""
         self.path = Path(path)
         self.changes: Counter[str] = Counter()
-        annotations = normalize(load_coco_format(path), str(path))
-        category = annotations.category
-        if category is None or tuple(category["keypoints"]) != CROWDPOSE_NAMES or not annotations.images:
+        content = load_coco_format(path)
+        category, _ = keypoint_category(content, path)
+        if category is None or tuple(category["keypoints"]) != CROWDPOSE_NAMES or not content["images"]:
             names = ", ".join(CROWDPOSE_NAMES)
             raise UserError(f"{path} has not CrowdPose's images and 14 keypoints, {names}; use the official files")
-        if category.get("skeleton") != _category()["skeleton"]:
+        if category.get("skeleton") != _CATEGORY["skeleton"]:
             self.changes["skeletons (limbs) corrected"] = 1
+        annotations = normalize(content, str(path))
         for reason in (NO_SIZE, UNKNOWN_IMAGE):
             self.changes[f"persons left out: {reason}"] = annotations.left_out[reason]
         self.changes["areas computed (0.53 x box)"] = len(annotations.persons)
@@ -156,20 +166,7 @@ def _complete(person: dict[str, Any]) -> dict[str, Any]:
 
 def _content(images: list[dict[str, Any]], persons: list[dict[str, Any]]) -> dict[str, Any]:
     info = {"description": "CrowdPose, completed for training", "prepared_by": _MARK}
-    return {"info": info, "images": images, "annotations": persons, "categories": [_category()]}
-
-
-def _category() -> dict[str, Any]:
-    skeleton = CROWDPOSE_SKELETON
-    return {
-        "supercategory": "person",
-        "id": 1,
-        "name": "person",
-        "keypoints": list(skeleton.keypoint_names),
-        "skeleton": [[i + 1, j + 1] for i, j in skeleton.limbs],
-        "flip_pairs": [list(pair) for pair in skeleton.flip_pairs],
-        "sigmas": list(skeleton.sigmas),
-    }
+    return {"info": info, "images": images, "annotations": persons, "categories": [_CATEGORY]}
 
 
 def _num_outside(persons: Iterable[dict[str, Any]], size: tuple[int, int]) -> int:
