@@ -1,6 +1,5 @@
 """Annotation files of other programs: what is repaired, what is left out, and equal figures of both scorers."""
 
-import codecs
 import copy
 import json
 import math
@@ -66,6 +65,16 @@ def rename_category(truth, results):
         entry["category_id"] = "person-7"
 
 
+def ignore_crowds(truth, results):
+    for person in truth["annotations"]:
+        person["ignore"] = person.pop("iscrowd")
+
+
+def more_keys(truth, results):
+    for result in results:
+        result.update(id=0, area=-1, segmentation=[[]], file_name="a.jpg")
+
+
 def strangers(truth, results):
     truth["annotations"] += [{**truth["annotations"][0], "image_id": image_id} for image_id in (999, "none")]
 
@@ -98,9 +107,7 @@ SPOILINGS = {
     "iscrowd text": set_all("iscrowd", lambda entry, number: str(entry["iscrowd"])),
     "iscrowd bool": set_all("iscrowd", lambda entry, number: bool(entry["iscrowd"])),
     "iscrowd null": set_all("iscrowd", lambda entry, number: entry["iscrowd"] or None),
-    "ignore instead of iscrowd": lambda truth, results: [
-        p.update(ignore=p.pop("iscrowd")) for p in truth["annotations"]
-    ],
+    "ignore instead of iscrowd": ignore_crowds,
     "segmentation point": set_all("segmentation", [[3, 4]]),
     "nested keypoints": lambda truth, results: nest(truth["annotations"]),
     "nested results": lambda truth, results: nest(results),
@@ -108,9 +115,7 @@ SPOILINGS = {
     "nan without label": unlabeled(math.nan),
     "unknown images": strangers,
     "boxes without size": empty_boxes,
-    "results with more keys": lambda truth, results: [
-        result.update(id=0, area=-1, segmentation=[[]], file_name="a.jpg") for result in results
-    ],
+    "results with more keys": more_keys,
 }
 
 
@@ -177,9 +182,6 @@ def test_crowdpose_counts_twelve_joints():
 def test_unicode_encodings(tmp_path, encoding):
     (tmp_path / "a.json").write_bytes(json.dumps(TRUTH).encode(encoding))
     assert len(read_annotations(tmp_path / "a.json").persons) == 16
-    (tmp_path / "a.json").write_bytes(codecs.BOM_UTF8 + b'{"images": [\xe4]}')
-    with pytest.raises(UserError, match="not valid JSON"):
-        read_annotations(tmp_path / "a.json")
 
 
 def test_training_and_checks_follow_the_same_rules(tmp_path):
@@ -206,10 +208,3 @@ def test_training_and_checks_follow_the_same_rules(tmp_path):
     report = check_dataset(file, tmp_path, "data")
     assert "13 of 20 persons used; left out: crowd 3, unknown image 2, box without size 2" in report.summary
     assert report.problems["unknown image"] == 2 and report.problems["box without size"] == 2
-
-
-def test_results_of_unknown_images_are_rejected():
-    truth, results = copy.deepcopy((TRUTH, RESULTS))
-    rename_images(lambda i: f"img_{i}", in_results=lambda i: i)(truth, results)
-    with pytest.raises(UserError, match="entry 0 of the results is of image 1, which is not in the data set"):
-        evaluate_coco_results(truth, results)

@@ -23,24 +23,21 @@ from querypose.setup_config import setup_config
 from querypose.skeleton import Skeleton
 
 NAMES = ["head", "left_hand", "right_hand"]
-KEYPOINTS = [10, 5, 2, 14, 9, 1, 0, 0, 0]
-
 
 pytestmark = pytest.mark.usefixtures("own_data_sets")
 
 
-def content_of(**changes):
+def content_of():
     """Two images: one person with keypoints in the first, a crowd in the second."""
     person = {"image_id": 1, "category_id": 1, "bbox": [5.0, 2.0, 12.0, 20.0], "area": 90.0, "iscrowd": 0}
-    content = {
+    return {
         "images": [{"id": i, "file_name": f"{i}.png", "width": 32, "height": 24} for i in (1, 2)],
         "annotations": [
-            {**person, "id": 7, "keypoints": list(KEYPOINTS), "num_keypoints": 2},
+            {**person, "id": 7, "keypoints": [10, 5, 2, 14, 9, 1, 0, 0, 0], "num_keypoints": 2},
             {**person, "id": 8, "image_id": 2, "iscrowd": 1, "keypoints": [0] * 9, "num_keypoints": 0},
         ],
         "categories": [{"id": 1, "name": "person", "keypoints": NAMES, "skeleton": [[1, 2], [1, 3]]}],
     }
-    return {**content, **changes}
 
 
 def write(json_file, content, image_folder):
@@ -211,8 +208,11 @@ def test_registering_twice(tmp_path):
 
 
 def test_test_sets_without_annotations_take_a_given_skeleton(tmp_path):
-    content = content_of(categories=[{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}])
-    del content["annotations"]
+    names = ["person", "bicycle"]
+    content = {
+        "images": content_of()["images"],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
+    }
     file = write(tmp_path / "image_info.json", content, tmp_path)
     skeleton = Skeleton.from_coco_category(content_of()["categories"][0])
     register_coco_keypoints("own_test", file, tmp_path, skeleton)

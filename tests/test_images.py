@@ -27,17 +27,12 @@ def gradient(height=6, width=9):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, orientation):
     upright = gradient()
-    # how a camera that notes this orientation stores the upright picture
-    stored = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright),
-        7: np.rot90(upright, 2).transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }[orientation]
+    # how a camera that notes this orientation stores the upright image
+    half_turn, mirrored = np.rot90(upright, 2), upright.transpose(1, 0, 2)
+    stored = [
+        *(upright, upright[:, ::-1], half_turn, upright[::-1]),
+        *(mirrored, np.rot90(upright), half_turn.transpose(1, 0, 2), np.rot90(upright, -1)),
+    ][orientation - 1]
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
@@ -60,9 +55,8 @@ def test_gray_of_1_8_and_16_bits(tmp_path):
         ("rounded.png", sixteen, [[0, 0, 1, 1], [255, 254, 255, 117]]),
     ):
         Image.fromarray(pixels).save(tmp_path / name)
-        assert np.array_equal(read_image_rgb(tmp_path / name), np.repeat(np.array(expected)[:, :, None], 3, axis=2)), (
-            name
-        )
+        found = read_image_rgb(tmp_path / name)
+        assert all(np.array_equal(found[..., channel], expected) for channel in range(3)), name
 
 
 def test_palette_alpha_and_cmyk(tmp_path):

@@ -45,7 +45,8 @@ def record(file_name, *persons):
 
 
 def mapper(augmentations):
-    return PoseDatasetMapper(is_train=True, augmentations=augmentations, image_format="RGB", flip_indices=FLIP_INDICES)
+    options = {"is_train": True, "image_format": "RGB", "flip_indices": FLIP_INDICES}
+    return PoseDatasetMapper(augmentations=augmentations, **options)
 
 
 def config(*opts):
