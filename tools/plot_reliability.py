@@ -21,7 +21,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--dataset", required=True, help="a registered data set, or an annotation file FILE.json or FILE.json@IMAGES")
-    add("--output", required=True, metavar="PNG", help="the picture to write: .png, .svg or .pdf")
+    add("--output", required=True, metavar="PNG", help="the plot to write: .png, .svg or .pdf")
     add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     add("--score-threshold", type=float, default=0.3, help="leave out persons below it (default 0.3)")
     add("--seed", type=int, default=0, help="of the division into halves (default 0)")
@@ -53,7 +53,7 @@ def main(arguments=None):
     print("bin: sigma, with the factor, real error (root mean squares in pixels)")
     for number, row in enumerate(zip(before.predicted, after.predicted, before.real, strict=True), start=1):
         print(f"{number:3}: " + " ".join(f"{value:7.2f}" for value in row))
-    print(f"picture written to {args.output}")
+    print(f"plot written to {args.output}")
 
 
 if __name__ == "__main__":

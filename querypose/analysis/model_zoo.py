@@ -1,4 +1,4 @@
-"""docs/MODEL_ZOO.md: what every shipped config costs, what is reported of it and where its weights come from."""
+"""docs/MODEL_ZOO.md: cost, reported AP and pretrained weights of every shipped config."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ NOT_OF_THE_PAPER = {
     "querypose_small": "[below](#small-model-for-photographs)",
     "quickstart": "synthetic people: [weights](../weights/README.md)",
 }
-# keypoint AP of whole models in the ablations, and given with the authors' downloads
+# keypoint AP of complete models in the ablations and of the authors' downloads
 OTHERWISE_REPORTED = {
     "querypose_R50_1x": "64.9 (Table 3)",
     "querypose_light_HRNet-W32": "69.8 (authors' download)",
@@ -50,7 +50,7 @@ def reproduced(config: str, results: Path | None) -> str:
     """Keypoint AP in percent from `<results>/<config>.json`, or that there is none.
 
     Raises:
-        UserError: a file that is no record of metrics.
+        UserError: a file that is not a record of metrics.
     """
     if config in NOT_OF_THE_PAPER:
         return NOT_OF_THE_PAPER[config]

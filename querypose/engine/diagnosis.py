@@ -1,4 +1,4 @@
-"""Names the first tensor of a training step that is not finite, by computing the step again with hooks."""
+"""Finds the first non-finite tensor of a training step by computing the step again with hooks."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

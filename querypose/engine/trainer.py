@@ -205,7 +205,7 @@ class PoseTrainer(DefaultTrainer):
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
         else:
-            logger.warning("the checkpoint holds no state of the optimizer, which starts anew")
+            logger.warning("the checkpoint has no optimizer state; the optimizer starts from scratch")
         averaging = state_dict.get("hooks", {}).get("WeightAveraging")
         if averaging and not self.averaging:  # a run with SOLVER.EMA resumes without: the model holds the average
             self._trainer.plain_model.load_state_dict(averaging["weights"])

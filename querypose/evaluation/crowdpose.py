@@ -88,7 +88,7 @@ def crowdposetools(ground_truth: GroundTruth, results: Entries) -> Iterable[floa
         evaluation.accumulate()
         evaluation.summarize()
     stats = list(evaluation.stats)
-    # older versions leave the places of COCO's two size classes empty
+    # older versions leave the entries of COCO's two size classes empty
     return stats if len(stats) == len(CROWDPOSE_METRICS) else stats[:3] + stats[5:]
 
 

@@ -1,4 +1,4 @@
-"""How well each single keypoint is found, which AP of whole persons does not show."""
+"""Errors of each keypoint, which the AP of persons does not show."""
 
 import os
 from collections.abc import Sequence

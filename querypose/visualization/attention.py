@@ -18,7 +18,7 @@ def overlay_attention(image_rgb: np.ndarray, attention: Any, boxes: Any, opacity
     """Overlay the attention maps of the parts of n persons on a copy of an image (H, W, 3) uint8.
 
     attention: (n, M, h, w), not negative; each map is scaled to a maximum of 1, and where maps overlap the larger value
-    counts. boxes: (n, 4) XYXY in pixels, over which the maps lie; a box without an area is left out. opacity: of the
+    counts. boxes: (n, 4) XYXY in pixels, over which the maps lie; a box without area is skipped. opacity: of the
     largest value, 0 to 1.
     """
     attention, boxes = as_array(attention).astype(np.float32), as_array(boxes)

@@ -49,7 +49,7 @@ def draw_poses(
 
     instances: predictions or ground truth in pixels of the image, see `Poses.from_instances`. Persons with `track_ids`
     have the color of their id.
-    score_threshold, keypoint_threshold: predicted persons, keypoints and limbs with an end below it are left out.
+    score_threshold, keypoint_threshold: predicted persons, keypoints and limbs with an end below it are not drawn.
     color_by: "side", the same for every person, so that a left-right swap is visible; or "person".
     confidence: what shows the confidence of a keypoint above the threshold: "size", "opacity", "both" or "none".
     Labeled but hidden ground truth keypoints are hollow and fainter.
