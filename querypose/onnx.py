@@ -75,7 +75,7 @@ class OnnxPosePredictor:
         """Open the file.
 
         Args:
-            score_threshold: persons below it are not returned.
+            score_threshold: persons below it are left out.
             image_format: channel order of arrays, "RGB" or "BGR" (OpenCV's).
             runtime: "openvino" or "onnxruntime"; None: OpenVINO if it is installed, unless there are `providers`.
             precision: "float32"; "auto" lets OpenVINO compute in bfloat16 where the processor is faster in it.
@@ -149,7 +149,7 @@ def _metadata(session: OnnxRuntimeSession | OpenVinoSession, file: str) -> dict[
         if not names >= {_INPUT, *_OUTPUTS}:
             raise ValueError(f"its inputs and outputs are {', '.join(sorted(names))}")
     except KeyError as error:
-        raise UserError(f"{file} is not an export of QueryPose (its metadata lack {error}){_AGAIN}") from error
+        raise UserError(f"{file} is no export of QueryPose (its metadata lack {error}){_AGAIN}") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is not an export of this version of QueryPose ({error}){_AGAIN}") from error
+        raise UserError(f"{file} is no export of this version of QueryPose ({error}){_AGAIN}") from error
     return found

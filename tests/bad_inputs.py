@@ -216,7 +216,7 @@ def results():
 
     yield from [
         (b"", "not valid JSON"),
-        (b"{}", "not a list"),
+        (b"{}", "no list"),
         (b"[3]", "entry 0"),
         (b"\xff\xff", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),

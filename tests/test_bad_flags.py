@@ -116,7 +116,7 @@ FLAGS = [
     ("quickstart", ["--output", "truth.json"], "truth.json"),
     ("make_model_zoo", ["--output", "absent/zoo.md"], "absent/zoo.md"),
     ("make_model_zoo", ["--output", "images"], "images"),
-    ("make_model_zoo", ["--output", "a.md", "--results", "absent"], "is not a folder"),
+    ("make_model_zoo", ["--output", "a.md", "--results", "absent"], "is no folder"),
     ("analyze_model", [], "--config-file"),
     ("analyze_model", [*CONFIG, "--depth", "-1"], "--depth"),
     ("analyze_model", ["--config-file", "absent.yaml"], "absent.yaml"),

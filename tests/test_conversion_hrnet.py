@@ -89,7 +89,7 @@ def test_damaged_and_foreign_files_are_refused(save):
         UserError, match=r"1 misshapen \(backbone.bottom_up.conv2.weight \(64, 64, 1, 1\) instead of \(64, 64, 3, 3\)\)"
     ):
         convert_hrnet_checkpoint(save(tensors_of({**shapes, "conv2.weight": (64, 64, 1, 1)})))
-    with pytest.raises(UserError, match="does not match HRNet: it lacks transition1.0.0.weight"):
+    with pytest.raises(UserError, match="is no HRNet: it lacks transition1.0.0.weight"):
         convert_hrnet_checkpoint(save({"layer1.0.conv1.weight": torch.ones(1)}))
     with pytest.raises(UserError, match="timm cannot build"):
         convert_hrnet_checkpoint(save(tensors_of({**shapes, "transition1.0.0.weight": (20, 256, 3, 3)})))

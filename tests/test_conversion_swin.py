@@ -159,7 +159,7 @@ def test_foreign_files_are_refused(save):
     del shapes["layers.3.blocks.1.norm2.bias"]
     with pytest.raises(UserError, match=r"1 missing \(backbone.bottom_up.features.7.1.norm2.bias\)"):
         convert_swin_checkpoint(save(tensors_of(shapes)))
-    with pytest.raises(UserError, match="does not match Swin in the original naming: it lacks patch_embed.proj.weight"):
+    with pytest.raises(UserError, match="is no Swin in the original naming: it lacks patch_embed.proj.weight"):
         convert_swin_checkpoint(save({"layers.0.blocks.0.norm1.weight": torch.ones(1)}))
     for rows in (168, 144):
         with pytest.raises(UserError, match=f"{rows} rows belongs to no square window"):

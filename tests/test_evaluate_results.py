@@ -44,7 +44,7 @@ def test_tool_evaluates_files(tool, tmp_path):
 @pytest.mark.parametrize(
     ("dataset", "content", "reason"),
     [
-        ("truth.json", "{}", "not a list"),
+        ("truth.json", "{}", "no list"),
         ("truth.json", "[", "not valid JSON"),
         ("truth.json", None, "cannot be read"),
         ("truth.json", json.dumps(change(image_id=9)), "image 9"),

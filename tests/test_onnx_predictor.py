@@ -159,11 +159,11 @@ def with_metadata(text):
     [
         (lambda file, path: None, "there is no ONNX file"),
         (lambda file, path: path.write_text("hello"), "no ONNX file"),
-        (lambda file, path: path.write_bytes(b""), "no ONNX file|is not an export"),
+        (lambda file, path: path.write_bytes(b""), "no ONNX file|is no export"),
         (lambda file, path: path.write_bytes(file.read_bytes()[:300_000]), "is damaged"),
-        (without_metadata, "is not an export of QueryPose"),
-        (with_metadata("{"), "is not an export"),
-        (with_metadata('{"format": 1}'), "is not an export"),
+        (without_metadata, "is no export of QueryPose"),
+        (with_metadata("{"), "is no export"),
+        (with_metadata('{"format": 1}'), "is no export"),
         (with_metadata('{"format": 99}'), "its format is 99, not 1"),
     ],
 )

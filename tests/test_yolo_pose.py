@@ -121,7 +121,7 @@ def check_keypoint_dataset_names(path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"kpt_shape": None}, "is not a YOLO-pose data set: it needs kpt_shape"),
+        ({"kpt_shape": None}, "is no YOLO-pose data set: it needs kpt_shape"),
         (
             {"kpt_shape": [5, 3], "flip_idx": None},
             r"a\.txt, line 1: 17 numbers, but kpt_shape needs 20",

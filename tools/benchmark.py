@@ -145,7 +145,7 @@ def read_results(path: Path) -> dict:
     try:
         results = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is not a JSON file; give another --output") from error
+        raise UserError(f"{path} is no JSON file; give another --output") from error
     usable = isinstance(results, dict) and "runs" in results and results.get("machine") == machine
     if not usable or any("rows" not in run and "keypoint_rows" not in run for run in results["runs"].values()):
         raise UserError(f"{path} holds results of another machine or version; give another --output")

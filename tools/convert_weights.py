@@ -8,7 +8,7 @@
 --source querypose    one of our training checkpoints without optimizer and losses, in half precision, to publish
 --source backbone     the backbone and FPN alone of one of our checkpoints: to start another model from
 
-Prints what was dropped and why, and the config that the weights belong to.
+Prints what was left out and why, and the config that the weights belong to.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def report(conversion: Conversion, path: str, fresh_parts: str | None) -> None:
-    """Print what was dropped, what the file lacks, and how to use it."""
+    """Print what was left out, what the file does not hold, and how to use it."""
     for reason, names in conversion.dropped.items():
         print(f"left out {_counted(names)}: {reason} ({_examples(names)})")
     for note in conversion.notes:

@@ -82,7 +82,7 @@ def main(args=None):
     parser.add_argument(
         "--per-keypoint",
         metavar="PNG",
-        help="print the errors of each keypoint and plot them to this file",
+        help="print how well each keypoint is found, and draw it in this picture",
     )
     args = parser.parse_args(args)
 
@@ -100,7 +100,7 @@ def main(args=None):
             metrics["per_keypoint"] = errors.to_dict()
             print_keypoint_errors(metrics["per_keypoint"])
             plot_keypoint_errors(errors, args.per_keypoint, title=args.dataset)
-            print(f"plot written to {args.per_keypoint}")
+            print(f"picture written to {args.per_keypoint}")
         if args.output:
             write_metrics(metrics, args.output)
             print(f"metrics written to {args.output}")

@@ -18,7 +18,7 @@ def main() -> None:
     if not args.output.parent.is_dir() or args.output.is_dir():
         raise UserError(f"{args.output} cannot be written: name a file in a folder that exists")
     if args.results and not args.results.is_dir():
-        raise UserError(f"--results {args.results} is not a folder; give a folder of metrics, or omit the option")
+        raise UserError(f"--results {args.results} is no folder; give one that holds metrics, or leave it out")
     page = model_zoo_page(args.results)
     args.output.write_text(page, encoding="utf-8")
     print(f"wrote {args.output}")

@@ -146,7 +146,7 @@ def convert_authors_weights(
         our state dict, and the names that were dropped because they carry no function.
 
     Raises:
-        UserError: tensors that are not QueryPose's.
+        UserError: tensors that are no QueryPose's.
     """
     converted, dropped, unknown = {}, [], []
     stacks: dict[str, dict[int, Tensor]] = {}
@@ -160,7 +160,7 @@ def convert_authors_weights(
         else:
             unknown.append(name)
     if unknown:
-        raise UserError(f"not a checkpoint of the authors' QueryPose: it contains {enumerate_names(unknown, 5)}")
+        raise UserError(f"this is no checkpoint of the authors' QueryPose: it holds {enumerate_names(unknown, 5)}")
 
     for name, parts in stacks.items():
         ordered = [parts[index] for index in sorted(parts)]

@@ -69,7 +69,7 @@ def load_backbone(
         else:
             tensors[bare] = tensor
     if first not in tensors:
-        raise UserError(f"the checkpoint {path} does not match {kind}: it lacks {first}")
+        raise UserError(f"the checkpoint {path} is no {kind}: it lacks {first}")
     return tensors, dropped
 
 

@@ -77,7 +77,7 @@ def read_tfjs(path: str) -> dict[str, Tensor]:
         raise UserError(f"{path} cannot be read ({error.strerror}); give movenet-multipose.json") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not a TensorFlow.js model: it has no readable 'weightsManifest' ({error}); give "
+            f"{path} is no TensorFlow.js model: it has no readable 'weightsManifest' ({error}); give "
             "movenet-multipose.json"
         ) from error
     tensors = {}

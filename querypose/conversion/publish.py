@@ -7,7 +7,7 @@ from querypose.errors import UserError
 def publishable_weights(path: str) -> Conversion:
     """The model's tensors of one of our training checkpoints, floating ones in half precision.
 
-    Optimizer, schedule and the losses' flow are dropped, as inference does not need them. Loading converts the tensors
+    Optimizer, schedule and the losses' flow are left out, as inference does not need them. Loading converts the tensors
     to the model's precision.
 
     Raises:

@@ -6,7 +6,7 @@ from querypose.conversion.files import Conversion, load_backbone
 from querypose.conversion.layout import BOTTOM_UP, Layout, number_of
 from querypose.errors import UserError
 
-_HEADS = {r"fc\..+": "the classifier (fc), which is not part of the backbone"}
+_HEADS = {r"fc\..+": "the classifier (fc), which is no part of the backbone"}
 
 # ResNet-50 and -101 differ in the number of blocks of their third layer
 _DEPTH_OF_BLOCKS = {6: 50, 23: 101}
@@ -24,7 +24,7 @@ def convert_torchvision_checkpoint(path: str) -> Conversion:
     blocks = number_of(theirs, r"layer3\.(\d+)\..+")
     if blocks not in _DEPTH_OF_BLOCKS:
         raise UserError(
-            f"the checkpoint {path} is not torchvision's ResNet-50 or ResNet-101: its third layer has {blocks} "
+            f"the checkpoint {path} is no ResNet-50 or ResNet-101 of torchvision: its third layer has {blocks} "
             f"blocks where those have {' and '.join(map(str, _DEPTH_OF_BLOCKS))}"
         )
     settings = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH": _DEPTH_OF_BLOCKS[blocks]}

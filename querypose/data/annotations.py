@@ -1,7 +1,7 @@
 """The one normalizer of COCO-format keypoint files, for training, evaluation, dataset checks and visualizations.
 
 Exports of CVAT, Label Studio, Roboflow and scripts differ in details that COCO's tools do not survive. What is clear is
-repaired and counted, unusable persons are ignored and counted, and the rest is an error.
+repaired and counted, persons that cannot be used are left out and counted, and the rest is refused with a sentence.
 docs/RELIABILITY.md lists both.
 """
 
@@ -58,7 +58,7 @@ class KeypointAnnotations:
 
     @property
     def num_used(self) -> int:
-        """Number of persons to train on and to detect: those that are not crowds."""
+        """Number of persons to train on and to find: those that are no crowds."""
         return self.num_annotations - sum(self.left_out.values())
 
     def leave_out(self, reason: str, title: str) -> None:
@@ -275,7 +275,7 @@ def read_keypoint_file(path: str | os.PathLike[str]) -> KeypointFile:
     """Read a COCO-format file and return a `KeypointFile`; the last few files read are remembered.
 
     Raises:
-        UserError: if the file is missing, is not COCO-format JSON, or has several categories with keypoints.
+        UserError: if the file is missing, is no COCO-format JSON, or has several categories with keypoints.
     """
     try:
         stat = os.stat(path)

@@ -110,7 +110,7 @@ def resolve_datasets(cfg: CfgNode) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
     A name is a registered data set, a file `FILE.json` or `FILE.json@IMAGE_FOLDER`, or a split of a YOLO-pose data
     set, `FILE.yaml@SPLIT`. A file is looked for as given, then below `dataset_root()`. Without a folder the images are
-    looked up beside the file and in the usual folders.
+    looked for beside the file and in the usual places.
 
     Returns:
         (train, test): two tuples of registered names, which are the strings of `cfg`.
