@@ -129,7 +129,7 @@ def test_checkpoints(refused, workspace, tmp_path):
     assert not (tmp_path / "run").exists(), "code of a checkpoint was run"
 
 
-@pytest.mark.parametrize("source", ["authors", "hrnet", "swin", "torchvision", "querypose"])
+@pytest.mark.parametrize("source", ["authors", "hrnet", "swin", "torchvision", "querypose", "backbone"])
 def test_conversion_runs_no_code(refused, tmp_path, source):
     torch.save({"model": {"a": torch.zeros(1)}, "extra": bad_inputs.Code(tmp_path / "run")}, tmp_path / "code.pth")
     refused(tool("convert_weights", "--source", source, tmp_path / "code.pth", tmp_path / "out.pth"), "would run code")

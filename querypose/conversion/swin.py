@@ -94,8 +94,9 @@ def convert_swin_checkpoint(path: str) -> Conversion:
     tensors = {BOTTOM_UP + to_torchvision(name): tensor for name, tensor in theirs.items()}
     tables = [name for name in tensors if name.endswith("relative_position_bias_table") and name in layout.shapes]
     window, target = (window_of(rows) for rows in (len(tensors[tables[0]]), layout.shapes[tables[0]][0]))
-    notes = []
     if target != window:
         tensors |= {name: resize_table(tensors[name], target) for name in tables}
-        notes.append(f"interpolated {len(tables)} relative position tables from window {window} to {target}")
-    return layout.conversion(path, {**tensors, **index_buffers(layout.shapes)}, dropped, _OPTIONAL, notes)
+    conversion = layout.conversion(path, {**tensors, **index_buffers(layout.shapes)}, dropped, _OPTIONAL)
+    if target != window:
+        conversion.notes = [f"interpolated {len(tables)} relative position tables from window {window} to {target}"]
+    return conversion

@@ -23,10 +23,7 @@ def convert_torchvision_checkpoint(path: str) -> Conversion:
     theirs, dropped = load_backbone(path, "ResNet-50 or ResNet-101 of torchvision", "layer3.0.conv3.weight", _HEADS)
     blocks = number_of(theirs, r"layer3\.(\d+)\..+")
     if blocks not in _DEPTH_OF_BLOCKS:
-        raise UserError(
-            f"the checkpoint {path} is no ResNet-50 or ResNet-101 of torchvision: its third layer has {blocks} "
-            f"blocks where those have {' and '.join(map(str, _DEPTH_OF_BLOCKS))}"
-        )
+        raise UserError(f"{path} is no ResNet-50 or ResNet-101 of torchvision: its third layer has {blocks} blocks")
     settings = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH": _DEPTH_OF_BLOCKS[blocks]}
     layout = Layout.closest(settings, BOTTOM_UP)
     return layout.conversion(path, {BOTTOM_UP + _our_name(name): tensor for name, tensor in theirs.items()}, dropped)
