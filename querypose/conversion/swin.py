@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping
 
+from timm.layers import resize_rel_pos_bias_table_simple
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from querypose.conversion.files import Conversion, load_backbone
@@ -57,14 +57,6 @@ def window_of(table_rows: int) -> int:
     return (side + 1) // 2
 
 
-def resize_table(table: Tensor, window: int) -> Tensor:
-    """A table of relative position biases ((2 * w - 1) ** 2, heads) for another window, bicubic."""
-    before, after = 2 * window_of(len(table)) - 1, 2 * window - 1
-    grid = table.float().t().reshape(1, -1, before, before)
-    resized = F.interpolate(grid, size=(after, after), mode="bicubic", align_corners=False)
-    return resized.flatten(2)[0].t().contiguous().to(table.dtype)
-
-
 def swin_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
     """Config values inferred from the shapes of a Swin backbone's tensors in the original naming."""
     stages = range(number_of(state_dict, r"layers\.(\d+)\..+"))
@@ -95,7 +87,9 @@ def convert_swin_checkpoint(path: str) -> Conversion:
     tables = [name for name in tensors if name.endswith("relative_position_bias_table") and name in layout.shapes]
     window, target = (window_of(rows) for rows in (len(tensors[tables[0]]), layout.shapes[tables[0]][0]))
     if target != window:
-        tensors |= {name: resize_table(tensors[name], target) for name in tables}
+        for name in tables:
+            resized = resize_rel_pos_bias_table_simple(tensors[name].float(), (target, target), layout.shapes[name])
+            tensors[name] = resized.contiguous().to(tensors[name].dtype)
     conversion = layout.conversion(path, {**tensors, **index_buffers(layout.shapes)}, dropped, _OPTIONAL)
     if target != window:
         conversion.notes = [f"interpolated {len(tables)} relative position tables from window {window} to {target}"]
