@@ -178,7 +178,7 @@ def onnx_files(folder):
         ("empty", b"", "no ONNX file"),
         ("text", b"no model", "no ONNX file"),
         ("cut", whole[:150], "no ONNX file|is no export"),
-        ("no_metadata", model(), "no export of QueryPose"),
+        ("no_metadata", model(), "is no export"),
         ("words", model(querypose="words"), "is no export"),
         ("list", model(querypose="[]"), "is no export"),
         ("number", model(querypose="3"), "is no export"),

@@ -19,4 +19,7 @@ CONVERTERS = {
     "querypose": publishable_weights,
     "backbone": backbone_of,
 }
-"""By the name of whose checkpoint it is: a function from its path to the `Conversion`."""
+"""By the name of whose checkpoint it is: a function from its path to the `Conversion`.
+
+They raise a `UserError` for a file that is missing, holds code, or does not hold exactly the tensors of its kind.
+"""

@@ -99,9 +99,6 @@ def convert_authors_checkpoint(path: str) -> Conversion:
     """Read an authors' checkpoint of any backbone and variant without running any code in it, and convert it.
 
     Everything is found from the tensors' shapes; the skeleton is COCO's, the only one they know.
-
-    Raises:
-        UserError: a file that is missing, holds code, or does not hold exactly the tensors of a QueryPose.
     """
     loaded, dropped = load_tensors(path)
     if not any(re.match(rf"{POSE}\.fc_coord\.", name) for name in loaded):

@@ -58,11 +58,7 @@ def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def backbone_settings(state_dict: Mapping[str, Tensor], path: str) -> dict[str, object]:
-    """Config values of the backbone and its neck.
-
-    Raises:
-        UserError: a backbone that the authors do not have.
-    """
+    """Config values of the backbone and its neck."""
     bottom_up = {
         name.removeprefix(BOTTOM_UP): tensor for name, tensor in state_dict.items() if name.startswith(BOTTOM_UP)
     }

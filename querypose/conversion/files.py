@@ -61,16 +61,12 @@ def load_backbone(
     """The tensors of a backbone in a checkpoint of a classifier, detector or pose estimator, in the file's naming.
 
     Args:
-        path: the checkpoint.
-        kind: what it should be, for messages.
+        kind: what the checkpoint should be, for messages.
         first: a tensor that every backbone of this kind has, without the prefix "backbone." that some files use.
         heads: pattern of the names of what is no part of the backbone -> what that is.
 
     Returns:
         tensors by name without that prefix, and what was left out: reason -> names.
-
-    Raises:
-        UserError: a file that is missing, holds code, or is of another kind.
     """
     loaded, dropped = load_tensors(path)
     if f"backbone.{first}" in loaded:
@@ -82,15 +78,10 @@ def load_backbone(
 
 
 def save_weights(state_dict: dict[str, Tensor], path: str, author: str) -> None:
-    """Write weights that our checkpointer reads, atomically and never over another file.
+    """Write weights, atomically and never over another file, in the safetensors format if `path` ends so, else PyTorch's.
 
-    Args:
-        state_dict: tensors by our names.
-        path: a file in the safetensors format where it ends in `.safetensors`, else in PyTorch's.
-        author: whose weights they are, for the log of whoever loads a PyTorch file.
-
-    Raises:
-        UserError: `path` exists, or its folder does not.
+    author: whose weights they are, for the log of whoever loads a PyTorch file. Raises `UserError` if `path` exists or
+    its folder does not.
     """
     check_output_file(path)
     with whole_file(path) as file:

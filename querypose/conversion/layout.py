@@ -129,11 +129,7 @@ def _shipped_configs() -> dict[str, CfgNode]:
 
 
 def shape_of(state_dict: Mapping[str, Tensor], pattern: str) -> Shape:
-    """The shape of the first tensor whose whole name matches.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The shape of the first tensor whose whole name matches; raises a `UserError` if there is none."""
     for name, tensor in state_dict.items():
         if re.fullmatch(pattern, name):
             return tuple(tensor.shape)

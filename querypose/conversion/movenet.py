@@ -35,11 +35,7 @@ _DTYPES = {"float32": "<f4", "int32": "<i4", "float16": "<f2"}
 
 
 def convert_movenet_file(path: str) -> Conversion:
-    """Read `movenet-multipose.json`, and the `.bin` beside it that it names, as weights of our backbone.
-
-    Raises:
-        UserError: a file that is missing, cut off, or not exactly MoveNet MultiPose.
-    """
+    """Read `movenet-multipose.json`, and the `.bin` beside it that it names, as weights of our backbone."""
     theirs = read_tfjs(path)
     names = _file_names()
     missing = [name for name in names.values() if name not in theirs]
@@ -63,11 +59,7 @@ def _to_torch(tensor: Tensor) -> Tensor:
 
 
 def read_tfjs(path: str) -> dict[str, Tensor]:
-    """The float tensors of a TensorFlow.js model, in float32, by their names in its file.
-
-    Raises:
-        UserError: no manifest of weights in it, or binary files that are missing or of another length.
-    """
+    """The float tensors of a TensorFlow.js model, in float32, by their names in its file."""
     tensors = {}
     try:
         for group in json.loads(Path(path).read_bytes())["weightsManifest"]:

@@ -46,11 +46,7 @@ def index_buffers(shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
 
 
 def window_of(table_rows: int) -> int:
-    """The window that a table of (2 * window - 1) ** 2 relative positions belongs to.
-
-    Raises:
-        UserError: no window has that many.
-    """
+    """The window that a table of (2 * window - 1) ** 2 relative positions belongs to."""
     side = round(table_rows**0.5)
     if side * side != table_rows or side % 2 == 0:
         raise UserError(f"a relative position table of {table_rows} rows belongs to no square window")
@@ -74,9 +70,6 @@ def convert_swin_checkpoint(path: str) -> Conversion:
     """Read an original Swin checkpoint (classifier, detector or segmenter) as weights of our backbone.
 
     Any head is dropped; relative position tables are interpolated where the config has another window.
-
-    Raises:
-        UserError: a file that is missing, holds code, or is not exactly a Swin backbone.
     """
     kind = "Swin in the original naming"
     theirs, dropped = load_backbone(path, kind, "patch_embed.proj.weight", {**_HEADS, **BUFFERS})

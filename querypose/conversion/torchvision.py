@@ -16,9 +16,6 @@ def convert_torchvision_checkpoint(path: str) -> Conversion:
     """Read a torchvision `resnet50-*.pth` or `resnet101-*.pth` as weights of our backbone.
 
     torchvision's blocks have their stride in the 3x3 convolution, as the configs say (MODEL.RESNETS.STRIDE_IN_1X1).
-
-    Raises:
-        UserError: a file that is missing, holds code, or is not exactly such a ResNet.
     """
     theirs, dropped = load_backbone(path, "ResNet-50 or ResNet-101 of torchvision", "layer3.0.conv3.weight", _HEADS)
     blocks = number_of(theirs, r"layer3\.(\d+)\..+")
