@@ -78,10 +78,9 @@ def load_backbone(
 
 
 def save_weights(state_dict: dict[str, Tensor], path: str, author: str) -> None:
-    """Write weights, atomically and never over another file, in the safetensors format if `path` ends so, else PyTorch's.
+    """Write weights atomically, never over another file; in PyTorch's format unless `path` ends in `.safetensors`.
 
-    author: whose weights they are, for the log of whoever loads a PyTorch file. Raises `UserError` if `path` exists or
-    its folder does not.
+    author: whose weights they are, for the log of whoever loads a PyTorch file.
     """
     check_output_file(path)
     with whole_file(path) as file:
