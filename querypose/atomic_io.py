@@ -61,7 +61,7 @@ def writing(place: str | Path, advice: str = "choose another --output") -> Itera
         raise UserError(f"cannot write to {place}: {error.strerror or error}; {advice}") from error
 
 
-def make_output_folder(folder: str | Path, option: str = "--output") -> Path:
+def make_output_folder(folder: str | os.PathLike[str], option: str = "--output") -> Path:
     """Make a folder with its parents; raise a `UserError` if it cannot be made or written to.
 
     option: where the user names it.
