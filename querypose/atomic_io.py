@@ -53,7 +53,7 @@ def cut_unfinished_line(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(place: str | Path, advice: str = "choose another --output") -> Iterator[None]:
+def writing(place: str | os.PathLike[str], advice: str = "choose another --output") -> Iterator[None]:
     """Turn an `OSError` inside the block into a `UserError`: `place` cannot be written."""
     try:
         yield
