@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from refusals import refused, workspace  # noqa: F401  (fixtures)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -54,3 +55,14 @@ def save(tmp_path):
         return str(tmp_path / "theirs.pth")
 
     return write
+
+
+@pytest.fixture
+def own_data_sets(tmp_path, monkeypatch):
+    """What a test registers is forgotten after it, and what it caches is in a folder of its own."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
