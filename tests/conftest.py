@@ -10,6 +10,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from refusals import refused, workspace  # noqa: F401  (fixtures)
 
+from querypose.synthetic.dataset import write_synthetic_people
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -32,6 +34,12 @@ def shared_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the parity figures and photographs in {folder}, which are not part of the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory) -> str:
+    """Synthetic people to train on, five images, as DATASETS.TRAIN names them."""
+    return write_synthetic_people(tmp_path_factory.mktemp("people"), "train", 5)
 
 
 @pytest.fixture
