@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from refusals import refused, workspace  # noqa: F401  (fixtures)
+
+from querypose.synthetic.dataset import write_synthetic_people
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -33,6 +36,12 @@ def shared_folder() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def people(tmp_path_factory) -> str:
+    """Synthetic people to train on, five images, as DATASETS.TRAIN names them."""
+    return write_synthetic_people(tmp_path_factory.mktemp("people"), "train", 5)
+
+
 @pytest.fixture
 def messages():
     """A function that returns what the `querypose` loggers have logged from INFO on."""
@@ -54,3 +63,14 @@ def save(tmp_path):
         return str(tmp_path / "theirs.pth")
 
     return write
+
+
+@pytest.fixture
+def own_data_sets(tmp_path, monkeypatch):
+    """What a test registers is forgotten after it, and what it caches is in a folder of its own."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

@@ -7,10 +7,9 @@ import detectron2.data.transforms as T
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from PIL import Image
+from tiny_model import tiny_config
 
-from querypose.config import add_querypose_config
 from querypose.data import PoseDatasetMapper, SkipUnreadable, count_unreadable
 from querypose.data.mapper import ResizeShortestEdge
 from querypose.errors import UserError, exit_on_user_error
@@ -28,17 +27,12 @@ def gradient(height=6, width=9):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, orientation):
     upright = gradient()
-    # how a camera that notes this orientation stores the upright picture
-    stored = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright),
-        7: np.rot90(upright, 2).transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }[orientation]
+    # how a camera that notes this orientation stores the upright image
+    half_turn, mirrored = np.rot90(upright, 2), upright.transpose(1, 0, 2)
+    stored = [
+        *(upright, upright[:, ::-1], half_turn, upright[::-1]),
+        *(mirrored, np.rot90(upright), half_turn.transpose(1, 0, 2), np.rot90(upright, -1)),
+    ][orientation - 1]
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
@@ -50,27 +44,29 @@ def test_damaged_exif_is_no_reason_to_stop(tmp_path):
     assert read_image_rgb(tmp_path / "a.jpg").shape == (6, 9, 3)
 
 
-def test_grey_and_16_bits(tmp_path):
-    grey = (np.arange(54).reshape(6, 9) * 4).astype(np.uint8)
-    Image.fromarray(grey).save(tmp_path / "8.png")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.tif")
-    expected = np.repeat(grey[:, :, None], 3, axis=2)
-    for name in ("8.png", "16.png", "16.tif"):
-        assert np.array_equal(read_image_rgb(tmp_path / name), expected), name
-    Image.fromarray(grey > 100).save(tmp_path / "1.png")
-    assert np.array_equal(read_image_rgb(tmp_path / "1.png"), 255 * (expected > 100))
+def test_gray_of_1_8_and_16_bits(tmp_path):
+    gray = (np.arange(54).reshape(6, 9) * 4).astype(np.uint8)
+    sixteen = np.array([[0, 128, 129, 200], [65535, 65406, 65407, 30000]], np.uint16)
+    for name, pixels, expected in (
+        ("1.png", gray > 100, 255 * (gray > 100)),
+        ("8.png", gray, gray),
+        ("16.png", gray.astype(np.uint16) * 257, gray),
+        ("16.tif", gray.astype(np.uint16) * 257, gray),
+        ("rounded.png", sixteen, [[0, 0, 1, 1], [255, 254, 255, 117]]),
+    ):
+        Image.fromarray(pixels).save(tmp_path / name)
+        found = read_image_rgb(tmp_path / name)
+        assert all(np.array_equal(found[..., channel], expected) for channel in range(3)), name
 
 
 def test_palette_alpha_and_cmyk(tmp_path):
     pixels = gradient()
     image = Image.fromarray(pixels)
     image.quantize(54).save(tmp_path / "palette.png")
-    assert np.array_equal(read_image_rgb(tmp_path / "palette.png"), pixels)
     image.quantize(54).save(tmp_path / "clear.png", transparency=0)
-    assert np.array_equal(read_image_rgb(tmp_path / "clear.png"), pixels)
     image.convert("RGBA").save(tmp_path / "alpha.png")
-    assert np.array_equal(read_image_rgb(tmp_path / "alpha.png"), pixels)
+    for name in ("palette.png", "clear.png", "alpha.png"):
+        assert np.array_equal(read_image_rgb(tmp_path / name), pixels), name
     image.convert("L").convert("LA").save(tmp_path / "la.png")
     assert read_image_rgb(tmp_path / "la.png").shape == (6, 9, 3)
     image.resize((90, 60)).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
@@ -87,17 +83,8 @@ def damaged(folder):
     return ["cut.jpg", "empty.jpg", "text.jpg", "missing.jpg"]
 
 
-def test_unreadable_images_are_named(tmp_path):
-    for name in damaged(tmp_path):
-        with pytest.raises(UnreadableImageError, match=name) as caught:
-            read_image_rgb(tmp_path / name)
-        assert "\n" not in str(caught.value)
-
-
 def mapper(is_train):
-    cfg = get_cfg()
-    add_querypose_config(cfg)
-    cfg.DATASETS.TRAIN = ("keypoints_coco_2017_train",)
+    cfg = tiny_config()
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.CROP.ENABLED = (32,), 32, False
     return PoseDatasetMapper(cfg, is_train=is_train)
 
@@ -135,7 +122,7 @@ def test_inference_marks_them(tmp_path):
 def test_other_mistakes_are_not_skipped(tmp_path):
     damaged(tmp_path)
     (record,) = records(tmp_path, ["whole.jpg"])
-    with pytest.raises(UserError, match="64x64 pixels"):
+    with pytest.raises(UserError, match=r"got \(64, 64\), expect \(65, 64\)"):
         SkipUnreadable(mapper(True), tmp_path / "list.txt", [record])({**record, "width": 65})
 
 
@@ -147,12 +134,6 @@ def test_an_error_in_a_worker_is_one_sentence(capsys):
     with pytest.raises(SystemExit), exit_on_user_error():
         raise UnreadableImageError(text)
     assert capsys.readouterr().err == "error: a.jpg: no Error: x\n"
-
-
-def test_16_bits_are_rounded_to_8(tmp_path):
-    Image.fromarray(np.array([[0, 128, 129, 200], [65535, 65406, 65407, 30000]], np.uint16)).save(tmp_path / "16.png")
-    expected = np.repeat(np.array([[0, 0, 1, 1], [255, 254, 255, 117]], np.uint8)[:, :, None], 3, axis=2)
-    assert np.array_equal(read_image_rgb(tmp_path / "16.png"), expected)
 
 
 def test_arrays_and_tensors_of_every_kind():
@@ -174,7 +155,7 @@ def test_arrays_and_tensors_of_every_kind():
         (np.zeros((0, 4, 3), np.uint8), "shape"),
         (torch.full((3, 4, 4), 255.0), "values from 0 to 1, not 255"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "must be uint8"),
-        (torch.zeros(5, 4, 4), "C 1, 3 or 4"),
+        (torch.zeros(5, 4, 4), r"1, 3 or 4 channels.*not \(5, 4, 4\)"),
         (3, "not int"),
     ],
 )

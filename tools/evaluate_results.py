@@ -20,6 +20,7 @@ import querypose  # noqa: F401  (first: it silences a warning of fvcore's)
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
+from querypose.atomic_io import writing
 from querypose.data import annotation_file
 from querypose.data.coco_format import read_json
 from querypose.errors import UserError, exit_on_user_error
@@ -51,11 +52,8 @@ def write_metrics(metrics, path):
         }
         for task, values in metrics.items()
     }
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-    except OSError as error:
-        raise UserError(f"the metrics cannot be written to {path}: {error.strerror}") from error
+    with writing(path), open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2)
 
 
 def print_keypoint_errors(errors):

@@ -326,12 +326,6 @@ class QueryPose(nn.Module):
         finally:
             self.topk_poses, self.pose_score_floor = before
 
-    @property
-    def leaves_out_queries(self) -> bool:
-        """Whether inference returns fewer than all queries."""
-        # with at least as many poses as queries there is nothing to select
-        return 0 < self.topk_poses < self.decoder.instance_queries.num_embeddings or self.pose_score_floor > 0
-
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
         """Normalize, then pad right and bottom to one size that the backbone's strides divide."""
         images = [inputs["image"].to(self.device, non_blocking=True) for inputs in batched_inputs]
