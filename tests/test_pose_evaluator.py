@@ -32,17 +32,12 @@ def register(tmp_path):
 
 
 @pytest.fixture
-def content():
-    """3 images with 2 persons each, their category id 4."""
+def name(register):
+    """A registered data set of 3 images with 2 persons each, its category id 4."""
     content = ground_truth_of(num_images=3, num_persons=2, seed=1)
     for entry in content["annotations"]:
         entry["category_id"] = 4
     content["categories"][0]["id"] = 4
-    return content
-
-
-@pytest.fixture
-def name(register, content):
     return register(content)
 
 
@@ -63,7 +58,7 @@ def perfect_outputs(data_set):
     return inputs, outputs
 
 
-def test_evaluator_scores_what_the_loader_gives_as_perfect(name, content, tmp_path):
+def test_evaluator_scores_what_the_loader_gives_as_perfect(name, tmp_path):
     evaluator = PoseEvaluator(name, output_dir=str(tmp_path / "out"))
     inputs, outputs = perfect_outputs(name)
     before = outputs[0]["instances"].pred_keypoints.clone()
@@ -76,7 +71,7 @@ def test_evaluator_scores_what_the_loader_gives_as_perfect(name, content, tmp_pa
 
     # the file holds the annotations' own numbers, both tasks in one entry, and evaluates to the same
     results = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
-    person = content["annotations"][0]
+    person = json.loads((tmp_path / "truth.json").read_text())["annotations"][0]
     assert results[0]["keypoints"][:2] == pytest.approx(person["keypoints"][:2], abs=1e-3)
     assert results[0]["bbox"] == pytest.approx(person["bbox"], abs=1e-3)
     assert (results[0]["image_id"], results[0]["category_id"]) == (1, 4)
