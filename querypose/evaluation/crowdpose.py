@@ -73,13 +73,11 @@ def _official_tool(ground_truth: GroundTruth, results: Entries) -> Sequence[floa
 @contextlib.contextmanager
 def _old_numpy() -> Iterator[None]:
     """Run the official tool, written for NumPy before 1.24: it needs `np.float`, and whole numbers in `linspace`."""
-    linspace, missing = np.linspace, not hasattr(np, "float")
+    linspace = np.linspace
     np.linspace = lambda start, stop, num=50, **options: linspace(start, stop, int(num), **options)  # type: ignore
-    if missing:
-        np.float = float  # type: ignore
+    np.float = float  # type: ignore
     try:
         yield
     finally:
         np.linspace = linspace
-        if missing:
-            del np.float  # type: ignore
+        del np.float  # type: ignore

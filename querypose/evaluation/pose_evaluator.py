@@ -44,7 +44,6 @@ class PoseEvaluator(DatasetEvaluator):
         sigmas: Sequence[float] | None = None,
         tasks: Sequence[str] = TASKS,
         backend: str = "faster-coco-eval",
-        distributed: bool = True,
         name: str = "querypose",
     ) -> None:
         """
@@ -54,7 +53,6 @@ class PoseEvaluator(DatasetEvaluator):
             sigmas: K OKS sigmas; default the data set's.
             tasks: of "bbox" and "keypoints".
             backend: one of `BACKENDS`.
-            distributed: whether to gather the detections of all processes.
             name: of the algorithm, in the name of a file to submit.
         """
         self._dataset_name = dataset_name
@@ -66,7 +64,6 @@ class PoseEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._tasks = tasks
         self._backend = backend
-        self._distributed = distributed
         self._name = name
         self.reset()
 
@@ -96,13 +93,11 @@ class PoseEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> Metrics:
         """Return the metrics of `evaluate_coco_results` on the main process, an empty dict on the others."""
-        results, unreadable = self._results, self._unreadable
-        if self._distributed:
-            comm.synchronize()
-            results = list(itertools.chain(*comm.gather(results, dst=0)))
-            unreadable = list(itertools.chain(*comm.gather(unreadable, dst=0)))
-            if not comm.is_main_process():
-                return OrderedDict()
+        comm.synchronize()
+        results = list(itertools.chain(*comm.gather(self._results, dst=0)))
+        unreadable = list(itertools.chain(*comm.gather(self._unreadable, dst=0)))
+        if not comm.is_main_process():
+            return OrderedDict()
         if unreadable:
             text = "%d images of %s could not be read (the first is %s): their persons count as missed."
             logger.warning(text, len(unreadable), self._dataset_name, unreadable[0])
