@@ -17,7 +17,7 @@ from querypose.errors import UserError
 from querypose.evaluation.coco_backends import run_coco_eval
 from querypose.evaluation.ground_truth import Entries, GroundTruth
 
-CROWDPOSE_METRICS = ("AP", "AP50", "AP75", "AR", "AR50", "AR75", "APE", "APM", "APH")
+CROWDPOSE_METRICS: tuple[str, ...] = ("AP", "AP50", "AP75", "AR", "AR50", "AR75", "APE", "APM", "APH")
 """Table 6's names: E easy (crowdIndex < 0.2), M medium (0.2 to 0.8), H hard (0.8 and more)."""
 
 

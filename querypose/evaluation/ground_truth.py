@@ -40,7 +40,7 @@ class GroundTruth:
     @property
     def category_id(self) -> int | str:
         """Id of the persons' category."""
-        return self.content["categories"][0]["id"]  # type: ignore[no-any-return]
+        return self.content["categories"][0]["id"]
 
     def require_persons(self) -> GroundTruth:
         """Return self; raise a `UserError` if there is no person to find."""
