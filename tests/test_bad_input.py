@@ -129,7 +129,7 @@ def test_checkpoints(refused, workspace, tmp_path):
     assert not (tmp_path / "run").exists(), "code of a checkpoint was run"
 
 
-@pytest.mark.parametrize("source", ["authors", "hrnet", "swin", "torchvision", "querypose"])
+@pytest.mark.parametrize("source", ["authors", "hrnet", "swin", "torchvision", "querypose", "backbone"])
 def test_conversion_runs_no_code(refused, tmp_path, source):
     torch.save({"model": {"a": torch.zeros(1)}, "extra": bad_inputs.Code(tmp_path / "run")}, tmp_path / "code.pth")
     refused(tool("convert_weights", "--source", source, tmp_path / "code.pth", tmp_path / "out.pth"), "would run code")
@@ -178,7 +178,7 @@ def onnx_files(folder):
         ("empty", b"", "no ONNX file"),
         ("text", b"no model", "no ONNX file"),
         ("cut", whole[:150], "no ONNX file|is no export"),
-        ("no_metadata", model(), "no export of QueryPose"),
+        ("no_metadata", model(), "is no export"),
         ("words", model(querypose="words"), "is no export"),
         ("list", model(querypose="[]"), "is no export"),
         ("number", model(querypose="3"), "is no export"),

@@ -267,7 +267,7 @@ def test_a_full_disk_is_one_sentence(demo, tmp_path):
     image = save_image(tmp_path / "in" / "a.jpg")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "frames.jsonl").symlink_to("/dev/full")
-    with pytest.raises(UserError, match="cannot write .*out: No space left on device"):
+    with pytest.raises(UserError, match="cannot write to .*out: No space left on device"):
         run(demo, "--input", image, "--output", tmp_path / "out")
 
 

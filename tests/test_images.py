@@ -7,10 +7,9 @@ import detectron2.data.transforms as T
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from PIL import Image
+from tiny_model import tiny_config
 
-from querypose.config import add_querypose_config
 from querypose.data import PoseDatasetMapper, SkipUnreadable, count_unreadable
 from querypose.data.mapper import ResizeShortestEdge
 from querypose.errors import UserError, exit_on_user_error
@@ -51,10 +50,11 @@ def test_damaged_exif_is_no_reason_to_stop(tmp_path):
 
 
 def test_grey_and_16_bits(tmp_path):
-    grey = (np.arange(54).reshape(6, 9) * 4).astype(np.uint8)
+    grey = np.array([[0, 0, 1, 1], [255, 254, 255, 117]], np.uint8)
+    deep = np.array([[0, 128, 129, 200], [65535, 65406, 65407, 30000]], np.uint16)
     Image.fromarray(grey).save(tmp_path / "8.png")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.tif")
+    Image.fromarray(deep).save(tmp_path / "16.png")
+    Image.fromarray(deep).save(tmp_path / "16.tif")
     expected = np.repeat(grey[:, :, None], 3, axis=2)
     for name in ("8.png", "16.png", "16.tif"):
         assert np.array_equal(read_image_rgb(tmp_path / name), expected), name
@@ -66,11 +66,10 @@ def test_palette_alpha_and_cmyk(tmp_path):
     pixels = gradient()
     image = Image.fromarray(pixels)
     image.quantize(54).save(tmp_path / "palette.png")
-    assert np.array_equal(read_image_rgb(tmp_path / "palette.png"), pixels)
     image.quantize(54).save(tmp_path / "clear.png", transparency=0)
-    assert np.array_equal(read_image_rgb(tmp_path / "clear.png"), pixels)
     image.convert("RGBA").save(tmp_path / "alpha.png")
-    assert np.array_equal(read_image_rgb(tmp_path / "alpha.png"), pixels)
+    for name in ("palette", "clear", "alpha"):
+        assert np.array_equal(read_image_rgb(tmp_path / f"{name}.png"), pixels), name
     image.convert("L").convert("LA").save(tmp_path / "la.png")
     assert read_image_rgb(tmp_path / "la.png").shape == (6, 9, 3)
     image.resize((90, 60)).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
@@ -87,19 +86,9 @@ def damaged(folder):
     return ["cut.jpg", "empty.jpg", "text.jpg", "missing.jpg"]
 
 
-def test_unreadable_images_are_named(tmp_path):
-    for name in damaged(tmp_path):
-        with pytest.raises(UnreadableImageError, match=name) as caught:
-            read_image_rgb(tmp_path / name)
-        assert "\n" not in str(caught.value)
-
-
 def mapper(is_train):
-    cfg = get_cfg()
-    add_querypose_config(cfg)
-    cfg.DATASETS.TRAIN = ("keypoints_coco_2017_train",)
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.CROP.ENABLED = (32,), 32, False
-    return PoseDatasetMapper(cfg, is_train=is_train)
+    sizes = ("INPUT.MIN_SIZE_TRAIN", (32,), "INPUT.MIN_SIZE_TEST", 32, "INPUT.CROP.ENABLED", False)
+    return PoseDatasetMapper(tiny_config("light", *sizes), is_train=is_train)
 
 
 def records(folder, names):
@@ -149,12 +138,6 @@ def test_an_error_in_a_worker_is_one_sentence(capsys):
     assert capsys.readouterr().err == "error: a.jpg: no Error: x\n"
 
 
-def test_16_bits_are_rounded_to_8(tmp_path):
-    Image.fromarray(np.array([[0, 128, 129, 200], [65535, 65406, 65407, 30000]], np.uint16)).save(tmp_path / "16.png")
-    expected = np.repeat(np.array([[0, 0, 1, 1], [255, 254, 255, 117]], np.uint8)[:, :, None], 3, axis=2)
-    assert np.array_equal(read_image_rgb(tmp_path / "16.png"), expected)
-
-
 def test_arrays_and_tensors_of_every_kind():
     pixels = gradient()
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -174,7 +157,7 @@ def test_arrays_and_tensors_of_every_kind():
         (np.zeros((0, 4, 3), np.uint8), "shape"),
         (torch.full((3, 4, 4), 255.0), "values from 0 to 1, not 255"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "must be uint8"),
-        (torch.zeros(5, 4, 4), "C 1, 3 or 4"),
+        (torch.zeros(5, 4, 4), r"1, 3 or 4 channels.*not \(5, 4, 4\)"),
         (3, "not int"),
     ],
 )

@@ -19,6 +19,7 @@ import querypose  # noqa: F401  (first: it silences a warning of fvcore's)
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from querypose.atomic_io import writing
 from querypose.data.coco_format import read_json
 from querypose.errors import UserError, exit_on_user_error
 from querypose.evaluation import BACKENDS, PROTOCOLS, TASKS, evaluate_coco_results, keypoint_errors
@@ -35,11 +36,8 @@ def tasks_of(results):
 def write_metrics(metrics, path):
     """Write the metrics by task as JSON; NaN, for which JSON has no word, as null."""
     content = json.loads(json.dumps(metrics), parse_constant=lambda _: None)
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-    except OSError as error:
-        raise UserError(f"the metrics cannot be written to {path}: {error.strerror}") from error
+    with writing(path), open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2)
 
 
 def print_keypoint_errors(errors):

@@ -12,6 +12,7 @@ again.
 import argparse
 from pathlib import Path
 
+from querypose.atomic_io import writing
 from querypose.data.coco_keypoints import dataset_root
 from querypose.data.crowdpose import CROWDPOSE_SPLITS
 from querypose.data.prepare.crowdpose import CrowdPoseFile, find_official_files, join, write_prepared
@@ -55,7 +56,7 @@ def prepare(sources: list[str], images: Path, output: Path, allow_missing: bool)
     contents = {split: file.content for split, file in files.items()}
     if "train" in files and "val" in files:
         contents["trainval"] = join(files["train"], files["val"])
-    try:
+    with writing(output):
         targets["train"].parent.mkdir(parents=True, exist_ok=True)
         if not link.exists():
             link.symlink_to(images.resolve())
@@ -74,8 +75,6 @@ def prepare(sources: list[str], images: Path, output: Path, allow_missing: bool)
                     print(f"    changed: {number} {what}")
                 for what, number in files[split].remarks.items():
                     print(f"    not changed: {number} {what}")
-    except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror}; choose another --output") from error
     absent = [f"crowdpose_{split}" for split in CROWDPOSE_SPLITS if split not in contents]
     if absent:
         print(f"not written, because their files are missing: {', '.join(absent)}")

@@ -29,6 +29,7 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
+from querypose.atomic_io import make_output_folder
 from querypose.data import check_datasets, skeleton_of
 from querypose.demo import Demo, find_inputs, prepare_output
 from querypose.engine import PoseTrainer
@@ -61,10 +62,7 @@ def main() -> None:
     if not WEIGHTS.is_file():
         raise UserError(f"the shipped weights {WEIGHTS} are missing; get the whole repository")
     started = time.monotonic()
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {args.output}: {error.strerror}; choose another --output") from error
+    make_output_folder(args.output)
     log_to_file_only(args.output)
 
     print("1/5 finding people in photographs with the small model")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from querypose.atomic_io import make_output_folder
 from querypose.demo.video import Source
 from querypose.errors import UserError
 from querypose.image_io import image_endings
@@ -116,14 +117,7 @@ def image_ids(files: Sequence[Path]) -> list[int]:
 
 def prepare_output(folder: str | os.PathLike, sources: Sequence[Source]) -> Path:
     """Make the output folder; raise `UserError` if it cannot be written to or holds an input image."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".write_test"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --output.") from error
+    folder = make_output_folder(folder)
     for source in sources:
         if isinstance(source, Path) and source.resolve().parent == folder.resolve():
             raise UserError(f"{folder} holds the input {source}, which could be overwritten; choose another --output.")

@@ -1,14 +1,11 @@
 """The persons found, as files for other programs."""
 
-import contextlib
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from querypose.atomic_io import whole_file
-from querypose.errors import UserError
+from querypose.atomic_io import whole_file, writing
 from querypose.skeleton import Skeleton
 from querypose.structures import Persons, record_columns, to_coco
 
@@ -29,7 +26,7 @@ class Results:
         self.images: list[dict[str, Any]] = []
         track = ["track_id"] if tracked else []
         columns = ["image_id", "file_name", "frame", "time", *track, *record_columns(skeleton, sigmas=sigmas)]
-        with self._writing():
+        with writing(folder):
             self._lines = open(folder / "frames.jsonl", "w", encoding="utf-8")
             # names of files may hold bytes that are no UTF-8
             self._table = open(folder / "persons.csv", "w", encoding="utf-8", errors="surrogateescape", newline="")
@@ -51,14 +48,14 @@ class Results:
         self.images.append(image if frame is None else {**image, "frame": frame, "time": seconds})
         self.predictions += [{**result, "file_name": name} for result in to_coco(persons, image_id)]
         records = persons.to_records()
-        with self._writing():
+        with writing(self.folder):
             self._rows.writerows({**place, **record} for record in records)
             self._lines.write(json.dumps({**place, "persons": records}) + "\n")
 
     def close(self) -> None:
         """Write the files of the end."""
         contents: dict[str, Any]
-        with self._writing():
+        with writing(self.folder):
             self._lines.close()
             self._table.close()
             contents = {"predictions.json": self.predictions, "images.json": {"images": self.images}}
@@ -67,14 +64,6 @@ class Results:
             for name, content in contents.items():
                 with whole_file(self.folder / name) as file:
                     file.write(json.dumps(content).encode())
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:  # a full disk, for example
-            place = error.filename or self.folder
-            raise UserError(f"cannot write {place}: {error.strerror}; choose another --output.") from error
 
     def __enter__(self) -> "Results":
         return self

@@ -3,7 +3,6 @@
 import argparse
 import functools
 import logging
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from torch import nn
 
+from querypose.atomic_io import make_output_folder
 from querypose.data import check_datasets
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.cpu_memory import speed_up_cpu_training
@@ -76,7 +76,7 @@ def _run(args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Calla
         if args.deterministic:
             make_deterministic(cfg)
         cfg.freeze()
-        make_folder(cfg.OUTPUT_DIR)
+        make_output_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
         default_setup(cfg, args)
         logging.getLogger("querypose").parent = logging.getLogger("detectron2")
         log_parts(cfg)
@@ -115,16 +115,6 @@ def refuse_existing_run(folder: str) -> None:
             f"OUTPUT_DIR {folder} already holds a run ({traces[0].name}); continue it with --resume, or give another "
             "OUTPUT_DIR"
         )
-
-
-def make_folder(folder: str) -> None:
-    """Make the folder of a run; raise a UserError if it cannot be made or written to."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to OUTPUT_DIR {folder}: {error.strerror}; give another folder") from error
 
 
 def log_parts(cfg: CfgNode) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from querypose.errors import UserError
+from querypose.atomic_io import writing
 from querypose.visualization.draw_poses import font, label_size
 
 PAPER, MAT = (255, 255, 255), (236, 236, 236)
@@ -65,11 +65,9 @@ def contact_sheet(
 @contextlib.contextmanager
 def output_folder(folder: Path) -> Iterator[None]:
     """Make a folder; a file in it that the block cannot write raises `UserError`."""
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         yield
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another --output.") from error
 
 
 def write_sheets(
