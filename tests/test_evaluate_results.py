@@ -1,28 +1,24 @@
 """tools/evaluate_results.py: files of results in, metrics out; bad input is in test_bad_input and test_bad_flags."""
 
 import json
-import runpy
-from pathlib import Path
 
 import pytest
 from evaluation_data import COCO_BACKENDS, NAMES, SIGMAS, ground_truth_of, results_near
+from load_tool import load_tool
 
 from querypose.evaluation import evaluate_coco_results
-
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "evaluate_results.py"
 
 
 @pytest.fixture
 def evaluate(tmp_path):
     """evaluate(truth, results, options): what the tool writes about them to its --output."""
-    main = runpy.run_path(str(TOOL))["main"]
 
     def run(truth, results, *options):
         arguments = []
         for name, content in (("dataset", truth), ("results", results)):
             (tmp_path / f"{name}.json").write_text(json.dumps(content))
             arguments += [f"--{name}", str(tmp_path / f"{name}.json")]
-        main([*arguments, "--output", str(tmp_path / "metrics.json"), *options])
+        load_tool("evaluate_results").main([*arguments, "--output", str(tmp_path / "metrics.json"), *options])
         return json.loads((tmp_path / "metrics.json").read_text())
 
     return run

@@ -3,12 +3,11 @@
 import csv
 import json
 import math
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluation_data import ground_truth_of, one_person, results_near
+from load_tool import load_tool
 from PIL import Image
 
 from querypose.errors import UserError
@@ -17,8 +16,6 @@ from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.evaluation.matching import ImageMatching, match_poses
 from querypose.visualization.draw_poses import SIDE_COLORS
 from querypose.visualization.result_images import sort_errors
-
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "visualize_results.py"
 
 
 def errors_of(content, results):
@@ -83,18 +80,17 @@ def test_order():
 @pytest.fixture
 def draw(tmp_path):
     """The tool on three images of one person with both hands labeled: exact, pixels beside, below the threshold."""
-    main = runpy.run_path(str(TOOL))["main"]
+    main = load_tool("visualize_results").main
     content, results = ground_truth_of(num_images=3), []
     content["categories"][0]["skeleton"] = [[2, 3]]
     shifts_and_scores = ((0, 0.9), (10, 0.8), (0, 0.2))
-    people = zip(content["images"], content["annotations"], shifts_and_scores, strict=True)
-    for image, person, (shift, score) in people:
+    for image, person, (shift, score) in zip(content["images"], content["annotations"], shifts_and_scores, strict=True):
         image.update(file_name=f"{image['id']}.png", width=260, height=200)
         Image.new("RGB", (260, 200), (90, 90, 90)).save(tmp_path / image["file_name"])
         person.update(bbox=[30, 20, 200, 160], area=1e4, keypoints=[0, 0, 0, 200, 100, 2, 60, 100, 2], num_keypoints=2)
         found = [0, 0, 0, 200 + shift, 100, 1, 60 + shift, 100, 1]
-        results.append({"image_id": image["id"], "category_id": 1, "keypoints": found, "score": score})
-        results[-1]["bbox"] = person["bbox"]
+        result = {"image_id": image["id"], "category_id": 1, "bbox": person["bbox"]}
+        results.append({**result, "keypoints": found, "score": score})
     (tmp_path / "truth.json").write_text(json.dumps(content))
     (tmp_path / "results.json").write_text(json.dumps(results))
     given = ["--dataset", f"{tmp_path}/truth.json@{tmp_path}", "--results", str(tmp_path / "results.json")]
