@@ -37,17 +37,11 @@ def main(arguments=None):
     if args.number < 1:
         parser.error("--number must be at least 1")
 
+    truth = ground_truth_of(args.dataset).require_persons()
+    results = read_json(args.results, "results")
     image_root = MetadataCatalog.get(resolve_dataset(args.dataset)).image_root
-    errors = write_result_images(
-        ground_truth_of(args.dataset).require_persons(),
-        read_json(args.results, "results"),
-        image_root,
-        args.output,
-        number=args.number,
-        order=args.sort,
-        score_threshold=args.score_threshold,
-        keypoint_threshold=args.keypoint_threshold,
-    )
+    limits = {"score_threshold": args.score_threshold, "keypoint_threshold": args.keypoint_threshold}
+    errors = write_result_images(truth, results, image_root, args.output, number=args.number, order=args.sort, **limits)
     mean = sum(error.error for error in errors) / len(errors)
     print(
         f"{min(args.number, len(errors))} of {len(errors)} images are in {args.output}, all in images.csv; mean error "

@@ -17,7 +17,6 @@ class Reliability:
     Attributes:
         predicted: (bins,) root mean square of the sigmas of a bin, in pixels.
         real: (bins,) root mean square of the errors of the same coordinates, in pixels.
-        number: coordinates in all bins.
         ence: expected normalized calibration error, the mean over the bins of |predicted - real| / predicted (Levi et
             al., 2022); 0 is perfect.
         rank_correlation: Spearman's, of sigmas and absolute errors.
@@ -25,7 +24,6 @@ class Reliability:
 
     predicted: np.ndarray
     real: np.ndarray
-    number: int
     ence: float
     rank_correlation: float
 
@@ -39,7 +37,7 @@ def reliability(sigmas: np.ndarray, errors: np.ndarray, num_bins: int = 10) -> R
     real = np.array([np.sqrt((errors[rows] ** 2).mean()) for rows in bins])
     ence = float((np.abs(predicted - real) / predicted).mean())
     rank = float(spearmanr(sigmas, np.abs(errors)).statistic)
-    return Reliability(predicted, real, len(sigmas), ence, rank)
+    return Reliability(predicted, real, ence, rank)
 
 
 def fit_temperature(sigmas: np.ndarray, errors: np.ndarray, num_bins: int = 10) -> float:

@@ -30,9 +30,9 @@ def write_result_images(
     folder: Path,
     *,
     number: int,
-    order: str = "worst",
-    score_threshold: float = 0.3,
-    keypoint_threshold: float = 0.0,
+    order: str,
+    score_threshold: float,
+    keypoint_threshold: float,
 ) -> list[ImageMatching]:
     """Draw COCO-format results beside their ground truth and write the table of all images; return their errors.
 
@@ -66,12 +66,10 @@ def write_result_images(
             except UnreadableImageError as unreadable:
                 failures.append(str(unreadable))
                 continue
-            pair = []
-            for poses, is_truth in zip(poses_of[error.image_id], (True, False), strict=True):
-                drawn = Poses.from_coco(poses, skeleton.num_keypoints, ground_truth=is_truth)
-                limits: Any = {"score_threshold": score_threshold, "keypoint_threshold": keypoint_threshold}
-                pair.append(draw_poses(image, drawn, skeleton, **limits))
-            yield f"{rank:04d}_{name.stem}.png", title, pair
+            limits: Any = {"score_threshold": score_threshold, "keypoint_threshold": keypoint_threshold}
+            entries = zip(poses_of[error.image_id], (True, False), strict=True)
+            poses = [Poses.from_coco(here, skeleton.num_keypoints, ground_truth=truth) for here, truth in entries]
+            yield f"{rank:04d}_{name.stem}.png", title, [draw_poses(image, p, skeleton, **limits) for p in poses]
 
     write_sheets(sheets(), folder, "images.png", ("ground truth", "results"))
     with output_folder(folder), open(folder / "images.csv", "w", encoding="utf-8", newline="") as file:
