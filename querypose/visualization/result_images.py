@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from querypose.atomic_io import writing
 from querypose.data.coco_format import image_path
 from querypose.errors import UserError
 from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import GroundTruth
 from querypose.evaluation.matching import ImageMatching, match_poses
 from querypose.image_io import UnreadableImageError, read_image_rgb
-from querypose.visualization.contact_sheet import output_folder, write_sheets
+from querypose.visualization.contact_sheet import write_sheets
 from querypose.visualization.draw_poses import draw_poses
 from querypose.visualization.poses import Poses
 
@@ -72,7 +73,7 @@ def write_result_images(
             yield f"{rank:04d}_{name.stem}.png", title, [draw_poses(image, p, skeleton, **limits) for p in poses]
 
     write_sheets(sheets(), folder, "images.png", ("ground truth", "results"))
-    with output_folder(folder), open(folder / "images.csv", "w", encoding="utf-8", newline="") as file:
+    with writing(folder), open(folder / "images.csv", "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(_COLUMNS)
         for rank, error in enumerate(errors, start=1):
