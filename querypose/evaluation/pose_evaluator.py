@@ -109,6 +109,6 @@ class PoseEvaluator(DatasetEvaluator):
                 path = write_submission(results, self._output_dir, self._submission_split, self._name)
                 logger.info("The file to submit for %s is %s", self._submission_split, path)
         if not self._ground_truth.content["annotations"]:
-            logger.info("%s has no annotations: the results are written, but not evaluated.", self._dataset_name)
+            logger.info("%s has no annotations, so no AP can be computed for the results.", self._dataset_name)
             return OrderedDict()
         return compute_metrics(self._ground_truth, results, self._tasks, self._backend)
