@@ -24,8 +24,7 @@ def overlay_attention(image_rgb: np.ndarray, attention: Any, boxes: Any, opacity
     attention, boxes = as_array(attention).astype(np.float32), as_array(boxes)
     if attention.ndim != 4 or boxes.shape != (len(attention), 4):
         raise UserError(
-            "attention to draw must have shape (persons, parts, h, w) with a box for each person, not "
-            f"{attention.shape} with boxes {boxes.shape}."
+            f"attention is (persons, parts, h, w) with a box for each person, not {attention.shape} and {boxes.shape}."
         )
     heat = np.zeros(image_rgb.shape[:2], np.float32)
     for maps, box in zip(attention, boxes, strict=True):
