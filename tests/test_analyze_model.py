@@ -1,12 +1,12 @@
 """The table of modules: its numbers are the model's, and fvcore's where its counter knows the operation."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.modeling import build_backbone
 from detectron2.utils.analysis import FlopCountAnalysis
+from load_tool import load_tool
 from tiny_model import tiny_config
 
 from querypose.analysis.flops import count_operations
@@ -18,10 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("analyze_model", ROOT / "tools" / "analyze_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("analyze_model")
 
 
 def whole(cfg, height, width):

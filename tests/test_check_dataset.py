@@ -1,6 +1,5 @@
 """tools/check_dataset.py: each kind of problem put into a clean data set once must be found once."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from load_tool import load_tool
 from PIL import Image
 
 from querypose.data.dataset_check import PROBLEMS, check_dataset
@@ -120,10 +120,7 @@ def test_places_that_are_no_problem(folder):
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("check_dataset", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("check_dataset")
 
 
 def run(tool, *args):

@@ -1,7 +1,6 @@
 """tools/demo.py: inputs, output names, results, and what is reported about inputs that cannot be used."""
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from load_tool import load_tool
 from PIL import Image
 from tiny_model import tiny_config
 
@@ -49,9 +49,7 @@ class StubPredictor:
 
 @pytest.fixture
 def demo(monkeypatch):
-    spec = importlib.util.spec_from_file_location("demo_tool", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool("demo")
     monkeypatch.setattr(module, "PosePredictor", StubPredictor)
     return module
 

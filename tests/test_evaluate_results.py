@@ -1,6 +1,5 @@
 """tools/evaluate_results.py: files of results in, metrics out."""
 
-import importlib.util
 import json
 import logging
 from pathlib import Path
@@ -8,8 +7,7 @@ from pathlib import Path
 import pytest
 from detectron2.utils.logger import setup_logger
 from evaluation_data import COCO_BACKENDS, change, ground_truth_of, one_person, results_near
-
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "evaluate_results.py"
+from load_tool import load_tool
 
 
 @pytest.fixture(autouse=True)
@@ -22,10 +20,7 @@ def no_handlers():
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("evaluate_results", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("evaluate_results")
 
 
 def test_tool_evaluates_files(tool, tmp_path):

@@ -1,20 +1,17 @@
 """Errors by keypoint: closed forms, swapped sides, missed persons, and the picture."""
 
-import importlib.util
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluation_data import NAMES, SIGMAS, ground_truth_of, results_near
+from load_tool import load_tool
 from PIL import Image
 
 from querypose.errors import UserError
 from querypose.evaluation import evaluate_coco_results, keypoint_errors
 from querypose.visualization import plot_keypoint_errors
-
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "evaluate_results.py"
 
 
 def four_corners(*labels):
@@ -103,9 +100,7 @@ def test_picture(tmp_path, number):
 
 
 def test_tool(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("evaluate_results", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool("evaluate_results")
     truth = ground_truth_of(num_images=3, num_persons=3)
     results = results_near(truth, noise=0.03)
     (tmp_path / "truth.json").write_text(json.dumps(truth))

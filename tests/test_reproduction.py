@@ -1,7 +1,6 @@
 """The paper's figures as data, runs that are found or refused, and the commands for what is missing."""
 
 import csv
-import importlib.util
 import json
 import re
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from evaluation_data import ground_truth_of, results_near
+from load_tool import load_tool
 
 from querypose.errors import UserError
 from querypose.reproduction import find_runs, load_tables, missing_commands, run_folder, to_csv, to_markdown
@@ -22,10 +22,7 @@ TABLES = {table.name: table for table in load_tables()}
 @pytest.fixture
 def tool(monkeypatch):
     monkeypatch.chdir(ROOT)
-    spec = importlib.util.spec_from_file_location("reproduce_tables", ROOT / "tools/reproduce_tables.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("reproduce_tables")
 
 
 def row_of(table, *labels):

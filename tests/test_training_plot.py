@@ -1,18 +1,15 @@
 """plot_training: reading metrics.json and drawing its curves."""
 
 import json
-import runpy
-from pathlib import Path
 
 import pytest
+from load_tool import load_tool
 from matplotlib.figure import Figure
 from PIL import Image
 
 from querypose.errors import UserError
 from querypose.visualization import plot_training
 from querypose.visualization.training_plot import read_metrics, running_mean, training_curves
-
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "plot_training.py"
 
 
 def write(folder, records, end=""):
@@ -85,7 +82,7 @@ def test_one_panel_per_quantity(tmp_path, drawn):
 
 
 def test_tool_draws_runs_by_folder_and_file_in_different_colors(tmp_path, drawn, capsys):
-    main = runpy.run_path(str(TOOL))["main"]
+    main = load_tool("plot_training").main
     first, second = write(tmp_path / "first", run_records()), write(tmp_path / "second", run_records(-5.0))
     given = [str(first.parent), str(second), "--output", str(tmp_path / "curves.png")]
     main([*given, "--smoothing", "3"])

@@ -3,12 +3,11 @@
 import csv
 import json
 import math
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluation_data import ground_truth_of, one_person, results_near
+from load_tool import load_tool
 from PIL import Image
 
 from querypose.errors import UserError
@@ -18,8 +17,6 @@ from querypose.evaluation.matching import ImageMatching, match_poses
 from querypose.visualization import Poses
 from querypose.visualization.draw_poses import SIDE_COLORS
 from querypose.visualization.result_images import sort_errors
-
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "visualize_results.py"
 
 
 def errors_of(content, results):
@@ -92,7 +89,7 @@ def test_poses_of_coco_entries():
 @pytest.fixture
 def draw(tmp_path):
     """The tool on three images of one person with both hands labeled: exact, pixels beside, below the threshold."""
-    main = runpy.run_path(str(TOOL))["main"]
+    main = load_tool("visualize_results").main
     images, annotations, results = [], [], []
     for number, (shift, score) in enumerate(((0, 0.9), (10, 0.8), (0, 0.2)), start=1):
         Image.fromarray(np.full((200, 260, 3), 90, np.uint8)).save(tmp_path / f"{number}.png")

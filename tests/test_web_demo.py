@@ -1,7 +1,6 @@
 """The web page: what it shows, what it refuses, and the page itself in headless Chromium where there is one."""
 
 import http.client
-import importlib.util
 import json
 import shutil
 import socket
@@ -14,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.structures import Boxes
+from load_tool import load_tool
 from PIL import Image
 from tiny_model import tiny_config, tiny_model
 
@@ -139,9 +139,7 @@ def test_the_server_is_local_bounded_and_private(serve, monkeypatch):
 
 
 def test_the_tool_listens_on_this_machine_alone(monkeypatch):
-    spec = importlib.util.spec_from_file_location("web_demo", ROOT / "tools" / "web_demo.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool("web_demo")
     called = []
 
     def serve(*args):
