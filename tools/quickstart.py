@@ -47,7 +47,6 @@ ITERATIONS = (20, 3000)  # of the short run, least and most
 SHEET_IMAGES = 12
 SHORT_RUN_BATCH = 8  # small batches take more steps in the same time
 SHORT_RUN_SIZES = {"MIN_SIZE_TRAIN": (112, 128, 144), "MIN_SIZE_TEST": 128, "MAX_SIZE_TRAIN": 192, "MAX_SIZE_TEST": 192}
-SCORE_THRESHOLD = 0.2  # scores multiply two probabilities, and those of small models are low
 COLUMNS = [("keypoints", name) for name in ("AP", "AP50", "AP75", "AR")] + [("bbox", name) for name in ("AP", "AP50")]
 
 
@@ -94,9 +93,8 @@ def find_people(photographs: list[str], output: Path) -> None:
     """Draw the persons that the small model finds, and list them."""
     sources, empty, _ = find_inputs(photographs)
     demo = Demo(
-        PosePredictor(score_threshold=SCORE_THRESHOLD),
+        PosePredictor(),
         prepare_output(output, sources),
-        score_threshold=SCORE_THRESHOLD,
         keypoint_threshold=0.3,
     )
     for given in empty:
@@ -195,15 +193,12 @@ def draw_sheet(models: dict, path: Path) -> None:
     """Ground truth and the predictions of each (model, config) on the first test images, side by side."""
     cfg = next(iter(models.values()))[1]
     skeleton = skeleton_of(cfg)
-    predictors = [
-        PosePredictor.from_model(model, its_cfg, skeleton, score_threshold=SCORE_THRESHOLD)
-        for model, its_cfg in models.values()
-    ]
+    predictors = [PosePredictor.from_model(model, its_cfg, skeleton) for model, its_cfg in models.values()]
     rows = []
     for record in DatasetCatalog.get(cfg.DATASETS.TEST[0])[:SHEET_IMAGES]:
         image = read_image_rgb(record["file_name"])
         poses = [Poses.from_dataset_record(record, skeleton.num_keypoints), *(model(image) for model in predictors)]
-        rows.append([draw_poses(image, one, skeleton, score_threshold=SCORE_THRESHOLD) for one in poses])
+        rows.append([draw_poses(image, one, skeleton) for one in poses])
     sheet = contact_sheet(rows, columns=2, cell_size=(400, 320), headings=("ground truth", *models))
     Image.fromarray(sheet).save(path)
 

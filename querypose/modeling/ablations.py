@@ -211,9 +211,7 @@ class InstanceKeypointStage(PooledKeypointStage):
     variants = ("full", "branched")
 
     @configurable
-    def __init__(
-        self, *, instance_interaction: nn.Module, dim: int, feedforward_dim: int, **kwargs: Any
-    ):
+    def __init__(self, *, instance_interaction: nn.Module, dim: int, feedforward_dim: int, **kwargs: Any):
         """kwargs: of `PooledKeypointStage`; the others as of `KeypointStage`."""
         super().__init__(dim=dim, **kwargs)
         self.instance_interaction = instance_interaction
