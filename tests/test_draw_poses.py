@@ -51,7 +51,7 @@ def test_thresholds_leave_out_persons_keypoints_and_limbs():
     keypoints = np.concatenate([person({1: (100, 100), 3: (100, 200)}), person({1: (300, 100), 3: (300, 200)})])
     image = draw(predictions(keypoints, scores=[0.49, 0.5]), score_threshold=0.5)
     assert not changed(image)[:, :200].any() and changed(image)[:, 200:].any()
-    nothing = draw(predictions(keypoints, scores=[0.1, 0.2]), show_boxes=True, show_scores=True)
+    nothing = draw(predictions(keypoints, scores=[0.1, 0.19]), show_boxes=True, show_scores=True)
     assert not changed(nothing).any()
     points = {1: (100, 100, 1.0), 3: (100, 200, 0.39), 2: (300, 100, 1.0), 4: (300, 200, 0.41)}
     image = draw(predictions(person(points)), keypoint_threshold=0.4)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.structures import Boxes
+from hands import HANDS
 from load_tool import load_tool
 from PIL import Image
 from tiny_model import tiny_config, tiny_model
@@ -26,7 +27,6 @@ gr = pytest.importorskip("gradio", reason="needs Gradio: pip install 'gradio>=6'
 web = pytest.importorskip("querypose.web")
 
 ROOT = Path(__file__).parents[1]
-HANDS = Skeleton(("left_hand", "right_hand"), (("left_hand", "right_hand"),), ((0, 1),), (0.05, 0.05))
 VIEWS = [web.POSES, web.ALL_PARTS, "left hand", "right hand"]
 
 
@@ -152,8 +152,9 @@ def test_the_tool_listens_on_this_machine_alone(monkeypatch):
     assert called == [((0.01, ["MODEL.WEIGHTS", "w"]), "127.0.0.1", 8000)]
 
 
-def test_a_model_without_attention_shows_poses_only():
-    page = web.build_page(tiny_predictor("MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention"))
+@pytest.mark.parametrize("opts", [("MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention"), ("TEST.FLIP", True)])
+def test_a_model_without_attention_shows_poses_only(opts):
+    page = web.build_page(tiny_predictor(*opts))
     (choice,) = (block for block in page.blocks.values() if isinstance(block, gr.Dropdown))
     assert [value for value, _ in choice.choices] == [web.POSES]
 
@@ -224,13 +225,13 @@ def test_the_page_in_a_browser_without_internet(serve, browser, tmp_path):
     everyone = wait_for(rows)
     type_into("#score input[type=number]", "0.95")
     wait_for(lambda: rows() < everyone)
-    type_into("#score input[type=number]", "0.30")
+    type_into("#score input[type=number]", "0.20")
     wait_for(lambda: rows() == everyone and image() == poses)
     type_into("#attention input", web.ALL_PARTS)
     wait_for(lambda: image() != poses)
 
     elements("#download")[0].click()
-    saved = tmp_path / "scene_poses_0.30.json"
+    saved = tmp_path / "scene_poses_0.20.json"
     wait_for(saved.exists)
     results = json.loads(saved.read_text())
     assert len(results) == everyone and len(results[0]["keypoints"]) == 51

@@ -49,7 +49,6 @@ ITERATIONS = (20, 3000)  # of the short run, least and most
 SHEET_IMAGES = 12
 SHORT_RUN_BATCH = 8  # small batches take more steps in the same time
 SHORT_RUN_SIZES = {"MIN_SIZE_TRAIN": (112, 128, 144), "MIN_SIZE_TEST": 128, "MAX_SIZE_TRAIN": 192, "MAX_SIZE_TEST": 192}
-SCORE_THRESHOLD = 0.2  # scores multiply two probabilities, and those of small models are low
 COLUMNS = [("keypoints", name) for name in ("AP", "AP50", "AP75", "AR")] + [("bbox", name) for name in ("AP", "AP50")]
 
 
@@ -89,11 +88,11 @@ def main() -> None:
     plot_training(args.output / "metrics.json", args.output / "training.png", labels=["this short run"])
     skeleton = skeleton_of(cfg)
     predictors = {
-        name: PosePredictor.from_model(model, its_cfg, skeleton, score_threshold=SCORE_THRESHOLD)
+        name: PosePredictor.from_model(model, its_cfg, skeleton)
         for name, model, its_cfg in (("shipped weights", shipped, cfg), ("this short run", trained, short))
     }
     records = DatasetCatalog.get(cfg.DATASETS.TEST[0])[:SHEET_IMAGES]
-    sheet = prediction_sheet(records, predictors, skeleton, score_threshold=SCORE_THRESHOLD)
+    sheet = prediction_sheet(records, predictors, skeleton)
     Image.fromarray(sheet).save(args.output / "predictions.png")
     report(results, args.output, seconds, time.monotonic() - started)
 
@@ -102,9 +101,8 @@ def find_people(photographs: list[str], output: Path) -> None:
     """Draw the persons that the small model finds, and list them."""
     sources, empty, _ = find_inputs(photographs)
     demo = Demo(
-        PosePredictor(score_threshold=SCORE_THRESHOLD),
+        PosePredictor(),
         prepare_output(output, sources),
-        score_threshold=SCORE_THRESHOLD,
         keypoint_threshold=0.3,
     )
     for given in empty:

@@ -20,6 +20,7 @@ from querypose import PosePredictor
 from querypose.atomic_io import writing
 from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.image_io import read_image_rgb
+from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization import contact_sheet, part_names, person_panels
 
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
@@ -32,7 +33,8 @@ def parse_arguments(arguments=None):
     parser.add_argument("--input", required=True, nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument("--stage", type=int, help="1 is the first; default the last")
-    parser.add_argument("--score-threshold", type=float, default=0.3, help="leave out persons below it (default 0.3)")
+    shown = "leave out persons below it (default %(default)s)"
+    parser.add_argument("--score-threshold", type=float, default=SCORE_THRESHOLD, help=shown)
     parser.add_argument("--persons", type=int, default=10, help="most persons of an image, the best (default 10)")
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)

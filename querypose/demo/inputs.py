@@ -115,7 +115,7 @@ def image_ids(files: Sequence[Path]) -> list[int]:
     return list(range(1, len(files) + 1))
 
 
-def prepare_output(folder: str | os.PathLike, sources: Sequence[Source]) -> Path:
+def prepare_output(folder: str | Path, sources: Sequence[Source]) -> Path:
     """Make the output folder; raise `UserError` if it cannot be written to or holds an input image."""
     folder = make_output_folder(folder)
     for source in sources:

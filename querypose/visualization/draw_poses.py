@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from querypose.errors import UserError
 from querypose.skeleton import SIDE_COLORS, Skeleton
+from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization.poses import Poses
 
 # The colors of Okabe and Ito's palette that the sides leave over, then some of Paul Tol's.
@@ -34,7 +35,7 @@ def draw_poses(
     instances: Any,
     skeleton: Skeleton,
     *,
-    score_threshold: float = 0.3,
+    score_threshold: float = SCORE_THRESHOLD,
     keypoint_threshold: float = 0.5,
     show_boxes: bool = True,
     show_scores: bool = True,

@@ -6,7 +6,7 @@ import numpy as np
 
 from querypose.image_io import read_image_rgb
 from querypose.skeleton import Skeleton
-from querypose.structures import Persons
+from querypose.structures import SCORE_THRESHOLD, Persons
 from querypose.visualization.contact_sheet import contact_sheet
 from querypose.visualization.draw_poses import draw_poses
 from querypose.visualization.poses import Poses
@@ -17,7 +17,7 @@ def prediction_sheet(
     predictors: Mapping[str, Callable[[np.ndarray], Persons]],
     skeleton: Skeleton,
     *,
-    score_threshold: float,
+    score_threshold: float = SCORE_THRESHOLD,
 ) -> np.ndarray:
     """A row of each image, Detectron2's dataset dict, with the poses of each predictor, by its heading.
 
