@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from querypose.errors import UserError
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
-from querypose.modeling.losses.rle import keypoints_in_pixels
+from querypose.modeling.losses.keypoint_loss import keypoints_in_pixels
 
 logger = logging.getLogger(__name__)
 
