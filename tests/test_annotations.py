@@ -1,4 +1,4 @@
-"""Annotation files of other programs: what is repaired, what is left out, and equal figures of both scorers."""
+"""Annotation files of other programs: what is repaired, what is ignored, and equal AP of both backends."""
 
 import copy
 import json

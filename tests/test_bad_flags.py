@@ -89,7 +89,7 @@ FLAGS = [
     ("quickstart --minutes 0", "--minutes"),
     ("quickstart --output truth.json", "truth.json"),
     ("make_model_zoo --output absent/zoo.md", "absent/zoo.md"),
-    ("make_model_zoo --output a.md --results absent", "is no folder"),
+    ("make_model_zoo --output a.md --results absent", "is not a folder"),
     ("analyze_model", "--config-file"),
     (f"analyze_model {CONFIG} --depth -1", "--depth"),
     (f"visualize_data {CONFIG} --output truth.json", "truth.json"),

@@ -171,13 +171,13 @@ def onnx_files(folder):
 
     cases = [
         ("empty", b"", "no ONNX file"),
-        ("cut", described()[:150], "no ONNX file|is no export"),
-        ("no_metadata", model(), "is no export"),
-        ("words", model(querypose="words"), "is no export"),
+        ("cut", described()[:150], "no ONNX file|is not an export"),
+        ("no_metadata", model(), "is not an export"),
+        ("words", model(querypose="words"), "is not an export"),
         ("format", described(format=2), "format is 2"),
-        ("no_skeleton", described(skeleton=None), "is no export"),
+        ("no_skeleton", described(skeleton=None), "is not an export"),
         ("sigmas", described(skeleton={**skeleton, "sigmas": [1]}), "sigmas"),
-        ("limbs", described(skeleton={**skeleton, "limbs": [["a"]]}), "limb|no export"),
+        ("limbs", described(skeleton={**skeleton, "limbs": [["a"]]}), "limb|not an export"),
         ("sizes", described(preprocessing={**sizes, "min_size": "x"}), "_size is"),
         ("size", described(preprocessing={**sizes, "max_size": 10**9}), "_size is"),
         ("order", described(preprocessing={**sizes, "channel_order": "HSV"}), "HSV"),

@@ -142,7 +142,7 @@ def test_a_run_of_another_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not of .*64.yaml: MODEL.QUERYPOSE.PART_DIM 32 instead of 64; move it away"):
         find_runs(row, tmp_path)
     (folder / "results.json").write_text("{")
-    with pytest.raises(UserError, match="is not a whole run"):
+    with pytest.raises(UserError, match="is not a complete run"):
         find_runs(row, tmp_path)
 
 

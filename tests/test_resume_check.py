@@ -66,7 +66,7 @@ def test_checkpoints_without_a_config_are_compared_by_their_tensors(people, fini
         resume(people, folder, *FROZEN)
     assert resume(people, folder).start_iter == 4
     torch.save({"model": state_of(finished)["model"]}, folder / "model_final.pth")
-    with pytest.raises(UserError, match="holds weights alone"):
+    with pytest.raises(UserError, match="contains weights only"):
         resume(people, folder)
 
 

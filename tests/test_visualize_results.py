@@ -119,6 +119,6 @@ def test_tool(draw, tmp_path, capsys):
 
 def test_a_missing_image_is_reported(draw, tmp_path):
     (tmp_path / "2.png").unlink()
-    with pytest.raises(UserError, match="1 images are not drawn.*2.png"):
+    with pytest.raises(UserError, match="1 images could not be drawn.*2.png"):
         draw("out")
     assert (tmp_path / "out" / "0003_1.png").is_file() and (tmp_path / "out" / "images.csv").is_file()

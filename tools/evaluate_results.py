@@ -56,7 +56,7 @@ def main(args=None):
     add("--backend", default=BACKENDS[0], choices=BACKENDS, help="what computes AP")
     add("--protocol", choices=PROTOCOLS, help="whose rules, if not those that the file is made for")
     add("--sigmas", nargs="+", type=float, help="OKS sigmas, one for each keypoint")
-    add("--per-keypoint", metavar="PNG", help="print how well each keypoint is found, and draw it in this picture")
+    add("--per-keypoint", metavar="PNG", help="print the errors of each keypoint and plot them to this file")
     args = parser.parse_args(args)
 
     with exit_on_user_error():
@@ -72,7 +72,7 @@ def main(args=None):
             metrics["per_keypoint"] = errors.to_dict()
             print_keypoint_errors(metrics["per_keypoint"])
             plot_keypoint_errors(errors, args.per_keypoint, title=args.dataset)
-            print(f"picture written to {args.per_keypoint}")
+            print(f"plot written to {args.per_keypoint}")
         if args.output:
             write_metrics(metrics, args.output)
             print(f"metrics written to {args.output}")

@@ -82,7 +82,7 @@ def read_results(path: Path) -> dict:
     try:
         results = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is no JSON file; give another --output") from error
+        raise UserError(f"{path} is not a JSON file; give another --output") from error
     if not isinstance(results, dict) or "runs" not in results or results.get("machine") != machine:
         raise UserError(f"{path} holds results of another machine or version; give another --output")
     return results

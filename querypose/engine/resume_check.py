@@ -56,7 +56,7 @@ def check_resumable(
     """
     advice = f"leave --resume out and give MODEL.WEIGHTS {path} and another OUTPUT_DIR"
     if "trainer" not in checkpoint:
-        raise UserError(f"{path} holds weights alone, so no run can be resumed from it; {advice} to start a new run")
+        raise UserError(f"{path} contains weights only, so a run cannot resume from it; {advice} to start a new run")
     state = checkpoint["trainer"]
     before, now = _flat(yaml.safe_load(state.get("config", "{}"))), _flat(yaml.safe_load(cfg.dump()))
     changed = {key: _change(key, before[key], now[key]) for key in now if before.get(key, now[key]) != now[key]}

@@ -90,7 +90,7 @@ def check_results(results: Any, ground_truth: GroundTruth, tasks: Sequence[str])
         UserError: about the first entry that does not fit: of an unknown image, without the values of a task, ..
     """
     if not isinstance(results, list):
-        raise UserError("the results are no list; give COCO-format results, a list of one object per detection")
+        raise UserError("the results are not a list; give COCO-format results, one object per detection")
     image_ids = {id_key(image["id"]): image["id"] for image in ground_truth.content["images"]}
     category_id = ground_truth.category_id
     lengths = {"bbox": 4, "keypoints": 3 * ground_truth.skeleton.num_keypoints}

@@ -81,7 +81,7 @@ def write_result_images(
             counts = error.persons, error.found, error.false_positives
             rows.writerow([rank, error.image_id, names[error.image_id], f"{error.error:.4f}", *counts, oks])
     if failures:
-        raise UserError(f"{len(failures)} images are not drawn, the others are in {folder}; the first: {failures[0]}")
+        raise UserError(f"{len(failures)} images could not be drawn, the others are in {folder}; first: {failures[0]}")
     return errors
 
 
