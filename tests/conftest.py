@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from demo_stub import demo  # noqa: F401  (a fixture)
 from refusals import refused, workspace  # noqa: F401  (fixtures)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
