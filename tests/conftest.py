@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from demo_stub import demo  # noqa: F401  (a fixture)
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from refusals import refused, workspace  # noqa: F401  (fixtures)
 

@@ -1,7 +1,5 @@
 """tools/demo.py: inputs, output names, results, and what is reported about inputs that cannot be used."""
 
-import csv
-import json
 import os
 import re
 import subprocess
@@ -11,63 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hands import HANDS, two_persons
-from load_tool import load_tool
+from demo_stub import StubPredictor, content, lines, rows, run, save_image
 from PIL import Image
+from refusals import ROOT
 from tiny_model import tiny_config
 
 from querypose.demo import find_inputs
 from querypose.demo.inputs import image_ids, output_names
 from querypose.errors import UserError
-
-SCRIPT = Path(__file__).parents[1] / "tools" / "demo.py"
-
-
-class StubPredictor:
-    """Finds the first of `two_persons` in every image."""
-
-    skeleton = HANDS
-    cfg = tiny_config("light", "MODEL.QUERYPOSE.KEYPOINT_LOSS", "L1")
-
-    def __init__(self, config_file, **options):
-        StubPredictor.options = options
-        self.score_threshold = options["score_threshold"]
-
-    def __call__(self, image):
-        return two_persons(image.shape[:2])[:1]
-
-    def stream(self, images, batch_size):
-        return map(self, images)
-
-
-@pytest.fixture
-def demo(monkeypatch):
-    module = load_tool("demo")
-    monkeypatch.setattr(module, "PosePredictor", StubPredictor)
-    return module
-
-
-def save_image(file, color=40):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((60, 100, 3), color, np.uint8)).save(file)
-    return file
-
-
-def run(demo, *arguments):
-    return demo.main(["--config-file", "config.yaml", *map(str, arguments)])
-
-
-def content(folder, name="predictions.json"):
-    return json.loads((folder / name).read_text())
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "frames.jsonl").read_text().splitlines()]
-
-
-def rows(folder):
-    with open(folder / "persons.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_visualizations_and_predictions_are_written(demo, tmp_path, capsys):
@@ -128,14 +77,6 @@ def test_attention_is_overlaid_below_the_poses(demo, tmp_path, monkeypatch):
     assert content(tmp_path / "with") == content(tmp_path / "without")
 
 
-def test_attention_of_a_model_without_it_is_refused(demo, tmp_path, monkeypatch):
-    image = save_image(tmp_path / "in" / "a.png")
-    monkeypatch.setattr(demo, "PosePredictor", AttentivePredictor)
-    AttentivePredictor.cfg = tiny_config("full", "MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention")
-    with pytest.raises(UserError, match="PART_EMBEDDING 'PartSelfAttention' makes no attention maps"):
-        run(demo, "--input", image, "--output", tmp_path / "out", "--attention")
-
-
 class UncertainPredictor(StubPredictor):
     """With a sigma of 8 pixels in x and 3 in y of the left hand, 1 of the right."""
 
@@ -164,10 +105,19 @@ def test_sigmas_are_written_and_drawn_on_request(demo, tmp_path, monkeypatch):
     assert result["keypoint_sigmas"] == [8.0, 3.0, 1.0, 1.0]
 
 
-def test_sigmas_of_a_model_without_them_are_refused(demo, tmp_path):
+@pytest.mark.parametrize(
+    ("flag", "key", "value", "words"),
+    [
+        ("--sigmas", "MODEL.QUERYPOSE.KEYPOINT_LOSS", "L1", "KEYPOINT_LOSS 'L1' predicts no sigma; leave out --sigmas"),
+        ("--attention", "MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention", "makes no attention maps"),
+        ("--attention", "TEST.FLIP", True, "set TEST.FLIP False"),
+    ],
+)
+def test_what_the_model_does_not_make_is_refused(demo, tmp_path, monkeypatch, flag, key, value, words):
+    monkeypatch.setattr(StubPredictor, "cfg", tiny_config("full", key, value))
     image = save_image(tmp_path / "in" / "a.png")
-    with pytest.raises(UserError, match="KEYPOINT_LOSS 'L1' predicts no sigma; leave out --sigmas"):
-        run(demo, "--input", image, "--output", tmp_path / "out", "--sigmas")
+    with pytest.raises(UserError, match=words):
+        run(demo, "--input", image, "--output", tmp_path / "out", flag)
 
 
 def test_folders_globs_and_files_are_found_once(tmp_path):
@@ -251,16 +201,19 @@ def test_an_unreadable_image_is_reported_and_the_others_are_used(demo, tmp_path,
     assert len(content(tmp_path / "out")) == 2
 
 
-def test_mistakes_are_reported_before_the_model_is_built(demo, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("source", "output", "words"),
+    [
+        ("absent", "out", "no images found in .*absent"),
+        ("in/a.jpg", "in/a.jpg/out", "cannot write to"),
+        ("in/a.jpg", "in/./", "could be overwritten"),
+    ],
+)
+def test_mistakes_are_reported_before_the_model_is_built(demo, tmp_path, monkeypatch, source, output, words):
     monkeypatch.setattr(demo, "PosePredictor", lambda *args, **kwargs: pytest.fail("the model was built"))
-    image = save_image(tmp_path / "in" / "a.jpg")
-    with pytest.raises(UserError, match="no images found in .*absent"):
-        run(demo, "--input", tmp_path / "absent", "--output", tmp_path / "out")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to"):
-        run(demo, "--input", image, "--output", tmp_path / "file" / "out")
-    with pytest.raises(UserError, match="could be overwritten"):
-        run(demo, "--input", image, "--output", tmp_path / "in" / "." / "")
+    save_image(tmp_path / "in" / "a.jpg")
+    with pytest.raises(UserError, match=words):
+        run(demo, "--input", tmp_path / source, "--output", tmp_path / output)
 
 
 def test_a_full_disk_is_one_sentence(demo, tmp_path):
@@ -289,10 +242,10 @@ def test_a_failing_network_leaves_out_its_image_alone(demo, tmp_path, monkeypatc
 
 # in a process for each kind of output, all of one that has imported everything
 RUN_WITH_STUB = """
-import os, sys, tools.demo, test_demo
+import os, sys, tools.demo, demo_stub
 from querypose.errors import exit_on_user_error
 
-tools.demo.PosePredictor = test_demo.StubPredictor
+tools.demo.PosePredictor = demo_stub.StubPredictor
 reading, unread = os.pipe()
 os.close(reading)
 full = os.open("/dev/full", os.O_WRONLY)
@@ -320,7 +273,7 @@ def test_names_in_any_encoding_and_closed_output(tmp_path):
         save_image(tmp_path / "in" / "x.png").rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name))
     (tmp_path / "in" / "ö.png").write_text("no image")
     environment = {
-        **os.environ, "PYTHONPATH": f"{SCRIPT.parents[1]}:{SCRIPT.parents[1] / 'tests'}",
+        **os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict",
     }  # fmt: skip
     subprocess.run([sys.executable, "-c", RUN_WITH_STUB], cwd=tmp_path, env=environment, timeout=120)

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from demo_stub import StubPredictor, content, lines, rows, run, save_image
 from hands import HANDS, two_persons
 from PIL import Image
-from test_demo import StubPredictor, content, demo, lines, rows, run, save_image  # noqa: F401  (demo is a fixture)
 
 from querypose.demo.results import Results
 from querypose.demo.video import VideoReader, VideoWriter
@@ -42,7 +42,7 @@ def test_frames_come_back_in_their_colors_order_and_rate(tmp_path):
         assert frame[..., 0].mean() == pytest.approx(40 * index, abs=6) and frame[..., 2].mean() < 8
 
 
-def test_a_video_becomes_a_video_and_tables(demo, tmp_path):  # noqa: F811
+def test_a_video_becomes_a_video_and_tables(demo, tmp_path):
     (tmp_path / "in").mkdir()
     video = make_video(tmp_path / "in" / "a.mp4")
     assert run(demo, "--input", video, "--output", tmp_path / "out") == 0
@@ -60,7 +60,7 @@ def test_a_video_becomes_a_video_and_tables(demo, tmp_path):  # noqa: F811
     assert len(table) == 6 and table[5]["frame"] == "5" and float(table[5]["right_hand_confidence"]) == 0.75
 
 
-def test_a_variable_frame_rate_keeps_its_times(demo, tmp_path, monkeypatch):  # noqa: F811
+def test_a_variable_frame_rate_keeps_its_times(demo, tmp_path, monkeypatch):
     """A second at 30 frames per second, then 10; stated are 18, the average."""
     times = [*(k / 30 for k in range(30)), *(1 + k / 10 for k in range(20))]
 
@@ -100,7 +100,7 @@ def test_frame_rates_that_mpeg_4_cannot_state_are_rounded(tmp_path, rate):
     assert len(frames) == 3 and found == pytest.approx(rate, rel=1e-3, abs=1e-3)
 
 
-def test_a_video_that_cannot_be_written_costs_no_keypoints(demo, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_video_that_cannot_be_written_costs_no_keypoints(demo, tmp_path, monkeypatch, capsys):
     video = make_video(tmp_path / "a.mp4")
 
     def refuse(self, frame, seconds=None):
@@ -112,7 +112,7 @@ def test_a_video_that_cannot_be_written_costs_no_keypoints(demo, tmp_path, monke
     assert len(lines(tmp_path / "out")) == 6
 
 
-def test_ctrl_c_leaves_a_playable_file(demo, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_ctrl_c_leaves_a_playable_file(demo, tmp_path, monkeypatch, capsys):
     video = make_video(tmp_path / "a.mp4", num_frames=30)
     calls = []
 
@@ -132,7 +132,7 @@ def test_ctrl_c_leaves_a_playable_file(demo, tmp_path, monkeypatch, capsys):  # 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_bad_video_is_reported_and_the_others_are_used(demo, tmp_path, capsys):  # noqa: F811
+def test_a_bad_video_is_reported_and_the_others_are_used(demo, tmp_path, capsys):
     folder = tmp_path / "in"
     save_image(folder / "a.jpg")
     (folder / "b.mp4").write_bytes(b"no video")
@@ -146,7 +146,7 @@ def test_a_bad_video_is_reported_and_the_others_are_used(demo, tmp_path, capsys)
     assert [image["id"] for image in images] == [1, 2, 3] and not (tmp_path / "out" / "b.mp4").exists()
 
 
-def test_a_truncated_video_is_reported_and_its_beginning_kept(demo, tmp_path, capsys):  # noqa: F811
+def test_a_truncated_video_is_reported_and_its_beginning_kept(demo, tmp_path, capsys):
     writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (100, 60))
     for index in range(20):
         writer.write(np.random.default_rng(index).integers(0, 255, (60, 100, 3), dtype=np.uint8))
@@ -159,7 +159,7 @@ def test_a_truncated_video_is_reported_and_its_beginning_kept(demo, tmp_path, ca
     assert f"ends after {(found - 1) / 10:.1f} of 2.0 seconds: it is damaged" in capsys.readouterr().err
 
 
-def test_a_camera_ends_after_max_frames(demo, tmp_path, monkeypatch):  # noqa: F811
+def test_a_camera_ends_after_max_frames(demo, tmp_path, monkeypatch):
     video = make_video(tmp_path / "a.mp4")
     opened, capture = [], cv2.VideoCapture
     monkeypatch.setattr(cv2, "VideoCapture", lambda source: opened.append(source) or capture(str(video)))
@@ -168,7 +168,7 @@ def test_a_camera_ends_after_max_frames(demo, tmp_path, monkeypatch):  # noqa: F
     assert len(content(tmp_path / "out", "images.json")["images"]) == 3
 
 
-def test_tracked_persons_have_their_id_in_every_file(demo, tmp_path):  # noqa: F811
+def test_tracked_persons_have_their_id_in_every_file(demo, tmp_path):
     (tmp_path / "in").mkdir()
     make_video(tmp_path / "in" / "a.mp4")
     for number in range(1, 12):
@@ -187,7 +187,7 @@ def test_tracked_persons_have_their_id_in_every_file(demo, tmp_path):  # noqa: F
     assert tracks["annotations"][0]["image_id"] == 2 and len(tracks["categories"][0]["keypoints"]) == 2
 
 
-def test_images_of_different_sizes_are_no_frames(demo, tmp_path):  # noqa: F811
+def test_images_of_different_sizes_are_no_frames(demo, tmp_path):
     for name, size in (("a.png", (30, 40)), ("b.png", (40, 30))):
         Image.new("RGB", size).save(tmp_path / name)
     with pytest.raises(UserError, match="gives images of different sizes; give a video, a camera or the frames of one"):

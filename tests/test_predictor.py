@@ -84,12 +84,9 @@ def test_the_output_is_made_of_ordinary_tensors(photograph):
 
 
 def test_the_model_sees_float_channels_in_its_own_order(photograph):
-    for model_format, image_format, image in (
-        ("RGB", "RGB", photograph),
-        ("RGB", "BGR", photograph[:, :, ::-1]),
-        ("BGR", "RGB", photograph),
-        ("BGR", "BGR", Image.fromarray(photograph)),
-    ):
+    bgr, pil = photograph[:, :, ::-1], Image.fromarray(photograph)
+    cases = ("RGB", "RGB", photograph), ("RGB", "BGR", bgr), ("BGR", "RGB", photograph), ("BGR", "BGR", pil)
+    for model_format, image_format, image in cases:
         predictor = make_predictor(model_format=model_format, image_format=image_format)
         predictor(image)
         (given,) = predictor.model.inputs
@@ -99,10 +96,7 @@ def test_the_model_sees_float_channels_in_its_own_order(photograph):
         assert (given["height"], given["width"]) == (6, 8)
 
 
-@pytest.mark.parametrize(
-    "height, width, expected",
-    [(60, 120, (80, 160)), (60, 240, (50, 200)), (240, 120, (160, 80))],
-)
+@pytest.mark.parametrize("height, width, expected", [(60, 120, (80, 160)), (60, 240, (50, 200)), (240, 120, (160, 80))])
 def test_the_short_side_is_resized_unless_the_long_one_would_be_too_long(height, width, expected):
     predictor = make_predictor(min_size=80, max_size=200)
     predictor(np.zeros((height, width, 3), np.uint8))
@@ -154,15 +148,15 @@ def test_a_predictor_from_a_config_file(config_that_builds_the_stub, photograph,
 
 
 def test_missing_weights_and_devices_are_reported(config_that_builds_the_stub, monkeypatch):
-    with pytest.raises(UserError, match="there is no weights file 'absent.pth'"):
-        PosePredictor(config_that_builds_the_stub, "absent.pth")
-    with pytest.raises(UserError, match="no weights file ''; set MODEL.WEIGHTS"):
-        PosePredictor(config_that_builds_the_stub, opts=["MODEL.WEIGHTS", ""])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="device cuda was asked for"):
-        PosePredictor(config_that_builds_the_stub, device="cuda")
-    with pytest.raises(UserError, match="RGB or BGR, not rgb"):
-        PosePredictor(config_that_builds_the_stub, image_format="rgb")
+    for options, words in (
+        ({"weights": "absent.pth"}, "there is no weights file 'absent.pth'"),
+        ({"opts": ["MODEL.WEIGHTS", ""]}, "no weights file ''; set MODEL.WEIGHTS"),
+        ({"device": "cuda"}, "device cuda was asked for"),
+        ({"image_format": "rgb"}, "RGB or BGR, not rgb"),
+    ):
+        with pytest.raises(UserError, match=words):
+            PosePredictor(config_that_builds_the_stub, **options)
     assert PosePredictor(config_that_builds_the_stub).cfg.MODEL.DEVICE == "cpu"
 
 

@@ -15,7 +15,7 @@ from tiny_model import spread, tiny_config, tiny_model
 from querypose import Persons, PosePredictor
 from querypose.data import skeleton_of
 from querypose.errors import UserError
-from querypose.image_io import image_files, read_image_rgb
+from querypose.image_io import image_files
 from querypose.structures import record_columns
 
 OPTS = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
@@ -82,26 +82,6 @@ def test_stacked_arrays_and_tensors_are_batches(make, images):
         found = predictor(several)
         assert len(found) == 2
         assert_same(found[1], expected)
-
-
-def test_tensors_become_the_image_that_they_hold(images):
-    image = images[0]
-    tensor = torch.from_numpy(image).permute(2, 0, 1)
-    assert np.array_equal(read_image_rgb(tensor), image)
-    assert np.array_equal(read_image_rgb(tensor.flip(0), "BGR"), image)
-    assert np.array_equal(read_image_rgb(tensor.float() / 255), image)
-    assert np.array_equal(read_image_rgb(tensor[0])[:, :, 1], image[:, :, 0])
-    alpha = torch.cat([tensor, tensor[:1]])
-    assert np.array_equal(read_image_rgb(alpha), image)
-    for wrong, message in [
-        (tensor.float(), "from 0 to 1, not 0 to 255"),
-        (tensor.float() / 255 - 0.5, "from 0 to 1"),
-        (torch.full((3, 4, 4), float("nan")), "from 0 to 1"),
-        (tensor.long(), "not int64"),
-        (torch.from_numpy(image), r"not \(60, 90, 3\)"),
-    ]:
-        with pytest.raises(UserError, match=message):
-            read_image_rgb(wrong)
 
 
 def test_top_k_keeps_the_best(make, images):

@@ -19,8 +19,8 @@ from PIL import Image
 from tiny_model import tiny_config, tiny_model
 
 from querypose import PosePredictor
+from querypose.data import skeleton_of
 from querypose.errors import UserError
-from querypose.skeleton import Skeleton
 from querypose.structures import Persons
 
 gr = pytest.importorskip("gradio", reason="needs Gradio: pip install 'gradio>=6'")
@@ -54,7 +54,7 @@ def upload(tmp_path):
 
 def test_persons_with_equal_scores_show_their_own_attention(upload):
     found = web.find_poses(persons_with_equal_scores, upload)
-    image, _, _ = web.show_poses(VIEWS, found, 0.3, 0.95, False, "right hand")
+    image = web.show_poses(VIEWS, found, 0.3, 0.95, False, "right hand")[0]
     changed = (image != 128).any(axis=2)
     # a location of the map is 50 pixels wide
     assert changed[25, 25] and changed[375, 475]
@@ -110,9 +110,8 @@ def serve():
 
 
 def tiny_predictor(*opts):
-    names = tuple(f"joint_{i}" for i in range(17))
     cfg = tiny_config("full", *opts)
-    return PosePredictor.from_model(tiny_model("full", *opts), cfg, Skeleton(names, (), (), (0.05,) * 17))
+    return PosePredictor.from_model(tiny_model("full", *opts), cfg, skeleton_of(cfg))
 
 
 def test_the_server_is_local_bounded_and_private(serve, monkeypatch):

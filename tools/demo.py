@@ -9,19 +9,16 @@ Examples, the first with the small model for photographs:
 """
 
 import argparse
-import os
-import re
 import sys
 
 from querypose import PosePredictor
+from querypose.cli import split_overrides
 from querypose.demo import Demo, find_inputs, frames_in_order, prepare_output
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import PRECISIONS
 from querypose.structures import SCORE_THRESHOLD
 from querypose.tracking import PoseTracker
 from querypose.visualization.draw_poses import COLOR_BY, CONFIDENCE
-
-CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 
 
 def positive(text):
@@ -70,11 +67,7 @@ def parse_arguments(arguments=None):
     add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
 
-    # Pairs right behind --input's paths end up among them.
-    for index, path in enumerate(args.input or ()):
-        if CONFIG_KEY.fullmatch(path) and not os.path.exists(path):
-            args.input, args.opts = args.input[:index], args.input[index:] + args.opts
-            break
+    args.input, args.opts = split_overrides(args.input or (), args.opts)
     if args.webcam is None and not args.input:
         parser.error("--input needs at least one image, video, folder or glob")
     if args.max_frames is not None and args.max_frames < 1:

@@ -9,8 +9,6 @@ Writes OUTPUT/<image name>_person<n>.png, each with the pose and an image per pa
 """
 
 import argparse
-import os
-import re
 import sys
 from pathlib import Path
 
@@ -18,12 +16,12 @@ from PIL import Image
 
 from querypose import PosePredictor
 from querypose.atomic_io import writing
+from querypose.cli import split_overrides
 from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.image_io import read_image_rgb
 from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization import contact_sheet, part_names, person_panels
 
-CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 CELL = (200, 240)  # width and height of a part's image in pixels
 
 
@@ -38,10 +36,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--persons", type=int, default=10, help="most persons of an image, the best (default 10)")
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
-    # pairs right after --input's files are parsed as files
-    keys = (i for i, path in enumerate(args.input) if CONFIG_KEY.fullmatch(path) and not os.path.exists(path))
-    first = next(keys, len(args.input))
-    args.input, args.opts = args.input[:first], args.input[first:] + args.opts
+    args.input, args.opts = split_overrides(args.input, args.opts)
     if not args.input:
         parser.error("--input needs at least one image")
     if args.persons < 1:
