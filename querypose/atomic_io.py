@@ -53,7 +53,7 @@ def cut_unfinished_line(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(place: str | Path, advice: str = "choose another --output") -> Iterator[None]:
+def writing(place: str | os.PathLike[str], advice: str = "choose another --output") -> Iterator[None]:
     """Turn an `OSError` inside the block into a `UserError`: `place` cannot be written."""
     try:
         yield
@@ -61,7 +61,7 @@ def writing(place: str | Path, advice: str = "choose another --output") -> Itera
         raise UserError(f"cannot write to {place}: {error.strerror or error}; {advice}") from error
 
 
-def make_output_folder(folder: str | Path, option: str = "--output") -> Path:
+def make_output_folder(folder: str | os.PathLike[str], option: str = "--output") -> Path:
     """Make a folder with its parents; raise a `UserError` if it cannot be made or written to.
 
     option: where the user names it.

@@ -86,12 +86,8 @@ def check_config(cfg: CfgNode) -> None:
             _check_numbers(key, values[key], default)
         elif values[key] not in valid[key]:
             raise UserError(f"{key} is {values[key]!r}; valid are {', '.join(sorted(map(str, valid[key])))}")
-    _check_solver(cfg)
-    _check_input(cfg)
-    if cfg.MODEL.META_ARCHITECTURE == "QueryPose":
-        _check_model(cfg)
-    elif cfg.TEST.FLIP:
-        raise UserError(f"TEST.FLIP needs MODEL.META_ARCHITECTURE 'QueryPose', not '{cfg.MODEL.META_ARCHITECTURE}'")
+    for sentence in _contradictions(cfg):
+        raise UserError(sentence)
 
 
 def leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -128,64 +124,62 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _check_solver(cfg: CfgNode) -> None:
+def _contradictions(cfg: CfgNode) -> Iterator[str]:
+    """Sentences about values that contradict each other, and about those that no list of valid ones describes."""
     try:
         torch.device(cfg.MODEL.DEVICE)
-    except RuntimeError as error:
-        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; give cpu, cuda or cuda:1") from error
+    except RuntimeError:
+        yield f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; give cpu, cuda or cuda:1"
     if list(cfg.SOLVER.STEPS) != sorted(set(cfg.SOLVER.STEPS)):
-        raise UserError(f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; each step must be greater than the one before")
-
-
-def _check_input(cfg: CfgNode) -> None:
-    for key, value, length in (
-        ("MODEL.PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN, 3),
-        ("MODEL.PIXEL_STD", cfg.MODEL.PIXEL_STD, 3),
-        ("INPUT.CROP.SIZE", cfg.INPUT.CROP.SIZE, 2),
+        yield f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; each step must be greater than the one before"
+    crop = cfg.INPUT.CROP
+    lengths = {"MODEL.PIXEL_MEAN": 3, "MODEL.PIXEL_STD": 3, "INPUT.CROP.SIZE": 2}
+    for (key, length), value in zip(
+        lengths.items(), (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, crop.SIZE), strict=True
     ):
         if len(value) != length:
-            raise UserError(f"{key} has {len(value)} values; give {length}")
-    crop = cfg.INPUT.CROP
+            yield f"{key} has {len(value)} values; give {length}"
     if crop.TYPE == "absolute_range" and crop.SIZE[0] > crop.SIZE[1]:
-        raise UserError(f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE 'absolute_range' the smaller size comes first")
+        yield f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE 'absolute_range' the smaller size comes first"
     if crop.TYPE.startswith("relative") and max(crop.SIZE) > 1:
-        raise UserError(f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE '{crop.TYPE}' both must be at most 1")
+        yield f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE '{crop.TYPE}' both must be at most 1"
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(cfg.INPUT.MIN_SIZE_TRAIN) != 2:
-        raise UserError("INPUT.MIN_SIZE_TRAIN must hold the minimum and the maximum with MIN_SIZE_TRAIN_SAMPLING range")
+        yield "INPUT.MIN_SIZE_TRAIN must hold the minimum and the maximum with MIN_SIZE_TRAIN_SAMPLING range"
+    if cfg.MODEL.META_ARCHITECTURE == "QueryPose":
+        yield from _contradictions_of_model(cfg)
+    elif cfg.TEST.FLIP:
+        yield f"TEST.FLIP needs MODEL.META_ARCHITECTURE 'QueryPose', not '{cfg.MODEL.META_ARCHITECTURE}'"
 
 
-def _check_model(cfg: CfgNode) -> None:
-    config = cfg.MODEL.QUERYPOSE
+def _contradictions_of_model(cfg: CfgNode) -> Iterator[str]:
+    config, channels = cfg.MODEL.QUERYPOSE, cfg.MODEL.FPN.OUT_CHANNELS
     for key in ("HIDDEN_DIM", "PART_DIM"):
         if config[key] % config.NUM_HEADS:
-            raise UserError(f"MODEL.QUERYPOSE.{key} {config[key]} must be a multiple of NUM_HEADS {config.NUM_HEADS}")
+            yield f"MODEL.QUERYPOSE.{key} {config[key]} must be a multiple of NUM_HEADS {config.NUM_HEADS}"
     if config.PART_DIM % 4:
-        raise UserError(f"MODEL.QUERYPOSE.PART_DIM {config.PART_DIM} must be a multiple of 4 (the gates' reduction)")
-    if cfg.MODEL.FPN.OUT_CHANNELS != config.HIDDEN_DIM:
-        raise UserError(
-            f"MODEL.FPN.OUT_CHANNELS {cfg.MODEL.FPN.OUT_CHANNELS} must equal "
-            f"MODEL.QUERYPOSE.HIDDEN_DIM {config.HIDDEN_DIM}"
-        )
+        yield f"MODEL.QUERYPOSE.PART_DIM {config.PART_DIM} must be a multiple of 4 (the gates' reduction)"
+    if channels != config.HIDDEN_DIM:
+        yield f"MODEL.FPN.OUT_CHANNELS {channels} must equal MODEL.QUERYPOSE.HIDDEN_DIM {config.HIDDEN_DIM}"
     if cfg.MODEL.BACKBONE.NAME == "build_swin_fpn_backbone":
         swin = cfg.MODEL.SWIN
         check_swin_sizes(swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS, swin.WINDOW_SIZE, swin.STOCHASTIC_DEPTH)
-    files = sorted(_TIMM_FILES & cfg.MODEL.TIMM.OPTIONS.keys())
-    if files:
-        raise UserError(f"MODEL.TIMM.OPTIONS.{files[0]} is not supported; give weights by MODEL.WEIGHTS")
+    for option in sorted(_TIMM_FILES & cfg.MODEL.TIMM.OPTIONS.keys()):
+        yield f"MODEL.TIMM.OPTIONS.{option} is not supported; give weights by MODEL.WEIGHTS"
     stage = modeling.KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE)
     if config.VARIANT not in stage.variants:
-        raise UserError(
+        yield (
             f"MODEL.QUERYPOSE.KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' does not support VARIANT '{config.VARIANT}'; "
             f"set VARIANT to {' or '.join(stage.variants)}"
         )
-    for option, value in (
-        ("LOSS.ATTENTION_WEIGHT", config.LOSS.ATTENTION_WEIGHT),
-        ("ANCHORED_COORDINATES", config.ANCHORED_COORDINATES),
-    ):
-        making = [name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if embedding.makes_attention]
-        if value and (not stage.has_parts or config.PART_EMBEDDING not in making):
-            key = "KEYPOINT_STAGE" if not stage.has_parts else "PART_EMBEDDING"
-            raise UserError(
-                f"MODEL.QUERYPOSE.{option} needs attention maps, and {key} '{config[key]}' makes none; "
-                f"turn it off, or use KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(sorted(making))}"
+    making = sorted(name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if embedding.makes_attention)
+    if not stage.has_parts or config.PART_EMBEDDING not in making:
+        key = "PART_EMBEDDING" if stage.has_parts else "KEYPOINT_STAGE"
+        needing = {
+            "LOSS.ATTENTION_WEIGHT": config.LOSS.ATTENTION_WEIGHT,
+            "ANCHORED_COORDINATES": config.ANCHORED_COORDINATES,
+        }
+        for option in (option for option, value in needing.items() if value):
+            yield (
+                f"MODEL.QUERYPOSE.{option} needs attention maps, and {key} '{config[key]}' makes none; turn it off, or "
+                f"use KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(making)}"
             )

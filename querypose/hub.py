@@ -91,7 +91,7 @@ def pretrained_files(
             )
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{name} is no folder, and no model on the Hugging Face Hub in reach: {reason}") from error
+            raise UserError(f"{name} is neither a folder nor a model on the Hugging Face Hub: {reason}") from error
         folder = Path(found)
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():

@@ -74,7 +74,7 @@ class OnnxPosePredictor:
         """Open the file.
 
         Args:
-            score_threshold: persons below it are left out.
+            score_threshold: persons below it are not returned.
             image_format: channel order of arrays, "RGB" or "BGR" (OpenCV's).
             runtime: "openvino" or "onnxruntime"; None: OpenVINO if it is installed, unless there are `providers`.
             precision: "float32"; "auto" lets OpenVINO compute in bfloat16 where the processor is faster in it.
@@ -146,5 +146,5 @@ def _metadata(session: OnnxRuntimeSession | OpenVinoSession, file: str) -> dict[
         if not session.inputs | session.outputs >= {_INPUT, *_OUTPUTS}:
             raise ValueError(f"its inputs and outputs are {', '.join(sorted(session.inputs | session.outputs))}")
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is no export of this version of QueryPose ({error}){_AGAIN}") from error
+        raise UserError(f"{file} is not an export of this version of QueryPose ({error}){_AGAIN}") from error
     return found

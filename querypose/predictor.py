@@ -93,7 +93,7 @@ class PosePredictor:
             weights: file or address; None: the config's MODEL.WEIGHTS.
             device: "cpu", "cuda", "cuda:1", ..; None: the config's MODEL.DEVICE, or the CPU if that is "cuda" and
                 there is none.
-            score_threshold: persons below it are left out, and keypoint stages run only for queries that can reach it.
+            score_threshold: persons below it are dropped, and keypoint stages run only for queries that can reach it.
             top_k: most persons returned for an image, the best ones.
             image_format: channel order of arrays and tensors, "RGB" or "BGR" (OpenCV's).
             precision: a name of `PRECISIONS`, or "auto": see `fastest_precision`.
@@ -176,7 +176,7 @@ class PosePredictor:
 
     @property
     def score_threshold(self) -> float:
-        """Persons below it are left out."""
+        """Persons below it are not returned."""
         return self._score_threshold
 
     @score_threshold.setter

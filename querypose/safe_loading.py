@@ -17,7 +17,7 @@ from querypose.array_pickle import NUMPY_STAND_INS, load_array_pickle, with_arra
 from querypose.errors import UserError
 
 # where trainers put the averaged (EMA) weights, and where the plain ones, in a checkpoint; the first that is there
-# counts, and averaged ones are what a training with them is evaluated with
+# counts, and averaged ones are what a run with SOLVER.EMA evaluates
 _AVERAGED = ("ema_state", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "ema")
 _PLAIN = ("model", "state_dict", "model_state_dict", "model_state", "state", "module", "shadow")
 
@@ -41,7 +41,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     Attributes:
         must_fit: whether weights of another shape, and weights without some of the parameters that inference needs, are
-            refused. Detectron2 only logs them, which suits a training that starts from a backbone.
+            refused. Detectron2 only logs them, which suits a training run that starts from a backbone.
     """
 
     must_fit = False
@@ -160,7 +160,7 @@ def find_weights(
         model_names: of the model's tensors, where it is known; they stay as they are.
 
     Returns:
-        tensors by name, and what was left out of the file's weights: reason -> names.
+        tensors by name, and what was dropped of the file's weights: reason -> names.
 
     Raises:
         UserError: no state dict, or one with two tensors of the same name.

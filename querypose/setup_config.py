@@ -34,9 +34,6 @@ def setup_config(
         config_file: a YAML file; `_BASE_` names the one that it starts from.
         opts: `KEY, VALUE, KEY, VALUE, ..`.
         add_config: adds the keys of an extension to the defaults (docs/EXTENDING.md).
-
-    Raises:
-        UserError: a missing file, an unknown key, an invalid value, a data set that cannot be read.
     """
     cfg = get_cfg()
     add_querypose_config(cfg)
@@ -46,9 +43,16 @@ def setup_config(
     if not os.path.isfile(config_file):
         raise UserError(f"the config file '{config_file}' does not exist; give one such as configs/querypose_R50.yaml")
     try:
-        _merge(cfg, _read_yaml(config_file), defaults)
+        # safe: a YAML file that names Python objects would run code
+        _merge(cfg, CfgNode.load_yaml_with_base(config_file, allow_unsafe=False), defaults)
     except UserError as error:
         raise UserError(f"{config_file}: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{config_file}: it is its own _BASE_") from error
+    except (OSError, ValueError, AssertionError, yaml.YAMLError) as error:
+        raise UserError(f"{config_file}: it cannot be read ({error})") from error
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{config_file}: it does not hold keys; see configs/querypose_R50.yaml") from error
     if len(opts) % 2:
         raise UserError(f"overrides are KEY VALUE pairs, but {opts[-1]} has no value")
     for key, value in zip(opts[::2], opts[1::2], strict=True):
@@ -71,24 +75,8 @@ def setup_config(
     return cfg
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
-    """The file's keys over those of its `_BASE_`."""
-    try:
-        # safe: a YAML file that names Python objects would run code
-        values = CfgNode.load_yaml_with_base(path, allow_unsafe=False)
-    except RecursionError as error:
-        raise UserError("it is its own _BASE_, or nested too deeply") from error
-    except (OSError, ValueError, AssertionError, yaml.YAMLError) as error:
-        raise UserError(f"it cannot be read ({error})") from error
-    except (AttributeError, TypeError) as error:
-        raise UserError("it does not hold keys; see configs/querypose_R50.yaml for an example") from error
-    if not isinstance(values, dict):
-        raise UserError("it does not hold keys; see configs/querypose_R50.yaml for an example")
-    return values
-
-
 def _merge(cfg: CfgNode, values: Mapping[str, Any], defaults: CfgNode, prefix: str = "") -> None:
-    """Set the keys of `cfg`, in place, to nested `values`, each in the kind of its default."""
+    """Set the keys of `cfg`, in place, to nested `values`; kinder than yacs, which takes no 1 for 1.0."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         if key in REMOVED_KEYS and value == REMOVED_KEYS[key]:
@@ -96,14 +84,12 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], defaults: CfgNode, prefix: s
         if name not in cfg and not cfg.is_new_allowed():
             raise UserError(f"unknown key {key}; valid there are {', '.join(sorted(cfg))}")
         default = defaults.get(name)
-        if isinstance(default, CfgNode):
-            if not isinstance(value, Mapping):
-                raise UserError(f"{key} is {value!r}, but it holds keys: {', '.join(sorted(default))}")
+        if isinstance(default, CfgNode) and isinstance(value, Mapping):
             _merge(cfg[name], value, default, f"{key}.")
+        elif isinstance(value, Mapping) and name not in cfg:
+            cfg[name] = CfgNode(value)
         else:
-            if isinstance(value, Mapping) and name in cfg:
-                raise UserError(f"unknown key {key}.{next(iter(value), '')}; {key} holds a value, not keys")
-            cfg[name] = CfgNode(value) if isinstance(value, Mapping) else _in_kind_of(default, value, key)
+            cfg[name] = _in_kind_of(default, value, key)
 
 
 def _in_kind_of(default: Any, value: Any, key: str) -> Any:
@@ -113,37 +99,29 @@ def _in_kind_of(default: Any, value: Any, key: str) -> Any:
     any value.
     """
     text, value = value, _literal(value)
-    if isinstance(default, str):
-        if isinstance(value, str | int | float):
-            return value if isinstance(value, str) else str(text)
-        kind = "text"
-    elif isinstance(default, bool):
-        if isinstance(value, bool):
-            return value
-        kind = "True or False"
-    elif isinstance(default, int | float):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and (isinstance(default, float) or isinstance(value, int) or value.is_integer()):
-            return type(default)(value)
-        kind = "a number" if isinstance(default, float) else "an integer"
-    elif isinstance(default, list | tuple):
+    if isinstance(default, list | tuple):
         if isinstance(value, str) and value.startswith(("(", "[")):  # names without quotes
             value = [name.strip(" '\"") for name in value.strip("()[]").split(",") if name.strip()]
-        elif isinstance(value, str | int | float):
-            value = [value]
-        is_flat = default and isinstance(default[0], str | int | float)
-        wanted = str if is_flat and isinstance(default[0], str) else int | float
-        if isinstance(value, list | tuple) and (not is_flat or all(isinstance(item, wanted) for item in value)):
-            return type(default)(value)
-        kind = "a list" if not is_flat else "a list of names" if wanted is str else "a list of numbers"
-    else:
+        values = value if isinstance(value, list | tuple) else [value]
+        kinds: dict[Any, Any] = {str: str, int: int | float, float: int | float}
+        kind = kinds.get(type(default[0]), object) if default else object
+        if value is not None and all(isinstance(item, kind) for item in values):
+            return type(default)(values)
+    elif default is None or type(value) is type(default):
         return value
-    raise UserError(f"{key} is {value!r}; give {kind}, such as its default {default!r}")
+    elif isinstance(default, str) and isinstance(value, int | float):
+        return str(text)
+    elif isinstance(default, float) and type(value) is int:
+        return float(value)
+    elif type(default) is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    example = f"its keys, {', '.join(sorted(default))}" if isinstance(default, CfgNode) else f"its default {default!r}"
+    raise UserError(f"{key} is {value!r}; give a value such as {example}")
 
 
 def _literal(value: Any) -> Any:
     """The Python value that a text writes, as in Detectron2; any other text and value as it is."""
     try:
         return ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, SyntaxError):
         return value

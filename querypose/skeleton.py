@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from querypose.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 # OKS sigmas of COCO (and of CrowdPose, which adds head and neck) by joint, the side left out. A sigma is the
 # standard deviation of the annotators' disagreement, divided by the square root of the person's area.
 _KNOWN_SIGMAS = {
-    "nose": 0.026,
-    "eye": 0.025,
-    "ear": 0.035,
-    "shoulder": 0.079,
-    "elbow": 0.072,
-    "wrist": 0.062,
-    "hip": 0.107,
-    "knee": 0.087,
-    "ankle": 0.089,
-    "head": 0.079,
-    "neck": 0.079,
-}
+    "nose": 0.026, "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072, "wrist": 0.062,
+    "hip": 0.107, "knee": 0.087, "ankle": 0.089, "head": 0.079, "neck": 0.079,
+}  # fmt: skip
 
 DEFAULT_SIGMA = 0.05
 """OKS sigma of a keypoint whose name is unknown: between COCO's eyes (0.025) and hips (0.107)."""
 
 # Limbs of a person by joint, for files that give none or those of another skeleton.
 _SIDE_LIMBS = (
-    ("ear", "eye"),
-    ("shoulder", "elbow"),
-    ("elbow", "wrist"),
-    ("shoulder", "hip"),
-    ("hip", "knee"),
-    ("knee", "ankle"),
-)
+    ("ear", "eye"), ("shoulder", "elbow"), ("elbow", "wrist"), ("shoulder", "hip"), ("hip", "knee"), ("knee", "ankle"),
+)  # fmt: skip
 _SIDE_TO_MIDDLE_LIMBS = (("eye", "nose"), ("shoulder", "neck"))
 _SIDE_TO_SIDE_LIMBS = ("shoulder", "hip")
 _MIDDLE_LIMBS = (("nose", "neck"), ("head", "neck"))
 
 SIDE_COLORS = {"left": (86, 180, 233), "right": (213, 94, 0), "middle": (240, 228, 66)}
 """RGB of a side in every drawing, from Okabe and Ito's palette, which people with color blindness can tell apart."""
-
 
 SIDE_WORDS = [
     ("left", "right"), ("l", "r"), ("links", "rechts"), ("gauche", "droite"), ("gauche", "droit"),
@@ -121,44 +103,22 @@ class Skeleton:
             object.__setattr__(self, "limbs", tuple(tuple(int(i) for i in limb) for limb in self.limbs))
             object.__setattr__(self, "sigmas", tuple(float(sigma) for sigma in self.sigmas))
         except (TypeError, ValueError) as error:
-            raise UserError(
-                f"a skeleton needs names, flip pairs of two names, limbs of two indices and sigmas, but {error}"
-            ) from error
+            raise UserError(f"a skeleton has names, pairs of names, pairs of indices and numbers, {error}") from error
 
-        names = self.keypoint_names
-        if not names or not all(isinstance(name, str) and name for name in names):
-            raise UserError(f"a skeleton needs a list of keypoint names, but got {names!r}")
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise UserError(f"the skeleton names the keypoint {repeated[0]!r} twice; names must be distinct")
-        self._check_flip_pairs()
+        names, number = self.keypoint_names, len(self.keypoint_names)
+        if not names or not all(isinstance(name, str) and name and names.count(name) == 1 for name in names):
+            raise UserError(f"a skeleton needs distinct keypoint names, but got {list(names)}")
+        mirrored = [name for pair in self.flip_pairs for name in pair]
+        for pair in self.flip_pairs:
+            if len(pair) != 2 or any(name not in names or mirrored.count(name) > 1 for name in pair):
+                raise UserError(f"the flip pair {pair} must be two of {list(names)} that are in no other pair")
         for limb in self.limbs:
-            if len(limb) != 2 or limb[0] == limb[1] or not all(0 <= i < len(names) for i in limb):
-                raise UserError(
-                    f"the limb {limb} does not join two different keypoints of 0..{len(names) - 1}; "
-                    "correct the skeleton's limbs"
-                )
-        if len(self.sigmas) != len(names):
-            raise UserError(
-                f"the skeleton has {len(names)} keypoints but {len(self.sigmas)} OKS sigmas; give one for each keypoint"
-            )
+            if len(limb) != 2 or limb[0] == limb[1] or not all(0 <= i < number for i in limb):
+                raise UserError(f"the limb {limb} must join two different keypoints of 0..{number - 1}")
+        if len(self.sigmas) != number:
+            raise UserError(f"the skeleton has {number} keypoints but {len(self.sigmas)} OKS sigmas; give one for each")
         if not all(math.isfinite(sigma) and sigma > 0 for sigma in self.sigmas):
             raise UserError(f"OKS sigmas must be positive numbers, but got {list(self.sigmas)}")
-
-    def _check_flip_pairs(self) -> None:
-        seen: set[str] = set()
-        for pair in self.flip_pairs:
-            if len(pair) != 2:
-                raise UserError(f"a flip pair is two keypoint names, but got {pair!r}")
-            for name in pair:
-                if name not in self.keypoint_names:
-                    raise UserError(
-                        f"the flip pair {pair!r} names {name!r}, which is not among the keypoints "
-                        f"{', '.join(map(str, self.keypoint_names))}"
-                    )
-                if name in seen:
-                    raise UserError(f"the keypoint {name!r} is in two flip pairs; it can mirror only one other")
-                seen.add(name)
 
     @property
     def num_keypoints(self) -> int:
@@ -207,7 +167,7 @@ class Skeleton:
         Args:
             metadata: with `keypoint_names`; optionally `keypoint_flip_map` (pairs of names),
                 `keypoint_connection_rules` (name, name, color) and `keypoint_oks_sigmas`.
-            sigmas: OKS sigmas that take the place of the metadata's.
+            sigmas: OKS sigmas that replace the metadata's.
         """
         names = tuple(getattr(metadata, "keypoint_names", None) or ())
         if not names:
@@ -217,19 +177,13 @@ class Skeleton:
             )
         pairs = []
         for first, second, *_ in getattr(metadata, "keypoint_flip_map", None) or ():
-            if first == second:
-                continue
-            swapped = split_side(str(first))[0] == "right" and split_side(str(second))[0] == "left"
-            pairs.append((second, first) if swapped else (first, second))
-        limbs = []
-        for first, second, *_ in getattr(metadata, "keypoint_connection_rules", None) or ():
-            unknown = [name for name in (first, second) if name not in names]
-            if unknown:
-                raise UserError(f"a limb of the metadata names the unknown keypoint {unknown[0]!r}")
-            limbs.append((names.index(first), names.index(second)))
-        if not _given(sigmas):
-            sigmas = getattr(metadata, "keypoint_oks_sigmas", None)
-        return cls(names, pairs, limbs, sigmas if _given(sigmas) else known_sigmas(names))
+            swapped = split_side(first)[0] == "right" and split_side(second)[0] == "left"
+            if first != second:
+                pairs.append((second, first) if swapped else (first, second))
+        rules = getattr(metadata, "keypoint_connection_rules", None) or ()
+        limbs = [(names.index(first), names.index(second)) for first, second, *_ in rules]
+        sigmas = sigmas or getattr(metadata, "keypoint_oks_sigmas", None) or known_sigmas(names)
+        return cls(names, pairs, limbs, sigmas)
 
     @classmethod
     def from_coco_category(cls, category: Mapping[str, Any], sigmas: Sequence[float] | None = None) -> Skeleton:
@@ -238,22 +192,21 @@ class Skeleton:
         Args:
             category: dict with `keypoints` (names); optionally `skeleton` (limbs as pairs of indices from 1),
                 `flip_pairs` (pairs of names; else found from the names) and `sigmas`.
-            sigmas: OKS sigmas that take the place of the file's.
+            sigmas: OKS sigmas that replace the file's.
         """
-        title = f"the category {category.get('name', '?')!r}"
-        names = category.get("keypoints")
-        if not names or not _are_strings(names):
-            raise UserError(f"{title} needs a list `keypoints` of the keypoints' names, but has {names!r}")
-        pairs = category.get("flip_pairs")
-        if pairs is None:
-            pairs = flip_pairs_by_name(names)
-        elif not isinstance(pairs, list | tuple) or not all(_are_strings(pair) for pair in pairs):
-            raise UserError(f"{title} must give `flip_pairs` as pairs of keypoint names, but has {pairs!r}")
-        if not _given(sigmas):
-            sigmas = category.get("sigmas")
-        if not isinstance(sigmas, Sequence | None):
-            raise UserError(f"{title} must give `sigmas` as a list of numbers, but has {sigmas!r}")
-        return cls(names, pairs, _category_limbs(category), sigmas if _given(sigmas) else known_sigmas(names))
+        try:
+            names, pairs = category["keypoints"], category.get("flip_pairs")
+            limbs: Sequence[tuple[int, int]] = [(i - 1, j - 1) for i, j in category.get("skeleton") or ()]
+            # CrowdPose's official files have COCO's limbs with their own 14 keypoints: none can be trusted
+            if not limbs or not all(0 <= i < len(names) for limb in limbs for i in limb):
+                limbs = limbs_by_name(names)
+            sigmas = sigmas or category.get("sigmas") or known_sigmas(names)
+            return cls(names, flip_pairs_by_name(names) if pairs is None else pairs, limbs, sigmas)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"the category {category.get('name', '?')!r} needs a list `keypoints` of names and may give `skeleton` "
+                f"as pairs of indices from 1, `flip_pairs` as pairs of names and `sigmas` as numbers ({error})"
+            ) from error
 
     def with_sigmas(self, sigmas: Sequence[float]) -> Skeleton:
         """Return the same skeleton with other OKS sigmas (K numbers)."""
@@ -295,30 +248,3 @@ def limbs_by_name(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     wanted += [(("left", joint), ("right", joint)) for joint in _SIDE_TO_SIDE_LIMBS]
     wanted += [(("middle", a), ("middle", b)) for a, b in _MIDDLE_LIMBS]
     return tuple((index[a], index[b]) for a, b in wanted if a in index and b in index)
-
-
-def _category_limbs(category: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
-    """Limbs (i, j) from 0 of a COCO category, those of a person where it has none."""
-    names, skeleton = category["keypoints"], category.get("skeleton") or ()
-    if not isinstance(skeleton, list | tuple) or not all(
-        isinstance(limb, list) and [type(i) for i in limb] == [int, int] for limb in skeleton
-    ):
-        raise UserError(
-            f"the category {category.get('name', '?')!r} must give `skeleton` as pairs of keypoint indices "
-            f"from 1, but has {skeleton!r}"
-        )
-    limbs = tuple((i - 1, j - 1) for i, j in skeleton)
-    if limbs and all(0 <= i < len(names) for limb in limbs for i in limb):
-        return limbs
-    if limbs:
-        # CrowdPose's official files have COCO's limbs with their own 14 keypoints: none can be trusted.
-        logger.info("The file's limbs go beyond its %d keypoints; limbs by name are used instead.", len(names))
-    return limbs_by_name(names)
-
-
-def _are_strings(values: Any) -> bool:
-    return isinstance(values, list | tuple) and all(isinstance(value, str) for value in values)
-
-
-def _given(values: Sequence[float] | None) -> TypeGuard[Sequence[float]]:
-    return values is not None and len(values) > 0

@@ -40,7 +40,7 @@ _BY_FILE = {
         ("flow", "flow: the log-determinant has the wrong sign",
          "log_det - log_scale.sum(dim=1)", "log_det + log_scale.sum(dim=1)"),
     ],
-    "modeling/losses/rle.py": [
+    "modeling/losses/keypoint_loss.py": [
         ("rle", "RLE: keypoints outside of the box count", "inside & (keypoints[..., 2] > 0)", "keypoints[..., 2] > 0"),
         ("rle", "RLE: the density is added",
          "torch.log(sigmas) - log_density + loss", "torch.log(sigmas) + log_density + loss"),
@@ -56,7 +56,7 @@ _BY_FILE = {
     "modeling/decoder.py": [
         ("decoder", "decoder: boxes not detached between stages", "boxes = refined.detach()", "boxes = refined"),
         ("image_queries", "image queries: the first step moves the first boxes",
-         "nn.init.zeros_(stage.box_delta.bias)", "pass"),
+         "nn.init.zeros_(box_stage.box_delta.bias)", "pass"),
     ],
     "modeling/inference.py": [
         ("meta_arch", "inference: a score without its keypoints' confidence",
@@ -67,7 +67,7 @@ _BY_FILE = {
     ],
     "modeling/meta_arch.py": [
         ("beyond_the_paper", "one-to-many boxes: repeats add to the loss",
-         "num_persons * self.one_to_many.repeats", "num_persons"),
+         "persons * self.one_to_many.repeats", "persons"),
     ],
     "modeling/beyond_the_paper.py": [
         ("image_queries", "image queries: padding hides peaks",

@@ -5,7 +5,7 @@ import torch
 from tiny_model import spread, tiny_batch, tiny_model
 
 from querypose.errors import UserError
-from querypose.modeling.losses.rle import keypoints_in_pixels
+from querypose.modeling.losses.keypoint_loss import keypoints_in_pixels
 
 
 @torch.no_grad()

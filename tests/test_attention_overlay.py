@@ -84,6 +84,5 @@ def test_the_tool_writes_an_image_per_person_and_a_sheet(tmp_path, capsys, monke
     assert "none.png: 0 persons" in capsys.readouterr().out
     assert main([*given, "--stage", "1", "--input", str(tmp_path / "absent.png"), files[0]]) == 2
     assert StubPredictor.stage == 0 and "absent.png does not exist" in capsys.readouterr().err
-    for stage in ("0", "4"):
-        with pytest.raises(UserError, match=f"--stage {stage}, but this model has the stages 1 to 3"):
-            main([*given, "--input", *files, "--stage", stage])
+    with pytest.raises(UserError, match="--stage 0, but this model has the stages 1 to 3"):
+        main([*given, "--input", *files, "--stage", "0"])

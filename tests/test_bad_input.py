@@ -16,7 +16,6 @@ from refusals import listed, tool
 from querypose.errors import UserError, exit_on_user_error
 from querypose.image_io import open_image, pil_to_rgb, read_image_rgb
 from querypose.onnx import OnnxPosePredictor
-from querypose.safe_loading import read_checkpoint
 from querypose.setup_config import setup_config
 
 
@@ -48,18 +47,20 @@ def test_annotations(refused, workspace, tmp_path, content, words):
 def test_annotations_of_the_other_tools(refused, workspace, tmp_path):
     escaping = one_person()[0]
     escaping["images"][0]["file_name"] = "../photo.jpg"
-    for number, content in enumerate([b"{", [], {"images": 3}, escaping]):
+    (tmp_path / "annotations").mkdir()
+    for number, content in enumerate([b"{", {"images": 3}, escaping]):
         file = write(tmp_path / f"crowdpose_val{number}.json", content)
-        words = "not valid JSON|not in COCO format|within the image folder"
-        refused(tool("evaluate_results", "--dataset", file, "--results", "results.json"), words)
-        refused(tool("check_dataset", f"{file}@{workspace}/images"), words)
-        out = tmp_path / "prepared"
-        refused(tool("prepare_crowdpose", "--annotations", file, "--images", "images", "--output", out), words)
-        (tmp_path / "annotations").mkdir(exist_ok=True)
         write(tmp_path / "annotations" / "person_keypoints_val2017.json", content)
-        refused(tool("prepare_minicoco", "--coco", tmp_path, "--output", tmp_path / "mini"), words)
-        refused(tool("overfit", "--dataset", f"{file}@{workspace}/images", "OUTPUT_DIR", tmp_path / "o"), words)
-    assert not (tmp_path / "mini").exists() and not (tmp_path / "prepared").exists()
+        out = tmp_path / "prepared"
+        for command in (
+            tool("evaluate_results", "--dataset", file, "--results", "results.json"),
+            tool("check_dataset", f"{file}@{workspace}/images"),
+            tool("prepare_crowdpose", "--annotations", file, "--images", "images", "--output", out),
+            tool("prepare_minicoco", "--coco", tmp_path, "--output", out),
+            tool("overfit", "--dataset", f"{file}@{workspace}/images", "OUTPUT_DIR", out),
+        ):
+            refused(command, "not valid JSON|not in COCO format|within the image folder")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(("content", "words"), listed(bad_inputs.results()))
@@ -83,24 +84,24 @@ def test_images(refused, tmp_path, name, content, words):
     refused(lambda: read_from_memory(file), words)
 
 
-def test_images_of_the_tools(refused, workspace, tmp_path):
+def test_images_of_the_tools(refused, tmp_path):
+    config, weights, output = (
+        ["--config-file", "config.yaml"],
+        ["MODEL.WEIGHTS", "model.pth"],
+        ["--output", tmp_path / "o"],
+    )
     for name, content, words in bad_inputs.images():
         if name in ("text.jpg", "large.png"):
-            (tmp_path / name).write_bytes(content)
-            config = ["--config-file", "config.yaml"]
-            weights = ["MODEL.WEIGHTS", "model.pth"]
-            output = ["--output", tmp_path / "out"]
-            refused(tool("visualize_attention", *config, "--input", tmp_path / name, *output, *weights), words)
-            export = ["--output", tmp_path / "out.onnx", "--compare", tmp_path / name]
-            refused(tool("export_onnx", *config, *export, *weights), words)
-            refused(tool("demo", *config, "--input", tmp_path / name, *output, *weights), words)
+            file = tmp_path / name
+            file.write_bytes(content)
+            for command in ("visualize_attention", "demo"):
+                refused(tool(command, *config, "--input", file, *output, *weights), words)
+            refused(tool("export_onnx", *config, "--output", tmp_path / "o.onnx", "--compare", file, *weights), words)
     annotations = one_person()[0]
     annotations["images"][0]["file_name"] = "text.jpg"
     file = write(tmp_path / "truth.json", annotations)
     data = ["DATASETS.TRAIN", f"('{file}',)", "OUTPUT_DIR", tmp_path / "run", "INPUT.CROP.ENABLED", "False"]
-    refused(
-        tool("train_net", "--config-file", "config.yaml", *data, "SOLVER.IMS_PER_BATCH", 1), "text.jpg cannot be read"
-    )
+    refused(tool("train_net", *config, *data, "SOLVER.IMS_PER_BATCH", 1), "text.jpg cannot be read")
 
 
 @pytest.mark.slow
@@ -150,7 +151,6 @@ def test_training_from_weights_that_cannot_be(refused, tmp_path):
 
 def onnx_files(folder):
     """(path, words)."""
-    import onnx
     from onnx import TensorProto, helper
 
     def model(outputs=("boxes", "scores", "keypoints"), inputs="images", **metadata):
@@ -163,34 +163,24 @@ def onnx_files(folder):
         return made.SerializeToString()
 
     skeleton = {"keypoint_names": ["a", "b"], "flip_pairs": [["a", "b"]], "limbs": [[0, 1]], "sigmas": [0.1, 0.1]}
-    good = {
-        "format": 1,
-        "skeleton": skeleton,
-        "preprocessing": {"min_size": 64, "max_size": 96, "channel_order": "RGB"},
-    }
+    sizes = {"min_size": 64, "max_size": 96, "channel_order": "RGB"}
+    good = {"format": 1, "skeleton": skeleton, "preprocessing": sizes}
 
     def described(**changes):
         return model(querypose=json.dumps({**good, **changes}))
 
-    whole = described()
-    assert onnx.load_from_string(whole)
     cases = [
         ("empty", b"", "no ONNX file"),
-        ("text", b"no model", "no ONNX file"),
-        ("cut", whole[:150], "no ONNX file|is no export"),
-        ("no_metadata", model(), "is no export"),
-        ("words", model(querypose="words"), "is no export"),
-        ("list", model(querypose="[]"), "is no export"),
-        ("number", model(querypose="3"), "is no export"),
-        ("no_format", model(querypose="{}"), "is no export"),
-        ("deep", model(querypose="[" * 100_000), "is no export"),
+        ("cut", described()[:150], "no ONNX file|is not an export"),
+        ("no_metadata", model(), "is not an export"),
+        ("words", model(querypose="words"), "is not an export"),
         ("format", described(format=2), "format is 2"),
-        ("no_skeleton", described(skeleton=None), "is no export"),
+        ("no_skeleton", described(skeleton=None), "is not an export"),
         ("sigmas", described(skeleton={**skeleton, "sigmas": [1]}), "sigmas"),
-        ("limbs", described(skeleton={**skeleton, "limbs": [["a"]]}), "limb|no export"),
-        ("sizes", described(preprocessing={"min_size": "x", "max_size": 1, "channel_order": "RGB"}), "_size is"),
-        ("size", described(preprocessing={"min_size": 10**9, "max_size": 10**9, "channel_order": "RGB"}), "_size is"),
-        ("order", described(preprocessing={"min_size": 1, "max_size": 1, "channel_order": "HSV"}), "HSV"),
+        ("limbs", described(skeleton={**skeleton, "limbs": [["a"]]}), "limb|not an export"),
+        ("sizes", described(preprocessing={**sizes, "min_size": "x"}), "_size is"),
+        ("size", described(preprocessing={**sizes, "max_size": 10**9}), "_size is"),
+        ("order", described(preprocessing={**sizes, "channel_order": "HSV"}), "HSV"),
         ("outputs", model(("pose",), querypose=json.dumps(good)), "outputs|boxes"),
         ("inputs", model(inputs="x", querypose=json.dumps(good)), "inputs|images"),
         ("shapes", described(), "keypoints|boxes|shape"),
@@ -211,9 +201,3 @@ def test_names_in_messages_cannot_steer_the_terminal(capsys):
     with pytest.raises(SystemExit), exit_on_user_error():
         raise UserError("there is no image a\nerror: b\x1b[2J\r.jpg")
     assert capsys.readouterr().err == "error: there is no image a error: b [2J .jpg\n"
-
-
-def test_a_hostile_file_is_named_by_its_loader(tmp_path):
-    torch.save(bad_inputs.Code(tmp_path / "run"), tmp_path / "code.pth")
-    with pytest.raises(UserError, match="code.pth.*would run code"):
-        read_checkpoint(str(tmp_path / "code.pth"))

@@ -9,8 +9,8 @@ from querypose.errors import UserError
 from querypose.modeling.beyond_the_paper import OneToManyProposals, ground_truth_regions
 from querypose.modeling.keypoint_stage import KeypointStage, attention_anchors
 from querypose.modeling.losses.criterion import class_loss
+from querypose.modeling.losses.keypoint_loss import keypoints_in_box_units, residual_log_likelihood_loss
 from querypose.modeling.losses.matcher import Match
-from querypose.modeling.losses.rle import keypoints_in_box_units, residual_log_likelihood_loss
 from querypose.modeling.losses.targets import Targets
 
 KEY = "MODEL.QUERYPOSE."
@@ -28,6 +28,14 @@ def training_model(*opts):
     if model.one_to_many is not None:
         model.one_to_many.repeats = 2
     return model
+
+
+def assert_only_adds(losses, kind, names):
+    """The losses of the model without the addition are as they were."""
+    plain = training_model(*KINDS[kind])(tiny_batch())
+    assert losses.keys() - plain.keys() == names
+    for name, value in plain.items():
+        assert torch.equal(losses[name], value), name
 
 
 def random_targets(counts):
@@ -97,10 +105,7 @@ def test_region_losses_by_hand_and_the_other_losses_as_without(kind):
     batch, model = tiny_batch(), training_model(*KINDS[kind], *REGIONS)
     torch.manual_seed(5)
     losses = model(batch)
-    plain = training_model(*KINDS[kind])(batch)
-    assert losses.keys() - plain.keys() == {"loss_keypoint_region", "loss_keypoint_region_0"}
-    for name, value in plain.items():
-        assert torch.equal(losses[name], value), name
+    assert_only_adds(losses, kind, {"loss_keypoint_region", "loss_keypoint_region_0"})
 
     features, sizes, maps = model.extract(model.preprocess(batch))
     targets = Targets.from_instances([inputs["instances"] for inputs in batch], 17, "cpu")
@@ -157,13 +162,11 @@ def test_the_first_boxes_of_the_second_set_cover_the_image():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind, monkeypatch):
+def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind):
     batch, model = tiny_batch(), training_model(*KINDS[kind], *MANY)
-    losses, plain = model(batch), training_model(*KINDS[kind])(batch)
+    losses = model(batch)
     names = {f"loss_{name}_many{stage}" for name in ("class", "l1", "giou") for stage in ("", "_0")}
-    assert losses.keys() - plain.keys() == names
-    for name, value in plain.items():
-        assert torch.equal(losses[name], value), name
+    assert_only_adds(losses, kind, names)
 
     features, sizes, _ = model.extract(model.preprocess(batch))
     targets = Targets.from_instances([inputs["instances"] for inputs in batch], 17, "cpu")

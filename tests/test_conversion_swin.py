@@ -148,7 +148,7 @@ def test_foreign_files_are_refused(save):
     for others, words in (
         (version_two, r"1 unexpected \(backbone.bottom_up.features.1.0.attn.logit_scale\)"),
         (shapes, r"1 missing \(backbone.bottom_up.features.7.1.norm2.bias\)"),
-        ({"layers.0.blocks.0.norm1.weight": (1,)}, "is no Swin in the original naming: it lacks patch_embed.proj"),
+        ({"layers.0.blocks.0.norm1.weight": (1,)}, "does not match Swin in the original naming: it lacks patch"),
     ):
         with pytest.raises(UserError, match=words):
             convert_swin_checkpoint(save(tensors_of(others)))

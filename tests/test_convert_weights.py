@@ -37,7 +37,7 @@ def test_the_division_is_found_from_the_file(tmp_path, division):
     odd = {name: tensor for name, tensor in theirs.items() if ".fc_coord.0." not in name and ".fc_sigma.0." not in name}
     head = "head.pose_head_series.0.fc_coord.0.linear.weight"
     torch.save({**odd, head: torch.ones(12, 16)}, path)
-    with pytest.raises(UserError, match=r"parts of \[6, .*\] keypoints, which is no part division"):
+    with pytest.raises(UserError, match=r"parts of \[6, .*\] keypoints, which is not a part division"):
         convert_authors_checkpoint(path)
 
 

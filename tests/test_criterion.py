@@ -12,9 +12,8 @@ from querypose.modeling.losses import criterion as criterion_module
 from querypose.modeling.losses.auxiliary import attention_loss
 from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.flow import RealNVP
-from querypose.modeling.losses.keypoint_loss import RLE
+from querypose.modeling.losses.keypoint_loss import RLE, keypoints_in_box_units
 from querypose.modeling.losses.matcher import HungarianMatcher, Match
-from querypose.modeling.losses.rle import keypoints_in_box_units
 from querypose.modeling.losses.targets import Targets
 
 NUM_QUERIES, NUM_KEYPOINTS = 4, 3

@@ -30,18 +30,6 @@ def decode(decoder, features):
     return boxes, decoder.decode_keypoints(features[0], boxes, EVERY)
 
 
-@pytest.mark.parametrize("variant", ["light", "branched", "full"])
-@torch.no_grad()
-def test_shapes_of_every_stage(variant, features):
-    boxes, keypoints = decode(make_decoder(variant), features)
-    assert [len(kind) for kind in (boxes.logits, boxes.boxes, keypoints.coordinates, keypoints.sigmas)] == [2] * 4
-    assert torch.equal(keypoints.rows, EVERY)
-    for stage in range(2):
-        assert boxes.logits[stage].shape == (2, NUM_QUERIES, 1) and boxes.boxes[stage].shape == (2, NUM_QUERIES, 4)
-        assert keypoints.coordinates[stage].shape == keypoints.sigmas[stage].shape == (2 * NUM_QUERIES, 17, 2)
-        assert keypoints.attention[stage].shape == (2 * NUM_QUERIES, 7, 12, 12)
-
-
 @pytest.mark.parametrize("variant", ["light", "branched"])
 @torch.no_grad()
 def test_a_row_does_not_depend_on_the_other_rows(variant, features):

@@ -18,10 +18,8 @@ BOXES = [[10, 6, 20, 30], [42, 12, 30, 42]]
 
 
 @pytest.fixture
-def exports(tmp_path, monkeypatch):
+def exports(tmp_path, own_data_sets):
     """The samples with their images, of 80 x 60 pixels."""
-    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
-    before = set(DatasetCatalog.list())
     folder = tmp_path / "exports"
     shutil.copytree(Path(__file__).parent / "data" / "exports", folder)
     names = ["cvat/images/Train/a.png", "cvat/images/Train/b.png"]
@@ -31,10 +29,7 @@ def exports(tmp_path, monkeypatch):
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (80, 60), (40 * number, 0, 0)).save(folder / name)
-    yield folder
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -60,7 +55,7 @@ def test_the_persons_of_an_export(exports, file, boxes, visibilities):
         for x, y, v, x0, y0, v0 in zip(*(values[i::3] for values in (found, expected) for i in range(3)), strict=True):
             assert (v > 0) == (v0 > 0)
             assert not v or (x, y) == pytest.approx((x0 + 0.5, y0 + 0.5)), "Detectron2's pixels begin half a one later"
-    report = check_dataset(annotation_file(name), MetadataCatalog.get(name).image_root, name, progress=False)
+    report = check_dataset(annotation_file(name), MetadataCatalog.get(name).image_root, name)
     assert not report.problems and report.labeled == dict(zip(NAMES, (2, 2, 1), strict=True))
 
 

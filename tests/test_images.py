@@ -27,17 +27,12 @@ def gradient(height=6, width=9):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, orientation):
     upright = gradient()
-    # how a camera that notes this orientation stores the upright picture
-    stored = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright),
-        7: np.rot90(upright, 2).transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }[orientation]
+    # how a camera that notes this orientation stores the upright image
+    half_turn, mirrored = np.rot90(upright, 2), upright.transpose(1, 0, 2)
+    stored = [
+        *(upright, upright[:, ::-1], half_turn, upright[::-1]),
+        *(mirrored, np.rot90(upright), half_turn.transpose(1, 0, 2), np.rot90(upright, -1)),
+    ][orientation - 1]
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
@@ -49,17 +44,19 @@ def test_damaged_exif_is_no_reason_to_stop(tmp_path):
     assert read_image_rgb(tmp_path / "a.jpg").shape == (6, 9, 3)
 
 
-def test_grey_and_16_bits(tmp_path):
-    grey = np.array([[0, 0, 1, 1], [255, 254, 255, 117]], np.uint8)
-    deep = np.array([[0, 128, 129, 200], [65535, 65406, 65407, 30000]], np.uint16)
-    Image.fromarray(grey).save(tmp_path / "8.png")
-    Image.fromarray(deep).save(tmp_path / "16.png")
-    Image.fromarray(deep).save(tmp_path / "16.tif")
-    expected = np.repeat(grey[:, :, None], 3, axis=2)
-    for name in ("8.png", "16.png", "16.tif"):
-        assert np.array_equal(read_image_rgb(tmp_path / name), expected), name
-    Image.fromarray(grey > 100).save(tmp_path / "1.png")
-    assert np.array_equal(read_image_rgb(tmp_path / "1.png"), 255 * (expected > 100))
+def test_gray_of_1_8_and_16_bits(tmp_path):
+    gray = (np.arange(54).reshape(6, 9) * 4).astype(np.uint8)
+    sixteen = np.array([[0, 128, 129, 200], [65535, 65406, 65407, 30000]], np.uint16)
+    for name, pixels, expected in (
+        ("1.png", gray > 100, 255 * (gray > 100)),
+        ("8.png", gray, gray),
+        ("16.png", gray.astype(np.uint16) * 257, gray),
+        ("16.tif", gray.astype(np.uint16) * 257, gray),
+        ("rounded.png", sixteen, [[0, 0, 1, 1], [255, 254, 255, 117]]),
+    ):
+        Image.fromarray(pixels).save(tmp_path / name)
+        found = read_image_rgb(tmp_path / name)
+        assert all(np.array_equal(found[..., channel], expected) for channel in range(3)), name
 
 
 def test_palette_alpha_and_cmyk(tmp_path):
@@ -68,8 +65,8 @@ def test_palette_alpha_and_cmyk(tmp_path):
     image.quantize(54).save(tmp_path / "palette.png")
     image.quantize(54).save(tmp_path / "clear.png", transparency=0)
     image.convert("RGBA").save(tmp_path / "alpha.png")
-    for name in ("palette", "clear", "alpha"):
-        assert np.array_equal(read_image_rgb(tmp_path / f"{name}.png"), pixels), name
+    for name in ("palette.png", "clear.png", "alpha.png"):
+        assert np.array_equal(read_image_rgb(tmp_path / name), pixels), name
     image.convert("L").convert("LA").save(tmp_path / "la.png")
     assert read_image_rgb(tmp_path / "la.png").shape == (6, 9, 3)
     image.resize((90, 60)).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
@@ -87,8 +84,9 @@ def damaged(folder):
 
 
 def mapper(is_train):
-    sizes = ("INPUT.MIN_SIZE_TRAIN", (32,), "INPUT.MIN_SIZE_TEST", 32, "INPUT.CROP.ENABLED", False)
-    return PoseDatasetMapper(tiny_config("light", *sizes), is_train=is_train)
+    cfg = tiny_config()
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.CROP.ENABLED = (32,), 32, False
+    return PoseDatasetMapper(cfg, is_train=is_train)
 
 
 def records(folder, names):
@@ -124,7 +122,7 @@ def test_inference_marks_them(tmp_path):
 def test_other_mistakes_are_not_skipped(tmp_path):
     damaged(tmp_path)
     (record,) = records(tmp_path, ["whole.jpg"])
-    with pytest.raises(UserError, match="64x64 pixels"):
+    with pytest.raises(UserError, match=r"got \(64, 64\), expect \(65, 64\)"):
         SkipUnreadable(mapper(True), tmp_path / "list.txt", [record])({**record, "width": 65})
 
 

@@ -22,14 +22,14 @@ def randomly(module):
     return module.eval()
 
 
-def spatial_by_hand(module, query, tokens):
-    """query (c,), tokens (places, d) -> (c,): an MLP over the places, whose weights the query makes."""
-    places, hidden = PLACES, module.hidden_dim
+def mlp_by_hand(module, query, tokens):
+    """query (c,), tokens (places, width) -> (c,): an MLP over the width, whose weights the query makes."""
+    width, hidden = tokens.shape[1], module.hidden_dim
     weights = module.generator.weight @ query + module.generator.bias
-    first, second = weights[: places * hidden].reshape(places, hidden), weights[places * hidden :]
-    inner = F.layer_norm(tokens.T @ first, (hidden,), module.norm1.weight, module.norm1.bias).relu()
-    outer = inner @ second.reshape(hidden, places)
-    outer = F.layer_norm(outer, (places,), module.norm2.weight, module.norm2.bias).relu()
+    first, second = weights[: width * hidden].reshape(width, hidden), weights[width * hidden :]
+    inner = F.layer_norm(tokens @ first, (hidden,), module.norm1.weight, module.norm1.bias).relu()
+    outer = inner @ second.reshape(hidden, width)
+    outer = F.layer_norm(outer, (width,), module.norm2.weight, module.norm2.bias).relu()
     flat = module.output.weight @ outer.reshape(-1) + module.output.bias
     return F.layer_norm(flat, flat.shape, module.norm3.weight, module.norm3.bias).relu()
 
@@ -51,13 +51,15 @@ def attention_by_hand(module, queries, tokens):
 
 @torch.no_grad()
 @pytest.mark.parametrize("width", [DIM, 6])
-def test_the_dynamic_mlp_over_places(width):
-    module = randomly(DynamicSpatialMLP(dim=DIM, hidden_dim=4, num_tokens=PLACES, query_dim=width))
+@pytest.mark.parametrize("mlp", [DynamicChannelMLP, DynamicSpatialMLP])
+def test_dynamic_mlps_over_channels_and_over_places(mlp, width):
+    module = randomly(mlp(dim=DIM, hidden_dim=4, num_tokens=PLACES, query_dim=width))
     queries, tokens = torch.randn(3, 2, width), torch.randn(3, PLACES, DIM)
     result = module(queries, tokens)
     for row in range(3):
         for part in range(2):
-            wanted = spatial_by_hand(module, queries[row, part], tokens[row])
+            region = tokens[row] if mlp is DynamicChannelMLP else tokens[row].T
+            wanted = mlp_by_hand(module, queries[row, part], region)
             torch.testing.assert_close(result[row, part], wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -85,17 +85,12 @@ def test_training_images_shrink_with_their_annotations(tmp_path):
     assert held_out.read_bytes() == (tmp_path / "coco/val2017/1.jpg").read_bytes()
 
 
-def test_mistakes_leave_nothing_behind(tmp_path):
+def test_a_missing_image_leaves_nothing_behind(tmp_path):
     annotations, images = write(tmp_path / "coco", content())
     (images / "4.jpg").unlink()
     with pytest.raises(UserError, match="4.jpg does not exist; give COCO's val2017"):
         make_minicoco(annotations, images, tmp_path / "minicoco")
-    with pytest.raises(UserError):
-        make_minicoco(tmp_path / "none.json", images, tmp_path / "minicoco")
     assert not (tmp_path / "minicoco").exists()
-    (tmp_path / "minicoco").mkdir()
-    with pytest.raises(UserError, match="exists already"):
-        make_minicoco(annotations, images, tmp_path / "minicoco")
 
 
 ABLATIONS = {
@@ -126,18 +121,15 @@ def test_rows_share_all_but_what_their_table_compares(protocol, row):
         assert sum(parameter.numel() for parameter in build_model(ours).parameters()) > 1e6
 
 
-@pytest.mark.parametrize(
-    ("protocol", "sizes"),
-    [("minicoco", (10e6, 14e6)), ("synthetic_people", (1e6, 3e6))],
-)
-def test_the_peer_sees_the_same_images(protocol, sizes):
-    ours = setup_config(str(CONFIGS / f"{protocol}/querypose.yaml"))
-    peer = setup_config(str(CONFIGS / f"{protocol}/keypoint_rcnn.yaml"))
-    assert peer.DATASETS == ours.DATASETS and peer.INPUT == ours.INPUT and peer.SEED == ours.SEED
-    assert peer.MODEL.WEIGHTS == ours.MODEL.WEIGHTS and peer.MODEL.RESNETS == ours.MODEL.RESNETS
-    assert peer.MODEL.BACKBONE == ours.MODEL.BACKBONE and peer.MODEL.TIMM == ours.MODEL.TIMM
+@pytest.mark.parametrize(("protocol", "millions"), [("minicoco", (10, 14)), ("synthetic_people", (1, 3))])
+def test_the_peer_sees_the_same_images(protocol, millions):
+    ours, peer = (setup_config(str(CONFIGS / protocol / f"{name}.yaml")) for name in ("querypose", "keypoint_rcnn"))
+    for part in ("DATASETS", "INPUT", "SEED"):
+        assert peer[part] == ours[part]
+    for part in ("WEIGHTS", "RESNETS", "BACKBONE", "TIMM"):
+        assert peer.MODEL[part] == ours.MODEL[part]
     for key in ("IMS_PER_BATCH", "MAX_ITER", "STEPS", "WARMUP_ITERS", "LR_SCHEDULER_NAME"):
         assert peer.SOLVER[key] == ours.SOLVER[key]
     peer.MODEL.DEVICE = "cpu"
-    model = build_model(peer)
-    assert sizes[0] < sum(parameter.numel() for parameter in model.parameters()) < sizes[1]
+    number = sum(parameter.numel() for parameter in build_model(peer).parameters())
+    assert millions[0] < number / 1e6 < millions[1]

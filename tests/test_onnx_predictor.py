@@ -142,7 +142,7 @@ def test_neither_pytorch_nor_detectron2_is_imported(file, picture, tmp_path):
     ("change", "words"),
     [
         (lambda content: b"hello", "no ONNX file"),
-        (lambda content: b"", "no ONNX file|is no export"),
+        (lambda content: b"", "no ONNX file|is not an export"),
         (lambda content: content[:300_000], "is damaged"),
         (lambda content: content.replace(b'{"format": 1', b'{"format": 9'), "its format is 9, not 1"),
     ],

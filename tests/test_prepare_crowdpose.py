@@ -4,18 +4,13 @@ import hashlib
 import json
 import re
 import shutil
-import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from refusals import tool
 
 from querypose.data.crowdpose import CROWDPOSE_NAMES, CROWDPOSE_SKELETON
 from querypose.skeleton import Skeleton
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
-import prepare_crowdpose  # noqa: E402
 
 WRONG_LIMBS = [[16, 14], [14, 12], [17, 15]]  # as in the official files: COCO's
 
@@ -48,8 +43,8 @@ def change(official, split, edit):
 
 def prepare(official, *options):
     target = official / "prepared"
-    arguments = ["--annotations", official / "json", "--images", official / "images", "--output", target, *options]
-    prepare_crowdpose.main([str(argument) for argument in arguments])
+    folders = ["--annotations", official / "json", "--images", official / "images", "--output", target]
+    tool("prepare_crowdpose", *folders, *options)()
     return {path.stem: json.loads(path.read_text()) for path in (target / "annotations").iterdir()}
 
 
@@ -77,10 +72,7 @@ def test_files_are_completed_and_the_input_stays(official, capsys):
 
 
 def test_swapped_sizes_are_repaired(official, capsys):
-    def swap(content):
-        content["images"][0].update(width=40, height=60)
-
-    change(official, "train", swap)
+    change(official, "train", lambda content: content["images"][0].update(width=40, height=60))
     image = prepare(official)["crowdpose_trainval"]["images"][0]
     assert (image["width"], image["height"]) == (60, 40)
     assert "changed: 1 images whose width and height were swapped" in capsys.readouterr().out
@@ -132,16 +124,9 @@ MISTAKES = [
     (lambda official: change(official, "val", size_of_another_image), "60x40 pixels, but .*val.json is made for 61x40"),
     (lambda official: change(official, "val", turned_by_exif_alone), "no swap of width and height explains"),
     (lambda official: change(official, "train", lambda c: c["categories"][0]["keypoints"].pop()), "14 keypoints"),
-    (
-        lambda official: change(official, "train", lambda c: c["annotations"][0]["keypoints"].pop()),
-        "41 .* instead of 42",
-    ),
-    (lambda official: change(official, "train", lambda c: c["annotations"][0].pop("bbox")), "no 'bbox'"),
     (lambda official: change(official, "val", lambda c: c["images"][0].update(file_name="1.jpg")), "both in"),
     (lambda official: shutil.rmtree(official / "images"), "no image folder"),
-    (lambda official: shutil.rmtree(official / "json"), "no file or folder"),
     (lambda official: [path.unlink() for path in (official / "json").iterdir()], r"no crowdpose_\(train\|val\|test\)"),
-    (lambda official: (official / "json" / "crowdpose_val.json").write_text("{"), "not valid JSON"),
 ]
 
 
@@ -163,19 +148,12 @@ def test_nothing_of_others_is_overwritten(official, capsys):
     with pytest.raises(SystemExit):
         prepare(official)
     assert "not a file that this program wrote" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        prepare_crowdpose.main(["--annotations", str(target), "--output", str(official / "prepared")])
-    assert "would be read and written" in capsys.readouterr().err
 
 
 def test_official_sample(shared_folder, tmp_path):
     sample = shared_folder / "data" / "crowdpose_mini"
-    prepare_crowdpose.main(
-        [
-            *("--annotations", str(sample / "crowdpose_val_subset.json")),
-            *("--images", str(sample / "images"), "--output", str(tmp_path / "crowdpose")),
-        ]
-    )
-    content = json.loads((tmp_path / "crowdpose" / "annotations" / "crowdpose_val.json").read_text())
+    files = ["--annotations", sample / "crowdpose_val_subset.json", "--images", sample / "images"]
+    tool("prepare_crowdpose", *files, "--output", tmp_path)()
+    content = json.loads((tmp_path / "annotations" / "crowdpose_val.json").read_text())
     assert len(content["images"]) == 36 and len(content["annotations"]) == 217
-    assert np.mean([person["area"] > 0 for person in content["annotations"]]) == 1
+    assert all(person["area"] > 0 for person in content["annotations"])

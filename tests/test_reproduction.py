@@ -20,9 +20,10 @@ TABLES = {table.name: table for table in load_tables()}
 
 
 @pytest.fixture
-def tool(monkeypatch):
+def main(monkeypatch):
+    """That of the tool, started in the repository."""
     monkeypatch.chdir(ROOT)
-    return load_tool("reproduce_tables")
+    return load_tool("reproduce_tables").main
 
 
 def row_of(table, *labels):
@@ -83,8 +84,7 @@ def test_every_row_of_ours_has_a_config_and_every_ablation_a_row():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_protocols(protocol):
-    tables = load_tables(protocol)
-    for table in tables:
+    for table in load_tables(protocol):
         for row in table.rows:
             assert len(row.labels) == len(table.labels) and len(row.paper) == len(table.columns)
             assert row.config is None or config_of(row.config).MODEL.META_ARCHITECTURE
@@ -142,7 +142,7 @@ def test_a_run_of_another_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not of .*64.yaml: MODEL.QUERYPOSE.PART_DIM 32 instead of 64; move it away"):
         find_runs(row, tmp_path)
     (folder / "results.json").write_text("{")
-    with pytest.raises(UserError, match="is not a whole run"):
+    with pytest.raises(UserError, match="is not a complete run"):
         find_runs(row, tmp_path)
 
 
@@ -177,7 +177,7 @@ def test_rows_that_evaluate_train_first_and_once(tmp_path):
     assert [c.arguments[3] for c in again][:2] == ["configs/eval/table4/R50.yaml", "configs/querypose_Swin-L.yaml"]
 
 
-def test_launch_runs_one_after_another_and_goes_on(tool, tmp_path, monkeypatch, capsys):
+def test_launch_runs_one_after_another_and_goes_on(main, tmp_path, monkeypatch, capsys):
     ran = []
 
     def run(arguments):
@@ -188,30 +188,30 @@ def test_launch_runs_one_after_another_and_goes_on(tool, tmp_path, monkeypatch, 
         finish(row, tmp_path, {"AP": 60.0 + len(ran)})
         return subprocess.CompletedProcess(arguments, 0)
 
-    monkeypatch.setattr(tool.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     options = ["--tables", "table2a", "--output", str(tmp_path)]
     with pytest.raises(UserError, match="ended with code 1 before it was done: python tools/train_net.py .*summation"):
-        tool.main([*options, "--launch", "run"])
+        main([*options, "--launch", "run"])
     assert len(ran) == 2
-    tool.main([*options, "--launch", "run"])
+    main([*options, "--launch", "run"])
     assert [Path(name).stem for name in ran] == ["none", "summation", "summation", "concatenation", "selective"]
     assert "4 of 4 rows have a run" in capsys.readouterr().out
     assert "| None | 63.8 | 59.4 | 71.3 | 61.0 |" in (tmp_path / "tables.md").read_text()
-    tool.main([*options, "--launch"])
+    main([*options, "--launch"])
     assert "every row has its run" in capsys.readouterr().err
 
 
-def test_launch_prints(tool, tmp_path, capsys):
-    tool.main(["--tables", "table3", "--output", str(tmp_path / "none"), "--launch", "--num-gpus", "2"])
+def test_launch_prints(main, tmp_path, capsys):
+    main(["--tables", "table3", "--output", str(tmp_path / "none"), "--launch", "--num-gpus", "2"])
     assert capsys.readouterr().out.count("python tools/train_net.py") == 3 and not (tmp_path / "none").exists()
 
 
-def test_a_document_is_updated_between_its_marks(tool, tmp_path):
+def test_a_document_is_updated_between_its_marks(main, tmp_path):
     document = tmp_path / "E.md"
     begin, end = marks("paper")
     others = "\nnot mine\n".join(marks("minicoco"))
     document.write_text(f"before\n{others}\n{begin}\nold\n{end}\nafter\n")
-    tool.main(["--tables", "table3", "--output", str(tmp_path), "--update", str(document)])
+    main(["--tables", "table3", "--output", str(tmp_path), "--update", str(document)])
     text = document.read_text()
     assert text.startswith(f"before\n{others}\n{begin}\n### Table 3")
     assert text.endswith(f"{end}\nafter\n") and "old" not in text

@@ -8,7 +8,11 @@ import torch
 from torch import nn
 
 from querypose.modeling.losses.flow import RealNVP
-from querypose.modeling.losses.rle import keypoints_in_box_units, keypoints_in_pixels, residual_log_likelihood_loss
+from querypose.modeling.losses.keypoint_loss import (
+    keypoints_in_box_units,
+    keypoints_in_pixels,
+    residual_log_likelihood_loss,
+)
 
 
 class RecordingNormal(nn.Module):

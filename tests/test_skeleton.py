@@ -6,19 +6,11 @@ import pytest
 from detectron2.data import MetadataCatalog
 
 from querypose import skeleton
+from querypose.data.crowdpose import CROWDPOSE_NAMES
 from querypose.errors import UserError
 from querypose.skeleton import DEFAULT_SIGMA, Skeleton, flip_pairs_by_name, known_sigmas, split_side
 
 COCO = MetadataCatalog.get("keypoints_coco_2017_val")
-CROWDPOSE_NAMES = [
-    *(
-        f"{side}_{joint}"
-        for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-        for side in ("left", "right")
-    ),
-    "head",
-    "neck",
-]
 
 
 def small_skeleton(**changes):
@@ -45,7 +37,7 @@ def test_coco_metadata_gives_cocos_own_numbers():
 
 def test_crowdpose_category_gives_the_official_flip_indices_and_sigmas():
     # the official files carry COCO's limbs, which go beyond these 14 keypoints
-    category = {"name": "person", "keypoints": CROWDPOSE_NAMES, "skeleton": [[16, 14], [6, 8], [9, 11]]}
+    category = {"name": "person", "keypoints": list(CROWDPOSE_NAMES), "skeleton": [[16, 14], [6, 8], [9, 11]]}
     found = Skeleton.from_coco_category(category)
     assert found.flip_indices == [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 12, 13]
     official = [0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89, 0.79, 0.79]
@@ -58,25 +50,12 @@ def test_crowdpose_category_gives_the_official_flip_indices_and_sigmas():
 @pytest.mark.parametrize(
     ("left", "right"),
     [
-        ("left_paw", "right_paw"),
-        ("Left_Paw", "Right_Paw"),
-        ("l_paw", "r_paw"),
-        ("paw_left", "paw_right"),
-        ("paw_l", "paw_r"),
-        ("left paw", "right paw"),
-        ("leftPaw", "rightPaw"),
-        ("LPaw", "RPaw"),
-        ("front_left_paw", "front_right_paw"),
-        ("PAW-L", "PAW-R"),
-        ("lpaw", "rpaw"),
-        ("leftpaw", "rightpaw"),
-        ("pawL", "pawR"),
-        ("linke_pfote_links", "linke_pfote_rechts"),
-        ("patte gauche", "patte droite"),
-        ("pied_gauche", "pied_droit"),
-        ("左足", "右足"),
+        ("Left_Paw", "Right_Paw"), ("l_paw", "r_paw"), ("paw_left", "paw_right"), ("left paw", "right paw"),
+        ("leftPaw", "rightPaw"), ("LPaw", "RPaw"), ("front_left_paw", "front_right_paw"), ("PAW-L", "PAW-R"),
+        ("lpaw", "rpaw"), ("leftpaw", "rightpaw"), ("pawL", "pawR"), ("linke_pfote_links", "linke_pfote_rechts"),
+        ("patte gauche", "patte droite"), ("pied_gauche", "pied_droit"), ("左足", "右足"),
     ],
-)
+)  # fmt: skip
 def test_sides_are_found_in_names(left, right):
     names = [right, "tail", left]
     assert flip_pairs_by_name(names) == ((left, right),)
@@ -108,22 +87,13 @@ def test_skeletons_that_a_flip_would_spoil():
 
 
 def test_category_entries_take_precedence_over_names():
-    category = {
-        "name": "sign",
-        "keypoints": ["a", "b", "nose"],
-        "flip_pairs": [["a", "b"]],
-        "skeleton": [[1, 3]],
-    }
+    category = {"name": "sign", "keypoints": ["a", "b", "nose"], "flip_pairs": [["a", "b"]], "skeleton": [[1, 3]]}
     found = Skeleton.from_coco_category(category)
     assert found.flip_indices == [1, 0, 2]
     assert found.limbs == ((0, 2),)
     assert found.sigmas == (DEFAULT_SIGMA, DEFAULT_SIGMA, 0.026)
     assert Skeleton.from_coco_category({**category, "sigmas": [1, 2, 3]}).sigmas == (1, 2, 3)
-    assert Skeleton.from_coco_category({**category, "sigmas": [1, 2, 3]}, sigmas=[4, 5, 6]).sigmas == (
-        4,
-        5,
-        6,
-    )
+    assert Skeleton.from_coco_category({**category, "sigmas": [1, 2, 3]}, sigmas=[4, 5, 6]).sigmas == (4, 5, 6)
 
 
 def test_coco_category_agrees_with_detectron2s_metadata():
@@ -146,15 +116,12 @@ def test_a_flip_map_from_right_to_left_keeps_the_sides():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"keypoint_names": ()}, "list of keypoint names"),
-        ({"keypoint_names": ("head", "left_hand", "head")}, "'head' twice"),
-        ({"flip_pairs": (("left_hand", "foot"),)}, "names 'foot'"),
-        (
-            {"flip_pairs": (("left_hand", "right_hand"), ("head", "left_hand"))},
-            "'left_hand' is in two flip pairs",
-        ),
-        ({"flip_pairs": (("head", "head"),)}, "'head' is in two flip pairs"),
-        ({"flip_pairs": (("head",),)}, "two keypoint names"),
+        ({"keypoint_names": ()}, "distinct keypoint names"),
+        ({"keypoint_names": ("head", "left_hand", "head")}, "distinct keypoint names"),
+        ({"flip_pairs": (("left_hand", "foot"),)}, r"flip pair \('left_hand', 'foot'\)"),
+        ({"flip_pairs": (("left_hand", "right_hand"), ("head", "left_hand"))}, "in no other pair"),
+        ({"flip_pairs": (("head", "head"),)}, r"flip pair \('head', 'head'\)"),
+        ({"flip_pairs": (("head",),)}, r"flip pair \('head',\)"),
         ({"limbs": ((0, 3),)}, r"limb \(0, 3\)"),
         ({"limbs": ((-1, 1),)}, r"limb \(-1, 1\)"),
         ({"limbs": ((1, 1),)}, r"limb \(1, 1\)"),
@@ -169,24 +136,13 @@ def test_parts_that_do_not_fit_are_refused(changes, reason):
 
 
 @pytest.mark.parametrize(
-    ("category", "reason"),
-    [
-        ({"name": "dog"}, "'dog' needs a list `keypoints`"),
-        ({"name": "dog", "keypoints": "nose"}, "needs a list `keypoints`"),
-        ({"name": "dog", "keypoints": ["nose", 3]}, "needs a list `keypoints`"),
-        ({"name": "dog", "keypoints": ["nose", "tail"], "skeleton": [[1, "tail"]]}, "indices from 1"),
-        ({"name": "dog", "keypoints": ["a", "b"], "flip_pairs": [[0, 1]]}, "pairs of keypoint names"),
-    ],
+    "change", [{"keypoints": None}, {"keypoints": ["a", 3]}, {"skeleton": [[1, "b"]]}, {"flip_pairs": [[0, 1]]}]
 )
-def test_bad_categories_are_refused(category, reason):
-    with pytest.raises(UserError, match=reason):
-        Skeleton.from_coco_category(category)
+def test_bad_categories_are_refused(change):
+    with pytest.raises(UserError, match="the category 'dog' needs a list `keypoints` of names"):
+        Skeleton.from_coco_category({"name": "dog", "keypoints": ["a", "b"], **change})
 
 
 def test_metadata_without_keypoints_is_refused():
     with pytest.raises(UserError, match="'coco_2017_val' has no keypoint names"):
         Skeleton.from_metadata(MetadataCatalog.get("coco_2017_val"))
-    with pytest.raises(UserError, match="unknown keypoint 'tail'"):
-        Skeleton.from_metadata(
-            SimpleNamespace(keypoint_names=["nose"], keypoint_connection_rules=[("nose", "tail", (0, 0, 0))])
-        )

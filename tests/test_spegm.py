@@ -1,6 +1,5 @@
 """Spatial attention: weights that sum to one, and the features that they pick."""
 
-import pytest
 import torch
 
 from querypose.modeling.spegm import SPEGM, CoordinateSPEGM
@@ -36,8 +35,6 @@ def test_embedding_is_the_weighted_sum_over_all_places():
 def test_initialisation_leaves_attention_undecided():
     spegm = SPEGM(dim=64, part_dim=8, num_parts=7)
     spegm.init_weights()
-    assert spegm.upsample[0].weight.std().item() == pytest.approx(0.001, rel=0.05)
-    assert spegm.attention.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert not spegm.attention.bias.any()
     with torch.no_grad():
         maps = spegm.eval()(torch.randn(2, 64, 14, 14))[1]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from tiny_model import tiny_config
 
 from querypose.data import SkipUnreadable, TrainingLoader
@@ -45,13 +46,9 @@ def test_a_batch_holds_images_of_one_shape():
 
 
 def test_every_image_is_drawn_for_anew_and_the_model_s_generators_feel_nothing():
-    torch.manual_seed(4)
-    random.seed(4)
-    np.random.seed(4)
+    seed_all_rng(4)
     wanted = torch.rand(1), random.random(), np.random.rand()
-    torch.manual_seed(4)
-    random.seed(4)
-    np.random.seed(4)
+    seed_all_rng(4)
     drawn = [entry["drawn"] for batch in without_workers() for entry in batch]
     assert (torch.rand(1), random.random(), np.random.rand()) == wanted
     assert len({number for numbers in drawn for number in numbers}) == 3 * 24

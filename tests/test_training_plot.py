@@ -27,13 +27,14 @@ def run_records(offset=0.0):
 
 def test_later_lines_replace_earlier_ones_and_incomplete_lines_are_left_out(tmp_path):
     # what a killed run and its resumption leave behind
-    lines = [
-        '{"iteration": 20, "lr": 1}',
-        '{"iteration": 30, "l{"iteration": 30, "lr": 3}',
-        '{"iteration": 40, "lr": 4}',
-    ]
-    lines += ['{"iteration": 20, "lr": 5, "total_loss": 7}', '{"iteration": 0, "lr": 0.5}', '{"iteration": 60, "l']
-    (tmp_path / "metrics.json").write_text("\n".join(lines))
+    (tmp_path / "metrics.json").write_text(
+        """{"iteration": 20, "lr": 1}
+        {"iteration": 30, "l{"iteration": 30, "lr": 3}
+        {"iteration": 40, "lr": 4}
+        {"iteration": 20, "lr": 5, "total_loss": 7}
+        {"iteration": 0, "lr": 0.5}
+        {"iteration": 60, "l"""
+    )
     expected = [(0, {"lr": 0.5}), (20, {"lr": 5.0, "total_loss": 7.0}), (40, {"lr": 4.0})]
     assert list(read_metrics(tmp_path / "metrics.json").items()) == expected
 
@@ -93,8 +94,6 @@ def test_tool_draws_runs_by_folder_and_file_in_different_colors(tmp_path, drawn,
     total = next(axis for axis in drawn[0].axes if axis.get_title() == "total loss")
     assert total.get_yscale() == "linear", "a loss below 0 has no logarithm"
     assert len({line.get_color() for line in total.lines}) == 2
-    with pytest.raises(UserError, match="2 metrics files need as many labels, not 1"):
-        main([*given, "--labels", "one"])
     with pytest.raises(SystemExit) as stopped:
         main([*given, "--smoothing", "0"])
     assert stopped.value.code == 2

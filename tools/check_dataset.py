@@ -40,14 +40,11 @@ def print_report(report):
 
 def main(args=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "datasets", nargs="+", help="registered names, FILE.json, FILE.json@IMAGE_FOLDER, FILE.yaml@SPLIT"
-    )
+    names = "registered names, FILE.json, FILE.json@IMAGE_FOLDER, FILE.yaml@SPLIT"
+    parser.add_argument("datasets", nargs="+", help=names)
     parser.add_argument("--picture", metavar="PNG", help="draw histograms of sizes, persons and keypoints")
     parser.add_argument("--output", metavar="JSON", help="write the report to this file, too")
-    parser.add_argument(
-        "--headers-only", action="store_true", help="read only the headers of images: faster, finds less"
-    )
+    parser.add_argument("--headers-only", action="store_true", help="read only image headers: faster, finds less")
     args = parser.parse_args(args)
     with exit_on_user_error():
         reports, pictures, failed = [], {}, False

@@ -8,7 +8,7 @@
 --source querypose    one of our training checkpoints without optimizer and losses, in half precision, to publish
 --source backbone     the backbone and FPN alone of one of our checkpoints: to start another model from
 
-Prints what was left out and why, and the config that the weights belong to.
+Prints what was dropped and why, and the config that the weights belong to.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def report(conversion: Conversion, path: str) -> None:
-    """Print what was left out, what the file does not hold, and how to use it."""
+    """Print what was dropped, what the file lacks, and how to use it."""
     for done, groups in (("left out", conversion.dropped), ("randomly initialized", conversion.fresh)):
         for reason, names in groups.items():
             tensors, others = ("tensors", ", ..") if len(names) > 1 else ("tensor", "")

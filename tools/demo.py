@@ -114,7 +114,7 @@ def main(arguments=None):
 
     if left_out:
         names = ", ".join(path.name for path in left_out[:10]) + (", .." if len(left_out) > 10 else "")
-        print(f"{len(left_out)} files of folders left out, as their endings are no image's or video's: {names}")
+        print(f"{len(left_out)} files skipped: neither images nor videos: {names}")
     print(
         f"{demo.num_persons} persons in {demo.num_images} {'frames' if demo.has_frames else 'images'}: "
         f"visualizations and predictions.json are in {output}"

@@ -18,7 +18,7 @@ def main() -> None:
     args = parser.parse_args()
     check_output_file(args.output, replaces=True)
     if args.results and not args.results.is_dir():
-        raise UserError(f"--results {args.results} is no folder; give one that holds metrics, or leave it out")
+        raise UserError(f"--results {args.results} is not a folder; give a folder of metrics, or omit the option")
     args.output.write_text(model_zoo_page(args.results), encoding="utf-8")
     print(f"wrote {args.output}")
 

@@ -21,13 +21,8 @@ from querypose.errors import UserError, exit_on_user_error
 
 def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--annotations",
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help="the official crowdpose_{train,val,test}.json, or their folder",
-    )
+    files = "the official crowdpose_{train,val,test}.json, or their folder"
+    parser.add_argument("--annotations", nargs="+", required=True, metavar="PATH", help=files)
     parser.add_argument("--images", help="folder of the images (default: OUTPUT/images)")
     parser.add_argument("--output", help="folder to write (default: crowdpose in the folder of the data sets)")
     parser.add_argument("--allow-missing", action="store_true", help="leave out missing images")
@@ -42,9 +37,6 @@ def prepare(sources: list[str], images: Path, output: Path, allow_missing: bool)
     """Write the prepared files of `sources` below `output` and print what was done."""
     official = find_official_files(sources)
     targets = {split: output / "annotations" / f"crowdpose_{split}.json" for split in CROWDPOSE_SPLITS}
-    for source in official.values():
-        if source.resolve() in [target.resolve() for target in targets.values()]:
-            raise UserError(f"{source} would be read and written; put the official files elsewhere, such as in json/")
     if not images.is_dir():
         raise UserError(f"there is no image folder {images}; name it by --images")
     link = output / "images"
@@ -65,16 +57,13 @@ def prepare(sources: list[str], images: Path, output: Path, allow_missing: bool)
             note = "" if write_prepared(content, targets[split]) else " (existed already)"
             persons = content["annotations"]
             counted = sum(person["num_keypoints"] > 0 and not person["iscrowd"] for person in persons)
-            print(
-                f"{targets[split]}{note}: {len(content['images'])} images, {len(persons)} persons, of which {counted} "
-                "count in the evaluation"
-            )
+            summary = f"{len(content['images'])} images, {len(persons)} persons"
+            print(f"{targets[split]}{note}: {summary}, of which {counted} count in the evaluation")
             if split in files:
                 print(f"    from {files[split].path}, which is not changed")
-                for what, number in files[split].changes.items():
-                    print(f"    changed: {number} {what}")
-                for what, number in files[split].remarks.items():
-                    print(f"    not changed: {number} {what}")
+                for title, counts in (("changed", files[split].changes), ("not changed", files[split].remarks)):
+                    for what, number in counts.items():
+                        print(f"    {title}: {number} {what}")
     absent = [f"crowdpose_{split}" for split in CROWDPOSE_SPLITS if split not in contents]
     if absent:
         print(f"not written, because their files are missing: {', '.join(absent)}")

@@ -15,12 +15,12 @@ from pathlib import Path
 from PIL import Image
 
 from querypose import PosePredictor
+from querypose.atomic_io import writing
 from querypose.cli import split_overrides
 from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.image_io import read_image_rgb
 from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization import contact_sheet, part_names, person_panels
-from querypose.visualization.contact_sheet import output_folder
 
 CELL = (200, 240)  # width and height of a part's image in pixels
 
@@ -39,13 +39,13 @@ def parse_arguments(arguments=None):
     args.input, args.opts = split_overrides(args.input, args.opts)
     if not args.input:
         parser.error("--input needs at least one image")
+    if args.persons < 1:
+        parser.error(f"--persons {args.persons} must be at least 1")
     return args
 
 
 def main(arguments=None):
     args = parse_arguments(arguments)
-    if args.persons < 1:
-        raise UserError(f"--persons {args.persons} must be at least 1")
     stems = [Path(path).stem for path in args.input]
     repeated = [stem for stem in stems if stems.count(stem) > 1]
     if repeated:
@@ -58,7 +58,8 @@ def main(arguments=None):
         raise UserError(f"--stage {stage}, but this model has the stages 1 to {num_stages}")
     headings = ("pose", *part_names(predictor.cfg, skeleton))
     failed = False
-    with output_folder(args.output):
+    with writing(args.output):
+        args.output.mkdir(parents=True, exist_ok=True)
         for path, stem in zip(args.input, stems, strict=True):
             try:
                 image = read_image_rgb(path)

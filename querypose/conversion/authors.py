@@ -130,7 +130,7 @@ def convert_authors_weights(
         our state dict, and what was dropped because it has no function: what it is -> names.
 
     Raises:
-        UserError: tensors that are no QueryPose's.
+        UserError: tensors that are not QueryPose's.
     """
     kept, dropped = split_off(state_dict, _DROPPED)
     converted, unknown = {}, []
@@ -143,7 +143,7 @@ def convert_authors_weights(
         else:
             unknown.append(name)
     if unknown:
-        raise UserError(f"this is no checkpoint of the authors' QueryPose: it holds {enumerate_names(unknown, 5)}")
+        raise UserError(f"this is not a checkpoint of the authors' QueryPose: it holds {enumerate_names(unknown, 5)}")
 
     for name, parts in stacks.items():
         ordered = [parts[index] for index in sorted(parts)]

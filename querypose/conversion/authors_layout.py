@@ -27,7 +27,7 @@ def find_division(state_dict: Mapping[str, Tensor], path: str) -> tuple[str, lis
         part_of_keypoint = build_part_division(skeleton, division)
         if [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)] == sizes:
             return division, part_of_keypoint
-    raise UserError(f"the checkpoint {path} has parts of {sizes} keypoints, which is no part division of Figure 4")
+    raise UserError(f"the checkpoint {path} has parts of {sizes} keypoints, which is not a part division of Figure 4")
 
 
 def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:

@@ -72,7 +72,7 @@ def load_backbone(
     if f"backbone.{first}" in loaded:
         loaded = {name.removeprefix("backbone."): tensor for name, tensor in loaded.items()}
     if first not in loaded:
-        raise UserError(f"the checkpoint {path} is no {kind}: it lacks {first}")
+        raise UserError(f"the checkpoint {path} does not match {kind}: it lacks {first}")
     tensors, others = split_off(loaded, heads)
     return tensors, {**dropped, **others}
 

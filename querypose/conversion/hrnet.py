@@ -12,8 +12,8 @@ from querypose.conversion.layout import BOTTOM_UP, Layout, shape_of
 _HEADS = {
     r"final_layer\..+": "the head (final_layer): heatmaps or classes, not features",
     r"(?:incre_modules|downsamp_modules|classifier)\..+": "the classifier (incre_modules, downsamp_modules, "
-    "classifier), which is no part of the backbone",
-    r"(?:last_layer|keypoint_head|head)\..+": "the head, which is no part of the backbone",
+    "classifier), which is not part of the backbone",
+    r"(?:last_layer|keypoint_head|head)\..+": "the head, which is not part of the backbone",
 }
 
 # what a network that reads only the finest branch leaves out: the last module's way to the coarser ones

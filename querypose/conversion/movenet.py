@@ -80,7 +80,7 @@ def read_tfjs(path: str) -> dict[str, Tensor]:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is no whole TensorFlow.js model ({error}); give movenet-multipose.json of the published package"
+            f"{path} is not a complete TensorFlow.js model ({error}); give movenet-multipose.json of its package"
         ) from error
     return tensors
 

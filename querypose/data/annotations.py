@@ -1,7 +1,7 @@
 """The one normalizer of COCO-format keypoint files, for training, evaluation, dataset checks and visualizations.
 
 Exports of CVAT, Label Studio, Roboflow and scripts differ in details that COCO's tools do not survive. What is clear is
-repaired and counted, persons that cannot be used are left out and counted, and the rest is refused with a sentence.
+repaired and counted, unusable persons are ignored and counted, and the rest is an error.
 docs/RELIABILITY.md lists both.
 """
 
@@ -58,11 +58,10 @@ class KeypointAnnotations:
 
     @property
     def num_used(self) -> int:
-        """Number of persons to train on and to find: those that are no crowds."""
+        """Number of persons to train on and to detect: those that are not crowds."""
         return self.num_annotations - sum(self.left_out.values())
 
     def leave_out(self, reason: str, title: str) -> None:
-        """Count a person left out."""
         self.left_out[reason] += 1
         self.examples.setdefault(reason, title)
 
@@ -88,11 +87,7 @@ class KeypointAnnotations:
 
 
 def read_annotations(path: str | os.PathLike[str]) -> KeypointAnnotations:
-    """Read and normalize a COCO-format file.
-
-    Raises:
-        UserError: if the file cannot be read, is not in COCO's format, or has a fault that cannot be repaired.
-    """
+    """Read and normalize a COCO-format file; a `UserError` names the first fault that cannot be repaired."""
     return normalize(load_coco_format(path), os.fspath(path))
 
 
@@ -112,13 +107,17 @@ def normalize(
     result = KeypointAnnotations(path, category, category_id)
     images: dict[str | None, dict[str, Any]] = {}
     for image in content["images"]:
-        kind, fault = _image_fault(image, images)
-        if fault:
-            problem(kind, f"{fault} in {path}: {shown(image.get('file_name', image))}")
-            continue
-        images[id_key(image["id"])] = image
-        result.images.append(image)
-    categories = {id_key(entry.get("id")) for entry in content["categories"]}
+        key, sides = id_key(image.get("id")), [image.get("width"), image.get("height")]
+        name = shown(image.get("file_name", image))
+        if key is None or "file_name" not in image or not all(_is_length(side) for side in sides):
+            needs = "an id (a whole number or text), a file_name, and width and height in pixels"
+            problem("image entry", f"the image {name} in {path} needs {needs}")
+        elif key in images:
+            problem("image id", f"the image id {key} occurs twice in {path}: {name}")
+        else:
+            images[key] = image
+            result.images.append(image)
+    categories = {id_key(entry.get("id")) for entry in content["categories"]} - {None}
     for index, annotation in enumerate(content["annotations"]):
         title = f"the annotation {shown(annotation.get('id', f'no. {index}'))} in {path}"
         try:
@@ -132,19 +131,8 @@ def _refuse(kind: str, sentence: str) -> NoReturn:
     raise UserError(sentence)
 
 
-def _image_fault(image: dict[str, Any], known: dict[str | None, dict[str, Any]]) -> tuple[str, str | None]:
-    """Return the kind of fault of an image entry and a phrase about it, None if there is none."""
-    missing = [key for key in ("id", "file_name", "width", "height") if key not in image]
-    if missing:
-        return "image entry", f"an image has no '{missing[0]}'"
-    if id_key(image["id"]) is None:
-        return "image entry", f"an image has the id {shown(image['id'])}; ids must be whole numbers or text"
-    for key in ("width", "height"):
-        if not isinstance(image[key], int | float) or not 1 <= image[key] <= _LONGEST_SIDE:
-            return "image entry", f"an image has the {key} {shown(image[key])}; it must be a number of pixels"
-    if id_key(image["id"]) in known:
-        return "image id", f"the image id {shown(image['id'])} occurs twice"
-    return "", None
+def _is_length(pixels: Any) -> bool:
+    return isinstance(pixels, int | float) and 1 <= pixels <= _LONGEST_SIDE
 
 
 def _add_person(
@@ -155,23 +143,20 @@ def _add_person(
     title: str,
 ) -> None:
     """Add an annotation to the persons of `result`, count it as left out, or raise a `UserError`."""
-    for key in ("image_id", "category_id", "bbox"):
-        if key not in annotation:
-            raise UserError(f"{title} has no '{key}'; add it")
-    image_key, category_key = id_key(annotation["image_id"]), id_key(annotation["category_id"])
-    if image_key is None or category_key is None:
-        raise UserError(f"{title} has an image_id or category_id that is neither a whole number nor text")
+    missing = [key for key in ("image_id", "category_id", "bbox") if key not in annotation]
+    if missing:
+        raise UserError(f"{title} has no '{missing[0]}'; add it")
+    category_key, box = id_key(annotation["category_id"]), annotation["bbox"]
     if category_key not in categories:
         raise UserError(f"{title} has the category_id {annotation['category_id']!r}, which no category has; add it")
     if category_key != id_key(result.category_id):
         return
-    box = annotation["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not are_finite_numbers(box):
         raise UserError(f"{title} has the box {shown(box)} instead of four numbers x, y, width, height")
     number = len(result.category["keypoints"]) if result.category else 0
     keypoints = _keypoints(annotation.get("keypoints"), number, title, result.repaired)
     result.num_annotations += 1
-    image = images.get(image_key)
+    image = images.get(id_key(annotation["image_id"]))
     if image is None:
         return result.leave_out(UNKNOWN_IMAGE, title)
     width, height = box[2:]
@@ -222,26 +207,20 @@ def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> 
     """
     if not number or values is None or values == []:
         return [0] * (3 * number)
-    if not isinstance(values, list):
-        raise UserError(f"{title} has the keypoints {shown(values)} instead of a list x, y, v, ..")
     flattened = flat(values)
+    if not isinstance(flattened, list) or len(flattened) != 3 * number:
+        found = f"{len(flattened)} keypoint values" if isinstance(flattened, list) else f"the keypoints {shown(values)}"
+        raise UserError(f"{title} has {found} instead of a list of {3 * number}, x, y, v for each keypoint")
     if flattened is not values:
         repaired["nested keypoints"] += 1
         values = flattened
-    if len(values) != 3 * number:
-        raise UserError(
-            f"{title} has {len(values)} keypoint values instead of {3 * number}, "
-            f"which are x, y, v for each of {number} keypoints"
-        )
     if not are_finite_numbers(values) or min(values[2::3]) < 0:
         values = list(values)
-        for i in range(0, len(values) - 2, 3):
+        for i in range(0, len(values), 3):
             if values[i + 2] is None or are_finite_numbers(values[i + 2 : i + 3]) and values[i + 2] <= 0:
                 values[i : i + 3] = [0, 0, 0]
     if not are_finite_numbers(values):
-        raise UserError(
-            f"{title} has labeled keypoints that are not finite numbers; correct them, or leave the annotation out"
-        )
+        raise UserError(f"{title} has labeled keypoints that are not finite numbers; correct it, or leave it out")
     return values
 
 
@@ -261,26 +240,12 @@ class KeypointFile:
     file_names: tuple[str, ...]
     problem: str | None
 
-    def require_category(self) -> dict[str, Any]:
-        """Return the category, or raise a `UserError` if there is none."""
-        if self.category is None:
-            raise UserError(
-                f"the file {self.path} has no category with keypoints; use a keypoint file, such as "
-                "person_keypoints_train2017.json, or add the names as 'keypoints' to its category"
-            )
-        return self.category
-
 
 def read_keypoint_file(path: str | os.PathLike[str]) -> KeypointFile:
-    """Read a COCO-format file and return a `KeypointFile`; the last few files read are remembered.
-
-    Raises:
-        UserError: if the file is missing, is no COCO-format JSON, or has several categories with keypoints.
-    """
-    try:
-        stat = os.stat(path)
-    except OSError as error:
-        raise UserError(f"the annotation file {path} cannot be read: {error.strerror}") from error
+    """Read a COCO-format file and return a `KeypointFile`; the last few files read are remembered."""
+    if not os.path.isfile(path):
+        raise UserError(f"the annotation file {path} does not exist")
+    stat = os.stat(path)
     return _read_keypoint_file(os.fspath(path), stat.st_mtime_ns, stat.st_size)
 
 

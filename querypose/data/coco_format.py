@@ -11,37 +11,19 @@ from querypose.errors import UserError
 
 
 def read_json(path: str | os.PathLike[str], kind: str) -> Any:
-    """Return the content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
-
-    Args:
-        path: the file.
-        kind: what it is, for errors: "annotation file", "results".
-
-    Raises:
-        UserError: if it cannot be read or is not JSON.
-    """
+    """Return the content of a JSON file in UTF-8, UTF-16 or UTF-32; `kind` names it in errors: "annotation file"."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"the {kind} {path} cannot be read: {error.strerror}") from error
-    if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
-        raise UserError(f"the {kind} {path} is compressed (gzip or ZIP); unpack it first")
     try:
         return json.loads(content)
-    except RecursionError as error:
-        raise UserError(f"the {kind} {path} is not valid JSON for COCO's format: nested too deeply") from error
-    except ValueError as error:
-        raise UserError(f"the {kind} {path} is not valid JSON ({error}); export it again as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the {kind} {path} is not valid JSON ({error}); export it again, not compressed") from error
 
 
 def load_coco_format(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the content of a COCO-format file: a dict with at least these lists of dicts.
-
-    `images`, and `categories` and `annotations`, which are added, empty, if the file has none.
-
-    Raises:
-        UserError: if the file cannot be read or is not in this format.
-    """
+    """Return the content of a COCO-format file, with empty `categories` and `annotations` if it has none."""
     content = read_json(path, "annotation file")
     if _is_of_label_studio(content):
         raise UserError(
@@ -50,17 +32,14 @@ def load_coco_format(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if not isinstance(content, dict) or "images" not in content:
         raise UserError(f"the file {path} is not in COCO format: it needs an object with a list 'images'")
+    content = {"categories": [], "annotations": [], **content}
     for key in ("images", "categories", "annotations"):
-        entries = content.setdefault(key, [])
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        if not isinstance(content[key], list) or not all(isinstance(entry, dict) for entry in content[key]):
             raise UserError(f"the file {path} is not in COCO format: '{key}' must be a list of objects")
     for image in content["images"]:
         name = image.get("file_name", "")
         if not isinstance(name, str) or leaves_folder(name):
-            raise UserError(
-                f"the file {path} names the image {shown(name)}; file names must be paths within the image folder, "
-                "without a leading / and without .."
-            )
+            raise UserError(f"the file {path} names the image {shown(name)}, which is not within the image folder")
     return content
 
 
@@ -73,7 +52,7 @@ def _is_of_label_studio(content: Any) -> bool:
 
 
 def leaves_folder(name: str) -> bool:
-    """Return whether a file name of an annotation file could lie outside its image folder.
+    """Return whether an image could lie outside its folder.
 
     Annotation files come from others: an absolute path or one with `..` would let any file of this machine be read as
     an image and, by the programs that copy images, be written.
@@ -105,14 +84,11 @@ def keypoint_category(content: dict[str, Any], path: str | os.PathLike[str]) -> 
         raise UserError(f"the file {path} has several categories with keypoints ({titles}); keep one of them")
     if with_keypoints:
         category = with_keypoints[0]
-        if id_key(category.get("id")) is None:
-            raise UserError(f"the keypoint category in {path} has no 'id', a whole number or text; give it one")
-        names = category["keypoints"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"the keypoint category in {path} has 'keypoints' {shown(names)}; give a list of names")
+        if id_key(category.get("id")) is None or not isinstance(category["keypoints"], list):
+            raise UserError(f"the keypoint category in {path} needs an 'id' and a list of names as 'keypoints'")
         return category, category["id"]
-    person_ids = [entry.get("id") for entry in content["categories"] if entry.get("name") == "person"]
-    return None, person_ids[0] if person_ids and id_key(person_ids[0]) is not None else 1
+    person_ids = [entry["id"] for entry in content["categories"] if entry.get("name") == "person" and "id" in entry]
+    return None, person_ids[0] if person_ids else 1
 
 
 def id_key(value: Any) -> str | None:

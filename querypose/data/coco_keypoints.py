@@ -32,28 +32,25 @@ def register_coco_keypoints(
     skeleton: Skeleton | None = None,
     **metadata: Any,
 ) -> None:
-    """Register a COCO-format keypoint file as a Detectron2 data set of one class.
-
-    Only the category that has keypoints is used.
+    """Register the category with keypoints of a COCO-format file as a Detectron2 data set of one class.
 
     Args:
         name: name of the data set, not registered before.
         json_file: the annotation file; read now if `skeleton` is None, else when the data set is loaded.
         image_root: folder of the images.
-        skeleton: `Skeleton`, for files without keypoint names (test sets); by default the file's.
+        skeleton: for files without keypoint names (test sets); by default the file's.
         metadata: further attributes of the data set's metadata: `evaluator_type` (default "coco"), `made_by` (a clause
             on where the file comes from, for errors), `prepare` (called before the file is first read, to write it),
             `submission_split` (of a test set, see `write_submission`).
-
-    Raises:
-        UserError: for a name in use, and for a file without a usable keypoint category.
     """
     if name in DatasetCatalog.list():
         raise UserError(f"a data set named {name!r} is registered already; choose another name")
     json_file, image_root = str(json_file), str(image_root)
     class_name = "person"
     if skeleton is None:
-        category = read_keypoint_file(json_file).require_category()
+        category = read_keypoint_file(json_file).category
+        if category is None:
+            raise UserError(f"the file {json_file} has no category with keypoints; use a keypoint file")
         skeleton, class_name = Skeleton.from_coco_category(category), category.get("name", class_name)
     DatasetCatalog.register(name, lambda: load_coco_keypoints(annotation_file(name), image_root, name))
     MetadataCatalog.get(name).set(
@@ -74,13 +71,7 @@ def load_coco_keypoints(
     `normalize` takes, and without segmentations. Images without persons stay: they are left out of training by
     `DATALOADER.FILTER_EMPTY_ANNOTATIONS` and `MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE`.
 
-    Args:
-        json_file: the annotation file.
-        image_root: folder of the images.
-        dataset_name: a data set in whose metadata the file's category id is stored, for Detectron2's evaluators.
-
-    Raises:
-        UserError: for a file that cannot be used, or with annotations of which none can.
+    The file's category id is stored in the metadata of `dataset_name`, for Detectron2's evaluators.
     """
     file = read_annotations(json_file).require_persons()
     if dataset_name is not None:
@@ -106,20 +97,8 @@ def load_coco_keypoints(
 
 
 def resolve_datasets(cfg: CfgNode) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Register the files named in `cfg.DATASETS` and return the names of its data sets.
-
-    A name is a registered data set, a file `FILE.json` or `FILE.json@IMAGE_FOLDER`, or a split of a YOLO-pose data
-    set, `FILE.yaml@SPLIT`. A file is looked for as given, then below `dataset_root()`. Without a folder the images are
-    looked for beside the file and in the usual places.
-
-    Returns:
-        (train, test): two tuples of registered names, which are the strings of `cfg`.
-
-    Raises:
-        UserError: for an unknown name, a file that cannot be used, and images that are not found.
-    """
-    train, test = (_as_tuple(names) for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST))
-    return tuple(map(resolve_dataset, train)), tuple(map(resolve_dataset, test))
+    """Register the files named in `cfg.DATASETS`, as of `resolve_dataset`; return its names as (train, test)."""
+    return tuple(map(resolve_dataset, cfg.DATASETS.TRAIN)), tuple(map(resolve_dataset, cfg.DATASETS.TEST))
 
 
 def skeleton_of(cfg: CfgNode) -> Skeleton:
@@ -139,86 +118,58 @@ def skeleton_of(cfg: CfgNode) -> Skeleton:
             given.LIMBS if given.LIMBS or is_complete else limbs_by_name(names),
             sigmas or given.SIGMAS or known_sigmas(names),
         )
-    datasets = _as_tuple(cfg.DATASETS.TRAIN) + _as_tuple(cfg.DATASETS.TEST)
+    datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     if not datasets:
         raise UserError("the config names no data set; set DATASETS.TRAIN or DATASETS.TEST")
     return Skeleton.from_metadata(MetadataCatalog.get(resolve_dataset(datasets[0])), sigmas=sigmas)
 
 
 def check_datasets(cfg: CfgNode, train: bool = True, test: bool = True) -> None:
-    """Check the data sets of `cfg` before work begins: each by itself, and that all share one skeleton.
-
-    Args:
-        train, test: whether `cfg.DATASETS.TRAIN` and `cfg.DATASETS.TEST` are to be used.
-
-    Raises:
-        UserError: as of `check_keypoint_dataset`, and for data sets that do not go together.
-    """
-    train_names = _as_tuple(cfg.DATASETS.TRAIN) if train else ()
-    if train and not train_names:
+    """Check `cfg.DATASETS.TRAIN` and `cfg.DATASETS.TEST` before work begins: each, and that all share one skeleton."""
+    if train and not cfg.DATASETS.TRAIN:
         raise UserError("there is nothing to train on; set DATASETS.TRAIN to one or more data sets")
-    names = train_names + (_as_tuple(cfg.DATASETS.TEST) if test else ())
+    names = [*(cfg.DATASETS.TRAIN if train else ()), *(cfg.DATASETS.TEST if test else ())]
     model = skeleton_of(cfg)
-    expected = model.keypoint_names
     for name in names:
         skeleton = check_keypoint_dataset(name, skip_missing=cfg.DATALOADER.SKIP_UNREADABLE_IMAGES)
-        found = skeleton.keypoint_names
-        if found != expected:
-            raise UserError(
-                f"the data set {name!r} has the keypoints {', '.join(found)}, but the model and the other "
-                f"data sets have {', '.join(expected)}; all must share one skeleton"
-            )
-        if skeleton.flip_indices != model.flip_indices:
-            ours, theirs = model.flip_indices, skeleton.flip_indices
-            odd = [expected[i] for i in range(len(expected)) if ours[i] != theirs[i]]
-            raise UserError(
-                f"the data set {name!r} mirrors {', '.join(odd)} otherwise than the model and the other data sets; "
-                "correct its flip_pairs: all must share one skeleton"
-            )
-        classes = [MetadataCatalog.get(n).get("thing_classes") for n in (names[0], name)]
-        if classes[0] != classes[1]:
-            raise UserError(
-                f"the data sets {names[0]!r} and {name!r} call their class {classes[0]} and {classes[1]}; "
-                "give the category the same name in both files"
-            )
+        for what, found, expected in (
+            ("keypoints", skeleton.keypoint_names, model.keypoint_names),
+            ("flip pairs", *(sorted(map(sorted, one.flip_pairs)) for one in (skeleton, model))),
+            ("class", *(MetadataCatalog.get(n).get("thing_classes") for n in (name, names[0]))),
+        ):
+            if found != expected:
+                raise UserError(
+                    f"the data set {name!r} has the {what} {found}, the model and the other data sets {expected}; all "
+                    "must share one skeleton and the category's name"
+                )
 
 
 def check_keypoint_dataset(name: str, skip_missing: bool = False) -> Skeleton:
-    """Check that a data set can be used: its file, categories, keypoints, annotations, and that every image exists.
+    """Check that a data set can be used, that every image exists, and return its skeleton.
 
     Args:
-        name: as in `resolve_datasets`. One that was registered without a `json_file` is not looked into.
+        name: as of `resolve_dataset`. One that was registered without a `json_file` is not looked into.
         skip_missing: whether missing images only give a warning (unless all are missing).
-
-    Returns:
-        the `Skeleton` of the data set.
-
-    Raises:
-        UserError: says which file, annotation or image is at fault.
     """
     metadata = MetadataCatalog.get(resolve_dataset(name))
     skeleton = Skeleton.from_metadata(metadata)
     if metadata.get("json_file") is None:
         return skeleton
     file = read_keypoint_file(annotation_file(name))
-    if file.category is not None:
-        names = Skeleton.from_coco_category(file.category).keypoint_names
-        if names != skeleton.keypoint_names:
-            raise UserError(
-                f"the file {file.path} has the keypoints {', '.join(names)}, but the data set {name!r} is "
-                f"registered with {', '.join(skeleton.keypoint_names)}"
-            )
-    if not file.file_names:
+    names = list(skeleton.keypoint_names)
+    if file.category is not None and file.category["keypoints"] != names:
+        raise UserError(
+            f"{file.path} has the keypoints {file.category['keypoints']}, but {name!r} is registered with {names}"
+        )
+    number = len(file.file_names)
+    if not number:
         raise UserError(f"the file {file.path} lists no images")
     if file.problem:
         raise UserError(file.problem)
     missing = missing_images(metadata.image_root, file.file_names)
     if missing:
-        text = (
-            f"{len(missing)} of the {len(file.file_names)} images of the data set {name!r} do not exist; the first is "
-            f"{missing[0]}"
-        )
-        if not skip_missing or len(missing) == len(file.file_names):
+        text = f"{len(missing)} of the {number} images of the data set {name!r} do not exist; the first is {missing[0]}"
+        if not skip_missing or len(missing) == number:
             raise UserError(f"{text}: check the image folder, or set DATALOADER.SKIP_UNREADABLE_IMAGES True")
         logger.warning("%s; they are skipped (DATALOADER.SKIP_UNREADABLE_IMAGES).", text)
     return skeleton
@@ -239,15 +190,9 @@ def missing_images(image_root: str | os.PathLike[str], file_names: Iterable[str]
 
 
 def annotation_file(name: str) -> Path:
-    """Return the path of a data set's annotation file, which exists.
+    """Return the path of a data set's annotation file, as of `resolve_dataset` but without a look at its images.
 
     The `prepare` of its metadata is called first: synthetic people are rendered when they are first used.
-
-    Args:
-        name: as in `resolve_datasets`; a file need not be registered, and its images need not exist.
-
-    Raises:
-        UserError: for an unknown name, and if the file does not exist.
     """
     if split_yolo_name(name):
         name = resolve_dataset(name)
@@ -267,25 +212,24 @@ def annotation_file(name: str) -> Path:
 
 
 def resolve_dataset(name: str) -> str:
-    """Return `name`, as of `resolve_datasets`, after registering it if it names a file that is not registered yet."""
+    """Return `name` after registering it if it names a file that is not registered yet.
+
+    A name is a registered data set, a file `FILE.json` or `FILE.json@IMAGE_FOLDER`, or a split of a YOLO-pose data
+    set, `FILE.yaml@SPLIT`. A file is looked for as given, then below `dataset_root()`. Without a folder the images are
+    looked up beside the file and in the usual folders.
+    """
     if name in DatasetCatalog.list():
         return name
     yolo = split_yolo_name(name)
     if yolo is not None:
-        data_yaml = _find(yolo[0], Path.is_file, "data set file")
-        json_file, image_root = write_coco_file(data_yaml, yolo[1])
+        json_file, image_root = write_coco_file(_find(yolo[0], Path.is_file, "data set file"), yolo[1])
         logger.info("%s is in COCO format in %s, its images in %s", name, json_file, image_root)
-        register_coco_keypoints(name, json_file, image_root)
-        return name
-    file_name, folder = _split_file_name(name)
-    json_file = _find(file_name, Path.is_file, "annotation file")
-    image_root = _find(folder, Path.is_dir, "image folder") if folder else _find_image_root(json_file)
+    else:
+        file_name, folder = _split_file_name(name)
+        json_file = _find(file_name, Path.is_file, "annotation file")
+        image_root = _find(folder, Path.is_dir, "image folder") if folder else _find_image_root(json_file)
     register_coco_keypoints(name, json_file, image_root)
     return name
-
-
-def _as_tuple(names: str | Iterable[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _split_file_name(name: str) -> tuple[str, str | None]:

@@ -1,8 +1,5 @@
-"""CrowdPose: its skeleton of 14 keypoints, and its splits as data sets."""
+"""CrowdPose: its skeleton of 14 keypoints, and its splits."""
 
-from pathlib import Path
-
-from querypose.data.coco_keypoints import register_coco_keypoints
 from querypose.skeleton import Skeleton, flip_pairs_by_name, known_sigmas, limbs_by_name
 
 CROWDPOSE_NAMES = (
@@ -19,23 +16,3 @@ CROWDPOSE_SKELETON = Skeleton(
 )
 
 CROWDPOSE_SPLITS = ("train", "val", "trainval", "test")
-
-
-def register_crowdpose(root: Path) -> None:
-    """Register `crowdpose_train`, `_val`, `_trainval` and `_test` as tools/prepare_crowdpose.py writes them.
-
-    Args:
-        root: folder of the data sets, with `crowdpose/annotations` and `crowdpose/images` in it.
-    """
-    for split in CROWDPOSE_SPLITS:
-        name = f"crowdpose_{split}"
-        folder = root / "crowdpose"
-        json_file = folder / "annotations" / f"{name}.json"
-        register_coco_keypoints(
-            name,
-            json_file,
-            folder / "images",
-            CROWDPOSE_SKELETON,
-            evaluator_type="crowdpose",
-            made_by="tools/prepare_crowdpose.py makes it from the official files",
-        )

@@ -1,7 +1,6 @@
 """A check of a whole COCO-format data set: everything that is wrong with it, counted, with an example of each."""
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -72,13 +71,8 @@ class DatasetReport:
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON, without the values of the histograms."""
         problems = {kind: {"count": n, "example": self.examples[kind]} for kind, n in self.problems.items()}
-        return {
-            "name": self.name,
-            "summary": self.summary,
-            **self.counts,
-            "labelled": self.labeled,
-            "problems": problems,
-        }
+        head = {"name": self.name, "summary": self.summary, **self.counts}
+        return {**head, "labelled": self.labeled, "problems": problems}
 
 
 def check_dataset(
@@ -88,7 +82,6 @@ def check_dataset(
     *,
     headers_only: bool = False,
     known_pictures: Mapping[bytes, Path] | None = None,
-    progress: bool = True,
 ) -> DatasetReport:
     """Check a data set by the rules of `normalize` and return a `DatasetReport`.
 
@@ -97,14 +90,10 @@ def check_dataset(
         name: name of the data set in the report.
         headers_only: read only the headers of the images; then truncated files and equal images are not found.
         known_pictures: `digests` of data sets checked before, to find images that are in several.
-        progress: whether to show a progress bar on a terminal.
-
-    Raises:
-        UserError: if the annotation file cannot be read or is not in COCO's format.
     """
     report = DatasetReport(name)
     annotations = normalize(load_coco_format(json_file), str(json_file), on_problem=report.add)
-    _check_images(annotations, Path(image_root), report, headers_only, dict(known_pictures or {}), progress)
+    _check_images(annotations, Path(image_root), report, headers_only, dict(known_pictures or {}))
     _check_persons(annotations, report)
     return report
 
@@ -115,7 +104,6 @@ def _check_images(
     report: DatasetReport,
     headers_only: bool,
     known: dict[bytes, Path],
-    progress: bool,
 ) -> None:
     images = annotations.images
     for file_name, number in Counter(image["file_name"] for image in images).items():
@@ -126,9 +114,9 @@ def _check_images(
     paths = [image_path(image_root, image["file_name"]) for image in images]
     with ThreadPoolExecutor(_NUM_WORKERS) as pool:
         found = pool.map(lambda path: _look_at(path, headers_only), paths)
-        bar = tqdm(found, total=len(paths), desc=report.name, unit="image", disable=None if progress else True)
+        bar = tqdm(found, total=len(paths), desc=report.name, unit="image", disable=None)
         for image, path, result in zip(images, paths, bar, strict=True):
-            if isinstance(result, Exception):
+            if isinstance(result, UnreadableImageError):
                 report.add("unreadable" if path.exists() else "missing", result)
                 continue
             (width, height), digest = result
@@ -142,18 +130,16 @@ def _check_images(
                     report.add("picture", f"{path} and {first}")
 
 
-def _look_at(path: Path, headers_only: bool) -> tuple[tuple[int, int], bytes | None] | Exception:
+def _look_at(path: Path, headers_only: bool) -> tuple[tuple[int, int], bytes | None] | UnreadableImageError:
     """Return (width, height) after rotation by EXIF, and the digest of the file, or what is wrong with it."""
     try:
-        if headers_only:
-            with open_image(path) as image:
+        with open_image(path) as image:
+            if headers_only:
                 return upright_size(image), None
-        data = path.read_bytes()
-        with open_image(io.BytesIO(data)) as image:
             height, width = pil_to_rgb(image).shape[:2]
-        return (width, height), hashlib.blake2b(data, digest_size=16).digest()
-    except (OSError, UnreadableImageError) as error:
-        return error if headers_only or isinstance(error, OSError) else UnreadableImageError(f"{path}: {error}")
+            return (width, height), hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+    except UnreadableImageError as error:
+        return error
 
 
 def _check_persons(annotations: KeypointAnnotations, report: DatasetReport) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,53 +66,27 @@ class RandomRotation(T.RandomRotation):
         return PersonRotation(sampled.h, sampled.w, sampled.angle, expand=False)
 
 
-def build_pose_augmentation(
-    *,
-    min_size: int | Sequence[int],
-    max_size: int,
-    sample_style: str = "choice",
-    flip_prob: float = 0.0,
-    crop_prob: float = 0.0,
-    crop_type: str = "absolute_range",
-    crop_size: Sequence[float] = (384, 600),
-    resize_before_crop: Sequence[int] = (400, 500, 600),
-    color_jitter: float = 0.0,
-    rotation: float = 0.0,
-) -> list[T.Augmentation]:
-    """Return the paper's augmentation ("Implementation Details") as a list of Detectron2 augmentations.
+def build_pose_augmentation(cfg: CfgNode, can_flip: bool = True) -> list[T.Augmentation]:
+    """Return the augmentation of `cfg.INPUT` in training, by default the paper's ("Implementation Details").
 
-    A horizontal flip; with `crop_prob` a resize and a crop, so that persons are larger and truncated; last a resize
-    to the size of the input.
-
-    Args:
-        min_size: lengths in pixels of the image's short side, one of which is sampled, or (smallest, largest)
-            with `sample_style` "range".
-        max_size: longest allowed length of the long side in pixels.
-        flip_prob: probability of the flip.
-        crop_prob: probability of the resize and crop.
-        crop_type, crop_size: as of `detectron2.data.transforms.RandomCrop`; (384, 600) with "absolute_range"
-            samples height and width in pixels from that range, at most the image's.
-        resize_before_crop: lengths of the short side before the crop, one of which is sampled.
-        color_jitter: brightness, contrast and saturation are each scaled by a factor within 1 +- this; not the paper's.
-        rotation: largest angle of a rotation, in degrees; not the paper's.
+    A horizontal flip; with probability 0.5 a resize and a crop, so that persons are larger and truncated; last a resize
+    to the size of the input. Color jitter and rotation are not the paper's.
     """
+    sizes = cfg.INPUT
     augmentations: list[T.Augmentation] = []
-    if color_jitter > 0:
-        low, high = 1 - color_jitter, 1 + color_jitter
+    if sizes.COLOR_JITTER > 0:
+        low, high = 1 - sizes.COLOR_JITTER, 1 + sizes.COLOR_JITTER
         augmentations += [T.RandomBrightness(low, high), T.RandomContrast(low, high), T.RandomSaturation(low, high)]
-    if rotation > 0:
-        augmentations.append(RandomRotation(rotation))
-    if flip_prob > 0:
-        augmentations.append(T.RandomFlip(prob=flip_prob, horizontal=True))
-    if crop_prob > 0:
-        before = list(resize_before_crop)
-        limit = _MAX_RATIO_BEFORE_CROP * max(before) if max(before) else sys.maxsize
-        zoom_and_crop = [
-            ResizeShortestEdge(before, limit, sample_style="choice"),
-            T.RandomCrop(crop_type, list(crop_size)),
-        ]
-        augmentations.append(T.RandomApply(T.AugmentationList(zoom_and_crop), prob=crop_prob))
-    augmentations.append(ResizeShortestEdge(min_size, max_size, sample_style))
+    if sizes.ROTATION > 0:
+        augmentations.append(RandomRotation(sizes.ROTATION))
+    if sizes.RANDOM_FLIP == "horizontal" and can_flip:
+        augmentations.append(T.RandomFlip(prob=0.5, horizontal=True))
+    if sizes.CROP.ENABLED:
+        before = list(sizes.CROP.RESIZE_BEFORE)
+        zoom = ResizeShortestEdge(before, _MAX_RATIO_BEFORE_CROP * max(before), "choice")
+        crop = T.RandomCrop(sizes.CROP.TYPE, list(sizes.CROP.SIZE))
+        augmentations.append(T.RandomApply(T.AugmentationList([zoom, crop]), prob=0.5))
+    augmentations.append(ResizeShortestEdge(sizes.MIN_SIZE_TRAIN, sizes.MAX_SIZE_TRAIN, sizes.MIN_SIZE_TRAIN_SAMPLING))
     return augmentations
 
 
@@ -128,7 +101,7 @@ class PoseDatasetMapper:
         height, width: size of the file's image, to which predictions are scaled.
 
     Raises:
-        UnreadableImageError: for a file that is missing or is no image.
+        UnreadableImageError: for a file that is missing or is not an image.
         UserError: for one that is not of the annotated size.
     """
 
@@ -136,13 +109,7 @@ class PoseDatasetMapper:
     def __init__(
         self, *, is_train: bool, augmentations: list[T.Augmentation], image_format: str, flip_indices: Sequence[int]
     ) -> None:
-        """
-        Args:
-            is_train: whether to return instances.
-            augmentations: list of Detectron2 augmentations.
-            image_format: "RGB" or "BGR".
-            flip_indices: for each of the K keypoints the index of its mirror image.
-        """
+        """flip_indices: for each of the K keypoints the index of its mirror image; image_format: "RGB" or "BGR"."""
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -151,30 +118,18 @@ class PoseDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        sizes, skeleton = cfg.INPUT, skeleton_of(cfg)
+        skeleton = skeleton_of(cfg)
         if is_train:
             warning = skeleton.flip_warning()
-            if warning and sizes.RANDOM_FLIP == "horizontal":
+            if warning and cfg.INPUT.RANDOM_FLIP == "horizontal":
                 logger.warning("%s.", warning[0].upper() + warning[1:])
-            can_flip = skeleton.flip_pairs or skeleton.num_keypoints == 1
-            augmentations = build_pose_augmentation(
-                min_size=sizes.MIN_SIZE_TRAIN,
-                max_size=sizes.MAX_SIZE_TRAIN,
-                sample_style=sizes.MIN_SIZE_TRAIN_SAMPLING,
-                flip_prob=0.5 if sizes.RANDOM_FLIP == "horizontal" and can_flip else 0.0,
-                crop_prob=0.5 if sizes.CROP.ENABLED else 0.0,
-                crop_type=sizes.CROP.TYPE,
-                crop_size=sizes.CROP.SIZE,
-                resize_before_crop=sizes.CROP.RESIZE_BEFORE,
-                color_jitter=sizes.COLOR_JITTER,
-                rotation=sizes.ROTATION,
-            )
+            augmentations = build_pose_augmentation(cfg, bool(skeleton.flip_pairs) or skeleton.num_keypoints == 1)
         else:
-            augmentations = build_pose_augmentation(min_size=sizes.MIN_SIZE_TEST, max_size=sizes.MAX_SIZE_TEST)
+            augmentations = [ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
         return {
             "is_train": is_train,
             "augmentations": augmentations,
-            "image_format": sizes.FORMAT,
+            "image_format": cfg.INPUT.FORMAT,
             "flip_indices": skeleton.flip_indices,
         }
 
@@ -183,26 +138,18 @@ class PoseDatasetMapper:
         output = copy.deepcopy(dataset_dict)
         annotations = output.pop("annotations", None)
 
-        augmented = T.AugInput(self._read(output))
+        image = read_image_rgb(output["file_name"])
+        try:
+            utils.check_image_size(output, image)  # adds `height` and `width` if absent
+        except utils.SizeMismatchError as error:
+            raise UserError(str(error)) from error
+        augmented = T.AugInput(image[:, :, ::-1] if self.image_format == "BGR" else image)
         transforms = self.augmentations(augmented)
         image = augmented.image
         output["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if self.is_train and annotations is not None:
             output["instances"] = self._transform(annotations, transforms, image.shape[:2])
         return output
-
-    def _read(self, output: dict[str, Any]) -> np.ndarray:
-        """Return the image (H, W, 3), rotated by its EXIF orientation; add `height` and `width` if absent."""
-        image = read_image_rgb(output["file_name"])
-        try:
-            utils.check_image_size(output, image)
-        except utils.SizeMismatchError as error:
-            height, width = image.shape[:2]
-            raise UserError(
-                f"the image {output['file_name']} is {width}x{height} pixels (upright), but its annotations are made "
-                f"for {output['width']}x{output['height']}; correct `width` and `height` in the annotations"
-            ) from error
-        return image[:, :, ::-1] if self.image_format == "BGR" else image
 
     def _transform(
         self, annotations: list[dict[str, Any]], transforms: T.TransformList, image_size: tuple[int, int]

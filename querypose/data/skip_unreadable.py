@@ -32,12 +32,7 @@ class SkipUnreadable:
         list_file: str | os.PathLike[str],
         records: Sequence[dict[str, Any]] | None = None,
     ) -> None:
-        """
-        Args:
-            mapper: called with a Detectron2 dataset dict; raises `UnreadableImageError`.
-            list_file: path; its folder is made when it is needed.
-            records: sequence of dataset dicts to sample others from, for training; None for inference.
-        """
+        """records: dataset dicts to sample others from, for training; None for inference."""
         self.mapper = mapper
         self.list_file = Path(list_file)
         self.records = records
@@ -49,27 +44,29 @@ class SkipUnreadable:
             try:
                 return self.mapper(candidate)
             except UnreadableImageError as error:
-                self._note(candidate, error)
                 first = first or error
+                self._note(candidate["file_name"], error)
             if self.records is None:
                 output = {key: value for key, value in record.items() if key != "annotations"}
                 return {**output, "image": torch.zeros(3, 64, 64, dtype=torch.uint8), "unreadable": True}
             candidate = self.records[random.randrange(len(self.records))]
         raise UserError(f"{_MAX_IN_A_ROW} images in a row cannot be read; check the image folder (first: {first})")
 
-    def _note(self, record: dict[str, Any], error: UnreadableImageError) -> None:
-        if record["file_name"] in self._seen:
+    def _note(self, file_name: str, error: UnreadableImageError) -> None:
+        if file_name in self._seen:
             return
-        self._seen.add(record["file_name"])
+        self._seen.add(file_name)
         logger.warning("Skipped: %s (%d so far in this process)", error, len(self._seen))
         self.list_file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.list_file, "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{record['file_name']}\t{error}\n")
+            file.write(f"{file_name}\t{error}\n")
 
 
 def count_unreadable(list_file: str | os.PathLike[str]) -> int:
     """Return how many different images `list_file` names; 0 without such a file."""
     path = Path(list_file)
-    if not path.is_file():
-        return 0
-    return len({line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()})
+    return (
+        0
+        if not path.is_file()
+        else len({line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()})
+    )

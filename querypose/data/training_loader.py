@@ -52,8 +52,7 @@ class TrainingLoader:
             images_per_process: images of a batch in this process.
             seed: of order and augmentations; the same in every process.
             group_by_shape: whether a batch holds only images wider than high, or none of them.
-            num_workers: loading processes, each of which loads a whole batch at a time.
-            pin_memory: whether images lie in page-locked memory, from which copies to a GPU do not wait.
+            num_workers, pin_memory: as of PyTorch's `DataLoader`.
         """
         self.records = records
         self.mapper = mapper
@@ -73,8 +72,6 @@ class TrainingLoader:
         mapper: Callable[[dict[str, Any]], dict[str, Any]],
         records: Sequence[dict[str, Any]] | None = None,
     ) -> dict[str, Any]:
-        if records is None:
-            records = training_records(cfg)
         loader, processes, steps = cfg.DATALOADER, comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
         if cfg.SOLVER.IMS_PER_BATCH % (processes * steps):
             raise UserError(
@@ -82,10 +79,10 @@ class TrainingLoader:
                 f"({processes} processes x {steps} SOLVER.ACCUMULATION_STEPS)"
             )
         return {
-            "records": records,
+            "records": training_records(cfg) if records is None else records,
             "mapper": mapper,
             "images_per_process": cfg.SOLVER.IMS_PER_BATCH // processes,
-            "seed": run_seed(cfg),
+            "seed": int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()),
             "group_by_shape": loader.ASPECT_RATIO_GROUPING,
             "num_workers": loader.NUM_WORKERS,
             "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
@@ -97,7 +94,7 @@ class TrainingLoader:
             _SeededImages(self.records, self.mapper, self.seed),
             batch_sampler=batches,
             num_workers=self.num_workers,
-            collate_fn=_identity,
+            collate_fn=list,
             pin_memory=self.pin_memory,
             # its own: the model's generator must not depend on the loader
             generator=torch.Generator().manual_seed(0),
@@ -126,9 +123,6 @@ class _SeededImages(Dataset[dict[str, Any]]):
         self.mapper = mapper
         self.seed = seed
 
-    def __len__(self) -> int:
-        return len(self.records)
-
     def __getitem__(self, place_and_index: tuple[int, int]) -> dict[str, Any]:
         place, index = place_and_index
         # without workers the generators are the model's, which must not depend on how many images were loaded
@@ -148,10 +142,7 @@ class _SeededImages(Dataset[dict[str, Any]]):
 def training_records(cfg: CfgNode) -> DatasetFromList:
     """Return the images of DATASETS.TRAIN that have enough keypoints, serialized so that workers share their memory.
 
-    Warns once if an image has more persons than the model has queries.
-
-    Raises:
-        UserError: if no image is left.
+    Warns if an image has more persons than the model has queries.
     """
     min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
     try:
@@ -167,8 +158,7 @@ def training_records(cfg: CfgNode) -> DatasetFromList:
     num_queries = cfg.MODEL.QUERYPOSE.NUM_QUERIES
     if max(counts) > num_queries:
         logger.warning(
-            "%d training images have more persons than MODEL.QUERYPOSE.NUM_QUERIES, which is %d: persons beyond that "
-            "number are neither learned nor found. Set it to at least %d.",
+            "%d training images have more persons than MODEL.QUERYPOSE.NUM_QUERIES, %d: set it to at least %d.",
             sum(count > num_queries for count in counts),
             num_queries,
             max(counts),
@@ -176,15 +166,6 @@ def training_records(cfg: CfgNode) -> DatasetFromList:
     return DatasetFromList(records, copy=False)
 
 
-def run_seed(cfg: CfgNode) -> int:
-    """Return SEED, or where it is negative a random number that all processes share."""
-    return int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
-
-
 def hashed(*numbers: int) -> list[int]:
     """Return three seeds of 32 bits, unrelated to those of any other numbers (>= 0)."""
     return [int(seed) for seed in np.random.SeedSequence(numbers).generate_state(3)]
-
-
-def _identity(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return batch

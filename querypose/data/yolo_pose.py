@@ -24,16 +24,10 @@ def split_yolo_name(name: str) -> tuple[str, str] | None:
 
 
 def write_coco_file(data_yaml: Path, split: str) -> tuple[Path, Path]:
-    """Write a split as a COCO-format file in iopath's cache folder.
+    """Write a split as a COCO-format file in iopath's cache folder; return it and the folder of its images.
 
     Boxes and keypoints of a fraction of the image become pixels. Keypoints at (0, 0) or outside of the image are not
     labeled; others are visible where the file gives no visibility.
-
-    Returns:
-        the file and the folder of its images.
-
-    Raises:
-        UserError: a file that is not in this layout, images or labels that cannot be read, labels of several classes.
     """
     description = _description(data_yaml)
     images = _images(description, data_yaml, split)
@@ -69,8 +63,8 @@ def _description(data_yaml: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{data_yaml} cannot be read: {error}") from error
     shape = description.get("kpt_shape") if isinstance(description, dict) else None
-    if not isinstance(shape, list) or [type(size) for size in shape] != [int, int] or shape[1] not in (2, 3):
-        raise UserError(f"{data_yaml} is no YOLO-pose data set: it needs kpt_shape: [keypoints, 2 or 3]")
+    if not isinstance(shape, list) or len(shape) != 2 or shape[1] not in (2, 3):
+        raise UserError(f"{data_yaml} is not a YOLO-pose data set: it needs kpt_shape: [keypoints, 2 or 3]")
     return description
 
 
@@ -141,11 +135,9 @@ def _category(description: dict[str, Any], data_yaml: Path, class_id: int) -> di
     if len(names) != count:
         raise UserError(f"kpt_names of {data_yaml} has {len(names)} names, but kpt_shape has {count} keypoints")
     flip = description.get("flip_idx")
-    if not isinstance(flip, list | type(None)):
-        raise UserError(f"flip_idx of {data_yaml} must be a list of indices, not {flip!r}")
     if flip is None:
         pairs = flip_pairs_by_name(names)
-    elif sorted(map(str, flip)) == sorted(map(str, range(count))) and all(flip[flip[i]] == i for i in range(count)):
+    elif isinstance(flip, list) and set(flip) == set(range(count)) and all(flip[j] == i for i, j in enumerate(flip)):
         pairs = tuple((names[i], names[j]) for i, j in enumerate(flip) if i < j)
     else:
         raise UserError(f"flip_idx of {data_yaml} must exchange pairs of the indices 0 to {count - 1}")

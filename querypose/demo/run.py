@@ -1,4 +1,4 @@
-"""The demo: the persons of images, videos and cameras, drawn and written while the network works on the next frame."""
+"""The demo: persons of images, videos and cameras, drawn and written while the network processes the next frame."""
 
 import contextlib
 import itertools
@@ -93,7 +93,7 @@ class Demo:
         self._writer: VideoWriter | None = None
 
     def run(self, sources: Sequence[Source]) -> None:
-        """Work on image and video files, streams and cameras; an input that fails is reported and left out.
+        """Work on image and video files, streams and cameras; an input that fails is reported and skipped.
 
         Image ids are the numbers that images are named by, see `image_ids`; with videos or a camera, images and frames
         count from 1.

@@ -1,4 +1,4 @@
-"""Settings of the whole process that make training on a CPU faster; for programs that train, not for libraries."""
+"""Process-wide settings that make training on a CPU faster; for programs, not for libraries."""
 
 import ctypes
 import os

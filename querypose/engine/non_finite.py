@@ -1,4 +1,4 @@
-"""Steps with NaN or infinity change nothing: they are explained, and stop training or are skipped."""
+"""Steps with NaN or infinity never change the weights: they are diagnosed, then stop training or are skipped."""
 
 import logging
 from pathlib import Path

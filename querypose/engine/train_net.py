@@ -10,7 +10,6 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from torch import nn
 
 from querypose.atomic_io import make_output_folder
 from querypose.data import check_datasets
@@ -66,9 +65,7 @@ def _run(args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Calla
     with process_group(cfg.MODEL.DEVICE, args.timeout):
         check_datasets(cfg, train=not args.eval_only)
         if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
-            raise UserError(
-                "nothing to evaluate: give MODEL.WEIGHTS path/to/model.pth, or --resume for the last checkpoint"
-            )
+            raise UserError("nothing to evaluate: give MODEL.WEIGHTS FILE, or --resume for the last checkpoint")
         for name in cfg.DATASETS.TEST:
             trainer.build_evaluator(cfg, name)  # its errors are reported before training, not after it
         if not args.eval_only and not args.resume:
@@ -80,7 +77,18 @@ def _run(args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Calla
         default_setup(cfg, args)
         logging.getLogger("querypose").parent = logging.getLogger("detectron2")
         log_parts(cfg)
-        model, run = _evaluation(cfg, args, trainer) if args.eval_only else _training(cfg, args, trainer)
+        run: Callable[[], dict]
+        if args.eval_only:
+            model = trainer.build_model(cfg)
+            checkpointer = PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+            checkpointer.must_fit = True
+            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+            run = functools.partial(trainer.test, cfg, model)
+        else:
+            speed_up_cpu_training(cfg)
+            training = trainer(cfg)
+            training.resume_or_load(resume=args.resume)
+            model, run = training.model, training.train
         with timed_inference(model) as seconds:
             results = run()
         write_results(cfg, args.config_file, results, seconds)
@@ -89,31 +97,12 @@ def _run(args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Calla
         return results
 
 
-def _evaluation(cfg: CfgNode, args: argparse.Namespace, trainer: type[PoseTrainer]) -> tuple[nn.Module, Callable]:
-    model = trainer.build_model(cfg)
-    checkpointer = PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-    checkpointer.must_fit = True
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    return model, lambda: trainer.test(cfg, model)
-
-
-def _training(cfg: CfgNode, args: argparse.Namespace, trainer: type[PoseTrainer]) -> tuple[nn.Module, Callable]:
-    speed_up_cpu_training(cfg)
-    training = trainer(cfg)
-    training.resume_or_load(resume=args.resume)
-    return training.model, training.train
-
-
 def refuse_existing_run(folder: str) -> None:
     """Raise a UserError, in every process, if a training run has left metrics or checkpoints in the folder."""
-    traces = []
-    if comm.is_main_process():
-        traces = [path for name in RUN_TRACES for path in Path(folder).glob(name)]
-    traces = comm.all_gather(traces)[0]
+    traces = comm.all_gather([path.name for name in RUN_TRACES for path in Path(folder).glob(name)])[0]
     if traces:
         raise UserError(
-            f"OUTPUT_DIR {folder} already holds a run ({traces[0].name}); continue it with --resume, or give another "
-            "OUTPUT_DIR"
+            f"OUTPUT_DIR {folder} already holds a run ({traces[0]}); continue it with --resume, or give another folder"
         )
 
 

@@ -7,8 +7,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from querypose.modeling.keypoint_stage import KEYPOINT_STAGE_REGISTRY, build_tower
-from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY
+from querypose.modeling.keypoint_stage import (
+    KEYPOINT_STAGE_REGISTRY,
+    build_instance_interaction,
+    build_tower,
+    tower_and_heads_config,
+)
 from querypose.modeling.part_heads import KeypointHeads
 from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY, DynamicChannelMLP
 from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY
@@ -49,11 +53,7 @@ class MultiHeadSelfAttention(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int | None = None) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
-        return {
-            "dim": config.HIDDEN_DIM,
-            "num_heads": config.NUM_HEADS,
-            "query_dim": query_dim,
-        }
+        return {"dim": config.HIDDEN_DIM, "num_heads": config.NUM_HEADS, "query_dim": query_dim}
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
         queries = query if query.dim() == 3 else query[:, None]
@@ -179,22 +179,17 @@ class PooledKeypointStage(nn.Module):
     variants: tuple[str, ...] = ("light",)
 
     @configurable
-    def __init__(self, *, num_keypoints: int, dim: int, tower_dim: int, num_tower_layers: int, with_sigma: bool = True):
-        """num_keypoints: K; the others as of `KeypointStage`."""
+    def __init__(
+        self, *, part_of_keypoint: list[int], dim: int, tower_dim: int, num_tower_layers: int, with_sigma: bool = True
+    ):
+        """As of `KeypointStage`; the parts do not matter."""
         super().__init__()
         self.tower = build_tower(dim, tower_dim, num_tower_layers)
-        self.heads = KeypointHeads([0] * num_keypoints, dim, with_sigma)
+        self.heads = KeypointHeads([0] * len(part_of_keypoint), dim, with_sigma)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int]) -> dict[str, Any]:
-        config = cfg.MODEL.QUERYPOSE
-        return {
-            "num_keypoints": len(part_of_keypoint),
-            "dim": config.HIDDEN_DIM,
-            "tower_dim": config.TOWER_DIM,
-            "num_tower_layers": config.NUM_TOWER_LAYERS,
-            "with_sigma": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS).uses_sigma,
-        }
+        return tower_and_heads_config(cfg, part_of_keypoint)
 
     def forward(
         self, regions: Tensor, instance_queries: Tensor, part_queries: None
@@ -220,12 +215,10 @@ class InstanceKeypointStage(PooledKeypointStage):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int]) -> dict[str, Any]:
-        config = cfg.MODEL.QUERYPOSE
-        num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
         return {
-            **super().from_config(cfg, part_of_keypoint),
-            "instance_interaction": QUERY_INTERACTION_REGISTRY.get(config.KEYPOINT_INTERACTION)(cfg, num_tokens),
-            "feedforward_dim": config.FEEDFORWARD_DIM,
+            **tower_and_heads_config(cfg, part_of_keypoint),
+            "instance_interaction": build_instance_interaction(cfg),
+            "feedforward_dim": cfg.MODEL.QUERYPOSE.FEEDFORWARD_DIM,
         }
 
     def forward(

@@ -119,7 +119,7 @@ class ImageQueries(nn.Module):
                 nn.ReLU(),
                 nn.Conv2d(feature_dim, 5, kernel_size=1),
             )
-            nn.init.normal_(self.head[-1].weight, std=0.01)
+            nn.init.normal_(self.head[-1].weight, std=0.01)  # type: ignore[arg-type]
             # centers are rare: start at probability 0.01; persons of 8 strides, in the middle of a location
             self.head[-1].bias.data = torch.tensor([-math.log(99), 8.0, 8.0, 0.5, 0.5])
 
@@ -213,7 +213,7 @@ class ImageQueries(nn.Module):
         size_error = (_at(maps.size, index).flip(-1) - size / self.stride).abs()
         offset_error = (_at(maps.offset, index).flip(-1) - (position - location)).abs()
         return {
-            "loss_center": heatmap_focal_loss(maps.center, heatmaps, reduction="sum") / num_persons,
+            "loss_center": heatmap_focal_loss(maps.center, heatmaps) / num_persons,
             "loss_center_size": 0.1 * (size_error * valid[..., None]).sum() / num_persons,
             "loss_center_offset": (offset_error * valid[..., None]).sum() / num_persons,
         }

@@ -1,7 +1,8 @@
 """The cascade of box stages and keypoint stages over learnable queries (Section 3.1, Figures 2 and 3b)."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,9 +23,14 @@ class BoxOutput:
     tensors (B, N, d), the instance queries that each box stage hands to the keypoint stage after it.
     """
 
-    logits: list[Tensor]
-    boxes: list[Tensor]
-    queries: list[Tensor]
+    logits: list[Tensor] = field(default_factory=list)
+    boxes: list[Tensor] = field(default_factory=list)
+    queries: list[Tensor] = field(default_factory=list)
+
+    def append(self, logits: Tensor, boxes: Tensor, queries: Tensor) -> None:
+        self.logits.append(logits)
+        self.boxes.append(boxes)
+        self.queries.append(queries)
 
 
 @dataclass
@@ -37,9 +43,14 @@ class KeypointOutput:
     """
 
     rows: Tensor
-    coordinates: list[Tensor]
-    sigmas: list[Tensor]
-    attention: list[Tensor | None]
+    coordinates: list[Tensor] = field(default_factory=list)
+    sigmas: list[Tensor] = field(default_factory=list)
+    attention: list[Tensor | None] = field(default_factory=list)
+
+    def append(self, coordinates: Tensor, sigmas: Tensor, attention: Tensor | None) -> None:
+        self.coordinates.append(coordinates)
+        self.sigmas.append(sigmas)
+        self.attention.append(attention)
 
 
 class QueryPoseDecoder(nn.Module):
@@ -53,11 +64,13 @@ class QueryPoseDecoder(nn.Module):
     stages match it to.
     """
 
+    box_stages: Sequence[BoxStage]
+
     @configurable
     def __init__(
         self,
         *,
-        box_stages: list[nn.Module],
+        box_stages: list[BoxStage],
         keypoint_stages: list[nn.Module],
         num_queries: int,
         num_parts: int,
@@ -83,7 +96,7 @@ class QueryPoseDecoder(nn.Module):
                 alone.
         """
         super().__init__()
-        self.box_stages = nn.ModuleList(box_stages)
+        self.box_stages = nn.ModuleList(box_stages)  # type: ignore[assignment]
         self.keypoint_stages = nn.ModuleList(keypoint_stages)
         self.proposal_boxes = nn.Embedding(num_queries, 4) if learnable_boxes else None
         self.instance_queries = nn.Embedding(num_queries, dim)
@@ -123,15 +136,15 @@ class QueryPoseDecoder(nn.Module):
         deconvolution in the SPEGM, coordinates near the box centre. "authors" leaves Xavier on all of them, as the
         authors' release does.
         """
-        for stages in (self.box_stages, self.keypoint_stages):
-            for parameter in stages.parameters():
+        for stage in [*self.box_stages, *self.keypoint_stages]:
+            for parameter in stage.parameters():
                 if parameter.dim() > 1:
                     _xavier_uniform(parameter)
-        for stage in self.box_stages:
-            nn.init.constant_(stage.class_logit.bias, -math.log((1 - class_prior) / class_prior))
+        for box_stage in self.box_stages:
+            nn.init.constant_(box_stage.class_logit.bias, -math.log((1 - class_prior) / class_prior))
             if self.proposal_boxes is None:  # the first boxes are good: the first step must not move them
-                nn.init.zeros_(stage.box_delta.weight)
-                nn.init.zeros_(stage.box_delta.bias)
+                nn.init.zeros_(box_stage.box_delta.weight)
+                nn.init.zeros_(box_stage.box_delta.bias)
         if self.proposal_boxes is not None:
             nn.init.constant_(self.proposal_boxes.weight[:, :2], 0.5)
             nn.init.constant_(self.proposal_boxes.weight[:, 2:], 1.0)
@@ -146,7 +159,8 @@ class QueryPoseDecoder(nn.Module):
 
         image_sizes: (B, 2) width and height of each image without padding, in pixels.
         """
-        return corners_in_pixels(self.proposal_boxes.weight, image_sizes), self.learnable_queries(image_sizes.shape[0])
+        boxes = corners_in_pixels(self.proposal_boxes.weight, image_sizes)  # type: ignore[union-attr]
+        return boxes, self.learnable_queries(image_sizes.shape[0])
 
     def learnable_queries(self, batch: int) -> Tensor:
         """The learnable instance queries, the same for each image, (B, N, d)."""
@@ -159,13 +173,11 @@ class QueryPoseDecoder(nn.Module):
             features: feature maps (B, d, H_l, W_l), finest first.
             boxes: (B, N, 4) corners in pixels of the network's input; queries: (B, N, d) instance queries.
         """
-        output = BoxOutput([], [], [])
+        output = BoxOutput()
         for stage in self.box_stages:
             logits, refined, queries = stage(stage.pool(features, boxes), boxes, queries)
             boxes = refined.detach()
-            output.logits.append(logits)
-            output.boxes.append(refined)
-            output.queries.append(queries)
+            output.append(logits, refined, queries)
         return output
 
     def decode_keypoints(
@@ -188,7 +200,7 @@ class QueryPoseDecoder(nn.Module):
         """
         num_queries = boxes.logits[0].shape[1]
         part_queries = self.initial_part_queries(rows.shape[0])
-        output = KeypointOutput(rows, [], [], [])
+        output = KeypointOutput(rows)
         for index, stage in enumerate(self.keypoint_stages):
             if rows_per_stage is not None:
                 rows = output.rows[: rows_per_stage[index]]
@@ -197,9 +209,7 @@ class QueryPoseDecoder(nn.Module):
             pooled = self.pool_keypoint_regions(feature, corners, rows // num_queries)
             queries = boxes.queries[index].flatten(0, 1)[rows]
             coordinates, sigmas, _, part_queries, attention = stage(pooled, queries, part_queries)
-            output.coordinates.append(coordinates)
-            output.sigmas.append(sigmas)
-            output.attention.append(attention)
+            output.append(coordinates, sigmas, attention)
         return output
 
     def decode_jointly(
@@ -218,13 +228,11 @@ class QueryPoseDecoder(nn.Module):
         """
         batch, number, _ = queries.shape
         part_queries = self.initial_part_queries(batch * number)
-        box_output, output = BoxOutput([], [], []), KeypointOutput(None, [], [], [])
+        box_output, output = BoxOutput(), KeypointOutput(torch.arange(batch * number, device=queries.device))
         for box_stage, keypoint_stage in zip(self.box_stages, self.keypoint_stages, strict=True):
             logits, refined, queries = box_stage(box_stage.pool(features, boxes), boxes, queries)
             boxes = refined.detach()
-            box_output.logits.append(logits)
-            box_output.boxes.append(refined)
-            box_output.queries.append(queries)
+            box_output.append(logits, refined, queries)
 
             last = keypoint_stage is self.keypoint_stages[-1]
             rows = select_rows(logits, topk, score_floor if last else 0.0)
@@ -234,11 +242,9 @@ class QueryPoseDecoder(nn.Module):
             coordinates, sigmas, updated, parts, attention = keypoint_stage(pooled, flat[rows], parts)
             if not last:
                 queries = flat.index_copy(0, rows, updated.to(flat)).view_as(queries)
-                part_queries = None if parts is None else part_queries.to(parts).index_copy(0, rows, parts)
+                part_queries = None if part_queries is None else part_queries.to(parts).index_copy(0, rows, parts)
             output.rows = rows
-            output.coordinates.append(coordinates)
-            output.sigmas.append(sigmas)
-            output.attention.append(attention)
+            output.append(coordinates, sigmas, attention)
         if topk or score_floor:
             output = KeypointOutput(rows, output.coordinates[-1:], output.sigmas[-1:], output.attention[-1:])
         return box_output, output

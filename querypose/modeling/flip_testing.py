@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -29,7 +30,9 @@ class FlipTesting:
     sigmas: Sequence[float]
     max_detections: int = 100
 
-    def __call__(self, detect: Callable[[list[dict]], list[Instances]], batched_inputs: list[dict]) -> list[Instances]:
+    def __call__(
+        self, detect: Callable[[list[dict[str, Any]]], list[Instances]], batched_inputs: list[dict[str, Any]]
+    ) -> list[Instances]:
         """The averaged persons of every image, best score first; `detect` is called twice, with images (3, H, W)."""
         persons = detect(batched_inputs)
         mirrored = detect([{**inputs, "image": inputs["image"].flip(-1)} for inputs in batched_inputs])

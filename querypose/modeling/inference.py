@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from querypose.errors import UserError
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
-from querypose.modeling.losses.rle import keypoints_in_pixels
+from querypose.modeling.losses.keypoint_loss import keypoints_in_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,7 @@ def finite_persons(persons: Instances, model: nn.Module, name: str) -> Instances
         return persons
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         raise UserError(
-            "MODEL.WEIGHTS holds numbers that are not finite, perhaps from a training run that diverged; "
-            "give other weights"
+            "MODEL.WEIGHTS holds numbers that are not finite, perhaps of a run that diverged; give other weights"
         )
     logger.warning("%s: left out %d persons with coordinates that are not finite", name, int((~finite).sum()))
     return persons[finite]

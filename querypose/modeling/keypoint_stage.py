@@ -80,22 +80,14 @@ class KeypointStage(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int]) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
-        num_parts = max(part_of_keypoint) + 1
-        num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
         return {
-            "part_embedding": PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING)(cfg, num_parts),
+            **tower_and_heads_config(cfg, part_of_keypoint),
+            "part_embedding": PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING)(cfg, max(part_of_keypoint) + 1),
             "part_update": PART_UPDATE_REGISTRY.get(config.PART_UPDATE)(cfg),
-            "instance_interaction": None
-            if config.VARIANT == "light"
-            else QUERY_INTERACTION_REGISTRY.get(config.KEYPOINT_INTERACTION)(cfg, num_tokens),
-            "part_of_keypoint": part_of_keypoint,
-            "dim": config.HIDDEN_DIM,
+            "instance_interaction": None if config.VARIANT == "light" else build_instance_interaction(cfg),
             "part_dim": config.PART_DIM,
-            "tower_dim": config.TOWER_DIM,
-            "num_tower_layers": config.NUM_TOWER_LAYERS,
             "num_heads": config.NUM_HEADS,
             "feedforward_dim": config.FEEDFORWARD_DIM,
-            "with_sigma": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS).uses_sigma,
             "anchored": config.ANCHORED_COORDINATES,
         }
 
@@ -128,6 +120,24 @@ class KeypointStage(nn.Module):
         if getattr(self.part_update, "iterates", True):
             part_queries = updated
         return coordinates, sigmas, instance_queries, part_queries, attention
+
+
+def tower_and_heads_config(cfg: CfgNode, part_of_keypoint: list[int]) -> dict[str, Any]:
+    """The arguments that all keypoint stages have."""
+    config = cfg.MODEL.QUERYPOSE
+    return {
+        "part_of_keypoint": part_of_keypoint,
+        "dim": config.HIDDEN_DIM,
+        "tower_dim": config.TOWER_DIM,
+        "num_tower_layers": config.NUM_TOWER_LAYERS,
+        "with_sigma": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS).uses_sigma,
+    }
+
+
+def build_instance_interaction(cfg: CfgNode) -> nn.Module:
+    """`MODEL.QUERYPOSE.KEYPOINT_INTERACTION` for the regions of a keypoint stage."""
+    num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
+    return QUERY_INTERACTION_REGISTRY.get(cfg.MODEL.QUERYPOSE.KEYPOINT_INTERACTION)(cfg, num_tokens)
 
 
 def build_tower(dim: int, tower_dim: int, num_layers: int) -> nn.Sequential:

@@ -1,6 +1,7 @@
 """QueryPose: from images to persons with boxes, keypoints and a confidence per keypoint."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -34,6 +35,11 @@ def topk_poses(cfg: CfgNode) -> int:
 @META_ARCH_REGISTRY.register()
 class QueryPose(nn.Module):
     """Sparse end-to-end multi-person pose regression (Figure 2); the shape letters stand in `querypose.modeling`."""
+
+    decoder: QueryPoseDecoder
+    criterion: SetCriterion
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -139,11 +145,11 @@ class QueryPose(nn.Module):
 
     def forward(
         self,
-        batched_inputs: list[dict],
+        batched_inputs: list[dict[str, Any]],
         do_postprocess: bool = True,
         num_persons: int | None = None,
         num_keypoints: int | None = None,
-    ):
+    ) -> dict[str, Tensor] | list[dict[str, Any]] | list[Instances]:
         """
         Args:
             batched_inputs: Detectron2's format: each a dict with `image` (3, H, W) of 0 .. 255, in training
@@ -166,7 +172,7 @@ class QueryPose(nn.Module):
         results = flip(self.detect, batched_inputs) if flip else self.detect(batched_inputs)
         return self.postprocess(results, batched_inputs) if do_postprocess else results
 
-    def detect(self, batched_inputs: list[dict]) -> list[Instances]:
+    def detect(self, batched_inputs: list[dict[str, Any]]) -> list[Instances]:
         """`inference` of the images as they are."""
         images = self.preprocess(batched_inputs)
         return self.inference(*self.decode(*self.extract(images)), images.image_sizes)
@@ -188,7 +194,7 @@ class QueryPose(nn.Module):
 
     def proposals(self, sizes: Tensor, maps: CenterMaps | None) -> tuple[Tensor, Tensor]:
         """The first boxes (B, N, 4), corners in pixels, and instance queries (B, N, d)."""
-        if maps is None:
+        if self.image_queries is None:
             return self.decoder.proposals(sizes)
         return self.image_queries(maps, self.decoder.learnable_queries(sizes.shape[0]), sizes)
 
@@ -218,7 +224,7 @@ class QueryPose(nn.Module):
         for the queries matched at it or later: the losses and gradients of all queries, but for BatchNorm's statistics.
         """
         decoder, criterion = self.decoder, self.criterion
-        num_persons = criterion.normalizer(targets, num_persons)
+        persons = criterion.normalizer(targets, num_persons)
         first = self.proposals(sizes, maps)
         if decoder.light:
             boxes = decoder.decode_boxes(features, *first)
@@ -232,28 +238,22 @@ class QueryPose(nn.Module):
             boxes, keypoints = decoder.decode_jointly(features, *first)
             matches = criterion.matcher.assign(boxes.logits, boxes.boxes, targets)
         matches = matches_on(matches, self.device)
-        losses = criterion.box_losses(boxes, matches, targets, num_persons)
-        losses.update(criterion.keypoint_losses(keypoints, boxes, matches, targets, num_persons))
+        losses = criterion.box_losses(boxes, matches, targets, persons)
+        losses.update(criterion.keypoint_losses(keypoints, boxes, matches, targets, persons))
         if criterion.auxiliary_heatmap is not None:
             losses["loss_heatmap"] = criterion.heatmap_loss(features[0], targets, num_keypoints)
-        if maps is not None and maps.center.requires_grad:
-            losses.update(self.image_queries.losses(maps, targets, num_persons))
+        if self.image_queries is not None and maps is not None and maps.center.requires_grad:
+            losses.update(self.image_queries.losses(maps, targets, persons))
         if self.region_copies:
             match, regions = ground_truth_regions(matches[-1], targets, self.region_copies, self.region_jitter)
             output = decoder.decode_keypoints(features[0], boxes, match.rows, regions=regions)
-            losses.update(criterion.region_losses(output, match, regions, targets, num_persons, self.region_copies))
+            losses.update(criterion.region_losses(output, match, regions, targets, persons, self.region_copies))
         if self.one_to_many is not None:
-            losses.update(self.one_to_many_losses(features, sizes, targets, num_persons))
+            boxes = decoder.decode_boxes(features, *self.one_to_many(sizes))
+            targets = self.one_to_many.targets(targets)
+            matches = criterion.matcher(boxes.logits, boxes.boxes, targets)
+            losses.update(criterion.box_losses(boxes, matches, targets, persons * self.one_to_many.repeats, "_many"))
         return losses
-
-    def one_to_many_losses(
-        self, features: list[Tensor], sizes: Tensor, targets: Targets, num_persons: Tensor
-    ) -> dict[str, Tensor]:
-        """Box losses of the second set of queries, named `loss_class_many`, .., divided by the repeats as well."""
-        boxes = self.decoder.decode_boxes(features, *self.one_to_many(sizes))
-        targets = self.one_to_many.targets(targets)
-        matches = self.criterion.matcher(boxes.logits, boxes.boxes, targets)
-        return self.criterion.box_losses(boxes, matches, targets, num_persons * self.one_to_many.repeats, "_many")
 
     def inference(
         self,
@@ -284,11 +284,11 @@ class QueryPose(nn.Module):
             if self.criterion.keypoint_loss.uses_sigma:
                 results[-1].pred_keypoint_sigmas = sigmas[keep]
             if attention_stage is not None:
-                results[-1].part_attention = keypoints.attention[attention_stage][keep]
+                results[-1].part_attention = keypoints.attention[attention_stage][keep]  # type: ignore[index]
                 results[-1].attention_boxes = Boxes(boxes.boxes[attention_stage].flatten(0, 1)[keypoints.rows][keep])
         return results
 
-    def with_attention(self, batched_inputs: list[dict], stage: int = -1) -> list[dict]:
+    def with_attention(self, batched_inputs: list[dict[str, Any]], stage: int = -1) -> list[dict[str, Instances]]:
         """Inference that also shows where the parts' embeddings come from (Figure 5).
 
         Args:
@@ -317,7 +317,7 @@ class QueryPose(nn.Module):
         return self.postprocess(results, batched_inputs)
 
     @contextlib.contextmanager
-    def every_query(self):
+    def every_query(self) -> Iterator[None]:
         """Inference inside the block runs and returns all queries, whatever `topk_poses` and `pose_score_floor` say."""
         before = self.topk_poses, self.pose_score_floor
         self.topk_poses, self.pose_score_floor = 0, 0.0
@@ -326,19 +326,13 @@ class QueryPose(nn.Module):
         finally:
             self.topk_poses, self.pose_score_floor = before
 
-    @property
-    def leaves_out_queries(self) -> bool:
-        """Whether inference returns fewer than all queries."""
-        # with at least as many poses as queries there is nothing to select
-        return 0 < self.topk_poses < self.decoder.instance_queries.num_embeddings or self.pose_score_floor > 0
-
-    def preprocess(self, batched_inputs: list[dict]) -> ImageList:
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalize, then pad right and bottom to one size that the backbone's strides divide."""
         images = [inputs["image"].to(self.device, non_blocking=True) for inputs in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
-    def postprocess(self, results: list[Instances], batched_inputs: list[dict]) -> list[dict[str, Instances]]:
+    def postprocess(self, results: list[Instances], batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """The `finite_persons`, all in pixels scaled to the size that each input asks for."""
         processed = []
         for image_results, inputs in zip(results, batched_inputs, strict=True):

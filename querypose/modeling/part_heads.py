@@ -29,6 +29,8 @@ class KeypointHeads(nn.Module):
     order.
     """
 
+    part_of_keypoint: Tensor
+
     def __init__(self, part_of_keypoint: list[int], part_dim: int, with_sigma: bool = True):
         """
         Args:
@@ -59,7 +61,7 @@ class KeypointHeads(nn.Module):
             norm = queries.norm(dim=-1, keepdim=True).clamp(min=1e-6)
             coordinates = torch.einsum("rkc,koc->rko", queries, self.coordinate_weight) / norm
             coordinates = coordinates + self.coordinate_bias
-            if self.sigma_weight is None:
+            if self.sigma_weight is None or self.sigma_bias is None:
                 return coordinates, torch.zeros_like(coordinates)
             sigmas = torch.einsum("rkc,koc->rko", queries, self.sigma_weight) + self.sigma_bias
             return coordinates, torch.sigmoid(sigmas)

@@ -52,9 +52,9 @@ class SPEGM(nn.Module):
 
     def init_weights(self) -> None:
         """Nearly equal weight on every location, and a small deconvolution, so that attention starts undecided."""
-        nn.init.normal_(self.upsample[0].weight, std=0.001)
+        nn.init.normal_(self.upsample[0].weight, std=0.001)  # type: ignore[arg-type]
         nn.init.normal_(self.attention.weight, std=0.01)
-        nn.init.zeros_(self.attention.bias)
+        nn.init.zeros_(self.attention.bias)  # type: ignore[arg-type]
 
     def forward(self, regions: Tensor, queries: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """regions (R, d, H, W) -> embeddings (R, M, dp) and A (R, M, 2H, 2W), whose maps sum to one (Figure 5).

@@ -1,7 +1,6 @@
 """A sheet of images side by side: predictions beside the ground truth, say."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,20 +61,13 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-@contextlib.contextmanager
-def output_folder(folder: Path) -> Iterator[None]:
-    """Make a folder; a file in it that the block cannot write raises `UserError`."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-
-
 def write_sheets(
     entries: Iterable[tuple[str, str, Sequence[np.ndarray]]], folder: Path, overview: str, headings: Sequence[str]
 ) -> None:
     """Write a sheet for each entry (file name, title, an image per heading), and one of the first `SHEET_ROWS`."""
     first: list[tuple[str, Sequence[np.ndarray]]] = []
-    with output_folder(folder):
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         for name, title, images in entries:
             height, width = images[0].shape[:2]
             sheet = contact_sheet([images], [title], cell_size=(width, height), headings=headings)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from querypose.atomic_io import whole_file
 from querypose.data.annotations import AREA_PER_BOX_AREA, NO_SIZE, UNKNOWN_IMAGE, normalize
 from querypose.data.coco_format import image_path, keypoint_category, load_coco_format
-from querypose.data.crowdpose import CROWDPOSE_NAMES, CROWDPOSE_SKELETON
+from querypose.data.crowdpose import CROWDPOSE_NAMES, CROWDPOSE_SKELETON, CROWDPOSE_SPLITS
 from querypose.errors import UserError
 from querypose.image_io import open_image, upright_size
 
@@ -20,6 +20,15 @@ NUM_COUNTED = 12
 """`num_keypoints` counts the first twelve joints: not head and neck."""
 
 _MARK = "tools/prepare_crowdpose.py"
+_CATEGORY = {
+    "supercategory": "person",
+    "id": 1,
+    "name": "person",
+    "keypoints": list(CROWDPOSE_NAMES),
+    "skeleton": [[i + 1, j + 1] for i, j in CROWDPOSE_SKELETON.limbs],
+    "flip_pairs": [list(pair) for pair in CROWDPOSE_SKELETON.flip_pairs],
+    "sigmas": list(CROWDPOSE_SKELETON.sigmas),
+}
 
 
 def find_official_files(sources: Iterable[str | Path]) -> dict[str, Path]:
@@ -31,18 +40,14 @@ def find_official_files(sources: Iterable[str | Path]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for source in map(Path, sources):
-        if not source.exists():
-            raise UserError(f"there is no file or folder {source}; name CrowdPose's annotation files or their folder")
-        files = [source]
-        if source.is_dir():
-            files = []
-            for split in ("train", "val", "test", "trainval"):
-                places = [source / folder / f"crowdpose_{split}.json" for folder in ("", "json", "annotations")]
-                files += [place for place in places if place.is_file()][:1]
-        for file in files:
+        folders = [source, source / "json", source / "annotations"]
+        usual = [folder / f"crowdpose_{split}.json" for folder in folders for split in CROWDPOSE_SPLITS]
+        for file in [path for path in usual if path.is_file()] if source.is_dir() else [source]:
             match = re.match(r"crowdpose_(trainval|train|val|test)", file.name)
-            if not match:
-                raise UserError(f"{file} must be named crowdpose_train, crowdpose_val or crowdpose_test(..).json")
+            if not match or not file.is_file():
+                raise UserError(
+                    f"{file} must be a file or folder of crowdpose_train, crowdpose_val, crowdpose_test(..).json"
+                )
             if match[1] in found:
                 raise UserError(f"{found[match[1]]} and {file} are both of the split {match[1]}; name one of them")
             found[match[1]] = file
@@ -62,51 +67,33 @@ class CrowdPoseFile:
         remarks: what is worth knowing and was not changed, each with its count.
     """
 
-    def __init__(
-        self, path: str | Path, image_root: str | Path, *, allow_missing: bool = False, progress: bool = True
-    ) -> None:
-        """Read and check the file.
-
-        Args:
-            path: annotation file.
-            image_root: folder of the images.
-            allow_missing: whether missing images are left out, with their persons, instead of refused.
-            progress: whether to show a progress bar while the images are checked.
-
-        Raises:
-            UserError: for files that are not CrowdPose's, missing or unreadable images, and sizes that no swap of
-                width and height explains.
-        """
+    def __init__(self, path: str | Path, image_root: str | Path, *, allow_missing: bool = False) -> None:
+        """allow_missing: whether missing images are left out, with their persons, instead of refused."""
         self.path = Path(path)
         self.changes: Counter[str] = Counter()
-        self.remarks: Counter[str] = Counter()
         content = load_coco_format(path)
         category, _ = keypoint_category(content, path)
-        if category is None or tuple(category["keypoints"]) != CROWDPOSE_NAMES:
-            raise UserError(
-                f"{path} has not CrowdPose's category, which is one with the 14 keypoints "
-                f"{', '.join(CROWDPOSE_NAMES)}; use the official files"
-            )
-        annotations = normalize(content, str(path))
-        if not annotations.images:
-            raise UserError(f"{path} lists no images")
-        if category.get("skeleton") != _category()["skeleton"]:
+        if category is None or tuple(category["keypoints"]) != CROWDPOSE_NAMES or not content["images"]:
+            names = ", ".join(CROWDPOSE_NAMES)
+            raise UserError(f"{path} has not CrowdPose's images and 14 keypoints, {names}; use the official files")
+        if category.get("skeleton") != _CATEGORY["skeleton"]:
             self.changes["skeletons (limbs) corrected"] = 1
+        annotations = normalize(content, str(path))
         for reason in (NO_SIZE, UNKNOWN_IMAGE):
             self.changes[f"persons left out: {reason}"] = annotations.left_out[reason]
         self.changes["areas computed (0.53 x box)"] = len(annotations.persons)
         persons = [_complete(person) for person in annotations.persons]
-        images = self._compare_sizes(annotations.images, persons, Path(image_root), allow_missing, progress)
+        images = self._compare_sizes(annotations.images, persons, Path(image_root), allow_missing)
         sizes = {image["id"]: (image["width"], image["height"]) for image in images}
         persons = [person for person in persons if person["image_id"] in sizes]
-        self.remarks["images without crowdIndex (such a file cannot be evaluated by CrowdPose's rules)"] = sum(
-            not isinstance(image.get("crowdIndex"), int | float) for image in images
-        )
-        self.remarks["labeled keypoints outside their image"] = sum(
-            _num_outside([person], sizes[person["image_id"]]) for person in persons
-        )
-        self.remarks["images without persons"] = len(sizes.keys() - {person["image_id"] for person in persons})
-        self.changes, self.remarks = +self.changes, +self.remarks
+        without_index = [image for image in images if not isinstance(image.get("crowdIndex"), int | float)]
+        outside = sum(_num_outside([person], sizes[person["image_id"]]) for person in persons)
+        self.changes = +self.changes
+        self.remarks = +Counter({
+            "images without crowdIndex (such a file cannot be evaluated by CrowdPose's rules)": len(without_index),
+            "labeled keypoints outside their image": outside,
+            "images without persons": len(sizes.keys() - {person["image_id"] for person in persons}),
+        })  # fmt: skip
         self.content = _content(images, persons)
 
     def _compare_sizes(
@@ -115,15 +102,13 @@ class CrowdPoseFile:
         persons: Sequence[dict[str, Any]],
         image_root: Path,
         allow_missing: bool,
-        progress: bool,
     ) -> list[dict[str, Any]]:
         """Return the images that exist, with the width and height of their files."""
         persons_of: dict[Any, list[dict[str, Any]]] = {}
         for person in persons:
             persons_of.setdefault(person["image_id"], []).append(person)
         kept, missing = [], []
-        bar = tqdm(images, desc=f"images of {self.path.name}", unit="image", disable=None if progress else True)
-        for image in bar:
+        for image in tqdm(images, desc=f"images of {self.path.name}", unit="image", disable=None):
             path = image_path(image_root, image["file_name"])
             if not path.exists():
                 missing.append(path)
@@ -135,27 +120,21 @@ class CrowdPoseFile:
                 # an image that is only rotated by its EXIF data has no swapped numbers: the persons tell
                 here = persons_of.get(image["id"], [])
                 if annotated[::-1] != size or _num_outside(here, size) > _num_outside(here, annotated):
-                    raise UserError(
-                        f"the image {path} is {size[0]}x{size[1]} pixels, but {self.path} is made for {annotated[0]}x"
-                        f"{annotated[1]}, which no swap of width and height explains; use the official images"
-                    )
+                    found = f"{size[0]}x{size[1]} pixels, but {self.path} is made for {annotated[0]}x{annotated[1]}"
+                    raise UserError(f"the image {path} is {found}, which no swap of width and height explains")
                 self.changes["images whose width and height were swapped"] += 1
             kept.append({**image, "width": size[0], "height": size[1]})
         if missing and not (allow_missing and kept):
             raise UserError(
                 f"{len(missing)} of the {len(images)} images of {self.path} are missing, the first is {missing[0]}; "
-                "give the folder of CrowdPose's images by --images, or leave out what is missing by --allow-missing"
+                "give their folder by --images, or leave out what is missing by --allow-missing"
             )
         self.changes["missing images left out"] = len(missing)
         return kept
 
 
 def join(first: CrowdPoseFile, second: CrowdPoseFile) -> dict[str, Any]:
-    """Return the content of two files as one, trainval, with persons numbered from 1.
-
-    Raises:
-        UserError: if both hold the same image.
-    """
+    """Return the content of two files without a common image as one, trainval, with persons numbered from 1."""
     images, persons = ([*first.content[key], *second.content[key]] for key in ("images", "annotations"))
     for key in ("id", "file_name"):
         twice = [value for value, number in Counter(image[key] for image in images).items() if number > 1]
@@ -165,11 +144,7 @@ def join(first: CrowdPoseFile, second: CrowdPoseFile) -> dict[str, Any]:
 
 
 def write_prepared(content: dict[str, Any], path: str | Path) -> bool:
-    """Write a prepared file and return False if the same one existed already.
-
-    Raises:
-        UserError: if another file of that name exists that this program has not written.
-    """
+    """Write a prepared file and return False if the same one existed already; never overwrite files of others."""
     path, text = Path(path), json.dumps(content)
     if path.exists():
         if path.read_text(encoding="utf-8") == text:
@@ -183,30 +158,15 @@ def write_prepared(content: dict[str, Any], path: str | Path) -> bool:
 
 def _complete(person: dict[str, Any]) -> dict[str, Any]:
     width, height = person["bbox"][2:]
-    labeled = sum(v > 0 for v in person["keypoints"][2 : 3 * NUM_COUNTED : 3])
-    number = person["id"]
-    completed = {**person, "id": person["source_id"], "category_id": 1, "num_keypoints": labeled}
-    completed["area"] = AREA_PER_BOX_AREA * width * height
-    del completed["source_id"]
-    return completed if completed["id"] is not None else {**completed, "id": number}
+    completed = {**person, "category_id": 1, "area": AREA_PER_BOX_AREA * width * height}
+    completed["num_keypoints"] = sum(v > 0 for v in person["keypoints"][2 : 3 * NUM_COUNTED : 3])
+    given = completed.pop("source_id")
+    return completed if given is None else {**completed, "id": given}
 
 
 def _content(images: list[dict[str, Any]], persons: list[dict[str, Any]]) -> dict[str, Any]:
     info = {"description": "CrowdPose, completed for training", "prepared_by": _MARK}
-    return {"info": info, "images": images, "annotations": persons, "categories": [_category()]}
-
-
-def _category() -> dict[str, Any]:
-    skeleton = CROWDPOSE_SKELETON
-    return {
-        "supercategory": "person",
-        "id": 1,
-        "name": "person",
-        "keypoints": list(skeleton.keypoint_names),
-        "skeleton": [[i + 1, j + 1] for i, j in skeleton.limbs],
-        "flip_pairs": [list(pair) for pair in skeleton.flip_pairs],
-        "sigmas": list(skeleton.sigmas),
-    }
+    return {"info": info, "images": images, "annotations": persons, "categories": [_CATEGORY]}
 
 
 def _num_outside(persons: Iterable[dict[str, Any]], size: tuple[int, int]) -> int:

@@ -26,7 +26,7 @@ def split_labelled_images(content: dict[str, Entries]) -> tuple[Entries, Entries
 
 
 def make_minicoco(annotations: Path, images: Path, output: Path) -> dict[str, int]:
-    """Write `person_keypoints_{train,val}.json`, `train/` and `val/` into `output`.
+    """Write `person_keypoints_{train,val}.json`, `train/` and `val/` into `output`, a new folder.
 
     Training images are shrunk to a short side of at most 360 pixels, their annotations with them; validation images
     are not changed, so that COCO's size classes mean the same (the network sees them at 360).
@@ -34,13 +34,9 @@ def make_minicoco(annotations: Path, images: Path, output: Path) -> dict[str, in
     Args:
         annotations: person_keypoints_val2017.json.
         images: the folder val2017.
-        output: a folder that does not exist yet.
 
     Returns:
-        images by split.
-
-    Raises:
-        UserError: files that are missing or not what they should be; an output that exists already.
+        number of images by split.
     """
     if output.exists():
         raise UserError(f"{output} exists already; remove it to make it again, or choose another --output")
@@ -55,12 +51,14 @@ def make_minicoco(annotations: Path, images: Path, output: Path) -> dict[str, in
     shutil.rmtree(partial, ignore_errors=True)
     for split, records in splits.items():
         (partial / split).mkdir(parents=True)
-        scales = {}
+        scales, scaled = {}, []
         for record in records:
             source, target = images / record["file_name"], partial / split / record["file_name"]
-            scales[record["id"]] = _copy(source, target, SHORT_SIDE if split == "train" else None)
+            x, y = scales[record["id"]] = _copy(source, target, SHORT_SIDE if split == "train" else None)
+            size = {"width": round(record["width"] * x), "height": round(record["height"] * y)}
+            scaled.append({"id": record["id"], "file_name": record["file_name"], **size})
         small = {
-            "images": [_scaled_image(record, scales[record["id"]]) for record in records],
+            "images": scaled,
             "annotations": [
                 _scaled_person(person, scales[person["image_id"]])
                 for person in content["annotations"]
@@ -85,11 +83,6 @@ def _copy(source: Path, target: Path, short_side: int | None) -> tuple[float, fl
     else:
         small.save(target, quality=90)
     return size[0] / before[0], size[1] / before[1]
-
-
-def _scaled_image(record: dict[str, Any], scale: tuple[float, float]) -> dict[str, Any]:
-    width, height = round(record["width"] * scale[0]), round(record["height"] * scale[1])
-    return {"id": record["id"], "file_name": record["file_name"], "width": width, "height": height}
 
 
 def _scaled_person(person: dict[str, Any], scale: tuple[float, float]) -> dict[str, Any]:

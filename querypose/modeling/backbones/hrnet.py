@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from querypose.errors import UserError
-from querypose.modeling.backbones.batch_norm import set_batch_norm
-from querypose.modeling.backbones.timm_models import create_timm_model
+from querypose.modeling.backbones.timm_models import create_timm_model, set_batch_norm
 
 # strides of HRNet's four branches, and of p2 .. p5
 STRIDES = (4, 8, 16, 32)
-NECKS = ("lateral", "pooled")
 
 
 class HRNetBackbone(Backbone):
@@ -38,7 +36,7 @@ class HRNetBackbone(Backbone):
             neck: "pooled" or "lateral".
         """
         super().__init__()
-        pooled = neck == "pooled"
+        pooled = {"pooled": True, "lateral": False}[neck]
         self.bottom_up = bottom_up
         self.reduction_conv = nn.Sequential(nn.Conv2d(sum(channels), out_channels, kernel_size=1))
         self.fpn_conv = nn.ModuleList(
@@ -83,15 +81,8 @@ class HRNetBackbone(Backbone):
         return dict(zip(self._out_features, outputs, strict=True))
 
 
-def build_hrnet(name: str, *, norm: str = "BN") -> nn.Module:
-    """timm's HRNet `name` (hrnet_w32, hrnet_w48 ..) without its classification head: its four branches.
-
-    Args:
-        norm: a mode of `set_batch_norm`.
-
-    Raises:
-        UserError: timm has no HRNet of that name, or the mode does not exist.
-    """
+def build_hrnet(name: str, *, norm: str = "BN") -> Any:
+    """timm's HRNet `name` (hrnet_w32, hrnet_w48 ..) without its classification head; norm: as of `set_batch_norm`."""
     if not name.startswith("hrnet_"):
         raise UserError(f"MODEL.HRNET.NAME is '{name}'; give one of timm's HRNets, such as hrnet_w32 or hrnet_w48")
     # index 0 would be the stem at stride 2; without a location the branches come as they are, not widened for a head
@@ -102,11 +93,5 @@ def build_hrnet(name: str, *, norm: str = "BN") -> nn.Module:
 
 @BACKBONE_REGISTRY.register()
 def build_hrnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRNetBackbone:
-    """`MODEL.HRNET.NAME` with the neck `MODEL.HRNET.NECK`: levels p2 .. p5.
-
-    Raises:
-        UserError: an HRNet or a neck that does not exist.
-    """
-    if cfg.MODEL.HRNET.NECK not in NECKS:
-        raise UserError(f"MODEL.HRNET.NECK is '{cfg.MODEL.HRNET.NECK}'; valid are {', '.join(NECKS)}")
+    """`MODEL.HRNET.NAME` with the neck `MODEL.HRNET.NECK`: levels p2 .. p5."""
     return HRNetBackbone(cfg, input_shape)

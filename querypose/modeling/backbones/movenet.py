@@ -55,6 +55,8 @@ class MoveNetBackbone(Backbone):
     Norms are part of the convolutions, as in the published file.
     """
 
+    peak_channels = PEAK_CHANNELS  # of "peak_features"
+
     @configurable
     def __init__(self, *, out_channels: int, frozen: bool = True):
         """
@@ -91,11 +93,6 @@ class MoveNetBackbone(Backbone):
     @property
     def size_divisibility(self) -> int:
         return 32
-
-    @property
-    def peak_channels(self) -> int:
-        """Channels of "peak_features", the features at a center's peak."""
-        return PEAK_CHANNELS
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """One forward pass.

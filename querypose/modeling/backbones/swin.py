@@ -42,12 +42,8 @@ class SwinBackbone(Backbone):
             window_size: side of the attention windows, in locations.
             stochastic_depth: the probability that the last block is skipped in training; it rises linearly from 0.
             out_features: those of res2 .. res5 to return; stages behind the last of them are not built.
-
-        Raises:
-            UserError: sizes that contradict each other.
         """
         super().__init__()
-        check_swin_sizes(embed_dim, depths, num_heads, window_size, stochastic_depth)
         model = SwinTransformer(
             patch_size=[PATCH_SIZE, PATCH_SIZE],
             embed_dim=embed_dim,

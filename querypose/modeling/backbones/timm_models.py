@@ -7,15 +7,16 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.utils import comm
+from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from querypose.errors import UserError
-from querypose.modeling.backbones.batch_norm import set_batch_norm
 
 FEATURE_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
-def create_timm_model(key: str, name: str, **options) -> nn.Module:
+def create_timm_model(key: str, name: str, **options: Any) -> Any:
     """A timm `features_only` model; `options` are further arguments of `timm.create_model`.
 
     Raises:
@@ -34,6 +35,29 @@ def create_timm_model(key: str, name: str, **options) -> nn.Module:
         raise UserError(f"{key} is '{name}', which timm cannot build as a feature extractor: {error}") from error
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def set_batch_norm(model: nn.Module, mode: str, key: str) -> None:
+    """Convert every BatchNorm2d inside `model`, in place; names and values of its weights stay.
+
+    Args:
+        mode: "BN" leaves them as they are; "FrozenBN": running statistics, scale and shift become constants (buffers)
+            in training too; "SyncBN": batch statistics over all processes.
+        key: the config key that holds the mode, for messages.
+    """
+    if mode == "BN":
+        return
+    # timm's conversions and not Detectron2's or torch's: they keep the activation that timm's BatchNormAct2d holds
+    convert = {"FrozenBN": freeze_batch_norm_2d, "SyncBN": convert_sync_batchnorm}[mode]
+    if not has_batch_norm(model):
+        raise UserError(f"{key} is '{mode}', but {type(model).__name__} has no BatchNorm; set it to BN")
+    if mode == "SyncBN" and comm.get_world_size() > 1 and not torch.cuda.is_available():
+        raise UserError(f"{key} 'SyncBN' works on GPUs only; train on one process or set it to BN or FrozenBN")
+    convert(model)
+
+
 class TimmBackbone(Backbone):
     """A timm `features_only` model; its features at strides 4, 8, 16 and 32 are named res2 to res5."""
 
@@ -43,7 +67,7 @@ class TimmBackbone(Backbone):
         name: str,
         *,
         pretrained: bool = False,
-        options: dict | None = None,
+        options: dict[str, Any] | None = None,
         out_features: tuple[str, ...] = tuple(FEATURE_STRIDES),
         norm: str = "BN",
         frozen: bool = False,
@@ -81,7 +105,7 @@ class TimmBackbone(Backbone):
 
         set_batch_norm(self.model, norm, "MODEL.TIMM.NORM")
         if frozen:
-            if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules()):
+            if has_batch_norm(self.model):
                 raise UserError(
                     f"MODEL.TIMM.FROZEN keeps the weights, but MODEL.TIMM.NORM '{norm}' would change with every batch; "
                     "set it to 'FrozenBN'"

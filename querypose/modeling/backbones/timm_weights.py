@@ -1,5 +1,7 @@
 """timm's pretrained weights, by name, for the backbones that are made of timm's models."""
 
+from typing import Any
+
 import timm
 import torch
 from torch import nn
@@ -21,7 +23,7 @@ def load_timm_weights(backbone: nn.Module, name: str) -> None:
             architecture.
     """
     title = f"MODEL.WEIGHTS is 'timm://{name}'"
-    bottom_up = getattr(backbone, "bottom_up", None)
+    bottom_up: Any = getattr(backbone, "bottom_up", None)
     if isinstance(backbone, HRNetBackbone):
         target, options = bottom_up, {"feature_location": ""}
     elif isinstance(bottom_up, TimmBackbone):
@@ -45,7 +47,7 @@ def load_timm_weights(backbone: nn.Module, name: str) -> None:
     target.load_state_dict(fetched, strict=False)
 
 
-def _fetch(name: str, title: str, **options) -> dict[str, torch.Tensor]:
+def _fetch(name: str, title: str, **options: Any) -> dict[str, torch.Tensor]:
     if not timm.is_model(name.split(".")[0]):
         raise UserError(f"{title}, which timm does not know; timm.list_pretrained() gives the names")
     try:

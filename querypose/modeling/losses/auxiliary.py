@@ -20,13 +20,13 @@ class AuxiliaryHeatmap(nn.Module):
         self.stride = stride
         self.sigma = sigma
         nn.init.normal_(self.predict.weight, std=0.01)
-        nn.init.constant_(self.predict.bias, -math.log(99))  # keypoints are rare: start at probability 0.01
+        nn.init.constant_(self.predict.bias, -math.log(99))  # type: ignore[arg-type]  # keypoints are rare: start at probability 0.01
 
     def forward(self, feature: Tensor, keypoints: Tensor) -> Tensor:
         """P2 (B, d, H, W) and labeled persons (B, P, K, 3) in pixels and visibility -> the loss, a sum."""
         logits = self.predict(feature).float()
         targets = gaussian_heatmaps(keypoints, logits.shape[-2:], self.stride, self.sigma)
-        return heatmap_focal_loss(logits, targets, reduction="sum")
+        return heatmap_focal_loss(logits, targets)
 
 
 def gaussian_heatmaps(keypoints: Tensor, size: tuple[int, int], stride: int, sigma: float | Tensor) -> Tensor:
@@ -50,19 +50,12 @@ def gaussian_heatmaps(keypoints: Tensor, size: tuple[int, int], stride: int, sig
     return heatmaps
 
 
-def heatmap_focal_loss(
-    logits: Tensor, targets: Tensor, alpha: float = 2.0, beta: float = 4.0, reduction: str = "peaks"
-) -> Tensor:
-    """Focal loss with less penalty near a peak; both (B, K, H, W).
-
-    reduction: "sum", or "peaks": over the number of locations where a target is 1, at least one.
-    """
-    peaks = targets == 1
+def heatmap_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
+    """Sum of the focal loss with less penalty near a peak (a target of 1); both (B, K, H, W)."""
     probability = logits.sigmoid()
     positive = (1 - probability) ** alpha * -nn.functional.logsigmoid(logits)
     negative = (1 - targets) ** beta * probability**alpha * -nn.functional.logsigmoid(-logits)
-    loss = torch.where(peaks, positive, negative).sum()
-    return loss if reduction == "sum" else loss / peaks.sum().clamp(min=1)
+    return torch.where(targets == 1, positive, negative).sum()
 
 
 def attention_loss(

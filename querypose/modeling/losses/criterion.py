@@ -10,9 +10,8 @@ from torchvision.ops import sigmoid_focal_loss
 
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.losses.auxiliary import AuxiliaryHeatmap, attention_loss
-from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY
+from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY, keypoints_in_box_units
 from querypose.modeling.losses.matcher import HungarianMatcher, Match
-from querypose.modeling.losses.rle import keypoints_in_box_units
 from querypose.modeling.losses.targets import Targets
 
 
@@ -23,11 +22,14 @@ class SetCriterion(nn.Module):
     named `loss_class`, `loss_l1`, .. for the last stage and `loss_class_0`, `loss_class_1`, .. for those before it.
     """
 
+    matcher: HungarianMatcher
+    part_of_keypoint: Tensor
+
     @configurable
     def __init__(
         self,
         *,
-        matcher: nn.Module,
+        matcher: HungarianMatcher,
         keypoint_loss: nn.Module,
         part_of_keypoint: list[int],
         class_weight: float = 2.0,
@@ -135,14 +137,15 @@ class SetCriterion(nn.Module):
         loss = self.keypoint_loss(output.coordinates[stage][at], output.sigmas[stage][at], wanted, valid)
         losses = {"loss_keypoint": self.keypoint_weight * loss / valid.shape[1]}
         if self.attention_weight:
-            loss = attention_loss(output.attention[stage][at], wanted, valid, self.part_of_keypoint)
+            attention = output.attention[stage][at]  # type: ignore[index]
+            loss = attention_loss(attention, wanted, valid, self.part_of_keypoint)
             losses["loss_attention"] = self.attention_weight * loss / valid.shape[1]
         return losses
 
     def heatmap_loss(self, feature: Tensor, targets: Targets, num_keypoints: int | None = None) -> Tensor:
         """The auxiliary heatmap's loss on P2 (B, d, H, W), divided by the labeled keypoints (or the given number)."""
         number = (targets.keypoints[..., 2] > 0).sum() if num_keypoints is None else num_keypoints
-        loss = self.auxiliary_heatmap(feature, targets.keypoints)
+        loss = self.auxiliary_heatmap(feature, targets.keypoints)  # type: ignore[misc]
         return self.heatmap_weight * loss / averaged_over_processes(number, targets.boxes.device)
 
     @staticmethod
@@ -156,7 +159,7 @@ def _suffix(stage: int, num_stages: int) -> str:
     return "" if stage == num_stages - 1 else f"_{stage}"
 
 
-def _rename_flow(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
+def _rename_flow(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     for name in [name for name in state_dict if name.startswith(f"{prefix}flow.")]:
         state_dict[f"{prefix}keypoint_loss.{name[len(prefix) :]}"] = state_dict.pop(name)
 

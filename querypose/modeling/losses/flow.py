@@ -9,6 +9,8 @@ from torch import Tensor, nn
 class RealNVP(nn.Module):
     """Six affine couplings over two dimensions with alternating masks, from errors to a standard normal."""
 
+    masks: Tensor
+
     def __init__(self, num_couplings: int = 6, hidden_dim: int = 64):
         super().__init__()
         masks = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(math.ceil(num_couplings / 2), 1)

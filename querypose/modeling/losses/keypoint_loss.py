@@ -1,5 +1,6 @@
-"""The keypoint losses that a config can choose: residual log-likelihood (Eq. 4) and what it is compared with."""
+"""The keypoint losses that a config can choose: residual log-likelihood (Section 3.4, Eq. 4) and its alternatives."""
 
+import math
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from querypose.modeling.losses.flow import RealNVP
-from querypose.modeling.losses.rle import residual_log_likelihood_loss
 
 KEYPOINT_LOSS_REGISTRY = Registry("KEYPOINT_LOSS")
 KEYPOINT_LOSS_REGISTRY.__doc__ = """
@@ -30,8 +30,8 @@ class RLE(nn.Module):
     uses_sigma = True
 
     @configurable
-    def __init__(self, *, flow: nn.Module | None):
-        """flow: has `log_prob(errors (m, 2)) -> (m,)`; None leaves its terms out."""
+    def __init__(self, *, flow: RealNVP | None):
+        """flow: the density of the errors; None leaves its terms out."""
         super().__init__()
         self.flow = flow
 
@@ -58,43 +58,74 @@ class RLEWithoutFlow(RLE):
 
 @KEYPOINT_LOSS_REGISTRY.register()
 class SmoothL1(nn.Module):
-    """(g - u)^2 / (2 beta) for errors below beta = 0.05 box units, |g - u| - beta / 2 beyond."""
+    """(g - u)^2 / (2 beta) for errors below beta = 0.05 box units, |g - u| - beta / 2 beyond; x and y added up."""
 
     uses_sigma = False
+    beta = 0.05
 
-    @configurable
-    def __init__(self, *, beta: float):
-        """beta: box units below which an error counts squared; 0 makes it L1."""
+    def __init__(self, cfg: CfgNode):
         super().__init__()
-        self.beta = beta
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {"beta": 0.05}
 
     def forward(self, coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
         """As KEYPOINT_LOSS_REGISTRY states."""
-        return smooth_l1_loss(coordinates, targets, valid, self.beta)
+        valid = valid[..., None].expand_as(coordinates)
+        targets = torch.where(valid, targets.to(coordinates), coordinates.detach())
+        return F.smooth_l1_loss(coordinates.float(), targets.float(), reduction="sum", beta=self.beta)
 
 
 @KEYPOINT_LOSS_REGISTRY.register()
 class L1(SmoothL1):
     """|g - u| in box units."""
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {"beta": 0.0}
+    beta = 0.0
 
 
-def smooth_l1_loss(coordinates: Tensor, targets: Tensor, valid: Tensor, beta: float) -> Tensor:
-    """Sum of the smooth L1 loss (beta 0: of L1) over x and y of the valid keypoints.
+def residual_log_likelihood_loss(
+    coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor, flow: RealNVP | None
+) -> Tensor:
+    """Sum of -log P(target) over the valid keypoints.
 
     Args:
         coordinates: (n, K, 2) predicted, in box units.
+        sigmas: (n, K, 2) their spread, in (0, 1).
         targets: (n, K, 2) in the same units; anything where not valid, NaN included.
         valid: (n, K) which keypoints count.
-        beta: box units below which an error counts squared.
+        flow: phi; None leaves its terms, log sigma - log phi(e), out.
+
+    With e = (u - g) / sigma, each of the two coordinates gives log sigma - log phi(e)
+    + log(sigma sqrt(2 pi)) + |g - u| / (sqrt(2) sigma). phi is the flow's density of the pair: it counts once for x
+    and once for y.
     """
     valid = valid[..., None].expand_as(coordinates)
-    targets = torch.where(valid, targets.to(coordinates), coordinates.detach())
-    return F.smooth_l1_loss(coordinates.float(), targets.float(), reduction="sum", beta=beta)
+    # what does not count is replaced before the flow: masking its infinities afterwards would make 0 * inf = NaN
+    difference = torch.where(valid, coordinates - targets, 0.0).float()
+    sigmas = torch.where(valid, sigmas.float(), 1.0).clamp(min=1e-9)
+
+    loss = torch.log(sigmas * math.sqrt(2 * math.pi)) + difference.abs() / (math.sqrt(2) * sigmas + 1e-9)
+    if flow is not None:
+        log_density = flow.log_prob((difference / sigmas).flatten(0, 1)).view(difference.shape[:2])[..., None]
+        loss = torch.log(sigmas) - log_density + loss
+    return torch.where(valid, loss, 0.0).sum()
+
+
+def keypoints_in_box_units(keypoints: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Ground-truth keypoints in units of the predicted boxes, and which of them count.
+
+    Args:
+        keypoints: (n, K, 3) x, y in pixels and visibility.
+        boxes: (n, 4) corners in pixels, detached.
+
+    Returns:
+        targets (n, K, 2), the box's centre at 0 and its sides at -0.5 and 0.5; valid (n, K): labeled (v > 0) and
+        inside the box. A box without area holds none.
+    """
+    origin, size = boxes[:, None, :2], (boxes[:, 2:] - boxes[:, :2])[:, None]
+    targets = (keypoints[..., :2] - origin) / size.clamp(min=1e-3) - 0.5
+    inside = (targets.abs() <= 0.5).all(dim=-1) & (size > 1e-3).all(dim=-1)
+    return targets, inside & (keypoints[..., 2] > 0)
+
+
+def keypoints_in_pixels(coordinates: Tensor, boxes: Tensor) -> Tensor:
+    """coordinates (n, K, 2) in units of boxes (n, 4) -> (n, K, 2) in pixels: x = (u + 0.5) w + x0."""
+    origin, size = boxes[:, None, :2], (boxes[:, 2:] - boxes[:, :2])[:, None]
+    return (coordinates + 0.5) * size + origin

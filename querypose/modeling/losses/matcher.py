@@ -40,9 +40,9 @@ class HungarianMatcher(nn.Module):
         num_queries, most_persons = logits[0].shape[1], targets.boxes.shape[1]
         costs = torch.stack([self.cost(*stage, targets) for stage in zip(logits, boxes, strict=True)])
         # a diverged prediction must not stop the assignment: the loss reports it
-        costs = torch.nan_to_num(costs, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
+        costs = torch.nan_to_num(costs, nan=1e6, posinf=1e6, neginf=-1e6)
         matches = []
-        for stage_costs in costs:
+        for stage_costs in costs.cpu().numpy():
             rows, persons = [], []
             for image, count in enumerate(targets.counts):
                 query, person = linear_sum_assignment(stage_costs[image, :, :count])

@@ -1,6 +1,7 @@
 """torch.compile for modules of fixed shapes, and the way back where there is no compiler."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,9 @@ def compile_module(module: nn.Module, mode: str) -> None:
         mode: of torch.compile: "default", "reduce-overhead".
     """
     module.compile(mode=mode)
-    compiled = module._compiled_call_impl
+    compiled: Any = module._compiled_call_impl
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         try:
             outputs = compiled(*args)
         except torch._dynamo.exc.TorchDynamoException as error:

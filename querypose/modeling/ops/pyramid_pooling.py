@@ -42,11 +42,11 @@ def pool_every_level(pooler: ROIPooler, features: list[Tensor], boxes: Tensor) -
     level and its own level's result kept: four times the work of a small part of the step, and no waiting.
     """
     rois, level = _rois_and_levels(pooler, boxes)
-    regions = None
+    regions = features[0].new_zeros(())
     for index, (feature, align) in enumerate(zip(features, pooler.level_poolers, strict=True)):
         pooled = roi_align(feature, rois.to(feature), align.output_size, align.spatial_scale, align.sampling_ratio)
         mine = (level == index).view(-1, 1, 1, 1)
-        regions = torch.where(mine, pooled, 0.0 if regions is None else regions)
+        regions = torch.where(mine, pooled, regions)
     return regions
 
 
