@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from demo_stub import StubPredictor, content, lines, rows, run, save_image
+from hands import two_persons
 from PIL import Image
 from refusals import ROOT
 from tiny_model import tiny_config
@@ -26,21 +27,11 @@ def test_visualizations_and_predictions_are_written(demo, tmp_path, capsys):
     assert picture.shape == (240, 400, 3), "small images are enlarged"
     assert (picture != 40).any()
     (result,) = content(tmp_path / "out")
-    assert result == {
-        "image_id": 785,
-        "file_name": str(image),
-        "category_id": 1,
-        "bbox": [5.0, 10.0, 50.0, 30.0],
-        "score": 0.75,
-        "keypoints": [10.0, 20.0, 1.0, 50.0, 20.0, 0.75],
-    }
-    assert content(tmp_path / "out", "images.json")["images"] == [
-        {"id": 785, "file_name": str(image), "height": 60, "width": 100}
-    ]
-    assert (
-        f"1 persons in 1 images: visualizations and predictions.json are in {tmp_path / 'out'}"
-        in capsys.readouterr().out
-    )
+    assert result == {**two_persons().to_coco(785)[0], "file_name": str(image)}
+    expected = {"id": 785, "file_name": str(image), "height": 60, "width": 100}
+    assert content(tmp_path / "out", "images.json") == {"images": [expected]}
+    printed = f"1 persons in 1 images: visualizations and predictions.json are in {tmp_path / 'out'}"
+    assert printed in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", [("--no-boxes",), ("--color-by", "person"), ("--confidence", "none")])
