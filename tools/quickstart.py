@@ -61,8 +61,6 @@ def main() -> None:
     args = parser.parse_args()
     if not 0 < args.minutes < float("inf"):
         raise UserError(f"--minutes {args.minutes:g} must be more than 0")
-    if not WEIGHTS.is_file():
-        raise UserError(f"the shipped weights {WEIGHTS} are missing; get the whole repository")
     started = time.monotonic()
     make_folder(str(args.output))
     log_to_file_only(args.output)
@@ -101,12 +99,8 @@ def main() -> None:
 def find_people(photographs: list[str], output: Path) -> None:
     """Draw the persons that the small model finds, and list them."""
     sources, empty, _ = find_inputs(photographs)
-    demo = Demo(
-        PosePredictor(score_threshold=SCORE_THRESHOLD),
-        prepare_output(output, sources),
-        score_threshold=SCORE_THRESHOLD,
-        keypoint_threshold=0.3,
-    )
+    thresholds = {"score_threshold": SCORE_THRESHOLD, "keypoint_threshold": 0.3}
+    demo = Demo(PosePredictor(score_threshold=SCORE_THRESHOLD), prepare_output(output, sources), **thresholds)
     for given in empty:
         demo.fail(f"there is no image {given}")
     demo.run(sources)
