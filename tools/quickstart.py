@@ -60,8 +60,6 @@ def main() -> None:
     args = parser.parse_args()
     if not 0 < args.minutes < float("inf"):
         raise UserError(f"--minutes {args.minutes:g} must be more than 0")
-    if not WEIGHTS.is_file():
-        raise UserError(f"the shipped weights {WEIGHTS} are missing; get the whole repository")
     started = time.monotonic()
     make_output_folder(args.output)
     log_to_file_only(args.output)
@@ -100,11 +98,7 @@ def main() -> None:
 def find_people(photographs: list[str], output: Path) -> None:
     """Draw the persons that the small model finds, and list them."""
     sources, empty, _ = find_inputs(photographs)
-    demo = Demo(
-        PosePredictor(),
-        prepare_output(output, sources),
-        keypoint_threshold=0.3,
-    )
+    demo = Demo(PosePredictor(), prepare_output(output, sources), keypoint_threshold=0.3)
     for given in empty:
         demo.fail(f"there is no image {given}")
     demo.run(sources)

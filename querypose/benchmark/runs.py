@@ -55,7 +55,9 @@ class Plan:
                 self.add(BASELINE_NAME, self.baseline, "training", batch, precision, None)
         self.add("light", self.config, "training", 2, "float32", None, queries, "all")
 
-    def add(self, model: str, config: Callable, kind: str, batch: int, precision: str, persons: int | None, *opts: str):
+    def add(
+        self, model: str, config: Callable, kind: str, batch: int, precision: str, persons: int | None, *opts: str
+    ) -> None:
         """Plan a run; kind: "inference" or "training"; opts: overrides of the config, part of the run's name."""
         height, width = self.args.size
         name = f"{kind}, {' '.join([model, *opts])}, {batch}x{height}x{width}, {precision}"

@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -89,7 +88,9 @@ class StepTrainer(SimpleTrainer):
         total: dict[str, Tensor] = {}
         parts = self.parts(batch)
         for index, (part, options) in enumerate(parts):
-            with self._synchronized(last=index == len(parts) - 1):
+            # processes exchange the gradients of the last part only, which holds the sum over all parts
+            exchanges = index == len(parts) - 1 or not isinstance(self.model, DistributedDataParallel)
+            with contextlib.nullcontext() if exchanges else self.model.no_sync():
                 losses = self.forward(self.model, part, options)
                 loss: Tensor = sum(losses.values())  # type: ignore[assignment]
                 (loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)).backward()
@@ -112,12 +113,6 @@ class StepTrainer(SimpleTrainer):
         """The losses of a part, computed in the precision of the training run."""
         with torch.autocast(self.parameters[0].device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             return model(part, **options)
-
-    def _synchronized(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Processes exchange the gradients of the last part only, which holds the sum over all parts."""
-        if isinstance(self.model, DistributedDataParallel) and not last:
-            return self.model.no_sync()
-        return contextlib.nullcontext()
 
 
 def labeled_keypoints(instances: Instances) -> int:

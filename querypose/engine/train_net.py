@@ -5,6 +5,7 @@ import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
@@ -59,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _run(args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Callable[[CfgNode], None] | None) -> dict:
+def _run(
+    args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Callable[[CfgNode], None] | None
+) -> dict | None:
     """What every process does."""
     cfg = setup_config(args.config_file, args.opts, add_config)
     with process_group(cfg.MODEL.DEVICE, args.timeout):
@@ -77,7 +80,7 @@ def _run(args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Calla
         default_setup(cfg, args)
         logging.getLogger("querypose").parent = logging.getLogger("detectron2")
         log_parts(cfg)
-        run: Callable[[], dict]
+        run: Callable[[], Any]
         if args.eval_only:
             model = trainer.build_model(cfg)
             checkpointer = PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
