@@ -1,4 +1,4 @@
-"""Whatever is wrong with what a user gives: one sentence that names it, exit code 2, no traceback, nothing overwritten.
+"""Every invalid input of a user: one sentence that names it, exit code 2, no traceback, nothing overwritten.
 
 The malformed inputs are in bad_inputs.py, wrong command lines in test_bad_flags.py.
 """

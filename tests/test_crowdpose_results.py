@@ -120,7 +120,7 @@ def test_persons_with_head_and_neck_alone_are_ignored(backend):
     del bystander["num_keypoints"], content["annotations"][0]["num_keypoints"]
     first = {"image_id": 10, "category_id": 1, "score": 0.5, "keypoints": content["annotations"][0]["keypoints"]}
     assert evaluate(content, [first], backend)["AR"] == pytest.approx(100)
-    # one who finds the bystander is not punished, one who finds nobody is
+    # detecting the bystander is not punished, detecting no one is
     found = {**first, "score": 0.9, "keypoints": [300.0, 115.0, 1] * 12 + bystander["keypoints"][36:]}
     assert evaluate(content, [first, found], backend)["AP"] == pytest.approx(100)
     astray = {**first, "score": 0.9, "keypoints": [900.0] * 42}

@@ -1,4 +1,4 @@
-"""Errors by keypoint: closed forms, swapped sides, missed persons, and the picture."""
+"""Errors by keypoint: closed forms, swapped sides, missed persons, and the plot."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The paper's figures as data, runs that are found or refused, and the commands for what is missing."""
+"""The paper's results as data, runs that are found or rejected, and the commands for missing rows."""
 
 import csv
 import json
@@ -177,7 +177,7 @@ def test_rows_that_evaluate_train_first_and_once(tmp_path):
     assert [c.arguments[3] for c in again][:2] == ["configs/eval/table4/R50.yaml", "configs/querypose_Swin-L.yaml"]
 
 
-def test_launch_runs_one_after_another_and_goes_on(main, tmp_path, monkeypatch, capsys):
+def test_launch_runs_one_after_another_and_resumes(main, tmp_path, monkeypatch, capsys):
     ran = []
 
     def run(arguments):

@@ -56,7 +56,7 @@ def test_running_mean(values, window, expected):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were saved."""
+    """The Matplotlib figures that were saved."""
     figures, save = [], Figure.savefig
 
     def savefig(self, *args, **kwargs):

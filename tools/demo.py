@@ -30,7 +30,7 @@ def positive(text):
 
 
 def parse_arguments(arguments=None):
-    """Parse the command line; `opts` holds the KEY VALUE pairs, wherever they stand."""
+    """Parse the command line; `opts` are the KEY VALUE pairs, wherever they appear."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
         epilog="KEY VALUE pairs override the config, for example: MODEL.WEIGHTS model.pth. "

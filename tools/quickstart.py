@@ -64,7 +64,7 @@ def main() -> None:
     make_output_folder(args.output)
     log_to_file_only(args.output)
 
-    print("1/5 finding people in photographs with the small model")
+    print("1/5 detecting poses in photographs with the small model")
     find_people([get_sample_data("grace_hopper.jpg", asfileobj=False), *args.photographs], args.output / "photographs")
 
     cfg = setup_config(str(CONFIG), ["OUTPUT_DIR", str(args.output)])
