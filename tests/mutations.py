@@ -29,7 +29,7 @@ _BY_FILE = {
         ("criterion", "loss: keypoint targets not detached from the boxes",
          "boxes.boxes[stage].detach().flatten(0, 1)[match.rows]", "boxes.boxes[stage].flatten(0, 1)[match.rows]"),
         ("beyond_the_paper", "ground-truth regions: copies add to the loss",
-         "value / (num_persons * copies)", "value / num_persons"),
+         "num_persons * copies, ", "num_persons, "),
     ],
     "modeling/selective_iteration.py": [
         ("selective_iteration", "SIM: the gates change places",
@@ -41,12 +41,13 @@ _BY_FILE = {
          "log_det - log_scale.sum(dim=1)", "log_det + log_scale.sum(dim=1)"),
     ],
     "modeling/losses/keypoint_loss.py": [
-        ("rle", "RLE: keypoints outside of the box count", "inside & (keypoints[..., 2] > 0)", "keypoints[..., 2] > 0"),
-        ("rle", "RLE: the density is added",
+        ("keypoint_loss", "RLE: keypoints outside of the box count",
+         "inside & (keypoints[..., 2] > 0)", "keypoints[..., 2] > 0"),
+        ("keypoint_loss", "RLE: the density is added",
          "torch.log(sigmas) - log_density + loss", "torch.log(sigmas) + log_density + loss"),
-        ("rle", "RLE: masked after the flow instead of before",
+        ("keypoint_loss", "RLE: masked after the flow instead of before",
          "torch.where(valid, coordinates - targets, 0.0).float()", "(coordinates - targets).float()"),
-        ("rle", "keypoints: the box's centre is not half a box from its corner",
+        ("keypoint_loss", "keypoints: the box's centre is not half a box from its corner",
          "(coordinates + 0.5) * size", "coordinates * size"),
     ],
     "modeling/box_stage.py": [

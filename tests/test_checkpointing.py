@@ -1,4 +1,4 @@
-"""Activation checkpointing: the same numbers in less memory, for every backbone."""
+"""The pyramid of every backbone, and activation checkpointing: the same numbers in less memory."""
 
 import copy
 
@@ -32,6 +32,27 @@ def built(name):
     if name in BACKBONES:
         return build_backbone(tiny_config("light", "MODEL.BACKBONE.NAME", name, *BACKBONES[name]))
     return TimmBackbone(name, options=dict(MODELS)[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "opts"),
+    [
+        ("build_timm_fpn_backbone", []),
+        ("build_hrnet_backbone", [*BACKBONES["build_hrnet_backbone"], "MODEL.HRNET.NECK", "pooled"]),
+        ("build_hrnet_backbone", [*BACKBONES["build_hrnet_backbone"], "MODEL.HRNET.NECK", "lateral"]),
+        *((name, BACKBONES[name]) for name in ("build_swin_fpn_backbone", "build_movenet_backbone")),
+    ],
+)
+def test_pyramid_from_the_config(name, opts):
+    backbone = build_backbone(tiny_config("light", "MODEL.BACKBONE.NAME", name, *opts)).train()
+    features, shapes = backbone(torch.randn(2, 3, 64, 96)), backbone.output_shape()
+    assert list(shapes) == ["p2", "p3", "p4", "p5"] and backbone.size_divisibility == 32
+    for stride, (level, shape) in zip((4, 8, 16, 32), shapes.items(), strict=True):
+        assert features[level].shape == (2, 16, 64 // stride, 96 // stride)
+        assert (shape.channels, shape.stride) == (16, stride)
+    sum(features[level].square().mean() for level in shapes).backward()
+    without = [name for name, parameter in backbone.named_parameters() if parameter.grad is None]
+    assert [name for name in without if not name.startswith("heads.")] == [], "but for MoveNet's heads, never trained"
 
 
 @pytest.mark.parametrize("name", [*BACKBONES, "resnet18", "efficientnet_lite0", "convnext_tiny"])

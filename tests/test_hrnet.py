@@ -98,18 +98,6 @@ def test_names_and_shapes_are_the_authors(shared_folder, name, neck, keys, unuse
     assert unused < set(theirs)
 
 
-@pytest.mark.parametrize("neck", ["pooled", "lateral"])
-def test_shapes_and_gradients(neck):
-    backbone = build_backbone(hrnet_config("MODEL.HRNET.NECK", neck)).train()
-    features = backbone(torch.randn(2, 3, 64, 96))
-    for stride, (name, shape) in zip((4, 8, 16, 32), backbone.output_shape().items(), strict=True):
-        assert features[name].shape == (2, 16, 64 // stride, 96 // stride)
-        assert (shape.channels, shape.stride) == (16, stride)
-    assert backbone.size_divisibility == 32
-    sum(feature.square().mean() for feature in features.values()).backward()
-    assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
-
-
 @pytest.mark.parametrize(
     ("opts", "reason"),
     [

@@ -72,17 +72,6 @@ def test_channels_last_outputs_are_turned():
     assert torch.equal(turned[0, 5], plain[0, :, :, 5])
 
 
-@torch.no_grad()
-def test_fpn_from_the_config():
-    backbone = build_timm_fpn_backbone(tiny_config(), ShapeSpec(channels=3)).eval()
-    features = backbone(torch.randn(1, 3, 64, 96))
-    for stride, level in ((4, "p2"), (8, "p3"), (16, "p4"), (32, "p5")):
-        assert features[level].shape == (1, 16, 64 // stride, 96 // stride)
-        assert backbone.output_shape()[level].stride == stride
-    assert backbone.size_divisibility == 32
-    assert backbone.bottom_up.output_shape()["res5"].channels == 16
-
-
 def batch_norms(model):
     return {name: module for name, module in model.named_modules() if hasattr(module, "running_mean")}
 

@@ -138,8 +138,10 @@ class QueryPoseDecoder(nn.Module):
         """
         for stage in [*self.box_stages, *self.keypoint_stages]:
             for parameter in stage.parameters():
-                if parameter.dim() > 1:
-                    _xavier_uniform(parameter)
+                # part heads stack their matrices in three dimensions
+                for matrix in parameter if parameter.dim() == 3 else [parameter]:
+                    if matrix.dim() > 1:
+                        nn.init.xavier_uniform_(matrix)
         for box_stage in self.box_stages:
             nn.init.constant_(box_stage.class_logit.bias, -math.log((1 - class_prior) / class_prior))
             if self.proposal_boxes is None:  # the first boxes are good: the first step must not move them
@@ -284,10 +286,3 @@ def corners_in_pixels(boxes: Tensor, image_sizes: Tensor) -> Tensor:
     center, size = boxes.split(2, dim=1)
     corners = torch.cat([center - size / 2, center + size / 2], dim=1)
     return corners[None] * image_sizes.repeat(1, 2)[:, None]
-
-
-def _xavier_uniform(parameter: Tensor) -> None:
-    """Xavier for one matrix, or for each matrix of a stack (part heads keep theirs in three dimensions)."""
-    matrices = parameter if parameter.dim() == 3 else [parameter]
-    for matrix in matrices:
-        nn.init.xavier_uniform_(matrix)

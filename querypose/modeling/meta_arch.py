@@ -177,6 +177,12 @@ class QueryPose(nn.Module):
         images = self.preprocess(batched_inputs)
         return self.inference(*self.decode(*self.extract(images)), images.image_sizes)
 
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalize, then pad right and bottom to one size that the backbone's strides divide."""
+        images = [inputs["image"].to(self.device, non_blocking=True) for inputs in batched_inputs]
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
     def extract(self, images: ImageList) -> tuple[list[Tensor], Tensor, CenterMaps | None]:
         """The decoder's feature maps, finest first, the images' (width, height) (B, 2) in pixels without padding, and
         the center maps of image-dependent queries, None without them."""
@@ -272,21 +278,30 @@ class QueryPose(nn.Module):
         for index, image_size in enumerate(image_sizes):
             keep = torch.where(image_of_row == index)[0]
             keep = keep[scores[keep].argsort(descending=True)[: self.max_detections]]
-            results.append(
-                Instances(
-                    image_size,
-                    pred_boxes=Boxes(corners[keep]),
-                    scores=scores[keep],
-                    pred_classes=torch.zeros_like(keep),
-                    pred_keypoints=points[keep],
-                )
+            persons = Instances(
+                image_size,
+                pred_boxes=Boxes(corners[keep]),
+                scores=scores[keep],
+                pred_classes=torch.zeros_like(keep),
+                pred_keypoints=points[keep],
             )
             if self.criterion.keypoint_loss.uses_sigma:
-                results[-1].pred_keypoint_sigmas = sigmas[keep]
+                persons.pred_keypoint_sigmas = sigmas[keep]
             if attention_stage is not None:
-                results[-1].part_attention = keypoints.attention[attention_stage][keep]  # type: ignore[index]
-                results[-1].attention_boxes = Boxes(boxes.boxes[attention_stage].flatten(0, 1)[keypoints.rows][keep])
+                persons.part_attention = keypoints.attention[attention_stage][keep]  # type: ignore[index]
+                persons.attention_boxes = Boxes(boxes.boxes[attention_stage].flatten(0, 1)[keypoints.rows][keep])
+            results.append(persons)
         return results
+
+    def postprocess(self, results: list[Instances], batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """The `finite_persons`, all in pixels scaled to the size that each input asks for."""
+        processed = []
+        for image_results, inputs in zip(results, batched_inputs, strict=True):
+            image_results = finite_persons(image_results, self, inputs.get("file_name", "an image"))
+            height, width = image_results.image_size
+            wanted = inputs.get("height", height), inputs.get("width", width)
+            processed.append({"instances": rescaled(image_results, *wanted)})
+        return processed
 
     def with_attention(self, batched_inputs: list[dict[str, Any]], stage: int = -1) -> list[dict[str, Instances]]:
         """Inference that also shows where the parts' embeddings come from (Figure 5).
@@ -325,19 +340,3 @@ class QueryPose(nn.Module):
             yield
         finally:
             self.topk_poses, self.pose_score_floor = before
-
-    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalize, then pad right and bottom to one size that the backbone's strides divide."""
-        images = [inputs["image"].to(self.device, non_blocking=True) for inputs in batched_inputs]
-        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility)
-
-    def postprocess(self, results: list[Instances], batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """The `finite_persons`, all in pixels scaled to the size that each input asks for."""
-        processed = []
-        for image_results, inputs in zip(results, batched_inputs, strict=True):
-            image_results = finite_persons(image_results, self, inputs.get("file_name", "an image"))
-            height, width = image_results.image_size
-            wanted = inputs.get("height", height), inputs.get("width", width)
-            processed.append({"instances": rescaled(image_results, *wanted)})
-        return processed

@@ -84,15 +84,16 @@ class SetCriterion(nn.Module):
     def box_losses(
         self, output: BoxOutput, matches: list[Match], targets: Targets, num_persons: Tensor, kind: str = ""
     ) -> dict[str, Tensor]:
-        """Class, L1 and GIoU loss of every stage, named `loss_class{kind}_0`, .."""
+        """Class, L1 (corners over image size) and GIoU loss of every stage, named `loss_class{kind}_0`, .."""
         losses = {}
         for stage, match in enumerate(matches):
-            boxes = output.boxes[stage].flatten(0, 1)[match.rows]
-            l1_loss, giou_loss = box_losses(boxes, match, targets, num_queries=output.logits[stage].shape[1])
+            boxes, wanted = output.boxes[stage].flatten(0, 1)[match.rows], targets.boxes.flatten(0, 1)[match.persons]
+            scale = targets.box_scale[match.rows // output.logits[stage].shape[1]]
+            l1_loss = (boxes / scale - wanted / scale).abs().sum()
             suffix = kind + _suffix(stage, len(matches))
             losses["loss_class" + suffix] = self.class_weight * class_loss(output.logits[stage], match) / num_persons
             losses["loss_l1" + suffix] = self.l1_weight * l1_loss / num_persons
-            losses["loss_giou" + suffix] = self.giou_weight * giou_loss / num_persons
+            losses["loss_giou" + suffix] = self.giou_weight * giou_loss(boxes, wanted).sum() / num_persons
         return losses
 
     def keypoint_losses(
@@ -105,41 +106,42 @@ class SetCriterion(nn.Module):
         """
         position = torch.full((boxes.logits[0].shape[:2].numel(),), -1, device=output.rows.device)
         position[output.rows] = torch.arange(len(output.rows), device=output.rows.device)
-        losses = {}
-        for stage, match in enumerate(matches):
-            corners = boxes.boxes[stage].detach().flatten(0, 1)[match.rows]
-            values = self.stage_keypoint_losses(output, stage, position[match.rows], corners, match.persons, targets)
-            suffix = _suffix(stage, len(matches))
-            losses.update({name + suffix: value / num_persons for name, value in values.items()})
-        return losses
+        places = [
+            (position[match.rows], boxes.boxes[stage].detach().flatten(0, 1)[match.rows], match.persons)
+            for stage, match in enumerate(matches)
+        ]
+        return self._keypoint_losses(output, places, targets, num_persons)
 
     def region_losses(
         self, output: KeypointOutput, match: Match, boxes: Tensor, targets: Targets, num_persons: Tensor, copies: int
     ) -> dict[str, Tensor]:
         """The keypoint losses of `ground_truth_regions`, named `loss_keypoint_region`, .., divided by copies too."""
-        at = torch.arange(len(boxes), device=boxes.device)
-        losses = {}
-        for stage in range(len(output.coordinates)):
-            values = self.stage_keypoint_losses(output, stage, at, boxes, match.persons, targets)
-            suffix = "_region" + _suffix(stage, len(output.coordinates))
-            losses.update({name + suffix: value / (num_persons * copies) for name, value in values.items()})
-        return losses
+        places = [(torch.arange(len(boxes), device=boxes.device), boxes, match.persons)] * len(output.coordinates)
+        return self._keypoint_losses(output, places, targets, num_persons * copies, "_region")
 
-    def stage_keypoint_losses(
-        self, output: KeypointOutput, stage: int, at: Tensor, boxes: Tensor, persons: Tensor, targets: Targets
+    def _keypoint_losses(
+        self,
+        output: KeypointOutput,
+        places: list[tuple[Tensor, Tensor, Tensor]],
+        targets: Targets,
+        number: Tensor,
+        kind: str = "",
     ) -> dict[str, Tensor]:
-        """Sums over n rows of a stage, divided by K.
+        """Sums over n rows of each stage, divided by K and `number`.
 
-        Args:
-            at: (n,) positions among the output's rows; boxes: (n, 4) theirs, in pixels; persons: (n,) as in `Match`.
+        places: of each stage the rows' positions among those of the output (n,), their boxes (n, 4) in pixels, and
+            their persons (n,) as in `Match`.
         """
-        wanted, valid = keypoints_in_box_units(targets.keypoints.flatten(0, 1)[persons], boxes)
-        loss = self.keypoint_loss(output.coordinates[stage][at], output.sigmas[stage][at], wanted, valid)
-        losses = {"loss_keypoint": self.keypoint_weight * loss / valid.shape[1]}
-        if self.attention_weight:
-            attention = output.attention[stage][at]  # type: ignore[index]
-            loss = attention_loss(attention, wanted, valid, self.part_of_keypoint)
-            losses["loss_attention"] = self.attention_weight * loss / valid.shape[1]
+        losses = {}
+        for stage, (at, boxes, persons) in enumerate(places):
+            wanted, valid = keypoints_in_box_units(targets.keypoints.flatten(0, 1)[persons], boxes)
+            suffix = kind + _suffix(stage, len(places))
+            loss = self.keypoint_loss(output.coordinates[stage][at], output.sigmas[stage][at], wanted, valid)
+            losses["loss_keypoint" + suffix] = self.keypoint_weight * loss / valid.shape[1] / number
+            if self.attention_weight:
+                attention = output.attention[stage][at]  # type: ignore[index]
+                loss = attention_loss(attention, wanted, valid, self.part_of_keypoint)
+                losses["loss_attention" + suffix] = self.attention_weight * loss / valid.shape[1] / number
         return losses
 
     def heatmap_loss(self, feature: Tensor, targets: Targets, num_keypoints: int | None = None) -> Tensor:
@@ -181,14 +183,6 @@ def class_loss(logits: Tensor, match: Match) -> Tensor:
     labels = torch.zeros_like(logits, dtype=torch.float32).flatten()
     labels.index_fill_(0, match.rows, 1.0)
     return sigmoid_focal_loss(logits.flatten().float(), labels, alpha=0.25, gamma=2.0, reduction="sum")
-
-
-def box_losses(boxes: Tensor, match: Match, targets: Targets, num_queries: int) -> tuple[Tensor, Tensor]:
-    """Sums of L1 (corners over image size) and of GIoU loss of the matched boxes (n, 4) in pixels."""
-    scale = targets.box_scale[match.rows // num_queries]
-    wanted = targets.boxes.flatten(0, 1)[match.persons]
-    l1_loss = (boxes / scale - wanted / scale).abs().sum()
-    return l1_loss, giou_loss(boxes, wanted).sum()
 
 
 def giou_loss(boxes: Tensor, wanted: Tensor, eps: float = 1e-7) -> Tensor:
