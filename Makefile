@@ -1,9 +1,9 @@
-# make demo    set up what is missing, then find people in photographs and train a small model (tools/quickstart.py);
-#              make demo PHOTOS="a.jpg b.jpg" takes photographs of yours as well
-# make test    set up what is missing, then run all tests
-# make lint    check the style and the types of the code
-# make docs    set up what is missing, then build the documentation as a web site in output/site
-# make setup   only set up: Python environment .venv, PyTorch, Detectron2, QueryPose
+# make setup   create the Python environment .venv with PyTorch, Detectron2 and QueryPose; demo, test, lint and docs run it first
+# make demo    detect poses in photographs and train a small model (tools/quickstart.py);
+#              make demo PHOTOS="a.jpg b.jpg" uses your photographs as well
+# make test    run all tests
+# make lint    run ruff and mypy
+# make docs    build the documentation as a website in output/site
 # make clean   remove the environment and all caches (not data sets or results)
 #
 # PYTHON=/path/to/python3.12 chooses the Python that .venv is made with (3.11 or newer).
@@ -15,7 +15,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --quiet
 
-# Each step leaves a stamp, so a set-up that was interrupted goes on where it stopped.
+# Each step leaves a stamp, so a set-up that was interrupted resumes.
 VENV_READY := $(VENV)/.ready-venv
 TORCH_READY := $(VENV)/.ready-torch
 DETECTRON2_READY := $(VENV)/.ready-detectron2

@@ -29,7 +29,7 @@ class PickledDtype:
 class PickledArray:
     """Stands for a numpy array while a pickle is read; the array is made when its state comes."""
 
-    array: np.ndarray | None = None
+    array = np.zeros(0)
 
     def __init__(self, *_: Any):
         pass
@@ -54,13 +54,6 @@ def _from_buffer(data: Any, dtype: PickledDtype, shape: tuple[int, ...], order: 
     return _from_bytes(dtype, data).reshape(shape, order="F" if order == "F" else "C")
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes for Python 2."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it holds text in the encoding {encoding}")
-    return text.encode("latin1")
-
-
 # numpy's names, and what is called in their place
 NUMPY_STAND_INS: dict[str, Callable] = {"numpy.ndarray": PickledArray, "numpy.dtype": PickledDtype}
 for _core in ("numpy.core", "numpy._core"):
@@ -70,25 +63,18 @@ for _core in ("numpy.core", "numpy._core"):
 
 _STAND_INS: dict[str, Callable] = {
     **NUMPY_STAND_INS,
-    "_codecs.encode": _encode,
-    "__builtin__.bytes": lambda: b"",  # how Python 3 writes no bytes for Python 2
+    # how Python 3 writes bytes, and no bytes, for Python 2
+    "_codecs.encode": lambda text, _: str.encode(text, "latin1"),
+    "__builtin__.bytes": lambda: b"",
     "collections.OrderedDict": OrderedDict,
 }
-
-
-class ForbiddenGlobal(pickle.UnpicklingError):
-    """A pickle names a function or class that reading it would call; `name` is the name."""
-
-    def __init__(self, name: str):
-        super().__init__(f"Unsupported class {name}")
-        self.name = name
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Callable:
         stand_in = _STAND_INS.get(f"{module}.{name}")
         if stand_in is None:
-            raise ForbiddenGlobal(f"{module}.{name}")
+            raise pickle.UnpicklingError(f"Unsupported class {module}.{name}")  # in PyTorch's words
         # a new function each time: a pickle may set attributes of what it calls
         return lambda *args: stand_in(*args)
 
@@ -108,8 +94,6 @@ def load_array_pickle(file: BinaryIO) -> Any:
 def with_arrays(value: Any) -> Any:
     """`value` with the arrays in place of their stand-ins; its dicts and lists are changed in place."""
     if isinstance(value, PickledArray):
-        if value.array is None:
-            raise pickle.UnpicklingError("it holds an array without its numbers")
         return value.array
     if isinstance(value, dict):
         for key, item in value.items():

@@ -1,10 +1,13 @@
-"""Atomic writes: a file is complete or as it was before, even if the process is killed."""
+"""Atomic writes, where a file is complete or as it was before, even if the process is killed; errors of writing."""
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from querypose.errors import UserError
 
 _PARTIAL = ".partial"
 
@@ -24,7 +27,12 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        with contextlib.suppress(OSError):  # not every system lets folders be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -39,19 +47,36 @@ def remove_partial_files(folder: str | Path) -> None:
 def cut_unfinished_line(path: str | Path) -> None:
     """Cut an unfinished last line off a text file, if the file exists."""
     path = Path(path)
-    if not path.is_file():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+    if path.is_file():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Write the folder's new entry to the disk, where the system lets folders be opened."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+@contextlib.contextmanager
+def writing(place: str | os.PathLike[str], advice: str = "choose another --output") -> Iterator[None]:
+    """Turn an `OSError` inside the block into a `UserError`: `place` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {place}: {error.strerror or error}; {advice}") from error
+
+
+def make_output_folder(folder: str | os.PathLike[str], option: str = "--output") -> Path:
+    """Make a folder with its parents; raise a `UserError` if it cannot be made or written to.
+
+    option: where the user names it.
+    """
+    with writing(folder, f"choose another {option}"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    return Path(folder)
+
+
+def check_output_file(path: str | Path, *, replaces: bool = False) -> None:
+    """Raise a `UserError` unless `path` can be written; `replaces`: also where there is such a file."""
+    if os.path.isdir(path) or (os.path.lexists(path) and not replaces):
+        raise UserError(f"{path} exists already; remove it or name another file")
+    folder = os.path.dirname(path) or "."
+    if not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
+        raise UserError(f"cannot write to the folder {folder} of {path}; create it, or name another one")

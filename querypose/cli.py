@@ -1,6 +1,9 @@
 """The command `querypose`: the scripts of `tools/` under one name."""
 
+import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from querypose.errors import UserError, exit_on_user_error
@@ -18,18 +21,22 @@ COMMANDS = {
 }
 """Scripts and descriptions by command."""
 
+_CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 
-def usage() -> str:
-    """What `querypose --help` prints."""
-    lines = [f"  {command:10} {description}" for command, (_, description) in COMMANDS.items()]
-    return "\n".join(["usage: querypose COMMAND ...", "", *lines, "", "querypose COMMAND --help lists the flags."])
+
+def split_overrides(paths: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Paths and overrides of a command line, whose KEY VALUE pairs right behind the paths were parsed as paths."""
+    keys = (i for i, path in enumerate(paths) if _CONFIG_KEY.fullmatch(path) and not os.path.exists(path))
+    first = next(keys, len(paths))
+    return list(paths[:first]), [*paths[first:], *opts]
 
 
 def main() -> None:
     """Run a command; its flags and exit codes are the script's."""
     command, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     if command in ("-h", "--help"):
-        print(usage())
+        lines = [f"  {name:10} {description}" for name, (_, description) in COMMANDS.items()]
+        print("usage: querypose COMMAND ...", "", *lines, "", "querypose COMMAND --help lists the flags.", sep="\n")
         return
     with exit_on_user_error():
         if command not in COMMANDS:

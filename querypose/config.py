@@ -204,7 +204,7 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.COLOR_JITTER = 0.0
     # training: images are rotated by up to this many degrees in either direction
     cfg.INPUT.ROTATION = 0.0
-    # images of which no person has a labeled keypoint are left out (the paper's 57k of train2017); 0 keeps them
+    # images without any labeled keypoint are excluded (the paper's 57k of train2017 remain); 0 keeps them
     cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 1
     # images that cannot be read stop the run; True takes other ones, counts them and lists them in
     # OUTPUT_DIR/unreadable_images.txt

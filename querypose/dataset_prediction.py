@@ -80,28 +80,31 @@ class PartPredictor:
         with whole_file(part["file"]) as file:
             parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema()), file)
         persons = sum(len(row["scores"]) for row in rows)
-        return {"images": len(rows), "persons": persons, "failures": sum(row["error"] is not None for row in rows)}
+        return {"images": len(rows), "persons": persons, "failures": sum("error" in row for row in rows)}
 
     def row(self, image: str, persons: Persons | UserError) -> dict[str, Any]:
         """One image: its persons, best first, or why it could not be used."""
         if isinstance(persons, UserError):
-            row = {"width": None, "height": None, "scores": [], "boxes": [], "keypoints": [], "error": str(persons)}
-        else:
-            height, width = persons.image_size
-            row = {"width": width, "height": height, "error": None}
-            row["scores"], row["boxes"] = persons.scores.tolist(), persons.pred_boxes.tensor.tolist()
-            row["keypoints"] = persons.pred_keypoints.flatten(1).tolist()
-        return {"image": image, **row}
+            return {"image": image, "scores": [], "boxes": [], "keypoints": [], "error": str(persons)}
+        height, width = persons.image_size
+        row = {"image": image, "width": width, "height": height, "scores": persons.scores.tolist()}
+        row["boxes"] = persons.pred_boxes.tensor.tolist()
+        row["keypoints"] = persons.pred_keypoints.flatten(1).tolist()
+        if persons.has("pred_keypoint_sigmas"):
+            row["keypoint_sigmas"] = persons.pred_keypoint_sigmas.flatten(1).tolist()
+        return row
 
 
 def schema() -> Any:
-    """Columns of the files: for each person a score, a box (x0, y0, x1, y1) and 3K numbers: x, y, confidence."""
+    """Columns of the files: for each person a score, a box (x0, y0, x1, y1), 3K numbers: x, y, confidence, and, of
+    models with sigma, 2K numbers: sigma of x and y. A row has null where it has nothing."""
     import pyarrow
 
     numbers = pyarrow.list_(pyarrow.list_(pyarrow.float32()))
     size, text = pyarrow.int32(), pyarrow.string()
     columns = {"image": text, "width": size, "height": size, "scores": pyarrow.list_(pyarrow.float32())}
-    return pyarrow.schema({**columns, "boxes": numbers, "keypoints": numbers, "error": text})
+    persons = dict.fromkeys(["boxes", "keypoints", "keypoint_sigmas"], numbers)
+    return pyarrow.schema({**columns, **persons, "error": text})
 
 
 def predict_dataset(

@@ -53,20 +53,21 @@ def save_pretrained(folder: str | os.PathLike, model: nn.Module, cfg: CfgNode) -
     cfg.defrost()
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE, cfg.OUTPUT_DIR = "", defaults.MODEL.DEVICE, defaults.OUTPUT_DIR
     cfg.DATASETS = defaults.DATASETS
-    with whole_file(folder / WEIGHTS) as file:
-        file.write(save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}))
-    with whole_file(folder / CONFIG) as file:
-        file.write(cfg.dump().encode())
+    contents = {
+        WEIGHTS: save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}),
+        CONFIG: cfg.dump().encode(),
+    }
     if not (folder / CARD).exists():
-        text = CARD_TEXT.format(
+        contents[CARD] = CARD_TEXT.format(
             name=folder.name,
             backbone=cfg.MODEL.BACKBONE.NAME,
             keypoints=", ".join(cfg.MODEL.QUERYPOSE.SKELETON.KEYPOINT_NAMES),
             parameters=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
             size=cfg.INPUT.MIN_SIZE_TEST,
-        )
-        with whole_file(folder / CARD) as file:
-            file.write(text.encode())
+        ).encode()
+    for name, content in contents.items():
+        with whole_file(folder / name) as file:
+            file.write(content)
 
 
 def pretrained_files(
@@ -90,7 +91,7 @@ def pretrained_files(
             )
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{name} is no folder, and no model on the Hugging Face Hub in reach: {reason}") from error
+            raise UserError(f"{name} is neither a folder nor a model on the Hugging Face Hub: {reason}") from error
         folder = Path(found)
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():

@@ -81,6 +81,7 @@ def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.n
             return pil_to_rgb(opened)
     if isinstance(image, Image.Image):
         return pil_to_rgb(image)
+    shape = getattr(image, "shape", ())
     torch = sys.modules.get("torch")  # without it there are no tensors
     if torch is not None and isinstance(image, torch.Tensor):
         image = _tensor_to_array(image)
@@ -91,7 +92,10 @@ def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.n
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
-        raise UserError(f"an image array must have shape (H, W), or (H, W, C) with C 1, 3 or 4, not {image.shape}.")
+        raise UserError(
+            "an image must have shape (H, W), or 1, 3 or 4 channels: (H, W, C) as an array, (C, H, W) as a tensor, not "
+            f"{tuple(shape)}."
+        )
     if image.shape[2] == 1:
         return np.repeat(image, 3, axis=2)
     return np.ascontiguousarray(image[:, :, 2::-1] if image_format == "BGR" else image[:, :, :3])
@@ -185,15 +189,9 @@ def resize_image(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:
 
 
 def _tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
-    """(C, H, W) or (H, W) -> (H, W, C) uint8."""
-    if tensor.dim() == 2:
-        tensor = tensor[None]
-    if tensor.dim() != 3 or tensor.shape[0] not in (1, 3, 4) or tensor.numel() == 0:
-        raise UserError(
-            f"an image tensor must have shape (H, W), or (C, H, W) with C 1, 3 or 4, not {tuple(tensor.shape)}."
-        )
+    """(C, H, W) -> (H, W, C), numbers in [0, 1] -> uint8."""
     tensor = tensor.detach()
-    if tensor.is_floating_point():
+    if tensor.is_floating_point() and tensor.numel():
         low, high = tensor.aminmax()
         if not (low >= 0 and high <= 1):
             raise UserError(
@@ -201,8 +199,8 @@ def _tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
                 "give 0 to 255 as uint8, not a normalized image."
             )
         tensor = (tensor.float() * 255).round().byte()
-    array: np.ndarray = tensor.permute(1, 2, 0).cpu().numpy()
-    return array
+    array: np.ndarray = tensor.cpu().numpy()
+    return array.transpose(1, 2, 0) if array.ndim == 3 else array
 
 
 @functools.cache

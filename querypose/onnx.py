@@ -42,14 +42,13 @@ class OnnxPoses:
         """COCO results: boxes (x, y, width, height), keypoints as 3K numbers, half a pixel up and left of ours."""
         boxes = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
         keypoints = (self.keypoints - np.array([0.5, 0.5, 0.0], np.float32)).reshape(len(self), -1)
-        results = [
-            {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score, "keypoints": flat}
-            for box, score, flat in zip(boxes.tolist(), self.scores.tolist(), keypoints.tolist(), strict=True)
-        ]
+        columns = {"bbox": boxes, "score": self.scores, "keypoints": keypoints}
         if self.keypoint_sigmas is not None:
-            for result, sigmas in zip(results, self.keypoint_sigmas, strict=True):
-                result["keypoint_sigmas"] = sigmas.flatten().tolist()
-        return results
+            columns["keypoint_sigmas"] = self.keypoint_sigmas.reshape(len(self), -1)
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [
+            {"image_id": image_id, "category_id": category_id, **dict(zip(columns, row, strict=True))} for row in rows
+        ]
 
 
 class OnnxPosePredictor:
@@ -75,7 +74,7 @@ class OnnxPosePredictor:
         """Open the file.
 
         Args:
-            score_threshold: persons below it are left out.
+            score_threshold: persons below it are not returned.
             image_format: channel order of arrays, "RGB" or "BGR" (OpenCV's).
             runtime: "openvino" or "onnxruntime"; None: OpenVINO if it is installed, unless there are `providers`.
             precision: "float32"; "auto" lets OpenVINO compute in bfloat16 where the processor is faster in it.
@@ -128,7 +127,7 @@ class OnnxPosePredictor:
             return OnnxPoses(boxes[keep] * np.tile(scale, 2), scores[keep], keypoints, (height, width), sigmas)
         except Exception as error:
             raise UserError(
-                f"{self._file} does not give boxes, scores and keypoints of an image ({error}){_AGAIN}"
+                f"{self._file} gives no boxes, scores and keypoints of an image ({error}){_AGAIN}"
             ) from error
 
 
@@ -143,13 +142,9 @@ def _metadata(session: OnnxRuntimeSession | OpenVinoSession, file: str) -> dict[
         for name, least in (("min_size", 0), ("max_size", 1)):
             if not isinstance(preprocessing[name], int) or not least <= preprocessing[name] <= _LONGEST_SIDE:
                 raise ValueError(f"its {name} is {preprocessing[name]!r}")
-        if preprocessing["channel_order"] not in ("RGB", "BGR"):
-            raise ValueError(f"its channel_order is {preprocessing['channel_order']!r}")
-        names = session.inputs | session.outputs
-        if not names >= {_INPUT, *_OUTPUTS}:
-            raise ValueError(f"its inputs and outputs are {', '.join(sorted(names))}")
-    except KeyError as error:
-        raise UserError(f"{file} is no export of QueryPose (its metadata lack {error}){_AGAIN}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is no export of this version of QueryPose ({error}){_AGAIN}") from error
+        check_image_format(preprocessing["channel_order"])
+        if not session.inputs | session.outputs >= {_INPUT, *_OUTPUTS}:
+            raise ValueError(f"its inputs and outputs are {', '.join(sorted(session.inputs | session.outputs))}")
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} is not an export of this version of QueryPose ({error}){_AGAIN}") from error
     return found

@@ -45,7 +45,7 @@ class OnnxRuntimeSession:
 
 @cache
 def openvino_core() -> Any:
-    """The process's only `openvino.Core`: its CPU plugin replaces the thread's alternate signal stack and frees it when
+    """The process's `openvino.Core`: its CPU plugin replaces the thread's alternate signal stack and frees it when
     it ends, so that the process dies at its next signal where a second one had been made (seen with 2026.4)."""
     import openvino
 

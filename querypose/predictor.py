@@ -21,22 +21,24 @@ from detectron2.utils.logger import log_first_n
 from torch import nn
 
 from querypose.auto_precision import fastest_precision
+from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.hub import pretrained_files, save_pretrained
 from querypose.image_io import ChannelOrder, ImageLike, check_image_format, image_files, read_image_rgb, resize_image
+from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
 from querypose.rounded_weights import rounding_weights
 from querypose.safe_loading import SafeCheckpointer
 from querypose.setup_config import setup_config
 from querypose.skeleton import Skeleton
-from querypose.structures import Persons, to_coco
+from querypose.structures import SCORE_THRESHOLD, Persons, to_coco
 
-__all__ = ["PRECISIONS", "PosePredictor", "load_weights", "read_image_rgb", "to_coco"]
+__all__ = ["PRECISIONS", "PosePredictor", "check_attention", "load_weights", "read_image_rgb", "to_coco"]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types of matrix products and convolutions; boxes, confidences and keypoints are always float32."""
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-SMALL_MODEL = REPOSITORY / "configs/querypose_small.yaml", REPOSITORY / "weights/querypose_small.safetensors"
+_REPOSITORY = Path(__file__).resolve().parents[1]
+SMALL_MODEL = _REPOSITORY / "configs/querypose_small.yaml", _REPOSITORY / "weights/querypose_small.safetensors"
 """Config and weights of the model for photographs that comes with the repository."""
 
 _NUM_READERS = 4  # threads that read and resize images ahead of the network
@@ -77,7 +79,7 @@ class PosePredictor:
         weights: str | os.PathLike | None = None,
         *,
         device: str | torch.device | None = None,
-        score_threshold: float = 0.3,
+        score_threshold: float = SCORE_THRESHOLD,
         top_k: int | None = None,
         image_format: ChannelOrder = "RGB",
         precision: str = "auto",
@@ -91,7 +93,7 @@ class PosePredictor:
             weights: file or address; None: the config's MODEL.WEIGHTS.
             device: "cpu", "cuda", "cuda:1", ..; None: the config's MODEL.DEVICE, or the CPU if that is "cuda" and
                 there is none.
-            score_threshold: persons below it are left out, and keypoint stages run only for queries that can reach it.
+            score_threshold: persons below it are dropped, and keypoint stages run only for queries that can reach it.
             top_k: most persons returned for an image, the best ones.
             image_format: channel order of arrays and tensors, "RGB" or "BGR" (OpenCV's).
             precision: a name of `PRECISIONS`, or "auto": see `fastest_precision`.
@@ -112,25 +114,13 @@ class PosePredictor:
                 raise UserError(f"the device {device} was asked for but PyTorch finds no CUDA device; use cpu.")
             overrides += ["MODEL.DEVICE", str(device)]
         cfg = setup_config(str(config_file), overrides, add_config)
-        if not cfg.MODEL.WEIGHTS:
-            raise UserError("MODEL.WEIGHTS is empty; give the file of trained weights.")
         if "://" not in cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
-            raise UserError(f"there is no weights file {cfg.MODEL.WEIGHTS}; set MODEL.WEIGHTS to trained weights.")
-
-        from querypose.data import skeleton_of
-
+            raise UserError(f"there is no weights file '{cfg.MODEL.WEIGHTS}'; set MODEL.WEIGHTS to trained weights.")
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
         if precision == "auto":
             precision = fastest_precision(torch.device(cfg.MODEL.DEVICE))
-        self._set_up(
-            model,
-            cfg,
-            skeleton_of(cfg),
-            top_k=top_k,
-            image_format=image_format,
-            precision=precision,
-        )
+        self._set_up(model, cfg, skeleton_of(cfg), top_k=top_k, image_format=image_format, precision=precision)
         self._owns_model = True
         self.score_threshold = score_threshold
         # a compiled model would have to be compiled again
@@ -155,12 +145,7 @@ class PosePredictor:
     ) -> PosePredictor:
         """Make a predictor of a model in Hugging Face's layout.
 
-        Args:
-            name, revision, cache_dir: as of `pretrained_files`.
-            options: of the constructor, such as `device` and `score_threshold`.
-
-        Raises:
-            UserError: no such folder or repository, a missing file, weights that do not fit.
+        name, revision, cache_dir: of `pretrained_files`. options: of the constructor.
         """
         return cls(*pretrained_files(name, revision, cache_dir), **options)
 
@@ -174,7 +159,7 @@ class PosePredictor:
         cfg: CfgNode,
         skeleton: Skeleton,
         *,
-        score_threshold: float = 0.3,
+        score_threshold: float = SCORE_THRESHOLD,
         top_k: int | None = None,
         image_format: ChannelOrder = "RGB",
         precision: str = "float32",
@@ -184,18 +169,14 @@ class PosePredictor:
             raise UserError(f"the precision must be auto or one of {', '.join(PRECISIONS)}, not {precision}.")
         if top_k is not None and top_k < 1:
             raise UserError(f"top_k must be at least 1, or None for all persons, not {top_k}.")
-        self.cfg = cfg
-        self.model = model.eval()
-        self.skeleton = skeleton
+        self.cfg, self.model, self.skeleton = cfg, model.eval(), skeleton
         self._owns_model = False
         self.score_threshold = score_threshold
-        self.top_k = top_k
-        self.image_format = image_format
-        self.precision = precision
+        self.top_k, self.image_format, self.precision = top_k, image_format, precision
 
     @property
     def score_threshold(self) -> float:
-        """Persons below it are left out."""
+        """Persons below it are not returned."""
         return self._score_threshold
 
     @score_threshold.setter
@@ -283,8 +264,9 @@ class PosePredictor:
 
         Returns the same persons with `part_attention` (n, M, h, w), every map summing to one, and
         `attention_boxes`, `Boxes` in pixels of the given image over which the maps lie. Raises `UserError` if
-        the model has no such stage or makes no attention maps.
+        the model has no such stage, and as `check_attention`.
         """
+        check_attention(self.cfg)
         with self._precision():
             return self._chosen(cast(Any, self.model).with_attention([self._prepare(image)], stage)[0]["instances"])
 
@@ -309,8 +291,7 @@ class PosePredictor:
             groups.setdefault(padded, []).append(index)
         results: dict[int, Persons] = {}
         for indices in groups.values():
-            outputs = self._run([inputs[index] for index in indices])
-            for index, output in zip(indices, outputs, strict=True):
+            for index, output in zip(indices, self._run([inputs[index] for index in indices]), strict=True):
                 results[index] = self._chosen(output["instances"])
         return [results[index] for index in range(len(inputs))]
 
@@ -341,6 +322,19 @@ def _is_several(image: ImageLike | Iterable[ImageLike]) -> TypeGuard[Iterable[Im
     if isinstance(image, np.ndarray | torch.Tensor):
         return image.ndim == 4
     return isinstance(image, Iterable) and not isinstance(image, str | os.PathLike)
+
+
+def check_attention(cfg: CfgNode) -> None:
+    """Raise `UserError` unless `with_attention` works with models of this config."""
+    config = cfg.MODEL.QUERYPOSE
+    has_parts = KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE).has_parts
+    if not (has_parts and PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING).makes_attention):
+        raise UserError(
+            f"a model with KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' and PART_EMBEDDING '{config.PART_EMBEDDING}' makes "
+            "no attention maps; use a model with an SPEGM."
+        )
+    if cfg.TEST.FLIP:
+        raise UserError("attention maps of an image and of its mirror image cannot be averaged; set TEST.FLIP False.")
 
 
 def load_weights(model: nn.Module, weights: str) -> None:

@@ -13,11 +13,11 @@ from detectron2.checkpoint import DetectionCheckpointer
 from safetensors.torch import load_file
 from torch import Tensor
 
-from querypose.array_pickle import NUMPY_STAND_INS, ForbiddenGlobal, load_array_pickle, with_arrays
+from querypose.array_pickle import NUMPY_STAND_INS, load_array_pickle, with_arrays
 from querypose.errors import UserError
 
 # where trainers put the averaged (EMA) weights, and where the plain ones, in a checkpoint; the first that is there
-# counts, and averaged ones are what a training with them is evaluated with
+# counts, and averaged ones are what a run with SOLVER.EMA evaluates
 _AVERAGED = ("ema_state", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "ema")
 _PLAIN = ("model", "state_dict", "model_state_dict", "model_state", "state", "module", "shadow")
 
@@ -41,7 +41,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     Attributes:
         must_fit: whether weights of another shape, and weights without some of the parameters that inference needs, are
-            refused. Detectron2 only logs them, which suits a training that starts from a backbone.
+            refused. Detectron2 only logs them, which suits a training run that starts from a backbone.
     """
 
     must_fit = False
@@ -83,34 +83,30 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
         missing = [name.replace(_WRAPPED, "") for name in incompatible.missing_keys]
-        incompatible = incompatible._replace(missing_keys=missing)
         parameters = [name.replace(_WRAPPED, "") for name, _ in self.model.named_parameters()]
-        misfits = {*missing, *(name for name, _, _ in incompatible.incorrect_shapes)}
+        misshapen = incompatible.incorrect_shapes
         if not self.must_fit:
-            if parameters and misfits.issuperset(parameters):
+            if parameters and {*missing, *(name for name, _, _ in misshapen)}.issuperset(parameters):
                 raise UserError(
                     "the weights are another model's: none of them has the name and the shape of one of this model's "
-                    f"{len(parameters)}, of which the first is {parameters[0]}; give the config that they were "
-                    "trained with"
+                    f"{len(parameters)}, such as {parameters[0]}; give the config that they were trained with"
                 )
-            return incompatible
-        if incompatible.incorrect_shapes:
-            name, found, wanted = incompatible.incorrect_shapes[0]
+            return incompatible._replace(missing_keys=missing)
+        if misshapen:
+            name, found, wanted = misshapen[0]
             raise UserError(
-                f"{len(incompatible.incorrect_shapes)} of the weights have another shape than the model's, first "
-                f"{name}, {tuple(found)} instead of {tuple(wanted)}; "
-                "give the config that they were trained with."
+                f"{len(misshapen)} of the weights have another shape than the model's, first {name}, {tuple(found)} "
+                f"instead of {tuple(wanted)}; give the config that they were trained with"
             )
         needed = {name for name in parameters if not name.startswith(_TRAINING_ONLY)}
         missing = [name for name in missing if name in needed]
         if missing:
             raise UserError(
-                f"the weights lack {len(missing)} of the model's {len(needed)} parameters, first "
-                f"{missing[0]}; give the weights of a whole trained model, and the config "
-                "that they were trained with."
+                f"the weights lack {len(missing)} of the model's {len(needed)} parameters, first {missing[0]}; give "
+                "the weights of a whole trained model, and the config that they were trained with"
             )
-        # what is left is the losses', of no use here: nothing to report
-        return incompatible._replace(missing_keys=missing)
+        # what else is missing is the losses', of no use here: nothing to report
+        return incompatible._replace(missing_keys=[])
 
 
 def _numpy_numbers_allowed() -> contextlib.AbstractContextManager[Any]:
@@ -142,10 +138,9 @@ def read_checkpoint(path: str) -> Any:
         # PyTorch's error names the class in its text alone
         code = re.search(r"(?:GLOBAL|[Uu]nsupported class)[: ]+(\w[\w.]*)", str(error))
         if isinstance(error, pickle.UnpicklingError) and code:
-            name = error.name if isinstance(error, ForbiddenGlobal) else code[1]
             raise UserError(
-                f"cannot read the checkpoint {path}: loading it would run code ({name}); where you trust its source, "
-                "save the state dict alone first"
+                f"cannot read the checkpoint {path}: loading it would run code ({code[1]}); where you trust its "
+                "source, save the state dict alone first"
             ) from error
         kind = {".safetensors": "safetensors file", ".pkl": "pickle of arrays"}.get(os.path.splitext(path)[1])
         raise UserError(
@@ -165,42 +160,36 @@ def find_weights(
         model_names: of the model's tensors, where it is known; they stay as they are.
 
     Returns:
-        tensors by name, and what was left out of the file's weights: reason -> names.
+        tensors by name, and what was dropped of the file's weights: reason -> names.
 
     Raises:
         UserError: no state dict, or one with two tensors of the same name.
     """
-    averaged = _state_dict(content, _AVERAGED)
-    plain = _state_dict(content, _PLAIN)
-    if averaged is None and plain is None and _is_state_dict(content):
-        plain = content
-    if averaged is None and plain is None:
-        raise UserError(
-            f"the checkpoint {path} holds no weights but {_describe(content)}; give a state dict, bare or under "
-            f"'model', 'state_dict' or 'ema'"
-        )
-    merged: dict[str, Tensor] = {}
-    replaced, bookkeeping = [], []
-    from_average: dict[str, bool] = {}
-    for tensors, is_average in ((plain or {}, False), (averaged or {}, True)):
+    averaged_found, plain_found = _state_dict(content, _AVERAGED), _state_dict(content, _PLAIN)
+    if averaged_found is None and plain_found is None:
+        if not _is_state_dict(content):
+            raise UserError(
+                f"the checkpoint {path} holds no weights but {_describe(content)}; give a state dict, bare or under "
+                "'model', 'state_dict' or 'ema'"
+            )
+        plain_found = content
+    plain: dict[str, Tensor] = {}
+    averaged: dict[str, Tensor] = {}
+    bookkeeping = []
+    for tensors, is_average in ((plain_found or {}, False), (averaged_found or {}, True)):
         for name, tensor in tensors.items():
             if _AVERAGING_STATE.fullmatch(name):
                 bookkeeping.append(name)
                 continue
             bare = name if name in model_names else _PREFIXES.sub("", name)
-            average = is_average or "ema" in name.removesuffix(bare)
+            found = averaged if is_average or "ema" in name.removesuffix(bare) else plain
             # a compiled part of a model has this inside of its names
             bare = bare.replace("._orig_mod.", ".")
-            if bare not in merged:
-                merged[bare], from_average[bare] = torch.as_tensor(tensor), average
-            elif average == from_average[bare]:
+            if bare in found:
                 raise UserError(f"the checkpoint {path} holds two tensors {bare}; save one model alone")
-            else:
-                replaced.append(bare)
-                if average:
-                    merged[bare], from_average[bare] = torch.as_tensor(tensor), True
-    dropped = {PLAIN_WEIGHTS: replaced, "state of the averaging": bookkeeping}
-    return merged, {reason: names for reason, names in dropped.items() if names}
+            found[bare] = torch.as_tensor(tensor)
+    dropped = {PLAIN_WEIGHTS: [name for name in plain if name in averaged], "state of the averaging": bookkeeping}
+    return {**plain, **averaged}, {reason: names for reason, names in dropped.items() if names}
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -226,14 +215,8 @@ def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor] | None
 
 def _describe(content: Any) -> str:
     """What is found where weights should be."""
-    if not isinstance(content, dict) or not content:
-        return f"an empty {type(content).__name__}" if content in ({}, [], ()) else f"a {type(content).__name__}"
-    for key in (*_AVERAGED, *_PLAIN):
-        if key in content:
-            return f"{_describe(content[key])} under {key!r}"
-    odd = (key for key, item in content.items() if not isinstance(item, Tensor | np.ndarray))
-    key = next(odd, next(iter(content)))
-    return f"a {type(content[key]).__name__} under {str(key)[:60]!r}"
+    keys = f" of {', '.join(map(str, content))}" if isinstance(content, dict) and content else ""
+    return f"a {type(content).__name__}{keys[:100]}"
 
 
 def _reason(error: Exception, path: str) -> str:

@@ -167,7 +167,7 @@ class Skeleton:
         Args:
             metadata: with `keypoint_names`; optionally `keypoint_flip_map` (pairs of names),
                 `keypoint_connection_rules` (name, name, color) and `keypoint_oks_sigmas`.
-            sigmas: OKS sigmas that take the place of the metadata's.
+            sigmas: OKS sigmas that replace the metadata's.
         """
         names = tuple(getattr(metadata, "keypoint_names", None) or ())
         if not names:
@@ -192,7 +192,7 @@ class Skeleton:
         Args:
             category: dict with `keypoints` (names); optionally `skeleton` (limbs as pairs of indices from 1),
                 `flip_pairs` (pairs of names; else found from the names) and `sigmas`.
-            sigmas: OKS sigmas that take the place of the file's.
+            sigmas: OKS sigmas that replace the file's.
         """
         try:
             names, pairs = category["keypoints"], category.get("flip_pairs")

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import supervision
 
 
+SCORE_THRESHOLD = 0.2
+"""Persons below it are left out where no other threshold is given. A score is the product of two probabilities."""
+
+
 class Persons(Instances):
     """Detectron2's `Instances` of n persons that also know their skeleton.
 
@@ -48,14 +52,6 @@ class Persons(Instances):
         """The persons that an index, a slice, a mask or a list of indices selects."""
         return self.from_instances(super().__getitem__(item), self._skeleton)
 
-    @property
-    def _has_sigmas(self) -> bool:
-        return self.has("pred_keypoint_sigmas")
-
-    @property
-    def _record_columns(self) -> list[str]:
-        return record_columns(self._skeleton, sigmas=self._has_sigmas)
-
     def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
         """COCO results, see `to_coco`."""
         return to_coco(self, image_id, category_id=category_id)
@@ -65,10 +61,11 @@ class Persons(Instances):
 
         columns: constants to put first, such as `image="photo.jpg"`; tracked persons have their `track_id` there.
         """
-        names = self._record_columns
+        has_sigmas = self.has("pred_keypoint_sigmas")
+        names = record_columns(self._skeleton, sigmas=has_sigmas)
         ids = [{"track_id": i} for i in self.track_ids.tolist()] if self.has("track_ids") else [{}] * len(self)
         numbers = self.pred_keypoints.flatten(1)
-        if self._has_sigmas:
+        if has_sigmas:
             numbers = torch.cat([numbers, self.pred_keypoint_sigmas.flatten(1)], dim=1)
         rows = zip(self.pred_boxes.tensor.tolist(), self.scores.tolist(), numbers.tolist(), strict=True)
         return [
@@ -84,16 +81,16 @@ class Persons(Instances):
         try:
             import pandas
         except ImportError as error:
-            raise UserError(
-                "to_dataframe needs pandas, which is not installed: pip install pandas, or use to_records"
-            ) from error
-        names = [*columns, *(["track_id"] if self.has("track_ids") else []), *self._record_columns]
+            raise UserError("pandas is not installed: pip install pandas, or use to_records") from error
+        names = [*columns, *(["track_id"] if self.has("track_ids") else [])]
+        names += record_columns(self._skeleton, sigmas=self.has("pred_keypoint_sigmas"))
         return pandas.DataFrame(self.to_records(**columns), columns=names)
 
     def to_supervision(self) -> supervision.KeyPoints:
         """`supervision.KeyPoints` of the persons, for its annotators and trackers; `to_detections` has their boxes.
 
-        Raises `UserError` where supervision is not installed.
+        Sigmas, if there are any, are `data["pred_keypoint_sigmas"]` (n, K, 2). Raises `UserError` where supervision is
+        not installed.
         """
         keypoints = self.pred_keypoints.numpy()
         return _supervision().KeyPoints(
@@ -101,6 +98,7 @@ class Persons(Instances):
             class_id=self.pred_classes.numpy().copy(),
             keypoint_confidence=keypoints[..., 2].copy(),
             detection_confidence=self.scores.numpy().copy(),
+            data={name: self.get(name).numpy().copy() for name in ("pred_keypoint_sigmas",) if self.has(name)},
         )
 
     def to_detections(self) -> supervision.Detections:

@@ -12,9 +12,8 @@ import numpy as np
 
 from querypose.errors import UserError
 from querypose.image_io import read_image_rgb
-from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
-from querypose.predictor import PosePredictor
-from querypose.structures import Persons
+from querypose.predictor import PosePredictor, check_attention
+from querypose.structures import SCORE_THRESHOLD, Persons
 from querypose.visualization import draw_poses, overlay_attention, part_names
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
@@ -83,9 +82,8 @@ def build_page(predictor: PosePredictor) -> gr.Blocks:
     """Build the page of a predictor, whose own score threshold is at most `MIN_SCORE`; `serve` launches it."""
     find_persons: Callable[[np.ndarray], Persons] = predictor
     views = [POSES]
-    config = predictor.cfg.MODEL.QUERYPOSE
-    has_parts = KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE).has_parts
-    if has_parts and PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING).makes_attention:
+    with contextlib.suppress(UserError):
+        check_attention(predictor.cfg)
         find_persons = predictor.with_attention
         views += [ALL_PARTS, *part_names(predictor.cfg, predictor.skeleton)]
 
@@ -99,7 +97,7 @@ def build_page(predictor: PosePredictor) -> gr.Blocks:
             with gr.Column(scale=1, min_width=280):
                 file = gr.File(label="Image", elem_id="upload")
                 controls: list[Any] = [
-                    gr.Slider(MIN_SCORE, 1, 0.3, step=0.01, label="Score threshold of persons", elem_id="score"),
+                    gr.Slider(MIN_SCORE, 1, SCORE_THRESHOLD, step=0.01, label="Score threshold", elem_id="score"),
                     gr.Slider(0, 1, 0.5, step=0.01, label="Confidence threshold of keypoints"),
                     gr.Checkbox(True, label="Boxes and scores"),
                     gr.Dropdown(views, value=POSES, label="Attention overlay", elem_id="attention"),

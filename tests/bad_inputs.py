@@ -174,7 +174,7 @@ def results():
 
     yield from [
         (b"", "not valid JSON"),
-        (b"{}", "no list"),
+        (b"{}", "not a list"),
         (b"[3]", "entry 0"),
         (changed(image_id=77), "image 77"),
         (changed(image_id=[1]), "which is not in the data set"),

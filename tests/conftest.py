@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from demo_stub import demo  # noqa: F401  (a fixture)
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from refusals import refused, workspace  # noqa: F401  (fixtures)
+
+from querypose.synthetic.dataset import write_synthetic_people
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True)
 def _same_start():
-    """The same random numbers for every test, and float arithmetic as PyTorch sets it: a trainer changes it on CPUs."""
+    """The same seed and PyTorch's default float arithmetic for every test; a trainer changes the latter on CPUs."""
     torch.manual_seed(0)
-    for name in ("detectron2", "fvcore", "querypose"):  # set up in an earlier test, on that test's captured stream
+    for name in ("detectron2", "fvcore", "querypose"):  # set up by an earlier test, on its captured stream
         for handler in list(logging.getLogger(name).handlers):
             if getattr(getattr(handler, "stream", None), "closed", False):
                 logging.getLogger(name).removeHandler(handler)
@@ -27,16 +30,22 @@ def _same_start():
 
 @pytest.fixture(scope="session")
 def shared_folder() -> Path:
-    """The folder of parity figures and photographs beside the checkout; tests that need it skip without it."""
+    """The folder of parity references and photographs beside the checkout; tests that need it skip without it."""
     folder = Path(os.environ.get("QUERYPOSE_SHARED", SHARED))
     if not folder.is_dir():
-        pytest.skip(f"needs the parity figures and photographs in {folder}, which are not part of the project")
+        pytest.skip(f"needs the parity references and photographs in {folder}, which are not part of the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory) -> str:
+    """Synthetic people to train on, five images, as DATASETS.TRAIN names them."""
+    return write_synthetic_people(tmp_path_factory.mktemp("people"), "train", 5)
 
 
 @pytest.fixture
 def messages():
-    """What the `querypose` loggers have said from INFO on, as text: call it. Works however Detectron2 set them up."""
+    """A function that returns what the `querypose` loggers have logged from INFO on."""
     logger, stream = logging.getLogger("querypose"), io.StringIO()
     handler, level = logging.StreamHandler(stream), logger.level
     logger.addHandler(handler)

@@ -64,12 +64,8 @@ def nine_numbers(content, results):
 
     index = {image["id"]: image["crowdIndex"] for image in content["images"]}
     precision, recall = evaluate(index)
-    classes = (
-        [i for i, c in index.items() if c < 0.2],
-        [i for i, c in index.items() if 0.2 <= c < 0.8],
-        [i for i, c in index.items() if c >= 0.8],
-    )
-    by_class = [evaluate(ids)[0].mean() for ids in classes]
+    limits = ((-np.inf, 0.2), (0.2, 0.8), (0.8, np.inf))
+    by_class = [evaluate(i for i, c in index.items() if low <= c < high)[0].mean() for low, high in limits]
     return [precision.mean(), precision[0].mean(), precision[5].mean(), recall.mean(), recall[0], recall[5], *by_class]
 
 
@@ -77,13 +73,6 @@ def made_up_detections(content, seed=0):
     """Noisy, missed, doubled and false poses for official annotations: COCO-format results with boxes."""
     rng = np.random.default_rng(seed)
     results = []
-
-    def add(person, keypoints, score):
-        shift = rng.normal(0, 0.03, 4) * np.tile(person["bbox"][2:], 2)
-        box = np.maximum(np.array(person["bbox"]) + shift, [-1e9, -1e9, 1, 1])
-        poses = {"keypoints": keypoints.flatten().tolist(), "bbox": box.tolist()}
-        results.append({"image_id": person["image_id"], "category_id": 1, "score": float(score), **poses})
-
     for person in content["annotations"]:
         left, top, width, height = person["bbox"]
         given = np.array(person["keypoints"], dtype=float).reshape(-1, 3)
@@ -91,21 +80,21 @@ def made_up_detections(content, seed=0):
         unknown = given[:, 2] == 0
         given[unknown, :2] = rng.uniform(0, 1, (unknown.sum(), 2)) * [width, height] + [left, top]
 
-        size = np.sqrt(width * height)
-
-        def noisy(scale, given=given, size=size):
-            keypoints = given.copy()
-            keypoints[:, :2] += rng.normal(0, scale * size, (14, 2))
-            keypoints[:, 2] = rng.uniform(0, 1, 14)
-            return keypoints
-
         scale = rng.choice([0.01, 0.03, 0.06, 0.12, 0.3])
+        poses = []  # noise, shift, score
         if rng.random() < 0.85:  # the rest is missed; scores in steps, so that many are equal
-            add(person, noisy(scale), round(np.clip(rng.normal(0.8 - scale, 0.15), 0, 1), 2))
-        for _ in range(rng.integers(0, 3) if rng.random() < 0.3 else 0):
-            add(person, noisy(1.5 * scale), rng.uniform(0, 0.7))
+            poses.append((scale, 0, round(np.clip(rng.normal(0.8 - scale, 0.15), 0, 1), 2)))
+        if rng.random() < 0.3:
+            poses += [(1.5 * scale, 0, rng.uniform(0, 0.7)) for _ in range(rng.integers(0, 3))]
         if rng.random() < 0.2:
-            astray = noisy(0.05)
-            astray[:, :2] += rng.uniform(-1, 1, 2) * [width, height]
-            add(person, astray, rng.uniform(0, 0.9))
+            poses.append((0.05, 1, rng.uniform(0, 0.9)))
+        for noise, shift, score in poses:
+            keypoints = given.copy()
+            keypoints[:, :2] += rng.normal(0, noise * np.sqrt(width * height), (14, 2))
+            keypoints[:, :2] += shift * rng.uniform(-1, 1, 2) * [width, height]
+            keypoints[:, 2] = rng.uniform(0, 1, 14)
+            box = np.array(person["bbox"]) + rng.normal(0, 0.03, 4) * [width, height, width, height]
+            result = {"image_id": person["image_id"], "category_id": 1, "score": float(score)}
+            box = np.maximum(box, [-1e9, -1e9, 1, 1]).tolist()
+            results.append({**result, "keypoints": keypoints.flatten().tolist(), "bbox": box})
     return [results[i] for i in rng.permutation(len(results))]

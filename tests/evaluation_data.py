@@ -22,18 +22,10 @@ def ground_truth_of(num_images=1, num_persons=1, seed=0, extra=1.0):
             keypoints = np.zeros((len(NAMES), 3))
             keypoints[:, 0], keypoints[:, 1] = x + rng.uniform(0, width, 3), y + rng.uniform(0, height, 3)
             keypoints[:, 2] = 0 if number % 7 == 0 else rng.integers(1, 3, 3)
-            annotations.append(
-                {
-                    "id": number,
-                    "image_id": image_id,
-                    "category_id": 1,
-                    "bbox": [x, y, width, height],
-                    "area": 0.5 * width * height,
-                    "iscrowd": int(number % 5 == 0),
-                    "keypoints": keypoints.flatten().tolist(),
-                    "num_keypoints": int((keypoints[:, 2] > 0).sum()),
-                }
-            )
+            person = {"id": number, "image_id": image_id, "category_id": 1, "iscrowd": int(number % 5 == 0)}
+            person |= {"bbox": [x, y, width, height], "area": 0.5 * width * height}
+            person |= {"keypoints": keypoints.flatten().tolist(), "num_keypoints": int((keypoints[:, 2] > 0).sum())}
+            annotations.append(person)
     return {
         "images": [{"id": i, "file_name": f"{i}.jpg", "width": 500, "height": 500} for i in range(1, num_images + 1)],
         "annotations": annotations,
@@ -49,15 +41,9 @@ def results_near(ground_truth, noise, seed=0):
         keypoints = np.array(person["keypoints"], dtype=float).reshape(-1, 3)
         keypoints[:, :2] += rng.normal(0, scale, (len(keypoints), 2))
         keypoints[:, 2] = rng.uniform(0, 1, len(keypoints))
-        results.append(
-            {
-                "image_id": person["image_id"],
-                "category_id": 1,
-                "bbox": (np.array(person["bbox"]) + rng.normal(0, 0.3 * scale, 4)).tolist(),
-                "score": float(rng.uniform()),
-                "keypoints": keypoints.flatten().tolist(),
-            }
-        )
+        box = (np.array(person["bbox"]) + rng.normal(0, 0.3 * scale, 4)).tolist()
+        result = {"image_id": person["image_id"], "category_id": 1, "bbox": box, "score": float(rng.uniform())}
+        results.append({**result, "keypoints": keypoints.flatten().tolist()})
     return results
 
 
@@ -68,23 +54,11 @@ def one_person(shift=0.0, width=100.0):
     ground_truth["annotations"][0].update(
         bbox=[0.0, 0.0, width, width], area=width**2, keypoints=keypoints, num_keypoints=1
     )
-    found = [50.0 + shift, 50.0, 0.9, 7, 7, 0.1, 8, 8, 0.1]
-    result = {
-        "image_id": 1,
-        "category_id": 1,
-        "bbox": [0.0, 0.0, width, width],
-        "score": 0.5,
-        "keypoints": found,
-    }
-    return ground_truth, [result]
+    result = {"image_id": 1, "category_id": 1, "bbox": [0.0, 0.0, width, width], "score": 0.5}
+    return ground_truth, [{**result, "keypoints": [50.0 + shift, 50.0, 0.9, 7, 7, 0.1, 8, 8, 0.1]}]
 
 
 def assert_same(metrics, expected):
     assert metrics.keys() == expected.keys()
     for task in expected:
         assert metrics[task] == pytest.approx(expected[task], abs=1e-6, nan_ok=True)
-
-
-def change(**changes):
-    ground_truth, results = one_person()
-    return [{**results[0], **changes}]

@@ -1,4 +1,4 @@
-"""A training run that is killed again and again, for test_resume.py.
+"""Short training runs: the config of most tests of training, and a run that is killed again and again.
 
 `kill_again_and_again` prints one JSON object: for each kill where it struck, the iteration that was resumed after it,
 and the largest difference of the final state from that of an uninterrupted run. Children are forked from a process that
@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
 from tiny_model import tiny_config
 
 from querypose.data import resolve_datasets
@@ -33,6 +35,23 @@ def config(people: str, folder: Path, *opts):
     )  # fmt: skip
     resolve_datasets(cfg)
     return cfg
+
+
+class Poison(HookBase):
+    """Makes a pixel infinite in some iterations: of the last image of the last process."""
+
+    def __init__(self, *iterations: int):
+        self.iterations = iterations
+
+    def before_train(self) -> None:
+        self.backward = self.trainer._trainer.backward
+        self.trainer._trainer.backward = self.poisoned
+
+    def poisoned(self, batch: list[dict]) -> dict:
+        if self.trainer.iter in self.iterations and comm.get_rank() == comm.get_world_size() - 1:
+            batch[-1]["image"] = batch[-1]["image"].float()
+            batch[-1]["image"][0, 3, 4] = torch.inf
+        return self.backward(batch)
 
 
 def train(cfg, strike: str | None = None, at: int = 0) -> None:

@@ -1,6 +1,5 @@
 """The small models whose outputs the authors' code computed, rebuilt here (shared/parity)."""
 
-import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances, Keypoints
+from load_tool import load_file
 
 from querypose import add_querypose_config
 from querypose.conversion import convert_authors_weights
@@ -76,9 +76,7 @@ def tiny_config(variant: str) -> CfgNode:
 
 
 def load_parity(folder: Path, variant: str) -> Parity:
-    spec = importlib.util.spec_from_file_location("deterministic_weights", folder / "parity/deterministic_weights.py")
-    weights = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(weights)
+    weights = load_file(folder / "parity/deterministic_weights.py")
     record = json.loads((folder / f"parity/tiny_{variant}.json").read_text())
     figures = dict(np.load(folder / f"parity/tiny_{variant}.npz"))
     authors_state = weights.make_state_dict(record["state_dict"], box_gain=record["config"]["box_gain"])

@@ -45,18 +45,21 @@ def memory_mb() -> float:
     return sum(int(re.search(r"^Pss_Anon:\s+(\d+) kB", text, re.MULTILINE)[1]) for text in texts) / 1024
 
 
+def milliseconds_of(function, *args) -> float:
+    start = time.perf_counter()
+    function(*args)
+    return 1000 * (time.perf_counter() - start)
+
+
 def soak_predictor(number: int):
-    """Yield after each image the milliseconds that it took."""
+    """Yield after each image, whose size is random, the milliseconds for a megapixel of the network's input."""
     predictor = PosePredictor(CONFIG, WEIGHTS, device="cpu")
     rng = np.random.default_rng(0)
     for _ in range(number):
         height, width = rng.integers(16, 1200, 2)
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        start = time.perf_counter()
-        predictor(image)
-        # by the pixels that the network sees: sizes are random, and so are the times
         inputs = predictor.network_input(image)["image"].shape
-        yield 1000 * (time.perf_counter() - start) / (inputs[1] * inputs[2] / 1e6)
+        yield milliseconds_of(predictor, image) / (inputs[1] * inputs[2] / 1e6)
 
 
 def soak_loader(number: int):
@@ -67,9 +70,7 @@ def soak_loader(number: int):
         resolve_datasets(cfg)
         batches = iter(PoseTrainer.build_train_loader(cfg))
         for _ in range(number):
-            start = time.perf_counter()
-            next(batches)
-            yield 1000 * (time.perf_counter() - start)
+            yield milliseconds_of(next, batches)
 
 
 def soak_tracker(number: int):
@@ -82,9 +83,7 @@ def soak_tracker(number: int):
         keypoints[..., :2] = boxes[:, None, :2] + keypoints[..., :2] * 40 + torch.from_numpy(rng.normal(0, 1, 2))
         persons = Persons((200, 640), CROWDPOSE_SKELETON, pred_boxes=Boxes(boxes), scores=torch.full((3,), 0.9),
                           pred_classes=torch.zeros(3, dtype=torch.int64), pred_keypoints=keypoints)  # fmt: skip
-        start = time.perf_counter()
-        tracker.update(persons)
-        yield 1000 * (time.perf_counter() - start)
+        yield milliseconds_of(tracker.update, persons)
 
 
 def watch(milliseconds, number: int) -> list[tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""Every row of the ablations: what it changes in the whole model, a training step, an inference."""
+"""Every row of the ablations: its difference in the model, a training step, an inference."""
 
 from pathlib import Path
 

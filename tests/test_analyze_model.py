@@ -1,12 +1,12 @@
 """The table of modules: its numbers are the model's, and fvcore's where its counter knows the operation."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.modeling import build_backbone
 from detectron2.utils.analysis import FlopCountAnalysis
+from load_tool import load_tool
 from tiny_model import tiny_config
 
 from querypose.analysis.flops import count_operations
@@ -14,14 +14,6 @@ from querypose.analysis.module_tree import module_table
 from querypose.setup_config import setup_config
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("analyze_model", ROOT / "tools" / "analyze_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def whole(cfg, height, width):
@@ -34,6 +26,7 @@ def test_modules_of_the_backbone_against_fvcore_s_counter():
     cfg = tiny_config()
     _, ours = count_operations(cfg, 64, 96)
     theirs = FlopCountAnalysis(build_backbone(cfg).eval(), (torch.zeros(1, 3, 64, 96),)).by_module_and_operator()
+    assert ours["backbone"] == theirs[""]["conv"]
     # Detectron2's counter wraps what it counts as "model"
     convolutions = {name: kinds["conv"] for name, kinds in theirs.items() if name and kinds.get("conv")}
     assert len(convolutions) > 20
@@ -72,9 +65,11 @@ def test_lines_of_the_table():
     assert len(module_table(tiny_config(), 64, 96, depth=0).splitlines()) == 3
 
 
-def test_tool(tool, capsys):
+def test_tool(capsys):
     config = str(ROOT / "configs/quickstart.yaml")
-    tool.main(["--config-file", config, "--depth", "1", "--size", "161", "192", "MODEL.QUERYPOSE.NUM_QUERIES", "4"])
+    load_tool("analyze_model").main(
+        ["--config-file", config, "--depth", "1", "--size", "161", "192", "MODEL.QUERYPOSE.NUM_QUERIES", "4"]
+    )
     title, _, _, model, *parts = capsys.readouterr().out.splitlines()
     parameters, total = whole(setup_config(config, ["MODEL.QUERYPOSE.NUM_QUERIES", "4"]), 192, 192)
     assert title.endswith("one image of 192 x 192 pixels") and len(parts) == 3

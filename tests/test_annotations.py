@@ -1,4 +1,4 @@
-"""Annotation files of other programs: what is repaired, what is left out, and equal figures of both scorers."""
+"""Annotation files of other programs: what is repaired, what is ignored, and equal AP of both backends."""
 
 import copy
 import json
@@ -83,7 +83,7 @@ def empty_boxes(truth, results):
     truth["annotations"] += [{**truth["annotations"][0], "bbox": box} for box in ([5, 5, 0, 0], [9, 9, -4, 8])]
 
 
-# Each leaves the figures as they are.
+# None of these changes AP.
 SPOILINGS = {
     "ids from 0": set_all("id", lambda entry, number: number),
     "negative ids": set_all("id", lambda entry, number: -number - 1),
@@ -120,7 +120,7 @@ SPOILINGS = {
 
 
 @pytest.mark.parametrize("name", SPOILINGS)
-def test_figures_do_not_change(name):
+def test_ap_does_not_change(name):
     truth, results = copy.deepcopy((TRUTH, RESULTS))
     SPOILINGS[name](truth, results)
     for backend in COCO_BACKENDS:

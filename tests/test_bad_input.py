@@ -1,4 +1,4 @@
-"""Whatever is wrong with what a user gives: one sentence that names it, exit code 2, no traceback, nothing overwritten.
+"""Every invalid input of a user: one sentence that names it, exit code 2, no traceback, nothing overwritten.
 
 The malformed inputs are in bad_inputs.py, wrong command lines in test_bad_flags.py.
 """
@@ -130,7 +130,7 @@ def test_checkpoints(refused, workspace, tmp_path):
     assert not (tmp_path / "run").exists(), "code of a checkpoint was run"
 
 
-@pytest.mark.parametrize("source", ["authors", "hrnet", "swin", "torchvision", "querypose"])
+@pytest.mark.parametrize("source", ["authors", "hrnet", "swin", "torchvision", "querypose", "backbone"])
 def test_conversion_runs_no_code(refused, tmp_path, source):
     torch.save({"model": {"a": torch.zeros(1)}, "extra": bad_inputs.Code(tmp_path / "run")}, tmp_path / "code.pth")
     refused(tool("convert_weights", "--source", source, tmp_path / "code.pth", tmp_path / "out.pth"), "would run code")
@@ -171,13 +171,13 @@ def onnx_files(folder):
 
     cases = [
         ("empty", b"", "no ONNX file"),
-        ("cut", described()[:150], "no ONNX file|is no export"),
-        ("no_metadata", model(), "no export of QueryPose"),
-        ("words", model(querypose="words"), "is no export"),
+        ("cut", described()[:150], "no ONNX file|is not an export"),
+        ("no_metadata", model(), "is not an export"),
+        ("words", model(querypose="words"), "is not an export"),
         ("format", described(format=2), "format is 2"),
-        ("no_skeleton", described(skeleton=None), "is no export"),
+        ("no_skeleton", described(skeleton=None), "is not an export"),
         ("sigmas", described(skeleton={**skeleton, "sigmas": [1]}), "sigmas"),
-        ("limbs", described(skeleton={**skeleton, "limbs": [["a"]]}), "limb|no export"),
+        ("limbs", described(skeleton={**skeleton, "limbs": [["a"]]}), "limb|not an export"),
         ("sizes", described(preprocessing={**sizes, "min_size": "x"}), "_size is"),
         ("size", described(preprocessing={**sizes, "max_size": 10**9}), "_size is"),
         ("order", described(preprocessing={**sizes, "channel_order": "HSV"}), "HSV"),

@@ -1,15 +1,15 @@
 """The benchmark on a tiny model: what it counts by hand, and the tool on its command line."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 import torch
+from refusals import tool
 from tiny_model import tiny_config
 from torch import nn
 
-from querypose.benchmark.clock import PartClock, peak_allocated_mb, peak_gflops, repeat, summary
+from querypose.benchmark.clock import PartClock, peak_allocated_mb, repeat, summary
 from querypose.benchmark.models import Benchmark, baseline_config, random_batch
 from querypose.benchmark.reading import images_per_second
 from querypose.benchmark.table import to_markdown
@@ -56,12 +56,9 @@ def tiny_baseline():
     return cfg
 
 
-def test_median_and_p90():
-    assert summary([0.1 * value for value in range(1, 12)])["median_ms"] == pytest.approx(600)
-    assert summary([0.1 * value for value in range(1, 12)])["p90_ms"] == pytest.approx(1000)
-
-
-def test_warm_up_does_not_count():
+def test_times_by_hand():
+    result = summary([0.1 * value for value in range(1, 12)])
+    assert (result["median_ms"], result["p90_ms"]) == (pytest.approx(600), pytest.approx(1000))
     calls = []
     assert len(repeat(lambda: calls.append(1), "cpu", repetitions=3, warm_up=2)) == 3 and len(calls) == 5
 
@@ -73,10 +70,6 @@ def test_clock_adds_up_and_lets_go():
     before = clock.seconds["linear"]
     module(torch.ones(1, 2))
     assert before > 0 and clock.seconds["linear"] == before
-
-
-def test_peak_rate_is_positive():
-    assert peak_gflops("cpu", size=64, repetitions=1) > 0
 
 
 def test_peak_memory_of_tensors_by_hand():
@@ -96,21 +89,33 @@ def test_peak_memory_of_tensors_by_hand():
     assert peak_allocated_mb(lambda: matrix.tanh().sum().backward(), "cpu", []) == pytest.approx(2, abs=0.01)
 
 
+def test_tool(workspace, monkeypatch, tmp_path, capsys):
+    """Both models, then the same call again, which has nothing left to do."""
+    monkeypatch.chdir(workspace)
+    flags = ["--config-file", "config.yaml", "--what", "inference", "--peer", "--size", 64, 96, "--repetitions", 1]
+    run = tool("benchmark", *flags, "--warm-up", 0, "--persons", 2, "--output", tmp_path / "b.json")
+    run()
+    runs = json.loads((tmp_path / "b.json").read_text())["runs"]
+    suffix = "1x64x96, float32, persons 2"
+    assert list(runs) == [f"inference, config, {suffix}", f"inference, Keypoint R-CNN R50, {suffix}"]
+    assert all(result["keypoint_rows"] == [2] for result in runs.values())
+    assert all(name in (tmp_path / "b.md").read_text() for name in runs)
+    capsys.readouterr()
+    run()
+    assert capsys.readouterr().out.count("done before") == 2
+
+
 def test_the_batch_is_the_same_each_time():
     first, second = (random_batch(1, 64, 96, persons=3) for _ in range(2))
     assert torch.equal(first[0]["image"], second[0]["image"]) and len(first[0]["instances"]) == 3
 
 
-def test_the_baseline_needs_no_pkg_resources():
+def test_the_baseline_needs_no_pkg_resources(monkeypatch):
     """As with setuptools from version 81 on, which detectron2.model_zoo cannot be imported with."""
-    code = """
-import sys
-sys.modules["pkg_resources"] = None
-from querypose.benchmark.models import baseline_config
-print(baseline_config("cpu").MODEL.META_ARCHITECTURE, "detectron2.model_zoo" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "GeneralizedRCNN False\n", done.stderr
+    monkeypatch.setitem(sys.modules, "pkg_resources", None)
+    monkeypatch.delitem(sys.modules, "detectron2.model_zoo", raising=False)
+    assert baseline_config("cpu").MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
+    assert "detectron2.model_zoo" not in sys.modules
 
 
 def test_reading_rates_and_the_table():
@@ -118,15 +123,11 @@ def test_reading_rates_and_the_table():
     rows = images_per_second(cfg, height=64, width=96, repetitions=3)
     assert [row["what"] for row in rows] == ["training mapper", "data loader, 1 workers"]
     assert all(row["images_per_s"] > 0 for row in rows)
-    run = {"median_ms": 1500.0, "p90_ms": 1600.0, "images_per_s": 0.667, "peak_memory_mb": 100.4, "parameters": 2e6}
-    run |= {
-        "box_rows": [100],
-        "keypoint_rows": [3, 5],
-        "process_peak_mb": 400.4,
-        "gflops": 12.3,
-        "of_machine_peak": 0.256,
+    run = {
+        "median_ms": 1500.0, "p90_ms": 1600.0, "images_per_s": 0.667, "peak_memory_mb": 100.4, "parameters": 2e6,
+        "box_rows": [100], "keypoint_rows": [3, 5], "process_peak_mb": 400.4, "gflops": 12.3, "of_machine_peak": 0.256,
         "parts_ms": {"backbone": 200.2, "other": 1.0},
-    }
+    }  # fmt: skip
     table = to_markdown({"machine": {"threads": 2}, "runs": {"a model": run, "data": {"rows": rows[:1]}}})
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     numbers = ["1500", "1600", "0.67", "100", "3 or 5", "100", "400", "2.0", "12", "26%", "backbone 200, other 1"]

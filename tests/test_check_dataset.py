@@ -112,7 +112,7 @@ def test_headers_alone_find_sizes_but_no_cut_off_files(folder):
 
 
 def test_places_that_are_no_problem(folder):
-    # the annotators' tools round; a keypoint without label is nowhere; turned pictures count as they are shown
+    # annotation tools round; a keypoint without label has no position; EXIF orientation is applied
     first_person(keypoints=[60.9, 40, 1, 999, 0, 0])(folder)
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -1,5 +1,7 @@
 """Weights that training starts from: files, timm's pretrained backbones, and what is said where there are none."""
 
+import copy
+
 import huggingface_hub.constants
 import pytest
 import timm
@@ -52,7 +54,7 @@ def model_with(*opts):
 )
 def test_timm_weights_fill_the_backbone_and_nothing_else(hub, opts, name):
     model = model_with(*opts)
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    before = copy.deepcopy(model.state_dict())
     assert PoseCheckpointer(model).resume_or_load(f"timm://{name}", resume=False) == {}
     assert hub == [name]
     bottom_up = 0
@@ -67,7 +69,7 @@ def test_timm_weights_fill_the_backbone_and_nothing_else(hub, opts, name):
 
 def test_weights_of_another_architecture_are_refused_and_leave_the_model_alone(hub):
     model = model_with("MODEL.TIMM.NAME", "mobilenetv3_small_050")
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    before = copy.deepcopy(model.state_dict())
     for name in ("mobilenetv3_small_075", "resnet10t"):
         with pytest.raises(UserError, match=f"timm://{name}', which is another architecture .* first "):
             PoseCheckpointer(model).load(f"timm://{name}")

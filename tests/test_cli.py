@@ -1,15 +1,13 @@
 """The command `querypose` runs the scripts of tools/."""
 
+import csv
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from matplotlib.cbook import get_sample_data
 
 from querypose import cli
-
-ROOT = Path(__file__).parents[1]
-PHOTO = ROOT / "docs" / "images" / "synthetic_people.jpg"
 
 
 def run(monkeypatch, *arguments):
@@ -39,12 +37,16 @@ def test_an_unknown_command(monkeypatch, capsys):
     assert "there is no command prdict; give one of predict, track, train" in capsys.readouterr().err
 
 
-def test_predict_needs_only_an_image(tmp_path):
+def test_predict_needs_only_a_photograph(tmp_path):
     """In a process of its own, from another folder, with the small model."""
+    photograph = get_sample_data("grace_hopper.jpg", asfileobj=False)
     script = [sys.executable, "-c", "from querypose.cli import main; main()"]
-    done = subprocess.run([*script, "predict", str(PHOTO)], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*script, "predict", photograph], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "output" / "poses" / "synthetic_people.jpg").is_file()
+    found = tmp_path / "output" / "poses"
+    assert (found / "grace_hopper.jpg").is_file()
+    with open(found / "persons.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 1
 
 
 def test_an_error_of_the_script_is_the_command_s(monkeypatch, capsys):

@@ -1,9 +1,6 @@
 """The authors' checkpoints become ours: renamed, stacked, and nothing invented."""
 
 import re
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +10,6 @@ from querypose.conversion import convert_authors_checkpoint, convert_authors_wei
 from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.modeling import build_part_division
-
-ROOT = Path(__file__).resolve().parents[1]
-TOOL = ROOT / "tools" / "convert_weights.py"
 
 # ours -> the authors', for everything that is not kept per part
 BOX_STAGE = {
@@ -117,51 +111,32 @@ def test_everything_comes_back(pair):
     for name, tensor in state_dict.items():
         assert torch.equal(converted[name], tensor), name
     model.load_state_dict(converted, strict=True)
-    assert set(dropped) == {
+    assert {name for names in dropped.values() for name in names} == {
         "pixel_mean",
         "pixel_std",
         *(f"head.pose_head_series.{s}.updater.{name}" for s in (0, 1) for name in ("fc3.weight", "norm_fc3.bias")),
     }
 
 
-def test_names_that_are_no_querypose_s(pair):
-    _, theirs, division = pair
-    with pytest.raises(UserError, match="it holds roi_heads.box.weight, head.other.1"):
-        convert_authors_weights(
-            {**theirs, "roi_heads.box.weight": torch.ones(1), "head.other.1": torch.ones(1)}, division
-        )
-    many = {f"layer{index}.weight": torch.ones(1) for index in range(9)}
-    with pytest.raises(UserError, match="layer4.weight and 4 more"):
-        convert_authors_weights(many, division)
+def test_what_is_no_querypose_of_this_division(pair):
+    _, theirs, rigid = pair
+    skeleton = skeleton_of(tiny_config())
+
+    def refused(words, weights, division=rigid):
+        with pytest.raises(UserError, match=words):
+            convert_authors_weights(weights, division)
+
+    foreign = {"roi_heads.box.weight": torch.ones(1), "head.other.1": torch.ones(1)}
+    refused("it holds roi_heads.box.weight, head.other.1$", {**theirs, **foreign})
+    refused("layer4.weight and 4 more", {f"layer{index}.weight": torch.ones(1) for index in range(9)})
+    for name in ("per_keypoint", "joined_head", "head_and_limbs"):
+        words = r"parts hold \[5, 2, 2, 2, 2, 2, 2\] keypoints.*not the part division"
+        refused(words, theirs, build_part_division(skeleton, name))
+    refused("parts hold", {name: tensor for name, tensor in theirs.items() if ".fc_coord.3." not in name})
+    odd = {"head.pose_head_series.0.residual_filter.3.weight": torch.ones(2, 3)}
+    refused("parts of .*instance_to_part.weight in the checkpoint have different shapes", {**theirs, **odd})
 
 
-@pytest.mark.parametrize("division", ["per_keypoint", "joined_head", "head_and_limbs"])
-def test_parts_of_another_division(pair, division):
-    _, theirs, _ = pair
-    with pytest.raises(UserError, match=r"parts hold \[5, 2, 2, 2, 2, 2, 2\] keypoints.*not the part division"):
-        convert_authors_weights(theirs, build_part_division(skeleton_of(tiny_config()), division))
-
-
-def test_a_part_that_is_missing(pair):
-    _, theirs, division = pair
-    cut = {name: tensor for name, tensor in theirs.items() if ".fc_coord.3." not in name}
-    with pytest.raises(UserError, match="parts hold"):
-        convert_authors_weights(cut, division)
-    odd = "head.pose_head_series.0.residual_filter.3.weight"
-    with pytest.raises(UserError, match="parts of .*instance_to_part.weight in the checkpoint have different shapes"):
-        convert_authors_weights({**theirs, odd: torch.ones(2, 3)}, division)
-
-
-def run_tool(monkeypatch, *args):
-    monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, args)])
-    try:
-        runpy.run_path(str(TOOL), run_name="__main__")
-    except SystemExit as exit:
-        return exit.code or 0
-    return 0
-
-
-def test_files_that_are_no_querypose(tmp_path):
-    torch.save({"layer1.weight": torch.ones(2)}, tmp_path / "theirs.pth")
+def test_a_file_of_another_model(save):
     with pytest.raises(UserError, match="is not the authors' QueryPose: it has no keypoint heads"):
-        convert_authors_checkpoint(str(tmp_path / "theirs.pth"))
+        convert_authors_checkpoint(save({"layer1.weight": torch.ones(2)}))

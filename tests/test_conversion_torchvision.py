@@ -26,11 +26,9 @@ def torchvision_resnet(depth):
 
 @pytest.mark.parametrize(("depth", "config"), [(50, "querypose_R50.yaml"), (101, "querypose_R101.yaml")])
 @torch.no_grad()
-def test_same_features(tmp_path, depth, config):
+def test_same_features(save, depth, config):
     theirs = torchvision_resnet(depth)
-    path = str(tmp_path / "resnet.pth")
-    torch.save(theirs.state_dict(), path)
-    conversion = convert_torchvision_checkpoint(path)
+    conversion = convert_torchvision_checkpoint(save(theirs.state_dict()))
     assert conversion.configs[0] == config and not conversion.overrides
     assert sum(map(len, conversion.dropped.values())) == 2 + sum("num_batches" in name for name in theirs.state_dict())
 
@@ -46,15 +44,13 @@ def test_same_features(tmp_path, depth, config):
         torch.testing.assert_close(features[name], feature, rtol=1e-4, atol=1e-5)
 
 
-def test_other_files_are_refused(tmp_path):
-    path = str(tmp_path / "resnet.pth")
+def test_other_files_are_refused(save):
     state_dict = torchvision_resnet(50).state_dict()
-    torch.save({name: tensor for name, tensor in state_dict.items() if name != "layer2.1.bn3.weight"}, path)
-    with pytest.raises(UserError, match=r"1 missing \(backbone\.bottom_up\.res3\.1\.conv3\.norm\.weight\)"):
-        convert_torchvision_checkpoint(path)
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    with pytest.raises(UserError, match="no ResNet-50 or ResNet-101 of torchvision: it lacks layer3.0.conv3.weight"):
-        convert_torchvision_checkpoint(path)
-    torch.save({**state_dict, "layer3.6.conv1.weight": torch.ones(1)}, path)
-    with pytest.raises(UserError, match="its third layer has 7 blocks where those have 6 and 23"):
-        convert_torchvision_checkpoint(path)
+    without = {name: tensor for name, tensor in state_dict.items() if name != "layer2.1.bn3.weight"}
+    for content, words in (
+        (without, r"1 missing \(backbone\.bottom_up\.res3\.1\.conv3\.norm\.weight\)"),
+        (torchvision.models.resnet18(weights=None).state_dict(), "of torchvision: it lacks layer3.0.conv3.weight"),
+        ({**state_dict, "layer3.6.conv1.weight": torch.ones(1)}, "its third layer has 7 blocks"),
+    ):
+        with pytest.raises(UserError, match=words):
+            convert_torchvision_checkpoint(save(content))

@@ -52,6 +52,7 @@ def test_rows_are_the_predictors_persons_or_an_error(images, tmp_path):
     assert rows[0]["scores"] == pytest.approx(persons.scores.tolist(), abs=1e-5)
     assert rows[0]["boxes"][0] == pytest.approx(persons.pred_boxes.tensor[0].tolist(), abs=1e-2)
     assert rows[0]["keypoints"][2] == pytest.approx(persons.pred_keypoints[2].flatten().tolist(), abs=1e-2)
+    assert rows[0]["keypoint_sigmas"][2] == pytest.approx(persons.pred_keypoint_sigmas[2].flatten().tolist(), abs=1e-2)
 
 
 def test_parts_that_are_there_are_not_done_again(images, tmp_path):

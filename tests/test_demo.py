@@ -1,8 +1,5 @@
 """tools/demo.py: inputs, output names, results, and what is reported about inputs that cannot be used."""
 
-import csv
-import importlib.util
-import json
 import os
 import re
 import subprocess
@@ -12,58 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
+from demo_stub import StubPredictor, content, lines, rows, run, save_image
+from hands import two_persons
 from PIL import Image
+from refusals import ROOT
 from tiny_model import tiny_config
 
-from querypose import Persons
 from querypose.demo import find_inputs
 from querypose.demo.inputs import image_ids, output_names
 from querypose.errors import UserError
-from querypose.skeleton import Skeleton
-
-SCRIPT = Path(__file__).parents[1] / "tools" / "demo.py"
-SKELETON = Skeleton(("left_hand", "right_hand"), (("left_hand", "right_hand"),), ((0, 1),), (0.05, 0.05))
-
-
-class StubPredictor:
-    """Finds one person whose hands are where the tests look for them."""
-
-    skeleton = SKELETON
-    cfg = tiny_config("light", "MODEL.QUERYPOSE.KEYPOINT_LOSS", "L1")
-
-    def __init__(self, config_file, **options):
-        StubPredictor.options = options
-
-    def __call__(self, image):
-        instances = Instances(image.shape[:2])
-        instances.pred_boxes = Boxes(torch.tensor([[5.0, 10.0, 55.0, 40.0]]))
-        instances.scores = torch.tensor([0.75])
-        instances.pred_classes = torch.tensor([0])
-        instances.pred_keypoints = torch.tensor([[[10.5, 20.5, 1.0], [50.5, 20.5, 0.75]]])
-        return Persons.from_instances(instances, SKELETON)
-
-    def stream(self, images, batch_size):
-        return map(self, images)
-
-
-@pytest.fixture
-def demo(monkeypatch):
-    spec = importlib.util.spec_from_file_location("demo_tool", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "PosePredictor", StubPredictor)
-    return module
-
-
-def save_image(file, color=40):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((60, 100, 3), color, np.uint8)).save(file)
-    return file
-
-
-def run(demo, *arguments):
-    return demo.main(["--config-file", "config.yaml", *map(str, arguments)])
 
 
 def test_visualizations_and_predictions_are_written(demo, tmp_path, capsys):
@@ -72,21 +26,12 @@ def test_visualizations_and_predictions_are_written(demo, tmp_path, capsys):
     picture = np.asarray(Image.open(tmp_path / "out" / "000000000785.png"))
     assert picture.shape == (240, 400, 3), "small images are enlarged"
     assert (picture != 40).any()
-    (result,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert result == {
-        "image_id": 785,
-        "file_name": str(image),
-        "category_id": 1,
-        "bbox": [5.0, 10.0, 50.0, 30.0],
-        "score": 0.75,
-        "keypoints": [10.0, 20.0, 1.0, 50.0, 20.0, 0.75],
-    }
-    images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
-    assert images == [{"id": 785, "file_name": str(image), "height": 60, "width": 100}]
-    assert (
-        f"1 persons in 1 images: visualizations and predictions.json are in {tmp_path / 'out'}"
-        in capsys.readouterr().out
-    )
+    (result,) = content(tmp_path / "out")
+    assert result == {**two_persons().to_coco(785)[0], "file_name": str(image)}
+    expected = {"id": 785, "file_name": str(image), "height": 60, "width": 100}
+    assert content(tmp_path / "out", "images.json") == {"images": [expected]}
+    printed = f"1 persons in 1 images: visualizations and predictions.json are in {tmp_path / 'out'}"
+    assert printed in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", [("--no-boxes",), ("--color-by", "person"), ("--confidence", "none")])
@@ -120,16 +65,7 @@ def test_attention_is_overlaid_below_the_poses(demo, tmp_path, monkeypatch):
     # between the centers of its neighbours, x 7.5 to 17.5 and y 17.5 to 27.5, four times as large, and a pixel around
     assert 66 <= rows.min() < 74 and 106 < rows.max() < 114 and 26 <= columns.min() < 34 and 66 < columns.max() < 74
     assert np.array_equal(plain[82, 42], overlaid[82, 42]), "the keypoint lies on top"
-    results = [json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("without", "with")]
-    assert results[0] == results[1]
-
-
-def test_attention_of_a_model_without_it_is_refused(demo, tmp_path, monkeypatch):
-    image = save_image(tmp_path / "in" / "a.png")
-    monkeypatch.setattr(demo, "PosePredictor", AttentivePredictor)
-    AttentivePredictor.cfg = tiny_config("full", "MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention")
-    with pytest.raises(UserError, match="PART_EMBEDDING 'PartSelfAttention' makes no attention maps"):
-        run(demo, "--input", image, "--output", tmp_path / "out", "--attention")
+    assert content(tmp_path / "with") == content(tmp_path / "without")
 
 
 class UncertainPredictor(StubPredictor):
@@ -152,22 +88,27 @@ def test_sigmas_are_written_and_drawn_on_request(demo, tmp_path, monkeypatch):
     # the left hand is at (10, 20) of the image, which is drawn four times as large
     assert (plain != one)[82, 42 - 33 : 42 - 30].any() and not (plain != half)[82, : 42 - 20].any()
     assert (plain != half)[82, 42 - 17 : 42 - 14].any()
-    (line,) = (tmp_path / "one" / "frames.jsonl").read_text().splitlines()
-    (person,) = json.loads(line)["persons"]
+    (person,) = lines(tmp_path / "one")[0]["persons"]
     assert (person["left_hand_sigma_x"], person["left_hand_sigma_y"], person["right_hand_sigma_x"]) == (8.0, 3.0, 1.0)
-    with open(tmp_path / "one" / "persons.csv", newline="") as file:
-        (row,) = csv.DictReader(file)
+    (row,) = rows(tmp_path / "one")
     assert row["left_hand_sigma_x"] == "8.0" and list(row)[-1] == "right_hand_sigma_y"
-    (result,) = json.loads((tmp_path / "one" / "predictions.json").read_text())
+    (result,) = content(tmp_path / "one")
     assert result["keypoint_sigmas"] == [8.0, 3.0, 1.0, 1.0]
 
 
-def test_sigmas_of_a_model_without_them_are_refused(demo, tmp_path):
+@pytest.mark.parametrize(
+    ("flag", "key", "value", "words"),
+    [
+        ("--sigmas", "MODEL.QUERYPOSE.KEYPOINT_LOSS", "L1", "KEYPOINT_LOSS 'L1' predicts no sigma; leave out --sigmas"),
+        ("--attention", "MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention", "makes no attention maps"),
+        ("--attention", "TEST.FLIP", True, "set TEST.FLIP False"),
+    ],
+)
+def test_what_the_model_does_not_make_is_refused(demo, tmp_path, monkeypatch, flag, key, value, words):
+    monkeypatch.setattr(StubPredictor, "cfg", tiny_config("full", key, value))
     image = save_image(tmp_path / "in" / "a.png")
-    with pytest.raises(UserError, match="KEYPOINT_LOSS 'L1' predicts no sigma; leave out --sigmas"):
-        run(demo, "--input", image, "--output", tmp_path / "out", "--sigmas")
-    with pytest.raises(SystemExit):
-        run(demo, "--input", image, "--output", tmp_path / "out", "--sigmas", "-1")
+    with pytest.raises(UserError, match=words):
+        run(demo, "--input", image, "--output", tmp_path / "out", flag)
 
 
 def test_folders_globs_and_files_are_found_once(tmp_path):
@@ -198,7 +139,7 @@ def test_outputs_of_equal_names_do_not_overwrite_each_other(demo, tmp_path):
     run(demo, "--input", first, second, "--output", tmp_path / "out")
     corners = [Image.open(tmp_path / "out" / name).getpixel((399, 239)) for name in ("a.jpg", "a_2.jpg")]
     assert max(corners[0]) < 10 and min(corners[1]) > 240
-    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    results = content(tmp_path / "out")
     assert [(r["image_id"], r["file_name"]) for r in results] == [(1, str(first)), (2, str(second))]
 
 
@@ -248,26 +189,29 @@ def test_an_unreadable_image_is_reported_and_the_others_are_used(demo, tmp_path,
     assert re.search(r"error: .*link\.jpg does not exist", captured.err)
     assert "3 inputs could not be used" in captured.out
     assert sorted(p.name for p in (tmp_path / "out").glob("*.jpg")) == ["a.jpg", "c.jpg"]
-    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 2
+    assert len(content(tmp_path / "out")) == 2
 
 
-def test_mistakes_are_reported_before_the_model_is_built(demo, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("source", "output", "words"),
+    [
+        ("absent", "out", "no images found in .*absent"),
+        ("in/a.jpg", "in/a.jpg/out", "cannot write to"),
+        ("in/a.jpg", "in/./", "could be overwritten"),
+    ],
+)
+def test_mistakes_are_reported_before_the_model_is_built(demo, tmp_path, monkeypatch, source, output, words):
     monkeypatch.setattr(demo, "PosePredictor", lambda *args, **kwargs: pytest.fail("the model was built"))
-    image = save_image(tmp_path / "in" / "a.jpg")
-    with pytest.raises(UserError, match="no images found in .*absent"):
-        run(demo, "--input", tmp_path / "absent", "--output", tmp_path / "out")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to"):
-        run(demo, "--input", image, "--output", tmp_path / "file" / "out")
-    with pytest.raises(UserError, match="could be overwritten"):
-        run(demo, "--input", image, "--output", tmp_path / "in" / "." / "")
+    save_image(tmp_path / "in" / "a.jpg")
+    with pytest.raises(UserError, match=words):
+        run(demo, "--input", tmp_path / source, "--output", tmp_path / output)
 
 
 def test_a_full_disk_is_one_sentence(demo, tmp_path):
     image = save_image(tmp_path / "in" / "a.jpg")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "frames.jsonl").symlink_to("/dev/full")
-    with pytest.raises(UserError, match="cannot write .*out: No space left on device"):
+    with pytest.raises(UserError, match="cannot write to .*out: No space left on device"):
         run(demo, "--input", image, "--output", tmp_path / "out")
 
 
@@ -289,10 +233,10 @@ def test_a_failing_network_leaves_out_its_image_alone(demo, tmp_path, monkeypatc
 
 # in a process for each kind of output, all of one that has imported everything
 RUN_WITH_STUB = """
-import os, sys, tools.demo, test_demo
+import os, sys, tools.demo, demo_stub
 from querypose.errors import exit_on_user_error
 
-tools.demo.PosePredictor = test_demo.StubPredictor
+tools.demo.PosePredictor = demo_stub.StubPredictor
 reading, unread = os.pipe()
 os.close(reading)
 full = os.open("/dev/full", os.O_WRONLY)
@@ -320,7 +264,7 @@ def test_names_in_any_encoding_and_closed_output(tmp_path):
         save_image(tmp_path / "in" / "x.png").rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name))
     (tmp_path / "in" / "ö.png").write_text("no image")
     environment = {
-        **os.environ, "PYTHONPATH": f"{SCRIPT.parents[1]}:{SCRIPT.parents[1] / 'tests'}",
+        **os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict",
     }  # fmt: skip
     subprocess.run([sys.executable, "-c", RUN_WITH_STUB], cwd=tmp_path, env=environment, timeout=120)
@@ -329,13 +273,4 @@ def test_names_in_any_encoding_and_closed_output(tmp_path):
     for kind in codes:
         assert len((tmp_path / kind / "frames.jsonl").read_text().splitlines()) == 3
         assert len(list((tmp_path / kind).glob("*.png"))) == 3
-        assert len(json.loads((tmp_path / kind / "predictions.json").read_text())) == 3
-
-
-def test_the_tool_itself(tmp_path):
-    """Run as a user does: no traceback, code 2, one sentence."""
-    command = [sys.executable, SCRIPT, "--config-file", "absent.yaml", "--input", tmp_path / "absent.jpg"]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
-    done = subprocess.run([*command, "--output", tmp_path / "out"], capture_output=True, text=True, env=environment)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: no images found in")
+        assert len(content(tmp_path / kind)) == 3

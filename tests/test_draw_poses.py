@@ -51,7 +51,7 @@ def test_thresholds_leave_out_persons_keypoints_and_limbs():
     keypoints = np.concatenate([person({1: (100, 100), 3: (100, 200)}), person({1: (300, 100), 3: (300, 200)})])
     image = draw(predictions(keypoints, scores=[0.49, 0.5]), score_threshold=0.5)
     assert not changed(image)[:, :200].any() and changed(image)[:, 200:].any()
-    nothing = draw(predictions(keypoints, scores=[0.1, 0.2]), show_boxes=True, show_scores=True)
+    nothing = draw(predictions(keypoints, scores=[0.1, 0.19]), show_boxes=True, show_scores=True)
     assert not changed(nothing).any()
     points = {1: (100, 100, 1.0), 3: (100, 200, 0.39), 2: (300, 100, 1.0), 4: (300, 200, 0.41)}
     image = draw(predictions(person(points)), keypoint_threshold=0.4)
@@ -119,13 +119,17 @@ def test_instances_and_arrays_give_the_same_image():
     assert np.array_equal(draw(instances, **options), draw(arrays, **options))
 
 
-def test_poses_of_a_dataset_record():
+def test_poses_of_dataset_records_and_coco_entries():
     labeled = {"bbox": [10, 20, 30, 40], "keypoints": [float(v) for v in range(18)], "iscrowd": 0}
     record = {"annotations": [labeled, {"bbox": [0, 0, 9, 9], "iscrowd": 1}, {"bbox": [1, 2, 3, 4]}]}
     poses = Poses.from_dataset_record(record, 6)
     assert poses.boxes.tolist() == [[10, 20, 40, 60], [1, 2, 4, 6]]
     assert poses.keypoints[0].tolist() == np.arange(18.0).reshape(6, 3).tolist()
     assert not poses.keypoints[1].any() and poses.ground_truth
+    # those of COCO's files get Detectron2's half pixel
+    poses = Poses.from_coco([{**labeled, "score": 0.7}], 6, ground_truth=False)
+    assert poses.keypoints[0, 1].tolist() == [3.5, 4.5, 5] and poses.scores.tolist() == [0.7] and not poses.ground_truth
+    assert Poses.from_coco([{"keypoints": [0] * 18, "score": 0.7}], 6, ground_truth=False).boxes is None
     assert not changed(draw(Poses.from_dataset_record({}, 6))).any()
 
 

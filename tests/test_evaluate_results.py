@@ -1,69 +1,48 @@
-"""tools/evaluate_results.py: files of results in, metrics out."""
+"""tools/evaluate_results.py: files of results in, metrics out; bad input is in test_bad_input and test_bad_flags."""
 
-import importlib.util
 import json
-import logging
-from pathlib import Path
 
 import pytest
-from detectron2.utils.logger import setup_logger
-from evaluation_data import COCO_BACKENDS, change, ground_truth_of, one_person, results_near
+from evaluation_data import COCO_BACKENDS, NAMES, SIGMAS, ground_truth_of, results_near
+from load_tool import load_tool
 
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "evaluate_results.py"
-
-
-@pytest.fixture(autouse=True)
-def no_handlers():
-    """A handler of the tool writes to the stdout of its test."""
-    yield
-    logging.getLogger("querypose").handlers.clear()
-    setup_logger.cache_clear()
+from querypose.evaluation import evaluate_coco_results
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("evaluate_results", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def evaluate(tmp_path):
+    """evaluate(truth, results, options): what the tool writes about them to its --output."""
+
+    def run(truth, results, *options):
+        arguments = []
+        for name, content in (("dataset", truth), ("results", results)):
+            (tmp_path / f"{name}.json").write_text(json.dumps(content))
+            arguments += [f"--{name}", str(tmp_path / f"{name}.json")]
+        load_tool("evaluate_results").main([*arguments, "--output", str(tmp_path / "metrics.json"), *options])
+        return json.loads((tmp_path / "metrics.json").read_text())
+
+    return run
 
 
-def test_tool_evaluates_files(tool, tmp_path):
-    ground_truth = ground_truth_of(num_images=2, num_persons=3)
-    results = results_near(ground_truth, noise=0)
-    (tmp_path / "truth.json").write_text(json.dumps(ground_truth))
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    arguments = ["--dataset", str(tmp_path / "truth.json"), "--results", str(tmp_path / "results.json")]
+def test_metrics(evaluate):
+    truth = ground_truth_of(num_images=2, num_persons=3)
+    results = results_near(truth, noise=0)
     for backend in COCO_BACKENDS:
-        tool.main([*arguments, "--output", str(tmp_path / "metrics.json"), "--backend", backend])
-        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        metrics = evaluate(truth, results, "--backend", backend)
         assert metrics["keypoints"]["AP"] == pytest.approx(100) and metrics["bbox"]["AP"] == pytest.approx(100)
-    assert None in metrics["bbox"].values()  # no person is small
-
-    # keypoints alone are a valid submission
-    (tmp_path / "results.json").write_text(json.dumps([{k: r[k] for k in r if k != "bbox"} for r in results]))
-    tool.main([*arguments, "--output", str(tmp_path / "metrics.json")])
-    assert list(json.loads((tmp_path / "metrics.json").read_text())) == ["keypoints"]
+    assert None in metrics["bbox"].values(), "no person is small"
+    for result in results:
+        del result["bbox"]
+    assert list(evaluate(truth, results)) == ["keypoints"], "keypoints alone are a valid submission"
 
 
-@pytest.mark.parametrize(
-    ("dataset", "content", "reason"),
-    [
-        ("truth.json", "{}", "no list"),
-        ("truth.json", "[", "not valid JSON"),
-        ("truth.json", None, "cannot be read"),
-        ("truth.json", json.dumps(change(image_id=9)), "image 9"),
-        ("none.json", "[]", "does not exist"),
-        ("truth", "[]", "is not known"),
-    ],
-)
-def test_tool_ends_with_a_sentence(tool, tmp_path, monkeypatch, capsys, dataset, content, reason):
-    monkeypatch.chdir(tmp_path)
-    Path("truth.json").write_text(json.dumps(one_person()[0]))
-    if content is not None:
-        Path("results.json").write_text(content)
-    with pytest.raises(SystemExit) as stopped:
-        tool.main(["--dataset", dataset, "--results", "results.json"])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and reason in error and error.count("\n") == 1
+def test_sigmas_and_errors_by_keypoint(evaluate, tmp_path, capsys):
+    truth = ground_truth_of(num_images=3, num_persons=3)
+    results = results_near(truth, noise=0.03)
+    picture = tmp_path / "keypoints.png"
+    metrics = evaluate(truth, results, "--per-keypoint", str(picture), "--sigmas", "0.1", "0.1", "0.1")
+    assert list(metrics["per_keypoint"]["keypoints"]) == NAMES and picture.stat().st_size > 5000
+    expected = evaluate_coco_results(truth, results, [0.1] * 3)["keypoints"]["AP"]
+    assert metrics["keypoints"]["AP"] == pytest.approx(expected)
+    assert expected > evaluate_coco_results(truth, results, SIGMAS)["keypoints"]["AP"]
+    assert "left_hand" in capsys.readouterr().out

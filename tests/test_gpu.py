@@ -8,7 +8,6 @@ from test_resume import Do, kill, train
 from tiny_model import spread, tiny_batch, tiny_model
 
 from querypose import PosePredictor
-from querypose.synthetic.dataset import write_synthetic_people
 
 pytestmark = [
     pytest.mark.gpu,
@@ -85,9 +84,8 @@ def test_the_predictor_finds_the_same_persons_on_both_devices():
         torch.testing.assert_close(rounded.pred_keypoints[..., :2], wanted.pred_keypoints[..., :2], rtol=0, atol=3.0)
 
 
-def test_training_resumes_as_if_nothing_had_happened(tmp_path):
+def test_training_resumes_as_if_nothing_had_happened(people, tmp_path):
     """Five steps in mixed precision, at once and with a stop after the third."""
-    people = write_synthetic_people(tmp_path / "people", "train", 5)
 
     def run(folder, *hooks):
         torch.manual_seed(0)

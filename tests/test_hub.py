@@ -71,7 +71,7 @@ def test_the_model_card_is_valid_and_kept(predictor, folder):
 
 @pytest.mark.parametrize("name", ["people/absent", "not a name", "a/b/c"])
 def test_a_model_that_is_nowhere(name, tmp_path, offline):
-    with pytest.raises(UserError, match=f"{name} is no folder, and no model on the Hugging Face Hub in reach"):
+    with pytest.raises(UserError, match=f"{name} is neither a folder nor a model on the Hugging Face Hub"):
         PosePredictor.from_pretrained(name, cache_dir=tmp_path)
 
 

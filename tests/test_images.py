@@ -154,8 +154,9 @@ def test_arrays_and_tensors_of_every_kind():
         (np.zeros((4, 4, 2), np.uint8), r"not \(4, 4, 2\)"),
         (np.zeros((0, 4, 3), np.uint8), "shape"),
         (torch.full((3, 4, 4), 255.0), "values from 0 to 1, not 255"),
+        (torch.full((3, 4, 4), float("nan")), "values from 0 to 1"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "must be uint8"),
-        (torch.zeros(5, 4, 4), "C 1, 3 or 4"),
+        (torch.zeros(5, 4, 4), r"1, 3 or 4 channels.*not \(5, 4, 4\)"),
         (3, "not int"),
     ],
 )

@@ -1,12 +1,10 @@
-"""Imports among the modules of querypose point down: none is part of a cycle, on module level or in a function."""
+"""No import cycle among the modules of querypose, on module level or in functions."""
 
 import ast
 import subprocess
 import sys
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "querypose"
 # from below
@@ -22,7 +20,7 @@ FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def packages_of(name):
-    """a, a.b, a.b.c of a.b.c: importing the last runs the others as well."""
+    """a, a.b, a.b.c of a.b.c: importing the last also runs the others."""
     parts = name.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
@@ -44,22 +42,18 @@ def imported_by(name, source, files=FILES):
     return found - set(packages_of(name))
 
 
-def graph():
-    return {name: imported_by(name, path.read_text()) for name, path in FILES.items()}
+GRAPH = {name: imported_by(name, path.read_text()) for name, path in FILES.items()}
 
 
 def test_no_module_is_in_a_cycle():
-    modules = graph()
-    assert {"querypose.data", "querypose.data.coco_keypoints"} <= modules["querypose.modeling.meta_arch"] | {
-        "querypose.data.coco_keypoints"
-    }
-    TopologicalSorter(modules).prepare()
+    assert "querypose.data" in GRAPH["querypose.modeling.meta_arch"]
+    TopologicalSorter(GRAPH).prepare()
 
 
 def test_packages_are_in_layers():
-    """No cycle between the parts of querypose either, and the foundations do not import what stands on them."""
+    """No cycle between the packages of querypose either, and lower layers do not import higher ones."""
     parts: dict[str, set[str]] = {}
-    for name, imported in graph().items():
+    for name, imported in GRAPH.items():
         if name != "querypose":
             part = name.split(".")[1]
             parts.setdefault(part, set()).update({other.split(".")[1] for other in imported} - {part})
@@ -68,15 +62,13 @@ def test_packages_are_in_layers():
         assert not parts[layer] & set(LAYERS[height:]), layer
 
 
-def test_cycles_are_found():
+def test_imports_are_found():
     """In functions, through a package's __init__, and by relative imports."""
     files = {name: PACKAGE / f"{name}.py" for name in ("p.a", "p.b.c")}
     files |= {name: PACKAGE / name / "__init__.py" for name in ("p", "p.b")}
     assert imported_by("p.a", "def f():\n    from p.b.c import x", files) == {"p.b", "p.b.c"}
     assert imported_by("p.b.c", "from .. import a\nfrom . import c", files) == {"p.a"}
     assert imported_by("p.b", "from .c import x\nimport p.a", files) == {"p.b.c", "p.a"}
-    with pytest.raises(CycleError):
-        TopologicalSorter({"p.a": {"p.b"}, "p.b": {"p.b.c"}, "p.b.c": {"p.a"}}).prepare()
 
 
 def run(code):

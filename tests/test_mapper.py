@@ -30,7 +30,7 @@ PERSON = {
 
 @pytest.fixture
 def image(tmp_path):
-    """A picture whose red and green values are the pixel's column and row."""
+    """An image whose red and green values are the pixel's column and row."""
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     pixels[..., 0] = np.arange(WIDTH)[None]
     pixels[..., 1] = np.arange(HEIGHT)[:, None]

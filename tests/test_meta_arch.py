@@ -1,4 +1,4 @@
-"""The whole model: training on whatever a batch may hold, and instances in Detectron2's terms."""
+"""The complete model: training on batches of every kind, and `Instances` as Detectron2 defines them."""
 
 import pytest
 import torch

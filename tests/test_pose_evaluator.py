@@ -18,17 +18,27 @@ from querypose.skeleton import Skeleton
 
 
 @pytest.fixture
-def data_set(tmp_path):
+def register(tmp_path):
+    """register(content, skeleton): the name of that data set, until the test ends."""
+
+    def add(content, skeleton=None):
+        (tmp_path / "truth.json").write_text(json.dumps(content))
+        register_coco_keypoints("evaluated_people", tmp_path / "truth.json", tmp_path, skeleton)
+        return "evaluated_people"
+
+    yield add
+    DatasetCatalog.remove("evaluated_people")
+    MetadataCatalog.remove("evaluated_people")
+
+
+@pytest.fixture
+def name(register):
     """A registered data set of 3 images with 2 persons each, its category id 4."""
     content = ground_truth_of(num_images=3, num_persons=2, seed=1)
     for entry in content["annotations"]:
         entry["category_id"] = 4
     content["categories"][0]["id"] = 4
-    (tmp_path / "truth.json").write_text(json.dumps(content))
-    register_coco_keypoints("evaluated_people", tmp_path / "truth.json", tmp_path)
-    yield "evaluated_people", content
-    DatasetCatalog.remove("evaluated_people")
-    MetadataCatalog.remove("evaluated_people")
+    return register(content)
 
 
 def perfect_outputs(data_set):
@@ -48,12 +58,10 @@ def perfect_outputs(data_set):
     return inputs, outputs
 
 
-def test_evaluator_scores_what_the_loader_gives_as_perfect(data_set, tmp_path):
-    name, content = data_set
+def test_evaluator_scores_what_the_loader_gives_as_perfect(name, tmp_path):
     evaluator = PoseEvaluator(name, output_dir=str(tmp_path / "out"))
     inputs, outputs = perfect_outputs(name)
     before = outputs[0]["instances"].pred_keypoints.clone()
-    evaluator.reset()
     for given, output in zip(inputs, outputs, strict=True):
         evaluator.process([given], [output])
     metrics = evaluator.evaluate()
@@ -63,7 +71,7 @@ def test_evaluator_scores_what_the_loader_gives_as_perfect(data_set, tmp_path):
 
     # the file holds the annotations' own numbers, both tasks in one entry, and evaluates to the same
     results = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
-    person = content["annotations"][0]
+    person = json.loads((tmp_path / "truth.json").read_text())["annotations"][0]
     assert results[0]["keypoints"][:2] == pytest.approx(person["keypoints"][:2], abs=1e-3)
     assert results[0]["bbox"] == pytest.approx(person["bbox"], abs=1e-3)
     assert (results[0]["image_id"], results[0]["category_id"]) == (1, 4)
@@ -73,8 +81,7 @@ def test_evaluator_scores_what_the_loader_gives_as_perfect(data_set, tmp_path):
     assert evaluator.evaluate()["keypoints"]["AP"] == 0
 
 
-def test_detectron2s_own_evaluator_agrees(data_set):
-    name, _ = data_set
+def test_detectron2s_own_evaluator_agrees(name):
     inputs, outputs = perfect_outputs(name)
     for output in outputs:
         output["instances"].pred_keypoints[:, :, :2] += 6 * torch.randn(2, 3, 2)
@@ -90,17 +97,15 @@ def test_detectron2s_own_evaluator_agrees(data_set):
         assert {name: found[task][name] for name in expected[task]} == pytest.approx(expected[task], nan_ok=True)
 
 
-def test_half_a_pixel_matters(data_set):
+def test_half_a_pixel_matters(name):
     # with very small sigmas any shift of the keypoints would show
-    name, _ = data_set
     evaluator = PoseEvaluator(name, sigmas=[1e-4] * 3, tasks=("keypoints",))
     inputs, outputs = perfect_outputs(name)
     evaluator.process(inputs, outputs)
     assert evaluator.evaluate()["keypoints"]["AP"] == pytest.approx(100)
 
 
-def test_evaluator_from_config(data_set, tmp_path):
-    name, _ = data_set
+def test_evaluator_from_config(name, tmp_path):
     cfg = get_cfg()
     add_querypose_config(cfg)
     cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1, 0.2]
@@ -113,8 +118,7 @@ def test_evaluator_from_config(data_set, tmp_path):
     assert evaluator.evaluate()["keypoints"]["AP"] == pytest.approx(100)
 
 
-def test_detections_of_all_processes_are_evaluated_once(data_set, monkeypatch):
-    name, _ = data_set
+def test_detections_of_all_processes_are_evaluated_once(name, monkeypatch):
     inputs, outputs = perfect_outputs(name)
     ranks = [PoseEvaluator(name), PoseEvaluator(name)]
     ranks[0].process(inputs[:1], outputs[:1])
@@ -129,21 +133,15 @@ def test_detections_of_all_processes_are_evaluated_once(data_set, monkeypatch):
     assert ranks[1].evaluate() == {}
 
 
-def test_test_sets_are_written_and_not_evaluated(tmp_path):
+def test_test_sets_are_written_and_not_evaluated(register, tmp_path):
     content = ground_truth_of()
     content.update(annotations=[], categories=[{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}])
-    (tmp_path / "info.json").write_text(json.dumps(content))
-    register_coco_keypoints("unlabeled_people", tmp_path / "info.json", tmp_path, Skeleton(NAMES, [], [], SIGMAS))
-    try:
-        evaluator = PoseEvaluator("unlabeled_people", output_dir=str(tmp_path / "out"))
-        instances = Instances((500, 500))
-        instances.pred_boxes = Boxes(torch.tensor([[1.0, 2, 3, 4]]))
-        instances.scores, instances.pred_classes = torch.tensor([0.5]), torch.tensor([0])
-        instances.pred_keypoints = torch.ones(1, 3, 3)
-        evaluator.process([{"image_id": 1}], [{"instances": instances}])
-        assert evaluator.evaluate() == {}
-        (result,) = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
-        assert result["keypoints"] == [0.5, 0.5, 1.0] * 3 and result["bbox"] == [1, 2, 2, 2]
-    finally:
-        DatasetCatalog.remove("unlabeled_people")
-        MetadataCatalog.remove("unlabeled_people")
+    evaluator = PoseEvaluator(register(content, Skeleton(NAMES, [], [], SIGMAS)), output_dir=str(tmp_path / "out"))
+    instances = Instances((500, 500))
+    instances.pred_boxes = Boxes(torch.tensor([[1.0, 2, 3, 4]]))
+    instances.scores, instances.pred_classes = torch.tensor([0.5]), torch.tensor([0])
+    instances.pred_keypoints = torch.ones(1, 3, 3)
+    evaluator.process([{"image_id": 1}], [{"instances": instances}])
+    assert evaluator.evaluate() == {}
+    (result,) = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
+    assert result["keypoints"] == [0.5, 0.5, 1.0] * 3 and result["bbox"] == [1, 2, 2, 2]

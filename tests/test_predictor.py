@@ -5,16 +5,15 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
+from hands import HANDS
 from PIL import Image
 from torch import nn
 
 from querypose import PosePredictor, add_querypose_config
 from querypose import predictor as predictor_module
 from querypose.errors import UserError
-from querypose.predictor import load_weights, to_coco
-from querypose.skeleton import Skeleton
-
-SKELETON = Skeleton(("left_hand", "right_hand"), (("left_hand", "right_hand"),), ((0, 1),), (0.05, 0.05))
+from querypose.predictor import load_weights
+from querypose.structures import SCORE_THRESHOLD
 
 
 class StubModel(nn.Module):
@@ -48,11 +47,9 @@ def make_cfg(min_size=0, max_size=1000, model_format="RGB"):
     return cfg
 
 
-def make_predictor(**options):
-    cfg_options = {key: options.pop(key) for key in ("min_size", "max_size", "model_format") if key in options}
-    return PosePredictor.from_model(
-        StubModel().train(), make_cfg(**cfg_options), SKELETON, **{"score_threshold": 0.0, **options}
-    )
+def make_predictor(*, score_threshold=0.0, image_format="RGB", **cfg_options):
+    options = {"score_threshold": score_threshold, "image_format": image_format}
+    return PosePredictor.from_model(StubModel().train(), make_cfg(**cfg_options), HANDS, **options)
 
 
 @pytest.fixture
@@ -87,12 +84,9 @@ def test_the_output_is_made_of_ordinary_tensors(photograph):
 
 
 def test_the_model_sees_float_channels_in_its_own_order(photograph):
-    for model_format, image_format, image in (
-        ("RGB", "RGB", photograph),
-        ("RGB", "BGR", photograph[:, :, ::-1]),
-        ("BGR", "RGB", photograph),
-        ("BGR", "BGR", Image.fromarray(photograph)),
-    ):
+    bgr, pil = photograph[:, :, ::-1], Image.fromarray(photograph)
+    cases = ("RGB", "RGB", photograph), ("RGB", "BGR", bgr), ("BGR", "RGB", photograph), ("BGR", "BGR", pil)
+    for model_format, image_format, image in cases:
         predictor = make_predictor(model_format=model_format, image_format=image_format)
         predictor(image)
         (given,) = predictor.model.inputs
@@ -102,27 +96,12 @@ def test_the_model_sees_float_channels_in_its_own_order(photograph):
         assert (given["height"], given["width"]) == (6, 8)
 
 
-@pytest.mark.parametrize(
-    "height, width, expected",
-    [(60, 120, (80, 160)), (60, 240, (50, 200)), (240, 120, (160, 80))],
-)
+@pytest.mark.parametrize("height, width, expected", [(60, 120, (80, 160)), (60, 240, (50, 200)), (240, 120, (160, 80))])
 def test_the_short_side_is_resized_unless_the_long_one_would_be_too_long(height, width, expected):
     predictor = make_predictor(min_size=80, max_size=200)
     predictor(np.zeros((height, width, 3), np.uint8))
     given = predictor.model.inputs[0]
     assert given["image"].shape == (3, *expected) and (given["height"], given["width"]) == (height, width)
-
-
-def test_coco_results_lose_the_half_pixel_and_leave_the_instances_alone(photograph):
-    instances = make_predictor(score_threshold=0.9)(photograph)
-    before = instances.pred_keypoints.clone()
-    (result,) = to_coco(instances, 42)
-    assert result["image_id"] == 42 and result["category_id"] == 1
-    assert result["score"] == pytest.approx(0.9)
-    assert result["bbox"] == pytest.approx([9, 18, 81, 162])
-    assert result["keypoints"] == pytest.approx([89.5, 44.5, 0.9] * 2)
-    assert torch.equal(instances.pred_keypoints, before)
-    assert to_coco(instances[[]], 42) == []
 
 
 def test_weights_may_come_without_the_losses(tmp_path):
@@ -145,12 +124,12 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 @pytest.fixture
 def config_that_builds_the_stub(monkeypatch, tmp_path):
     """A config file, with the stub in the place of the model that it would build."""
-    from querypose import data, setup_config
+    from querypose import setup_config
 
     monkeypatch.setattr(predictor_module, "build_model", lambda cfg: StubModel().to(cfg.MODEL.DEVICE))
     monkeypatch.setattr(predictor_module, "fastest_precision", lambda device: "float32")
-    for module in (data, setup_config):
-        monkeypatch.setattr(module, "skeleton_of", lambda cfg: SKELETON)
+    for module in (predictor_module, setup_config):
+        monkeypatch.setattr(module, "skeleton_of", lambda cfg: HANDS)
     torch.save({"model": StubModel().state_dict()}, tmp_path / "weights.pth")
     config = tmp_path / "config.yaml"
     config.write_text(f"MODEL:\n  WEIGHTS: {tmp_path / 'weights.pth'}\nINPUT:\n  MIN_SIZE_TEST: 48\n")
@@ -159,8 +138,8 @@ def config_that_builds_the_stub(monkeypatch, tmp_path):
 
 def test_a_predictor_from_a_config_file(config_that_builds_the_stub, photograph, tmp_path):
     predictor = PosePredictor(config_that_builds_the_stub, device="cpu", opts=["INPUT.MAX_SIZE_TEST", 56])
-    assert predictor.skeleton == SKELETON and not predictor.model.training
-    assert len(predictor(photograph)) == 2 and predictor.score_threshold == 0.3
+    assert predictor.skeleton == HANDS and not predictor.model.training
+    assert len(predictor(photograph)) == 3 and predictor.score_threshold == SCORE_THRESHOLD
     assert predictor.model.inputs[0]["image"].shape == (3, 42, 56)
     other = StubModel()
     torch.save({"model": other.state_dict()}, tmp_path / "other.pth")
@@ -169,15 +148,15 @@ def test_a_predictor_from_a_config_file(config_that_builds_the_stub, photograph,
 
 
 def test_missing_weights_and_devices_are_reported(config_that_builds_the_stub, monkeypatch):
-    with pytest.raises(UserError, match="there is no weights file absent.pth"):
-        PosePredictor(config_that_builds_the_stub, "absent.pth")
-    with pytest.raises(UserError, match="MODEL.WEIGHTS is empty"):
-        PosePredictor(config_that_builds_the_stub, opts=["MODEL.WEIGHTS", ""])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="device cuda was asked for"):
-        PosePredictor(config_that_builds_the_stub, device="cuda")
-    with pytest.raises(UserError, match="RGB or BGR, not rgb"):
-        PosePredictor(config_that_builds_the_stub, image_format="rgb")
+    for options, words in (
+        ({"weights": "absent.pth"}, "there is no weights file 'absent.pth'"),
+        ({"opts": ["MODEL.WEIGHTS", ""]}, "no weights file ''; set MODEL.WEIGHTS"),
+        ({"device": "cuda"}, "device cuda was asked for"),
+        ({"image_format": "rgb"}, "RGB or BGR, not rgb"),
+    ):
+        with pytest.raises(UserError, match=words):
+            PosePredictor(config_that_builds_the_stub, **options)
     assert PosePredictor(config_that_builds_the_stub).cfg.MODEL.DEVICE == "cpu"
 
 

@@ -7,24 +7,25 @@ import sys
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
+from hands import two_persons
 from PIL import Image
 from tiny_model import spread, tiny_config, tiny_model
 
 from querypose import Persons, PosePredictor
 from querypose.data import skeleton_of
 from querypose.errors import UserError
-from querypose.image_io import image_files, read_image_rgb
-from querypose.skeleton import Skeleton
+from querypose.image_io import image_files
 from querypose.structures import record_columns
+
+OPTS = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
 
 
 @pytest.fixture(scope="module")
 def make():
     """A function that makes predictors of one small model, whose queries have boxes of their own."""
-    opts = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
-    cfg = tiny_config("light", *opts)
-    model = spread(tiny_model("light", *opts))
+    cfg = tiny_config("light", *OPTS)
+    model = spread(tiny_model("light", *OPTS))
     return lambda **options: PosePredictor.from_model(
         model, cfg, skeleton_of(cfg), **{"score_threshold": 0.0, **options}
     )
@@ -83,26 +84,6 @@ def test_stacked_arrays_and_tensors_are_batches(make, images):
         assert_same(found[1], expected)
 
 
-def test_tensors_become_the_image_that_they_hold(images):
-    image = images[0]
-    tensor = torch.from_numpy(image).permute(2, 0, 1)
-    assert np.array_equal(read_image_rgb(tensor), image)
-    assert np.array_equal(read_image_rgb(tensor.flip(0), "BGR"), image)
-    assert np.array_equal(read_image_rgb(tensor.float() / 255), image)
-    assert np.array_equal(read_image_rgb(tensor[0])[:, :, 1], image[:, :, 0])
-    alpha = torch.cat([tensor, tensor[:1]])
-    assert np.array_equal(read_image_rgb(alpha), image)
-    for wrong, message in [
-        (tensor.float(), "from 0 to 1, not 0 to 255"),
-        (tensor.float() / 255 - 0.5, "from 0 to 1"),
-        (torch.full((3, 4, 4), float("nan")), "from 0 to 1"),
-        (tensor.long(), "not int64"),
-        (torch.from_numpy(image), r"not \(60, 90, 3\)"),
-    ]:
-        with pytest.raises(UserError, match=message):
-            read_image_rgb(wrong)
-
-
 def test_top_k_keeps_the_best(make, images):
     everyone = make()(images[0])
     assert_same(make(top_k=2)(images[0]), everyone[:2])
@@ -120,11 +101,17 @@ def test_half_precision_is_close_and_comes_back_in_float32(make, images):
         make(precision="int8")
 
 
+def test_attention_of_the_mirror_image_is_refused(images):
+    cfg = tiny_config("light", *OPTS, "TEST.FLIP", True)
+    predictor = PosePredictor.from_model(tiny_model("light", *OPTS), cfg, skeleton_of(cfg))
+    with pytest.raises(UserError, match="set TEST.FLIP False"):
+        predictor.with_attention(images[0])
+
+
 @pytest.mark.parametrize("variant", ["light", "branched", "full"])
 def test_the_threshold_saves_keypoint_stages_and_changes_no_person(images, tmp_path, variant):
-    opts = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
-    (tmp_path / "config.yaml").write_text(tiny_config(variant, *opts).dump())
-    torch.save({"model": spread(tiny_model(variant, *opts)).state_dict()}, tmp_path / "weights.pth")
+    (tmp_path / "config.yaml").write_text(tiny_config(variant, *OPTS).dump())
+    torch.save({"model": spread(tiny_model(variant, *OPTS)).state_dict()}, tmp_path / "weights.pth")
     predictor = PosePredictor(tmp_path / "config.yaml", tmp_path / "weights.pth", device="cpu")
     rows = []
     predictor.model.decoder.keypoint_stages[-1].register_forward_hook(lambda _, args, out: rows.append(len(args[0])))
@@ -142,18 +129,8 @@ def test_the_threshold_saves_keypoint_stages_and_changes_no_person(images, tmp_p
                 assert rows[-1] == (probabilities >= threshold).sum()
 
 
-@pytest.fixture
-def persons():
-    skeleton = Skeleton(("left_hand", "right_hand"), (("left_hand", "right_hand"),), ((0, 1),), (0.05, 0.05))
-    instances = Instances((60, 100))
-    instances.pred_boxes = Boxes(torch.tensor([[5.0, 10.0, 55.0, 40.0], [0.0, 0.0, 8.0, 8.0]]))
-    instances.scores = torch.tensor([0.75, 0.5])
-    instances.pred_classes = torch.tensor([0, 0])
-    instances.pred_keypoints = torch.tensor([[[10.5, 20.5, 1.0], [50.5, 20.5, 0.75]], [[1.0, 2.0, 0.5]] * 2])
-    return Persons.from_instances(instances, skeleton)
-
-
-def test_persons_stay_persons(persons):
+def test_persons_stay_persons():
+    persons = two_persons()
     for same in (persons[[0, 1]], persons[persons.scores > 0], persons.to("cpu"), copy.deepcopy(persons)):
         assert type(same) is Persons and len(same) == 2 and same.skeleton == persons.skeleton
     unpickled = pickle.loads(pickle.dumps(persons))
@@ -161,7 +138,8 @@ def test_persons_stay_persons(persons):
     assert len(persons[0]) == 1 and isinstance(persons, Instances)
 
 
-def test_records_are_flat_numbers(persons):
+def test_records_are_flat_numbers():
+    persons = two_persons()
     first, second = persons.to_records(image="a.jpg")
     assert list(first) == ["image", *record_columns(persons.skeleton)]
     assert first == {
@@ -175,21 +153,30 @@ def test_records_are_flat_numbers(persons):
     record = persons.to_records()[1]
     assert list(record)[-4:] == [f"{side}_hand_sigma_{axis}" for side in ("left", "right") for axis in "xy"]
     assert list(record.values())[-4:] == [1.5, 2.0, 3.0, 4.0] == persons.to_coco(7)[1]["keypoint_sigmas"]
-    assert persons.to_coco(7)[0]["bbox"] == [5.0, 10.0, 50.0, 30.0]
-    assert persons.to_coco(7)[0]["keypoints"] == [10.0, 20.0, 1.0, 50.0, 20.0, 0.75]
 
 
-def test_a_dataframe_has_its_columns_even_without_persons(persons):
+def test_coco_results_lose_the_half_pixel_and_leave_the_persons_alone():
+    persons = two_persons()
+    for _ in range(2):
+        assert persons.to_coco(42)[0] == {
+            "image_id": 42, "category_id": 1, "score": 0.75, "bbox": [5.0, 10.0, 50.0, 30.0],
+            "keypoints": [10.0, 20.0, 1.0, 50.0, 20.0, 0.75],
+        }  # fmt: skip
+    assert persons[[]].to_coco(42) == []
+
+
+def test_a_dataframe_has_its_columns_even_without_persons():
     pytest.importorskip("pandas")
+    persons = two_persons()
     frame = persons.to_dataframe(image="a.jpg")
     assert frame.shape == (2, 13) and frame["left_hand_x"].tolist() == [10.5, 1.0]
     assert list(persons[[]].to_dataframe(image="a.jpg").columns) == list(frame.columns)
 
 
-def test_a_missing_pandas_is_reported(persons, monkeypatch):
+def test_a_missing_pandas_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UserError, match="pip install pandas"):
-        persons.to_dataframe()
+        two_persons().to_dataframe()
 
 
 def test_a_list_of_files_may_hold_other_kinds_too(make, images, tmp_path):

@@ -16,12 +16,6 @@ from killed_training import config, largest_difference, state_of
 from querypose.engine import PoseTrainer
 from querypose.engine.signals import Interrupted
 from querypose.errors import UserError
-from querypose.synthetic.dataset import write_synthetic_people
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    return write_synthetic_people(tmp_path_factory.mktemp("people"), "train", 5)
 
 
 class Do(HookBase):

@@ -38,11 +38,8 @@ def test_the_file(tmp_path):
     write_results(cfg, "configs/a.yaml", metrics, [9.0] * 5 + [0.011, 0.013, 0.012])
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["metrics"] == {"bbox": {"AP": 12.5}, "keypoints": {"AP": 10.0, "APl": None}}
-    assert (results["config_file"], results["seed"], results["ms_per_image"]) == (
-        "configs/a.yaml",
-        3,
-        pytest.approx(12),
-    )
+    assert (results["config_file"], results["seed"]) == ("configs/a.yaml", 3)
+    assert results["ms_per_image"] == pytest.approx(12)
     assert results["test_sets"] == ["keypoints_coco_2017_val"] and results["iterations"] is None
     assert results["processes"] == 1 and results["hardware"]
     # a Python with PyTorch takes some hundred MiB, which a mistaken unit would show

@@ -13,7 +13,7 @@ from querypose.image_io import read_image_rgb
 
 @pytest.fixture(scope="module")
 def predictor():
-    return PosePredictor(score_threshold=0.2, device="cpu")
+    return PosePredictor(device="cpu")
 
 
 def test_a_portrait(predictor):

@@ -257,7 +257,7 @@ def test_of_three_processes_one_writes_and_the_others_wait(tmp_path, monkeypatch
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "people").write_text("a file where the folder should be")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot write to"):
         write_synthetic_people(tmp_path / "people", "val", 3)
 
 

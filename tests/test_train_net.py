@@ -2,12 +2,11 @@
 
 import json
 import os
-import runpy
-import sys
 from pathlib import Path
 
 import fresh_process
 import pytest
+import refusals
 import torch
 from killed_training import largest_difference, state_of
 
@@ -73,50 +72,11 @@ def test_train_resume_and_evaluate(people, tmp_path):
     assert len(predictions("run")) > 0
 
 
-def fails(monkeypatch, capsys, tool, *args):
-    """Run the tool in this process; its exit code and what it printed to stderr."""
-    path = str(ROOT / "tools" / tool)
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", [path, *map(str, args)])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_path(path, run_name="__main__")
-    return caught.value.code, capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("tool", "args", "reason"),
-    [
-        ("train_net.py", [], "the config file '' does not exist"),
-        ("train_net.py", ["--config-file", "none.yaml"], "'none.yaml' does not exist"),
-        ("train_net.py", ["--config-file", QUICKSTART, "SOLVER.LR", "1"], "unknown key SOLVER.LR; valid there are"),
-        ("train_net.py", ["--config-file", QUICKSTART, "SOLVER.MAX_ITER"], "SOLVER.MAX_ITER has no value"),
-        ("train_net.py", ["--config-file", QUICKSTART, "DATASETS.TRAIN", "('none.json',)"], "none.json does not exist"),
-        (
-            "test_net.py",
-            ["--config-file", QUICKSTART, "MODEL.QUERYPOSE.VARIANT", "tiny"],
-            "valid are branched, full, light",
-        ),
-    ],
-)
-def test_mistakes_end_with_one_sentence(monkeypatch, capsys, tool, args, reason):
-    code, error = fails(monkeypatch, capsys, tool, *args)
-    assert code == 2
-    (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
-    assert reason in line and "Traceback" not in error
-
-
-def test_nothing_to_evaluate(monkeypatch, capsys, people):
-    code, error = fails(monkeypatch, capsys, "test_net.py", "--config-file", QUICKSTART, *data_opts(people))
-    assert code == 2 and "error: nothing to evaluate: give MODEL.WEIGHTS" in error
-
-
 @pytest.mark.parametrize("trace", ["metrics.json", "model_0000001.pth"])
-def test_a_run_is_not_overwritten(monkeypatch, capsys, people, tmp_path, trace):
+def test_a_run_is_not_overwritten(refused, tmp_path, trace):
     (tmp_path / trace).write_text("{}")
-    opts = [*data_opts(people), "OUTPUT_DIR", tmp_path]
-    code, error = fails(monkeypatch, capsys, "train_net.py", "--config-file", QUICKSTART, *opts)
-    assert code == 2 and "Traceback" not in error
-    assert f"OUTPUT_DIR {tmp_path} already holds a run ({trace}); continue it with --resume, or give another" in error
+    words = rf"OUTPUT_DIR {tmp_path} already holds a run \({trace}\); continue it with --resume, or give another"
+    refused(refusals.tool("train_net", "--config-file", "config.yaml", "OUTPUT_DIR", tmp_path), words)
     assert [path.name for path in tmp_path.iterdir()] == [trace] and (tmp_path / trace).read_text() == "{}"
 
 

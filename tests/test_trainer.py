@@ -6,35 +6,19 @@ import json
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+from killed_training import config
 from tiny_model import tiny_config
 from torch import nn
 
-from querypose.data import resolve_datasets
 from querypose.engine import PoseTrainer
 from querypose.engine.train_loop import StepTrainer
 from querypose.engine.trainer import use_bfloat16
 from querypose.engine.training_hooks import ProgressBar
-from querypose.synthetic.dataset import write_synthetic_people
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    return write_synthetic_people(tmp_path_factory.mktemp("people"), "train", 6)
-
-
-def config(people, folder, *opts):
-    cfg = tiny_config(
-        "light", "DATASETS.TRAIN", (people,), "DATASETS.TEST", (people,), "DATALOADER.NUM_WORKERS", 0,
-        "INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64, "INPUT.CROP.ENABLED", False,
-        "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", (), "SOLVER.CHECKPOINT_PERIOD", 2,
-        "TEST.EVAL_PERIOD", 0, "OUTPUT_DIR", str(folder), *opts,
-    )  # fmt: skip
-    resolve_datasets(cfg)
-    return cfg
 
 
 def test_two_steps_leave_metrics_and_a_checkpoint(people, tmp_path):
-    trainer = PoseTrainer(config(people, tmp_path))
+    opts = ("SOLVER.EMA", 0.0, "MODEL.QUERYPOSE.NUM_STAGES", 2, "DATASETS.TEST", (people,), "INPUT.MIN_SIZE_TEST", 64)
+    trainer = PoseTrainer(config(people, tmp_path, "SOLVER.MAX_ITER", 2, *opts))
     assert not trainer._trainer.bfloat16
     before = [parameter.clone() for parameter in trainer.model.parameters()]
     metrics = trainer.train()
@@ -49,7 +33,7 @@ def test_two_steps_leave_metrics_and_a_checkpoint(people, tmp_path):
     state = torch.load(tmp_path / "model_final.pth", weights_only=False)
     assert state["iteration"] == 1 and state["model"].keys() == trainer.model.state_dict().keys()
 
-    again = PoseTrainer(config(people, tmp_path, "SOLVER.MAX_ITER", 3))
+    again = PoseTrainer(config(people, tmp_path, "SOLVER.MAX_ITER", 3, *opts))
     again.resume_or_load(resume=True)
     assert again.start_iter == 2
     for name, tensor in again.model.state_dict().items():

@@ -1,12 +1,12 @@
 """tools/visualize_data.py: samples of the mapper, their mirror images, and the colors that reveal a wrong swap."""
 
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from load_tool import load_tool
 from PIL import Image
 from tiny_model import tiny_config
 
@@ -96,7 +96,7 @@ def test_channel_order_does_not_change_the_image(data):
 
 
 def test_tool(data, tmp_path, capsys):
-    main = runpy.run_path(str(ROOT / "tools" / "visualize_data.py"))["main"]
+    main = load_tool("visualize_data").main
     given = ["--config-file", str(ROOT / "configs/quickstart.yaml"), "--output", str(tmp_path / "out")]
     overrides = ["DATASETS.TRAIN", f"('{data}',)", "DATASETS.TEST", f"('{data}',)"]
     main([*given, "--number", "5", *overrides])

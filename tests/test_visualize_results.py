@@ -3,23 +3,19 @@
 import csv
 import json
 import math
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluation_data import ground_truth_of, one_person, results_near
+from load_tool import load_tool
 from PIL import Image
 
 from querypose.errors import UserError
 from querypose.evaluation import keypoint_errors
 from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.evaluation.matching import ImageMatching, match_poses
-from querypose.visualization import Poses
 from querypose.visualization.draw_poses import SIDE_COLORS
 from querypose.visualization.result_images import sort_errors
-
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "visualize_results.py"
 
 
 def errors_of(content, results):
@@ -81,30 +77,20 @@ def test_order():
     assert sort_errors(given, "none") == given
 
 
-def test_poses_of_coco_entries():
-    entry = {"keypoints": [10, 20, 2] * 3, "bbox": [5, 6, 30, 40], "score": 0.7}
-    poses = Poses.from_coco([entry], 3, ground_truth=False)
-    assert poses.keypoints[0, 1].tolist() == [10.5, 20.5, 2] and poses.boxes.tolist() == [[5, 6, 35, 46]]
-    assert poses.scores.tolist() == [0.7] and not poses.ground_truth
-    assert Poses.from_coco([{key: entry[key] for key in ("keypoints", "score")}], 3, ground_truth=False).boxes is None
-
-
 @pytest.fixture
 def draw(tmp_path):
     """The tool on three images of one person with both hands labeled: exact, pixels beside, below the threshold."""
-    main = runpy.run_path(str(TOOL))["main"]
-    images, annotations, results = [], [], []
-    for number, (shift, score) in enumerate(((0, 0.9), (10, 0.8), (0, 0.2)), start=1):
-        Image.fromarray(np.full((200, 260, 3), 90, np.uint8)).save(tmp_path / f"{number}.png")
-        images.append({"id": number, "file_name": f"{number}.png", "width": 260, "height": 200})
-        entry = {"image_id": number, "category_id": 1, "bbox": [30, 20, 200, 160]}
-        hands = [0, 0, 0, 200, 100, 2, 60, 100, 2]
-        annotations.append({**entry, "id": number, "iscrowd": 0, "area": 1e4, "keypoints": hands, "num_keypoints": 2})
+    main = load_tool("visualize_results").main
+    content, results = ground_truth_of(num_images=3), []
+    content["categories"][0]["skeleton"] = [[2, 3]]
+    shifts_and_scores = ((0, 0.9), (10, 0.8), (0, 0.2))
+    for image, person, (shift, score) in zip(content["images"], content["annotations"], shifts_and_scores, strict=True):
+        image.update(file_name=f"{image['id']}.png", width=260, height=200)
+        Image.new("RGB", (260, 200), (90, 90, 90)).save(tmp_path / image["file_name"])
+        person.update(bbox=[30, 20, 200, 160], area=1e4, keypoints=[0, 0, 0, 200, 100, 2, 60, 100, 2], num_keypoints=2)
         found = [0, 0, 0, 200 + shift, 100, 1, 60 + shift, 100, 1]
-        results.append({**entry, "keypoints": found, "score": score})
-    names = ["head", "left_hand", "right_hand"]
-    category = {"id": 1, "name": "person", "keypoints": names, "sigmas": [0.1] * 3, "skeleton": [[2, 3]]}
-    content = {"images": images, "annotations": annotations, "categories": [category]}
+        result = {"image_id": image["id"], "category_id": 1, "bbox": person["bbox"]}
+        results.append({**result, "keypoints": found, "score": score})
     (tmp_path / "truth.json").write_text(json.dumps(content))
     (tmp_path / "results.json").write_text(json.dumps(results))
     given = ["--dataset", f"{tmp_path}/truth.json@{tmp_path}", "--results", str(tmp_path / "results.json")]
@@ -133,6 +119,6 @@ def test_tool(draw, tmp_path, capsys):
 
 def test_a_missing_image_is_reported(draw, tmp_path):
     (tmp_path / "2.png").unlink()
-    with pytest.raises(UserError, match="1 images are not drawn.*2.png"):
+    with pytest.raises(UserError, match="1 images could not be drawn.*2.png"):
         draw("out")
     assert (tmp_path / "out" / "0003_1.png").is_file() and (tmp_path / "out" / "images.csv").is_file()

@@ -1,7 +1,6 @@
 """The web page: what it shows, what it refuses, and the page itself in headless Chromium where there is one."""
 
 import http.client
-import importlib.util
 import json
 import shutil
 import socket
@@ -14,19 +13,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.structures import Boxes
+from hands import HANDS
+from load_tool import load_tool
 from PIL import Image
 from tiny_model import tiny_config, tiny_model
 
 from querypose import PosePredictor
+from querypose.data import skeleton_of
 from querypose.errors import UserError
-from querypose.skeleton import Skeleton
 from querypose.structures import Persons
 
 gr = pytest.importorskip("gradio", reason="needs Gradio: pip install 'gradio>=6'")
 web = pytest.importorskip("querypose.web")
 
 ROOT = Path(__file__).parents[1]
-HANDS = Skeleton(("left_hand", "right_hand"), (("left_hand", "right_hand"),), ((0, 1),), (0.05, 0.05))
 VIEWS = [web.POSES, web.ALL_PARTS, "left hand", "right hand"]
 
 
@@ -54,7 +54,7 @@ def upload(tmp_path):
 
 def test_persons_with_equal_scores_show_their_own_attention(upload):
     found = web.find_poses(persons_with_equal_scores, upload)
-    image, _, _ = web.show_poses(VIEWS, found, 0.3, 0.95, False, "right hand")
+    image = web.show_poses(VIEWS, found, 0.3, 0.95, False, "right hand")[0]
     changed = (image != 128).any(axis=2)
     # a location of the map is 50 pixels wide
     assert changed[25, 25] and changed[375, 475]
@@ -110,9 +110,8 @@ def serve():
 
 
 def tiny_predictor(*opts):
-    names = tuple(f"joint_{i}" for i in range(17))
     cfg = tiny_config("full", *opts)
-    return PosePredictor.from_model(tiny_model("full", *opts), cfg, Skeleton(names, (), (), (0.05,) * 17))
+    return PosePredictor.from_model(tiny_model("full", *opts), cfg, skeleton_of(cfg))
 
 
 def test_the_server_is_local_bounded_and_private(serve, monkeypatch):
@@ -139,9 +138,7 @@ def test_the_server_is_local_bounded_and_private(serve, monkeypatch):
 
 
 def test_the_tool_listens_on_this_machine_alone(monkeypatch):
-    spec = importlib.util.spec_from_file_location("web_demo", ROOT / "tools" / "web_demo.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool("web_demo")
     called = []
 
     def serve(*args):
@@ -154,8 +151,9 @@ def test_the_tool_listens_on_this_machine_alone(monkeypatch):
     assert called == [((0.01, ["MODEL.WEIGHTS", "w"]), "127.0.0.1", 8000)]
 
 
-def test_a_model_without_attention_shows_poses_only():
-    page = web.build_page(tiny_predictor("MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention"))
+@pytest.mark.parametrize("opts", [("MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention"), ("TEST.FLIP", True)])
+def test_a_model_without_attention_shows_poses_only(opts):
+    page = web.build_page(tiny_predictor(*opts))
     (choice,) = (block for block in page.blocks.values() if isinstance(block, gr.Dropdown))
     assert [value for value, _ in choice.choices] == [web.POSES]
 
@@ -226,13 +224,13 @@ def test_the_page_in_a_browser_without_internet(serve, browser, tmp_path):
     everyone = wait_for(rows)
     type_into("#score input[type=number]", "0.95")
     wait_for(lambda: rows() < everyone)
-    type_into("#score input[type=number]", "0.30")
+    type_into("#score input[type=number]", "0.20")
     wait_for(lambda: rows() == everyone and image() == poses)
     type_into("#attention input", web.ALL_PARTS)
     wait_for(lambda: image() != poses)
 
     elements("#download")[0].click()
-    saved = tmp_path / "scene_poses_0.30.json"
+    saved = tmp_path / "scene_poses_0.20.json"
     wait_for(saved.exists)
     results = json.loads(saved.read_text())
     assert len(results) == everyone and len(results[0]["keypoints"]) == 51

@@ -8,7 +8,6 @@ from torch import nn
 from querypose.engine import PoseTrainer
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.weight_averaging import WeightAveraging
-from querypose.synthetic.dataset import write_synthetic_people
 
 
 def test_the_average_decays_by_every_step():
@@ -24,8 +23,7 @@ def test_the_average_decays_by_every_step():
         assert averaging.averaged.running_mean.item() == weight, "statistics are the latest"
 
 
-def test_averaged_weights_are_evaluated_saved_and_loaded(tmp_path, monkeypatch):
-    people = write_synthetic_people(tmp_path / "people", "train", 4)
+def test_averaged_weights_are_evaluated_saved_and_loaded(people, tmp_path, monkeypatch):
     trainer = PoseTrainer(config(people, tmp_path / "run", "SOLVER.MAX_ITER", 4, "SOLVER.EMA", 0.9))
     tested = []
     monkeypatch.setattr(PoseTrainer, "test", classmethod(lambda cls, cfg, model: tested.append(model) or {}))

@@ -106,7 +106,7 @@ def test_names_where_the_file_gives_none(tmp_path, count):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"kpt_shape": None}, "is no YOLO-pose data set: it needs kpt_shape"),
+        ({"kpt_shape": None}, "is not a YOLO-pose data set: it needs kpt_shape"),
         ({"kpt_shape": [5, 3], "flip_idx": None}, r"a\.txt, line 1: 17 numbers, but kpt_shape needs 20"),
         ({"flip_idx": [0, 2, 3, 1]}, "must exchange pairs of the indices 0 to 3"),
         ({"flip_idx": 3}, "must exchange pairs of the indices 0 to 3"),

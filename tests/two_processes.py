@@ -16,6 +16,7 @@ from detectron2.engine import HookBase
 from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+from killed_training import Poison, config
 from tiny_model import spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
 from torch import nn
 
@@ -117,33 +118,15 @@ def evaluate(json_file):
     return inference_on_dataset(Oracle(json_file), loader, evaluator)
 
 
-class Poison(HookBase):
-    """Makes the last process's last image of the iterations infinite."""
-
-    def __init__(self, *iterations):
-        self.iterations = iterations
-
-    def before_train(self):
-        self.backward = self.trainer._trainer.backward
-        self.trainer._trainer.backward = self.poisoned
-
-    def poisoned(self, batch):
-        if self.trainer.iter in self.iterations and comm.get_rank() == comm.get_world_size() - 1:
-            batch[-1]["image"] = torch.full_like(batch[-1]["image"], torch.inf, dtype=torch.float32)
-        return self.backward(batch)
-
-
 def trainer_config(people, folder, *opts):
     """Two images in every iteration, each seen alone, however many processes there are."""
-    cfg = tiny_config(
-        "light", "DATASETS.TRAIN", (people,), "DATALOADER.NUM_WORKERS", 0, "DATALOADER.ASPECT_RATIO_GROUPING", False,
-        "INPUT.MIN_SIZE_TRAIN", (48, 64), "INPUT.CROP.SIZE", (40, 60), "INPUT.CROP.RESIZE_BEFORE", (64, 80),
-        "SEED", 3, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.ACCUMULATION_STEPS", 2 // comm.get_world_size(),
-        "SOLVER.OPTIMIZER", "SGD", "SOLVER.BASE_LR", 0.01, "SOLVER.STEPS", (), "SOLVER.WARMUP_ITERS", 1,
-        "MODEL.QUERYPOSE.LOSS.HEATMAP_WEIGHT", 1.0, "OUTPUT_DIR", str(folder), *opts,
+    return config(
+        people, folder, "DATALOADER.ASPECT_RATIO_GROUPING", False, "SEED", 3,
+        "SOLVER.ACCUMULATION_STEPS", 2 // comm.get_world_size(), "SOLVER.OPTIMIZER", "SGD", "SOLVER.BASE_LR", 0.01,
+        "SOLVER.STEPS", (), "SOLVER.WARMUP_ITERS", 1, "SOLVER.CHECKPOINT_PERIOD", 100, "SOLVER.EMA", 0.0,
+        "MODEL.QUERYPOSE.NUM_STAGES", 2, "MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.COPIES", 0,
+        "MODEL.QUERYPOSE.LOSS.HEATMAP_WEIGHT", 1.0, *opts,
     )  # fmt: skip
-    resolve_datasets(cfg)
-    return cfg
 
 
 def train_whole(people, folder):

@@ -20,6 +20,7 @@ import querypose  # noqa: F401  (first: it silences a warning of fvcore's)
 # isort: split
 from detectron2.data import MetadataCatalog
 
+from querypose.atomic_io import writing
 from querypose.data import annotation_file, resolve_dataset
 from querypose.data.dataset_check import PROBLEMS, check_dataset
 from querypose.errors import UserError, exit_on_user_error, report_error
@@ -65,10 +66,8 @@ def main(args=None):
             plot_dataset(reports, args.picture)
             print(f"histograms written to {args.picture}")
         if args.output:
-            try:
+            with writing(args.output):
                 Path(args.output).write_text(json.dumps([report.to_dict() for report in reports], indent=2))
-            except OSError as error:
-                raise UserError(f"the report cannot be written to {args.output}: {error.strerror}") from error
         sys.exit(2 if failed else 1 if any(report.problems for report in reports) else 0)
 
 

@@ -8,79 +8,49 @@
 --source querypose    one of our training checkpoints without optimizer and losses, in half precision, to publish
 --source backbone     the backbone and FPN alone of one of our checkpoints: to start another model from
 
-Prints what was left out and why, and the config that the weights belong to.
+Prints what was dropped and why, and the config that the weights belong to.
 """
 
 import argparse
 import os
 
-from querypose.conversion import (
-    Conversion,
-    backbone_of,
-    convert_authors_checkpoint,
-    convert_hrnet_checkpoint,
-    convert_movenet_file,
-    convert_swin_checkpoint,
-    convert_torchvision_checkpoint,
-    publishable_weights,
-    save_weights,
-)
-from querypose.conversion.files import check_free
+from querypose.atomic_io import check_output_file
+from querypose.conversion import CONVERTERS, Conversion, save_weights
 from querypose.errors import exit_on_user_error
-
-SOURCES = {
-    "authors": convert_authors_checkpoint,
-    "hrnet": convert_hrnet_checkpoint,
-    "swin": convert_swin_checkpoint,
-    "movenet": convert_movenet_file,
-    "torchvision": convert_torchvision_checkpoint,
-    "querypose": publishable_weights,
-    "backbone": backbone_of,
-}
-
-# what a source's weights leave to the initialization, where that is not the neck and the decoder
-_FRESH = {"authors": None, "querypose": None, "backbone": "decoder", "movenet": "decoder"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", choices=SOURCES, required=True, help="whose checkpoint it is")
+    parser.add_argument("--source", choices=CONVERTERS, required=True, help="whose checkpoint it is")
     parser.add_argument("input", metavar="IN", help="the checkpoint")
     parser.add_argument("output", metavar="OUT", help="the file to write")
     args = parser.parse_args()
-    check_free(args.output)
-    conversion = SOURCES[args.source](args.input)
+    check_output_file(args.output)
+    conversion = CONVERTERS[args.source](args.input)
     save_weights(conversion.state_dict, args.output, author=args.source)
     size = os.path.getsize(args.output) / 2**20
     print(f"wrote {args.output}: {len(conversion.state_dict)} tensors, {size:.1f} MiB")
-    fresh = _FRESH.get(args.source, "neck and the decoder")
-    report(conversion, args.output, fresh)
+    report(conversion, args.output)
 
 
-def report(conversion: Conversion, path: str, fresh_parts: str | None) -> None:
-    """Print what was left out, what the file does not hold, and how to use it."""
-    for reason, names in conversion.dropped.items():
-        print(f"left out {_counted(names)}: {reason} ({_examples(names)})")
+def report(conversion: Conversion, path: str) -> None:
+    """Print what was dropped, what the file lacks, and how to use it."""
+    for done, groups in (("left out", conversion.dropped), ("randomly initialized", conversion.fresh)):
+        for reason, names in groups.items():
+            tensors, others = ("tensors", ", ..") if len(names) > 1 else ("tensor", "")
+            print(f"{done} {len(names)} {tensors}: {reason} ({names[0]}{others})")
     for note in conversion.notes:
         print(note)
-    for reason, names in conversion.fresh.items():
-        print(f"randomly initialized: {_counted(names)}, {reason} ({_examples(names)})")
-    if fresh_parts:
-        print(f"randomly initialized: all of the {fresh_parts} (these are weights of a backbone)")
+    parts = {".".join(name.split(".")[:2]) for name in conversion.state_dict}
+    if all(part.startswith("backbone.") for part in parts):
+        others = "neck and the decoder" if parts == {"backbone.bottom_up"} else "decoder"
+        print(f"randomly initialized: all of the {others} (these are weights of a backbone)")
     if conversion.configs:
         overrides = [f"'{text}'" if "[" in text else text for text in conversion.overrides]
         print(f"config: {' or '.join(f'configs/{name}' for name in conversion.configs)}")
         print(f"overrides: {' '.join(overrides) or 'none'}")
         options = " ".join([f"configs/{conversion.configs[0]}", *overrides, "MODEL.WEIGHTS", path])
         print(f"use: --config-file {options}")
-
-
-def _counted(names: list[str]) -> str:
-    return f"{len(names)} tensor{'s' * (len(names) != 1)}"
-
-
-def _examples(names: list[str]) -> str:
-    return names[0] + ", .." * (len(names) > 1)
 
 
 if __name__ == "__main__":

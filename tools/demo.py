@@ -9,18 +9,16 @@ Examples, the first with the small model for photographs:
 """
 
 import argparse
-import os
-import re
 import sys
 
 from querypose import PosePredictor
+from querypose.cli import split_overrides
 from querypose.demo import Demo, find_inputs, frames_in_order, prepare_output
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import PRECISIONS
+from querypose.structures import SCORE_THRESHOLD
 from querypose.tracking import PoseTracker
 from querypose.visualization.draw_poses import COLOR_BY, CONFIDENCE
-
-CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 
 
 def positive(text):
@@ -32,7 +30,7 @@ def positive(text):
 
 
 def parse_arguments(arguments=None):
-    """Parse the command line; `opts` holds the KEY VALUE pairs, wherever they stand."""
+    """Parse the command line; `opts` are the KEY VALUE pairs, wherever they appear."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
         epilog="KEY VALUE pairs override the config, for example: MODEL.WEIGHTS model.pth. "
@@ -42,53 +40,34 @@ def parse_arguments(arguments=None):
         "if all names are numbers, as in COCO; else images and frames count from 1. Ctrl-C ends a video or camera "
         "after the current frame; the results so far are kept.",
     )
-    parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
+    add = parser.add_argument
+    add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--input", nargs="+", metavar="PATH", help="images, videos, folders of them, globs, addresses of streams"
     )
     source.add_argument("--webcam", nargs="?", type=int, const=0, metavar="N", help="a camera, by number (default 0)")
-    parser.add_argument(
-        "--output", default="output/poses", metavar="DIR", help="folder to write to (default output/poses)"
-    )
-    parser.add_argument("--score-threshold", type=float, default=0.3, help="leave out persons below it (default 0.3)")
-    parser.add_argument(
-        "--keypoint-threshold", type=float, default=0.5, help="do not draw keypoints below it (default 0.5)"
-    )
-    parser.add_argument("--top-k", type=int, metavar="K", help="only the K best persons of an image")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="end a video or camera after N frames")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the config's, or cpu without a GPU)")
-    parser.add_argument(
-        "--precision",
-        choices=("auto", *PRECISIONS),
-        default="auto",
-        help="of the network; auto (default) is bfloat16 on CPUs that are faster in it, else float32",
-    )
-    parser.add_argument("--track", action="store_true", help="follow persons from frame to frame; see docs/TRACKING.md")
-    parser.add_argument("--smooth", action="store_true", help="with --track, smooth the keypoints over time")
-    parser.add_argument("--color-by", choices=COLOR_BY, help="what colors limbs (default side; with --track: person)")
-    parser.add_argument(
-        "--confidence", choices=CONFIDENCE, default="both", help="how a keypoint's confidence shows (default both)"
-    )
-    parser.add_argument(
-        "--sigmas",
-        nargs="?",
-        type=positive,
-        const=1.0,
-        default=0.0,
-        metavar="N",
-        help="draw ellipses of N predicted sigmas around keypoints (without a number: 1); docs/UNCERTAINTY.md",
-    )
-    parser.add_argument("--no-boxes", action="store_true", help="draw neither boxes nor scores")
-    parser.add_argument("--attention", action="store_true", help="overlay the attention of the parts of the last stage")
-    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
+    add("--output", default="output/poses", metavar="DIR", help="folder to write to (default output/poses)")
+    shown = "(default %(default)s)"
+    add("--score-threshold", type=float, default=SCORE_THRESHOLD, help=f"leave out persons below it {shown}")
+    add("--keypoint-threshold", type=float, default=0.5, help=f"do not draw keypoints below it {shown}")
+    add("--top-k", type=int, metavar="K", help="only the K best persons of an image")
+    add("--max-frames", type=int, metavar="N", help="end a video or camera after N frames")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: the config's, or cpu without a GPU)")
+    precision = "of the network; auto (default) is bfloat16 on CPUs that are faster in it, else float32"
+    add("--precision", choices=("auto", *PRECISIONS), default="auto", help=precision)
+    add("--track", action="store_true", help="follow persons from frame to frame; see docs/TRACKING.md")
+    add("--smooth", action="store_true", help="with --track, smooth the keypoints over time")
+    add("--color-by", choices=COLOR_BY, help="what colors limbs (default side; with --track: person)")
+    add("--confidence", choices=CONFIDENCE, default="both", help=f"how a keypoint's confidence shows {shown}")
+    ellipses = "draw ellipses of N predicted sigmas around keypoints (without a number: 1); docs/UNCERTAINTY.md"
+    add("--sigmas", nargs="?", type=positive, const=1.0, default=0.0, metavar="N", help=ellipses)
+    add("--no-boxes", action="store_true", help="draw neither boxes nor scores")
+    add("--attention", action="store_true", help="overlay the attention of the parts of the last stage")
+    add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
 
-    # Pairs right behind --input's paths end up among them.
-    for index, path in enumerate(args.input or ()):
-        if CONFIG_KEY.fullmatch(path) and not os.path.exists(path):
-            args.input, args.opts = args.input[:index], args.input[index:] + args.opts
-            break
+    args.input, args.opts = split_overrides(args.input or (), args.opts)
     if args.webcam is None and not args.input:
         parser.error("--input needs at least one image, video, folder or glob")
     if args.max_frames is not None and args.max_frames < 1:
@@ -122,7 +101,6 @@ def main(arguments=None):
         attention=args.attention,
         max_frames=args.max_frames,
         tracker=tracker,
-        score_threshold=args.score_threshold,
         keypoint_threshold=args.keypoint_threshold,
         show_boxes=not args.no_boxes,
         show_scores=not args.no_boxes,
@@ -136,7 +114,7 @@ def main(arguments=None):
 
     if left_out:
         names = ", ".join(path.name for path in left_out[:10]) + (", .." if len(left_out) > 10 else "")
-        print(f"{len(left_out)} files of folders left out, as their endings are no image's or video's: {names}")
+        print(f"{len(left_out)} files skipped: neither images nor videos: {names}")
     print(
         f"{demo.num_persons} persons in {demo.num_images} {'frames' if demo.has_frames else 'images'}: "
         f"visualizations and predictions.json are in {output}"

@@ -9,21 +9,11 @@ from typing import NamedTuple
 
 
 class Patch(NamedTuple):
-    """One textual change of Detectron2's source.
-
-    Attributes:
-        reason: why Detectron2 v0.6 needs it.
-        pattern: regular expression (multi-line) of what is replaced.
-        replacement: its substitution, as for `re.sub`.
-        count: how many occurrences v0.6 has; any other number is an error.
-        file: the one file (path inside the wheel) to change, or "" for every Python file.
-    """
-
-    reason: str
-    pattern: str
-    replacement: str
-    count: int
-    file: str = ""
+    reason: str  # why Detectron2 v0.6 needs it
+    pattern: str  # multi-line regular expression
+    replacement: str  # as of re.sub
+    count: int  # how many matches v0.6 has
+    file: str = ""  # path inside the wheel; "": every Python file
 
 
 MODEL_ZOO = "detectron2/model_zoo/model_zoo.py"
@@ -86,7 +76,6 @@ PATCHES = (
 # Detectron2 imports `detectron2._C` wherever an operator may need it. The stand-in lets those modules load
 # and says what is missing when such an operator is used. `collect_env`, run at the start of every training,
 # asks for the three facts at its top.
-STAND_IN_PATH = "detectron2/_C.py"
 STAND_IN = '''\
 """Stand-in for Detectron2's compiled operators, which this installation does not have."""
 
@@ -118,22 +107,16 @@ def __getattr__(name):
 
 
 def apply_patch(files: dict[str, bytes], patch: Patch) -> None:
-    """Apply one patch to `files` in place.
-
-    Raises:
-        ValueError: the pattern does not occur exactly `patch.count` times.
-    """
+    """Apply one patch to `files` in place; raise a `ValueError` unless it matches `patch.count` times."""
     total = 0
     for name in [patch.file] if patch.file else [name for name in files if name.endswith(".py")]:
-        content = files.get(name, b"").decode("utf-8")
-        text, found = re.subn(patch.pattern, patch.replacement, content, flags=re.MULTILINE)
-        if found:
-            files[name] = text.encode("utf-8")
+        text, found = re.subn(patch.pattern, patch.replacement, files[name].decode(), flags=re.MULTILINE)
+        files[name] = text.encode()
         total += found
     if total != patch.count:
         raise ValueError(
             f"the patch '{patch.reason}' found {total} matches instead of {patch.count} in "
-            f"{patch.file or 'Detectron2'}: this is not Detectron2 v0.6"
+            f"{patch.file or 'all files'}: this is not Detectron2 v0.6"
         )
 
 
@@ -142,4 +125,4 @@ def patched_files(files: dict[str, bytes]) -> dict[str, bytes]:
     files = dict(files)
     for patch in PATCHES:
         apply_patch(files, patch)
-    return {**files, STAND_IN_PATH: STAND_IN.encode("utf-8")}
+    return {**files, "detectron2/_C.py": STAND_IN.encode()}

@@ -12,18 +12,18 @@ others by COCO's.
 
 import argparse
 import json
-import math
 
 import querypose  # noqa: F401  (first: it silences a warning of fvcore's)
 
 # isort: split
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
 
-from querypose.data import annotation_file
+from querypose.atomic_io import writing
 from querypose.data.coco_format import read_json
 from querypose.errors import UserError, exit_on_user_error
 from querypose.evaluation import BACKENDS, PROTOCOLS, TASKS, evaluate_coco_results, keypoint_errors
+from querypose.evaluation.ground_truth import ground_truth_of
 from querypose.visualization import plot_keypoint_errors
 
 
@@ -33,74 +33,46 @@ def tasks_of(results):
     return tuple(task for task in TASKS if isinstance(first, dict) and task in first) or TASKS
 
 
-def sigmas_and_protocol(dataset, sigmas, protocol):
-    """What is asked for, else what a registered data set's metadata says, else None: the file decides."""
-    if dataset not in DatasetCatalog.list():
-        return sigmas, protocol
-    metadata = MetadataCatalog.get(dataset)
-    is_crowdpose = metadata.get("evaluator_type") == "crowdpose"
-    return sigmas or metadata.get("keypoint_oks_sigmas"), protocol or ("crowdpose" if is_crowdpose else None)
-
-
 def write_metrics(metrics, path):
     """Write the metrics by task as JSON; NaN, for which JSON has no word, as null."""
-    content = {
-        task: {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
-        for task, values in metrics.items()
-    }
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-    except OSError as error:
-        raise UserError(f"the metrics cannot be written to {path}: {error.strerror}") from error
+    content = json.loads(json.dumps(metrics), parse_constant=lambda _: None)
+    with writing(path), open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2)
 
 
 def print_keypoint_errors(errors):
-    """Print a table of the errors by keypoint."""
     print(f"mean OKS of every person's best pose {errors['mean_oks'] or 0:.1f}")
     print(f"{errors['found']} of {errors['persons']} persons found (OKS 0.5); of their keypoints, in %:")
-    width = max(len(name) for name in errors["keypoints"])
-    columns = list(next(iter(errors["keypoints"].values())))
-    print("".ljust(width), *(f"{column:>12.12}" for column in columns))
-    for name, values in errors["keypoints"].items():
-        cells = [f"{value:.1f}" if isinstance(value, float) else value for value in values.values()]
-        cells = ["-" if cell is None else cell for cell in cells]
-        print(name.ljust(width), *(f"{cell:>12}" for cell in cells))
+    rows = [{"": name, **values} for name, values in errors["keypoints"].items()]
+    print(tabulate(rows, headers="keys", tablefmt="plain", floatfmt=".1f", missingval="-"))
 
 
 def main(args=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, help="a registered data set, or an annotation file FILE.json")
-    parser.add_argument("--results", required=True, help="JSON file of results in COCO's format")
-    parser.add_argument("--output", help="JSON file to write the metrics to")
-    parser.add_argument("--backend", default=BACKENDS[0], choices=BACKENDS, help="what computes AP")
-    parser.add_argument("--protocol", choices=PROTOCOLS, help="whose rules, if not those that the file is made for")
-    parser.add_argument("--sigmas", nargs="+", type=float, help="OKS sigmas, one for each keypoint")
-    parser.add_argument(
-        "--per-keypoint",
-        metavar="PNG",
-        help="print how well each keypoint is found, and draw it in this picture",
-    )
+    add = parser.add_argument
+    add("--dataset", required=True, help="a registered data set, or an annotation file FILE.json")
+    add("--results", required=True, help="JSON file of results in COCO's format")
+    add("--output", help="JSON file to write the metrics to")
+    add("--backend", default=BACKENDS[0], choices=BACKENDS, help="what computes AP")
+    add("--protocol", choices=PROTOCOLS, help="whose rules, if not those that the file is made for")
+    add("--sigmas", nargs="+", type=float, help="OKS sigmas, one for each keypoint")
+    add("--per-keypoint", metavar="PNG", help="print the errors of each keypoint and plot them to this file")
     args = parser.parse_args(args)
 
     with exit_on_user_error():
         setup_logger(name="querypose")
         results = read_json(args.results, "results")
         tasks = tasks_of(results)
-        path = annotation_file(args.dataset)
-        sigmas, protocol = sigmas_and_protocol(args.dataset, args.sigmas, args.protocol)
-        metrics = evaluate_coco_results(path, results, sigmas, tasks, args.backend, protocol)
+        truth = ground_truth_of(args.dataset, sigmas=args.sigmas, protocol=args.protocol)
+        metrics = evaluate_coco_results(truth, results, tasks=tasks, backend=args.backend)
         if args.per_keypoint:
             if "keypoints" not in tasks:
                 raise UserError("the results have no keypoints: leave out --per-keypoint")
-            errors = keypoint_errors(path, results, sigmas, protocol)
+            errors = keypoint_errors(truth, results)
             metrics["per_keypoint"] = errors.to_dict()
             print_keypoint_errors(metrics["per_keypoint"])
             plot_keypoint_errors(errors, args.per_keypoint, title=args.dataset)
-            print(f"picture written to {args.per_keypoint}")
+            print(f"plot written to {args.per_keypoint}")
         if args.output:
             write_metrics(metrics, args.output)
             print(f"metrics written to {args.output}")

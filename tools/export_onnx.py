@@ -7,7 +7,6 @@ Example:
 """
 
 import argparse
-import os
 import statistics
 import timeit
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ import numpy as np
 import torch
 
 from querypose import PosePredictor
-from querypose.errors import UserError, exit_on_user_error
+from querypose.atomic_io import check_output_file
+from querypose.errors import exit_on_user_error
 from querypose.export import export_onnx
 from querypose.export.onnx_export import DEFAULT_OPSET
 from querypose.image_io import read_image_rgb
@@ -38,9 +38,8 @@ def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> Iterator
     for runtime, name in RUNTIMES.items():
         for precision in ("float32", "auto") if runtime == "openvino" else ("float32",):
             if find_spec(runtime):
-                runs[f"{name}, {precision}"] = OnnxPosePredictor(
-                    file, runtime=runtime, precision=precision, num_threads=threads
-                )
+                options = {"runtime": runtime, "precision": precision, "num_threads": threads}
+                runs[f"{name}, {precision}"] = OnnxPosePredictor(file, **options)
     expected = predictor(image)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(RUNS):
@@ -74,11 +73,7 @@ def main(arguments=None):
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
 
-    if os.path.exists(args.output):
-        raise UserError(f"{args.output} exists; give another --output or remove it.")
-    folder = os.path.dirname(os.path.abspath(args.output))
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write to the folder {folder}; make it or choose another --output.")
+    check_output_file(args.output)
     image = read_image_rgb(args.compare) if args.compare else None
     predictor = PosePredictor(args.config_file, device="cpu", precision="float32", score_threshold=0.0, opts=args.opts)
     file = export_onnx(predictor.model, predictor.cfg, predictor.skeleton, args.output, opset=args.opset)

@@ -1,13 +1,11 @@
 #!/usr/bin/env python3
 """Install Detectron2 v0.6, made to run on current Python, PyTorch, numpy, Pillow and setuptools.
 
-Detectron2 is on no package registry under its own name. The source distribution `pb1-detectron2==0.6` holds
-the Python files and model-zoo configs of Detectron2 v0.6, without its C++ sources. This script downloads it
-through pip (so pip's own configuration of index, proxy and certificates holds), verifies its checksum,
-applies the patches of detectron2_patches.py, builds the wheel `detectron2-0.6-py3-none-any.whl` and installs
-it with its dependencies. None of the downloaded code is executed on the way.
-
-A Detectron2 that is already there, from wherever it came, is left as it is.
+Detectron2 is on no package registry under its own name. The source distribution `pb1-detectron2==0.6` holds its Python
+files and model-zoo configs, without the C++ sources. This script downloads it through pip, with pip's own settings of
+index, proxy and certificates, verifies its checksum, applies the patches of detectron2_patches.py, builds a wheel and
+installs it with its dependencies. None of the downloaded code is run on the way. A Detectron2 that is already there,
+from wherever it came, is left as it is.
 
 Examples:
     python tools/install_detectron2.py                      # into the environment of this `python`
@@ -41,7 +39,7 @@ NAME, VERSION = "detectron2", "0.6"
 WHEEL_NAME = f"{NAME}-{VERSION}-py3-none-any.whl"
 DIST_INFO = f"{NAME}-{VERSION}.dist-info"
 
-# Where the folders of the source distribution go in the wheel: Detectron2's own package mapping.
+# Where the source distribution's folders go in the wheel: Detectron2's own package mapping.
 PACKAGES = {
     "detectron2": "detectron2",
     "projects/PointRend/point_rend": "detectron2/projects/point_rend",
@@ -49,9 +47,8 @@ PACKAGES = {
     "projects/Panoptic-DeepLab/panoptic_deeplab": "detectron2/projects/panoptic_deeplab",
 }
 
-# What Detectron2 imports. Its own list also has `future` and `pydot` (for the retired Caffe2 export) and
-# `black` at one old version (it only formats saved lazy configs), and excludes the current iopath without
-# need. hydra-core 1.3 and omegaconf 2.4 do not go together.
+# What Detectron2 imports; its own list has more, for the retired Caffe2 export, and excludes the current iopath.
+# hydra-core 1.3 and omegaconf 2.4 do not go together.
 REQUIREMENTS = (
     "Pillow>=7.1",
     "cloudpickle",
@@ -74,9 +71,8 @@ class InstallError(Exception):
     """A failure that the user can act on; its message is one sentence."""
 
 
-# pip asks a source distribution for its metadata by running its setup.py, and this one's imports torch. A
-# build backend under setuptools' name answers instead: nothing downloaded is run, and neither torch nor
-# setuptools is needed.
+# pip asks a source distribution for its metadata by running its setup.py. A build backend under setuptools' name
+# answers instead: nothing downloaded is run, and neither torch nor setuptools is needed.
 BACKEND = """\
 import os
 
@@ -93,11 +89,7 @@ class __legacy__:
 
 
 def download_sdist(folder: Path) -> Path:
-    """Fetch the source distribution into `folder` with pip, check it, and return its path.
-
-    Raises:
-        InstallError: pip is absent, could not fetch the file, or fetched another one.
-    """
+    """Fetch the source distribution into `folder` with pip, check it, and return its path."""
     backend = folder / "backend" / "setuptools"
     backend.mkdir(parents=True)
     (backend / "__init__.py").write_text("")
@@ -109,14 +101,14 @@ def download_sdist(folder: Path) -> Path:
     path = target / SDIST_NAME
     if result.returncode != 0 or not path.is_file():
         raise InstallError(
-            f"pip could not download {SDIST_REQUIREMENT} ({last_error(result.stderr)}): check the network "
-            f"and pip's index and proxy settings, or name a folder that holds {SDIST_NAME} in PIP_FIND_LINKS"
+            f"pip could not download {SDIST_REQUIREMENT} ({last_error(result.stderr)}): check the network and pip's "
+            f"settings, or name a folder that holds {SDIST_NAME} in PIP_FIND_LINKS"
         )
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     if checksum != SDIST_SHA256:
         raise InstallError(
-            f"{path.name} has SHA-256 {checksum} where {SDIST_SHA256} was expected, so nothing was installed: "
-            "empty pip's cache ('pip cache purge') or use another package index"
+            f"{path.name} has SHA-256 {checksum} instead of {SDIST_SHA256}, so nothing was installed: empty pip's "
+            "cache ('pip cache purge') or use another package index"
         )
     return path
 
@@ -142,22 +134,17 @@ def read_sdist(path: Path) -> dict[str, bytes]:
     files = {}
     with tarfile.open(path) as archive:
         for member in archive.getmembers():
-            name = PurePosixPath(member.name)
-            if not member.isfile() or name.parts[0] != SDIST_ROOT:
-                continue
-            name = PurePosixPath(*name.parts[1:])
-            content = archive.extractfile(member).read()
-            if str(name) == "LICENSE":
-                files[f"{DIST_INFO}/LICENSE"] = content
-            for source, destination in PACKAGES.items():
-                if name.is_relative_to(source):
-                    files[str(PurePosixPath(destination) / name.relative_to(source))] = content
+            path = PurePosixPath(member.name.removeprefix(f"{SDIST_ROOT}/"))
+            for source, destination in {**PACKAGES, "LICENSE": f"{DIST_INFO}/LICENSE"}.items():
+                if member.isfile() and path.is_relative_to(source):
+                    name = PurePosixPath(destination, path.relative_to(source))
+                    files[str(name)] = archive.extractfile(member).read()
     return files
 
 
 def generator() -> str:
     """The wheel's generator; it changes with the patches, so that an outdated wheel is recognized."""
-    recipe = repr((PATCHES, STAND_IN, PACKAGES, REQUIREMENTS)).encode("utf-8")
+    recipe = repr((PATCHES, STAND_IN, PACKAGES, REQUIREMENTS)).encode()
     return f"querypose-install-detectron2 ({hashlib.sha256(recipe).hexdigest()[:12]})"
 
 
@@ -177,24 +164,21 @@ Requires-Python: >=3.9
 """
     metadata += "".join(f"Requires-Dist: {requirement}\n" for requirement in REQUIREMENTS)
     wheel = f"Wheel-Version: 1.0\nGenerator: {generator()}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files = {**files, f"{DIST_INFO}/METADATA": metadata.encode("utf-8"), f"{DIST_INFO}/WHEEL": wheel.encode("utf-8")}
+    files = {**files, f"{DIST_INFO}/METADATA": metadata.encode(), f"{DIST_INFO}/WHEEL": wheel.encode()}
     record = io.StringIO()
     rows = csv.writer(record, lineterminator="\n")
     for name, content in sorted(files.items()):
-        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode("ascii")
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
         rows.writerow((name, f"sha256={digest}", len(content)))
     rows.writerow((f"{DIST_INFO}/RECORD", "", ""))
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / WHEEL_NAME
-    partial = path.with_suffix(".partial")
-    entries = [*sorted(files.items()), (f"{DIST_INFO}/RECORD", record.getvalue().encode("utf-8"))]
-    with zipfile.ZipFile(partial, "w") as archive:
-        for name, content in entries:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in [*sorted(files.items()), (f"{DIST_INFO}/RECORD", record.getvalue().encode())]:
             entry = zipfile.ZipInfo(name, date_time=(2021, 11, 15, 0, 0, 0))
             entry.external_attr = 0o100644 << 16
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
-    partial.replace(path)
     return path
 
 
@@ -210,10 +194,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def existing_detectron2() -> str | None:
-    """Describe the Detectron2 that this Python would import and that must stay, or return None.
-
-    None also for a wheel that an earlier version of this script built: that one is to be replaced.
-    """
+    """Describe the Detectron2 that this Python would import; None also for an earlier version of our wheel."""
     spec = importlib.util.find_spec(NAME)
     if spec is None or spec.origin is None:  # without an origin it is a mere folder of that name
         return None
@@ -229,18 +210,13 @@ def existing_detectron2() -> str | None:
 
 
 def install(wheel: Path) -> None:
-    """Install the wheel and its dependencies with pip and check that it imports.
-
-    Raises:
-        InstallError: a dependency cannot be had, or the installed package does not import.
-    """
+    """Install the wheel and its dependencies with pip and check that it imports."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     # The wheel's version never changes, so pip is forced to replace an older wheel; its dependencies stay.
     for arguments in ([], ["--force-reinstall", "--no-deps"]):
         result = run([*pip, *arguments, str(wheel)])
         if result.returncode != 0:
-            reason = last_error(result.stderr)
-            raise InstallError(f"pip could not install {WHEEL_NAME} and its dependencies: {reason}")
+            raise InstallError(f"pip could not install {WHEEL_NAME} with its dependencies: {last_error(result.stderr)}")
     # -P: a folder named detectron2 where the user happens to stand is not what was installed
     check = "import detectron2.model_zoo, detectron2.modeling, detectron2.data"
     result = run([sys.executable, "-P", "-c", check])
@@ -264,10 +240,8 @@ def main(arguments: list[str] | None = None) -> None:
     if existing:
         print(f"{existing} is already installed and stays as it is")
         return
-    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None:
-        raise InstallError(
-            "Detectron2 needs PyTorch, which this Python lacks: run 'pip install torch torchvision' first"
-        )
+    if not (importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision")):
+        raise InstallError("Detectron2 needs PyTorch: run 'pip install torch torchvision' first")
     with tempfile.TemporaryDirectory() as temporary:
         install(build_wheel(Path(temporary)))
     print(f"installed Detectron2 {VERSION}")

@@ -4,15 +4,15 @@ import argparse
 from pathlib import Path
 
 from querypose.analysis.config_reference import config_reference_page
-from querypose.errors import UserError, exit_on_user_error
+from querypose.atomic_io import check_output_file
+from querypose.errors import exit_on_user_error
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="the page to write; an older one is replaced")
     args = parser.parse_args()
-    if not args.output.parent.is_dir() or args.output.is_dir():
-        raise UserError(f"{args.output} cannot be written: name a file in a folder that exists")
+    check_output_file(args.output, replaces=True)
     args.output.write_text(config_reference_page(), encoding="utf-8")
     print(f"wrote {args.output}")
 

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from querypose.analysis.model_zoo import model_zoo_page
+from querypose.atomic_io import check_output_file
 from querypose.errors import UserError, exit_on_user_error
 
 
@@ -15,12 +16,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the page to write; an older one is replaced")
     parser.add_argument("--results", type=Path, help="folder of metrics, CONFIG.json of tools/evaluate_results.py")
     args = parser.parse_args()
-    if not args.output.parent.is_dir() or args.output.is_dir():
-        raise UserError(f"{args.output} cannot be written: name a file in a folder that exists")
+    check_output_file(args.output, replaces=True)
     if args.results and not args.results.is_dir():
-        raise UserError(f"--results {args.results} is no folder; give one that holds metrics, or leave it out")
-    page = model_zoo_page(args.results)
-    args.output.write_text(page, encoding="utf-8")
+        raise UserError(f"--results {args.results} is not a folder; give a folder of metrics, or omit the option")
+    args.output.write_text(model_zoo_page(args.results), encoding="utf-8")
     print(f"wrote {args.output}")
 
 

@@ -14,20 +14,15 @@ from pathlib import Path
 from querypose import PosePredictor  # first: it silences a warning of fvcore's
 
 # isort: split
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_setup
 from PIL import Image
-from torch import nn
 
-from querypose.data import annotation_file, check_datasets, skeleton_of
-from querypose.engine import PoseTrainer
-from querypose.engine.cpu_memory import speed_up_cpu_training
-from querypose.engine.train_net import refuse_existing_run
+from querypose.atomic_io import make_output_folder
+from querypose.data import annotation_file
+from querypose.engine import train_net
 from querypose.errors import UserError, exit_on_user_error
-from querypose.predictor import read_image_rgb
 from querypose.setup_config import setup_config
-from querypose.visualization import Poses, contact_sheet, draw_poses
+from querypose.visualization.prediction_sheet import prediction_sheet
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/overfit.yaml"
 MIN_AREA = 48**2  # pixels; smaller persons cover only a few locations of the feature map
@@ -48,21 +43,21 @@ def main() -> None:
     cfg = setup_config(str(CONFIG), ["DATASETS.TRAIN", repr((args.dataset,)), *args.opts])
     output = Path(cfg.OUTPUT_DIR)
     if not args.resume:
-        refuse_existing_run(cfg.OUTPUT_DIR)
-    output.mkdir(parents=True, exist_ok=True)
+        train_net.refuse_existing_run(cfg.OUTPUT_DIR)
+    make_output_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     subset = write_subset(args.dataset, args.num_images, output / "photographs.json")
-    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (f"{subset}@{MetadataCatalog.get(args.dataset).image_root}",)
-    check_datasets(cfg)
-    default_setup(cfg, argparse.Namespace(config_file=str(CONFIG), eval_only=False))
+    dataset = f"{subset}@{MetadataCatalog.get(args.dataset).image_root}"
 
     start = time.monotonic()
-    speed_up_cpu_training(cfg)
-    trainer = PoseTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    trainer.train()
+    flags = ["--config-file", str(CONFIG), *(["--resume"] if args.resume else [])]
+    opts = [*args.opts, "DATASETS.TRAIN", repr((dataset,)), "DATASETS.TEST", repr((dataset,))]
+    results = train_net.main(train_net.parser().parse_args([*flags, *opts]))
     minutes = (time.monotonic() - start) / 60
-    results = PoseTrainer.test(cfg, trainer.model)
-    draw(cfg, trainer.model, output / "predictions.png")
+
+    predictor = PosePredictor(output / "config.yaml", output / "model_final.pth")
+    records = DatasetCatalog.get(dataset)
+    sheet = prediction_sheet(records, {"prediction": predictor}, predictor.skeleton, score_threshold=0.3)
+    Image.fromarray(sheet).save(output / "predictions.png")
     print(
         f"keypoint AP {results['keypoints']['AP']:.1f}, box AP {results['bbox']['AP']:.1f} on the {args.num_images} "
         f"photographs that it was trained on, after {cfg.SOLVER.MAX_ITER} iterations in {minutes:.1f} minutes; "
@@ -90,18 +85,6 @@ def write_subset(dataset: str, num_images: int, path: Path) -> Path:
     content["annotations"] = [person for image in images for person in persons[image["id"]]]
     path.write_text(json.dumps(content))
     return path
-
-
-def draw(cfg: CfgNode, model: nn.Module, path: Path) -> None:
-    """Ground truth beside predictions for every photograph."""
-    skeleton = skeleton_of(cfg)
-    predictor = PosePredictor.from_model(model, cfg, skeleton, score_threshold=0.3)
-    rows = []
-    for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
-        image = read_image_rgb(record["file_name"])
-        truth = Poses.from_dataset_record(record, skeleton.num_keypoints)
-        rows.append((draw_poses(image, truth, skeleton), draw_poses(image, predictor(image), skeleton)))
-    Image.fromarray(contact_sheet(rows, columns=2)).save(path)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ The factor is found on one half of the images and tested on the other.
 import argparse
 import os
 
+from detectron2.data import MetadataCatalog
+
 from querypose import PosePredictor
+from querypose.data.coco_keypoints import resolve_dataset
 from querypose.errors import UserError, exit_on_user_error
 from querypose.evaluation.ground_truth import ground_truth_of
 from querypose.evaluation.reliability import fit_temperature, halves, keypoint_deviations, reliability
@@ -21,14 +24,15 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--dataset", required=True, help="a registered data set, or an annotation file FILE.json or FILE.json@IMAGES")
-    add("--output", required=True, metavar="PNG", help="the picture to write: .png, .svg or .pdf")
+    add("--output", required=True, metavar="PNG", help="the plot to write: .png, .svg or .pdf")
     add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     add("--score-threshold", type=float, default=0.3, help="leave out persons below it (default 0.3)")
     add("--seed", type=int, default=0, help="of the division into halves (default 0)")
     add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_args(arguments)
 
-    truth, image_root = ground_truth_of(args.dataset)
+    image_root = MetadataCatalog.get(resolve_dataset(args.dataset)).image_root
+    truth = ground_truth_of(args.dataset).require_persons()
     predictor = PosePredictor(
         args.config_file, score_threshold=args.score_threshold, precision="float32", opts=args.opts
     )
@@ -53,7 +57,7 @@ def main(arguments=None):
     print("bin: sigma, with the factor, real error (root mean squares in pixels)")
     for number, row in enumerate(zip(before.predicted, after.predicted, before.real, strict=True), start=1):
         print(f"{number:3}: " + " ".join(f"{value:7.2f}" for value in row))
-    print(f"picture written to {args.output}")
+    print(f"plot written to {args.output}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from querypose.visualization import plot_training
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="output folders of training, or their metrics.json")
-    parser.add_argument("--output", required=True, metavar="PNG", help="the picture to write: .png, .svg or .pdf")
+    parser.add_argument("--output", required=True, metavar="PNG", help="the plot to write: .png, .svg or .pdf")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="the runs' names (default: their folders')")
     parser.add_argument("--smoothing", type=int, metavar="N", help="records in the running mean (default: a fiftieth)")
     args = parser.parse_args(arguments)

@@ -5,8 +5,8 @@ Examples:
     python tools/predict_dataset.py --input photos more.txt --output poses
     python tools/predict_dataset.py --input images.parquet --column path --output poses --workers 8 --address auto
 
-A row for each image: image, width, height, scores, boxes, keypoints, error. An interrupted call resumes with the same
-arguments.
+A row for each image: image, width, height, scores, boxes, keypoints, keypoint_sigmas, error. An interrupted call
+resumes with the same arguments.
 """
 
 import argparse
@@ -18,24 +18,25 @@ from tqdm import tqdm
 from querypose.dataset_prediction import list_images, make_parts, predict_dataset
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import PRECISIONS
+from querypose.structures import SCORE_THRESHOLD
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
-    parser.add_argument(
-        "--input", nargs="+", required=True, metavar="PATH", help="images, folders, globs, .txt or .parquet lists"
-    )
-    parser.add_argument("--column", default="image", help="of a .parquet list, with paths (default image)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the Parquet files")
-    parser.add_argument("--score-threshold", type=float, default=0.3, help="leave out persons below it (default 0.3)")
-    parser.add_argument("--workers", type=int, help="default: one for each GPU, else for each core")
-    parser.add_argument("--threads", type=int, default=1, help="cores of a worker (default 1)")
-    parser.add_argument("--images-per-part", type=int, default=64, help="images in a file (default 64)")
-    parser.add_argument("--address", help="of a Ray cluster, such as auto (default: this machine alone)")
-    parser.add_argument("--device", help="cpu, cuda (default: the config's, or cpu without a GPU)")
-    parser.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help="of the network")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    add = parser.add_argument
+    add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
+    add("--input", nargs="+", required=True, metavar="PATH", help="images, folders, globs, .txt or .parquet lists")
+    add("--column", default="image", help="of a .parquet list, with paths (default image)")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of the Parquet files")
+    shown = "leave out persons below it (default %(default)s)"
+    add("--score-threshold", type=float, default=SCORE_THRESHOLD, help=shown)
+    add("--workers", type=int, help="default: one for each GPU, else for each core")
+    add("--threads", type=int, default=1, help="cores of a worker (default 1)")
+    add("--images-per-part", type=int, default=64, help="images in a file (default 64)")
+    add("--address", help="of a Ray cluster, such as auto (default: this machine alone)")
+    add("--device", help="cpu, cuda (default: the config's, or cpu without a GPU)")
+    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="of the network")
+    add("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
     if min(args.threads, args.images_per_part, args.workers or 1) < 1:
         raise UserError("--workers, --threads and --images-per-part must be at least 1")

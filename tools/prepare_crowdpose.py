@@ -12,6 +12,7 @@ again.
 import argparse
 from pathlib import Path
 
+from querypose.atomic_io import writing
 from querypose.data.coco_keypoints import dataset_root
 from querypose.data.crowdpose import CROWDPOSE_SPLITS
 from querypose.data.prepare.crowdpose import CrowdPoseFile, find_official_files, join, write_prepared
@@ -47,7 +48,7 @@ def prepare(sources: list[str], images: Path, output: Path, allow_missing: bool)
     contents = {split: file.content for split, file in files.items()}
     if "train" in files and "val" in files:
         contents["trainval"] = join(files["train"], files["val"])
-    try:
+    with writing(output):
         targets["train"].parent.mkdir(parents=True, exist_ok=True)
         if not link.exists():
             link.symlink_to(images.resolve())
@@ -63,8 +64,6 @@ def prepare(sources: list[str], images: Path, output: Path, allow_missing: bool)
                 for title, counts in (("changed", files[split].changes), ("not changed", files[split].remarks)):
                     for what, number in counts.items():
                         print(f"    {title}: {number} {what}")
-    except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror}; choose another --output") from error
     absent = [f"crowdpose_{split}" for split in CROWDPOSE_SPLITS if split not in contents]
     if absent:
         print(f"not written, because their files are missing: {', '.join(absent)}")

@@ -9,7 +9,7 @@ run; nothing is downloaded.
 import argparse
 import json
 import logging
-import sys
+import statistics
 import time
 from pathlib import Path
 
@@ -19,9 +19,8 @@ from querypose import PosePredictor  # first: it silences a warning of fvcore's
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.engine import HookBase
 from detectron2.evaluation import inference_on_dataset
-from detectron2.utils.events import get_event_storage
+from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 from matplotlib.cbook import get_sample_data
 from PIL import Image
@@ -29,15 +28,19 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
+from querypose.atomic_io import make_output_folder
+from querypose.benchmark.clock import repeat
 from querypose.data import check_datasets, skeleton_of
 from querypose.demo import Demo, find_inputs, prepare_output
 from querypose.engine import PoseTrainer
 from querypose.engine.cpu_memory import speed_up_cpu_training
+from querypose.engine.train_loop import StepTrainer
 from querypose.engine.trainer import use_bfloat16
 from querypose.errors import UserError, exit_on_user_error
-from querypose.predictor import load_weights, read_image_rgb
+from querypose.predictor import load_weights
 from querypose.setup_config import setup_config
-from querypose.visualization import Poses, contact_sheet, draw_poses, plot_training
+from querypose.visualization import plot_training
+from querypose.visualization.prediction_sheet import prediction_sheet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = REPOSITORY / "configs/quickstart.yaml"
@@ -46,7 +49,6 @@ ITERATIONS = (20, 3000)  # of the short run, least and most
 SHEET_IMAGES = 12
 SHORT_RUN_BATCH = 8  # small batches take more steps in the same time
 SHORT_RUN_SIZES = {"MIN_SIZE_TRAIN": (112, 128, 144), "MIN_SIZE_TEST": 128, "MAX_SIZE_TRAIN": 192, "MAX_SIZE_TEST": 192}
-SCORE_THRESHOLD = 0.2  # scores multiply two probabilities, and those of small models are low
 COLUMNS = [("keypoints", name) for name in ("AP", "AP50", "AP75", "AR")] + [("bbox", name) for name in ("AP", "AP50")]
 
 
@@ -58,16 +60,11 @@ def main() -> None:
     args = parser.parse_args()
     if not 0 < args.minutes < float("inf"):
         raise UserError(f"--minutes {args.minutes:g} must be more than 0")
-    if not WEIGHTS.is_file():
-        raise UserError(f"the shipped weights {WEIGHTS} are missing; get the whole repository")
     started = time.monotonic()
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {args.output}: {error.strerror}; choose another --output") from error
+    make_output_folder(args.output)
     log_to_file_only(args.output)
 
-    print("1/5 finding people in photographs with the small model")
+    print("1/5 detecting poses in photographs with the small model")
     find_people([get_sample_data("grace_hopper.jpg", asfileobj=False), *args.photographs], args.output / "photographs")
 
     cfg = setup_config(str(CONFIG), ["OUTPUT_DIR", str(args.output)])
@@ -87,20 +84,21 @@ def main() -> None:
     print("5/5 drawing")
     write_tables(results, args.output)
     plot_training(args.output / "metrics.json", args.output / "training.png", labels=["this short run"])
-    models = {"shipped weights": (shipped, cfg), "this short run": (trained, short)}
-    draw_sheet(models, args.output / "predictions.png")
+    skeleton = skeleton_of(cfg)
+    predictors = {
+        name: PosePredictor.from_model(model, its_cfg, skeleton)
+        for name, model, its_cfg in (("shipped weights", shipped, cfg), ("this short run", trained, short))
+    }
+    records = DatasetCatalog.get(cfg.DATASETS.TEST[0])[:SHEET_IMAGES]
+    sheet = prediction_sheet(records, predictors, skeleton)
+    Image.fromarray(sheet).save(args.output / "predictions.png")
     report(results, args.output, seconds, time.monotonic() - started)
 
 
 def find_people(photographs: list[str], output: Path) -> None:
     """Draw the persons that the small model finds, and list them."""
     sources, empty, _ = find_inputs(photographs)
-    demo = Demo(
-        PosePredictor(score_threshold=SCORE_THRESHOLD),
-        prepare_output(output, sources),
-        score_threshold=SCORE_THRESHOLD,
-        keypoint_threshold=0.3,
-    )
+    demo = Demo(PosePredictor(), prepare_output(output, sources), keypoint_threshold=0.3)
     for given in empty:
         demo.fail(f"there is no image {given}")
     demo.run(sources)
@@ -145,8 +143,6 @@ def train_briefly(cfg: CfgNode, minutes: float) -> tuple[nn.Module, float]:
     cfg.SOLVER.MAX_ITER = min(max(fitting, ITERATIONS[0]), ITERATIONS[1])
     cfg.SOLVER.WARMUP_ITERS = cfg.SOLVER.MAX_ITER // 10
     trainer = PoseTrainer(cfg)
-    if not sys.stderr.isatty():
-        trainer.register_hooks([PlainProgress()])
     start = time.monotonic()
     trainer.train()
     return trainer.model, time.monotonic() - start
@@ -154,35 +150,11 @@ def train_briefly(cfg: CfgNode, minutes: float) -> tuple[nn.Module, float]:
 
 def seconds_per_iteration(cfg: CfgNode, steps: int = 8) -> float:
     """Median over a few steps of another model."""
-    model = PoseTrainer.build_model(cfg).train()
-    optimizer = PoseTrainer.build_optimizer(cfg, model)
-    batches = iter(PoseTrainer.build_train_loader(cfg))
-    bfloat16 = use_bfloat16(cfg)
-    times = []
-    for _ in range(steps):
-        start = time.monotonic()
-        with torch.autocast(cfg.MODEL.DEVICE.split(":")[0], torch.bfloat16, enabled=bfloat16):
-            losses = model(next(batches))
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        optimizer.step()
-        times.append(time.monotonic() - start)
-    return sorted(times)[steps // 2]
-
-
-class PlainProgress(HookBase):
-    """A line every half minute where there is no terminal for a progress bar."""
-
-    def before_train(self) -> None:
-        self.start = self.last = time.monotonic()
-
-    def after_step(self) -> None:
-        now, done, total = time.monotonic(), self.trainer.iter + 1, self.trainer.max_iter
-        if now - self.last > 30:
-            self.last = now
-            left = (now - self.start) / done * (total - done) / 60
-            loss = get_event_storage().histories()["total_loss"].median(20)
-            print(f"    iteration {done} of {total}, loss {loss:.2f}, {left:.1f} minutes left", flush=True)
+    model = PoseTrainer.build_model(cfg)
+    optimizer, loader = PoseTrainer.build_optimizer(cfg, model), PoseTrainer.build_train_loader(cfg)
+    loop = StepTrainer(model, loader, optimizer, bfloat16=use_bfloat16(cfg))
+    with EventStorage():
+        return statistics.median(repeat(loop.run_step, cfg.MODEL.DEVICE, steps, warm_up=0))
 
 
 def write_tables(results: dict, output: Path) -> None:
@@ -191,23 +163,6 @@ def write_tables(results: dict, output: Path) -> None:
     rows = [[model, *(metrics[task][name] for task, name in COLUMNS)] for model, metrics in results.items()]
     table = tabulate(rows, ["model", *map(" ".join, COLUMNS)], tablefmt="github", floatfmt=".1f")
     (output / "ap.md").write_text(table + "\n")
-
-
-def draw_sheet(models: dict, path: Path) -> None:
-    """Ground truth and the predictions of each (model, config) on the first test images, side by side."""
-    cfg = next(iter(models.values()))[1]
-    skeleton = skeleton_of(cfg)
-    predictors = [
-        PosePredictor.from_model(model, its_cfg, skeleton, score_threshold=SCORE_THRESHOLD)
-        for model, its_cfg in models.values()
-    ]
-    rows = []
-    for record in DatasetCatalog.get(cfg.DATASETS.TEST[0])[:SHEET_IMAGES]:
-        image = read_image_rgb(record["file_name"])
-        poses = [Poses.from_dataset_record(record, skeleton.num_keypoints), *(model(image) for model in predictors)]
-        rows.append([draw_poses(image, one, skeleton, score_threshold=SCORE_THRESHOLD) for one in poses])
-    sheet = contact_sheet(rows, columns=2, cell_size=(400, 320), headings=("ground truth", *models))
-    Image.fromarray(sheet).save(path)
 
 
 def report(results: dict, output: Path, training_seconds: float, seconds: float) -> None:

@@ -29,25 +29,19 @@ from querypose.reproduction import (
 from querypose.reproduction.tables import REPOSITORY
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="which tables (default paper)")
-    parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these, such as table1 table2a")
-    parser.add_argument(
-        "--output", type=Path, default=Path("output/tables"), help="folder of the runs (default output/tables)"
-    )
-    parser.add_argument(
-        "--launch", nargs="?", const="print", choices=("print", "run"), help="print or run what fills missing rows"
-    )
-    parser.add_argument("--num-gpus", type=int, default=1, help="of every run (default 1)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="one run of each row for every seed")
-    parser.add_argument("--update", type=Path, metavar="FILE", help="also write the tables into this document")
-    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides for every launched run")
-    return parser.parse_intermixed_args(arguments)
-
-
 def main(arguments: list[str] | None = None) -> None:
-    args = parse_arguments(arguments)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--protocol", choices=PROTOCOLS, default="paper", help="which tables (default paper)")
+    add("--tables", nargs="+", metavar="NAME", help="only these, such as table1 table2a")
+    add("--output", type=Path, default=Path("output/tables"), help="folder of the runs (default output/tables)")
+    add("--launch", nargs="?", const="print", choices=("print", "run"), help="print or run what fills missing rows")
+    add("--num-gpus", type=int, default=1, help="of every run (default 1)")
+    add("--seeds", type=int, nargs="+", default=[], help="one run of each row for every seed")
+    add("--update", type=Path, metavar="FILE", help="also write the tables into this document")
+    add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides for every launched run")
+    args = parser.parse_intermixed_args(arguments)
+
     tables = chosen_tables(args.protocol, args.tables)
     if args.num_gpus < 1:
         raise UserError(f"--num-gpus {args.num_gpus} must be at least 1")
@@ -82,10 +76,7 @@ def launch(tables: list[Table], args: argparse.Namespace) -> None:
         print(f"[{number}/{len(commands)}] {command}", flush=True)
         done = subprocess.run(command.arguments)
         if done.returncode or not command.leaves.is_file():
-            raise UserError(
-                f"this command ended with code {done.returncode} before it was done: {command}; fix what it reports "
-                "and start again: rows that are done stay done"
-            )
+            raise UserError(f"this command ended with code {done.returncode} before it was done: {command}")
 
 
 def write_tables(tables: list[Table], args: argparse.Namespace) -> None:

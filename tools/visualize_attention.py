@@ -9,20 +9,19 @@ Writes OUTPUT/<image name>_person<n>.png, each with the pose and an image per pa
 """
 
 import argparse
-import os
-import re
 import sys
 from pathlib import Path
 
 from PIL import Image
 
 from querypose import PosePredictor
+from querypose.atomic_io import writing
+from querypose.cli import split_overrides
 from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.image_io import read_image_rgb
+from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization import contact_sheet, part_names, person_panels
-from querypose.visualization.contact_sheet import output_folder
 
-CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 CELL = (200, 240)  # width and height of a part's image in pixels
 
 
@@ -32,23 +31,21 @@ def parse_arguments(arguments=None):
     parser.add_argument("--input", required=True, nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument("--stage", type=int, help="1 is the first; default the last")
-    parser.add_argument("--score-threshold", type=float, default=0.3, help="leave out persons below it (default 0.3)")
+    shown = "leave out persons below it (default %(default)s)"
+    parser.add_argument("--score-threshold", type=float, default=SCORE_THRESHOLD, help=shown)
     parser.add_argument("--persons", type=int, default=10, help="most persons of an image, the best (default 10)")
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
-    # pairs right after --input's files are parsed as files
-    keys = (i for i, path in enumerate(args.input) if CONFIG_KEY.fullmatch(path) and not os.path.exists(path))
-    first = next(keys, len(args.input))
-    args.input, args.opts = args.input[:first], args.input[first:] + args.opts
+    args.input, args.opts = split_overrides(args.input, args.opts)
     if not args.input:
         parser.error("--input needs at least one image")
+    if args.persons < 1:
+        parser.error(f"--persons {args.persons} must be at least 1")
     return args
 
 
 def main(arguments=None):
     args = parse_arguments(arguments)
-    if args.persons < 1:
-        raise UserError(f"--persons {args.persons} must be at least 1")
     stems = [Path(path).stem for path in args.input]
     repeated = [stem for stem in stems if stems.count(stem) > 1]
     if repeated:
@@ -61,7 +58,8 @@ def main(arguments=None):
         raise UserError(f"--stage {stage}, but this model has the stages 1 to {num_stages}")
     headings = ("pose", *part_names(predictor.cfg, skeleton))
     failed = False
-    with output_folder(args.output):
+    with writing(args.output):
+        args.output.mkdir(parents=True, exist_ok=True)
         for path, stem in zip(args.input, stems, strict=True):
             try:
                 image = read_image_rgb(path)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-r"""Draw training samples as the model gets them: augmented, with boxes, keypoints, limbs, beside their mirror images.
+r"""Visualize training samples as the model receives them, augmented, with boxes, keypoints, limbs, beside their flips.
 
 Examples:
     python tools/visualize_data.py --config-file configs/quickstart.yaml --output samples

@@ -14,7 +14,10 @@ error is 1 minus the mean OKS; missed persons (no pose of OKS 0.5) and false pos
 import argparse
 from pathlib import Path
 
+from detectron2.data import MetadataCatalog
+
 from querypose.data.coco_format import read_json
+from querypose.data.coco_keypoints import resolve_dataset
 from querypose.errors import exit_on_user_error
 from querypose.evaluation.ground_truth import ground_truth_of
 from querypose.visualization.result_images import ORDERS, write_result_images
@@ -34,10 +37,11 @@ def main(arguments=None):
     if args.number < 1:
         parser.error("--number must be at least 1")
 
-    truth, image_root = ground_truth_of(args.dataset)
-    options = {"number": args.number, "order": args.sort, "score_threshold": args.score_threshold}
-    options["keypoint_threshold"] = args.keypoint_threshold
-    errors = write_result_images(truth, read_json(args.results, "results"), image_root, args.output, **options)
+    truth = ground_truth_of(args.dataset).require_persons()
+    results = read_json(args.results, "results")
+    image_root = MetadataCatalog.get(resolve_dataset(args.dataset)).image_root
+    limits = {"score_threshold": args.score_threshold, "keypoint_threshold": args.keypoint_threshold}
+    errors = write_result_images(truth, results, image_root, args.output, number=args.number, order=args.sort, **limits)
     mean = sum(error.error for error in errors) / len(errors)
     print(
         f"{min(args.number, len(errors))} of {len(errors)} images are in {args.output}, all in images.csv; mean error "

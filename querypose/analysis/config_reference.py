@@ -28,7 +28,7 @@ _DETECTRON2_KEYS = {
     "DATASETS.TRAIN": "registered data sets, `FILE.json`, `FILE.json@IMAGE_FOLDER`, `FILE.yaml@SPLIT`: one, or a tuple",
     "DATASETS.TEST": "the same, for evaluation",
     "DATALOADER.NUM_WORKERS": "processes that read images, for every GPU",
-    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "leave out images without any person in training",
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "exclude images without persons from training",
     "INPUT.RANDOM_FLIP": '"horizontal" or "none"',
     "INPUT.MIN_SIZE_TEST": "short side of an image in inference, in pixels",
     "INPUT.MAX_SIZE_TEST": "the most that its long side may have",
@@ -41,7 +41,7 @@ _DETECTRON2_KEYS = {
     "SOLVER.AMP.ENABLED": "train in bfloat16",
     "TEST.EVAL_PERIOD": "iterations between evaluations; 0 evaluates at the end only",
     "TEST.DETECTIONS_PER_IMAGE": "most persons that are returned for an image",
-    "TEST.KEYPOINT_OKS_SIGMAS": "OKS sigmas, one for each keypoint, in place of the data set's",
+    "TEST.KEYPOINT_OKS_SIGMAS": "OKS sigmas, one for each keypoint, instead of the data set's",
     "OUTPUT_DIR": "folder for checkpoints, logs, `config.yaml` and results",
     "SEED": "of the random numbers; -1 takes another one in every run",
 }

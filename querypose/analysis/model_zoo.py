@@ -1,4 +1,4 @@
-"""docs/MODEL_ZOO.md: what every shipped config costs, what is reported of it and where its weights come from."""
+"""docs/MODEL_ZOO.md: cost, reported AP and pretrained weights of every shipped config."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ NOT_OF_THE_PAPER = {
     "querypose_small": "[below](#small-model-for-photographs)",
     "quickstart": "synthetic people: [weights](../weights/README.md)",
 }
-# keypoint AP of whole models in the ablations, and given with the authors' downloads
+# keypoint AP of complete models in the ablations and of the authors' downloads
 OTHERWISE_REPORTED = {
     "querypose_R50_1x": "64.9 (Table 3)",
     "querypose_light_HRNet-W32": "69.8 (authors' download)",
@@ -25,13 +25,7 @@ COMMAND = "python tools/make_model_zoo.py --output docs/MODEL_ZOO.md"
 
 
 def zoo_configs() -> list[str]:
-    """Names of the whole models' configs below `configs/`, without their ending: COCO, 50 queries, CrowdPose, others.
-
-    Raises:
-        UserError: the folder is not there.
-    """
-    if not CONFIG_FOLDER.is_dir():
-        raise UserError(f"the model zoo needs the project's folder {CONFIG_FOLDER}; run it in a checkout of QueryPose")
+    """Names of the whole models' configs below `configs/`, without ending: COCO, 50 queries, CrowdPose, others."""
     patterns = ("querypose_*.yaml", "50_queries/*.yaml", "crowdpose/querypose_*.yaml", "quickstart.yaml")
     paths = [path for pattern in patterns for path in sorted(CONFIG_FOLDER.glob(pattern))]
     return [path.relative_to(CONFIG_FOLDER).with_suffix("").as_posix() for path in paths]
@@ -50,7 +44,7 @@ def reproduced(config: str, results: Path | None) -> str:
     """Keypoint AP in percent from `<results>/<config>.json`, or that there is none.
 
     Raises:
-        UserError: a file that is no record of metrics.
+        UserError: a file that is not a record of metrics.
     """
     if config in NOT_OF_THE_PAPER:
         return NOT_OF_THE_PAPER[config]

@@ -12,7 +12,7 @@ def module_table(cfg: CfgNode, height: int, width: int, depth: int) -> str:
     """The modules down to `depth` below the model, each with its share of the whole in percent.
 
     Numbered neighbors of the same class and costs share a line: "0 .. 5" are six modules, each with these numbers.
-    Modules with neither parameters nor multiply-adds are left out.
+    Modules with neither parameters nor multiply-adds are omitted.
 
     Args:
         cfg: config of the model; no weights are loaded.

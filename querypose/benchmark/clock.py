@@ -102,7 +102,7 @@ def peak_allocated_mb(function: Callable[[], object], device: str, held: Iterabl
 
 
 def peak_process_memory_mb() -> float:
-    """Most main memory in MiB of the whole process since its start, with interpreter, libraries and gaps."""
+    """Peak resident memory of the process in MiB, with interpreter and libraries."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

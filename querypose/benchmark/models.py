@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from querypose.benchmark.clock import PartClock, peak_allocated_mb, peak_gflops, peak_process_memory_mb, repeat, summary
 from querypose.benchmark.persons import counted_rows, fix_persons
 from querypose.engine.cpu_memory import keep_freed_memory
-from querypose.engine.optimizer import GradientClipper, build_optimizer
+from querypose.engine.optimizer import build_optimizer, clip_gradients
 from querypose.modeling import QueryPose
 from querypose.rounded_weights import rounding_weights
 
@@ -143,7 +143,6 @@ class Benchmark:
         ours = isinstance(self.model, QueryPose)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = build_optimizer(self.cfg, self.model) if ours else torch.optim.SGD(parameters, lr=1e-6)
-        clip = GradientClipper(self.cfg) if ours else None
         if self.device == "cpu":
             keep_freed_memory()
 
@@ -154,7 +153,7 @@ class Benchmark:
             with clock.time("backward"):
                 sum(losses.values()).backward()
             with clock.time("optimizer"):
-                if clip is None or clip(parameters).isfinite():
+                if not ours or clip_gradients(parameters, self.cfg.SOLVER.CLIP_GRADIENTS).isfinite():
                     optimizer.step()
 
         with EventStorage():

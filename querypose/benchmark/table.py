@@ -1,4 +1,4 @@
-"""What was measured, as a Markdown table."""
+"""What was measured, as a Markdown table and as a line on the terminal."""
 
 from tabulate import tabulate
 
@@ -15,6 +15,13 @@ _COLUMNS = {
     "of the machine's peak": lambda run: f"{100 * run['of_machine_peak']:.0f}%",
     "parts, in ms": lambda run: ", ".join(f"{part} {value:.0f}" for part, value in run["parts_ms"].items()),
 }
+
+
+def to_line(run: dict) -> str:
+    """The numbers of one run."""
+    if "rows" in run:
+        return "; ".join(f"{row['what']} {row['images_per_s']:.0f} images/s" for row in run["rows"])
+    return "; ".join(f"{column} {text(run)}" for column, text in _COLUMNS.items())
 
 
 def to_markdown(results: dict) -> str:

@@ -8,15 +8,18 @@ from querypose.conversion.publish import backbone_of, publishable_weights
 from querypose.conversion.swin import convert_swin_checkpoint
 from querypose.conversion.torchvision import convert_torchvision_checkpoint
 
-__all__ = [
-    "Conversion",
-    "backbone_of",
-    "convert_authors_checkpoint",
-    "convert_authors_weights",
-    "convert_hrnet_checkpoint",
-    "convert_movenet_file",
-    "convert_swin_checkpoint",
-    "convert_torchvision_checkpoint",
-    "publishable_weights",
-    "save_weights",
-]
+__all__ = ["CONVERTERS", "Conversion", "convert_authors_weights", "save_weights"]
+
+CONVERTERS = {
+    "authors": convert_authors_checkpoint,
+    "hrnet": convert_hrnet_checkpoint,
+    "swin": convert_swin_checkpoint,
+    "movenet": convert_movenet_file,
+    "torchvision": convert_torchvision_checkpoint,
+    "querypose": publishable_weights,
+    "backbone": backbone_of,
+}
+"""By the name of whose checkpoint it is: a function from its path to the `Conversion`.
+
+They raise a `UserError` for a file that is missing, holds code, or does not hold exactly the tensors of its kind.
+"""

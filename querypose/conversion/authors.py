@@ -5,77 +5,65 @@ import re
 import torch
 from torch import Tensor
 
-from querypose.conversion.authors_layout import BOX, POSE, backbone_settings, find_division, head_settings
-from querypose.conversion.files import Conversion, load_tensors
+from querypose.conversion.authors_layout import POSE, backbone_settings, find_division, head_settings
+from querypose.conversion.files import Conversion, load_tensors, split_off
 from querypose.conversion.layout import BOTTOM_UP, Layout, enumerate_names
 from querypose.conversion.swin import BUFFERS, index_buffers, to_torchvision
 from querypose.errors import UserError
 
-
-def _interaction(theirs: str, ours: str) -> list[tuple[str, str]]:
-    pairs = [("dynamic_layer", "generator"), ("out_layer", "output"), ("norm1", "norm1"), ("norm2", "norm2")]
-    return [(f"{theirs}.{a}", f"{ours}.{b}") for a, b in [*pairs, ("norm3", "norm3")]]
-
-
-# what comes before a tensor's last name: (the authors', ours); * is the number of a stage or of a coupling
-_NAMES = [
-    ("init_proposal_features", "decoder.instance_queries"),
-    ("init_proposal_boxes", "decoder.proposal_boxes"),
-    ("part_query", "decoder.part_queries"),
-    *(
-        (f"{BOX}.*.{theirs}", f"decoder.box_stages.*.{ours}")
-        for theirs, ours in [
-            *_interaction("inst_interact", "interaction"),
-            ("self_attn", "self_attention.attention"),
-            ("norm1", "self_attention.norm"),
-            ("norm2", "interaction_norm"),
-            ("linear1", "feedforward.linear1"),
-            ("linear2", "feedforward.linear2"),
-            ("norm3", "feedforward.norm"),
-            ("cls_module", "class_branch"),
-            ("reg_module", "box_branch"),
-            ("class_logits", "class_logit"),
-            ("bboxes_delta", "box_delta"),
-        ]
-    ),
-    *(
-        (f"{POSE}.*.{theirs}", f"decoder.keypoint_stages.*.{ours}")
-        for theirs, ours in [
-            *_interaction("pose_decoder_inst_interact", "instance_interaction"),
-            ("inst_convs", "tower"),
-            ("inst_norm", "instance_norm"),
-            ("linear1", "instance_feedforward.linear1"),
-            ("linear2", "instance_feedforward.linear2"),
-            ("norm2", "instance_feedforward.norm"),
-            ("part_embed_generator.upsample", "part_embedding.upsample"),
-            ("part_embed_generator.LSA_conv", "part_embedding.attention"),
-            ("part_embed_generator.fc", "part_embedding.project"),
-            ("updater.fc1", "part_update.reduce"),
-            ("updater.norm_fc1", "part_update.norm"),
-            ("updater.fc2", "part_update.expand"),
-            ("kps_self_attn", "self_attention.attention"),
-            ("self_attn_norm", "self_attention.norm"),
-            ("linear1_l", "feedforward.linear1"),
-            ("linear2_l", "feedforward.linear2"),
-            ("norm2_l", "feedforward.norm"),
-        ]
-    ),
-    ("criterion.flow.flow.s", "criterion.keypoint_loss.flow.scale"),
-    ("criterion.flow.flow.t", "criterion.keypoint_loss.flow.translate"),
-    ("criterion.flow.flow.mask", "criterion.keypoint_loss.flow.masks"),
-]
+# how names begin, the authors' -> ours; the first that fits counts
+_BOX_STAGE = {
+    "inst_interact.dynamic_layer": "interaction.generator",
+    "inst_interact.out_layer": "interaction.output",
+    "inst_interact": "interaction",
+    "self_attn": "self_attention.attention",
+    "norm1": "self_attention.norm",
+    "norm2": "interaction_norm",
+    "linear1": "feedforward.linear1",
+    "linear2": "feedforward.linear2",
+    "norm3": "feedforward.norm",
+    "cls_module": "class_branch",
+    "reg_module": "box_branch",
+    "class_logits": "class_logit",
+    "bboxes_delta": "box_delta",
+}
+_KEYPOINT_STAGE = {
+    "pose_decoder_inst_interact.dynamic_layer": "instance_interaction.generator",
+    "pose_decoder_inst_interact.out_layer": "instance_interaction.output",
+    "pose_decoder_inst_interact": "instance_interaction",
+    "inst_convs": "tower",
+    "inst_norm": "instance_norm",
+    "linear1": "instance_feedforward.linear1",
+    "linear2": "instance_feedforward.linear2",
+    "norm2": "instance_feedforward.norm",
+    "part_embed_generator.upsample": "part_embedding.upsample",
+    "part_embed_generator.LSA_conv": "part_embedding.attention",
+    "part_embed_generator.fc": "part_embedding.project",
+    "updater.fc1": "part_update.reduce",
+    "updater.norm_fc1": "part_update.norm",
+    "updater.fc2": "part_update.expand",
+    "kps_self_attn": "self_attention.attention",
+    "self_attn_norm": "self_attention.norm",
+    "linear1_l": "feedforward.linear1",
+    "linear2_l": "feedforward.linear2",
+    "norm2_l": "feedforward.norm",
+}
+_ELSEWHERE = {
+    "init_proposal_features": "decoder.instance_queries",
+    "init_proposal_boxes": "decoder.proposal_boxes",
+    "part_query": "decoder.part_queries",
+    "criterion.flow.flow.s": "criterion.keypoint_loss.flow.scale",
+    "criterion.flow.flow.t": "criterion.keypoint_loss.flow.translate",
+    "criterion.flow.flow.mask": "criterion.keypoint_loss.flow.masks",
+    "backbone": "backbone",
+}
 
 # layers that the authors keep per part: their name -> our stacked tensor
-_PER_PART = {
-    "residual_filter.{part}": "instance_to_part.",
-    "fc_coord.{part}.linear": "heads.coordinate_",
-    "fc_sigma.{part}.linear": "heads.sigma_",
-}
+_PER_PART = {"residual_filter": "instance_to_part.", "fc_coord": "heads.coordinate_", "fc_sigma": "heads.sigma_"}
 
 # tensors without a function: pattern -> what they are
 _DROPPED = {
-    rf"{re.escape(POSE)}\.\d+\.updater\.(fc3|norm_fc3)\..+": "a third gate layer (updater.fc3, updater.norm_fc3) that "
-    "is never called",
+    rf"{POSE}\.updater\.(fc3|norm_fc3)\..+": "a third gate layer (updater.fc3, updater.norm_fc3) that is never called",
     r"backbone\.fpn_conv\.4\..+": "a fifth level's convolution, whose map no stage reads",
     r"backbone\.lateral_conv\.0\..+": "a convolution of the finest branch that is never called",
     **{re.escape(BOTTOM_UP) + pattern: reason for pattern, reason in BUFFERS.items()},
@@ -87,23 +75,23 @@ def rename(name: str) -> str | None:
     """Our name of an authors' tensor that is copied as it is; None where there is no such tensor."""
     if name.startswith(BOTTOM_UP):
         return BOTTOM_UP + to_torchvision(name.removeprefix(BOTTOM_UP))
-    if name.startswith("backbone."):
-        return name
-    for theirs, ours in _NAMES:
-        pattern = re.escape(theirs).replace(r"\*", r"(\d+)")
-        if match := re.fullmatch(rf"{pattern}(\..+)?", name):
-            *stage, rest = match.groups()
-            return (ours.replace("*", stage[0]) if stage else ours) + (rest or "")
+    table, prefix, rest = _ELSEWHERE, "", name
+    if match := re.fullmatch(r"head\.(pose_)?head_series\.(\d+)\.(.+)", name):
+        is_pose, stage, rest = match.groups()
+        table = _KEYPOINT_STAGE if is_pose else _BOX_STAGE
+        prefix = f"decoder.{'keypoint' if is_pose else 'box'}_stages.{stage}."
+    for theirs, ours in table.items():
+        if rest == theirs or rest.startswith(f"{theirs}."):
+            return prefix + ours + rest.removeprefix(theirs)
     return None
 
 
 def per_part_slot(name: str) -> tuple[str, int] | None:
     """Our stacked tensor's name and the part's index, of a layer that the authors keep per part; else None."""
-    for theirs, ours in _PER_PART.items():
-        pattern = re.escape(theirs).replace(r"\{part\}", r"(\d+)")
-        if match := re.fullmatch(rf"{re.escape(POSE)}\.(\d+)\.{pattern}\.(weight|bias)", name):
-            stage, part, kind = match.groups()
-            return f"decoder.keypoint_stages.{stage}.{ours}{kind}", int(part)
+    pattern = r"head\.pose_head_series\.(\d+)\.(residual_filter|fc_coord|fc_sigma)\.(\d+)\.(?:linear\.)?(weight|bias)"
+    if match := re.fullmatch(pattern, name):
+        stage, layer, part, kind = match.groups()
+        return f"decoder.keypoint_stages.{stage}.{_PER_PART[layer]}{kind}", int(part)
     return None
 
 
@@ -111,12 +99,9 @@ def convert_authors_checkpoint(path: str) -> Conversion:
     """Read an authors' checkpoint of any backbone and variant without running any code in it, and convert it.
 
     Everything is found from the tensors' shapes; the skeleton is COCO's, the only one they know.
-
-    Raises:
-        UserError: a file that is missing, holds code, or does not hold exactly the tensors of a QueryPose.
     """
     loaded, dropped = load_tensors(path)
-    if not any(name.startswith(f"{POSE}.") and ".fc_coord." in name for name in loaded):
+    if not any(re.match(rf"{POSE}\.fc_coord\.", name) for name in loaded):
         raise UserError(
             f"the checkpoint {path} is not the authors' QueryPose: it has no keypoint heads in their naming"
         )
@@ -124,17 +109,16 @@ def convert_authors_checkpoint(path: str) -> Conversion:
     settings = {**backbone_settings(loaded, path), **head_settings(loaded)}
     settings["MODEL.QUERYPOSE.PART_DIVISION"] = None if division == "rigid" else division
     layout = Layout.closest(settings)
-    state_dict, left_out = convert_authors_weights(loaded, part_of_keypoint)
-    for name in left_out:
-        dropped.setdefault(_reason_to_drop(name) or "", []).append(name)
-    conversion = layout.conversion(path, {**state_dict, **index_buffers(layout.shapes)}, dropped)
+    state_dict, without_function = convert_authors_weights(loaded, part_of_keypoint)
+    tensors = {**state_dict, **index_buffers(layout.shapes)}
+    conversion = layout.conversion(path, tensors, {**dropped, **without_function})
     conversion.configs = conversion.configs[:1]
     return conversion
 
 
 def convert_authors_weights(
     state_dict: dict[str, Tensor], part_of_keypoint: list[int]
-) -> tuple[dict[str, Tensor], list[str]]:
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """Rename and stack a whole state dict.
 
     Args:
@@ -143,24 +127,23 @@ def convert_authors_weights(
             in the skeleton's order.
 
     Returns:
-        our state dict, and the names that were dropped because they carry no function.
+        our state dict, and what was dropped because it has no function: what it is -> names.
 
     Raises:
-        UserError: tensors that are no QueryPose's.
+        UserError: tensors that are not QueryPose's.
     """
-    converted, dropped, unknown = {}, [], []
+    kept, dropped = split_off(state_dict, _DROPPED)
+    converted, unknown = {}, []
     stacks: dict[str, dict[int, Tensor]] = {}
-    for name, tensor in state_dict.items():
-        if _reason_to_drop(name):
-            dropped.append(name)
-        elif slot := per_part_slot(name):
+    for name, tensor in kept.items():
+        if slot := per_part_slot(name):
             stacks.setdefault(slot[0], {})[slot[1]] = tensor
         elif ours := rename(name):
             converted[ours] = tensor
         else:
             unknown.append(name)
     if unknown:
-        raise UserError(f"this is no checkpoint of the authors' QueryPose: it holds {enumerate_names(unknown, 5)}")
+        raise UserError(f"this is not a checkpoint of the authors' QueryPose: it holds {enumerate_names(unknown, 5)}")
 
     for name, parts in stacks.items():
         ordered = [parts[index] for index in sorted(parts)]
@@ -170,19 +153,13 @@ def convert_authors_weights(
     return converted, dropped
 
 
-def _reason_to_drop(name: str) -> str | None:
-    return next((reason for pattern, reason in _DROPPED.items() if re.fullmatch(pattern, name)), None)
-
-
 def _by_keypoint(parts: list[Tensor], part_of_keypoint: list[int]) -> Tensor:
     """Rows (x, y of a part's keypoints) of every part -> (K, 2, ...) in the skeleton's order."""
-    sizes = [len(part) // 2 for part in parts]
+    sizes = [len(part) / 2 for part in parts]
     if sizes != [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)]:
-        raise UserError(f"the checkpoint's parts hold {sizes} keypoints, which is not the part division of the config")
-    taken = [0] * len(parts)
-    rows = []
-    for part in part_of_keypoint:
-        start = 2 * taken[part]
-        rows.append(parts[part][start : start + 2])
-        taken[part] += 1
-    return torch.stack(rows)
+        listed = ", ".join(f"{size:g}" for size in sizes)
+        raise UserError(
+            f"the checkpoint's parts hold [{listed}] keypoints, which is not the part division of the config"
+        )
+    keypoints = [iter(part.unflatten(0, (-1, 2))) for part in parts]
+    return torch.stack([next(keypoints[part]) for part in part_of_keypoint])

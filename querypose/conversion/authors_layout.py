@@ -1,6 +1,5 @@
 """Which QueryPose an authors' checkpoint holds, by the shapes of its tensors."""
 
-import re
 from collections.abc import Mapping
 
 from detectron2.data import MetadataCatalog
@@ -13,13 +12,14 @@ from querypose.errors import UserError
 from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
 from querypose.skeleton import Skeleton
 
-BOX = "head.head_series"
-POSE = "head.pose_head_series"
+# patterns of how the names of a stage's tensors begin
+BOX = r"head\.head_series\.\d+"
+POSE = r"head\.pose_head_series\.\d+"
 
 
 def find_division(state_dict: Mapping[str, Tensor], path: str) -> tuple[str, list[int]]:
     """The part division, by name and as the part of each keypoint, that the sizes of the part heads belong to."""
-    head = rf"{re.escape(POSE)}\.\d+\.fc_(?:coord|sigma)\.{{}}\.linear\.(?:weight|bias)"
+    head = rf"{POSE}\.fc_(?:coord|sigma)\.{{}}\.linear\.(?:weight|bias)"
     number = number_of(state_dict, head.format(r"(\d+)"))
     sizes = [shape_of(state_dict, head.format(part))[0] // 2 for part in range(number)]
     skeleton = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_train"))
@@ -27,7 +27,7 @@ def find_division(state_dict: Mapping[str, Tensor], path: str) -> tuple[str, lis
         part_of_keypoint = build_part_division(skeleton, division)
         if [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)] == sizes:
             return division, part_of_keypoint
-    raise UserError(f"the checkpoint {path} has parts of {sizes} keypoints, which is no part division of Figure 4")
+    raise UserError(f"the checkpoint {path} has parts of {sizes} keypoints, which is not a part division of Figure 4")
 
 
 def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
@@ -35,9 +35,8 @@ def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
 
     Not in the shapes, hence left to the config: the number of attention heads, the side of the light variant's regions.
     """
-    box, pose = rf"{re.escape(BOX)}\.\d+", rf"{re.escape(POSE)}\.\d+"
     num_queries, dim = shape_of(state_dict, r"init_proposal_features\.weight")
-    tokens = shape_of(state_dict, rf"{box}\.inst_interact\.out_layer\.weight")[1] // dim
+    tokens = shape_of(state_dict, rf"{BOX}\.inst_interact\.out_layer\.weight")[1] // dim
     full = any(".pose_decoder_inst_interact." in name for name in state_dict)
     node = {
         "VARIANT": "full" if full else "light",
@@ -45,25 +44,21 @@ def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
         "NUM_STAGES": number_of(state_dict, r"head\.(?:pose_)?head_series\.(\d+)\..+"),
         "HIDDEN_DIM": dim,
         "PART_DIM": shape_of(state_dict, r"part_query\.weight")[1],
-        "FEEDFORWARD_DIM": shape_of(state_dict, rf"{box}\.linear1\.weight")[0],
-        "DYNAMIC_DIM": shape_of(state_dict, rf"{box}\.inst_interact\.norm1\.weight")[0],
-        "NUM_TOWER_LAYERS": (number_of(state_dict, rf"{pose}\.inst_convs\.(\d+)\..+") + 1) // 2,
-        "TOWER_DIM": shape_of(state_dict, rf"{pose}\.inst_convs\.0\.weight")[0],
+        "FEEDFORWARD_DIM": shape_of(state_dict, rf"{BOX}\.linear1\.weight")[0],
+        "DYNAMIC_DIM": shape_of(state_dict, rf"{BOX}\.inst_interact\.norm1\.weight")[0],
+        "NUM_TOWER_LAYERS": (number_of(state_dict, rf"{POSE}\.inst_convs\.(\d+)\..+") + 1) // 2,
+        "TOWER_DIM": shape_of(state_dict, rf"{POSE}\.inst_convs\.0\.weight")[0],
     }
     settings = {"MODEL.FPN.OUT_CHANNELS": dim, **{f"MODEL.QUERYPOSE.{key}": value for key, value in node.items()}}
     settings["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] = round(tokens**0.5)
     if full:
-        tokens = shape_of(state_dict, rf"{pose}\.pose_decoder_inst_interact\.out_layer\.weight")[1] // dim
+        tokens = shape_of(state_dict, rf"{POSE}\.pose_decoder_inst_interact\.out_layer\.weight")[1] // dim
         settings["MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION"] = round(tokens**0.5)
     return settings
 
 
 def backbone_settings(state_dict: Mapping[str, Tensor], path: str) -> dict[str, object]:
-    """Config values of the backbone and its neck.
-
-    Raises:
-        UserError: a backbone that the authors do not have.
-    """
+    """Config values of the backbone and its neck."""
     bottom_up = {
         name.removeprefix(BOTTOM_UP): tensor for name, tensor in state_dict.items() if name.startswith(BOTTOM_UP)
     }

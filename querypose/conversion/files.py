@@ -1,6 +1,5 @@
 """What a converter returns, and the files that it reads and writes."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from querypose.atomic_io import whole_file
+from querypose.atomic_io import check_output_file, whole_file
 from querypose.errors import UserError
 from querypose.safe_loading import find_weights, read_checkpoint
 
@@ -41,61 +40,51 @@ def load_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     return find_weights(read_checkpoint(path), path)
 
 
+def split_off(
+    tensors: Mapping[str, Tensor], reasons: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Leave out tensors; `reasons`: pattern of their names -> why. Returns the others, and reason -> names."""
+    kept: dict[str, Tensor] = {}
+    dropped: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        reason = next((reason for pattern, reason in reasons.items() if re.fullmatch(pattern, name)), None)
+        if reason:
+            dropped.setdefault(reason, []).append(name)
+        else:
+            kept[name] = tensor
+    return kept, dropped
+
+
 def load_backbone(
     path: str, kind: str, first: str, heads: Mapping[str, str]
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """The tensors of a backbone in a checkpoint of a classifier, detector or pose estimator, in the file's naming.
 
     Args:
-        path: the checkpoint.
-        kind: what it should be, for messages.
+        kind: what the checkpoint should be, for messages.
         first: a tensor that every backbone of this kind has, without the prefix "backbone." that some files use.
         heads: pattern of the names of what is no part of the backbone -> what that is.
 
     Returns:
         tensors by name without that prefix, and what was left out: reason -> names.
-
-    Raises:
-        UserError: a file that is missing, holds code, or is of another kind.
     """
     loaded, dropped = load_tensors(path)
-    prefix = "backbone." if f"backbone.{first}" in loaded else ""
-    tensors = {}
-    for name, tensor in loaded.items():
-        bare = name.removeprefix(prefix)
-        reason = next((reason for pattern, reason in heads.items() if re.fullmatch(pattern, bare)), None)
-        if reason:
-            dropped.setdefault(reason, []).append(name)
-        else:
-            tensors[bare] = tensor
-    if first not in tensors:
-        raise UserError(f"the checkpoint {path} is no {kind}: it lacks {first}")
-    return tensors, dropped
+    if f"backbone.{first}" in loaded:
+        loaded = {name.removeprefix("backbone."): tensor for name, tensor in loaded.items()}
+    if first not in loaded:
+        raise UserError(f"the checkpoint {path} does not match {kind}: it lacks {first}")
+    tensors, others = split_off(loaded, heads)
+    return tensors, {**dropped, **others}
 
 
 def save_weights(state_dict: dict[str, Tensor], path: str, author: str) -> None:
-    """Write weights that our checkpointer reads, atomically and never over another file.
+    """Write weights atomically, never over another file; in PyTorch's format unless `path` ends in `.safetensors`.
 
-    Args:
-        state_dict: tensors by our names.
-        path: a file in the safetensors format where it ends in `.safetensors`, else in PyTorch's.
-        author: whose weights they are, for the log of whoever loads a PyTorch file.
-
-    Raises:
-        UserError: `path` exists, or its folder does not.
+    author: whose weights they are, for the log of whoever loads a PyTorch file.
     """
-    check_free(path)
+    check_output_file(path)
     with whole_file(path) as file:
         if path.endswith(".safetensors"):
             file.write(safetensors.torch.save({name: tensor.contiguous() for name, tensor in state_dict.items()}))
         else:
             torch.save({"model": state_dict, "__author__": author}, file)
-
-
-def check_free(path: str) -> None:
-    """Raise a UserError unless `path` can be written as a new file."""
-    if os.path.lexists(path):
-        raise UserError(f"{path} exists already; remove it or name another file")
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise UserError(f"the folder '{folder}' of the output does not exist; create it first")

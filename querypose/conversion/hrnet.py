@@ -12,8 +12,8 @@ from querypose.conversion.layout import BOTTOM_UP, Layout, shape_of
 _HEADS = {
     r"final_layer\..+": "the head (final_layer): heatmaps or classes, not features",
     r"(?:incre_modules|downsamp_modules|classifier)\..+": "the classifier (incre_modules, downsamp_modules, "
-    "classifier), which is no part of the backbone",
-    r"(?:last_layer|keypoint_head|head)\..+": "the head, which is no part of the backbone",
+    "classifier), which is not part of the backbone",
+    r"(?:last_layer|keypoint_head|head)\..+": "the head, which is not part of the backbone",
 }
 
 # what a network that reads only the finest branch leaves out: the last module's way to the coarser ones
@@ -30,11 +30,7 @@ def hrnet_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def convert_hrnet_checkpoint(path: str) -> Conversion:
-    """Read a pose-HRNet or an ImageNet HRNet as weights of our backbone; the names stay as they are.
-
-    Raises:
-        UserError: a file that is missing, holds code, or is not exactly an HRNet.
-    """
+    """Read a pose-HRNet or an ImageNet HRNet as weights of our backbone; the names stay as they are."""
     theirs, dropped = load_backbone(path, "HRNet", "transition1.0.0.weight", _HEADS)
     layout = Layout.closest(hrnet_settings(theirs), BOTTOM_UP)
     return layout.conversion(path, {BOTTOM_UP + name: tensor for name, tensor in theirs.items()}, dropped, _OPTIONAL)

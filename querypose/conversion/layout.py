@@ -4,7 +4,9 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from detectron2.config import CfgNode
@@ -60,8 +62,7 @@ class Layout:
         path: str,
         tensors: Mapping[str, Tensor],
         dropped: dict[str, list[str]],
-        optional: Mapping[str, str] | None = None,
-        notes: list[str] | None = None,
+        optional: Mapping[str, str] = MappingProxyType({}),
     ) -> Conversion:
         """The converted checkpoint, if it is complete.
 
@@ -70,28 +71,29 @@ class Layout:
             tensors: by our names.
             dropped: reason -> names that were left out so far.
             optional: pattern of names that a checkpoint may lack, all or none of them -> what these are.
-            notes: for `Conversion`.
 
         Raises:
             UserError: tensors that are missing, unexpected or misshapen, with the list of all.
         """
-        fresh = {}
-        for pattern, reason in (optional or {}).items():
+        fresh: dict[str, list[str]] = {}
+        for pattern, reason in optional.items():
             names = [name for name in self.shapes if re.fullmatch(pattern, name)]
-            if not any(name in tensors for name in names):
+            if tensors.keys().isdisjoint(names):
                 fresh[reason] = names
-        absent = {name for names in fresh.values() for name in names}
-        missing = [name for name in self.shapes if name not in tensors and name not in absent]
+        wanted = self.shapes.keys() - {name for names in fresh.values() for name in names}
         surplus = [name for name in tensors if name not in self.shapes]
-        misshapen = [
-            f"{name} {tuple(tensors[name].shape)} instead of {shape}"
-            for name, shape in self.shapes.items()
-            if name in tensors and tuple(tensors[name].shape) != shape
-        ]
-        kinds = {"missing": missing, "unexpected": surplus, "misshapen": misshapen}
-        faults = {kind: [name for name in names if not name.endswith(_COUNTER)] for kind, names in kinds.items()}
-        listed = [f"{len(names)} {kind} ({enumerate_names(names)})" for kind, names in faults.items() if names]
-        if listed:
+        faults = {
+            "missing": [name for name in self.shapes if name in wanted and name not in tensors],
+            "unexpected": surplus,
+            "misshapen": [
+                f"{name} {tuple(tensors[name].shape)} instead of {shape}"
+                for name, shape in self.shapes.items()
+                if name in tensors and tuple(tensors[name].shape) != shape
+            ],
+        }
+        faults = {kind: [name for name in names if not name.endswith(_COUNTER)] for kind, names in faults.items()}
+        if any(faults.values()):
+            listed = [f"{len(names)} {kind} ({enumerate_names(names)})" for kind, names in faults.items() if names]
             raise UserError(
                 f"the checkpoint {path} does not hold exactly the tensors of its model: {'; '.join(listed)}; "
                 "convert a complete, unchanged checkpoint"
@@ -99,21 +101,20 @@ class Layout:
         if surplus:
             dropped = {**dropped, f"{_COUNTER}: frozen norms count no batches": surplus}
         kept = {name: tensor for name, tensor in tensors.items() if name in self.shapes}
-        return Conversion(kept, dropped, fresh, self.configs, self.overrides, notes or [])
+        return Conversion(kept, dropped, fresh, self.configs, self.overrides)
 
 
 def closest_configs(settings: Mapping[str, object]) -> tuple[list[str], list[str]]:
     """`configs` and `overrides` of `Layout.closest`."""
-    candidates = []
-    for name, cfg in _shipped_configs().items():
-        if cfg.MODEL.BACKBONE.NAME == settings["MODEL.BACKBONE.NAME"]:
-            other = {key: value for key, value in settings.items() if _get(cfg, key) != value}
-            candidates.append((name, other))
+    candidates = {
+        name: {key: value for key, value in settings.items() if attrgetter(key)(cfg) != value}
+        for name, cfg in _shipped_configs().items()
+        if cfg.MODEL.BACKBONE.NAME == settings["MODEL.BACKBONE.NAME"]
+    }
     if not candidates:
         raise UserError(f"no config in {CONFIG_FOLDER} has the backbone {settings['MODEL.BACKBONE.NAME']}")
-    fewest = min(len(other) for _, other in candidates)
-    _, overrides = next(candidate for candidate in candidates if len(candidate[1]) == fewest)
-    names = [name for name, other in candidates if other == overrides]
+    overrides = min(candidates.values(), key=len)
+    names = [name for name, other in candidates.items() if other == overrides]
     return names, [text for key, value in overrides.items() for text in (key, str(value))]
 
 
@@ -128,11 +129,7 @@ def _shipped_configs() -> dict[str, CfgNode]:
 
 
 def shape_of(state_dict: Mapping[str, Tensor], pattern: str) -> Shape:
-    """The shape of the first tensor whose whole name matches.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The shape of the first tensor whose whole name matches; raises a `UserError` if there is none."""
     for name, tensor in state_dict.items():
         if re.fullmatch(pattern, name):
             return tuple(tensor.shape)
@@ -150,9 +147,3 @@ def enumerate_names(names: list[str], most: int = 20) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _get(cfg: CfgNode, key: str) -> object:
-    for part in key.split("."):
-        cfg = cfg[part]
-    return list(cfg) if isinstance(cfg, tuple) else cfg

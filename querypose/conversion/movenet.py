@@ -2,7 +2,7 @@
 
 import json
 import math
-import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,11 +35,7 @@ _DTYPES = {"float32": "<f4", "int32": "<i4", "float16": "<f2"}
 
 
 def convert_movenet_file(path: str) -> Conversion:
-    """Read `movenet-multipose.json`, and the `.bin` beside it that it names, as weights of our backbone.
-
-    Raises:
-        UserError: a file that is missing, cut off, or not exactly MoveNet MultiPose.
-    """
+    """Read `movenet-multipose.json`, and the `.bin` beside it that it names, as weights of our backbone."""
     theirs = read_tfjs(path)
     names = _file_names()
     missing = [name for name in names.values() if name not in theirs]
@@ -63,72 +59,41 @@ def _to_torch(tensor: Tensor) -> Tensor:
 
 
 def read_tfjs(path: str) -> dict[str, Tensor]:
-    """The float tensors of a TensorFlow.js model, in float32, by their names in its file.
-
-    Raises:
-        UserError: no such file, no manifest of weights in it, binary files that are missing or of another length, or
-            weights in integers.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            groups = json.load(file)["weightsManifest"]
-        layouts = [(list(group["paths"]), [_layout(entry) for entry in group["weights"]]) for group in groups]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give movenet-multipose.json") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is no TensorFlow.js model: it has no readable 'weightsManifest' ({error}); give "
-            "movenet-multipose.json"
-        ) from error
+    """The float tensors of a TensorFlow.js model, in float32, by their names in its file."""
     tensors = {}
-    for paths, layout in layouts:
-        data = b"".join(_read_binary(os.path.join(os.path.dirname(path), name), path) for name in paths)
-        expected = sum(count * np.dtype(dtype).itemsize for _, _, dtype, count in layout)
-        if len(data) != expected:
-            raise UserError(
-                f"{', '.join(paths)} beside {path} has {len(data)} bytes instead of {expected}; fetch both files "
-                "again, from the same package"
-            )
-        start = 0
-        for name, shape, dtype, count in layout:
-            array = np.frombuffer(data, dtype, count, start).reshape(shape)
-            start += array.nbytes
-            if array.dtype.kind == "f":
-                tensors[name] = torch.from_numpy(array.astype(np.float32))
-    return tensors
-
-
-def _layout(entry: dict) -> tuple[str, tuple[int, ...], str, int]:
-    """A tensor's name, shape, numpy's name of its numbers, and how many they are."""
-    shape = tuple(int(side) for side in entry["shape"])
-    return entry["name"], shape, _DTYPES[entry.get("quantization", entry)["dtype"]], math.prod(shape)
-
-
-def _read_binary(name: str, path: str) -> bytes:
     try:
-        with open(name, "rb") as file:
-            return file.read()
+        for group in json.loads(Path(path).read_bytes())["weightsManifest"]:
+            data = b"".join(Path(path).with_name(name).read_bytes() for name in group["paths"])
+            start = 0
+            for entry in group["weights"]:
+                dtype = _DTYPES[entry.get("quantization", entry)["dtype"]]
+                array = np.frombuffer(data, dtype, math.prod(entry["shape"]), start).reshape(entry["shape"])
+                start += array.nbytes
+                if array.dtype.kind == "f":
+                    tensors[entry["name"]] = torch.from_numpy(array.astype(np.float32))
+            if start != len(data):
+                raise ValueError(f"{', '.join(group['paths'])}: {len(data)} bytes instead of {start}")
     except OSError as error:
         raise UserError(
-            f"{path} names {os.path.basename(name)} for its weights, which cannot be read beside it "
-            f"({error.strerror}); put both files of the package into one folder"
+            f"cannot read {error.filename} ({error.strerror}); give movenet-multipose.json with the .bin files that "
+            "it names beside it"
         ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not a complete TensorFlow.js model ({error}); give movenet-multipose.json of its package"
+        ) from error
+    return tensors
 
 
 def _file_names() -> dict[str, str]:
     """Our tensor's name -> the file's, for all but the convolutions to p2 .. p5."""
     convs = {"trunk.conv_stem": "Conv1/Conv2D", "trunk.conv_head": "Conv_1/Conv2D"}
     first, *blocks = (f"trunk.blocks.{stage}.{i}" for stage, number in enumerate(_BLOCKS) for i in range(number))
-    convs |= {
-        f"{first}.conv_dw": "expanded_conv_depthwise/depthwise",
-        f"{first}.conv_pw": "expanded_conv_project/Conv2D",
-    }
+    convs[f"{first}.conv_dw"] = "expanded_conv_depthwise/depthwise"
+    convs[f"{first}.conv_pw"] = "expanded_conv_project/Conv2D"
     for number, block in enumerate(blocks, start=1):
-        convs |= {
-            f"{block}.conv_pw": f"block_{number}_expand/Conv2D",
-            f"{block}.conv_dw": f"block_{number}_depthwise/depthwise",
-            f"{block}.conv_pwl": f"block_{number}_project/Conv2D",
-        }
+        for ours, theirs in (("pw", "expand/Conv2D"), ("dw", "depthwise/depthwise"), ("pwl", "project/Conv2D")):
+            convs[f"{block}.conv_{ours}"] = f"block_{number}_{theirs}"
     names = {}
     for ours, theirs in convs.items():
         names[f"{ours}.weight"] = f"{_EXTRACTOR}model/{theirs}_weights"

@@ -1,38 +1,28 @@
 """Weights for publication from a training checkpoint, and its backbone alone to start other models from."""
 
-from querypose.conversion.files import Conversion, load_tensors
+from collections.abc import Mapping
+
+import torch
+
+from querypose.conversion.files import Conversion, load_tensors, split_off
 from querypose.errors import UserError
 
 
 def publishable_weights(path: str) -> Conversion:
-    """The model's tensors of one of our training checkpoints, floating ones in half precision.
-
-    Optimizer, schedule and the losses' flow are left out, as inference does not need them. Loading converts the tensors
-    to the model's precision.
-
-    Raises:
-        UserError: a file that is missing, holds code, or no tensors.
-    """
-    state_dict, dropped = load_tensors(path)
-    training_only = [name for name in state_dict if name.startswith("criterion.")]
-    if training_only:
-        dropped["the losses (criterion), which inference does not need"] = training_only
-    kept = {name: tensor for name, tensor in state_dict.items() if name not in training_only}
-    halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in kept.items()}
-    return Conversion(halved, dropped)
+    """The tensors of one of our training checkpoints that inference needs, floating ones in half precision."""
+    return _part_of(path, {r"criterion\..+": "the losses (criterion), which inference does not need"}, torch.float16)
 
 
 def backbone_of(path: str) -> Conversion:
-    """The backbone and its FPN of one of our checkpoints, in float32, for any model with the same backbone.
-
-    Raises:
-        UserError: a file that is missing, holds code, or no tensors of a backbone.
-    """
-    state_dict, dropped = load_tensors(path)
-    rest = [name for name in state_dict if not name.startswith("backbone.")]
-    if len(rest) == len(state_dict):
+    """The backbone and its FPN of one of our checkpoints, in float32, for any model with the same backbone."""
+    conversion = _part_of(path, {r"(?!backbone\.).+": "what is not of the backbone"}, torch.float32)
+    if not conversion.state_dict:
         raise UserError(f"{path} has no tensor named backbone.*; give a checkpoint or weights of a QueryPose")
-    if rest:
-        dropped["what is not of the backbone"] = rest
-    kept = {name: tensor for name, tensor in state_dict.items() if name not in rest}
-    return Conversion({name: t.float() if t.is_floating_point() else t for name, t in kept.items()}, dropped)
+    return conversion
+
+
+def _part_of(path: str, reasons: Mapping[str, str], dtype: torch.dtype) -> Conversion:
+    tensors, dropped = load_tensors(path)
+    kept, others = split_off(tensors, reasons)
+    converted = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in kept.items()}
+    return Conversion(converted, {**dropped, **others})

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping
 
+from timm.layers import resize_rel_pos_bias_table_simple
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from querypose.conversion.files import Conversion, load_backbone
@@ -46,23 +46,11 @@ def index_buffers(shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
 
 
 def window_of(table_rows: int) -> int:
-    """The window that a table of (2 * window - 1) ** 2 relative positions belongs to.
-
-    Raises:
-        UserError: no window has that many.
-    """
+    """The window that a table of (2 * window - 1) ** 2 relative positions belongs to."""
     side = round(table_rows**0.5)
     if side * side != table_rows or side % 2 == 0:
         raise UserError(f"a relative position table of {table_rows} rows belongs to no square window")
     return (side + 1) // 2
-
-
-def resize_table(table: Tensor, window: int) -> Tensor:
-    """A table of relative position biases ((2 * w - 1) ** 2, heads) for another window, bicubic."""
-    before, after = 2 * window_of(len(table)) - 1, 2 * window - 1
-    grid = table.float().t().reshape(1, -1, before, before)
-    resized = F.interpolate(grid, size=(after, after), mode="bicubic", align_corners=False)
-    return resized.flatten(2)[0].t().contiguous().to(table.dtype)
 
 
 def swin_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
@@ -82,9 +70,6 @@ def convert_swin_checkpoint(path: str) -> Conversion:
     """Read an original Swin checkpoint (classifier, detector or segmenter) as weights of our backbone.
 
     Any head is dropped; relative position tables are interpolated where the config has another window.
-
-    Raises:
-        UserError: a file that is missing, holds code, or is not exactly a Swin backbone.
     """
     kind = "Swin in the original naming"
     theirs, dropped = load_backbone(path, kind, "patch_embed.proj.weight", {**_HEADS, **BUFFERS})
@@ -94,8 +79,11 @@ def convert_swin_checkpoint(path: str) -> Conversion:
     tensors = {BOTTOM_UP + to_torchvision(name): tensor for name, tensor in theirs.items()}
     tables = [name for name in tensors if name.endswith("relative_position_bias_table") and name in layout.shapes]
     window, target = (window_of(rows) for rows in (len(tensors[tables[0]]), layout.shapes[tables[0]][0]))
-    notes = []
     if target != window:
-        tensors |= {name: resize_table(tensors[name], target) for name in tables}
-        notes.append(f"interpolated {len(tables)} relative position tables from window {window} to {target}")
-    return layout.conversion(path, {**tensors, **index_buffers(layout.shapes)}, dropped, _OPTIONAL, notes)
+        for name in tables:
+            resized = resize_rel_pos_bias_table_simple(tensors[name].float(), (target, target), layout.shapes[name])
+            tensors[name] = resized.contiguous().to(tensors[name].dtype)
+    conversion = layout.conversion(path, {**tensors, **index_buffers(layout.shapes)}, dropped, _OPTIONAL)
+    if target != window:
+        conversion.notes = [f"interpolated {len(tables)} relative position tables from window {window} to {target}"]
+    return conversion

@@ -1,7 +1,7 @@
 """The one normalizer of COCO-format keypoint files, for training, evaluation, dataset checks and visualizations.
 
 Exports of CVAT, Label Studio, Roboflow and scripts differ in details that COCO's tools do not survive. What is clear is
-repaired and counted, persons that cannot be used are left out and counted, and the rest is refused with a sentence.
+repaired and counted, unusable persons are ignored and counted, and the rest is an error.
 docs/RELIABILITY.md lists both.
 """
 
@@ -58,7 +58,7 @@ class KeypointAnnotations:
 
     @property
     def num_used(self) -> int:
-        """Number of persons to train on and to find: those that are no crowds."""
+        """Number of persons to train on and to detect: those that are not crowds."""
         return self.num_annotations - sum(self.left_out.values())
 
     def leave_out(self, reason: str, title: str) -> None:

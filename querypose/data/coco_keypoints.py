@@ -216,7 +216,7 @@ def resolve_dataset(name: str) -> str:
 
     A name is a registered data set, a file `FILE.json` or `FILE.json@IMAGE_FOLDER`, or a split of a YOLO-pose data
     set, `FILE.yaml@SPLIT`. A file is looked for as given, then below `dataset_root()`. Without a folder the images are
-    looked for beside the file and in the usual places.
+    looked up beside the file and in the usual folders.
     """
     if name in DatasetCatalog.list():
         return name

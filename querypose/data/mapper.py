@@ -101,7 +101,7 @@ class PoseDatasetMapper:
         height, width: size of the file's image, to which predictions are scaled.
 
     Raises:
-        UnreadableImageError: for a file that is missing or is no image.
+        UnreadableImageError: for a file that is missing or is not an image.
         UserError: for one that is not of the annotated size.
     """
 

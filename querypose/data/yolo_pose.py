@@ -64,7 +64,7 @@ def _description(data_yaml: Path) -> dict[str, Any]:
         raise UserError(f"{data_yaml} cannot be read: {error}") from error
     shape = description.get("kpt_shape") if isinstance(description, dict) else None
     if not isinstance(shape, list) or len(shape) != 2 or shape[1] not in (2, 3):
-        raise UserError(f"{data_yaml} is no YOLO-pose data set: it needs kpt_shape: [keypoints, 2 or 3]")
+        raise UserError(f"{data_yaml} is not a YOLO-pose data set: it needs kpt_shape: [keypoints, 2 or 3]")
     return description
 
 

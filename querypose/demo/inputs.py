@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from querypose.atomic_io import make_output_folder
 from querypose.demo.video import Source
 from querypose.errors import UserError
 from querypose.image_io import image_endings
@@ -89,41 +91,30 @@ def output_names(sources: Sequence[Source]) -> list[str]:
     taken: set[str] = set()
     names = []
     for source in sources:
+        ending = ".mp4" if is_video(source) else ".jpg"
         if isinstance(source, Path):
             original = source.stem
+            ending = ".png" if source.suffix.lower() == ".png" else ending
         elif isinstance(source, int):
             original = "webcam"
         else:
             original = re.sub(r"\W+", "_", source.partition("://")[2]).strip("_")[-60:] or "stream"
-        stem, count = original, 1
-        while stem.lower() in taken:
-            count += 1
-            stem = f"{original}_{count}"
+        numbered = (f"{original}_{number}" for number in itertools.count(2))
+        stem = next(name for name in itertools.chain([original], numbered) if name.lower() not in taken)
         taken.add(stem.lower())
-        is_png = isinstance(source, Path) and source.suffix.lower() == ".png"
-        names.append(stem + (".mp4" if is_video(source) else ".png" if is_png else ".jpg"))
+        names.append(stem + ending)
     return names
 
 
 def image_ids(files: Sequence[Path]) -> list[int]:
     """Return the numbers that the files' names are, as in COCO; if not all are distinct numbers, 1, 2, ..."""
-    if all(file.stem.isdecimal() for file in files):
-        ids = [int(file.stem) for file in files]
-        if len(set(ids)) == len(ids):
-            return ids
-    return list(range(1, len(files) + 1))
+    ids = [int(file.stem) for file in files if file.stem.isdecimal()]
+    return ids if len(set(ids)) == len(files) else list(range(1, len(files) + 1))
 
 
-def prepare_output(folder: str | os.PathLike, sources: Sequence[Source]) -> Path:
+def prepare_output(folder: str | Path, sources: Sequence[Source]) -> Path:
     """Make the output folder; raise `UserError` if it cannot be written to or holds an input image."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".write_test"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --output.") from error
+    folder = make_output_folder(folder)
     for source in sources:
         if isinstance(source, Path) and source.resolve().parent == folder.resolve():
             raise UserError(f"{folder} holds the input {source}, which could be overwritten; choose another --output.")

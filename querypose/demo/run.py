@@ -1,4 +1,4 @@
-"""The demo: the persons of images, videos and cameras, drawn and written while the network works on the next frame."""
+"""The demo: persons of images, videos and cameras, drawn and written while the network processes the next frame."""
 
 import contextlib
 import itertools
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.config import CfgNode
 from PIL import Image
 from tqdm import tqdm
 
@@ -21,8 +20,8 @@ from querypose.demo.results import Results
 from querypose.demo.video import Source, VideoReader, VideoWriter, stop_on_interrupt
 from querypose.errors import UserError, one_line
 from querypose.image_io import read_image_rgb
-from querypose.modeling import KEYPOINT_LOSS_REGISTRY, KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
-from querypose.predictor import PosePredictor
+from querypose.modeling import KEYPOINT_LOSS_REGISTRY
+from querypose.predictor import PosePredictor, check_attention
 from querypose.structures import Persons
 from querypose.tracking import PoseTracker
 from querypose.visualization import draw_poses, overlay_attention
@@ -71,25 +70,20 @@ class Demo:
             attention: overlay the attention of the parts' embeddings.
             max_frames: most frames of a video or camera.
             tracker: gives the persons ids; the images of a folder are frames of one video, see `frames_in_order`.
-            drawing: options of `draw_poses`.
+            drawing: other options of `draw_poses` than the score threshold, which is the predictor's.
 
         Raises:
             UserError: attention of a model without attention maps, ellipses of one without sigma.
         """
         if attention:
-            _check_attention(predictor.cfg)
+            check_attention(predictor.cfg)
         loss = predictor.cfg.MODEL.QUERYPOSE.KEYPOINT_LOSS
         self._has_sigmas = KEYPOINT_LOSS_REGISTRY.get(loss).uses_sigma
         if drawing.get("sigmas") and not self._has_sigmas:
-            raise UserError(
-                f"a model with KEYPOINT_LOSS '{loss}' predicts no sigma; leave out --sigmas, or use one with RLE."
-            )
-        self.predictor = predictor
-        self.output = output
-        self.attention = attention
-        self.max_frames = max_frames
-        self.tracker = tracker
-        self.drawing = drawing
+            raise UserError(f"a model with KEYPOINT_LOSS '{loss}' predicts no sigma; leave out --sigmas, or use RLE.")
+        self.predictor, self.output, self.attention = predictor, output, attention
+        self.max_frames, self.tracker = max_frames, tracker
+        self.drawing = {"score_threshold": predictor.score_threshold, **drawing}
         self.failures: list[str] = []
         self.interrupted = self.has_frames = False
         self.num_persons = self.num_images = 0
@@ -99,7 +93,7 @@ class Demo:
         self._writer: VideoWriter | None = None
 
     def run(self, sources: Sequence[Source]) -> None:
-        """Work on image and video files, streams and cameras; an input that fails is reported and left out.
+        """Work on image and video files, streams and cameras; an input that fails is reported and skipped.
 
         Image ids are the numbers that images are named by, see `image_ids`; with videos or a camera, images and frames
         count from 1.
@@ -109,24 +103,23 @@ class Demo:
         if len(files) < len(sources):  # a camera or stream must not wait for more frames
             self._batch_size = 1
         ids: dict[Source, int] = dict(zip(files, image_ids(files), strict=True))
+        fields = {"tracked": self.tracker is not None, "sigmas": self._has_sigmas}
         with (
             stop_on_interrupt() as stop,
-            Results(
-                self.output, self.predictor.skeleton, tracked=self.tracker is not None, sigmas=self._has_sigmas
-            ) as results,
+            Results(self.output, self.predictor.skeleton, **fields) as results,
             ThreadPoolExecutor(1) as drawing,
         ):
             pending: Future[None] | None = None
-            video: Source | None = None
+            video: Path | None = None
             for frame, persons in self._predictions(self._frames(sources, stop)):
-                number = len(results.images) + 1 if self.has_frames else ids[frame.source]
+                number = results.images.length + 1 if self.has_frames else ids[frame.source]
                 seconds = None if frame.seconds is None else round(frame.seconds, 4)
                 if self.tracker is not None:
-                    before, video = video, frame.source if frame.index is not None else Path(str(frame.source)).parent
+                    before, video = video, Path(frame.name) if frame.index is not None else Path(frame.name).parent
                     if before is not None and before != video:
                         self.tracker.reset()
                     persons = self.tracker.update(persons, seconds)
-                results.add(persons, number, frame.name, frame.image.shape[:2], frame.index, seconds)
+                results.add(persons, number, frame.name, frame.index, seconds)
                 if pending is not None:
                     pending.result()
                 pending = drawing.submit(self._draw, frame, persons)
@@ -134,7 +127,7 @@ class Demo:
                     break
             drawing.submit(self._close_writer)
         self.interrupted = stop.is_set()
-        self.num_persons, self.num_images = len(results.predictions), len(results.images)
+        self.num_persons, self.num_images = results.predictions.length, results.images.length
 
     def fail(self, message: str) -> None:
         """Report an input that cannot be used, and remember it."""
@@ -163,10 +156,9 @@ class Demo:
     def _video_frames(self, source: Source, output: Path) -> Iterator[_Frame]:
         with contextlib.closing(VideoReader(source)) as reader:
             count, seconds = 0, 0.0
-            total = min(round(reader.duration * reader.frame_rate) or sys.maxsize, self.max_frames or sys.maxsize)
-            with tqdm(
-                total=None if total == sys.maxsize else total, desc=Path(reader.name).name, unit="frame", disable=None
-            ) as progress:
+            lengths = [round(reader.duration * reader.frame_rate), self.max_frames]
+            total = min(filter(None, lengths), default=None)
+            with tqdm(total=total, desc=Path(reader.name).name, unit="frame", disable=None) as progress:
                 for seconds, image in itertools.islice(reader, self.max_frames):
                     if source in self._failed:
                         return
@@ -233,13 +225,3 @@ class Demo:
     def _close_writer(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-
-def _check_attention(cfg: CfgNode) -> None:
-    config = cfg.MODEL.QUERYPOSE
-    has_parts = KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE).has_parts
-    if not (has_parts and PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING).makes_attention):
-        raise UserError(
-            f"a model with KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' and PART_EMBEDDING '{config.PART_EMBEDDING}' makes "
-            "no attention maps; leave out --attention, or use a model with an SPEGM."
-        )

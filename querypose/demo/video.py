@@ -37,7 +37,7 @@ class VideoReader:
     def __init__(self, source: Source):
         """Raises `UserError` if the source cannot be opened."""
         self._is_camera = isinstance(source, int)
-        self.name = f"camera {source}" if isinstance(source, int) else str(source)
+        self.name = f"camera {source}" if self._is_camera else str(source)
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else self.name)
         if not self._capture.isOpened():
             if self._is_camera:

@@ -49,8 +49,8 @@ class PoseCheckpointer(SafeCheckpointer):
             return {}
         if path and "://" not in path and not os.path.isfile(path):
             raise UserError(
-                f"there is no weights file {path}; set MODEL.WEIGHTS to a file, or to '' to start from random weights "
-                "(docs/MODEL_ZOO.md says how to make the file of each config from public weights)"
+                f"there is no weights file {path}; set MODEL.WEIGHTS to a file (docs/MODEL_ZOO.md), or to '' to "
+                "start from random weights"
             )
         return super().load(path, *args, **kwargs)
 
@@ -81,11 +81,10 @@ class PoseCheckpointer(SafeCheckpointer):
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
-            kept = os.path.basename(super().get_checkpoint_file())
+            before = os.path.basename(super().get_checkpoint_file()) or "none"
             raise UserError(
-                f"the checkpoint {path} cannot be written ({cause.strerror}); "
-                + (f"{kept} from before is kept; " if kept else "there is none from before; ")
-                + "free disk space and continue with --resume"
+                f"the checkpoint {path} cannot be written ({cause.strerror}); {before} from before is kept; "
+                "free disk space and continue with --resume"
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -102,13 +101,12 @@ class PoseCheckpointer(SafeCheckpointer):
         Logs which ones it skips, and why. All processes get what the first one finds.
         """
         found = ""
-        if comm.is_main_process():
-            for path in self._candidates():
-                reason = why_damaged(path)
-                if reason is None:
-                    found = str(path)
-                    break
-                logger.warning("%s is damaged (%s); looking for the one before it", path, reason)
+        for path in self._candidates() if comm.is_main_process() else ():
+            reason = why_damaged(path)
+            if reason is None:
+                found = str(path)
+                break
+            logger.warning("%s is damaged (%s); looking for the one before it", path, reason)
         return comm.all_gather(found)[0]
 
     def resume_or_load(

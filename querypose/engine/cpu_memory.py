@@ -1,5 +1,6 @@
-"""Settings of the whole process that make training on a CPU faster; for programs that train, not for libraries."""
+"""Process-wide settings that make training on a CPU faster; for programs, not for libraries."""
 
+import contextlib
 import ctypes
 import os
 
@@ -17,17 +18,16 @@ def speed_up_cpu_training(cfg: CfgNode) -> None:
         keep_freed_memory()
 
 
-def keep_freed_memory() -> bool:
-    """Let the C library keep what this process frees for its next allocations; returns whether it does now.
+def keep_freed_memory() -> None:
+    """Let the C library keep what this process frees for its next allocations.
 
     PyTorch's CPU tensors come from malloc. glibc takes large ones from the system one by one and returns them when they
     are freed, so that the system clears all of a step's memory in every step. Nothing changes with other C libraries,
     or where environment variables configure malloc.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
-        return False
-    try:
+        return
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries, Windows
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # other C libraries, Windows
-        return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,5 +1,6 @@
-"""Names the first tensor of a training step that is not finite, by computing the step again with hooks."""
+"""Finds the first non-finite tensor of a training step by computing the step again with hooks."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,8 +26,10 @@ def first_non_finite(loop: StepTrainer, batch: list[dict]) -> tuple[dict[str, fl
     found += [f"the image {index} of the batch" for index, inputs in enumerate(batch) if _is_bad(inputs["image"])]
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     losses: dict[str, float] = {}
-    handles = [module.register_forward_hook(_observer(name, found)) for name, module in model.named_modules() if name]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name:
+                hooks.enter_context(module.register_forward_hook(_observer(name, found)))
         for part, options in loop.parts(batch):
             part_losses = loop.forward(model, part, options)
             for name, loss in part_losses.items():
@@ -42,9 +45,6 @@ def first_non_finite(loop: StepTrainer, batch: list[dict]) -> tuple[dict[str, fl
             norms = [gradient.float().norm() for gradient in gradients if gradient is not None]
             if norms and _is_bad(torch.stack(norms).norm()):
                 found.append("the norm of the gradient, which overflows")
-    finally:
-        for handle in handles:
-            handle.remove()
     return losses, (found[0] if found else None)
 
 

@@ -1,4 +1,4 @@
-"""Steps with NaN or infinity change nothing: they are explained, and stop training or are skipped."""
+"""Steps with NaN or infinity never change the weights: they are diagnosed, then stop training or are skipped."""
 
 import logging
 from pathlib import Path
@@ -26,11 +26,7 @@ class NonFiniteGuard(HookBase):
     """
 
     def __init__(self, mode: str, output_dir: str):
-        """
-        Args:
-            mode: "stop" or "skip".
-            output_dir: folder for the batches.
-        """
+        """mode: "stop" or "skip"; output_dir: folder for the batches."""
         self.mode = mode
         self.output_dir = Path(output_dir)
         self.number = self._in_a_row = 0
@@ -78,7 +74,7 @@ class NonFiniteGuard(HookBase):
         if where is not None or comm.get_world_size() == 1:
             finding = f"{where or 'nothing when it is computed again'} in {self._write(losses, where)}"
             terms = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-            images = ", ".join(name_of(inputs) for inputs in self.loop.batch)
+            images = ", ".join(f"{one.get('file_name')} (image {one.get('image_id')})" for one in self.loop.batch)
             finding += f" (losses: {terms}; images: {images})"
         found = [text for text in comm.all_gather(finding) if text is not None]
         what = " and ".join(found) or "nothing in any process's part of the batch when it is computed again"
@@ -98,11 +94,6 @@ class NonFiniteGuard(HookBase):
         except (OSError, RuntimeError) as error:
             return f"{path}, which cannot be written ({error.__context__ or error})"
         return str(path)
-
-
-def name_of(inputs: dict) -> str:
-    """An input's file and image id, for messages."""
-    return f"{inputs.get('file_name', 'unnamed')} (image {inputs.get('image_id', 'without id')})"
 
 
 def plain(inputs: dict) -> dict:

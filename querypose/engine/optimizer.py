@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.solver.build import get_default_optimizer_params, reduce_param_groups
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
@@ -67,34 +67,19 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     )
 
 
-class GradientClipper:
-    """Clips gradients in place, as SOLVER.CLIP_GRADIENTS says, and returns the norm of the whole gradient before it."""
+def clip_gradients(parameters: Sequence[nn.Parameter], clip: CfgNode) -> Tensor:
+    """Clip gradients in place, and return the norm of the whole gradient before it.
 
-    @configurable
-    def __init__(self, *, clip_type: str | None = None, clip_value: float = math.inf, norm_type: float = 2.0):
-        """
-        Args:
-            clip_type: "full_model": by the norm of all gradients together (the paper); "norm": by that of each
-                parameter's gradient; "value": each number; None: nothing.
-            clip_value: the largest norm, or absolute value, that is left as it is.
-            norm_type: which norm.
-        """
-        self.clip_type = clip_type
-        self.clip_value = clip_value
-        self.norm_type = norm_type
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        clip = cfg.SOLVER.CLIP_GRADIENTS
-        clip_type = clip.CLIP_TYPE if clip.ENABLED else None
-        return {"clip_type": clip_type, "clip_value": clip.CLIP_VALUE, "norm_type": clip.NORM_TYPE}
-
-    def __call__(self, parameters: Sequence[nn.Parameter]) -> Tensor:
-        largest = self.clip_value if self.clip_type == "full_model" else math.inf
-        norm = nn.utils.clip_grad_norm_(parameters, largest, norm_type=self.norm_type)
-        if self.clip_type == "value":
-            nn.utils.clip_grad_value_(parameters, self.clip_value)
-        elif self.clip_type == "norm":
-            for parameter in parameters:
-                nn.utils.clip_grad_norm_(parameter, self.clip_value, norm_type=self.norm_type)
-        return norm
+    Args:
+        clip: SOLVER.CLIP_GRADIENTS, of which CLIP_TYPE is "full_model": by the norm of all gradients together (the
+            paper); "norm": by that of each parameter's gradient; or "value": each number.
+    """
+    kind = clip.CLIP_TYPE if clip.ENABLED else "none"
+    largest = clip.CLIP_VALUE if kind == "full_model" else math.inf
+    norm = nn.utils.clip_grad_norm_(parameters, largest, norm_type=clip.NORM_TYPE)
+    if kind == "value":
+        nn.utils.clip_grad_value_(parameters, clip.CLIP_VALUE)
+    elif kind == "norm":
+        for parameter in parameters:
+            nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
+    return norm

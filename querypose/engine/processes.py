@@ -44,7 +44,7 @@ def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
     if min(args.num_gpus, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
         raise UserError(
             f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank} is "
-            "impossible: give at least 1 of each, and a rank from 0 to the number of machines minus 1"
+            "impossible: give at least 1 of each, and ranks from 0"
         )
     if dist.is_torchelastic_launched() or args.num_gpus * args.num_machines == 1:
         return main(args)
@@ -79,8 +79,7 @@ def process_group(device: str, timeout: float = DEFAULT_TIMEOUT) -> Iterator[Non
     if on_gpu:
         if processes > torch.cuda.device_count():
             raise UserError(
-                f"--num-gpus {processes}, but this machine has {torch.cuda.device_count()}; give at most that, or "
-                "MODEL.DEVICE cpu for CPU processes"
+                f"--num-gpus {processes}, but this machine has {torch.cuda.device_count()}; or give MODEL.DEVICE cpu"
             )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=datetime.timedelta(seconds=timeout))
@@ -96,14 +95,17 @@ def _launch_config(args: Namespace) -> LaunchConfig:
     if args.num_machines > 1:
         address = urlsplit(args.dist_url)
         if address.scheme != "tcp" or not address.port:
-            raise UserError(
-                f"--dist-url is {args.dist_url}; give tcp://ADDRESS:PORT of the first machine on all machines"
-            )
+            raise UserError(f"--dist-url is {args.dist_url}; give tcp://ADDRESS:PORT of the first machine on all")
         configs = {"rank": args.machine_rank}
         rendezvous = {"rdzv_backend": "static", "rdzv_endpoint": address.netloc, "rdzv_configs": configs}
-    machines = args.num_machines
-    options: dict[str, Any] = {"nproc_per_node": args.num_gpus, "max_restarts": 0, "run_id": "querypose"}
-    return LaunchConfig(min_nodes=machines, max_nodes=machines, **options, **rendezvous)
+    return LaunchConfig(
+        min_nodes=args.num_machines,
+        max_nodes=args.num_machines,
+        nproc_per_node=args.num_gpus,
+        run_id="querypose",
+        max_restarts=0,
+        **rendezvous,
+    )
 
 
 def _run(main: Callable[[Namespace], Any], args: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Randomness in training is a function of the seed, the process and the iteration: a resumed run draws the same."""
+"""Randomness in training is a function of the seed, the process and the iteration: a resumed run samples the same."""
 
 import logging
 import os

@@ -56,7 +56,7 @@ def check_resumable(
     """
     advice = f"leave --resume out and give MODEL.WEIGHTS {path} and another OUTPUT_DIR"
     if "trainer" not in checkpoint:
-        raise UserError(f"{path} holds weights alone, so no run can be resumed from it; {advice} to start a new run")
+        raise UserError(f"{path} contains weights only, so a run cannot resume from it; {advice} to start a new run")
     state = checkpoint["trainer"]
     before, now = _flat(yaml.safe_load(state.get("config", "{}"))), _flat(yaml.safe_load(cfg.dump()))
     changed = {key: _change(key, before[key], now[key]) for key in now if before.get(key, now[key]) != now[key]}
@@ -69,17 +69,14 @@ def check_resumable(
         refused = [_change(name, *pair) for name, pair in shapes.items() if pair[0] != pair[1]]
         refused += _group_differences(state, optimizer)
     if refused:
-        more = f" and {len(refused) - _MOST_SHOWN} more" if len(refused) > _MOST_SHOWN else ""
         raise UserError(
-            f"the run in {path} cannot be resumed with this config, which differs (checkpoint -> config) in: "
-            f"{'; '.join(refused[:_MOST_SHOWN])}{more}. --resume continues a run as it was; to start a new run from "
-            f"its weights, {advice}"
+            f"the run in {path} cannot be resumed with another config (checkpoint -> config): "
+            f"{'; '.join(refused[:_MOST_SHOWN])}; to start a new run from its weights, {advice}"
         )
     done = checkpoint.get("iteration", -1) + 1
     if done > cfg.SOLVER.MAX_ITER:
         raise UserError(
-            f"the run in {path} has already done {done} iterations, and SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; give "
-            f"a SOLVER.MAX_ITER above {done} to continue it"
+            f"the run in {path} has already done {done} iterations, and SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}"
         )
     texts = [text for key, text in changed.items() if key not in ("OUTPUT_DIR", "MODEL.WEIGHTS", "SEED")]
     if texts:
@@ -92,12 +89,9 @@ def _is_free(key: str) -> bool:
 
 
 def _group_differences(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> list[str]:
-    if "_trainer" not in state:
-        return []
-    saved, current = (
-        [len(g["params"]) for g in groups]
-        for groups in (state["_trainer"]["optimizer"]["param_groups"], optimizer.param_groups)
-    )
+    current = [len(group["params"]) for group in optimizer.param_groups]
+    groups = state["_trainer"]["optimizer"]["param_groups"] if "_trainer" in state else optimizer.param_groups
+    saved = [len(group["params"]) for group in groups]
     return [] if saved == current else [_change("numbers of tensors in the parameter groups", saved, current)]
 
 

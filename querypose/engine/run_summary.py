@@ -27,26 +27,21 @@ def timed_inference(model: nn.Module) -> Iterator[list[float]]:
     seconds: list[float] = []
     started = 0.0
 
+    def now() -> float:
+        if torch.cuda.is_available() and not model.training:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     def start(*_: Any) -> None:
         nonlocal started
-        started = _now(model)
+        started = now()
 
     def stop(*_: Any) -> None:
         if not model.training:
-            seconds.append(_now(model) - started)
+            seconds.append(now() - started)
 
-    handles = [model.register_forward_pre_hook(start), model.register_forward_hook(stop)]
-    try:
+    with model.register_forward_pre_hook(start), model.register_forward_hook(stop):
         yield seconds
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _now(model: nn.Module) -> float:
-    if torch.cuda.is_available() and not model.training:
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def write_results(cfg: CfgNode, config_file: str, metrics: dict[str, Any] | None, seconds: list[float]) -> None:

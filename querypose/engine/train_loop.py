@@ -3,16 +3,16 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from querypose.engine.optimizer import GradientClipper
+from querypose.engine.optimizer import clip_gradients
 
 # Iterations between two transfers of the losses from a GPU; Detectron2's writers write as often.
 METRIC_PERIOD = 20
@@ -33,21 +33,21 @@ class StepTrainer(SimpleTrainer):
         data_loader: Iterable[list[dict]],
         optimizer: torch.optim.Optimizer,
         *,
-        clip: Callable[[Sequence[nn.Parameter]], Tensor] | None = None,
+        clip: CfgNode | None = None,
         accumulation_steps: int = 1,
         bfloat16: bool = False,
     ):
         """
         Args:
             model, data_loader, optimizer: as Detectron2's.
-            clip: clips the gradients of parameters in place, and returns their norm before; None only returns it.
+            clip: SOLVER.CLIP_GRADIENTS; None: gradients are not clipped.
             accumulation_steps: parts that a batch is split into, one after the other. Their losses are divided by the
                 persons and keypoints of the whole batch, so that their gradients add up to its gradient.
             bfloat16: forward passes under autocast. bfloat16 has float32's range and needs no gradient scaler;
                 flow, sigmas, box deltas and losses stay in float32.
         """
         super().__init__(model, data_loader, optimizer)
-        self.clip = clip or GradientClipper()
+        self.clip = clip or CfgNode({"ENABLED": False, "NORM_TYPE": 2.0})
         self.accumulation_steps = accumulation_steps
         self.bfloat16 = bfloat16
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -71,7 +71,7 @@ class StepTrainer(SimpleTrainer):
         self.optimizer.zero_grad()
         losses = self.backward(self.batch)
         # of the common gradient, and so the same in all processes
-        self.is_finite = bool(self.clip(self.parameters).isfinite())
+        self.is_finite = bool(clip_gradients(self.parameters, self.clip).isfinite())
         if self.is_finite:
             self.is_updating = True
             self.optimizer.step()
@@ -88,7 +88,9 @@ class StepTrainer(SimpleTrainer):
         total: dict[str, Tensor] = {}
         parts = self.parts(batch)
         for index, (part, options) in enumerate(parts):
-            with self._synchronized(last=index == len(parts) - 1):
+            # processes exchange the gradients of the last part only, which holds the sum over all parts
+            exchanges = index == len(parts) - 1 or not isinstance(self.model, DistributedDataParallel)
+            with contextlib.nullcontext() if exchanges else self.model.no_sync():
                 losses = self.forward(self.model, part, options)
                 loss: Tensor = sum(losses.values())  # type: ignore[assignment]
                 (loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)).backward()
@@ -111,12 +113,6 @@ class StepTrainer(SimpleTrainer):
         """The losses of a part, computed in the precision of the training run."""
         with torch.autocast(self.parameters[0].device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             return model(part, **options)
-
-    def _synchronized(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Processes exchange the gradients of the last part only, which holds the sum over all parts."""
-        if isinstance(self.model, DistributedDataParallel) and not last:
-            return self.model.no_sync()
-        return contextlib.nullcontext()
 
 
 def labeled_keypoints(instances: Instances) -> int:

@@ -3,16 +3,16 @@
 import argparse
 import functools
 import logging
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from torch import nn
 
+from querypose.atomic_io import make_output_folder
 from querypose.data import check_datasets
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.cpu_memory import speed_up_cpu_training
@@ -60,15 +60,15 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _run(args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Callable[[CfgNode], None] | None) -> dict:
+def _run(
+    args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Callable[[CfgNode], None] | None
+) -> dict | None:
     """What every process does."""
     cfg = setup_config(args.config_file, args.opts, add_config)
     with process_group(cfg.MODEL.DEVICE, args.timeout):
         check_datasets(cfg, train=not args.eval_only)
         if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
-            raise UserError(
-                "nothing to evaluate: give MODEL.WEIGHTS path/to/model.pth, or --resume for the last checkpoint"
-            )
+            raise UserError("nothing to evaluate: give MODEL.WEIGHTS FILE, or --resume for the last checkpoint")
         for name in cfg.DATASETS.TEST:
             trainer.build_evaluator(cfg, name)  # its errors are reported before training, not after it
         if not args.eval_only and not args.resume:
@@ -76,11 +76,22 @@ def _run(args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Calla
         if args.deterministic:
             make_deterministic(cfg)
         cfg.freeze()
-        make_folder(cfg.OUTPUT_DIR)
+        make_output_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
         default_setup(cfg, args)
         logging.getLogger("querypose").parent = logging.getLogger("detectron2")
         log_parts(cfg)
-        model, run = _evaluation(cfg, args, trainer) if args.eval_only else _training(cfg, args, trainer)
+        run: Callable[[], Any]
+        if args.eval_only:
+            model = trainer.build_model(cfg)
+            checkpointer = PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+            checkpointer.must_fit = True
+            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+            run = functools.partial(trainer.test, cfg, model)
+        else:
+            speed_up_cpu_training(cfg)
+            training = trainer(cfg)
+            training.resume_or_load(resume=args.resume)
+            model, run = training.model, training.train
         with timed_inference(model) as seconds:
             results = run()
         write_results(cfg, args.config_file, results, seconds)
@@ -89,42 +100,13 @@ def _run(args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Calla
         return results
 
 
-def _evaluation(cfg: CfgNode, args: argparse.Namespace, trainer: type[PoseTrainer]) -> tuple[nn.Module, Callable]:
-    model = trainer.build_model(cfg)
-    checkpointer = PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-    checkpointer.must_fit = True
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    return model, lambda: trainer.test(cfg, model)
-
-
-def _training(cfg: CfgNode, args: argparse.Namespace, trainer: type[PoseTrainer]) -> tuple[nn.Module, Callable]:
-    speed_up_cpu_training(cfg)
-    training = trainer(cfg)
-    training.resume_or_load(resume=args.resume)
-    return training.model, training.train
-
-
 def refuse_existing_run(folder: str) -> None:
     """Raise a UserError, in every process, if a training run has left metrics or checkpoints in the folder."""
-    traces = []
-    if comm.is_main_process():
-        traces = [path for name in RUN_TRACES for path in Path(folder).glob(name)]
-    traces = comm.all_gather(traces)[0]
+    traces = comm.all_gather([path.name for name in RUN_TRACES for path in Path(folder).glob(name)])[0]
     if traces:
         raise UserError(
-            f"OUTPUT_DIR {folder} already holds a run ({traces[0].name}); continue it with --resume, or give another "
-            "OUTPUT_DIR"
+            f"OUTPUT_DIR {folder} already holds a run ({traces[0]}); continue it with --resume, or give another folder"
         )
-
-
-def make_folder(folder: str) -> None:
-    """Make the folder of a run; raise a UserError if it cannot be made or written to."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to OUTPUT_DIR {folder}: {error.strerror}; give another folder") from error
 
 
 def log_parts(cfg: CfgNode) -> None:

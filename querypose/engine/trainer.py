@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.logger import log_first_n, setup_logger
+from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,7 +22,7 @@ from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, tr
 from querypose.engine.checkpoint_hooks import BestCheckpoint, PeriodicCheckpoints
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.non_finite import NonFiniteGuard
-from querypose.engine.optimizer import GradientClipper, build_optimizer
+from querypose.engine.optimizer import build_optimizer
 from querypose.engine.random_state import SeedSteps
 from querypose.engine.resume_check import check_resumable
 from querypose.engine.signals import Interrupted, StopOnSignal
@@ -51,12 +51,17 @@ class PoseTrainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
         steps = cfg.SOLVER.ACCUMULATION_STEPS
         # no_sync() does not support static graphs
         model = wrap_for_distribution(model, static_graph=steps == 1)
-        options = {"clip": GradientClipper(cfg), "accumulation_steps": steps, "bfloat16": use_bfloat16(cfg)}
-        self._trainer = StepTrainer(model, data_loader, optimizer, **options)
+        self._trainer = StepTrainer(
+            model,
+            self.build_train_loader(cfg),
+            optimizer,
+            clip=cfg.SOLVER.CLIP_GRADIENTS,
+            accumulation_steps=steps,
+            bfloat16=use_bfloat16(cfg),
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = PoseCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -205,7 +210,7 @@ class PoseTrainer(DefaultTrainer):
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
         else:
-            logger.warning("the checkpoint holds no state of the optimizer, which starts anew")
+            logger.warning("the checkpoint has no optimizer state; the optimizer starts from scratch")
         averaging = state_dict.get("hooks", {}).get("WeightAveraging")
         if averaging and not self.averaging:  # a run with SOLVER.EMA resumes without: the model holds the average
             self._trainer.plain_model.load_state_dict(averaging["weights"])
@@ -249,18 +254,8 @@ class PoseTrainer(DefaultTrainer):
         share_buffers(model)
         plain = model.module if isinstance(model, DistributedDataParallel) else model
         queries = contextlib.nullcontext()
-        if hasattr(plain, "every_query"):
-            if cfg.MODEL.QUERYPOSE.TEST.TOPK_POSES is None:
-                if plain.leaves_out_queries:
-                    text = "evaluating every query; inference returns the %d best persons of an image unless %s is set"
-                    key = "MODEL.QUERYPOSE.TEST.TOPK_POSES"
-                    log_first_n(logging.INFO, text % (plain.topk_poses, key), name=__name__)
-                queries = plain.every_query()  # type: ignore[operator]
-            elif plain.leaves_out_queries:
-                logger.warning(
-                    "MODEL.QUERYPOSE.TEST.TOPK_POSES: box AP below counts the %d best boxes of an image only",
-                    plain.topk_poses or plain.max_detections,
-                )
+        if cfg.MODEL.QUERYPOSE.TEST.TOPK_POSES is None and hasattr(plain, "every_query"):
+            queries = plain.every_query()  # type: ignore[operator]
         device_type = next(plain.parameters()).device.type
         with queries, torch.autocast(device_type, torch.bfloat16, enabled=cfg.TEST.AMP.ENABLED):
             return super().test(cfg, model, evaluators)

@@ -10,29 +10,20 @@ from detectron2.utils.logger import create_small_table
 
 from querypose.data.coco_format import are_finite_numbers, flat, id_key, shown
 from querypose.errors import UserError
-from querypose.evaluation import coco_backends, crowdpose
+from querypose.evaluation.coco_backends import COCO_METRICS, coco_stats
+from querypose.evaluation.crowdpose import CROWDPOSE_METRICS, crowdpose_stats
 from querypose.evaluation.ground_truth import Entries, GroundTruth, load_ground_truth
 
 logger = logging.getLogger(__name__)
 
 TASKS = ("bbox", "keypoints")
-
-_COCO_FUNCTIONS = {
-    "faster-coco-eval": coco_backends.faster_coco_eval,
-    "pycocotools": coco_backends.pycocotools,
-}
-_CROWDPOSE_FUNCTIONS = {
-    "faster-coco-eval": crowdpose.faster_coco_eval,
-    "pycocotools": crowdpose.pycocotools,
-    "crowdposetools": crowdpose.crowdposetools,
-}
-BACKENDS = tuple(_CROWDPOSE_FUNCTIONS)
+BACKENDS = ("faster-coco-eval", "pycocotools", "crowdposetools")
 
 Metrics = OrderedDict[str, dict[str, float]]
 
 
 def evaluate_coco_results(
-    ground_truth: str | os.PathLike[str] | dict[str, Any],
+    ground_truth: str | os.PathLike[str] | dict[str, Any] | GroundTruth,
     results: Entries,
     sigmas: Sequence[float] | None = None,
     tasks: Sequence[str] = TASKS,
@@ -59,29 +50,32 @@ def evaluate_coco_results(
     Raises:
         UserError: for results that do not fit the annotations.
     """
-    truth = load_ground_truth(ground_truth, sigmas=sigmas, protocol=protocol)
-    if not truth.content["annotations"]:
+    truth = load_ground_truth(ground_truth, sigmas=sigmas, protocol=protocol).require_persons()
+    check_options(tasks, backend, truth.protocol)
+    return compute_metrics(truth, check_results(results, truth, tasks), tasks, backend)
+
+
+def check_options(tasks: Sequence[str], backend: str, protocol: str) -> None:
+    """Raise a `UserError` for unknown tasks, and for a backend that cannot evaluate by the protocol."""
+    if not tasks or any(task not in TASKS for task in tasks):
+        raise UserError(f"the tasks to evaluate are {tasks!r}; give one or both of {', '.join(TASKS)}")
+    valid = BACKENDS if protocol == "crowdpose" else BACKENDS[:2]
+    if backend not in valid:
         raise UserError(
-            "the annotation file has no annotations of persons, so no AP can be computed; evaluate against a file "
-            "that has, or submit the results to the test set's server"
+            f"the evaluation backend is {backend!r}; by the rules of {protocol} it must be one of {', '.join(valid)}"
         )
-    tasks = check_tasks(tasks)
-    return compute_metrics(truth, check_results(results, truth, tasks), tasks, check_backend(backend, truth.protocol))
 
 
 def compute_metrics(ground_truth: GroundTruth, results: Entries, tasks: Sequence[str], backend: str) -> Metrics:
-    """Return the metrics of `evaluate_coco_results` for a `GroundTruth` and results that fit it."""
+    """Return the metrics of `evaluate_coco_results` for options and results that are known to be valid."""
     if not results:
         logger.warning("There is not a single detection to evaluate: every AP is 0.")
     metrics: Metrics = OrderedDict()
     for task in tasks:
         if task == "keypoints" and ground_truth.protocol == "crowdpose":
-            names: tuple[str, ...] = crowdpose.CROWDPOSE_METRICS
-            stats = _CROWDPOSE_FUNCTIONS[backend](ground_truth, results)
-        else:
-            # CrowdPose's official tool evaluates boxes as COCO's does
-            function = _COCO_FUNCTIONS.get(backend, coco_backends.pycocotools)
-            names, stats = coco_backends.COCO_METRICS[task], function(ground_truth, results, task)
+            names, stats = CROWDPOSE_METRICS, crowdpose_stats(ground_truth, results, backend)
+        else:  # CrowdPose's official tool evaluates boxes as COCO's does
+            names, stats = COCO_METRICS[task], coco_stats(ground_truth, results, task, backend)
         # -1 means that there is no ground truth, of small persons for example
         values = [100 * float(value) if value >= 0 else float("nan") for value in stats]
         metrics[task] = dict(zip(names, values, strict=True))
@@ -96,59 +90,37 @@ def check_results(results: Any, ground_truth: GroundTruth, tasks: Sequence[str])
         UserError: about the first entry that does not fit: of an unknown image, without the values of a task, ..
     """
     if not isinstance(results, list):
-        raise UserError("the results are no list; give COCO-format results, a list of one object per detection")
+        raise UserError("the results are not a list; give COCO-format results, one object per detection")
     image_ids = {id_key(image["id"]): image["id"] for image in ground_truth.content["images"]}
-    required = {"image_id", "category_id", "score", *tasks}
-    sizes = {
-        "bbox": (4, "x, y, width, height"),
-        "keypoints": (3 * ground_truth.skeleton.num_keypoints, "x, y, confidence per keypoint"),
-    }
+    category_id = ground_truth.category_id
+    lengths = {"bbox": 4, "keypoints": 3 * ground_truth.skeleton.num_keypoints}
     checked = []
     for number, result in enumerate(results):
         title = f"entry {number} of the results"
         if not isinstance(result, dict):
             raise UserError(f"{title} is {shown(result)} instead of an object with image_id, category_id, score, ..")
-        missing = sorted(required - result.keys())
-        if missing:
-            raise UserError(f"{title} has no {missing[0]!r}; every detection needs {', '.join(sorted(required))}")
-        key = id_key(result["image_id"])
-        if key not in image_ids:
+        for key in ("image_id", "category_id", "score", *tasks):
+            if key not in result:
+                raise UserError(f"{title} has no {key!r}")
+        if id_key(result["image_id"]) not in image_ids:
             raise UserError(f"{title} is of image {shown(result['image_id'])}, which is not in the data set")
-        if id_key(result["category_id"]) != id_key(ground_truth.category_id):
-            found = shown(result["category_id"])
-            raise UserError(f"{title} has the category_id {found} instead of {ground_truth.category_id}")
-        entry = {"image_id": image_ids[key], "category_id": ground_truth.category_id, "score": result["score"]}
-        for task in tasks:
-            length, meaning = sizes[task]
-            values = entry[task] = flat(result[task])
-            if not isinstance(values, list) or len(values) != length:
-                found = f"{len(values)} values" if isinstance(values, list) else shown(values)
-                raise UserError(f"{title} has in {task!r} {found} instead of {length} ({meaning})")
-        if isinstance(result.get("bbox"), list) and len(result["bbox"]) == 4:
-            entry["bbox"] = result["bbox"]
-        if not all(are_finite_numbers(values) for values in [[entry["score"]], *map(entry.get, entry.keys() & TASKS)]):
+        if id_key(result["category_id"]) != id_key(category_id):
+            raise UserError(f"{title} has the category_id {shown(result['category_id'])} instead of {category_id}")
+        values = {task: flat(result[task]) for task in tasks}
+        for task, numbers in values.items():
+            if not isinstance(numbers, list) or len(numbers) != lengths[task]:
+                found = f"{len(numbers)} values" if isinstance(numbers, list) else shown(numbers)
+                raise UserError(f"{title} has in {task!r} {found} instead of {lengths[task]} numbers")
+        box = result.get("bbox")
+        if isinstance(box, list) and len(box) == 4:
+            values["bbox"] = box
+        if not all(map(are_finite_numbers, [[result["score"]], *values.values()])):
             raise UserError(f"{title} holds values that are not finite numbers")
-        if "bbox" in entry and min(entry["bbox"][2:]) < 0:
-            raise UserError(f"{title} has a box of negative size: {entry['bbox']}")
-        checked.append(entry)
-    if not all("bbox" in entry for entry in checked):
-        # the tools look at the first result only
-        checked = [{key: value for key, value in entry.items() if key != "bbox"} for entry in checked]
+        if "bbox" in values and min(values["bbox"][2:]) < 0:
+            raise UserError(f"{title} has a box of negative size: {values['bbox']}")
+        image_id = image_ids[id_key(result["image_id"])]
+        checked.append({"image_id": image_id, "category_id": category_id, "score": result["score"], **values})
+    if not all("bbox" in entry for entry in checked):  # the tools look at the first result only
+        for entry in checked:
+            entry.pop("bbox", None)
     return checked
-
-
-def check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
-    """Return the tasks as a tuple, or raise a `UserError`."""
-    if not tasks or any(task not in TASKS for task in tasks):
-        raise UserError(f"the tasks to evaluate are {tasks!r}; give one or both of {', '.join(TASKS)}")
-    return tuple(tasks)
-
-
-def check_backend(backend: str, protocol: str) -> str:
-    """Return the name of the backend, or raise a `UserError` if it cannot evaluate by that protocol."""
-    valid = _CROWDPOSE_FUNCTIONS if protocol == "crowdpose" else _COCO_FUNCTIONS
-    if backend not in valid:
-        raise UserError(
-            f"the evaluation backend is {backend!r}; by the rules of {protocol} it must be one of {', '.join(valid)}"
-        )
-    return backend

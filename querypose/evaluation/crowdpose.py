@@ -8,61 +8,42 @@ import contextlib
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from querypose.errors import UserError
-from querypose.evaluation.coco_backends import run_faster_coco_eval, run_pycocotools
+from querypose.evaluation.coco_backends import run_coco_eval
 from querypose.evaluation.ground_truth import Entries, GroundTruth
 
-CROWDPOSE_METRICS = ("AP", "AP50", "AP75", "AR", "AR50", "AR75", "APE", "APM", "APH")
+CROWDPOSE_METRICS: tuple[str, ...] = ("AP", "AP50", "AP75", "AR", "AR50", "AR75", "APE", "APM", "APH")
 """Table 6's names: E easy (crowdIndex < 0.2), M medium (0.2 to 0.8), H hard (0.8 and more)."""
 
-_EASY_BELOW, _HARD_FROM = 0.2, 0.8
 
-
-def faster_coco_eval(ground_truth: GroundTruth, results: Entries) -> Iterable[float]:
+def crowdpose_stats(ground_truth: GroundTruth, results: Entries, backend: str) -> Sequence[float]:
     """Return the numbers of `CROWDPOSE_METRICS`, between 0 and 1, -1 where there is no ground truth.
 
-    As in the official tool, the last three are rounded to four decimals.
-
-    Args:
-        ground_truth: `GroundTruth` of protocol "crowdpose".
-        results: list of COCO-format results with `keypoints`; may be empty.
+    The last three are rounded to four decimals, as in the official tool.
     """
-    sigmas = list(ground_truth.skeleton.sigmas)
-    evaluation = run_faster_coco_eval(ground_truth, results, "keypoints_crowd", kpt_oks_sigmas=sigmas, use_area=False)
-    return list(evaluation.stats)
-
-
-def pycocotools(ground_truth: GroundTruth, results: Entries) -> Iterable[float]:
-    """Return the same numbers by pycocotools, with CrowdPose's areas and sets of images."""
-    evaluation = run_pycocotools(ground_truth, results, "keypoints").eval
-    precision, recall = evaluation["precision"][..., 0, 0, 0], evaluation["recall"][..., 0, 0, 0]
-    # thresholds 0.50, 0.55, .. 0.95
-    stats = [precision.mean(), precision[0].mean(), precision[5].mean(), recall.mean(), recall[0], recall[5]]
+    if backend == "faster-coco-eval":
+        return run_coco_eval(ground_truth, results, "keypoints_crowd", backend).stats
+    if backend == "crowdposetools" and results:  # it reads the first result to see of what kind they are
+        return _official_tool(ground_truth, results)
+    ap, ap50, ap75, _, _, ar, ar50, ar75, *_ = run_coco_eval(ground_truth, results, "keypoints", "pycocotools").stats
     numbers = ground_truth.image_numbers
-    images = [(image["crowdIndex"], numbers[image["id"]]) for image in ground_truth.content["images"]]
-    easy = [number for index, number in images if index < _EASY_BELOW]
-    hard = [number for index, number in images if index >= _HARD_FROM]
-    medium = [number for index, number in images if _EASY_BELOW <= index < _HARD_FROM]
-    for chosen in (easy, medium, hard):
-        value = -1.0
-        if chosen:
-            part = run_pycocotools(ground_truth, results, "keypoints", chosen).eval
-            value = round(float(part["precision"][..., 0, 0, 0].mean()), 4)
-        stats.append(value)
-    return stats
+    by_class: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for image in ground_truth.content["images"]:
+        by_class[np.digitize(image["crowdIndex"], (0.2, 0.8))].append(numbers[image["id"]])
+    parts = [
+        run_coco_eval(ground_truth, results, "keypoints", "pycocotools", images).stats[0] if images else -1.0
+        for images in by_class
+    ]
+    return [ap, ap50, ap75, ar, ar50, ar75, *np.round(parts, 4)]
 
 
-def crowdposetools(ground_truth: GroundTruth, results: Entries) -> Iterable[float]:
-    """Return the same numbers by the official tool, if it is installed; it uses CrowdPose's own sigmas.
-
-    Raises:
-        UserError: if it is not installed.
-    """
+def _official_tool(ground_truth: GroundTruth, results: Entries) -> Sequence[float]:
+    """The same numbers by crowdposetools, which uses CrowdPose's own sigmas."""
     try:
         from crowdposetools.coco import COCO
         from crowdposetools.cocoeval import COCOeval
@@ -71,9 +52,6 @@ def crowdposetools(ground_truth: GroundTruth, results: Entries) -> Iterable[floa
             f"the evaluation backend crowdposetools cannot be imported ({error}); install it from the CrowdPose "
             "repository (crowdpose-api/PythonAPI), or use faster-coco-eval, which gives the same numbers"
         ) from error
-    if not results:
-        return pycocotools(ground_truth, results)  # the tool reads the first result to see of what kind it is
-
     content, results = ground_truth.numbered(results)
     # boxes among the results would not change a number, but the tool would read them
     poses = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
@@ -88,20 +66,18 @@ def crowdposetools(ground_truth: GroundTruth, results: Entries) -> Iterable[floa
         evaluation.accumulate()
         evaluation.summarize()
     stats = list(evaluation.stats)
-    # older versions leave the places of COCO's two size classes empty
+    # older versions leave the entries of COCO's two size classes empty
     return stats if len(stats) == len(CROWDPOSE_METRICS) else stats[:3] + stats[5:]
 
 
 @contextlib.contextmanager
 def _old_numpy() -> Iterator[None]:
     """Run the official tool, written for NumPy before 1.24: it needs `np.float`, and whole numbers in `linspace`."""
-    linspace, missing = np.linspace, not hasattr(np, "float")
+    linspace = np.linspace
     np.linspace = lambda start, stop, num=50, **options: linspace(start, stop, int(num), **options)  # type: ignore
-    if missing:
-        np.float = float  # type: ignore
+    np.float = float  # type: ignore
     try:
         yield
     finally:
         np.linspace = linspace
-        if missing:
-            del np.float  # type: ignore
+        del np.float  # type: ignore

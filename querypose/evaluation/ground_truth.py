@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from querypose.data.annotations import AREA_PER_BOX_AREA, normalize, read_annotations
-from querypose.data.coco_keypoints import annotation_file, resolve_dataset
+from querypose.data.coco_keypoints import annotation_file
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton
 
@@ -40,8 +40,16 @@ class GroundTruth:
     @property
     def category_id(self) -> int | str:
         """Id of the persons' category."""
-        category_id: int | str = self.content["categories"][0]["id"]
-        return category_id
+        return self.content["categories"][0]["id"]
+
+    def require_persons(self) -> GroundTruth:
+        """Return self; raise a `UserError` if there is no person to find."""
+        if not self.content["annotations"]:
+            raise UserError(
+                "the data set has no annotations of persons, so no AP can be computed; give one that has, or submit "
+                "the results to the test set's server"
+            )
+        return self
 
     @property
     def image_numbers(self) -> dict[int | str, int]:
@@ -63,17 +71,16 @@ class GroundTruth:
         def copied(entry: dict[str, Any]) -> dict[str, Any]:
             return {**entry, "image_id": numbers[entry["image_id"]], "category_id": 1}
 
-        category = {"id": 1, "name": "person", "keypoints": list(self.skeleton.keypoint_names)}
         content = {
             "images": [{**image, "id": numbers[image["id"]]} for image in self.content["images"]],
-            "categories": [category],
-            "annotations": [copied(person) for person in self.content["annotations"]],
+            "categories": [{"id": 1, "name": "person", "keypoints": list(self.skeleton.keypoint_names)}],
+            "annotations": list(map(copied, self.content["annotations"])),
         }
-        return content, [copied(result) for result in results]
+        return content, list(map(copied, results))
 
 
 def load_ground_truth(
-    source: str | os.PathLike[str] | dict[str, Any],
+    source: str | os.PathLike[str] | dict[str, Any] | GroundTruth,
     *,
     skeleton: Skeleton | None = None,
     sigmas: Sequence[float] | None = None,
@@ -84,14 +91,15 @@ def load_ground_truth(
     By CrowdPose's protocol every area is 0.53 times that of the box, and `num_keypoints` leaves out head and neck.
 
     Args:
-        source: an annotation file, or its content (a dict, which is not changed).
-        skeleton: `Skeleton` of the keypoints; default the file's.
-        sigmas: K OKS sigmas; default those of the skeleton.
+        source: an annotation file, or its content (a dict, which is not changed); a `GroundTruth` is returned as it is.
+        skeleton: `Skeleton` of the keypoints; default the file's, with `sigmas` if given.
         protocol: one of `PROTOCOLS`; default "crowdpose" for a file whose images all have a `crowdIndex`.
 
     Raises:
         UserError: for a file that cannot be used, or that lacks what the protocol needs.
     """
+    if isinstance(source, GroundTruth):
+        return source
     if isinstance(source, dict):
         complete = {"images": [], "categories": [], "annotations": [], **source}
         annotations = normalize(complete, "the given annotations")
@@ -102,8 +110,6 @@ def load_ground_truth(
         if annotations.category is None:
             raise UserError(f"{annotations.path} has no category with keypoints; evaluate against a keypoint file")
         skeleton = Skeleton.from_coco_category(annotations.category, sigmas)
-    elif sigmas is not None and len(sigmas):
-        skeleton = skeleton.with_sigmas(sigmas)
     protocol = _check_protocol(annotations.images, protocol, annotations.path)
     if protocol == "crowdpose":
         for person in annotations.persons:
@@ -120,24 +126,18 @@ def load_ground_truth(
     return GroundTruth(content, skeleton, protocol)
 
 
-def ground_truth_of(dataset: str) -> tuple[GroundTruth, str]:
-    """Return the `GroundTruth` of a data set and the folder of its images.
+def ground_truth_of(dataset: str, *, sigmas: Sequence[float] | None = None, protocol: str | None = None) -> GroundTruth:
+    """Return the `GroundTruth` of a registered data set, by its metadata, or of FILE.json, as of `load_ground_truth`.
 
-    Args:
-        dataset: a registered name, FILE.json or FILE.json@IMAGE_FOLDER, as of `resolve_dataset`.
-
-    Raises:
-        UserError: for a data set that is unknown, cannot be read, or has no persons.
+    The `evaluator_type` "crowdpose" of a registered one requests that protocol.
     """
-    metadata = MetadataCatalog.get(resolve_dataset(dataset))
-    truth = load_ground_truth(
-        annotation_file(dataset),
-        skeleton=Skeleton.from_metadata(metadata),
-        protocol="crowdpose" if metadata.get("evaluator_type") == "crowdpose" else None,
-    )
-    if not truth.content["annotations"]:
-        raise UserError(f"the data set {dataset!r} has no annotations of persons; name one that has")
-    return truth, metadata.image_root
+    path = annotation_file(dataset)
+    if dataset not in DatasetCatalog.list():
+        return load_ground_truth(path, sigmas=sigmas, protocol=protocol)
+    metadata = MetadataCatalog.get(dataset)
+    if metadata.get("evaluator_type") == "crowdpose":
+        protocol = protocol or "crowdpose"
+    return load_ground_truth(path, skeleton=Skeleton.from_metadata(metadata, sigmas=sigmas), protocol=protocol)
 
 
 def _check_protocol(images: Entries, protocol: str | None, path: str) -> str:

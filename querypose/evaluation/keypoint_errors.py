@@ -1,4 +1,4 @@
-"""How well each single keypoint is found, which AP of whole persons does not show."""
+"""Errors of each keypoint, which the AP of persons does not show."""
 
 import os
 from collections.abc import Sequence
@@ -7,11 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from querypose.evaluation.ground_truth import Entries, load_ground_truth
-from querypose.evaluation.matching import match_poses
-from querypose.skeleton import Skeleton
-
-_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+from querypose.evaluation.ground_truth import Entries, GroundTruth, load_ground_truth
+from querypose.evaluation.matching import match_poses, values_of
 
 KINDS = ("good", "jitter", "inversion", "miss")
 """What a keypoint of a found person can be (Ruggero Ronchi and Perona, 2017): similarity 0.85 and more; 0.5 to 0.85;
@@ -56,7 +53,7 @@ class KeypointErrors:
                 "labelled": int(self.num_labeled[i]),
                 "similarity": _percent(self.similarity[i]),
                 "AP-like": _percent(self.precision[i]),
-                "median_error_pixels": None if np.isnan(self.median_error[i]) else float(self.median_error[i]),
+                "median_error_pixels": float(self.median_error[i]) if self.num_labeled[i] else None,
                 **shares,
             }
         persons = {"persons": self.num_persons, "found": self.num_found, "mean_oks": _percent(self.mean_oks)}
@@ -64,7 +61,7 @@ class KeypointErrors:
 
 
 def keypoint_errors(
-    ground_truth: str | os.PathLike[str] | dict[str, Any],
+    ground_truth: str | os.PathLike[str] | dict[str, Any] | GroundTruth,
     results: Entries,
     sigmas: Sequence[float] | None = None,
     protocol: str | None = None,
@@ -72,64 +69,45 @@ def keypoint_errors(
     """Return the `KeypointErrors` of COCO-format results.
 
     Args:
-        ground_truth, sigmas, protocol: as of `load_ground_truth`.
+        ground_truth, sigmas, protocol: as `source`, `sigmas` and `protocol` of `load_ground_truth`.
         results: list of COCO-format results with `keypoints`.
 
     Raises:
         UserError: for results that do not fit the annotations.
     """
     truth = load_ground_truth(ground_truth, sigmas=sigmas, protocol=protocol)
-    skeleton = truth.skeleton
-    sigma, mirror = np.array(skeleton.sigmas), np.array(skeleton.flip_indices)
-    none = np.zeros((0, skeleton.num_keypoints))
-    own, mirrored, distances = [none], [none], [none]
-    best_oks: list[float] = []
-    for image in match_poses(truth, results):
-        best_oks += image.best_oks
-        for person, pose, _ in image.pairs:
-            given = np.array(person["keypoints"], dtype=float).reshape(-1, 3)
-            places = np.array(pose["keypoints"], dtype=float).reshape(-1, 3)[:, :2]
-            scale = 2 * person["area"] * (2 * sigma) ** 2 + np.spacing(1)
-            labeled = given[:, 2] > 0
-            squares = ((places - given[:, :2]) ** 2).sum(axis=1)
-            to_mirror = ((places - given[mirror, :2]) ** 2).sum(axis=1)
-            to_mirror[~labeled[mirror] | (mirror == np.arange(len(mirror)))] = np.inf
-            own.append(np.where(labeled, np.exp(-squares / scale), np.nan)[None])
-            mirrored.append(np.exp(-to_mirror / scale)[None])
-            distances.append(np.where(labeled, np.sqrt(squares), np.nan)[None])
-    return _summary(skeleton, best_oks, *map(np.concatenate, (own, mirrored, distances)))
+    images = list(match_poses(truth, results))
+    best_oks = [oks for image in images for oks in image.best_oks]
+    pairs = [pair for image in images for pair in image.pairs]
+    persons, poses = [person for person, *_ in pairs], [pose for _, pose, _ in pairs]
+    num_keypoints = truth.skeleton.num_keypoints
+    given, found = (values_of(entries, "keypoints", num_keypoints, 3) for entries in (persons, poses))
+    scale = 2 * values_of(persons, "area", 1) * (2 * np.array(truth.skeleton.sigmas)) ** 2 + np.spacing(1)
+    mirror = np.array(truth.skeleton.flip_indices)
+    labeled = given[..., 2] > 0
+    # (persons found, K), as all that follows
+    has_mirror = labeled[:, mirror] & (mirror != np.arange(num_keypoints))
+    squares, squares_to_mirror = (((found - places)[..., :2] ** 2).sum(axis=2) for places in (given, given[:, mirror]))
+    similarity = np.exp(-squares / scale)
+    at_mirror = has_mirror & (np.exp(-squares_to_mirror / scale) >= 0.5)
 
+    def mean(values: np.ndarray) -> np.ndarray:
+        """(K,) over the labeled keypoints; NaN without one."""
+        return np.ma.array(values, mask=~labeled).mean(axis=0).filled(np.nan)
 
-def _summary(
-    skeleton: Skeleton, best_oks: list[float], similarity: np.ndarray, mirrored: np.ndarray, distances: np.ndarray
-) -> KeypointErrors:
-    """Summarise the highest OKS of each person, and (persons found, K) arrays: similarities, those to the mirror
-    image, distances in pixels."""
-    labeled = ~np.isnan(similarity)
-    count = labeled.sum(axis=0)
-
-    def share(condition: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore"):
-            return np.asarray((condition & labeled).sum(axis=0) / count)
-
-    good = similarity >= 0.85
-    jitter = (similarity >= 0.5) & ~good
-    inversion = (similarity < 0.5) & (mirrored >= 0.5)
-    miss = (similarity < 0.5) & ~inversion
-    columns = zip(distances.T, labeled.T, strict=True)
-    medians = [np.median(column[mask]) if mask.any() else np.nan for column, mask in columns]
-    with np.errstate(invalid="ignore"):
-        mean = np.where(labeled, similarity, 0).sum(axis=0) / count
+    is_near = similarity >= 0.5
+    kinds = (similarity >= 0.85, is_near & (similarity < 0.85), ~is_near & at_mirror, ~is_near & ~at_mirror)
+    columns = zip(np.sqrt(squares).T, labeled.T, strict=True)
     return KeypointErrors(
-        names=tuple(skeleton.keypoint_names),
+        names=tuple(truth.skeleton.keypoint_names),
         num_persons=len(best_oks),
-        num_found=len(similarity),
+        num_found=len(pairs),
         mean_oks=float(np.mean(best_oks)) if best_oks else float("nan"),
-        num_labeled=count,
-        similarity=mean,
-        precision=np.mean([share(similarity >= threshold) for threshold in _THRESHOLDS], axis=0),
-        median_error=np.array(medians),
-        kinds=np.stack([share(kind) for kind in (good, jitter, inversion, miss)], axis=1),
+        num_labeled=labeled.sum(axis=0),
+        similarity=mean(similarity),
+        precision=np.mean([mean(similarity >= threshold) for threshold in np.linspace(0.5, 0.95, 10)], axis=0),
+        median_error=np.array([np.median(column[mask]) if mask.any() else np.nan for column, mask in columns]),
+        kinds=np.stack([mean(kind) for kind in kinds], axis=1),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from querypose.evaluation.coco_backends import run_pycocotools
+from querypose.evaluation.coco_backends import run_coco_eval
 from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import Entries, GroundTruth
 
@@ -54,45 +54,39 @@ class ImageMatching:
 
 
 def match_poses(ground_truth: GroundTruth, results: Entries) -> Iterator[ImageMatching]:
-    """Yield an `ImageMatching` for each image, in the order of the file.
+    """Yield an `ImageMatching` for each image, in the order of the file; results count whatever their score.
 
-    Args:
-        ground_truth: `GroundTruth`.
-        results: list of COCO-format results with `keypoints`; all count, whatever their score.
-
-    Raises:
-        UserError: for results that do not fit the annotations.
+    Raises `UserError` for results that do not fit the annotations.
     """
     poses = check_results(results, ground_truth, ("keypoints",))
-    poses = [{key: value for key, value in pose.items() if key != "bbox"} for pose in poses]
-    evaluation = run_pycocotools(ground_truth, poses, "keypoints")
-    persons: dict[int | str, Entries] = {}
-    numbers: dict[int, int] = {}  # of a person in the file -> of the person in the image
+    evaluation = run_coco_eval(ground_truth, poses, "keypoints", "pycocotools")
+    persons: dict[int | str, Entries] = {image["id"]: [] for image in ground_truth.content["images"]}
+    index_in_image: dict[int, int] = {}  # by the person's id
     for person in ground_truth.content["annotations"]:
-        here = persons.setdefault(person["image_id"], [])
-        numbers[person["id"]] = len(here)
-        here.append(person)
-    numbers_of_images = ground_truth.image_numbers
+        index_in_image[person["id"]] = len(persons[person["image_id"]])
+        persons[person["image_id"]].append(person)
+    numbers = ground_truth.image_numbers
     # by size class, of which the first is all, then by image; None for one with neither persons nor poses
     matchings = dict(zip(evaluation.params.imgIds, evaluation.evalImgs, strict=False))
-    for image in ground_truth.content["images"]:
-        number = numbers_of_images[image["id"]]
-        here, matching = persons.get(image["id"], []), matchings[number]
-        counted = [i for i, person in enumerate(here) if not person["iscrowd"] and person["num_keypoints"]]
+    for image_id, here in persons.items():
         # (poses, persons), poses as in the matching and persons as in the file
-        similarity = np.array(evaluation.ious[number, 1], dtype=float).reshape(-1, max(1, len(here)))
+        similarity = np.array(evaluation.ious[numbers[image_id], 1], dtype=float).reshape(-1, max(1, len(here)))
+        counted = [i for i, person in enumerate(here) if not person["iscrowd"] and person["num_keypoints"]]
+        best = similarity.max(axis=0, initial=0)[counted].tolist() if counted else []
         pairs, false_positives = [], 0
+        matching = matchings[numbers[image_id]]
         if matching is not None:
             # at the first threshold, 0.5; pycocotools numbers the poses from 1
             found = zip(matching["dtIds"], matching["dtMatches"][0], matching["dtIgnore"][0], strict=True)
-            for row, (pose, person_number, is_ignored) in enumerate(found):
-                if is_ignored:
-                    continue
-                if not person_number:
-                    false_positives += 1
-                    continue
-                i = numbers[int(person_number)]
-                # with what else the results hold, such as sigmas
-                pairs.append((here[i], {**results[pose - 1], **poses[pose - 1]}, float(similarity[row, i])))
-        best = similarity.max(axis=0, initial=0)[counted].tolist() if counted else []
-        yield ImageMatching(image["id"], best, pairs, false_positives)
+            for row, (pose, person_id, is_ignored) in enumerate(found):
+                if person_id and not is_ignored:
+                    i = index_in_image[int(person_id)]
+                    # with what else the results hold, such as sigmas
+                    pairs.append((here[i], {**results[pose - 1], **poses[pose - 1]}, float(similarity[row, i])))
+                false_positives += not (person_id or is_ignored)
+        yield ImageMatching(image_id, best, pairs, false_positives)
+
+
+def values_of(entries: Entries, name: str, *shape: int) -> np.ndarray:
+    """Return a value of each of n COCO-format entries as an array (n, *shape)."""
+    return np.array([entry[name] for entry in entries], dtype=float).reshape(-1, *shape)

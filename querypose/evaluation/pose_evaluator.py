@@ -16,11 +16,9 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
-from querypose.data.coco_keypoints import annotation_file
-from querypose.evaluation.coco_results import TASKS, Metrics, check_backend, check_tasks, compute_metrics
-from querypose.evaluation.ground_truth import Entries, load_ground_truth
+from querypose.evaluation.coco_results import TASKS, Metrics, check_options, compute_metrics
+from querypose.evaluation.ground_truth import Entries, ground_truth_of
 from querypose.evaluation.submission import submission_name, write_submission
-from querypose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
 
@@ -46,35 +44,26 @@ class PoseEvaluator(DatasetEvaluator):
         sigmas: Sequence[float] | None = None,
         tasks: Sequence[str] = TASKS,
         backend: str = "faster-coco-eval",
-        distributed: bool = True,
         name: str = "querypose",
     ) -> None:
         """
         Args:
-            dataset_name: a registered data set with `json_file`; its `evaluator_type` "crowdpose" requests
-                CrowdPose's rules, else the file decides (see `load_ground_truth`).
+            dataset_name: a registered data set with `json_file`, by the rules of `ground_truth_of`.
             output_dir: folder for the results, or None to write none.
             sigmas: K OKS sigmas; default the data set's.
             tasks: of "bbox" and "keypoints".
             backend: one of `BACKENDS`.
-            distributed: whether to gather the detections of all processes.
             name: of the algorithm, in the name of a file to submit.
         """
-        metadata = MetadataCatalog.get(dataset_name)
-        is_crowdpose = metadata.get("evaluator_type") == "crowdpose"
         self._dataset_name = dataset_name
-        self._ground_truth = load_ground_truth(
-            annotation_file(dataset_name),
-            skeleton=Skeleton.from_metadata(metadata, sigmas=sigmas),
-            protocol="crowdpose" if is_crowdpose else None,
-        )
-        self._submission_split = metadata.get("submission_split")
+        self._ground_truth = ground_truth_of(dataset_name, sigmas=sigmas)
+        check_options(tasks, backend, self._ground_truth.protocol)
+        self._submission_split = MetadataCatalog.get(dataset_name).get("submission_split")
         if self._submission_split:
             submission_name(self._submission_split, name)
         self._output_dir = output_dir
-        self._tasks = check_tasks(tasks)
-        self._backend = check_backend(backend, self._ground_truth.protocol)
-        self._distributed = distributed
+        self._tasks = tasks
+        self._backend = backend
         self._name = name
         self.reset()
 
@@ -104,20 +93,14 @@ class PoseEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> Metrics:
         """Return the metrics of `evaluate_coco_results` on the main process, an empty dict on the others."""
-        results, unreadable = self._results, self._unreadable
-        if self._distributed:
-            comm.synchronize()
-            results = list(itertools.chain(*comm.gather(results, dst=0)))
-            unreadable = list(itertools.chain(*comm.gather(unreadable, dst=0)))
-            if not comm.is_main_process():
-                return OrderedDict()
+        comm.synchronize()
+        results = list(itertools.chain(*comm.gather(self._results, dst=0)))
+        unreadable = list(itertools.chain(*comm.gather(self._unreadable, dst=0)))
+        if not comm.is_main_process():
+            return OrderedDict()
         if unreadable:
-            logger.warning(
-                "%d images of %s could not be read (the first is %s): their persons count as missed.",
-                len(unreadable),
-                self._dataset_name,
-                unreadable[0],
-            )
+            text = "%d images of %s could not be read (the first is %s): their persons count as missed."
+            logger.warning(text, len(unreadable), self._dataset_name, unreadable[0])
         if self._output_dir:
             os.makedirs(self._output_dir, exist_ok=True)
             with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as file:
@@ -126,9 +109,6 @@ class PoseEvaluator(DatasetEvaluator):
                 path = write_submission(results, self._output_dir, self._submission_split, self._name)
                 logger.info("The file to submit for %s is %s", self._submission_split, path)
         if not self._ground_truth.content["annotations"]:
-            logger.info(
-                "%s has no annotations, so no AP can be computed here: the results are written, but not evaluated.",
-                self._dataset_name,
-            )
+            logger.info("%s has no annotations, so no AP can be computed for the results.", self._dataset_name)
             return OrderedDict()
         return compute_metrics(self._ground_truth, results, self._tasks, self._backend)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,11 @@ from querypose.errors import UserError
 MAX_POSES = 20
 """Poses of an image that the server evaluates: the best by score."""
 
-_COORDINATE_DECIMALS = 2  # pixels
-
 
 def submission_name(split: str, name: str) -> str:
     """Return the file name without its ending, `person_keypoints_[split]_[name]_results`.
 
-    Args:
-        split: for example "test-dev2017" or "val2017".
-        name: of the algorithm: letters, digits, "-", "_" and ".".
+    split: for example "test-dev2017". name: of the algorithm: letters, digits, "-", "_" and ".".
     """
     if not re.fullmatch(r"[\w.-]+", name, flags=re.ASCII):
         raise UserError(f"the submission's name is {name!r}; use letters, digits, '-', '_' and '.' only")
@@ -32,21 +29,16 @@ def write_submission(results: list[dict[str, Any]], folder: str | os.PathLike[st
 
     Of each image the 20 best poses are written, which are those that count, with keypoints to a hundredth of a pixel.
     Boxes are left out: the server would take the area of a box for the person's.
-
-    Args:
-        results: list of COCO-format results with `keypoints`.
-        folder: where to write; made if it does not exist.
-        split, name: as of `submission_name`.
     """
     stem = submission_name(split, name)
-    by_image: dict[int, list[dict[str, Any]]] = {}
+    by_image: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for result in results:
-        by_image.setdefault(result["image_id"], []).append(result)
+        by_image[result["image_id"]].append(result)
     poses = [
         {
             "image_id": pose["image_id"],
             "category_id": pose["category_id"],
-            "keypoints": [round(value, _COORDINATE_DECIMALS) for value in pose["keypoints"]],
+            "keypoints": [round(value, 2) for value in pose["keypoints"]],
             "score": round(pose["score"], 6),
         }
         for image_id in sorted(by_image)

@@ -45,16 +45,13 @@ def export_onnx(
         raise UserError("the export needs the package onnx: pip install 'querypose[onnx]'") from error
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise UserError(f"the opset is {opset}; it must be from {MIN_OPSET} to {MAX_OPSET}")
-
     if model.topk_poses and not model.decoder.light:
         raise UserError(
             "the full variant exports all its queries: set MODEL.QUERYPOSE.TEST.TOPK_POSES 0 (fewer would be an "
             "approximation)"
         )
-
     if model.flip_testing:
         raise UserError("an ONNX file runs the network once: set TEST.FLIP False")
-
     outputs = OUTPUTS if model.criterion.keypoint_loss.uses_sigma else OUTPUTS[:-1]
     images = 255 * torch.rand(2, 3, *TRACED_SIZE, device=model.device)
     sizes = torch.tensor([[0.0, 0.0], [250.0, 300.0]], device=model.device)
@@ -84,9 +81,10 @@ def export_onnx(
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata(model, cfg, skeleton))})
     proto.producer_name = "QueryPose"
     onnx.checker.check_model(proto)
-    with whole_file(Path(file)) as whole:
-        whole.write(proto.SerializeToString())
-    return Path(file)
+    file = Path(file)
+    with whole_file(file) as opened:
+        opened.write(proto.SerializeToString())
+    return file
 
 
 def metadata(model: QueryPose, cfg: CfgNode, skeleton: Skeleton) -> dict:

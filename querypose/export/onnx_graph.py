@@ -43,8 +43,9 @@ class OnnxGraph(nn.Module):
         """
         model = self.model
         batch, _, height, width = images.shape
-        sizes = torch.where(image_sizes > 0, image_sizes, torch.stack([_float(width), _float(height)]).to(images))
-        sizes = sizes + images.new_zeros(batch, 2)
+        # while a graph is traced, sides are tensors already, and must stay it
+        whole = torch.stack([torch.as_tensor(side).float() for side in (width, height)]).to(images)
+        sizes = torch.where(image_sizes > 0, image_sizes, whole) + images.new_zeros(batch, 2)
 
         features, maps = model.feature_maps(model.backbone(self.preprocess(images, sizes)))
         box_output, keypoint_output = self.decode(features, model.proposals(sizes, maps), score_threshold)
@@ -93,8 +94,7 @@ class OnnxGraph(nn.Module):
         rows = torch.arange(height, device=images.device)[None, None, :, None] < sizes[:, 1, None, None, None]
         normalized = torch.where(columns & rows, normalized, 0.0)
         divisor = max(model.backbone.size_divisibility, 1)
-        right, bottom = (divisor - width % divisor) % divisor, (divisor - height % divisor) % divisor
-        return F.pad(normalized, (0, right, 0, bottom))
+        return F.pad(normalized, (0, -width % divisor, 0, -height % divisor))
 
 
 @contextlib.contextmanager
@@ -118,8 +118,3 @@ def traceable(model: QueryPose) -> Iterator[None]:
         model.train(training)
         pyramid_pooling.roi_align = own
         torch.backends.mha.set_fastpath_enabled(fused)
-
-
-def _float(size) -> Tensor:
-    """A side as a tensor; while a graph is traced it is one already, and must stay it."""
-    return size.float() if isinstance(size, Tensor) else torch.tensor(float(size))

@@ -44,8 +44,7 @@ def finite_persons(persons: Instances, model: nn.Module, name: str) -> Instances
         return persons
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         raise UserError(
-            "MODEL.WEIGHTS holds numbers that are not finite, perhaps from a training run that diverged; "
-            "give other weights"
+            "MODEL.WEIGHTS holds numbers that are not finite, perhaps of a run that diverged; give other weights"
         )
     logger.warning("%s: left out %d persons with coordinates that are not finite", name, int((~finite).sum()))
     return persons[finite]

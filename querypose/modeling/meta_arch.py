@@ -340,9 +340,3 @@ class QueryPose(nn.Module):
             yield
         finally:
             self.topk_poses, self.pose_score_floor = before
-
-    @property
-    def leaves_out_queries(self) -> bool:
-        """Whether inference returns fewer than all queries."""
-        # with at least as many poses as queries there is nothing to select
-        return 0 < self.topk_poses < self.decoder.instance_queries.num_embeddings or self.pose_score_floor > 0

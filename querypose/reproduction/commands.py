@@ -24,9 +24,9 @@ class Command:
 def missing_commands(
     tables: list[Table], output: Path, num_gpus: int = 1, seeds: Sequence[int] = (), opts: Sequence[str] = ()
 ) -> list[Command]:
-    """Commands for the rows that have no finished run, each once, trainings before their evaluations.
+    """Commands for the rows that have no finished run, each once, training before evaluation.
 
-    An interrupted training resumes from its last checkpoint (`--resume`).
+    An interrupted run resumes from its last checkpoint (`--resume`).
 
     Args:
         tables: the tables to fill.

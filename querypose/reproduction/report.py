@@ -1,4 +1,4 @@
-"""Tables as Markdown and CSV: the paper's figures, ours beside them, and what our runs took."""
+"""Tables as Markdown and CSV: the paper's results beside ours, and the cost of our runs."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ def to_markdown(tables: list[Table], runs: Runs) -> str:
 
 
 def to_csv(tables: list[Table], runs: Runs) -> str:
-    """A line for each row, figure and run: table, row, config, figure's name, paper, ours, seed, iterations, folder."""
+    """One line per row, metric and run: table, row, config, metric, paper, ours, seed, iterations, folder."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["table", "row", "config", "figure", "paper", "ours", "seed", "iterations", "run"])

@@ -25,7 +25,7 @@ _IGNORED = (
 _IGNORED_IN_EVALUATION = (
     "SOLVER", "DATASETS.TRAIN", "INPUT.CROP", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN",
 )  # fmt: skip
-# columns whose figure has another task or name in the results
+# columns whose metric has another task or name in the results
 _METRIC = {
     "APM": ("keypoints", "APm"),
     "APL": ("keypoints", "APl"),
@@ -43,7 +43,7 @@ class Run:
     differences: tuple[str, ...]
 
     def figure(self, column: str) -> float | None:
-        """The run's figure for a column of a table (AP, APM, AP box, OKS, Time [ms] ..), None if it has none."""
+        """The run's value for a column of a table (AP, APM, AP box, OKS, Time [ms] ..), None if it has none."""
         if column == "Time [ms]":
             return self.results.get("ms_per_image")
         if column == "OKS":
@@ -101,7 +101,7 @@ def _read(row: Row, folder: Path) -> Run:
         results["metrics"].items()
     except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
         raise UserError(
-            f"{folder} has a results.json but is not a whole run ({type(error).__name__}: {error}); move it away"
+            f"{folder} has a results.json but is not a complete run ({type(error).__name__}: {error}); move it away"
         ) from error
     differences = tuple(_differences(config_of(str(row.config)), ran, evaluation=row.train is not None))
     wrong = [text for text in differences if text.startswith("MODEL.")]

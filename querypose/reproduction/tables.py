@@ -18,9 +18,9 @@ PROTOCOLS = ("paper", "minicoco", "synthetic_people")
 class Row:
     """A row of a table.
 
-    labels: what the row is called, by the table's label columns. paper: the paper's figure for each column, or None.
-    config: of the run that fills the row, relative to the repository; None for the work of others. train: where
-    the config only evaluates, that of the training that makes its weights.
+    labels: the row's labels, by the table's label columns. paper: the paper's value for each column, or None.
+    config: of the run that fills the row, relative to the repository; None for other methods. train: where
+    the config only evaluates, that of the training run that makes its weights.
     """
 
     labels: tuple[str, ...]
@@ -31,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """columns: those of the paper, and `our_columns` the figures that our runs give."""
+    """columns: those of the paper; `our_columns`: the metrics of our runs."""
 
     name: str
     title: str

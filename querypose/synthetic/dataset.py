@@ -17,7 +17,7 @@ import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 from tqdm import tqdm
 
-from querypose.errors import UserError
+from querypose.atomic_io import writing
 from querypose.synthetic.scene import Annotations, render_scene
 
 # Raise it whenever the images or labels change: sets of different versions are never mixed.
@@ -60,18 +60,13 @@ def write_synthetic_people(folder: str | Path, split: str, num_images: int, seed
     wanted = {"version": VERSION, "seed": seed, "num_images": num_images}
     if _is_complete(json_file, folder / split, wanted):
         return str(json_file)
-    try:
+    with writing(folder, "free some space, or set DETECTRON2_DATASETS to a folder that can be written"):
         json_file.parent.mkdir(parents=True, exist_ok=True)
         # A record lock: flock would outlive a killed parent in its worker processes.
         with open(folder / f".{split}.lock", "w") as lock:
             fcntl.lockf(lock, fcntl.LOCK_EX)
             if not _is_complete(json_file, folder / split, wanted):
                 _write_split(folder, split, json_file, wanted)
-    except OSError as error:
-        raise UserError(
-            f"the synthetic people cannot be written to {folder} ({error.strerror or error}): "
-            "free some space, or set DETECTRON2_DATASETS to a folder that can be written"
-        ) from error
     return str(json_file)
 
 

@@ -18,14 +18,13 @@ def overlay_attention(image_rgb: np.ndarray, attention: Any, boxes: Any, opacity
     """Overlay the attention maps of the parts of n persons on a copy of an image (H, W, 3) uint8.
 
     attention: (n, M, h, w), not negative; each map is scaled to a maximum of 1, and where maps overlap the larger value
-    counts. boxes: (n, 4) XYXY in pixels, over which the maps lie; a box without an area is left out. opacity: of the
+    counts. boxes: (n, 4) XYXY in pixels, over which the maps lie; a box without area is skipped. opacity: of the
     largest value, 0 to 1.
     """
     attention, boxes = as_array(attention).astype(np.float32), as_array(boxes)
     if attention.ndim != 4 or boxes.shape != (len(attention), 4):
         raise UserError(
-            "attention to draw must have shape (persons, parts, h, w) with a box for each person, not "
-            f"{attention.shape} with boxes {boxes.shape}."
+            f"attention is (persons, parts, h, w) with a box for each person, not {attention.shape} and {boxes.shape}."
         )
     heat = np.zeros(image_rgb.shape[:2], np.float32)
     for maps, box in zip(attention, boxes, strict=True):

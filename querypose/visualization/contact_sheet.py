@@ -1,13 +1,12 @@
 """A sheet of images side by side: predictions beside the ground truth, say."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from querypose.errors import UserError
+from querypose.atomic_io import writing
 from querypose.visualization.draw_poses import font, label_size
 
 PAPER, MAT = (255, 255, 255), (236, 236, 236)
@@ -62,22 +61,13 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-@contextlib.contextmanager
-def output_folder(folder: Path) -> Iterator[None]:
-    """Make a folder; a file in it that the block cannot write raises `UserError`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another --output.") from error
-
-
 def write_sheets(
     entries: Iterable[tuple[str, str, Sequence[np.ndarray]]], folder: Path, overview: str, headings: Sequence[str]
 ) -> None:
     """Write a sheet for each entry (file name, title, an image per heading), and one of the first `SHEET_ROWS`."""
     first: list[tuple[str, Sequence[np.ndarray]]] = []
-    with output_folder(folder):
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         for name, title, images in entries:
             height, width = images[0].shape[:2]
             sheet = contact_sheet([images], [title], cell_size=(width, height), headings=headings)

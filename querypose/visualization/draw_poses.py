@@ -4,7 +4,6 @@ Coordinates are Detectron2's, where the first pixel's center is (0.5, 0.5). Open
 (0, 0), hence every `- 0.5` here.
 """
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from querypose.errors import UserError
 from querypose.skeleton import SIDE_COLORS, Skeleton
+from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization.poses import Poses
 
 # The colors of Okabe and Ito's palette that the sides leave over, then some of Paul Tol's.
@@ -28,7 +28,6 @@ _CROWD = 8  # boxes of more persons than that are thinner, so that they do not h
 _FAR = 1e6  # pixels; OpenCV's fixed-point coordinates overflow beyond some hundred millions
 
 _Color = tuple[int, int, int]
-_Colors = Mapping[str, _Color]
 
 
 def draw_poses(
@@ -36,7 +35,7 @@ def draw_poses(
     instances: Any,
     skeleton: Skeleton,
     *,
-    score_threshold: float = 0.3,
+    score_threshold: float = SCORE_THRESHOLD,
     keypoint_threshold: float = 0.5,
     show_boxes: bool = True,
     show_scores: bool = True,
@@ -49,7 +48,7 @@ def draw_poses(
 
     instances: predictions or ground truth in pixels of the image, see `Poses.from_instances`. Persons with `track_ids`
     have the color of their id.
-    score_threshold, keypoint_threshold: predicted persons, keypoints and limbs with an end below it are left out.
+    score_threshold, keypoint_threshold: predicted persons, keypoints and limbs with an end below it are not drawn.
     color_by: "side", the same for every person, so that a left-right swap is visible; or "person".
     confidence: what shows the confidence of a keypoint above the threshold: "size", "opacity", "both" or "none".
     Labeled but hidden ground truth keypoints are hollow and fainter.
@@ -61,9 +60,7 @@ def draw_poses(
             raise UserError(f"{name} must be one of {', '.join(valid)}, not {value}.")
     poses = Poses.from_instances(instances, skeleton.num_keypoints)
     if sigmas and poses.sigmas is None:
-        raise UserError(
-            "these persons have no pred_keypoint_sigmas: give predictions of a model whose loss uses sigma."
-        )
+        raise UserError("these persons have no pred_keypoint_sigmas: the loss of their model must use sigma.")
     height, width = image_rgb.shape[:2]
     scale = default_scale(height, width) if scale is None else scale
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -125,9 +122,9 @@ def _marks(keypoints: np.ndarray, threshold: float, confidence: str, ground_trut
 
 
 def _draw_person(
-    canvas: np.ndarray, keypoints: np.ndarray, marks: np.ndarray, half_width: float, skeleton: Skeleton, colors: _Colors
+    canvas: np.ndarray, keypoints: np.ndarray, marks: np.ndarray, half_width: float, skeleton: Skeleton, colors: dict
 ) -> None:
-    """Draw limbs, then keypoints (K, 3) in pixels of the canvas; marks: (K, 3), as of `_marks`."""
+    """Draw limbs, then keypoints (K, 3) in pixels of the canvas; marks: (K, 3), as of `_marks`; colors: by side."""
     opacity, size, hollow = marks.T
     radius, casing = 1.7 * half_width * size, max(0.7, 0.35 * half_width)
     points = np.clip(keypoints[:, :2] - 0.5, -_FAR, _FAR)

@@ -87,8 +87,8 @@ def plot_reliability(bins: "Mapping[str, Reliability]", path: str | Path) -> Non
     axis.plot(limits, limits, "--", color="gray", linewidth=1, label="equal")
     for (name, one), color in zip(bins.items(), (ORANGE, BLUE, GREEN, PURPLE), strict=False):
         axis.plot(one.predicted, one.real, "o-", color=color, markersize=4, label=f"{name}: ENCE {one.ence:.2f}")
-    labels = {"xlabel": "predicted, pixels", "ylabel": "real error, pixels"}
-    axis.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal", **labels)
+    axis.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal")
+    axis.set(xlabel="predicted, pixels", ylabel="real error, pixels")
     axis.set_title("root mean squares in bins of predicted sigma", fontsize=10)
     axis.legend(frameon=False, fontsize=9)
     save_figure(figure, path)

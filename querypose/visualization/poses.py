@@ -49,8 +49,7 @@ class Poses:
             )
         if poses.keypoints.shape[1] != num_keypoints:
             raise UserError(
-                f"persons to draw have {poses.keypoints.shape[1]} keypoints but the skeleton has {num_keypoints}; "
-                "give the skeleton of the data set that the model was trained on."
+                f"persons to draw have {poses.keypoints.shape[1]} keypoints but the skeleton has {num_keypoints}."
             )
         return poses
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from querypose.atomic_io import writing
 from querypose.data.coco_format import image_path
 from querypose.errors import UserError
 from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import GroundTruth
 from querypose.evaluation.matching import ImageMatching, match_poses
 from querypose.image_io import UnreadableImageError, read_image_rgb
-from querypose.visualization.contact_sheet import output_folder, write_sheets
+from querypose.visualization.contact_sheet import write_sheets
 from querypose.visualization.draw_poses import draw_poses
 from querypose.visualization.poses import Poses
 
@@ -30,9 +31,9 @@ def write_result_images(
     folder: Path,
     *,
     number: int,
-    order: str = "worst",
-    score_threshold: float = 0.3,
-    keypoint_threshold: float = 0.0,
+    order: str,
+    score_threshold: float,
+    keypoint_threshold: float,
 ) -> list[ImageMatching]:
     """Draw COCO-format results beside their ground truth and write the table of all images; return their errors.
 
@@ -66,15 +67,13 @@ def write_result_images(
             except UnreadableImageError as unreadable:
                 failures.append(str(unreadable))
                 continue
-            pair = []
-            for poses, is_truth in zip(poses_of[error.image_id], (True, False), strict=True):
-                drawn = Poses.from_coco(poses, skeleton.num_keypoints, ground_truth=is_truth)
-                limits: Any = {"score_threshold": score_threshold, "keypoint_threshold": keypoint_threshold}
-                pair.append(draw_poses(image, drawn, skeleton, **limits))
-            yield f"{rank:04d}_{name.stem}.png", title, pair
+            limits: Any = {"score_threshold": score_threshold, "keypoint_threshold": keypoint_threshold}
+            entries = zip(poses_of[error.image_id], (True, False), strict=True)
+            poses = [Poses.from_coco(here, skeleton.num_keypoints, ground_truth=truth) for here, truth in entries]
+            yield f"{rank:04d}_{name.stem}.png", title, [draw_poses(image, p, skeleton, **limits) for p in poses]
 
     write_sheets(sheets(), folder, "images.png", ("ground truth", "results"))
-    with output_folder(folder), open(folder / "images.csv", "w", encoding="utf-8", newline="") as file:
+    with writing(folder), open(folder / "images.csv", "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(_COLUMNS)
         for rank, error in enumerate(errors, start=1):
@@ -82,7 +81,7 @@ def write_result_images(
             counts = error.persons, error.found, error.false_positives
             rows.writerow([rank, error.image_id, names[error.image_id], f"{error.error:.4f}", *counts, oks])
     if failures:
-        raise UserError(f"{len(failures)} images are not drawn, the others are in {folder}; the first: {failures[0]}")
+        raise UserError(f"{len(failures)} images could not be drawn, the others are in {folder}; first: {failures[0]}")
     return errors
 
 

@@ -16,8 +16,6 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from querypose.errors import UserError
 from querypose.visualization.plots import PALETTE, save_figure
 
-Curve = tuple[np.ndarray, np.ndarray]  # iterations and values
-
 
 def plot_training(
     metrics_files: str | Path | Sequence[str | Path],
@@ -73,8 +71,8 @@ def read_metrics(file: str | Path) -> dict[int, dict[str, float]]:
     return dict(sorted(records.items()))
 
 
-def training_curves(records: dict[int, dict[str, float]]) -> dict[str, Curve]:
-    """Curves of the total loss, every loss summed over its stages, `lr` and AP, without numbers that are not finite."""
+def training_curves(records: dict[int, dict[str, float]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Iterations and values, those that are finite, of the total loss, every loss summed over its stages, `lr`, AP."""
     points: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for iteration, record in records.items():
         for name, value in record.items():

@@ -1,0 +1,58 @@
+"""tools/demo.py with a predictor that needs no network, and what it wrote."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from hands import HANDS, two_persons
+from load_tool import load_tool
+from PIL import Image
+from tiny_model import tiny_config
+
+
+class StubPredictor:
+    """Finds the first of `two_persons` in every image."""
+
+    skeleton = HANDS
+    cfg = tiny_config("light", "MODEL.QUERYPOSE.KEYPOINT_LOSS", "L1")
+
+    def __init__(self, config_file, **options):
+        StubPredictor.options = options
+        self.score_threshold = options["score_threshold"]
+
+    def __call__(self, image):
+        return two_persons(image.shape[:2])[:1]
+
+    def stream(self, images, batch_size):
+        return map(self, images)
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    module = load_tool("demo")
+    monkeypatch.setattr(module, "PosePredictor", StubPredictor)
+    return module
+
+
+def run(demo, *arguments):
+    return demo.main(["--config-file", "config.yaml", *map(str, arguments)])
+
+
+def save_image(file, color=40):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((60, 100, 3), color, np.uint8)).save(file)
+    return file
+
+
+def content(folder, name="predictions.json"):
+    return json.loads((folder / name).read_text())
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "frames.jsonl").read_text().splitlines()]
+
+
+def rows(folder):
+    with open(folder / "persons.csv", newline="") as file:
+        return list(csv.DictReader(file))
