@@ -208,10 +208,6 @@ class Skeleton:
                 f"as pairs of indices from 1, `flip_pairs` as pairs of names and `sigmas` as numbers ({error})"
             ) from error
 
-    def with_sigmas(self, sigmas: Sequence[float]) -> Skeleton:
-        """Return the same skeleton with other OKS sigmas (K numbers)."""
-        return Skeleton(self.keypoint_names, self.flip_pairs, self.limbs, tuple(sigmas))
-
     def to_metadata(self) -> dict[str, Any]:
         """Return Detectron2's metadata attributes: a dict for `MetadataCatalog.get(name).set(**...)`."""
         names = self.keypoint_names
