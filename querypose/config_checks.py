@@ -133,9 +133,10 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
     if list(cfg.SOLVER.STEPS) != sorted(set(cfg.SOLVER.STEPS)):
         yield f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; each step must be greater than the one before"
     crop = cfg.INPUT.CROP
-    lengths = {"MODEL.PIXEL_MEAN": 3, "MODEL.PIXEL_STD": 3, "INPUT.CROP.SIZE": 2}
-    for (key, length), value in zip(
-        lengths.items(), (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, crop.SIZE), strict=True
+    for key, value, length in (
+        ("MODEL.PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN, 3),
+        ("MODEL.PIXEL_STD", cfg.MODEL.PIXEL_STD, 3),
+        ("INPUT.CROP.SIZE", crop.SIZE, 2),
     ):
         if len(value) != length:
             yield f"{key} has {len(value)} values; give {length}"

@@ -181,9 +181,11 @@ class Skeleton:
             if first != second:
                 pairs.append((second, first) if swapped else (first, second))
         rules = getattr(metadata, "keypoint_connection_rules", None) or ()
-        limbs = [(names.index(first), names.index(second)) for first, second, *_ in rules]
-        sigmas = sigmas or getattr(metadata, "keypoint_oks_sigmas", None) or known_sigmas(names)
-        return cls(names, pairs, limbs, sigmas)
+        try:
+            limbs = [(names.index(first), names.index(second)) for first, second, *_ in rules]
+        except ValueError as error:
+            raise UserError(f"keypoint_connection_rules of the metadata are not of {', '.join(names)}") from error
+        return cls(names, pairs, limbs, _first_given(sigmas, getattr(metadata, "keypoint_oks_sigmas", None), names))
 
     @classmethod
     def from_coco_category(cls, category: Mapping[str, Any], sigmas: Sequence[float] | None = None) -> Skeleton:
@@ -200,8 +202,8 @@ class Skeleton:
             # CrowdPose's official files have COCO's limbs with their own 14 keypoints: none can be trusted
             if not limbs or not all(0 <= i < len(names) for limb in limbs for i in limb):
                 limbs = limbs_by_name(names)
-            sigmas = sigmas or category.get("sigmas") or known_sigmas(names)
-            return cls(names, flip_pairs_by_name(names) if pairs is None else pairs, limbs, sigmas)
+            pairs = flip_pairs_by_name(names) if pairs is None else pairs
+            return cls(names, pairs, limbs, _first_given(sigmas, category.get("sigmas"), names))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"the category {category.get('name', '?')!r} needs a list `keypoints` of names and may give `skeleton` "
@@ -244,3 +246,9 @@ def limbs_by_name(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     wanted += [(("left", joint), ("right", joint)) for joint in _SIDE_TO_SIDE_LIMBS]
     wanted += [(("middle", a), ("middle", b)) for a, b in _MIDDLE_LIMBS]
     return tuple((index[a], index[b]) for a, b in wanted if a in index and b in index)
+
+
+def _first_given(sigmas: Any, others: Any, names: Sequence[str]) -> Sequence[float]:
+    """The first of both that has numbers, in a list or an array, else those known for the names."""
+    given = [each for each in (sigmas, others) if each is not None and len(each)]
+    return given[0] if given else known_sigmas(names)

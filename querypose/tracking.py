@@ -11,12 +11,15 @@ from querypose.errors import UserError
 from querypose.one_euro import OneEuroFilter
 from querypose.structures import Persons
 
+MIN_SCORE = 0.3
+"""Persons below it get no id where no other score is given: with less sure ones more ids are exchanged."""
+
 
 class PoseTracker:
     """Gives the persons of successive frames identities, and smooths their keypoints.
 
-    Persons are matched by the IoU of their boxes. One who is hidden or gone for longer than
-    `max_gap` seconds gets a new id.
+    Persons are matched by the IoU of their boxes. One who is hidden or gone for longer than `max_gap` seconds gets a
+    new id.
     """
 
     def __init__(
@@ -24,7 +27,7 @@ class PoseTracker:
         tracker: Any = None,
         *,
         frame_rate: float = 25.0,
-        min_score: float = 0.3,
+        min_score: float = MIN_SCORE,
         max_gap: float = 2.0,
         smooth: bool = False,
     ):

@@ -21,6 +21,7 @@ CONFIG_OVERRIDES = [
     (["SOLVER.MAX_ITER", "None"], "SOLVER.MAX_ITER is None"),
     (["SOLVER.MAX_ITER", "True"], "SOLVER.MAX_ITER is True"),
     (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR is 'fast'; give a value"),
+    (["SOLVER.BASE_LR", "True"], "SOLVER.BASE_LR is True; give a value"),
     (["SOLVER.AMP.ENABLED", "1"], "SOLVER.AMP.ENABLED is 1; give a value such as its default False"),
     (["SOLVER.STEPS", "('a',)"], r"SOLVER.STEPS is \('a',\); give a value such as its default \(30000,\)"),
     (["SOLVER.WEIGHT_DECAY_NORM", "none"], "WEIGHT_DECAY_NORM is 'none'; give a number or None"),
@@ -183,6 +184,7 @@ def results():
         (changed(score="high"), "not finite numbers"),
         (changed(score=float("nan")), "not finite numbers"),
         (changed(bbox=[1, 2]), "2 values instead of 4"),
+        (changed(bbox=[1, 2, 3, -4]), "a box of negative size"),
         (changed(keypoints="all"), "instead of"),
     ]
 

@@ -17,7 +17,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from tiny_model import tiny_config
 
-from querypose.data import resolve_datasets
+from querypose.data import resolve_dataset
 from querypose.engine import PoseTrainer
 from querypose.engine.checkpointer import PoseCheckpointer, why_damaged
 from querypose.synthetic.dataset import write_synthetic_people
@@ -33,7 +33,7 @@ def config(people: str, folder: Path, *opts):
         "SOLVER.CHECKPOINT_PERIOD", PERIOD, "OUTPUT_DIR", str(folder),
         "MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.COPIES", 1, "SOLVER.EMA", 0.9, "MODEL.QUERYPOSE.NUM_STAGES", 1, *opts,
     )  # fmt: skip
-    resolve_datasets(cfg)
+    resolve_dataset(people)
     return cfg
 
 

@@ -23,7 +23,7 @@ import torch
 from detectron2.structures import Boxes
 
 from querypose import Persons, PosePredictor
-from querypose.data import resolve_datasets
+from querypose.data import resolve_dataset
 from querypose.data.crowdpose import CROWDPOSE_SKELETON
 from querypose.engine import PoseTrainer
 from querypose.setup_config import setup_config
@@ -67,7 +67,7 @@ def soak_loader(number: int):
     with tempfile.TemporaryDirectory() as folder:
         people = write_synthetic_people(Path(folder), "train", 40)
         cfg = setup_config(str(CONFIG), ["DATASETS.TRAIN", f"('{people}',)", "DATALOADER.NUM_WORKERS", "2"])
-        resolve_datasets(cfg)
+        resolve_dataset(people)
         batches = iter(PoseTrainer.build_train_loader(cfg))
         for _ in range(number):
             yield milliseconds_of(next, batches)

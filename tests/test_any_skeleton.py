@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 from tiny_model import BODY_NAMES, tiny_config
 
-from querypose.data import check_datasets, register_coco_keypoints, resolve_datasets
+from querypose.data import check_datasets, register_coco_keypoints, resolve_dataset
 from querypose.data.crowdpose import CROWDPOSE_NAMES
 from querypose.data.prepare.crowdpose import CrowdPoseFile, write_prepared
 from querypose.engine import PoseTrainer
@@ -60,7 +60,8 @@ def config(folder, train, test=(), *opts):
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.OUTPUT_DIR = str(folder / "out")
     cfg.merge_from_list(list(opts))
-    resolve_datasets(cfg)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        resolve_dataset(name)
     (folder / "out").mkdir(exist_ok=True)
     return cfg
 

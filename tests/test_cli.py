@@ -49,6 +49,14 @@ def test_predict_needs_only_a_photograph(tmp_path):
         assert len(list(csv.DictReader(file))) == 1
 
 
+def test_overrides_behind_the_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ["a.jpg", "MODEL.DEVICE", "cpu"], ["SEED", "1"]
+    assert cli.split_overrides(*given) == (["a.jpg"], ["MODEL.DEVICE", "cpu", "SEED", "1"])
+    (tmp_path / "MODEL.DEVICE").touch()
+    assert cli.split_overrides(*given) == given, "a file of such a name is an input"
+
+
 def test_an_error_of_the_script_is_the_command_s(monkeypatch, capsys):
     assert run(monkeypatch, "predict", "absent.jpg") == 2
     assert "absent.jpg" in capsys.readouterr().err

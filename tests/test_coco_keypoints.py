@@ -15,7 +15,7 @@ from querypose.data import (
     check_keypoint_dataset,
     register_all,
     register_coco_keypoints,
-    resolve_datasets,
+    resolve_dataset,
     skeleton_of,
 )
 from querypose.errors import UserError
@@ -56,7 +56,7 @@ def config(train=(), test=()):
 def test_file_is_loaded_with_half_a_pixel_and_class_zero(tmp_path):
     file = write(tmp_path / "a.json", content_of(), tmp_path)
     name = f"{file}@{tmp_path}"
-    assert resolve_datasets(config(train=[name])) == ((name,), ())
+    assert resolve_dataset(name) == name
     first, second = DatasetCatalog.get(name)
     (person,) = first["annotations"]
     assert person["category_id"] == 0
@@ -84,7 +84,7 @@ def test_file_is_loaded_with_half_a_pixel_and_class_zero(tmp_path):
 )
 def test_images_are_found_in_the_usual_places(tmp_path, json_file, folder):
     file = write(tmp_path / json_file, content_of(), tmp_path / folder)
-    resolve_datasets(config(test=[file]))
+    resolve_dataset(file)
     assert Path(MetadataCatalog.get(file).image_root) == tmp_path / folder
 
 
@@ -92,7 +92,7 @@ def test_relative_paths_are_found_below_the_data_set_root(tmp_path, monkeypatch)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     write(tmp_path / "own" / "a.json", content_of(), tmp_path / "own" / "pictures")
     name = "own/a.json@own/pictures"
-    assert resolve_datasets(config(train=[name], test=[name])) == ((name,), (name,))
+    assert resolve_dataset(name) == name == resolve_dataset(name)
     assert check_keypoint_dataset(name).keypoint_names == tuple(NAMES)
     assert Path(annotation_file("own/a.json")) == tmp_path / "own" / "a.json"
 
@@ -114,7 +114,7 @@ def test_images_without_keypoints_are_left_out_of_training_only_on_demand(tmp_pa
     content["annotations"][1]["iscrowd"] = 0
     file = write(tmp_path / "a.json", content, tmp_path)
     cfg = config(train=[file])
-    resolve_datasets(cfg)
+    resolve_dataset(file)
     wanted = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
     assert [d["image_id"] for d in get_detection_dataset_dicts(cfg.DATASETS.TRAIN, min_keypoints=wanted)] == [1]
     assert len(get_detection_dataset_dicts(cfg.DATASETS.TRAIN, min_keypoints=0)) == 2

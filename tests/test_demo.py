@@ -18,6 +18,7 @@ from tiny_model import tiny_config
 from querypose.demo import find_inputs
 from querypose.demo.inputs import image_ids, output_names
 from querypose.errors import UserError
+from querypose.structures import SCORE_THRESHOLD
 
 
 def test_visualizations_and_predictions_are_written(demo, tmp_path, capsys):
@@ -165,6 +166,11 @@ def test_config_overrides_may_stand_anywhere(demo, arguments):
     assert args.input == ["a.jpg", "b"] and args.output == "o"
     assert args.opts == OPTS
     assert args.no_boxes == ("--no-boxes" in arguments)
+    assert args.score_threshold == SCORE_THRESHOLD
+
+
+def test_ids_need_surer_persons(demo):
+    assert demo.parse_arguments(["--track", "--input", "a.mp4"]).score_threshold == 0.3
 
 
 def test_the_predictor_gets_the_options(demo, tmp_path):

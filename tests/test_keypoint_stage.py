@@ -57,3 +57,11 @@ def test_self_attention_connects_parts(inputs):
     after = stage(**inputs)[3]
     assert (after[0, 0] - before[0, 0]).abs().max() > 1e-5
     assert torch.equal(after[1:], before[1:])
+
+
+@torch.no_grad()
+def test_heads_stay_float32_under_autocast(inputs):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        coordinates, sigmas, *_ = make_stage("full")(**inputs)
+    assert coordinates.dtype == sigmas.dtype == torch.float32
+    assert coordinates.isfinite().all()

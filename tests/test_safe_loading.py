@@ -264,3 +264,11 @@ def test_a_checkpoint_that_cannot_be_had(tmp_path):
         SafeCheckpointer(nn.Linear(1, 1)).load("file://nowhere/model.pth")
     with pytest.raises(UserError, match="No such file or directory.; check the path"):
         read_checkpoint(str(tmp_path / "absent.pth"))
+
+
+def test_an_array_that_is_shorter_than_it_says(tmp_path):
+    content = pickle.dumps({"a": np.zeros(4, np.float32)}, 2)
+    assert content.count(b"K\x04\x85") == 1, "its shape"
+    (tmp_path / "model.pkl").write_bytes(content.replace(b"K\x04\x85", b"K@\x85"))
+    with pytest.raises(UserError, match="cannot reshape array of size 4"):
+        read_checkpoint(str(tmp_path / "model.pkl"))

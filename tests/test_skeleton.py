@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
 
@@ -146,3 +147,12 @@ def test_bad_categories_are_refused(change):
 def test_metadata_without_keypoints_is_refused():
     with pytest.raises(UserError, match="'coco_2017_val' has no keypoint names"):
         Skeleton.from_metadata(MetadataCatalog.get("coco_2017_val"))
+
+
+def test_metadata_of_a_user():
+    # as Detectron2's evaluators take sigmas: an array
+    given = {"keypoint_names": ["a", "b"], "keypoint_oks_sigmas": np.array([0.1, 0.2])}
+    assert Skeleton.from_metadata(SimpleNamespace(**given)).sigmas == (0.1, 0.2)
+    assert Skeleton.from_metadata(SimpleNamespace(**given), sigmas=np.array([0.3, 0.4])).sigmas == (0.3, 0.4)
+    with pytest.raises(UserError, match="keypoint_connection_rules of the metadata are not of a, b"):
+        Skeleton.from_metadata(SimpleNamespace(**given, keypoint_connection_rules=[("a", "c", (0, 0, 0))]))

@@ -83,7 +83,7 @@ def draw(tmp_path):
     main = load_tool("visualize_results").main
     content, results = ground_truth_of(num_images=3), []
     content["categories"][0]["skeleton"] = [[2, 3]]
-    shifts_and_scores = ((0, 0.9), (10, 0.8), (0, 0.2))
+    shifts_and_scores = ((0, 0.9), (10, 0.8), (0, 0.1))
     for image, person, (shift, score) in zip(content["images"], content["annotations"], shifts_and_scores, strict=True):
         image.update(file_name=f"{image['id']}.png", width=260, height=200)
         Image.new("RGB", (260, 200), (90, 90, 90)).save(tmp_path / image["file_name"])

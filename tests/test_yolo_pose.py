@@ -110,6 +110,8 @@ def test_names_where_the_file_gives_none(tmp_path, count):
         ({"kpt_shape": [5, 3], "flip_idx": None}, r"a\.txt, line 1: 17 numbers, but kpt_shape needs 20"),
         ({"flip_idx": [0, 2, 3, 1]}, "must exchange pairs of the indices 0 to 3"),
         ({"flip_idx": 3}, "must exchange pairs of the indices 0 to 3"),
+        ({"flip_idx": [[0], 2, 1, 3]}, "must exchange pairs of the indices 0 to 3"),
+        ({"kpt_shape": ["4", 3]}, "is not a YOLO-pose data set: it needs kpt_shape"),
         ({"kpt_names": {0: NAMES[:3]}}, "has 3 names, but kpt_shape has 4 keypoints"),
         ({"train": "elsewhere"}, "names elsewhere for the split train, but there is no"),
         ({"train": None}, "has no split train"),

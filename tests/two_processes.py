@@ -20,7 +20,7 @@ from killed_training import Poison, config
 from tiny_model import spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
 from torch import nn
 
-from querypose.data import resolve_datasets
+from querypose.data import resolve_dataset
 from querypose.engine import PoseTrainer, build_optimizer, launch, process_group, processes, train_net
 from querypose.engine.trainer import share_buffers, wrap_for_distribution
 from querypose.errors import UserError, exit_on_user_error
@@ -111,7 +111,7 @@ class Oracle(nn.Module):
 def evaluate(json_file):
     """Metrics by task; an empty dict on all but the first process."""
     cfg = tiny_config("light", "DATASETS.TEST", (json_file,), "DATALOADER.NUM_WORKERS", 0)
-    resolve_datasets(cfg)
+    resolve_dataset(json_file)
     loader = PoseTrainer.build_test_loader(cfg, json_file)
     evaluator = PoseTrainer.build_evaluator(cfg, json_file, output_folder=None)
     evaluator._output_dir = None

@@ -17,7 +17,7 @@ from querypose.demo import Demo, find_inputs, frames_in_order, prepare_output
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import PRECISIONS
 from querypose.structures import SCORE_THRESHOLD
-from querypose.tracking import PoseTracker
+from querypose.tracking import MIN_SCORE, PoseTracker
 from querypose.visualization.draw_poses import COLOR_BY, CONFIDENCE
 
 
@@ -49,7 +49,8 @@ def parse_arguments(arguments=None):
     source.add_argument("--webcam", nargs="?", type=int, const=0, metavar="N", help="a camera, by number (default 0)")
     add("--output", default="output/poses", metavar="DIR", help="folder to write to (default output/poses)")
     shown = "(default %(default)s)"
-    add("--score-threshold", type=float, default=SCORE_THRESHOLD, help=f"leave out persons below it {shown}")
+    threshold = f"leave out persons below it (default {SCORE_THRESHOLD}; with --track: {MIN_SCORE})"
+    add("--score-threshold", type=float, help=threshold)
     add("--keypoint-threshold", type=float, default=0.5, help=f"do not draw keypoints below it {shown}")
     add("--top-k", type=int, metavar="K", help="only the K best persons of an image")
     add("--max-frames", type=int, metavar="N", help="end a video or camera after N frames")
@@ -74,6 +75,8 @@ def parse_arguments(arguments=None):
         parser.error("--max-frames must be at least 1")
     if args.smooth and not args.track:
         parser.error("--smooth needs --track, which tells whose keypoints to smooth")
+    if args.score_threshold is None:
+        args.score_threshold = MIN_SCORE if args.track else SCORE_THRESHOLD
     return args
 
 

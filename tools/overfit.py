@@ -56,7 +56,7 @@ def main() -> None:
 
     predictor = PosePredictor(output / "config.yaml", output / "model_final.pth")
     records = DatasetCatalog.get(dataset)
-    sheet = prediction_sheet(records, {"prediction": predictor}, predictor.skeleton, score_threshold=0.3)
+    sheet = prediction_sheet(records, {"prediction": predictor}, predictor.skeleton)
     Image.fromarray(sheet).save(output / "predictions.png")
     print(
         f"keypoint AP {results['keypoints']['AP']:.1f}, box AP {results['bbox']['AP']:.1f} on the {args.num_images} "

@@ -17,6 +17,7 @@ from querypose.data.coco_keypoints import resolve_dataset
 from querypose.errors import UserError, exit_on_user_error
 from querypose.evaluation.ground_truth import ground_truth_of
 from querypose.evaluation.reliability import fit_temperature, halves, keypoint_deviations, reliability
+from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization.plots import plot_reliability
 
 
@@ -26,7 +27,8 @@ def main(arguments=None):
     add("--dataset", required=True, help="a registered data set, or an annotation file FILE.json or FILE.json@IMAGES")
     add("--output", required=True, metavar="PNG", help="the plot to write: .png, .svg or .pdf")
     add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
-    add("--score-threshold", type=float, default=0.3, help="leave out persons below it (default 0.3)")
+    shown = "leave out persons below it (default %(default)s)"
+    add("--score-threshold", type=float, default=SCORE_THRESHOLD, help=shown)
     add("--seed", type=int, default=0, help="of the division into halves (default 0)")
     add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_args(arguments)

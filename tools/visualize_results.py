@@ -20,6 +20,7 @@ from querypose.data.coco_format import read_json
 from querypose.data.coco_keypoints import resolve_dataset
 from querypose.errors import exit_on_user_error
 from querypose.evaluation.ground_truth import ground_truth_of
+from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization.result_images import ORDERS, write_result_images
 
 
@@ -31,7 +32,8 @@ def main(arguments=None):
     add("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
     add("--number", type=int, default=24, metavar="N", help="images to draw (default 24)")
     add("--sort", choices=ORDERS, default="worst", help="which come first; none: as in the file (default worst)")
-    add("--score-threshold", type=float, default=0.3, help="leave out poses below it, also from errors (default 0.3)")
+    shown = "leave out poses below it, also from errors (default %(default)s)"
+    add("--score-threshold", type=float, default=SCORE_THRESHOLD, help=shown)
     add("--keypoint-threshold", type=float, default=0.0, help="draw no keypoints below it; they still count")
     args = parser.parse_args(arguments)
     if args.number < 1:

@@ -7,7 +7,6 @@ from querypose.data.coco_keypoints import (
     check_keypoint_dataset,
     register_coco_keypoints,
     resolve_dataset,
-    resolve_datasets,
     skeleton_of,
 )
 from querypose.data.mapper import PoseDatasetMapper
@@ -25,7 +24,6 @@ __all__ = [
     "register_all",
     "register_coco_keypoints",
     "resolve_dataset",
-    "resolve_datasets",
     "skeleton_of",
     "training_records",
 ]

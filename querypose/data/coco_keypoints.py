@@ -96,11 +96,6 @@ def load_coco_keypoints(
     ]
 
 
-def resolve_datasets(cfg: CfgNode) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Register the files named in `cfg.DATASETS`, as of `resolve_dataset`; return its names as (train, test)."""
-    return tuple(map(resolve_dataset, cfg.DATASETS.TRAIN)), tuple(map(resolve_dataset, cfg.DATASETS.TEST))
-
-
 def skeleton_of(cfg: CfgNode) -> Skeleton:
     """Return the `Skeleton` of the model and of its data.
 

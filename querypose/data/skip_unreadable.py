@@ -65,8 +65,6 @@ class SkipUnreadable:
 def count_unreadable(list_file: str | os.PathLike[str]) -> int:
     """Return how many different images `list_file` names; 0 without such a file."""
     path = Path(list_file)
-    return (
-        0
-        if not path.is_file()
-        else len({line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()})
-    )
+    if not path.is_file():
+        return 0
+    return len({line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()})

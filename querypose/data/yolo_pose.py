@@ -63,7 +63,7 @@ def _description(data_yaml: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{data_yaml} cannot be read: {error}") from error
     shape = description.get("kpt_shape") if isinstance(description, dict) else None
-    if not isinstance(shape, list) or len(shape) != 2 or shape[1] not in (2, 3):
+    if not isinstance(shape, list) or [type(size) for size in shape] != [int, int] or shape[1] not in (2, 3):
         raise UserError(f"{data_yaml} is not a YOLO-pose data set: it needs kpt_shape: [keypoints, 2 or 3]")
     return description
 
@@ -137,7 +137,11 @@ def _category(description: dict[str, Any], data_yaml: Path, class_id: int) -> di
     flip = description.get("flip_idx")
     if flip is None:
         pairs = flip_pairs_by_name(names)
-    elif isinstance(flip, list) and set(flip) == set(range(count)) and all(flip[j] == i for i, j in enumerate(flip)):
+    elif (
+        isinstance(flip, list)
+        and sorted(map(str, flip)) == sorted(map(str, range(count)))
+        and all(flip[int(j)] == i for i, j in enumerate(flip))
+    ):
         pairs = tuple((names[i], names[j]) for i, j in enumerate(flip) if i < j)
     else:
         raise UserError(f"flip_idx of {data_yaml} must exchange pairs of the indices 0 to {count - 1}")

@@ -69,14 +69,16 @@ def check_resumable(
         refused = [_change(name, *pair) for name, pair in shapes.items() if pair[0] != pair[1]]
         refused += _group_differences(state, optimizer)
     if refused:
+        shown = "; ".join(refused[:_MOST_SHOWN]) + (" .." if len(refused) > _MOST_SHOWN else "")
         raise UserError(
-            f"the run in {path} cannot be resumed with another config (checkpoint -> config): "
-            f"{'; '.join(refused[:_MOST_SHOWN])}; to start a new run from its weights, {advice}"
+            f"the run in {path} cannot be resumed with another config (checkpoint -> config): {shown}; to start a new "
+            f"run from its weights, {advice}"
         )
     done = checkpoint.get("iteration", -1) + 1
     if done > cfg.SOLVER.MAX_ITER:
         raise UserError(
-            f"the run in {path} has already done {done} iterations, and SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}"
+            f"the run in {path} has already done {done} iterations, and SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; "
+            "raise it to continue"
         )
     texts = [text for key, text in changed.items() if key not in ("OUTPUT_DIR", "MODEL.WEIGHTS", "SEED")]
     if texts:

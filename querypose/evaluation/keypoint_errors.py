@@ -86,10 +86,9 @@ def keypoint_errors(
     mirror = np.array(truth.skeleton.flip_indices)
     labeled = given[..., 2] > 0
     # (persons found, K), as all that follows
-    has_mirror = labeled[:, mirror] & (mirror != np.arange(num_keypoints))
     squares, squares_to_mirror = (((found - places)[..., :2] ** 2).sum(axis=2) for places in (given, given[:, mirror]))
     similarity = np.exp(-squares / scale)
-    at_mirror = has_mirror & (np.exp(-squares_to_mirror / scale) >= 0.5)
+    at_mirror = labeled[:, mirror] & (np.exp(-squares_to_mirror / scale) >= 0.5)
 
     def mean(values: np.ndarray) -> np.ndarray:
         """(K,) over the labeled keypoints; NaN without one."""

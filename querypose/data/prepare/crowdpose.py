@@ -89,11 +89,12 @@ class CrowdPoseFile:
         without_index = [image for image in images if not isinstance(image.get("crowdIndex"), int | float)]
         outside = sum(_num_outside([person], sizes[person["image_id"]]) for person in persons)
         self.changes = +self.changes
-        self.remarks = +Counter({
+        remarks = {
             "images without crowdIndex (such a file cannot be evaluated by CrowdPose's rules)": len(without_index),
             "labeled keypoints outside their image": outside,
             "images without persons": len(sizes.keys() - {person["image_id"] for person in persons}),
-        })  # fmt: skip
+        }
+        self.remarks = +Counter(remarks)
         self.content = _content(images, persons)
 
     def _compare_sizes(

@@ -20,7 +20,8 @@ class AuxiliaryHeatmap(nn.Module):
         self.stride = stride
         self.sigma = sigma
         nn.init.normal_(self.predict.weight, std=0.01)
-        nn.init.constant_(self.predict.bias, -math.log(99))  # type: ignore[arg-type]  # keypoints are rare: start at probability 0.01
+        # keypoints are rare: start at probability 0.01
+        nn.init.constant_(self.predict.bias, -math.log(99))  # type: ignore[arg-type]
 
     def forward(self, feature: Tensor, keypoints: Tensor) -> Tensor:
         """P2 (B, d, H, W) and labeled persons (B, P, K, 3) in pixels and visibility -> the loss, a sum."""
