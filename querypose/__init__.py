@@ -2,6 +2,7 @@
 
 import importlib
 import warnings
+from typing import Any
 
 # fvcore, which Detectron2 imports, scripts its focal loss: users can do nothing about it
 warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
@@ -17,7 +18,7 @@ _MODULE_OF = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'querypose' has no attribute '{name}'")
     try:
@@ -33,5 +34,5 @@ def __getattr__(name: str):
     return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_MODULE_OF])

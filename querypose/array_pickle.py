@@ -21,7 +21,7 @@ class PickledDtype:
             raise pickle.UnpicklingError("it holds an array of something else than numbers")
         self.dtype = np.dtype(letters)
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         if state[1] in (">", b">"):
             self.dtype = self.dtype.newbyteorder(">")
 
@@ -34,7 +34,7 @@ class PickledArray:
     def __init__(self, *_: Any):
         pass
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran_order, data = state
         self.array = _from_bytes(dtype, data).reshape(shape, order="F" if fortran_order else "C")
 
@@ -55,13 +55,13 @@ def _from_buffer(data: Any, dtype: PickledDtype, shape: tuple[int, ...], order: 
 
 
 # numpy's names, and what is called in their place
-NUMPY_STAND_INS: dict[str, Callable] = {"numpy.ndarray": PickledArray, "numpy.dtype": PickledDtype}
+NUMPY_STAND_INS: dict[str, Callable[..., Any]] = {"numpy.ndarray": PickledArray, "numpy.dtype": PickledDtype}
 for _core in ("numpy.core", "numpy._core"):
     NUMPY_STAND_INS[f"{_core}.multiarray._reconstruct"] = PickledArray
     NUMPY_STAND_INS[f"{_core}.multiarray.scalar"] = _scalar
     NUMPY_STAND_INS[f"{_core}.numeric._frombuffer"] = _from_buffer
 
-_STAND_INS: dict[str, Callable] = {
+_STAND_INS: dict[str, Callable[..., Any]] = {
     **NUMPY_STAND_INS,
     # how Python 3 writes bytes, and no bytes, for Python 2
     "_codecs.encode": lambda text, _: str.encode(text, "latin1"),
@@ -71,7 +71,7 @@ _STAND_INS: dict[str, Callable] = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Callable:
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
         stand_in = _STAND_INS.get(f"{module}.{name}")
         if stand_in is None:
             raise pickle.UnpicklingError(f"Unsupported class {module}.{name}")  # in PyTorch's words

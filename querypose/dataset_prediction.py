@@ -140,5 +140,6 @@ def predict_dataset(
     most = int(available["GPU"]) if gpu else int(available["CPU"]) // threads
     pool = ray.data.ActorPoolStrategy(size=max(1, min(workers or most, len(parts))))
     work = ray.data.from_items(list(parts), override_num_blocks=len(parts))
-    arguments = {"fn_constructor_args": (options, threads), "num_cpus": threads, "num_gpus": 1 if gpu else 0}
-    yield from work.map(PartPredictor, compute=pool, **arguments).iter_rows()
+    arguments: dict[str, Any] = {"fn": PartPredictor, "fn_constructor_args": (options, threads), "compute": pool}
+    arguments |= {"num_cpus": threads, "num_gpus": 1 if gpu else 0}
+    yield from work.map(**arguments).iter_rows()

@@ -41,7 +41,7 @@ Training data, accuracy and license of the weights: to be filled in by who publi
 """
 
 
-def save_pretrained(folder: str | os.PathLike, model: nn.Module, cfg: CfgNode) -> None:
+def save_pretrained(folder: str | os.PathLike[str], model: nn.Module, cfg: CfgNode) -> None:
     """Write the three files; the config holds the skeleton, and no data set or path of this machine.
 
     An existing model card stays as it is.
@@ -71,7 +71,7 @@ def save_pretrained(folder: str | os.PathLike, model: nn.Module, cfg: CfgNode) -
 
 
 def pretrained_files(
-    name: str | os.PathLike, revision: str | None = None, cache_dir: str | Path | None = None
+    name: str | os.PathLike[str], revision: str | None = None, cache_dir: str | Path | None = None
 ) -> tuple[Path, Path]:
     """Config and weights of a folder, or else of a repository of the Hugging Face Hub.
 

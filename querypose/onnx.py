@@ -38,7 +38,7 @@ class OnnxPoses:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict]:
+    def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
         """COCO results: boxes (x, y, width, height), keypoints as 3K numbers, half a pixel up and left of ours."""
         boxes = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
         keypoints = (self.keypoints - np.array([0.5, 0.5, 0.0], np.float32)).reshape(len(self), -1)
@@ -62,7 +62,7 @@ class OnnxPosePredictor:
 
     def __init__(
         self,
-        file: str | os.PathLike,
+        file: str | os.PathLike[str],
         *,
         score_threshold: float = 0.0,
         image_format: ChannelOrder = "RGB",

@@ -75,8 +75,8 @@ class PosePredictor:
 
     def __init__(
         self,
-        config_file: str | os.PathLike | None = None,
-        weights: str | os.PathLike | None = None,
+        config_file: str | os.PathLike[str] | None = None,
+        weights: str | os.PathLike[str] | None = None,
         *,
         device: str | torch.device | None = None,
         score_threshold: float = SCORE_THRESHOLD,
@@ -141,7 +141,11 @@ class PosePredictor:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | os.PathLike, revision: str | None = None, cache_dir: str | Path | None = None, **options: Any
+        cls,
+        name: str | os.PathLike[str],
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        **options: Any,
     ) -> PosePredictor:
         """Make a predictor of a model in Hugging Face's layout.
 
@@ -149,7 +153,7 @@ class PosePredictor:
         """
         return cls(*pretrained_files(name, revision, cache_dir), **options)
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `config.yaml`, `model.safetensors` and a model card, as the Hugging Face Hub has them."""
         save_pretrained(folder, self.model, self.cfg)
 

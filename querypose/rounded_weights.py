@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ def rounding_weights(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     rounded: set[nn.Module] = set()
     kept: set[nn.Module] = set()
 
-    def note(module: nn.Module, args) -> None:
+    def note(module: Any, args: Any) -> None:
         (rounded if torch.is_autocast_enabled(module.weight.device.type) else kept).add(module)
 
     handles = [module.register_forward_pre_hook(note) for module in model.modules() if isinstance(module, _ROUNDED)]

@@ -111,7 +111,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 def _numpy_numbers_allowed() -> contextlib.AbstractContextManager[Any]:
     """Let `torch.load` read NumPy's numbers; before PyTorch 2.6 it refuses checkpoints that hold them."""
-    if torch.__version__ < (2, 6):
+    if torch.__version__ < "2.6":
         return contextlib.nullcontext()
     return torch.serialization.safe_globals([(function, name) for name, function in NUMPY_STAND_INS.items()])
 

@@ -141,7 +141,7 @@ def to_coco(instances: Instances, image_id: int, *, category_id: int = 1) -> lis
     if instances.has("pred_keypoints"):
         # Detectron2 subtracts the half pixel in place.
         instances.pred_keypoints = instances.pred_keypoints.clone()
-    results = instances_to_coco_json(instances, image_id)
+    results: list[dict[str, Any]] = instances_to_coco_json(instances, image_id)
     for number, result in enumerate(results):
         result["category_id"] = category_id
         if instances.has("track_ids"):

@@ -28,7 +28,7 @@ def module_table(cfg: CfgNode, height: int, width: int, depth: int) -> str:
         for cost, whole in zip(costs, (parameters[""], operations[""]), strict=True):
             row += [_with_unit(cost), f"{100 * cost / whole:.1f}"]
         rows.append(row)
-        groups: list[tuple[tuple, list[str]]] = []
+        groups: list[tuple[tuple[type[nn.Module], int, int, bool], list[str]]] = []
         for name, child in module.named_children() if level < depth else ():
             inner = f"{path}.{name}".lstrip(".")
             key = type(child), parameters[inner], operations.get(inner, 0), name.isdecimal()

@@ -35,7 +35,7 @@ def baseline_config(device: str) -> CfgNode:
     return cfg
 
 
-def random_batch(batch: int, height: int, width: int, persons: int, num_keypoints: int = 17) -> list[dict]:
+def random_batch(batch: int, height: int, width: int, persons: int, num_keypoints: int = 17) -> list[dict[str, Any]]:
     """Training inputs of noise, `persons` in each image, with all keypoints labeled; the same at every call."""
     generator = torch.Generator().manual_seed(0)
     inputs = []
@@ -117,7 +117,7 @@ class Benchmark:
         self.persons = persons
         self.repetitions, self.warm_up = repetitions, warm_up
 
-    def inference(self) -> dict:
+    def inference(self) -> dict[str, Any]:
         """Latency, throughput, parts, work and memory of the model in inference."""
         self.model.eval()
         if self.persons is not None:
@@ -136,7 +136,7 @@ class Benchmark:
             assert result["keypoint_rows"] == [self.persons * len(self.inputs)], result
         return result
 
-    def training(self) -> dict:
+    def training(self) -> dict[str, Any]:
         """The same of a training step; parts are those of the forward pass, matching, backward pass and optimizer."""
         self.model.train()
         # Detectron2's own configs lack our keys: a plain optimizer is close enough
@@ -159,7 +159,9 @@ class Benchmark:
         with EventStorage():
             return self._measure(step, optimizer)
 
-    def _measure(self, function: Callable[[PartClock], None], optimizer: torch.optim.Optimizer | None = None) -> dict:
+    def _measure(
+        self, function: Callable[[PartClock], None], optimizer: torch.optim.Optimizer | None = None
+    ) -> dict[str, Any]:
         idle = PartClock(self.device)
         seconds = repeat(lambda: function(idle), self.device, self.repetitions, self.warm_up)
         process_memory = peak_process_memory_mb()

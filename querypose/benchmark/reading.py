@@ -3,6 +3,7 @@
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -13,7 +14,7 @@ from querypose.benchmark.clock import repeat, summary
 from querypose.data import PoseDatasetMapper, TrainingLoader, skeleton_of
 
 
-def images_per_second(cfg: CfgNode, height: int = 480, width: int = 640, repetitions: int = 20) -> list[dict]:
+def images_per_second(cfg: CfgNode, height: int = 480, width: int = 640, repetitions: int = 20) -> list[dict[str, Any]]:
     """Rows of `what` and `images_per_s` for a JPEG file of that size: the training mapper in one process, then the
     loader with DATALOADER.NUM_WORKERS processes."""
     with tempfile.TemporaryDirectory() as folder:
@@ -33,7 +34,7 @@ def images_per_second(cfg: CfgNode, height: int = 480, width: int = 640, repetit
     return rows
 
 
-def random_record(folder: str, height: int, width: int, num_keypoints: int) -> dict:
+def random_record(folder: str, height: int, width: int, num_keypoints: int) -> dict[str, Any]:
     """A Detectron2 dataset dict of a JPEG file of noise, with three persons whose keypoints are all labeled.
 
     The noise has all scales, so that decoding takes about as long as that of a photograph.

@@ -5,6 +5,7 @@ import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -15,6 +16,7 @@ from querypose.errors import UserError
 from querypose.setup_config import setup_config
 
 BASELINE_NAME = "Keypoint R-CNN R50"
+MakeConfig = Callable[..., CfgNode]
 
 
 class Plan:
@@ -25,7 +27,7 @@ class Plan:
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
-        self.runs: dict[str, Callable[[], dict]] = {}
+        self.runs: dict[str, Callable[[], dict[str, Any]]] = {}
         if args.preset == "gpu":
             self.add_gpu_table()
             return
@@ -56,7 +58,7 @@ class Plan:
         self.add("light", self.config, "training", 2, "float32", None, queries, "all")
 
     def add(
-        self, model: str, config: Callable, kind: str, batch: int, precision: str, persons: int | None, *opts: str
+        self, model: str, config: MakeConfig, kind: str, batch: int, precision: str, persons: int | None, *opts: str
     ) -> None:
         """Plan a run; kind: "inference" or "training"; opts: overrides of the config, part of the run's name."""
         height, width = self.args.size
@@ -74,7 +76,7 @@ class Plan:
         return baseline_config(self.config().MODEL.DEVICE)
 
 
-def read_results(path: Path) -> dict:
+def read_results(path: Path) -> dict[str, Any]:
     """What an earlier call wrote: the machine, and results by run. A UserError for another machine's."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}

@@ -1,8 +1,11 @@
 """What was measured, as a Markdown table and as a line on the terminal."""
 
+from collections.abc import Callable
+from typing import Any
+
 from tabulate import tabulate
 
-_COLUMNS = {
+_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "median ms": lambda run: f"{run['median_ms']:.0f}",
     "p90 ms": lambda run: f"{run['p90_ms']:.0f}",
     "images/s": lambda run: f"{run['images_per_s']:.2f}",
@@ -17,14 +20,14 @@ _COLUMNS = {
 }
 
 
-def to_line(run: dict) -> str:
+def to_line(run: dict[str, Any]) -> str:
     """The numbers of one run."""
     if "rows" in run:
         return "; ".join(f"{row['what']} {row['images_per_s']:.0f} images/s" for row in run["rows"])
     return "; ".join(f"{column} {text(run)}" for column, text in _COLUMNS.items())
 
 
-def to_markdown(results: dict) -> str:
+def to_markdown(results: dict[str, Any]) -> str:
     """A line for each model, and one for each way to read images; `results` as the tool's JSON."""
     lines = [", ".join(f"{name} {value}" for name, value in results["machine"].items())]
     runs = results["runs"].items()

@@ -38,7 +38,7 @@ def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
     num_queries, dim = shape_of(state_dict, r"init_proposal_features\.weight")
     tokens = shape_of(state_dict, rf"{BOX}\.inst_interact\.out_layer\.weight")[1] // dim
     full = any(".pose_decoder_inst_interact." in name for name in state_dict)
-    node = {
+    node: dict[str, object] = {
         "VARIANT": "full" if full else "light",
         "NUM_QUERIES": num_queries,
         "NUM_STAGES": number_of(state_dict, r"head\.(?:pose_)?head_series\.(\d+)\..+"),

@@ -59,7 +59,7 @@ def write_coco_file(data_yaml: Path, split: str) -> tuple[Path, Path]:
 
 def _description(data_yaml: Path) -> dict[str, Any]:
     try:
-        description = yaml.safe_load(data_yaml.read_text())
+        description: dict[str, Any] = yaml.safe_load(data_yaml.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{data_yaml} cannot be read: {error}") from error
     shape = description.get("kpt_shape") if isinstance(description, dict) else None

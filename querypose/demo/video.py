@@ -87,7 +87,7 @@ class VideoReader:
 class VideoWriter:
     """Writes an MP4 file of constant frame rate, complete once it is closed; without frames, no file."""
 
-    def __init__(self, path: str | os.PathLike, frame_rate: float):
+    def __init__(self, path: str | os.PathLike[str], frame_rate: float):
         self.path = os.fspath(path)
         self.frame_rate = writable_rate(frame_rate)
         self.num_frames = 0

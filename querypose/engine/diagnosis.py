@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from querypose.engine.train_loop import StepTrainer
 
 
-def first_non_finite(loop: StepTrainer, batch: list[dict]) -> tuple[dict[str, float], str | None]:
+def first_non_finite(loop: StepTrainer, batch: list[dict[str, Any]]) -> tuple[dict[str, float], str | None]:
     """Compute the losses and gradients of a batch again; no parameter and no stored gradient changes.
 
     In data-parallel training all processes must call it, each with its own part of the batch.

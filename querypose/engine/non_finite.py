@@ -96,7 +96,7 @@ class NonFiniteGuard(HookBase):
         return str(path)
 
 
-def plain(inputs: dict) -> dict:
+def plain(inputs: dict[str, Any]) -> dict[str, Any]:
     """A model's training input with its `Instances` as a dict of tensors."""
     content: dict[str, Any] = {
         key: value for key, value in inputs.items() if isinstance(value, str | int | float | torch.Tensor)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -19,12 +20,12 @@ are parameter groups with their own `lr` and `weight_decay`. Gradients are finit
 
 
 @OPTIMIZER_REGISTRY.register()
-def ADAMW(cfg: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
+def ADAMW(cfg: CfgNode, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, fused=True)
 
 
 @OPTIMIZER_REGISTRY.register()
-def SGD(cfg: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
+def SGD(cfg: CfgNode, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
     return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, fused=True)
 
@@ -38,7 +39,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return OPTIMIZER_REGISTRY.get(name)(cfg, parameter_groups(cfg, model))
 
 
-def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
+def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
     """Trainable parameters in one group per pair of learning rate and weight decay.
 
     Detectron2's rules for norms and biases; then BACKBONE_MULTIPLIER for `backbone` and FLOW_MULTIPLIER for the losses'

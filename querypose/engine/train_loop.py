@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -30,7 +31,7 @@ class StepTrainer(SimpleTrainer):
     def __init__(
         self,
         model: nn.Module,
-        data_loader: Iterable[list[dict]],
+        data_loader: Iterable[list[dict[str, Any]]],
         optimizer: torch.optim.Optimizer,
         *,
         clip: CfgNode | None = None,
@@ -57,7 +58,8 @@ class StepTrainer(SimpleTrainer):
     @property
     def plain_model(self) -> nn.Module:
         """The model without its data-parallel wrapper."""
-        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+        model: nn.Module = self.model
+        return model.module if isinstance(model, DistributedDataParallel) else model
 
     @property
     def reports(self) -> bool:
@@ -80,7 +82,7 @@ class StepTrainer(SimpleTrainer):
                 values = torch.stack([loss.float() for loss in losses.values()]).cpu()  # one transfer for all
                 self._write_metrics(dict(zip(losses, values, strict=True)), data_time)
 
-    def backward(self, batch: list[dict]) -> dict[str, Tensor]:
+    def backward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Add the gradients of a batch's losses to the parameters'; returns the losses by name.
 
         A loss that is not finite makes the whole gradient NaN, in all processes.
@@ -98,7 +100,7 @@ class StepTrainer(SimpleTrainer):
                 total[name] = total.get(name, 0.0) + loss.detach()
         return total
 
-    def parts(self, batch: list[dict]) -> list[tuple[list[dict], dict[str, int]]]:
+    def parts(self, batch: list[dict[str, Any]]) -> list[tuple[list[dict[str, Any]], dict[str, int]]]:
         """The parts that a batch is split into, each with what the model has to know about the whole."""
         if self.accumulation_steps == 1:
             return [(batch, {})]
@@ -109,7 +111,7 @@ class StepTrainer(SimpleTrainer):
         }
         return [(batch[first : first + size], options) for first in range(0, len(batch), size)]
 
-    def forward(self, model: nn.Module, part: list[dict], options: dict[str, int]) -> dict[str, Tensor]:
+    def forward(self, model: nn.Module, part: list[dict[str, Any]], options: dict[str, int]) -> dict[str, Tensor]:
         """The losses of a part, computed in the precision of the training run."""
         with torch.autocast(self.parameters[0].device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             return model(part, **options)

@@ -34,7 +34,7 @@ def main(
     *,
     trainer: type[PoseTrainer] = PoseTrainer,
     add_config: Callable[[CfgNode], None] | None = None,
-) -> dict | None:
+) -> dict[str, Any] | None:
     """Train, or with `eval_only` evaluate, in as many processes as the arguments ask for.
 
     Args:
@@ -50,7 +50,7 @@ def main(
 
 def parser() -> argparse.ArgumentParser:
     """Detectron2's arguments, with a free port for the processes of one machine."""
-    result = default_argument_parser()
+    result: argparse.ArgumentParser = default_argument_parser()
     result.set_defaults(dist_url="auto")
     result.add_argument(
         "--deterministic", action="store_true", help="compute the same bits in every run, slower; docs/RELIABILITY.md"
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(
     args: argparse.Namespace, trainer: type[PoseTrainer], add_config: Callable[[CfgNode], None] | None
-) -> dict | None:
+) -> dict[str, Any] | None:
     """What every process does."""
     cfg = setup_config(args.config_file, args.opts, add_config)
     with process_group(cfg.MODEL.DEVICE, args.timeout):

@@ -6,16 +6,19 @@ import logging
 import os
 import weakref
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from querypose.atomic_io import cut_unfinished_line
 from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, training_records
@@ -91,7 +94,7 @@ class PoseTrainer(DefaultTrainer):
                 "all machines share"
             )
 
-    def train(self) -> dict | None:
+    def train(self) -> dict[str, Any] | None:
         """Train to the end; returns the metrics of the evaluation there.
 
         Raises:
@@ -176,7 +179,7 @@ class PoseTrainer(DefaultTrainer):
                 found.append(UnreadableImages(unreadable_list(cfg)))
         return found
 
-    def _evaluate(self) -> dict:
+    def _evaluate(self) -> dict[str, Any]:
         self._last_eval_results = self.test(self.cfg, self.averaging.averaged if self.averaging else self.model)
         return self._last_eval_results
 
@@ -190,20 +193,20 @@ class PoseTrainer(DefaultTrainer):
         loader = self.build_train_loader(cfg)  # its own: that of training must not advance
         return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
 
-    def build_writers(self) -> list:
+    def build_writers(self) -> list[EventWriter]:
         # a line that a killed run has begun would spoil the next one
         cut_unfinished_line(Path(self.cfg.OUTPUT_DIR) / "metrics.json")
         return super().build_writers()
 
     # not DefaultTrainer's: Detectron2 v0.6 leaves the optimizer out of checkpoints
-    def state_dict(self) -> dict:
-        state = TrainerBase.state_dict(self)
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = TrainerBase.state_dict(self)
         state["iteration"] = self.completed
         state["_trainer"] = self._trainer.state_dict()
         state["config"] = self.cfg.dump()
         return state
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         groups = self._trainer.optimizer.param_groups
         configured = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         TrainerBase.load_state_dict(self, state_dict)
@@ -233,7 +236,7 @@ class PoseTrainer(DefaultTrainer):
         return TrainingLoader(cfg, mapper, records)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader[dict[str, Any]]:
         mapper = PoseDatasetMapper(cfg, is_train=False)
         if cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
             mapper = SkipUnreadable(mapper, unreadable_list(cfg))
@@ -245,7 +248,7 @@ class PoseTrainer(DefaultTrainer):
         return PoseEvaluator(cfg, dataset_name, output_dir=folder)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list | None = None) -> dict:
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[Any] | None = None) -> dict[str, Any]:
         """Detectron2's, in every process with the model that a checkpoint holds.
 
         Every query is run, as box AP counts up to 100 boxes of an image, unless MODEL.QUERYPOSE.TEST.TOPK_POSES is a
@@ -266,8 +269,9 @@ def use_bfloat16(cfg: CfgNode) -> bool:
 
     Those compute the same numbers by emulation, several times slower than float32; they train in float32.
     """
-    if not cfg.SOLVER.AMP.ENABLED or not cfg.MODEL.DEVICE.startswith("cpu"):
-        return cfg.SOLVER.AMP.ENABLED
+    enabled: bool = cfg.SOLVER.AMP.ENABLED
+    if not enabled or not cfg.MODEL.DEVICE.startswith("cpu"):
+        return enabled
     checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     native = any(check is not None and check() for check in checks)
     if not native:

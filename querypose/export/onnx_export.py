@@ -5,6 +5,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ TRACED_SIZE = (330, 260)
 
 
 def export_onnx(
-    model: QueryPose, cfg: CfgNode, skeleton: Skeleton, file: str | os.PathLike, *, opset: int = DEFAULT_OPSET
+    model: QueryPose, cfg: CfgNode, skeleton: Skeleton, file: str | os.PathLike[str], *, opset: int = DEFAULT_OPSET
 ) -> Path:
     """Write `model`, which `cfg` describes, to `file` atomically.
 
@@ -87,7 +88,7 @@ def export_onnx(
     return file
 
 
-def metadata(model: QueryPose, cfg: CfgNode, skeleton: Skeleton) -> dict:
+def metadata(model: QueryPose, cfg: CfgNode, skeleton: Skeleton) -> dict[str, Any]:
     """The description of itself that the file holds, see `docs/EXPORT.md`."""
     queries = model.decoder.instance_queries.num_embeddings
     return {

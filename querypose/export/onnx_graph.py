@@ -109,7 +109,7 @@ def traceable(model: QueryPose) -> Iterator[None]:
         pyramid_pooling.roi_align = functools.partial(torchvision.ops.roi_align, aligned=True)
         model.eval()
         for stage in model.decoder.box_stages:
-            stage.pool = functools.partial(pyramid_pooling.pool_every_level, stage.pooler)
+            stage.__dict__["pool"] = functools.partial(pyramid_pooling.pool_every_level, stage.pooler)
         with torch.no_grad():
             yield
     finally:

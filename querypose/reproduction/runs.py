@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
@@ -39,7 +40,7 @@ class Run:
     """A finished run: its folder, its results.json and in what its config differs from the row's."""
 
     folder: Path
-    results: dict
+    results: dict[str, Any]
     differences: tuple[str, ...]
 
     def figure(self, column: str) -> float | None:
@@ -49,7 +50,7 @@ class Run:
         if column == "OKS":
             return _mean_oks(self.folder)
         task, name = _METRIC.get(column, ("keypoints", column))
-        metrics = self.results["metrics"].get(task, {})
+        metrics: dict[str, float] = self.results["metrics"].get(task, {})
         # CrowdPose's APM is of medium images, COCO's APm of medium persons
         return metrics.get(column if task == "keypoints" and column in metrics else name)
 
@@ -61,7 +62,8 @@ def _mean_oks(folder: Path) -> float | None:
     if not file.is_file():
         return None
     (dataset,) = yaml.safe_load((folder / "config.yaml").read_text())["DATASETS"]["TEST"]
-    return keypoint_errors(annotation_file(dataset), json.loads(file.read_text())).to_dict()["mean_oks"]
+    errors = keypoint_errors(annotation_file(dataset), json.loads(file.read_text())).to_dict()
+    return errors["mean_oks"]
 
 
 def run_folder(config: str, output: Path, seed: int | None = None) -> Path:
@@ -110,7 +112,7 @@ def _read(row: Row, folder: Path) -> Run:
     return Run(folder, results, differences)
 
 
-def _differences(wanted: CfgNode, ran: dict, evaluation: bool) -> Iterator[str]:
+def _differences(wanted: CfgNode, ran: dict[str, Any], evaluation: bool) -> Iterator[str]:
     """Sentences such as 'SOLVER.MAX_ITER 1000 instead of 140000'."""
     skipped = _IGNORED + (_IGNORED_IN_EVALUATION if evaluation else ())
     if wanted.MODEL.META_ARCHITECTURE != "QueryPose":

@@ -28,6 +28,7 @@ _CROWD = 8  # boxes of more persons than that are thinner, so that they do not h
 _FAR = 1e6  # pixels; OpenCV's fixed-point coordinates overflow beyond some hundred millions
 
 _Color = tuple[int, int, int]
+_Colors = dict[str, _Color]
 
 
 def draw_poses(
@@ -122,7 +123,7 @@ def _marks(keypoints: np.ndarray, threshold: float, confidence: str, ground_trut
 
 
 def _draw_person(
-    canvas: np.ndarray, keypoints: np.ndarray, marks: np.ndarray, half_width: float, skeleton: Skeleton, colors: dict
+    canvas: np.ndarray, keypoints: np.ndarray, marks: np.ndarray, half_width: float, skeleton: Skeleton, colors: _Colors
 ) -> None:
     """Draw limbs, then keypoints (K, 3) in pixels of the canvas; marks: (K, 3), as of `_marks`; colors: by side."""
     opacity, size, hollow = marks.T

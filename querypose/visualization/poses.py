@@ -55,7 +55,7 @@ class Poses:
 
     @classmethod
     def from_coco(
-        cls, entries: Iterable[Mapping], num_keypoints: int, *, ground_truth: bool, offset: float = 0.5
+        cls, entries: Iterable[Mapping[str, Any]], num_keypoints: int, *, ground_truth: bool, offset: float = 0.5
     ) -> "Poses":
         """Convert the COCO annotations or results of one image; boxes are drawn if every entry has one.
 
@@ -73,7 +73,7 @@ class Poses:
         return cls(keypoints, boxes, scores, ground_truth)
 
     @classmethod
-    def from_dataset_record(cls, record: Mapping, num_keypoints: int) -> "Poses":
+    def from_dataset_record(cls, record: Mapping[str, Any], num_keypoints: int) -> "Poses":
         """Convert the ground truth of a Detectron2 data set record, whose keypoints have the half pixel already."""
         persons = [person for person in record.get("annotations", ()) if not person.get("iscrowd", 0)]
         return cls.from_coco(persons, num_keypoints, ground_truth=True, offset=0.0)

@@ -1,6 +1,7 @@
 """The ground truth of images beside the predictions of one or several models."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from querypose.visualization.poses import Poses
 
 
 def prediction_sheet(
-    records: Iterable[dict],
+    records: Iterable[dict[str, Any]],
     predictors: Mapping[str, Callable[[np.ndarray], Persons]],
     skeleton: Skeleton,
     *,

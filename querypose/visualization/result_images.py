@@ -13,7 +13,7 @@ from querypose.atomic_io import writing
 from querypose.data.coco_format import image_path
 from querypose.errors import UserError
 from querypose.evaluation.coco_results import check_results
-from querypose.evaluation.ground_truth import GroundTruth
+from querypose.evaluation.ground_truth import Entries, GroundTruth
 from querypose.evaluation.matching import ImageMatching, match_poses
 from querypose.image_io import UnreadableImageError, read_image_rgb
 from querypose.visualization.contact_sheet import write_sheets
@@ -26,7 +26,7 @@ _COLUMNS = ("rank", "image_id", "file_name", "error", "persons", "found", "false
 
 def write_result_images(
     ground_truth: GroundTruth,
-    results: list[dict],
+    results: Entries,
     image_root: str | Path,
     folder: Path,
     *,
@@ -49,7 +49,7 @@ def write_result_images(
     errors = sort_errors(list(match_poses(ground_truth, results)), order)
     names = {image["id"]: image["file_name"] for image in ground_truth.content["images"]}
     persons = [person for person in ground_truth.content["annotations"] if not person["iscrowd"]]
-    poses_of: defaultdict[int | str, tuple[list, list]] = defaultdict(lambda: ([], []))
+    poses_of: defaultdict[int | str, tuple[Entries, Entries]] = defaultdict(lambda: ([], []))
     for column, entries in enumerate((persons, results)):
         for entry in entries:
             poses_of[entry["image_id"]][column].append(entry)

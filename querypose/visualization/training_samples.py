@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import detectron2.data.transforms as T
 import numpy as np
@@ -37,7 +38,7 @@ class SampleMaker:
         mirroring = {**options, "augmentations": [*options["augmentations"], flip]}
         self._mappers = PoseDatasetMapper(**options), PoseDatasetMapper(**mirroring)
 
-    def make(self, index: int, seed: int) -> list[dict]:
+    def make(self, index: int, seed: int) -> list[dict[str, Any]]:
         """The sample of `records[index]` and its mirror image; raises `UserError` for an image that does not fit."""
         state, pair = np.random.get_state(), []
         try:
@@ -48,7 +49,7 @@ class SampleMaker:
             np.random.set_state(state)
         return pair
 
-    def draw(self, sample: dict) -> np.ndarray:
+    def draw(self, sample: dict[str, Any]) -> np.ndarray:
         """Draw boxes, limbs and keypoints of a mapper output: (h, w, 3) uint8 RGB."""
         image = sample["image"].permute(1, 2, 0).numpy()
         image = np.ascontiguousarray(image[:, :, ::-1] if self.image_format == "BGR" else image)

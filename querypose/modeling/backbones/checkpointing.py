@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     return blocks
 
 
-def _checkpoint(block: nn.Module, *inputs: Tensor) -> Tensor:
+def _checkpoint(block: nn.Module, *inputs: Tensor) -> Any:
     if not (block.training and torch.is_grad_enabled()):
         return block(*inputs)
     contexts = lambda: (contextlib.nullcontext(), _running_statistics_kept(block))  # noqa: E731
