@@ -181,13 +181,15 @@ def test_an_unreadable_image_is_reported_and_the_others_are_used(demo, tmp_path,
     save_image(tmp_path / "in" / "a.jpg")
     (tmp_path / "in" / "b.jpg").write_text("no image")
     (tmp_path / "in" / "link.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "in" / "loop.jpg").symlink_to("loop.jpg")
     save_image(tmp_path / "in" / "c.jpg")
     assert run(demo, "--input", tmp_path / "in", tmp_path / "absent", "--output", tmp_path / "out") == 2
     captured = capsys.readouterr()
     assert re.search(r"error: .*b\.jpg cannot be read", captured.err)
     assert f"error: no images found in {tmp_path / 'absent'}" in captured.err
     assert re.search(r"error: .*link\.jpg does not exist", captured.err)
-    assert "3 inputs could not be used" in captured.out
+    assert re.search(r"error: .*loop\.jpg cannot be read \(Too many levels", captured.err)
+    assert "4 inputs could not be used" in captured.out
     assert sorted(p.name for p in (tmp_path / "out").glob("*.jpg")) == ["a.jpg", "c.jpg"]
     assert len(content(tmp_path / "out")) == 2
 
