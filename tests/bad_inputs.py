@@ -50,6 +50,8 @@ CONFIG_OVERRIDES = [
     # names
     (["SOLVER.OPTIMIZER", "ADAM"], "SOLVER.OPTIMIZER is 'ADAM'; valid are ADAMW, SGD"),
     (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'"),
+    (["MODEL.DEVICE", "xpu"], "MODEL.DEVICE is 'xpu', which PyTorch does not find here"),
+    (["MODEL.DEVICE", "cuda:99"], "MODEL.DEVICE is 'cuda:99', which PyTorch does not find here"),
     (["MODEL.BACKBONE.NAME", "resnet50"], "valid are .*build_resnet_fpn_backbone"),
     (["MODEL.LOAD_PROPOSALS", "True"], "LOAD_PROPOSALS is True; valid are False"),
     (["MODEL.CHANNELS_LAST", "auto"], "CHANNELS_LAST is 'auto'; valid are False, None, True"),
