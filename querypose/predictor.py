@@ -151,7 +151,11 @@ class PosePredictor:
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write `config.yaml`, `model.safetensors` and a model card, as the Hugging Face Hub has them."""
-        save_pretrained(folder, self.model, self.cfg)
+        model = self.model
+        if any(parameter.dtype != torch.float32 for parameter in model.parameters()):  # rounded for speed
+            model = build_model(self.cfg)
+            load_weights(model, self.cfg.MODEL.WEIGHTS)
+        save_pretrained(folder, model, self.cfg)
 
     def _set_up(
         self,
