@@ -262,5 +262,9 @@ def checkpoints(folder, model):
         (saved("other.pth", {"model": {"conv.weight": torch.zeros(3)}}), "another model|lack|not|holds"),
         (saved("code.pth", {"model": state, "extra": Code(folder / "run")}), "would run code"),
         (saved("shapes.pth", {"model": {**state, first: torch.zeros(2, 3)}}), "shape|other|not"),
+        (
+            saved("nan.pth", {"model": {**state, first: state[first] * float("nan")}}),
+            f"hold NaN or infinity, first {first}",
+        ),
         (saved("half.pth", {"model": dict(list(state.items())[: len(state) // 2])}), "lack|not|misses"),
     ]
