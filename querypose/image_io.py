@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Literal, TypeAlias, cast
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -76,7 +76,7 @@ def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.n
     """
     check_image_format(image_format)
     if isinstance(image, str | os.PathLike) or hasattr(image, "read"):
-        with open_image(image) as opened:
+        with open_image(cast("str | IO[bytes]", image)) as opened:
             return pil_to_rgb(opened)
     if isinstance(image, Image.Image):
         try:
