@@ -1,5 +1,6 @@
 """tools/demo.py: inputs, output names, results, and what is reported about inputs that cannot be used."""
 
+import errno
 import os
 import re
 import subprocess
@@ -123,6 +124,15 @@ def test_folders_globs_and_files_are_found_once(tmp_path):
     sources, empty, left_out = find_inputs(given)
     assert [Path(source).name for source in sources] == ["a.PNG", "b.jpg", "c.jpeg", "live"]
     assert sources[-1] == stream and empty == given[3:5] and [file.name for file in left_out] == ["notes.txt"]
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match="cannot read the folder .*: Permission denied"):
+        find_inputs([str(tmp_path)])
 
 
 def test_outputs_of_equal_names_do_not_overwrite_each_other(demo, tmp_path):

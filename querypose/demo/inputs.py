@@ -32,6 +32,9 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], lis
     Returns:
         the sources, each once and in order; the inputs that name none; the files of folders that were left out because
         of their endings.
+
+    Raises:
+        UserError: a folder that cannot be read.
     """
     found: dict[str, Path | str] = {}
     empty, left_out = [], []
@@ -41,7 +44,11 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], lis
             found.setdefault(given, given)
             continue
         if os.path.isdir(given):
-            files = sorted(path for path in Path(given).iterdir() if not (path.is_dir() or path.name.startswith(".")))
+            try:
+                entries = sorted(Path(given).iterdir())
+            except OSError as error:
+                raise UserError(f"cannot read the folder {given}: {error.strerror}; check its permissions") from error
+            files = [path for path in entries if not (path.is_dir() or path.name.startswith("."))]
             readable = image_endings() | VIDEO_ENDINGS
             left_out += [path for path in files if path.suffix.lower() not in readable]
             files = [path for path in files if path.suffix.lower() in readable]
