@@ -26,7 +26,15 @@ _CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 
 def split_overrides(paths: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:
     """Paths and overrides of a command line, whose KEY VALUE pairs right behind the paths were parsed as paths."""
-    keys = (i for i, path in enumerate(paths) if _CONFIG_KEY.fullmatch(path) and not os.path.exists(path))
+    from querypose.demo.inputs import VIDEO_ENDINGS  # slow to import
+    from querypose.image_io import image_endings
+
+    media = tuple(image_endings() | VIDEO_ENDINGS)  # of an absent IMG_1.JPG, for example
+    keys = (
+        i
+        for i, path in enumerate(paths)
+        if _CONFIG_KEY.fullmatch(path) and not (path.lower().endswith(media) or os.path.exists(path))
+    )
     first = next(keys, len(paths))
     return list(paths[:first]), [*paths[first:], *opts]
 

@@ -127,9 +127,14 @@ def _is_number(value: Any) -> bool:
 def _contradictions(cfg: CfgNode) -> Iterator[str]:
     """Sentences about values that contradict each other, and about those that no list of valid ones describes."""
     try:
-        torch.device(cfg.MODEL.DEVICE)
-    except RuntimeError:
-        yield f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; give cpu, cuda or cuda:1"
+        device = torch.device(cfg.MODEL.DEVICE)
+        if device.type != "cuda":
+            torch.empty(0, device=device)
+        found = device.type != "cuda" or device.index is None or device.index < torch.cuda.device_count()
+    except (RuntimeError, AssertionError):  # of a kind that PyTorch was built without
+        found = False
+    if not found:
+        yield f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which PyTorch does not find here; give cpu, cuda or cuda:1"
     if list(cfg.SOLVER.STEPS) != sorted(set(cfg.SOLVER.STEPS)):
         yield f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; each step must be greater than the one before"
     crop = cfg.INPUT.CROP

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from querypose.atomic_io import whole_file
-from querypose.demo.inputs import find_inputs
+from querypose.atomic_io import make_output_folder, whole_file
+from querypose.demo.inputs import find_inputs, is_video
 from querypose.errors import UserError
 from querypose.predictor import PosePredictor
 from querypose.structures import Persons
@@ -28,18 +28,18 @@ def list_images(inputs: Sequence[str], column: str = "image") -> list[str]:
         ending = Path(given).suffix.lower()
         try:
             if ending == ".txt":
-                images = [line for line in Path(given).read_text().splitlines() if line.strip()]
+                images = [line for line in Path(given).read_text("utf-8-sig").splitlines() if line.strip()]
             elif ending == ".parquet":
                 from pyarrow import parquet
 
                 images = parquet.read_table(given, columns=[column])[column].to_pylist()
             else:
-                images = [str(path) for path in find_inputs([given])[0]]
-        except (OSError, ValueError, KeyError) as error:
+                images = [str(path) for path in find_inputs([given])[0] if not is_video(path)]
+            found.update(dict.fromkeys(os.path.abspath(os.fsdecode(image)) for image in images))
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"cannot read a list of images from {given}: {error}") from error
         if not images:
             raise UserError(f"{given} names no image; give images, folders, globs, .txt or .parquet lists")
-        found.update(dict.fromkeys(os.path.abspath(image) for image in images))
     return list(found)
 
 
@@ -47,9 +47,9 @@ def make_parts(images: Sequence[str], output: Path, images_per_part: int) -> Ite
     """The parts of the work without a file in `output` yet: {"file", "images"}.
 
     Raises:
-        UserError: `output` holds the parts of other images.
+        UserError: `output` holds the parts of other images, or cannot be written to.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    make_output_folder(output)
     plan, work = output / "_parts.json", {"images_per_part": images_per_part, "images": list(images)}
     if plan.exists() and json.loads(plan.read_text()) != work:
         raise UserError(f"{output} holds the poses of other images; give another --output or remove it")
@@ -85,14 +85,19 @@ class PartPredictor:
     def row(self, image: str, persons: Persons | UserError) -> dict[str, Any]:
         """One image: its persons, best first, or why it could not be used."""
         if isinstance(persons, UserError):
-            return {"image": image, "scores": [], "boxes": [], "keypoints": [], "error": str(persons)}
+            return {"image": _text(image), "scores": [], "boxes": [], "keypoints": [], "error": _text(str(persons))}
         height, width = persons.image_size
-        row = {"image": image, "width": width, "height": height, "scores": persons.scores.tolist()}
+        row = {"image": _text(image), "width": width, "height": height, "scores": persons.scores.tolist()}
         row["boxes"] = persons.pred_boxes.tensor.tolist()
         row["keypoints"] = persons.pred_keypoints.flatten(1).tolist()
         if persons.has("pred_keypoint_sigmas"):
             row["keypoint_sigmas"] = persons.pred_keypoint_sigmas.flatten(1).tolist()
         return row
+
+
+def _text(name: str) -> str:
+    """A file's name as Parquet can hold it: bytes that are no text become escapes."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def schema() -> Any:

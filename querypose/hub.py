@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors.torch import save
 from torch import nn
 
-from querypose.atomic_io import whole_file
+from querypose.atomic_io import whole_file, writing
 from querypose.errors import UserError
 
 CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
@@ -44,10 +44,9 @@ Training data, accuracy and license of the weights: to be filled in by who publi
 def save_pretrained(folder: str | os.PathLike[str], model: nn.Module, cfg: CfgNode) -> None:
     """Write the three files; the config holds the skeleton, and no data set or path of this machine.
 
-    An existing model card stays as it is.
+    An existing model card stays as it is. Raises `UserError` for a folder that cannot be written to.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     defaults = get_cfg()
     cfg = cfg.clone()
     cfg.defrost()
@@ -65,9 +64,11 @@ def save_pretrained(folder: str | os.PathLike[str], model: nn.Module, cfg: CfgNo
             parameters=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
             size=cfg.INPUT.MIN_SIZE_TEST,
         ).encode()
-    for name, content in contents.items():
-        with whole_file(folder / name) as file:
-            file.write(content)
+    with writing(folder, "choose another folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            with whole_file(folder / name) as file:
+                file.write(content)
 
 
 def pretrained_files(

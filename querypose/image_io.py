@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Literal, TypeAlias, cast
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ChannelOrder = Literal["RGB", "BGR"]
-ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor"
+ImageLike: TypeAlias = "str | os.PathLike[str] | IO[bytes] | Image.Image | np.ndarray | torch.Tensor"
 
 MAX_PIXELS = 100_000_000
 """Most pixels of an image file (300 MB of memory); Pillow alone only warns up to 179 million."""
@@ -42,10 +42,9 @@ class UnreadableImageError(UserError):
 
 
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the image files of a folder by their endings, sorted by name; folders in it are not searched."""
-    return sorted(
-        path for path in Path(folder).iterdir() if path.suffix.lower() in image_endings() and not path.is_dir()
-    )
+    """Return the image files of a folder by their endings, sorted by name; not those in folders, nor hidden ones."""
+    visible = (path for path in Path(folder).iterdir() if not (path.is_dir() or path.name.startswith(".")))
+    return sorted(path for path in visible if path.suffix.lower() in image_endings())
 
 
 @functools.cache
@@ -65,7 +64,7 @@ def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.n
 
     Args:
         image: one of
-            - a path or a PIL image, rotated as its EXIF orientation says;
+            - a path, a binary file object or a PIL image, rotated as its EXIF orientation says;
             - a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4);
             - a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W) on any device, uint8 or, as of torchvision's
               `to_tensor`, floating point in [0, 1].
@@ -76,11 +75,14 @@ def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.n
         UserError: anything else than the above.
     """
     check_image_format(image_format)
-    if isinstance(image, str | os.PathLike):
-        with open_image(image) as opened:
+    if isinstance(image, str | os.PathLike) or hasattr(image, "read"):
+        with open_image(cast("str | IO[bytes]", image)) as opened:
             return pil_to_rgb(opened)
     if isinstance(image, Image.Image):
-        return pil_to_rgb(image)
+        try:
+            return pil_to_rgb(image)
+        except Exception as error:  # it may be closed, or its file is read only now
+            raise UnreadableImageError(f"the PIL image cannot be read ({error}); repair it or leave it out") from error
     shape = getattr(image, "shape", ())
     torch = sys.modules.get("torch")  # without it there are no tensors
     if torch is not None and isinstance(image, torch.Tensor):
@@ -144,6 +146,8 @@ def open_image(source: str | os.PathLike[str] | IO[bytes], max_pixels: int = MAX
 def pil_to_rgb(image: Image.Image) -> np.ndarray:
     """Return a PIL image, rotated as its EXIF orientation says, as an array (H, W, 3) uint8 RGB."""
     image.load()
+    if not min(image.size):
+        raise UnreadableImageError("it has no pixels")
     with contextlib.suppress(Exception):  # damaged EXIF data do not spoil the pixels
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion clips everything above 255
@@ -156,10 +160,12 @@ def pil_to_rgb(image: Image.Image) -> np.ndarray:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Return (width, height) of a PIL image after rotation by its EXIF orientation, without decoding it."""
+    tags = getattr(image, "tag_v2", {})  # of TIFF, whose size some versions of Pillow have turned already
+    size = tags.get(256, image.width), tags.get(257, image.height)
     turned = False
     with contextlib.suppress(Exception):  # damaged EXIF data
         turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
-    return image.size[::-1] if turned else image.size
+    return size[::-1] if turned else size
 
 
 def resized_shape(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:

@@ -85,6 +85,8 @@ class OnnxPosePredictor:
             UserError: a file that is missing, damaged or no export of QueryPose; the runtime is missing.
         """
         check_image_format(image_format)
+        if not 0 <= score_threshold <= 1:
+            raise UserError(f"the score threshold must be from 0 to 1, not {score_threshold}.")
         self.score_threshold = score_threshold
         self.image_format = image_format
         self._file = os.fspath(file)

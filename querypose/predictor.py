@@ -141,11 +141,7 @@ class PosePredictor:
 
     @classmethod
     def from_pretrained(
-        cls,
-        name: str | os.PathLike[str],
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        **options: Any,
+        cls, name: str | Path, revision: str | None = None, cache_dir: str | Path | None = None, **options: Any
     ) -> PosePredictor:
         """Make a predictor of a model in Hugging Face's layout.
 
@@ -155,7 +151,11 @@ class PosePredictor:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `config.yaml`, `model.safetensors` and a model card, as the Hugging Face Hub has them."""
-        save_pretrained(folder, self.model, self.cfg)
+        model = self.model
+        if any(parameter.dtype != torch.float32 for parameter in model.parameters()):  # rounded for speed
+            model = build_model(self.cfg)
+            load_weights(model, self.cfg.MODEL.WEIGHTS)
+        save_pretrained(folder, model, self.cfg)
 
     def _set_up(
         self,
@@ -185,6 +185,8 @@ class PosePredictor:
 
     @score_threshold.setter
     def score_threshold(self, threshold: float) -> None:
+        if not 0 <= threshold <= 1:
+            raise UserError(f"the score threshold must be from 0 to 1, not {threshold}.")
         self._score_threshold = threshold
         if self._owns_model:
             # a person's score is at most its class probability
@@ -200,7 +202,7 @@ class PosePredictor:
         """Predict the persons of one image, or of each of several.
 
         Args:
-            image: path, PIL image, uint8 array (H, W, C) or (H, W), or tensor (C, H, W) or (H, W), see
+            image: path, binary file, PIL image, uint8 array (H, W, C) or (H, W), or tensor (C, H, W) or (H, W), see
                 `read_image_rgb`; or several: a list or another iterable of them, an array (B, H, W, C), a tensor
                 (B, C, H, W), or a folder, whose images are predicted in the order of `image_files`.
             batch_size: of several images, as of `stream`.
@@ -325,7 +327,7 @@ class PosePredictor:
 def _is_several(image: ImageLike | Iterable[ImageLike]) -> TypeGuard[Iterable[ImageLike]]:
     if isinstance(image, np.ndarray | torch.Tensor):
         return image.ndim == 4
-    return isinstance(image, Iterable) and not isinstance(image, str | os.PathLike)
+    return isinstance(image, Iterable) and not (isinstance(image, str | bytes | os.PathLike) or hasattr(image, "read"))
 
 
 def check_attention(cfg: CfgNode) -> None:

@@ -105,6 +105,12 @@ class SafeCheckpointer(DetectionCheckpointer):
                 f"the weights lack {len(missing)} of the model's {len(needed)} parameters, first {missing[0]}; give "
                 "the weights of a whole trained model, and the config that they were trained with"
             )
+        not_finite = [name for name, value in self.model.named_parameters() if not value.isfinite().all()]
+        if not_finite:
+            raise UserError(
+                f"{len(not_finite)} of the weights hold NaN or infinity, first {not_finite[0]}: their training failed; "
+                "give weights from before"
+            )
         # what else is missing is the losses', of no use here: nothing to report
         return incompatible._replace(missing_keys=[])
 

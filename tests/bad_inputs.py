@@ -51,6 +51,8 @@ CONFIG_OVERRIDES = [
     # names
     (["SOLVER.OPTIMIZER", "ADAM"], "SOLVER.OPTIMIZER is 'ADAM'; valid are ADAMW, SGD"),
     (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'"),
+    (["MODEL.DEVICE", "xpu"], "MODEL.DEVICE is 'xpu', which PyTorch does not find here"),
+    (["MODEL.DEVICE", "cuda:99"], "MODEL.DEVICE is 'cuda:99', which PyTorch does not find here"),
     (["MODEL.BACKBONE.NAME", "resnet50"], "valid are .*build_resnet_fpn_backbone"),
     (["MODEL.LOAD_PROPOSALS", "True"], "LOAD_PROPOSALS is True; valid are False"),
     (["MODEL.CHANNELS_LAST", "auto"], "CHANNELS_LAST is 'auto'; valid are False, None, True"),
@@ -262,5 +264,9 @@ def checkpoints(folder, model):
         (saved("other.pth", {"model": {"conv.weight": torch.zeros(3)}}), "another model|lack|not|holds"),
         (saved("code.pth", {"model": state, "extra": Code(folder / "run")}), "would run code"),
         (saved("shapes.pth", {"model": {**state, first: torch.zeros(2, 3)}}), "shape|other|not"),
+        (
+            saved("nan.pth", {"model": {**state, first: state[first] * float("nan")}}),
+            f"hold NaN or infinity, first {first}",
+        ),
         (saved("half.pth", {"model": dict(list(state.items())[: len(state) // 2])}), "lack|not|misses"),
     ]

@@ -1,5 +1,6 @@
 """tools/demo.py: inputs, output names, results, and what is reported about inputs that cannot be used."""
 
+import errno
 import os
 import re
 import subprocess
@@ -126,6 +127,15 @@ def test_folders_globs_and_files_are_found_once(tmp_path):
     assert sources[-1] == stream and empty == given[3:5] and [file.name for file in left_out] == ["notes.txt"]
 
 
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match="cannot read the folder .*: Permission denied"):
+        find_inputs([str(tmp_path)])
+
+
 def test_outputs_of_equal_names_do_not_overwrite_each_other(demo, tmp_path):
     files = [Path(p) for p in ("x/a.jpg", "y/a.jpg", "x/a.png", "x/A.webp", "x/a_2.jpg", "x/b.tiff")]
     names = output_names(files)
@@ -187,13 +197,15 @@ def test_an_unreadable_image_is_reported_and_the_others_are_used(demo, tmp_path,
     save_image(tmp_path / "in" / "a.jpg")
     (tmp_path / "in" / "b.jpg").write_text("no image")
     (tmp_path / "in" / "link.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "in" / "loop.jpg").symlink_to("loop.jpg")
     save_image(tmp_path / "in" / "c.jpg")
     assert run(demo, "--input", tmp_path / "in", tmp_path / "absent", "--output", tmp_path / "out") == 2
     captured = capsys.readouterr()
     assert re.search(r"error: .*b\.jpg cannot be read", captured.err)
     assert f"error: no images found in {tmp_path / 'absent'}" in captured.err
     assert re.search(r"error: .*link\.jpg does not exist", captured.err)
-    assert "3 inputs could not be used" in captured.out
+    assert re.search(r"error: .*loop\.jpg cannot be read \(Too many levels", captured.err)
+    assert "4 inputs could not be used" in captured.out
     assert sorted(p.name for p in (tmp_path / "out").glob("*.jpg")) == ["a.jpg", "c.jpg"]
     assert len(content(tmp_path / "out")) == 2
 

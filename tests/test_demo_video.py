@@ -194,6 +194,23 @@ def test_images_of_different_sizes_are_no_frames(demo, tmp_path):
         run(demo, "--track", "--input", tmp_path, "--output", tmp_path / "out")
 
 
+def test_images_too_large_to_read_are_reported_as_without_tracking(demo, tmp_path, monkeypatch, capsys):
+    for number in range(3):
+        save_image(tmp_path / "in" / f"{number}.png")
+    Image.new("1", (300, 300)).save(tmp_path / "in" / "3.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
+    assert run(demo, "--track", "--input", tmp_path / "in", "--output", tmp_path / "out") == 2
+    assert "3.png has more than 100 million pixels" in capsys.readouterr().err
+
+
+def test_a_video_s_name_that_is_no_text_is_refused(demo, tmp_path, capsys):
+    """OpenCV 5 crashes on it."""
+    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
+    assert run(demo, "--input", tmp_path, make_video(tmp_path / "in.mp4", 2), "--output", tmp_path / "out") == 2
+    assert ".mp4 is not valid UTF-8; rename it" in capsys.readouterr().err
+    assert len(lines(tmp_path / "out")) == 2
+
+
 def test_memory_does_not_grow_with_the_frames(tmp_path):
     used = []
     with Results(tmp_path, HANDS, tracked=True) as results:

@@ -50,6 +50,19 @@ def test_a_folder(predictor, folder):
     assert str(ROOT) not in (folder / "config.yaml").read_text()
 
 
+def test_what_was_rounded_for_speed_is_saved_as_it_was(folder, tmp_path):
+    rounded = PosePredictor(folder / "config.yaml", folder / "model.safetensors", device="cpu", precision="bfloat16")
+    rounded.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_to(predictor, tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "poses"):
+        with pytest.raises(UserError, match="cannot write to .*file.*; choose another folder"):
+            predictor.save_pretrained(folder)
+
+
 def test_a_filled_cache(predictor, folder, tmp_path, offline):
     repository, commit = tmp_path / "models--people--poses", "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(folder, repository / "snapshots" / commit)

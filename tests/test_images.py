@@ -1,5 +1,6 @@
 """Images of every kind that data sets have, and what happens to those that cannot be read."""
 
+import io
 import subprocess
 import sys
 
@@ -13,7 +14,16 @@ from tiny_model import tiny_config
 from querypose.data import PoseDatasetMapper, SkipUnreadable, count_unreadable
 from querypose.data.mapper import ResizeShortestEdge
 from querypose.errors import UserError, exit_on_user_error
-from querypose.image_io import UnreadableImageError, image_endings, read_image_rgb, resize_image, resized_shape
+from querypose.image_io import (
+    UnreadableImageError,
+    image_endings,
+    image_files,
+    open_image,
+    read_image_rgb,
+    resize_image,
+    resized_shape,
+    upright_size,
+)
 
 
 def gradient(height=6, width=9):
@@ -35,8 +45,11 @@ def test_exif_orientation(tmp_path, orientation):
     ][orientation - 1]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(read_image_rgb(tmp_path / "a.png"), upright)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / name, exif=exif)
+        assert np.array_equal(read_image_rgb(tmp_path / name), upright), name
+        with open_image(tmp_path / name) as image:
+            assert upright_size(image) == (9, 6), name
 
 
 def test_damaged_exif_is_no_reason_to_stop(tmp_path):
@@ -81,6 +94,23 @@ def damaged(folder):
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "text.jpg").write_text("no picture")
     return ["cut.jpg", "empty.jpg", "text.jpg", "missing.jpg"]
+
+
+def test_pil_images_and_file_objects_are_read_as_files_are(tmp_path):
+    damaged(tmp_path)
+    with open(tmp_path / "whole.jpg", "rb") as file:
+        assert np.array_equal(read_image_rgb(file), read_image_rgb(tmp_path / "whole.jpg"))
+    closed = Image.open(tmp_path / "whole.jpg")
+    closed.close()
+    for broken in (Image.open(tmp_path / "cut.jpg"), closed, Image.new("RGB", (0, 5)), io.BytesIO(b"")):
+        with pytest.raises(UnreadableImageError, match=r"cannot be read \(.*\); repair it or leave it out"):
+            read_image_rgb(broken)
+
+
+def test_hidden_files_of_a_folder_are_left_out(tmp_path):
+    for name in ("a.jpg", "._a.jpg"):  # macOS writes such companions, which are no images
+        (tmp_path / name).touch()
+    assert image_files(tmp_path) == [tmp_path / "a.jpg"]
 
 
 def mapper(is_train):

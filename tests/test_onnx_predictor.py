@@ -126,6 +126,8 @@ def test_the_runtime_is_chosen_by_what_is_installed(file, monkeypatch):
         OnnxPosePredictor(file, runtime="tensorrt")
     with pytest.raises(UserError, match="the precision must be float32 or auto, not int8"):
         OnnxPosePredictor(file, precision="int8")
+    with pytest.raises(UserError, match="score threshold must be from 0 to 1, not 30"):
+        OnnxPosePredictor(file, score_threshold=30)
 
 
 def test_neither_pytorch_nor_detectron2_is_imported(file, picture, tmp_path):

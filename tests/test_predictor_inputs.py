@@ -90,6 +90,9 @@ def test_top_k_keeps_the_best(make, images):
     assert len(make(top_k=50)(images[0])) == 6
     with pytest.raises(UserError, match="top_k must be at least 1"):
         make(top_k=0)
+    for threshold in (float("nan"), -0.1, 30):
+        with pytest.raises(UserError, match="score threshold must be from 0 to 1, not"):
+            make(score_threshold=threshold)
 
 
 def test_half_precision_is_close_and_comes_back_in_float32(make, images):
@@ -184,6 +187,8 @@ def test_a_list_of_files_may_hold_other_kinds_too(make, images, tmp_path):
     found = make()([tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(images[0]), images[0]])
     for persons in found:
         assert_same(persons, found[-1])
+    with open(tmp_path / "a.png", "rb") as file:
+        assert_same(make()(file), found[0])
     with pytest.raises(UserError, match="absent.png does not exist"):
         make()([images[0], tmp_path / "absent.png"])
 

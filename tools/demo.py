@@ -71,6 +71,8 @@ def parse_arguments(arguments=None):
     args.input, args.opts = split_overrides(args.input or (), args.opts)
     if args.webcam is None and not args.input:
         parser.error("--input needs at least one image, video, folder or glob")
+    if args.webcam is not None and args.webcam < 0:  # OpenCV would crash
+        parser.error("--webcam must be 0 or greater")
     if args.max_frames is not None and args.max_frames < 1:
         parser.error("--max-frames must be at least 1")
     if args.smooth and not args.track:

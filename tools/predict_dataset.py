@@ -10,6 +10,7 @@ resumes with the same arguments.
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from querypose.predictor import PRECISIONS
 from querypose.structures import SCORE_THRESHOLD
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
@@ -60,8 +61,9 @@ def main(arguments: list[str] | None = None) -> None:
         f"{done['images']} of {len(images)} images in {seconds:.1f} s, {done['persons']} persons, "
         f"{done['failures']} images could not be used; the others were done before. Poses are in {args.output}"
     )
+    return 2 if done["failures"] else 0
 
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        main()
+        sys.exit(main())

@@ -8,12 +8,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from querypose.atomic_io import make_output_folder
 from querypose.demo.video import Source
 from querypose.errors import UserError
-from querypose.image_io import image_endings
+from querypose.image_io import image_endings, open_image, upright_size
 
 VIDEO_ENDINGS = {
     ".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg",
@@ -34,8 +32,11 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], lis
     Returns:
         the sources, each once and in order; the inputs that name none; the files of folders that were left out because
         of their endings.
+
+    Raises:
+        UserError: a folder that cannot be read.
     """
-    found: dict[Path | str, Path | str] = {}
+    found: dict[str, Path | str] = {}
     empty, left_out = [], []
     for given in inputs:
         files: list[Path]
@@ -43,7 +44,11 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], lis
             found.setdefault(given, given)
             continue
         if os.path.isdir(given):
-            files = sorted(path for path in Path(given).iterdir() if not (path.is_dir() or path.name.startswith(".")))
+            try:
+                entries = sorted(Path(given).iterdir())
+            except OSError as error:
+                raise UserError(f"cannot read the folder {given}: {error.strerror}; check its permissions") from error
+            files = [path for path in entries if not (path.is_dir() or path.name.startswith("."))]
             readable = image_endings() | VIDEO_ENDINGS
             left_out += [path for path in files if path.suffix.lower() not in readable]
             files = [path for path in files if path.suffix.lower() in readable]
@@ -54,7 +59,7 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], lis
         if not files:
             empty.append(given)
         for file in files:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(os.path.realpath(file), file)  # Path.resolve raises on links to themselves
     return list(found.values()), empty, left_out
 
 
@@ -71,8 +76,8 @@ def frames_in_order(sources: Sequence[Source]) -> list[Source]:
         files.sort(key=lambda file: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)])
         sizes = set()
         for file in files:
-            with contextlib.suppress(OSError), Image.open(file) as image:  # unreadable ones are reported later
-                sizes.add(image.size)
+            with contextlib.suppress(UserError), open_image(file) as image:  # unreadable ones are reported later
+                sizes.add(upright_size(image))
         if len(files) < 2 or len(sizes) > 1:
             what = "images of different sizes" if len(files) > 1 else "a single image"
             raise UserError(
@@ -116,6 +121,6 @@ def prepare_output(folder: str | Path, sources: Sequence[Source]) -> Path:
     """Make the output folder; raise `UserError` if it cannot be written to or holds an input image."""
     folder = make_output_folder(folder)
     for source in sources:
-        if isinstance(source, Path) and source.resolve().parent == folder.resolve():
+        if isinstance(source, Path) and os.path.dirname(os.path.realpath(source)) == os.path.realpath(folder):
             raise UserError(f"{folder} holds the input {source}, which could be overwritten; choose another --output.")
     return folder

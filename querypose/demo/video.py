@@ -38,7 +38,7 @@ class VideoReader:
         """Raises `UserError` if the source cannot be opened."""
         self._is_camera = isinstance(source, int)
         self.name = f"camera {source}" if self._is_camera else str(source)
-        self._capture = cv2.VideoCapture(source if isinstance(source, int) else self.name)
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else _checked_name(self.name))
         if not self._capture.isOpened():
             if self._is_camera:
                 raise UserError(f"cannot open {self.name}; check that it is connected and not in use.")
@@ -88,7 +88,7 @@ class VideoWriter:
     """Writes an MP4 file of constant frame rate, complete once it is closed; without frames, no file."""
 
     def __init__(self, path: str | os.PathLike[str], frame_rate: float):
-        self.path = os.fspath(path)
+        self.path = _checked_name(os.fspath(path))
         self.frame_rate = writable_rate(frame_rate)
         self.num_frames = 0
         self._writer: cv2.VideoWriter | None = None
@@ -130,6 +130,13 @@ class VideoWriter:
         if self._writer is not None:
             self._writer.release()
             self._writer = None
+
+
+def _checked_name(path: str) -> str:
+    """The path itself; raise `UserError` for bytes that are no text, on which OpenCV 5 crashes the process."""
+    if not path.isascii() and path != path.encode(errors="replace").decode():
+        raise UserError(f"the name of the video {path} is not valid UTF-8; rename it.")
+    return path
 
 
 def writable_rate(rate: float) -> float:
