@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from querypose.atomic_io import whole_file
 from querypose.data import annotation_file, check_keypoint_dataset, resolve_dataset
 from querypose.data.coco_keypoints import load_coco_keypoints
 from querypose.data.dataset_check import check_dataset
@@ -165,3 +168,12 @@ def test_damaged_image_is_one_of_the_data_set(tmp_path):
     name = resolve_dataset(f"{path}@train")
     report = check_dataset(annotation_file(name), MetadataCatalog.get(name).image_root, name)
     assert report.problems == {"unreadable": 1} and report.counts["images"] == 3
+
+
+def test_processes_of_a_job_may_write_it_at_once(tmp_path):
+    code = "import sys; from querypose.atomic_io import whole_file\nwith whole_file(sys.argv[1]) as f: f.write(b'other')"
+    with whole_file(tmp_path / "a.json") as file:
+        file.write(b"this")
+        subprocess.run([sys.executable, "-c", code, tmp_path / "a.json"], check=True)
+        assert (tmp_path / "a.json").read_text() == "other"
+    assert (tmp_path / "a.json").read_text() == "this" and len(list(tmp_path.iterdir())) == 1
