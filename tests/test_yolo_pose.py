@@ -171,7 +171,7 @@ def test_damaged_image_is_one_of_the_data_set(tmp_path):
 
 
 def test_processes_of_a_job_may_write_it_at_once(tmp_path):
-    code = "import sys; from querypose.atomic_io import whole_file\nwith whole_file(sys.argv[1]) as f: f.write(b'other')"
+    code = "import sys; from querypose.atomic_io import *\nwith whole_file(sys.argv[1]) as f: f.write(b'other')"
     with whole_file(tmp_path / "a.json") as file:
         file.write(b"this")
         subprocess.run([sys.executable, "-c", code, tmp_path / "a.json"], check=True)

@@ -85,7 +85,7 @@ def write_subset(dataset: str, num_images: int, path: Path) -> Path:
     if len(images) < num_images:
         raise UserError(
             f"{dataset} has {len(images)} suitable photographs, of {PERSONS[0]} to {PERSONS[1]} persons, each with "
-            f"{min_keypoints} labeled keypoints and {MIN_AREA} square pixels; set --num-images, or use other photographs"
+            f"{min_keypoints} labeled keypoints and {MIN_AREA} square pixels; set --num-images or use others"
         )
     annotations = [person for image in images for person in persons[image["id"]]]
     content = {"images": images, "categories": [file.category], "annotations": annotations}
