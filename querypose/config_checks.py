@@ -144,6 +144,9 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
         yield f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE 'absolute_range' the smaller size comes first"
     if crop.TYPE.startswith("relative") and max(crop.SIZE) > 1:
         yield f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE '{crop.TYPE}' both must be at most 1"
+    for key, sizes in {"MIN_SIZE_TRAIN": cfg.INPUT.MIN_SIZE_TRAIN, "CROP.RESIZE_BEFORE": crop.RESIZE_BEFORE}.items():
+        if not sizes:
+            yield f"INPUT.{key} is empty; give one or more lengths in pixels"
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(cfg.INPUT.MIN_SIZE_TRAIN) != 2:
         yield "INPUT.MIN_SIZE_TRAIN must hold the minimum and the maximum with MIN_SIZE_TRAIN_SAMPLING range"
     if cfg.MODEL.META_ARCHITECTURE == "QueryPose":

@@ -46,6 +46,8 @@ CONFIG_OVERRIDES = [
     ([PREFIX + "HIDDEN_DIM", "32"], "OUT_CHANNELS 16 must equal MODEL.QUERYPOSE.HIDDEN_DIM 32"),
     (["SOLVER.EMA", "1.5"], "SOLVER.EMA is 1.5; it must be less than 1"),
     (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], "must hold the minimum and the maximum"),
+    (["INPUT.MIN_SIZE_TRAIN", "()"], "INPUT.MIN_SIZE_TRAIN is empty"),
+    (["INPUT.CROP.RESIZE_BEFORE", "[]"], "INPUT.CROP.RESIZE_BEFORE is empty"),
     (["INPUT.CROP.SIZE", "[600, 384]"], "smaller size comes first"),
     (["INPUT.CROP.TYPE", "relative"], "at most 1"),
     # names
