@@ -13,6 +13,8 @@ from querypose.config import add_querypose_config
 from querypose.errors import UserError
 from querypose.modeling.backbones.swin import check_swin_sizes
 
+# of Detectron2's layers; "" for none
+_NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
 _VALID_VALUES = {
     "MODEL.QUERYPOSE.VARIANT": ("full", "branched", "light"),
     "MODEL.QUERYPOSE.INITIALIZATION": ("deliberate", "authors"),
@@ -33,6 +35,9 @@ _VALID_VALUES = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("full_model", "norm", "value"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+    "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
+    "MODEL.FPN.NORM": _NORMS,
+    "MODEL.RESNETS.NORM": _NORMS,
     # the other samplers repeat images of rare categories, or need keys that Detectron2 v0.6 lacks
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
     # QueryPose learns its proposals; Detectron2 would unpickle their files, which can run any code
@@ -45,6 +50,8 @@ _POSITIVE = {
     "INPUT.MAX_SIZE_TRAIN",
     "INPUT.MAX_SIZE_TEST",
     "MODEL.PIXEL_STD",
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
+    "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION",
     "SOLVER.MAX_ITER",
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.ACCUMULATION_STEPS",
@@ -132,6 +139,9 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
         yield f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; give cpu, cuda or cuda:1"
     if list(cfg.SOLVER.STEPS) != sorted(set(cfg.SOLVER.STEPS)):
         yield f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; each step must be greater than the one before"
+    steps, last = cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR" and sum(step <= last for step in steps) >= last:
+        yield f"SOLVER.STEPS is {steps}; SOLVER.MAX_ITER {last} must be greater than their number"
     crop = cfg.INPUT.CROP
     for key, value, length in (
         ("MODEL.PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN, 3),
