@@ -20,7 +20,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     killed. The content is on the disk before the name is.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")  # several processes may write the same file
     try:
         with open(partial, "wb") as file:
             yield file

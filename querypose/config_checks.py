@@ -13,6 +13,8 @@ from querypose.config import add_querypose_config
 from querypose.errors import UserError
 from querypose.modeling.backbones.swin import check_swin_sizes
 
+# of Detectron2's layers; "" for none
+_NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
 _VALID_VALUES = {
     "MODEL.QUERYPOSE.VARIANT": ("full", "branched", "light"),
     "MODEL.QUERYPOSE.INITIALIZATION": ("deliberate", "authors"),
@@ -33,6 +35,9 @@ _VALID_VALUES = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("full_model", "norm", "value"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+    "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
+    "MODEL.FPN.NORM": _NORMS,
+    "MODEL.RESNETS.NORM": _NORMS,
     # the other samplers repeat images of rare categories, or need keys that Detectron2 v0.6 lacks
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
     # QueryPose learns its proposals; Detectron2 would unpickle their files, which can run any code
@@ -45,6 +50,8 @@ _POSITIVE = {
     "INPUT.MAX_SIZE_TRAIN",
     "INPUT.MAX_SIZE_TEST",
     "MODEL.PIXEL_STD",
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
+    "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION",
     "SOLVER.MAX_ITER",
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.ACCUMULATION_STEPS",
@@ -137,6 +144,9 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
         yield f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which PyTorch does not find here; give cpu, cuda or cuda:1"
     if list(cfg.SOLVER.STEPS) != sorted(set(cfg.SOLVER.STEPS)):
         yield f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; each step must be greater than the one before"
+    steps, last = cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR" and sum(step <= last for step in steps) >= last:
+        yield f"SOLVER.STEPS is {steps}; SOLVER.MAX_ITER {last} must be greater than their number"
     crop = cfg.INPUT.CROP
     for key, value, length in (
         ("MODEL.PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN, 3),
@@ -149,6 +159,9 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
         yield f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE 'absolute_range' the smaller size comes first"
     if crop.TYPE.startswith("relative") and max(crop.SIZE) > 1:
         yield f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE '{crop.TYPE}' both must be at most 1"
+    for key, sizes in {"MIN_SIZE_TRAIN": cfg.INPUT.MIN_SIZE_TRAIN, "CROP.RESIZE_BEFORE": crop.RESIZE_BEFORE}.items():
+        if not sizes:
+            yield f"INPUT.{key} is empty; give one or more lengths in pixels"
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(cfg.INPUT.MIN_SIZE_TRAIN) != 2:
         yield "INPUT.MIN_SIZE_TRAIN must hold the minimum and the maximum with MIN_SIZE_TRAIN_SAMPLING range"
     if cfg.MODEL.META_ARCHITECTURE == "QueryPose":

@@ -46,6 +46,13 @@ CONFIG_OVERRIDES = [
     ([PREFIX + "HIDDEN_DIM", "32"], "OUT_CHANNELS 16 must equal MODEL.QUERYPOSE.HIDDEN_DIM 32"),
     (["SOLVER.EMA", "1.5"], "SOLVER.EMA is 1.5; it must be less than 1"),
     (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], "must hold the minimum and the maximum"),
+    (["MODEL.FPN.NORM", "batch"], "MODEL.FPN.NORM is 'batch'; valid are .*GN"),
+    (["MODEL.RESNETS.NORM", "batch"], "MODEL.RESNETS.NORM is 'batch'; valid are"),
+    (["MODEL.FPN.FUSE_TYPE", "max"], "MODEL.FPN.FUSE_TYPE is 'max'; valid are avg, sum"),
+    (["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "0"], "ROI_BOX_HEAD.POOLER_RESOLUTION is 0; it must be greater than 0"),
+    (["SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "(1,)"], "SOLVER.MAX_ITER 1 must be greater than their number"),
+    (["INPUT.MIN_SIZE_TRAIN", "()"], "INPUT.MIN_SIZE_TRAIN is empty"),
+    (["INPUT.CROP.RESIZE_BEFORE", "[]"], "INPUT.CROP.RESIZE_BEFORE is empty"),
     (["INPUT.CROP.SIZE", "[600, 384]"], "smaller size comes first"),
     (["INPUT.CROP.TYPE", "relative"], "at most 1"),
     # names

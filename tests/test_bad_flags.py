@@ -24,6 +24,8 @@ FLAGS = [
     ("train_net --config config.yaml --nonsense", "nonsense|unrecognized"),
     (f"train_net {CONFIG} OUTPUT_DIR truth.json", "cannot write to truth.json"),
     (f"test_net {CONFIG}", "nothing to evaluate"),
+    (f"test_net {CONFIG} --resume OUTPUT_DIR output/none", "nothing to evaluate: .*a checkpoint in OUTPUT_DIR"),
+    (f"test_net {CONFIG} MODEL.WEIGHTS model.pth DATASETS.TEST ()", "nothing to evaluate on; set DATASETS.TEST"),
     (f"test_net {CONFIG} MODEL.WEIGHTS images", "no weights file"),
     (f"test_net {CONFIG} MODEL.WEIGHTS timm://nobody", "timm"),
     ("demo", "--input"),

@@ -18,6 +18,7 @@ from querypose.data import (
     resolve_dataset,
     skeleton_of,
 )
+from querypose.data.dataset_check import check_dataset
 from querypose.errors import UserError
 from querypose.setup_config import setup_config
 from querypose.skeleton import Skeleton
@@ -229,3 +230,22 @@ def test_real_files(shared_folder, file, num_keypoints, num_images):
     name = str(shared_folder / "data" / file)
     assert check_keypoint_dataset(name).num_keypoints == num_keypoints
     assert len(DatasetCatalog.get(name)) == num_images
+
+
+@pytest.mark.parametrize("name", [None, 5, ""])
+def test_category_whose_name_is_no_text(tmp_path, name):
+    content = content_of()
+    content["categories"][0]["name"] = name
+    file = write(tmp_path / "a.json", content, tmp_path)
+    check_keypoint_dataset(file)
+    assert MetadataCatalog.get(file).thing_classes == [str(name or "person")]
+    assert len(get_detection_dataset_dicts([file], min_keypoints=1)) == 1
+
+
+def test_file_name_that_is_too_long_for_the_disk(tmp_path):
+    content = content_of()
+    content["images"][1]["file_name"] = "a" * 300 + "\\.png"
+    file = write(tmp_path / "a.json", content, tmp_path)
+    with pytest.raises(UserError, match="1 of the 2 images .* do not exist"):
+        check_keypoint_dataset(file)
+    assert check_dataset(file, tmp_path, "a").problems["missing"] == 1

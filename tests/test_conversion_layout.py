@@ -120,6 +120,8 @@ def renamed(old, new, only=""):
             lambda tiny: tiny | renamed("head_series.2.", "head_series.3.", "head.head_series.2.")(tiny),
             r"\d+ missing \(decoder.keypoint_stages.3.*and \d+ more",
         ),
+        (lambda tiny: {**tiny, "head.pose_head_series.1.fc_sigma.0.linear.bias": torch.ones(())}, r"hold \[0, 2"),
+        (lambda tiny: {**tiny, "part_query.weight": torch.ones(3)}, "part_query.weight has 1 dimensions instead of 2"),
         (without("init_proposal_features.weight"), "not complete: it has no tensor init_proposal_features.weight"),
         (without("part_query.weight"), "not complete: it has no tensor part_query.weight"),
         (renamed("bottom_up.", "bottom_up.vit."), "neither Detectron2's ResNet nor HRNet nor Swin"),

@@ -145,9 +145,13 @@ def test_foreign_files_are_refused(save):
     shapes = original_swin(96)
     version_two = {**shapes, "layers.0.blocks.0.attn.logit_scale": (3, 1, 1)}
     del shapes["layers.3.blocks.1.norm2.bias"]
+    table = "attn.relative_position_bias_table"
+    first, last = f"layers.0.blocks.0.{table}", f"layers.3.blocks.1.{table}"
     for others, words in (
         (version_two, r"1 unexpected \(backbone.bottom_up.features.1.0.attn.logit_scale\)"),
         (shapes, r"1 missing \(backbone.bottom_up.features.7.1.norm2.bias\)"),
+        ({**shapes, first: (7,)}, f"{first} has 1 dimensions instead of 2"),
+        ({**original_swin(96, window=12), last: (7,)}, r"1 misshapen \(backbone.bottom_up.features.7.1.attn"),
         ({"layers.0.blocks.0.norm1.weight": (1,)}, "does not match Swin in the original naming: it lacks patch"),
     ):
         with pytest.raises(UserError, match=words):

@@ -9,9 +9,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from evaluation_data import NAMES, SIGMAS, assert_same, ground_truth_of
+from tiny_model import tiny_config
 
 from querypose.config import add_querypose_config
 from querypose.data import register_coco_keypoints
+from querypose.engine import PoseTrainer
 from querypose.errors import UserError
 from querypose.evaluation import PoseEvaluator, evaluate_coco_results
 from querypose.skeleton import Skeleton
@@ -145,3 +147,18 @@ def test_test_sets_are_written_and_not_evaluated(register, tmp_path):
     assert evaluator.evaluate() == {}
     (result,) = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
     assert result["keypoints"] == [0.5, 0.5, 1.0] * 3 and result["bbox"] == [1, 2, 2, 2]
+
+
+def test_results_that_cannot_be_written_do_not_cost_the_ap(name, tmp_path, messages):
+    (tmp_path / "file").touch()
+    evaluator = PoseEvaluator(name, output_dir=tmp_path / "file")
+    evaluator.process(*perfect_outputs(name))
+    assert evaluator.evaluate()["keypoints"]["AP"] == pytest.approx(100)
+    assert "cannot write the results to" in messages()
+
+
+def test_several_test_sets_write_results_of_their_own(name, tmp_path):
+    sets = (name, "synthetic_people_val")
+    cfg = tiny_config("light", "OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", sets)
+    PoseTrainer.build_evaluator(cfg, name).evaluate()
+    assert (tmp_path / "inference" / name / "coco_instances_results.json").is_file()

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from querypose.data import check_keypoint_dataset, resolve_dataset
+from querypose.atomic_io import whole_file
+from querypose.data import annotation_file, check_keypoint_dataset, resolve_dataset
 from querypose.data.coco_keypoints import load_coco_keypoints
+from querypose.data.dataset_check import check_dataset
 from querypose.errors import UserError
 
 NAMES = ["nose", "left_paw", "right_paw", "tail"]
@@ -110,9 +114,16 @@ def test_names_where_the_file_gives_none(tmp_path, count):
         ({"kpt_shape": [5, 3], "flip_idx": None}, r"a\.txt, line 1: 17 numbers, but kpt_shape needs 20"),
         ({"flip_idx": [0, 2, 3, 1]}, "must exchange pairs of the indices 0 to 3"),
         ({"flip_idx": 3}, "must exchange pairs of the indices 0 to 3"),
-        ({"flip_idx": [[0], 2, 1, 3]}, "must exchange pairs of the indices 0 to 3"),
-        ({"kpt_shape": ["4", 3]}, "is not a YOLO-pose data set: it needs kpt_shape"),
+        ({"flip_idx": [[0, 2, 1, 3]]}, "must exchange pairs of the indices 0 to 3"),
+        ({"flip_idx": [0.0, 2, 1, 3]}, "must exchange pairs of the indices 0 to 3"),
+        ({"kpt_shape": ["4", 3]}, "it needs kpt_shape"),
+        ({"kpt_shape": [4, 3.0]}, "it needs kpt_shape"),
         ({"kpt_names": {0: NAMES[:3]}}, "has 3 names, but kpt_shape has 4 keypoints"),
+        ({"kpt_names": {1: NAMES}}, "must be a list of names for the class 0"),
+        ({"kpt_names": [1, 2, 3, 4]}, "must be a list of names"),
+        ({"kpt_names": 3}, "must be a list of names"),
+        ({"path": ["x"], "train": "elsewhere"}, "there is no"),
+        ({"train": "images/train/a.jpg"}, "a.jpg cannot be read.*save it as text"),
         ({"train": "elsewhere"}, "names elsewhere for the split train, but there is no"),
         ({"train": None}, "has no split train"),
     ],
@@ -124,10 +135,45 @@ def test_what_cannot_be_used(tmp_path, change, words):
 
 
 @pytest.mark.parametrize(
-    ("line", "words"), [("1 " + "0.5 " * 16, r"labels of the classes \[0, 1\]"), ("dog 0.5", r"c\.txt, line 1")]
+    ("line", "words"),
+    [
+        (b"1 " + b"0.5 " * 16, r"labels of the classes \[0, 1\]"),
+        (b"dog 0.5", r"c\.txt, line 1"),
+        (b"nan " + b"0.5 " * 16, r"c\.txt, line 1: boxes and keypoints must be fractions"),
+        (b"0 " + b"16 " * 16, r"c\.txt, line 1: boxes and keypoints must be fractions"),
+        (b"\xff\xfe0", r"c\.txt cannot be read.*save it as text in UTF-8"),
+    ],
 )
 def test_labels_that_cannot_be_used(tmp_path, line, words):
     path = write_yolo(tmp_path)
-    (tmp_path / "labels" / "train" / "c.txt").write_text(line)
+    (tmp_path / "labels" / "train" / "c.txt").write_bytes(line)
     with pytest.raises(UserError, match=words):
         resolve_dataset(f"{path}@train")
+
+
+def test_what_other_programs_write(tmp_path):
+    """Numbers of classes as text, no flip indices, byte order marks."""
+    path = write_yolo(tmp_path, names={"0": "dog"}, kpt_names={"0": NAMES}, flip_idx=[], val="val.txt")
+    label = tmp_path / "labels" / "train" / "b.txt"
+    label.write_bytes(b"\xef\xbb\xbf" + label.read_bytes())
+    (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbfimages/train/b.png\r\n")
+    metadata = MetadataCatalog.get(resolve_dataset(f"{path}@val"))
+    assert metadata.thing_classes == ["dog"] and metadata.keypoint_flip_map == (("left_paw", "right_paw"),)
+    assert [len(record["annotations"]) for record in DatasetCatalog.get(f"{path}@val")] == [2]
+
+
+def test_damaged_image_is_one_of_the_data_set(tmp_path):
+    path = write_yolo(tmp_path)
+    (tmp_path / "images" / "train" / "c.jpg").write_bytes(b"text")
+    name = resolve_dataset(f"{path}@train")
+    report = check_dataset(annotation_file(name), MetadataCatalog.get(name).image_root, name)
+    assert report.problems == {"unreadable": 1} and report.counts["images"] == 3
+
+
+def test_processes_of_a_job_may_write_it_at_once(tmp_path):
+    code = "import sys; from querypose.atomic_io import *\nwith whole_file(sys.argv[1]) as f: f.write(b'other')"
+    with whole_file(tmp_path / "a.json") as file:
+        file.write(b"this")
+        subprocess.run([sys.executable, "-c", code, tmp_path / "a.json"], check=True)
+        assert (tmp_path / "a.json").read_text() == "other"
+    assert (tmp_path / "a.json").read_text() == "this" and len(list(tmp_path.iterdir())) == 1

@@ -19,6 +19,7 @@ from PIL import Image
 
 from querypose.atomic_io import make_output_folder
 from querypose.data import annotation_file
+from querypose.data.annotations import read_annotations
 from querypose.engine import train_net
 from querypose.errors import UserError, exit_on_user_error
 from querypose.setup_config import setup_config
@@ -67,22 +68,27 @@ def main() -> None:
 
 def write_subset(dataset: str, num_images: int, path: Path) -> Path:
     """Write the annotations of the first suitable photographs, with all their persons; returns the path."""
-    content = json.loads(annotation_file(dataset).read_text())
-    persons: dict[int, list] = {}
-    for annotation in content["annotations"]:
-        persons.setdefault(annotation["image_id"], []).append(annotation)
+    file = read_annotations(annotation_file(dataset))
+    persons: dict[int | str, list] = {image["id"]: [] for image in file.images}
+    for person in file.persons:
+        persons[person["image_id"]].append(person)
+    names = file.category["keypoints"] if file.category else []
+    min_keypoints = min(MIN_KEYPOINTS, len(names))
 
     def suits(image: dict) -> bool:
-        here = persons.get(image["id"], [])
-        labeled = all(person.get("num_keypoints", 0) >= MIN_KEYPOINTS for person in here)
-        large = all(person["area"] >= MIN_AREA and not person.get("iscrowd") for person in here)
+        here = persons[image["id"]]
+        labeled = all(person["num_keypoints"] >= min_keypoints for person in here)
+        large = all(person["area"] >= MIN_AREA and not person["iscrowd"] for person in here)
         return PERSONS[0] <= len(here) <= PERSONS[1] and labeled and large
 
-    images = [image for image in content["images"] if suits(image)][:num_images]
+    images = [image for image in file.images if suits(image)][:num_images]
     if len(images) < num_images:
-        raise UserError(f"{dataset} has {len(images)} suitable photographs; ask for at most that many by --num-images")
-    content["images"] = images
-    content["annotations"] = [person for image in images for person in persons[image["id"]]]
+        raise UserError(
+            f"{dataset} has {len(images)} suitable photographs, of {PERSONS[0]} to {PERSONS[1]} persons, each with "
+            f"{min_keypoints} labeled keypoints and {MIN_AREA} square pixels; set --num-images or use others"
+        )
+    annotations = [person for image in images for person in persons[image["id"]]]
+    content = {"images": images, "categories": [file.category], "annotations": annotations}
     path.write_text(json.dumps(content))
     return path
 

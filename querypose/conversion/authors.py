@@ -155,7 +155,7 @@ def convert_authors_weights(
 
 def _by_keypoint(parts: list[Tensor], part_of_keypoint: list[int]) -> Tensor:
     """Rows (x, y of a part's keypoints) of every part -> (K, 2, ...) in the skeleton's order."""
-    sizes = [len(part) / 2 for part in parts]
+    sizes = [len(part) / 2 if part.ndim else 0 for part in parts]
     if sizes != [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)]:
         listed = ", ".join(f"{size:g}" for size in sizes)
         raise UserError(

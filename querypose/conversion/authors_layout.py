@@ -19,9 +19,9 @@ POSE = r"head\.pose_head_series\.\d+"
 
 def find_division(state_dict: Mapping[str, Tensor], path: str) -> tuple[str, list[int]]:
     """The part division, by name and as the part of each keypoint, that the sizes of the part heads belong to."""
-    head = rf"{POSE}\.fc_(?:coord|sigma)\.{{}}\.linear\.(?:weight|bias)"
+    head = rf"{POSE}\.fc_(?:coord|sigma)\.{{}}\.linear\.weight"
     number = number_of(state_dict, head.format(r"(\d+)"))
-    sizes = [shape_of(state_dict, head.format(part))[0] // 2 for part in range(number)]
+    sizes = [shape_of(state_dict, head.format(part), 2)[0] // 2 for part in range(number)]
     skeleton = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_train"))
     for division, _ in PART_DIVISION_REGISTRY:
         part_of_keypoint = build_part_division(skeleton, division)
@@ -35,24 +35,24 @@ def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
 
     Not in the shapes, hence left to the config: the number of attention heads, the side of the light variant's regions.
     """
-    num_queries, dim = shape_of(state_dict, r"init_proposal_features\.weight")
-    tokens = shape_of(state_dict, rf"{BOX}\.inst_interact\.out_layer\.weight")[1] // dim
+    num_queries, dim = shape_of(state_dict, r"init_proposal_features\.weight", 2)
+    tokens = shape_of(state_dict, rf"{BOX}\.inst_interact\.out_layer\.weight", 2)[1] // dim
     full = any(".pose_decoder_inst_interact." in name for name in state_dict)
     node: dict[str, object] = {
         "VARIANT": "full" if full else "light",
         "NUM_QUERIES": num_queries,
         "NUM_STAGES": number_of(state_dict, r"head\.(?:pose_)?head_series\.(\d+)\..+"),
         "HIDDEN_DIM": dim,
-        "PART_DIM": shape_of(state_dict, r"part_query\.weight")[1],
-        "FEEDFORWARD_DIM": shape_of(state_dict, rf"{BOX}\.linear1\.weight")[0],
-        "DYNAMIC_DIM": shape_of(state_dict, rf"{BOX}\.inst_interact\.norm1\.weight")[0],
+        "PART_DIM": shape_of(state_dict, r"part_query\.weight", 2)[1],
+        "FEEDFORWARD_DIM": shape_of(state_dict, rf"{BOX}\.linear1\.weight", 2)[0],
+        "DYNAMIC_DIM": shape_of(state_dict, rf"{BOX}\.inst_interact\.norm1\.weight", 1)[0],
         "NUM_TOWER_LAYERS": (number_of(state_dict, rf"{POSE}\.inst_convs\.(\d+)\..+") + 1) // 2,
-        "TOWER_DIM": shape_of(state_dict, rf"{POSE}\.inst_convs\.0\.weight")[0],
+        "TOWER_DIM": shape_of(state_dict, rf"{POSE}\.inst_convs\.0\.weight", 4)[0],
     }
     settings = {"MODEL.FPN.OUT_CHANNELS": dim, **{f"MODEL.QUERYPOSE.{key}": value for key, value in node.items()}}
     settings["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] = round(tokens**0.5)
     if full:
-        tokens = shape_of(state_dict, rf"{POSE}\.pose_decoder_inst_interact\.out_layer\.weight")[1] // dim
+        tokens = shape_of(state_dict, rf"{POSE}\.pose_decoder_inst_interact\.out_layer\.weight", 2)[1] // dim
         settings["MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION"] = round(tokens**0.5)
     return settings
 
@@ -81,6 +81,6 @@ def _resnet_settings(bottom_up: Mapping[str, Tensor]) -> dict[str, object]:
     return {
         "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
         "MODEL.RESNETS.DEPTH": depths[blocks],
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": shape_of(bottom_up, rf"res2\.0\.conv{3 if bottleneck else 2}\.weight")[0],
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": shape_of(bottom_up, rf"res2\.0\.conv{3 if bottleneck else 2}\.weight", 4)[0],
         "MODEL.RESNETS.NORM": "BN" if any(name.endswith("num_batches_tracked") for name in bottom_up) else "FrozenBN",
     }

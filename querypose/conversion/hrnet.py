@@ -25,7 +25,7 @@ _OPTIONAL = {
 
 def hrnet_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
     """Config values inferred from the shapes of an HRNet's tensors in the original naming."""
-    width = shape_of(state_dict, r"transition1\.0\.0\.weight")[0]
+    width = shape_of(state_dict, r"transition1\.0\.0\.weight", 4)[0]
     return {"MODEL.BACKBONE.NAME": "build_hrnet_backbone", "MODEL.HRNET.NAME": f"hrnet_w{width}"}
 
 

@@ -59,10 +59,10 @@ def swin_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
     table = r"layers\.{}\.blocks\.\d+\.attn\.relative_position_bias_table"
     return {
         "MODEL.BACKBONE.NAME": "build_swin_fpn_backbone",
-        "MODEL.SWIN.EMBED_DIM": shape_of(state_dict, r"patch_embed\.proj\.weight")[0],
+        "MODEL.SWIN.EMBED_DIM": shape_of(state_dict, r"patch_embed\.proj\.weight", 4)[0],
         "MODEL.SWIN.DEPTHS": [number_of(state_dict, rf"layers\.{stage}\.blocks\.(\d+)\..+") for stage in stages],
-        "MODEL.SWIN.NUM_HEADS": [shape_of(state_dict, table.format(stage))[1] for stage in stages],
-        "MODEL.SWIN.WINDOW_SIZE": window_of(shape_of(state_dict, table.format(r"\d+"))[0]),
+        "MODEL.SWIN.NUM_HEADS": [shape_of(state_dict, table.format(stage), 2)[1] for stage in stages],
+        "MODEL.SWIN.WINDOW_SIZE": window_of(shape_of(state_dict, table.format(r"\d+"), 2)[0]),
     }
 
 
@@ -80,7 +80,8 @@ def convert_swin_checkpoint(path: str) -> Conversion:
     tables = [name for name in tensors if name.endswith("relative_position_bias_table") and name in layout.shapes]
     window, target = (window_of(rows) for rows in (len(tensors[tables[0]]), layout.shapes[tables[0]][0]))
     if target != window:
-        for name in tables:
+        # a misshapen one is reported below
+        for name in (name for name in tables if tensors[name].shape == ((2 * window - 1) ** 2, layout.shapes[name][1])):
             resized = resize_rel_pos_bias_table_simple(tensors[name].float(), (target, target), layout.shapes[name])
             tensors[name] = resized.contiguous().to(tensors[name].dtype)
     conversion = layout.conversion(path, {**tensors, **index_buffers(layout.shapes)}, dropped, _OPTIONAL)

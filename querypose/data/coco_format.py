@@ -64,9 +64,9 @@ def leaves_folder(name: str) -> bool:
 def image_path(image_root: str | os.PathLike[str], file_name: str) -> Path:
     """Return the path of an image; `\\` in its name, as Windows programs write it, becomes `/` where that exists."""
     path = Path(image_root) / file_name
-    if "\\" in file_name and not path.exists():
+    if "\\" in file_name and not os.path.exists(path):
         other = Path(image_root) / file_name.replace("\\", "/")
-        return other if other.exists() else path
+        return other if os.path.exists(other) else path
     return path
 
 

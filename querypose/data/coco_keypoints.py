@@ -51,7 +51,7 @@ def register_coco_keypoints(
         category = read_keypoint_file(json_file).category
         if category is None:
             raise UserError(f"the file {json_file} has no category with keypoints; use a keypoint file")
-        skeleton, class_name = Skeleton.from_coco_category(category), category.get("name", class_name)
+        skeleton, class_name = Skeleton.from_coco_category(category), str(category.get("name") or class_name)
     DatasetCatalog.register(name, lambda: load_coco_keypoints(annotation_file(name), image_root, name))
     MetadataCatalog.get(name).set(
         json_file=json_file,
@@ -179,7 +179,7 @@ def missing_images(image_root: str | os.PathLike[str], file_names: Iterable[str]
         if path.parent not in folders:
             entries = os.scandir(path.parent) if path.parent.is_dir() else ()
             folders[path.parent] = {entry.name for entry in entries if entry.is_file()}
-        if path.name not in folders[path.parent] and not path.is_file():
+        if path.name not in folders[path.parent] and not os.path.isfile(path):
             missing.append(path)
     return missing
 
@@ -258,7 +258,7 @@ def _find_image_root(json_file: Path) -> Path:
     candidates = [folder, folder / "images", folder / json_file.stem, folder / split]
     candidates += [folder.parent / "images", folder.parent / split, folder.parent / "images" / split]
     for candidate in candidates:
-        if image_path(candidate, file_names[0]).is_file():
+        if os.path.isfile(image_path(candidate, file_names[0])):
             return candidate
     tried = ", ".join(map(str, dict.fromkeys(candidates)))
     raise UserError(

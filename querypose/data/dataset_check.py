@@ -1,6 +1,7 @@
 """A check of a whole COCO-format data set: everything that is wrong with it, counted, with an example of each."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -117,7 +118,7 @@ def _check_images(
         bar = tqdm(found, total=len(paths), desc=report.name, unit="image", disable=None)
         for image, path, result in zip(images, paths, bar, strict=True):
             if isinstance(result, UnreadableImageError):
-                report.add("unreadable" if path.exists() else "missing", result)
+                report.add("unreadable" if os.path.exists(path) else "missing", result)
                 continue
             (width, height), digest = result
             if (width, height) != (image["width"], image["height"]):

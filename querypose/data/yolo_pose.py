@@ -12,8 +12,9 @@ from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 from iopath.common.file_io import get_cache_dir
 
 from querypose.atomic_io import whole_file
+from querypose.data.coco_format import are_finite_numbers
 from querypose.errors import UserError
-from querypose.image_io import image_endings, open_image, upright_size
+from querypose.image_io import UnreadableImageError, image_endings, open_image, upright_size
 from querypose.skeleton import flip_pairs_by_name
 
 
@@ -36,8 +37,11 @@ def write_coco_file(data_yaml: Path, split: str) -> tuple[Path, Path]:
     annotations: list[dict[str, Any]] = []
     classes = set()
     for number, path in enumerate(images, 1):
-        with open_image(path) as image:
-            width, height = upright_size(image)
+        try:
+            with open_image(path) as image:
+                width, height = upright_size(image)
+        except UnreadableImageError:  # reported, or skipped, where its pixels are needed, as one of a COCO-format file
+            width, height = 1, 1
         records.append({"id": number, "file_name": str(path.relative_to(root)), "width": width, "height": height})
         for class_id, annotation in _persons(_label_file(path), description["kpt_shape"], width, height):
             classes.add(class_id)
@@ -59,20 +63,28 @@ def write_coco_file(data_yaml: Path, split: str) -> tuple[Path, Path]:
 
 def _description(data_yaml: Path) -> dict[str, Any]:
     try:
-        description: dict[str, Any] = yaml.safe_load(data_yaml.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        description: dict[str, Any] = yaml.safe_load(_text(data_yaml))
+    except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{data_yaml} cannot be read: {error}") from error
     shape = description.get("kpt_shape") if isinstance(description, dict) else None
-    if not isinstance(shape, list) or [type(size) for size in shape] != [int, int] or shape[1] not in (2, 3):
+    if not isinstance(shape, list) or list(map(type, shape)) != [int, int] or shape[0] < 1 or shape[1] not in (2, 3):
         raise UserError(f"{data_yaml} is not a YOLO-pose data set: it needs kpt_shape: [keypoints, 2 or 3]")
     return description
+
+
+def _text(path: Path) -> str:
+    """The content of a text file in UTF-8, without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}; save it as text in UTF-8") from error
 
 
 def _images(description: dict[str, Any], data_yaml: Path, split: str) -> list[Path]:
     """The images of a split, from folders and from text files with a path in each line, in order."""
     if not description.get(split):
         raise UserError(f"{data_yaml} has no split {split}")
-    folder = data_yaml.parent / (description.get("path") or "")
+    folder = data_yaml.parent / str(description.get("path") or "")
     folder = folder if folder.is_dir() else data_yaml.parent
     entries = description[split]
     found: set[Path] = set()
@@ -83,7 +95,7 @@ def _images(description: dict[str, Any], data_yaml: Path, split: str) -> list[Pa
         if path.is_dir():
             found.update(file for file in path.rglob("*") if file.suffix.lower() in image_endings())
         elif path.is_file():
-            found.update(path.parent / line.strip() for line in path.read_text().splitlines() if line.strip())
+            found.update(path.parent / line.strip() for line in _text(path).splitlines() if line.strip())
         else:
             raise UserError(f"{data_yaml} names {entry} for the split {split}, but there is no {path}")
     if not found:
@@ -103,7 +115,7 @@ def _persons(labels: Path, shape: tuple[int, int], width: int, height: int) -> l
         return []
     count, size = shape
     persons = []
-    for number, line in enumerate(labels.read_text().splitlines(), 1):
+    for number, line in enumerate(_text(labels).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -112,6 +124,8 @@ def _persons(labels: Path, shape: tuple[int, int], width: int, height: int) -> l
             raise UserError(f"{labels}, line {number}: {error}") from error
         if len(values) != 5 + count * size:
             raise UserError(f"{labels}, line {number}: {len(values)} numbers, but kpt_shape needs {5 + count * size}")
+        if not are_finite_numbers(values) or max(values[1:5]) > 2:
+            raise UserError(f"{labels}, line {number}: boxes and keypoints must be fractions of the image, not pixels")
         x, y, w, h = values[1:5]
         keypoints: list[float] = []
         for start in range(5, len(values), size):
@@ -127,21 +141,21 @@ def _persons(labels: Path, shape: tuple[int, int], width: int, height: int) -> l
 def _category(description: dict[str, Any], data_yaml: Path, class_id: int) -> dict[str, Any]:
     """COCO's category: names of `kpt_names`, pairs of `flip_idx`."""
     count = description["kpt_shape"][0]
-    names = description.get("kpt_names") or {}
-    names = _at(names, class_id) if isinstance(names, dict) or names and isinstance(names[0], list) else names
+    names = description.get("kpt_names")
     if not names:
         is_coco = count == len(COCO_PERSON_KEYPOINT_NAMES)
         names = COCO_PERSON_KEYPOINT_NAMES if is_coco else [f"keypoint_{i}" for i in range(count)]
+    elif isinstance(names, dict) or isinstance(names, list) and isinstance(names[0], list):
+        names = _at(names, class_id)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"kpt_names of {data_yaml} must be a list of names for the class {class_id}")
     if len(names) != count:
         raise UserError(f"kpt_names of {data_yaml} has {len(names)} names, but kpt_shape has {count} keypoints")
     flip = description.get("flip_idx")
-    if flip is None:
+    is_permutation = isinstance(flip, list) and {type(i) for i in flip} == {int} and set(flip) == set(range(count))
+    if flip is None or flip == []:
         pairs = flip_pairs_by_name(names)
-    elif (
-        isinstance(flip, list)
-        and sorted(map(str, flip)) == sorted(map(str, range(count)))
-        and all(flip[int(j)] == i for i, j in enumerate(flip))
-    ):
+    elif is_permutation and all(flip[j] == i for i, j in enumerate(flip)):
         pairs = tuple((names[i], names[j]) for i, j in enumerate(flip) if i < j)
     else:
         raise UserError(f"flip_idx of {data_yaml} must exchange pairs of the indices 0 to {count - 1}")
@@ -152,5 +166,5 @@ def _category(description: dict[str, Any], data_yaml: Path, class_id: int) -> di
 def _at(entries: Any, index: int) -> Any:
     """The entry of a list or of a dict, None if it has none."""
     if isinstance(entries, dict):
-        return entries.get(index)
-    return entries[index] if index < len(entries) else None
+        return entries.get(index, entries.get(str(index)))
+    return entries[index] if isinstance(entries, list) and index < len(entries) else None

@@ -67,8 +67,11 @@ def _run(
     cfg = setup_config(args.config_file, args.opts, add_config)
     with process_group(cfg.MODEL.DEVICE, args.timeout):
         check_datasets(cfg, train=not args.eval_only)
-        if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
-            raise UserError("nothing to evaluate: give MODEL.WEIGHTS FILE, or --resume for the last checkpoint")
+        resumable = args.resume and any(Path(cfg.OUTPUT_DIR).glob("model_*.pth"))
+        if args.eval_only and not cfg.MODEL.WEIGHTS and not resumable:
+            raise UserError("nothing to evaluate: give MODEL.WEIGHTS FILE, or --resume for a checkpoint in OUTPUT_DIR")
+        if args.eval_only and not cfg.DATASETS.TEST:
+            raise UserError("there is nothing to evaluate on; set DATASETS.TEST to one or more data sets")
         for name in cfg.DATASETS.TEST:
             trainer.build_evaluator(cfg, name)  # its errors are reported before training, not after it
         if not args.eval_only and not args.resume:

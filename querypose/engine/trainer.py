@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import weakref
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,8 @@ class PoseTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> PoseEvaluator:
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        if not output_folder and len(cfg.DATASETS.TEST) > 1:  # a folder for each
+            folder = os.path.join(folder, re.sub(r"[^A-Za-z0-9_.-]+", "-", dataset_name).strip("-"))
         return PoseEvaluator(cfg, dataset_name, output_dir=folder)
 
     @classmethod

@@ -16,6 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
+from querypose.errors import UserError
 from querypose.evaluation.coco_results import TASKS, Metrics, check_options, compute_metrics
 from querypose.evaluation.ground_truth import Entries, ground_truth_of
 from querypose.evaluation.submission import submission_name, write_submission
@@ -102,13 +103,22 @@ class PoseEvaluator(DatasetEvaluator):
             text = "%d images of %s could not be read (the first is %s): their persons count as missed."
             logger.warning(text, len(unreadable), self._dataset_name, unreadable[0])
         if self._output_dir:
-            os.makedirs(self._output_dir, exist_ok=True)
-            with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as file:
-                json.dump(results, file)
-            if self._submission_split:
-                path = write_submission(results, self._output_dir, self._submission_split, self._name)
-                logger.info("The file to submit for %s is %s", self._submission_split, path)
+            try:
+                self._write(results, self._output_dir)
+            except OSError as error:
+                text = f"cannot write the results to {self._output_dir}: {error.strerror or error}; set OUTPUT_DIR"
+                if not self._ground_truth.content["annotations"]:
+                    raise UserError(text) from error
+                logger.error("%s (AP is computed without)", text)
         if not self._ground_truth.content["annotations"]:
             logger.info("%s has no annotations, so no AP can be computed for the results.", self._dataset_name)
             return OrderedDict()
         return compute_metrics(self._ground_truth, results, self._tasks, self._backend)
+
+    def _write(self, results: Entries, folder: str) -> None:
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, "coco_instances_results.json"), "w") as file:
+            json.dump(results, file)
+        if self._submission_split:
+            path = write_submission(results, folder, self._submission_split, self._name)
+            logger.info("The file to submit for %s is %s", self._submission_split, path)
