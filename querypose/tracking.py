@@ -12,14 +12,17 @@ from querypose.one_euro import OneEuroFilter
 from querypose.structures import Persons
 
 MIN_SCORE = 0.3
-"""Persons below it get no id where no other score is given: with less sure ones more ids are exchanged."""
+"""The score of a new person, where no other is given."""
+LOW_SCORE = 0.1
+"""The lowest score of a person who is followed: find persons down to it where they are to be tracked."""
+_MAX_IOU = 0.7  # of two persons; of more overlapping ones only the best is followed
 
 
 class PoseTracker:
     """Gives the persons of successive frames identities, and smooths their keypoints.
 
-    Persons are matched by the IoU of their boxes. One who is hidden or gone for longer than `max_gap` seconds gets a
-    new id.
+    Persons are matched by `PoseSimilarity`: by place and by the colors along their limbs. One who is hidden or gone for
+    longer than `max_gap` seconds gets a new id.
     """
 
     def __init__(
@@ -33,52 +36,66 @@ class PoseTracker:
     ):
         """
         Args:
-            tracker: one of the package `trackers`, such as `ByteTrackTracker()`; None: OC-SORT.
+            tracker: one of the package `trackers`, such as `OCSORTTracker()`, with its own similarity; None: ByteTrack.
             frame_rate: frames per second where `update` gets no time.
-            min_score: persons below it get no id; as `max_gap`, of OC-SORT only.
+            min_score: of a new person; who has an id keeps it at a lower score too. As `max_gap`, of ByteTrack only.
             smooth: filter every keypoint, see `OneEuroFilter`.
 
         Raises:
             UserError: `trackers` is not installed.
         """
+        self._similarity = None
         if tracker is None:
             try:
-                from trackers import OCSORTTracker
+                from trackers import ByteTrackTracker
+
+                from querypose.pose_similarity import PoseSimilarity
             except ImportError as error:
                 raise UserError("trackers is not installed: pip install 'trackers>=2.6'") from error
-            tracker = OCSORTTracker(
+            self._similarity = PoseSimilarity()
+            tracker = self._similarity.tracker = ByteTrackTracker(
                 lost_track_buffer=round(30 * max_gap),  # in frames of 1/30 second, whatever the frame rate
                 frame_rate=frame_rate,
+                track_activation_threshold=min_score,
                 high_conf_det_threshold=min_score,
-                minimum_consecutive_frames=2,
+                iou=self._similarity,
             )
-        self.tracker, self.frame_rate, self.max_gap, self.smooth = tracker, frame_rate, max_gap, smooth
+        self.tracker, self.frame_rate, self.min_score = tracker, frame_rate, min_score
+        self.max_gap, self.smooth = max_gap, smooth
         self._seconds, self._first_id, self._last_id = 0.0, 1, 0
         self._filters: dict[int, tuple[OneEuroFilter, float]] = {}  # by id, with the time of its last use
 
     def reset(self) -> None:
         """Forget all persons, as between two videos; ids are not used again."""
         self.tracker.reset()
+        if self._similarity is not None:
+            self._similarity.end(np.array([]))
         self._filters.clear()
         self._seconds, self._first_id = 0.0, self._last_id + 1
 
-    def update(self, persons: Persons, seconds: float | None = None) -> Persons:
+    def update(self, persons: Persons, seconds: float | None = None, image: np.ndarray | None = None) -> Persons:
         """The persons of the next frame, in their order, with the field `track_ids`.
 
-        seconds: the frame's time, later than the last one's; None: a frame of `frame_rate` later.
+        seconds: the frame's time, later than the last one's; None: a frame of `frame_rate` later. image: (H, W, 3)
+        uint8; without it, colors do not count.
         Returns persons whose `track_ids` (n,) count from 1; -1: too low a score, or seen for the first time.
         """
+        self._seconds = self._seconds + 1 / self.frame_rate if seconds is None else seconds
         detections = persons.to_detections()
         detections.data["index"] = np.arange(len(persons))
+        if self._similarity is not None:
+            self._similarity.begin(persons, image, self._seconds)
+            detections = detections.with_nms(_MAX_IOU, class_agnostic=True)
         tracked = self.tracker.update(detections, timestamp=seconds)
-        ids = torch.full((len(persons),), -1)
+        ids = np.full(len(persons), -1)
         if len(tracked):
-            found = torch.from_numpy(np.asarray(tracked.tracker_id))
-            ids[torch.from_numpy(tracked.data["index"])] = torch.where(found < 0, -1, found + self._first_id)
+            ids[tracked.data["index"]] = tracked.tracker_id
+        if self._similarity is not None:
+            self._similarity.end(ids)
+        ids = np.where(ids < 0, -1, ids + self._first_id)
         self._last_id = max(self._last_id, *ids.tolist(), 0)
-        self._seconds = self._seconds + 1 / self.frame_rate if seconds is None else seconds
         result = Persons.from_instances(persons, persons.skeleton)
-        result.track_ids = ids
+        result.track_ids = torch.from_numpy(ids)
         if self.smooth:
             result.pred_keypoints = self._smoothed(result)
         return result

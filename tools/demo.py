@@ -17,7 +17,7 @@ from querypose.demo import Demo, find_inputs, frames_in_order, prepare_output
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import PRECISIONS
 from querypose.structures import SCORE_THRESHOLD
-from querypose.tracking import MIN_SCORE, PoseTracker
+from querypose.tracking import LOW_SCORE, MIN_SCORE, PoseTracker
 from querypose.visualization.draw_poses import COLOR_BY, CONFIDENCE
 
 
@@ -49,7 +49,7 @@ def parse_arguments(arguments=None):
     source.add_argument("--webcam", nargs="?", type=int, const=0, metavar="N", help="a camera, by number (default 0)")
     add("--output", default="output/poses", metavar="DIR", help="folder to write to (default output/poses)")
     shown = "(default %(default)s)"
-    threshold = f"leave out persons below it (default {SCORE_THRESHOLD}; with --track: {MIN_SCORE})"
+    threshold = f"leave out persons below it (default {SCORE_THRESHOLD}; with --track, of new persons: {MIN_SCORE})"
     add("--score-threshold", type=float, help=threshold)
     add("--keypoint-threshold", type=float, default=0.5, help=f"do not draw keypoints below it {shown}")
     add("--top-k", type=int, metavar="K", help="only the K best persons of an image")
@@ -95,7 +95,7 @@ def main(arguments=None):
     predictor = PosePredictor(
         args.config_file,
         device=args.device,
-        score_threshold=args.score_threshold,
+        score_threshold=min(args.score_threshold, LOW_SCORE) if args.track else args.score_threshold,
         top_k=args.top_k,
         precision=args.precision,
         opts=args.opts,

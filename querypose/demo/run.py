@@ -118,7 +118,8 @@ class Demo:
                     before, video = video, Path(frame.name) if frame.index is not None else Path(frame.name).parent
                     if before is not None and before != video:
                         self.tracker.reset()
-                    persons = self.tracker.update(persons, seconds)
+                    persons = self.tracker.update(persons, seconds, frame.image)
+                    persons = persons[(persons.track_ids >= 0) | (persons.scores >= self.tracker.min_score)]
                 results.add(persons, number, frame.name, frame.index, seconds)
                 if pending is not None:
                     pending.result()
