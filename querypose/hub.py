@@ -29,7 +29,7 @@ Finds persons and their keypoints in an image: boxes, keypoints and a confidence
 ```python
 from querypose import PosePredictor
 
-persons = PosePredictor.from_pretrained("{name}")("photo.jpg")
+persons = PosePredictor.from_pretrained("organization/{name}")("photo.jpg")
 print(persons.pred_keypoints)  # persons, keypoints, (x, y in pixels, confidence)
 ```
 

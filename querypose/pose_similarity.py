@@ -9,7 +9,9 @@ from trackers.utils.iou import BaseIoU
 
 from querypose.structures import Persons
 
-_SPREAD, _SPEED = 0.2, 2.0  # standard deviation of a center in heights of the box, and its growth per second
+_DISTANCE = 0.2  # standard deviation of a center from one frame to the next, in heights of the box
+_GROWTH = 0.5  # of the logarithm of the height
+_PER_SECOND = 10.0  # how much both grow with the time that a track was not seen
 _COLOR_SCALE = 30.0
 _UNKNOWN = 0.5  # factor of colors that cannot be compared
 _ALONG = np.linspace(0.2, 0.8, 5)  # where the color of a limb is sampled
@@ -28,11 +30,12 @@ class _Look:
 
 
 class PoseSimilarity(BaseIoU):
-    """A similarity from 0 to 1 for the package `trackers`: exp(-d^2 / 2s^2 - c / 30).
+    """A similarity from 0 to 1 for the package `trackers`: exp(-(d / 0.2)^2 / 2s^2 - (g / 0.5)^2 / 2s^2 - c / 30).
 
-    d is the distance of the centers of track and person in heights of the larger box, and s is 0.2 and 2 more for each
-    second that the track was not seen. c is the mean absolute difference (0 to 255) of the colors of their limbs, or of
-    their keypoints in a skeleton without limbs; the factor is 0.5 without an image.
+    d is the distance of the centers of track and person in heights of the larger box, g the logarithm of the ratio of
+    their heights, and s is 1 and 10 more for each second that the track was not seen. c is the mean absolute difference
+    (0 to 255) of the colors of their limbs, or of their keypoints in a skeleton without limbs; without an image, the
+    last factor is 0.5.
     """
 
     def __init__(self) -> None:
@@ -68,15 +71,17 @@ class PoseSimilarity(BaseIoU):
         persons = _rows(boxes_2, self._boxes)
 
         centers_1, centers_2 = ((boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (boxes_1, boxes_2))
-        heights = np.maximum((boxes_1[:, 3] - boxes_1[:, 1])[:, None], boxes_2[:, 3] - boxes_2[:, 1]).clip(min=1)
-        distances = np.linalg.norm(centers_1[:, None] - centers_2, axis=2) / heights
-        spreads = _SPREAD + _SPEED * np.array([[self._seconds - look.seconds] for look in looks])
+        heights_1, heights_2 = ((boxes[:, 3] - boxes[:, 1]).clip(min=1) for boxes in (boxes_1, boxes_2))
+        distances = np.linalg.norm(centers_1[:, None] - centers_2, axis=2) / np.maximum(heights_1[:, None], heights_2)
+        growths = np.log(heights_2 / heights_1[:, None])
+        spreads = 1 + _PER_SECOND * np.array([[self._seconds - look.seconds] for look in looks])
+        place = np.exp(-((distances / _DISTANCE) ** 2 + (growths / _GROWTH) ** 2) / spreads**2 / 2)
 
         differences = np.abs(np.stack([look.colors for look in looks])[:, None] - self._colors[persons]).mean(axis=3)
         weights = np.stack([look.weights for look in looks]).clip(max=1)[:, None] * self._weights[persons]
         total = weights.sum(axis=2)
         mean = (differences * weights).sum(axis=2) / total.clip(min=1e-9)
-        return np.exp(-((distances / spreads) ** 2) / 2) * np.where(total > 0.5, np.exp(-mean / _COLOR_SCALE), _UNKNOWN)
+        return place * np.where(total > 0.5, np.exp(-mean / _COLOR_SCALE), _UNKNOWN)
 
 
 def _rows(boxes: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -115,7 +115,9 @@ class PosePredictor:
             overrides += ["MODEL.DEVICE", str(device)]
         cfg = setup_config(str(config_file), overrides, add_config)
         if "://" not in cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
-            raise UserError(f"there is no weights file '{cfg.MODEL.WEIGHTS}'; set MODEL.WEIGHTS to trained weights.")
+            raise UserError(
+                f"there is no weights file '{cfg.MODEL.WEIGHTS}'; give trained weights, MODEL.WEIGHTS FILE."
+            )
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
         if precision == "auto":
@@ -318,7 +320,7 @@ class PosePredictor:
         instances = instances[instances.scores >= self.score_threshold]
         limit = getattr(self.model, "topk_poses", 0)
         if 0 < limit <= min(len(instances), self.top_k or sys.maxsize):
-            text = f"an image has {limit} persons or more; for more set MODEL.QUERYPOSE.TEST.TOPK_POSES, 0 for all"
+            text = f"only the {limit} best persons are returned; set MODEL.QUERYPOSE.TEST.TOPK_POSES, 0 for all"
             log_first_n(logging.WARNING, text, name=__name__)
         order = instances.scores.argsort(descending=True, stable=True)
         return Persons.from_instances(instances[order[: self.top_k]], self.skeleton)

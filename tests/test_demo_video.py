@@ -187,6 +187,22 @@ def test_tracked_persons_have_their_id_in_every_file(demo, tmp_path):
     assert tracks["annotations"][0]["image_id"] == 2 and len(tracks["categories"][0]["keypoints"]) == 2
 
 
+def test_persons_of_low_score_are_followed_but_are_not_new(demo, tmp_path, monkeypatch):
+    scores = iter([(0.75, 0.25)] * 3 + [(0.125, 0.25)] * 3)
+
+    def found(predictor, image):
+        persons = two_persons(image.shape[:2])
+        persons.scores = torch.tensor(next(scores))
+        return persons
+
+    monkeypatch.setattr(StubPredictor, "__call__", found)
+    make_video(tmp_path / "a.mp4")
+    assert run(demo, "--track", "--input", tmp_path / "a.mp4", "--output", tmp_path / "out") == 0
+    assert StubPredictor.options["score_threshold"] == 0.1
+    found = [[person["score"] for person in line["persons"]] for line in lines(tmp_path / "out")]
+    assert found == [[0.75]] * 3 + [[0.125]] * 3
+
+
 def test_images_of_different_sizes_are_no_frames(demo, tmp_path):
     for name, size in (("a.png", (30, 40)), ("b.png", (40, 30))):
         Image.new("RGB", size).save(tmp_path / name)

@@ -150,7 +150,7 @@ def test_a_predictor_from_a_config_file(config_that_builds_the_stub, photograph,
 def test_missing_weights_and_devices_are_reported(config_that_builds_the_stub, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for options, words in (
-        ({"weights": "absent.pth"}, "there is no weights file 'absent.pth'"),
+        ({"weights": "absent.pth"}, "there is no weights file 'absent.pth'; give trained weights"),
         ({"opts": ["MODEL.WEIGHTS", ""]}, "no weights file ''; set MODEL.WEIGHTS"),
         ({"device": "cuda"}, "device cuda was asked for"),
         ({"image_format": "rgb"}, "RGB or BGR, not rgb"),

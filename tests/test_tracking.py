@@ -71,7 +71,7 @@ def test_ids_follow_the_persons_whatever_their_order():
 
 
 def test_similarity_against_the_closed_form():
-    """exp(-d^2 / 2s^2 - c / 30): a track last seen half a second ago at a limb color of 100."""
+    """A track last seen half a second ago at a limb color of 100."""
     tracker, image = PoseTracker(), np.full((200, 400, 3), 100, np.uint8)
     for t in range(3):
         tracker.update(persons(100), t / 10, image)
@@ -82,10 +82,12 @@ def test_similarity_against_the_closed_form():
     (track,) = tracker.tracker.tracks
     box = persons(100).pred_boxes.tensor.numpy()
     track.get_state_bbox = lambda: box[0]
-    found = similarity.compute(box, persons(160, 100).pred_boxes.tensor.numpy())[0]
-    spread = 0.2 + 2 * 0.5
-    assert found == pytest.approx([np.exp(-((0.6 / spread) ** 2) / 2 - 30 / 30), np.exp(-15 / 30)])
+    taller = box + [[0, -50, 0, 50]]
+    assert similarity.compute(box, persons(160, 100).pred_boxes.tensor.numpy())[0] == pytest.approx(
+        [np.exp(-((0.6 / 0.2 / 6) ** 2) / 2 - 30 / 30), np.exp(-15 / 30)]
+    )
     similarity.begin(persons(100), None, 0.7)
+    assert similarity.compute(box, taller)[0, 0] == pytest.approx(0.5 * np.exp(-((np.log(2) / 0.5 / 6) ** 2) / 2))
     assert similarity.compute(box, box)[0, 0] == 0.5, "without an image"
 
 

@@ -25,12 +25,13 @@ LIGHT = "configs/querypose_light_R50.yaml"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    shown = "(default %(default)s)"
     parser.add_argument("--config-file", default=LIGHT, help=f"default {LIGHT}")
-    parser.add_argument("--what", choices=("inference", "training", "data", "all"), default="all")
+    parser.add_argument("--what", choices=("inference", "training", "data", "all"), default="all", help=shown)
     parser.add_argument("--baseline", "--peer", action="store_true", help="also Detectron2's Keypoint R-CNN R50-FPN")
     parser.add_argument("--preset", choices=("gpu",), help="the runs of the GPU table, instead of --what")
-    parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--batch", type=int, default=1, help="images at a time (training: in a step)")
+    parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"), help=shown)
+    parser.add_argument("--batch", type=int, default=1, help=f"images at a time (training: in a step) {shown}")
     parser.add_argument(
         "--persons",
         type=int,
@@ -38,11 +39,13 @@ def main() -> None:
         help="persons in an image; inference runs the keypoint heads for exactly that many, a run for each number. "
         "Default: 3; inference without --peer: as the config says",
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--warm-up", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=9.0, help="start no further measurement after that long")
-    parser.add_argument("--output", type=Path, default=Path("output/benchmark.json"), help="results, as JSON")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help=shown)
+    parser.add_argument("--repetitions", type=int, default=5, help=shown)
+    parser.add_argument("--warm-up", type=int, default=1, help=shown)
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help=f"start no further measurement after that long {shown}"
+    )
+    parser.add_argument("--output", type=Path, default=Path("output/benchmark.json"), help=f"results, as JSON {shown}")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args()
     if min(args.size) < 32 or min(args.batch, args.repetitions, *args.persons or [1]) < 1 or args.warm_up < 0:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write a model as one ONNX file: images in; boxes, scores and keypoints out.
+r"""Write a model as one ONNX file: images in; boxes, scores and keypoints out.
 
 Example:
     tools/export_onnx.py --config-file configs/quickstart.yaml --output quickstart.onnx \

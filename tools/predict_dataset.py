@@ -58,8 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
                 bar.update(result["images"])
     seconds = time.perf_counter() - start
     print(
-        f"{done['images']} of {len(images)} images in {seconds:.1f} s, {done['persons']} persons, "
-        f"{done['failures']} images could not be used; the others were done before. Poses are in {args.output}"
+        f"{done['images']} of {len(images)} images in {seconds:.1f} s ({len(images) - done['images']} were done before), "
+        f"{done['persons']} persons, {done['failures']} images could not be used. Poses are in {args.output}"
     )
     return 2 if done["failures"] else 0
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -52,7 +53,8 @@ SHORT_RUN_SIZES = {"MIN_SIZE_TRAIN": (112, 128, 144), "MIN_SIZE_TEST": 128, "MAX
 COLUMNS = [("keypoints", name) for name in ("AP", "AP50", "AP75", "AR")] + [("bbox", name) for name in ("AP", "AP50")]
 
 
-def main() -> None:
+def main() -> int:
+    """Return 2 if a photograph could not be used, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("photographs", nargs="*", metavar="PHOTO", help="more photographs to find people in")
     parser.add_argument("--minutes", type=float, default=3.0, help="how long to train (default 3)")
@@ -65,7 +67,8 @@ def main() -> None:
     log_to_file_only(args.output)
 
     print("1/5 detecting poses in photographs with the small model")
-    find_people([get_sample_data("grace_hopper.jpg", asfileobj=False), *args.photographs], args.output / "photographs")
+    photographs = [get_sample_data("grace_hopper.jpg", asfileobj=False), *args.photographs]
+    num_failures = find_people(photographs, args.output / "photographs")
 
     cfg = setup_config(str(CONFIG), ["OUTPUT_DIR", str(args.output)])
     short = short_run_config(cfg)
@@ -93,16 +96,18 @@ def main() -> None:
     sheet = prediction_sheet(records, predictors, skeleton)
     Image.fromarray(sheet).save(args.output / "predictions.png")
     report(results, args.output, seconds, time.monotonic() - started)
+    return 2 if num_failures else 0
 
 
-def find_people(photographs: list[str], output: Path) -> None:
-    """Draw the persons that the small model finds, and list them."""
+def find_people(photographs: list[str], output: Path) -> int:
+    """Draw the persons that the small model finds, and list them; return how many inputs could not be used."""
     sources, empty, _ = find_inputs(photographs)
     demo = Demo(PosePredictor(), prepare_output(output, sources), keypoint_threshold=0.3)
     for given in empty:
         demo.fail(f"there is no image {given}")
     demo.run(sources)
     print(f"    {demo.num_persons} persons in {demo.num_images} photographs: see {output}")
+    return len(demo.failures)
 
 
 def log_to_file_only(output: Path) -> None:
@@ -182,4 +187,4 @@ def report(results: dict, output: Path, training_seconds: float, seconds: float)
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        main()
+        sys.exit(main())

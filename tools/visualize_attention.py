@@ -2,8 +2,8 @@
 r"""Draw the attention of each part in a stage, person by person (Figure 5 of the paper).
 
 Example:
-    python tools/visualize_attention.py --config-file configs/quickstart.yaml --input photo.jpg --output attention \
-        MODEL.WEIGHTS weights/quickstart.pth
+    python tools/visualize_attention.py --config-file configs/quickstart.yaml --output attention \
+        --input docs/images/synthetic_people.jpg MODEL.WEIGHTS weights/quickstart.pth
 
 Writes OUTPUT/<image name>_person<n>.png, each with the pose and an image per part, and <image name>_attention.png.
 """

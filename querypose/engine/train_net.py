@@ -105,7 +105,10 @@ def _run(
 
 def refuse_existing_run(folder: str) -> None:
     """Raise a UserError, in every process, if a training run has left metrics or checkpoints in the folder."""
-    traces = comm.all_gather([path.name for name in RUN_TRACES for path in Path(folder).glob(name)])[0]
+    files = [path for name in RUN_TRACES for path in Path(folder).glob(name)]
+    traces = comm.all_gather([path.name for path in files if path.stat().st_size])[
+        0
+    ]  # a failed start leaves empty ones
     if traces:
         raise UserError(
             f"OUTPUT_DIR {folder} already holds a run ({traces[0]}); continue it with --resume, or give another folder"

@@ -46,7 +46,7 @@ def find_official_files(sources: Iterable[str | Path]) -> dict[str, Path]:
             match = re.match(r"crowdpose_(trainval|train|val|test)", file.name)
             if not match or not file.is_file():
                 raise UserError(
-                    f"{file} must be a file or folder of crowdpose_train, crowdpose_val, crowdpose_test(..).json"
+                    f"{file} is no folder of CrowdPose's json files, nor a file named like crowdpose_train.json"
                 )
             if match[1] in found:
                 raise UserError(f"{found[match[1]]} and {file} are both of the split {match[1]}; name one of them")
