@@ -57,9 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
                 done = {name: done[name] + result[name] for name in done}
                 bar.update(result["images"])
     seconds = time.perf_counter() - start
+    before = len(images) - done["images"]
     print(
-        f"{done['images']} of {len(images)} images in {seconds:.1f} s ({len(images) - done['images']} were done before), "
-        f"{done['persons']} persons, {done['failures']} images could not be used. Poses are in {args.output}"
+        f"{done['images']} of {len(images)} images in {seconds:.1f} s ({before} were done before), {done['persons']} "
+        f"persons, {done['failures']} images could not be used. Poses are in {args.output}"
     )
     return 2 if done["failures"] else 0
 
