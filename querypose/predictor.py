@@ -115,9 +115,7 @@ class PosePredictor:
             overrides += ["MODEL.DEVICE", str(device)]
         cfg = setup_config(str(config_file), overrides, add_config)
         if "://" not in cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
-            raise UserError(
-                f"there is no weights file '{cfg.MODEL.WEIGHTS}'; give trained weights, MODEL.WEIGHTS FILE."
-            )
+            raise UserError(f"there is no weights file '{cfg.MODEL.WEIGHTS}'; set MODEL.WEIGHTS to trained weights.")
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
         if precision == "auto":

@@ -72,7 +72,7 @@ FLAGS = [
     ("prepare_crowdpose", "--annotations"),
     ("prepare_crowdpose --annotations absent", "absent"),
     ("prepare_crowdpose --annotations images --images images", "crowdpose_"),
-    ("prepare_crowdpose --annotations truth.json --images images", "truth.json must be"),
+    ("prepare_crowdpose --annotations truth.json --images images", "truth.json is no folder of CrowdPose"),
     ("prepare_minicoco --coco absent", "absent"),
     ("prepare_minicoco --coco absent --output images", "exists already"),
     ("plot_training absent --output a.png", "absent"),

@@ -73,7 +73,7 @@ def test_a_model_that_returns_a_limited_number_says_so_once(photograph, messages
         predictor = make_predictor()
         predictor.model.topk_poses = limit
         predictor(photograph)
-        assert messages().count("an image has 3 persons or more") == warnings
+        assert messages().count("only the 3 best persons are returned") == warnings
 
 
 def test_the_output_is_made_of_ordinary_tensors(photograph):
@@ -150,7 +150,7 @@ def test_a_predictor_from_a_config_file(config_that_builds_the_stub, photograph,
 def test_missing_weights_and_devices_are_reported(config_that_builds_the_stub, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for options, words in (
-        ({"weights": "absent.pth"}, "there is no weights file 'absent.pth'; give trained weights"),
+        ({"weights": "absent.pth"}, "there is no weights file 'absent.pth'"),
         ({"opts": ["MODEL.WEIGHTS", ""]}, "no weights file ''; set MODEL.WEIGHTS"),
         ({"device": "cuda"}, "device cuda was asked for"),
         ({"image_format": "rgb"}, "RGB or BGR, not rgb"),

@@ -68,9 +68,14 @@ def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[QueryPose, 
             ("keypoint_stages", (keypoint_regions, queries[0], parts)),
         ):
             name = f"decoder.{kind}"
+            counted: dict[str, str] = {}  # the first stage that looks the same
             for index, stage in enumerate(getattr(decoder, kind)):
-                count(f"{name}.{index}", stage, *inputs)
-                operations[f"{name}.{index}"] += _ROI_ALIGN * inputs[0].numel()
+                first = counted.setdefault(repr(stage), f"{name}.{index}")
+                if first == f"{name}.{index}":
+                    count(first, stage, *inputs)
+                    operations[first] += _ROI_ALIGN * inputs[0].numel()
+                same = [key for key in operations if f"{key}.".startswith(f"{first}.")]
+                operations.update({f"{name}.{index}{key.removeprefix(first)}": operations[key] for key in same})
                 operations[name] = operations.get(name, 0) + operations[f"{name}.{index}"]
     operations["decoder"] = operations["decoder.box_stages"] + operations["decoder.keypoint_stages"]
     operations[""] = operations["backbone"] + operations["decoder"]
