@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes
+from trackers import OCSORTTracker
 from tracking_quality import follow, truth, visible
 
 from querypose.data.crowdpose import CROWDPOSE_SKELETON
@@ -61,8 +62,9 @@ def test_rest_and_motion():
     assert lags[0] == pytest.approx(1 / (2 * np.pi * 0.04), rel=1e-3) and lags[0] > lags[1] > lags[2]
 
 
-def test_ids_follow_the_persons_whatever_their_order():
-    tracker = PoseTracker()
+@pytest.mark.parametrize("tracker", [None, OCSORTTracker()], ids=["ByteTrack", "another"])
+def test_ids_follow_the_persons_whatever_their_order(tracker):
+    tracker = PoseTracker(tracker)
     ids = [tracker.update(persons(10 + 2 * t, 300 - 2 * t)).track_ids.tolist() for t in range(5)]
     swapped = tracker.update(persons(290, 20)).track_ids.tolist()
     assert sorted(ids[-1]) == [1, 2] and swapped == ids[-1][::-1]
