@@ -68,8 +68,6 @@ class PoseTracker:
     def reset(self) -> None:
         """Forget all persons, as between two videos; ids are not used again."""
         self.tracker.reset()
-        if self._similarity is not None:
-            self._similarity.end(np.array([]))
         self._filters.clear()
         self._seconds, self._first_id = 0.0, self._last_id + 1
 

@@ -1,6 +1,7 @@
 """Identities over frames, and the One-Euro filter against closed forms."""
 
 import sys
+from types import SimpleNamespace
 
 import motmetrics
 import numpy as np
@@ -14,6 +15,7 @@ from tracking_quality import follow, truth, visible
 from querypose.data.crowdpose import CROWDPOSE_SKELETON
 from querypose.errors import UserError
 from querypose.one_euro import OneEuroFilter, gain
+from querypose.pose_similarity import PoseSimilarity
 from querypose.skeleton import Skeleton
 from querypose.structures import Persons
 from querypose.synthetic.video import render_video
@@ -91,6 +93,31 @@ def test_similarity_against_the_closed_form():
     similarity.begin(persons(100), None, 0.7)
     assert similarity.compute(box, taller)[0, 0] == pytest.approx(0.5 * np.exp(-((np.log(2) / 0.5 / 6) ** 2) / 2))
     assert similarity.compute(box, box)[0, 0] == 0.5, "without an image"
+
+
+def test_colors_are_of_sure_limbs_of_persons_who_stand_alone():
+    similarity, image = PoseSimilarity(), np.zeros((200, 400, 3), np.uint8)
+    image[:, 110:130] = 90  # between the ends of a limb, not at them
+    similarity.tracker = SimpleNamespace(tracks=[SimpleNamespace(tracker_id=7)])
+    first = CROWDPOSE_SKELETON.limbs[0]
+    person = persons(100)
+    person.pred_keypoints[0, first[0], 0], person.pred_keypoints[0, first[1], 0] = 100, 139
+    similarity.begin(person, image, 0.0)
+    similarity.end(np.array([7]))
+    assert similarity._looks[7].colors[0].tolist() == [90] * 3
+    similarity.begin(persons(100, 105), image + 50, 0.04)
+    similarity.end(np.array([7, -1]))
+    assert similarity._looks[7].colors[0].tolist() == [90] * 3, "the other person may be seen"
+    person.pred_keypoints[..., 2] = 0.25
+    similarity.begin(person, image + 50, 0.08)
+    similarity.end(np.array([7]))
+    assert similarity._looks[7].colors[0].tolist() == [90] * 3, "too low a confidence"
+
+
+def test_the_second_of_two_equal_persons_gets_no_id():
+    tracker = PoseTracker()
+    ids = [tracker.update(persons(100, 102, scores=[0.9, 0.8])).track_ids.tolist() for _ in range(4)]
+    assert ids == [[-1, -1]] + [[1, -1]] * 3
 
 
 def test_colors_keep_ids_apart_where_places_cannot():

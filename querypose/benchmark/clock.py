@@ -97,7 +97,7 @@ def peak_allocated_mb(function: Callable[[], object], device: str, held: Iterabl
         function()
     changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes.sort(key=lambda event: event.start_ns())
-    most: int = max(itertools.accumulate((event.nbytes() for event in changes), initial=0))
+    most = max(itertools.accumulate((event.nbytes() for event in changes), initial=0))
     return (sum(storages.values()) + most) / 2**20
 
 
@@ -113,7 +113,7 @@ def peak_gflops(device: str, dtype: torch.dtype = torch.float32, size: int = 102
     """
     matrix = torch.randn(size, size, device=device, dtype=dtype)
     channels = size // 4
-    side: int = max(4, round((16 * size / 9) ** 0.5))
+    side = max(4, round((16 * size / 9) ** 0.5))
     maps = torch.randn(1, channels, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """The same number of persons for the keypoint heads of a QueryPose and of Keypoint R-CNN, and its count."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from detectron2.structures import Instances
@@ -27,7 +27,7 @@ def fix_persons(model: nn.Module, inputs: list[dict[str, Any]], persons: int) ->
         model.topk_poses, model.pose_score_floor = persons, 0.0
         return
     roi_heads: Any = model.roi_heads
-    run_keypoint_head: Callable[..., list[Instances]] = roi_heads.forward_with_given_boxes
+    run_keypoint_head = roi_heads.forward_with_given_boxes
     targets = [image["instances"].to(model.device) for image in inputs]
 
     def on_given_boxes(features: dict[str, Tensor], _detections: list[Instances]) -> list[Instances]:

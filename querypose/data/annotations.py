@@ -213,15 +213,15 @@ def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> 
         raise UserError(f"{title} has {found} instead of a list of {3 * number}, x, y, v for each keypoint")
     if flattened is not values:
         repaired["nested keypoints"] += 1
-    numbers: list[Any] = flattened
-    if not are_finite_numbers(numbers) or min(numbers[2::3]) < 0:
-        numbers = list(numbers)
-        for i in range(0, len(numbers), 3):
-            if numbers[i + 2] is None or are_finite_numbers(numbers[i + 2 : i + 3]) and numbers[i + 2] <= 0:
-                numbers[i : i + 3] = [0, 0, 0]
-    if not are_finite_numbers(numbers):
+        values = flattened
+    if not are_finite_numbers(values) or min(values[2::3]) < 0:
+        values = list(values)
+        for i in range(0, len(values), 3):
+            if values[i + 2] is None or are_finite_numbers(values[i + 2 : i + 3]) and values[i + 2] <= 0:
+                values[i : i + 3] = [0, 0, 0]
+    if not are_finite_numbers(values):
         raise UserError(f"{title} has labeled keypoints that are not finite numbers; correct it, or leave it out")
-    return numbers
+    return values
 
 
 @dataclass(frozen=True)

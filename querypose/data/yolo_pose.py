@@ -63,7 +63,7 @@ def write_coco_file(data_yaml: Path, split: str) -> tuple[Path, Path]:
 
 def _description(data_yaml: Path) -> dict[str, Any]:
     try:
-        description: dict[str, Any] = yaml.safe_load(_text(data_yaml))
+        description = yaml.safe_load(_text(data_yaml))
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{data_yaml} cannot be read: {error}") from error
     shape = description.get("kpt_shape") if isinstance(description, dict) else None

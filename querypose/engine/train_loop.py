@@ -58,8 +58,7 @@ class StepTrainer(SimpleTrainer):
     @property
     def plain_model(self) -> nn.Module:
         """The model without its data-parallel wrapper."""
-        model: nn.Module = self.model
-        return model.module if isinstance(model, DistributedDataParallel) else model
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
     @property
     def reports(self) -> bool:

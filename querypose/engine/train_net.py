@@ -50,7 +50,7 @@ def main(
 
 def parser() -> argparse.ArgumentParser:
     """Detectron2's arguments, with a free port for the processes of one machine."""
-    result: argparse.ArgumentParser = default_argument_parser()
+    result = default_argument_parser()
     result.set_defaults(dist_url="auto")
     result.add_argument(
         "--deterministic", action="store_true", help="compute the same bits in every run, slower; docs/RELIABILITY.md"
@@ -106,9 +106,8 @@ def _run(
 def refuse_existing_run(folder: str) -> None:
     """Raise a UserError, in every process, if a training run has left metrics or checkpoints in the folder."""
     files = [path for name in RUN_TRACES for path in Path(folder).glob(name)]
-    traces = comm.all_gather([path.name for path in files if path.stat().st_size])[
-        0
-    ]  # a failed start leaves empty ones
+    # a start that failed leaves empty ones
+    traces = comm.all_gather([path.name for path in files if path.stat().st_size])[0]
     if traces:
         raise UserError(
             f"OUTPUT_DIR {folder} already holds a run ({traces[0]}); continue it with --resume, or give another folder"

@@ -201,7 +201,7 @@ class PoseTrainer(DefaultTrainer):
 
     # not DefaultTrainer's: Detectron2 v0.6 leaves the optimizer out of checkpoints
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = TrainerBase.state_dict(self)
+        state = TrainerBase.state_dict(self)
         state["iteration"] = self.completed
         state["_trainer"] = self._trainer.state_dict()
         state["config"] = self.cfg.dump()
@@ -272,9 +272,8 @@ def use_bfloat16(cfg: CfgNode) -> bool:
 
     Those compute the same numbers by emulation, several times slower than float32; they train in float32.
     """
-    enabled: bool = cfg.SOLVER.AMP.ENABLED
-    if not enabled or not cfg.MODEL.DEVICE.startswith("cpu"):
-        return enabled
+    if not cfg.SOLVER.AMP.ENABLED or not cfg.MODEL.DEVICE.startswith("cpu"):
+        return cfg.SOLVER.AMP.ENABLED
     checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     native = any(check is not None and check() for check in checks)
     if not native:

@@ -50,7 +50,7 @@ class Run:
         if column == "OKS":
             return _mean_oks(self.folder)
         task, name = _METRIC.get(column, ("keypoints", column))
-        metrics: dict[str, float] = self.results["metrics"].get(task, {})
+        metrics = self.results["metrics"].get(task, {})
         # CrowdPose's APM is of medium images, COCO's APm of medium persons
         return metrics.get(column if task == "keypoints" and column in metrics else name)
 
@@ -62,8 +62,7 @@ def _mean_oks(folder: Path) -> float | None:
     if not file.is_file():
         return None
     (dataset,) = yaml.safe_load((folder / "config.yaml").read_text())["DATASETS"]["TEST"]
-    errors = keypoint_errors(annotation_file(dataset), json.loads(file.read_text())).to_dict()
-    return errors["mean_oks"]
+    return keypoint_errors(annotation_file(dataset), json.loads(file.read_text())).to_dict()["mean_oks"]
 
 
 def run_folder(config: str, output: Path, seed: int | None = None) -> Path:
