@@ -1,18 +1,22 @@
 """The benchmark on a tiny model: what it counts by hand, and the tool on its command line."""
 
 import json
+import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 from refusals import tool
+from scipy.special import expit
 from tiny_model import tiny_config
 from torch import nn
 
 from querypose.benchmark.clock import PartClock, peak_allocated_mb, repeat, summary
 from querypose.benchmark.models import Benchmark, baseline_config, random_batch
+from querypose.benchmark.movenet import MoveNetDecoder, MoveNetMultiPose, find_peaks
 from querypose.benchmark.reading import images_per_second
-from querypose.benchmark.table import to_markdown
+from querypose.benchmark.runs import to_markdown
 from querypose.errors import UserError
 
 
@@ -133,3 +137,41 @@ def test_reading_rates_and_the_table():
     numbers = ["1500", "1600", "0.67", "100", "3 or 5", "100", "400", "2.0", "12", "26%", "backbone 200, other 1"]
     assert ["a model", *numbers] in cells and rows[0]["what"] in [row[0] for row in cells]
     assert "median ms" not in to_markdown({"machine": {}, "runs": {}})
+
+
+def test_movenet_s_decoder_by_hand():
+    """One person and two keypoints, on maps of 8 x 12 locations of 4 pixels."""
+    maps = {name: torch.zeros(1, n, 8, 12) for name, n in (("offset", 2), ("size", 2), ("keypoint_offset", 4))}
+    maps["center"], maps["regression"] = torch.full((1, 1, 8, 12), -20.0), torch.zeros(1, 4, 8, 12)
+    maps["heatmaps"] = torch.full((1, 2, 8, 12), -20.0)
+    maps["center"][0, 0, 3, 5], maps["center"][0, 0, 3, 6] = 1.0, 0.9  # the second is no peak
+    maps["offset"][0, :, 3, 5] = torch.tensor([0.5, 0.25])
+    maps["size"][0, :, 3, 5] = torch.tensor([4.0, 8.0])
+    maps["regression"][0, :, 3, 5] = torch.tensor([1.0, 2.0, -1.0, -1.0])  # (y, x) = (4, 7) and (2, 4)
+    maps["heatmaps"][0, 0, 4, 8], maps["heatmaps"][0, 0, 0, 0] = 1.0, 5.0  # the higher one is outside the box
+    maps["heatmaps"][0, 1, 2, 4] = -3.0
+    maps["keypoint_offset"][0, :2, 4, 8] = torch.tensor([0.25, 0.5])
+    locations, scores = find_peaks(maps["center"], 1)
+    assert locations.tolist() == [[3 * 12 + 5]] and scores.item() == pytest.approx(expit(1))
+    boxes, scores, keypoints = MoveNetDecoder()(locations, scores, maps)
+    assert boxes[0, 0].tolist() == [5.0, 6.0, 37.0, 22.0]
+    confidence = expit(1) * math.exp(-1 / (0.3 * 8)), expit(-3)
+    assert keypoints[0, 0].tolist() == [
+        pytest.approx([34.0, 17.0, confidence[0]]),
+        pytest.approx([16.0, 8.0, confidence[1]]),
+    ]
+    # a keypoint below 0.127 does not count
+    assert scores.item() == pytest.approx(expit(1) * confidence[0])
+
+
+def test_movenet_beside_ours(shared_folder, tmp_path):
+    recorded = np.load(shared_folder / "parity" / "movenet_multipose.npz")
+    model = MoveNetMultiPose(str(shared_folder / "movenet" / "movenet-multipose.json"))
+    image = torch.from_numpy(recorded["image"]).permute(2, 0, 1)
+    offsets = model.keypoint_offset(model.backbone.pyramid(image[None] / 127.5 - 1)["p2"])[0]
+    assert torch.allclose(offsets.permute(1, 2, 0), torch.from_numpy(recorded["offset"]), rtol=0, atol=1e-3)
+    benchmark = Benchmark(
+        tiny_config("light"), batch=2, height=64, width=96, persons=3, repetitions=1, warm_up=0, model=model
+    )
+    result = benchmark.inference()
+    assert result["keypoint_rows"] == [6] and result["parts_ms"].keys() == {"backbone", "heads", "decoder", "other"}

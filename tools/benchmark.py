@@ -16,8 +16,7 @@ import querypose  # noqa: F401  (first: it silences a warning of fvcore's)
 
 # isort: split
 from querypose.benchmark.models import PRECISIONS
-from querypose.benchmark.runs import Plan, read_results
-from querypose.benchmark.table import to_line, to_markdown
+from querypose.benchmark.runs import plan, read_results, to_line, to_markdown
 from querypose.errors import UserError, exit_on_user_error
 
 LIGHT = "configs/querypose_light_R50.yaml"
@@ -29,6 +28,9 @@ def main() -> None:
     parser.add_argument("--config-file", default=LIGHT, help=f"default {LIGHT}")
     parser.add_argument("--what", choices=("inference", "training", "data", "all"), default="all", help=shown)
     parser.add_argument("--baseline", "--peer", action="store_true", help="also Detectron2's Keypoint R-CNN R50-FPN")
+    parser.add_argument(
+        "--movenet", metavar="JSON", help="inference: also MoveNet MultiPose, from its movenet-multipose.json"
+    )
     parser.add_argument("--preset", choices=("gpu",), help="the runs of the GPU table, instead of --what")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"), help=shown)
     parser.add_argument("--batch", type=int, default=1, help=f"images at a time (training: in a step) {shown}")
@@ -37,7 +39,7 @@ def main() -> None:
         type=int,
         nargs="+",
         help="persons in an image; inference runs the keypoint heads for exactly that many, a run for each number. "
-        "Default: 3; inference without --peer: as the config says",
+        "Default: 3; inference of a config alone: as it says",
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help=shown)
     parser.add_argument("--repetitions", type=int, default=5, help=shown)
@@ -53,7 +55,7 @@ def main() -> None:
 
     results = read_results(args.output)
     deadline = time.monotonic() + 60 * args.minutes
-    for name, run in Plan(args).runs.items():
+    for name, run in plan(args).items():
         if name in results["runs"]:
             print(f"{name}: done before")
             continue

@@ -1,4 +1,4 @@
-"""Latency and step time of a QueryPose or of Detectron2's Keypoint R-CNN, in all and by part."""
+"""Latency and step time of a QueryPose or of a baseline, in all and by part."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from querypose.benchmark.clock import PartClock, peak_allocated_mb, peak_gflops, peak_process_memory_mb, repeat, summary
+from querypose.benchmark.movenet import MoveNetMultiPose
 from querypose.benchmark.persons import counted_rows, fix_persons
 from querypose.engine.cpu_memory import keep_freed_memory
 from querypose.engine.optimizer import build_optimizer, clip_gradients
@@ -56,6 +57,12 @@ def random_batch(batch: int, height: int, width: int, persons: int, num_keypoint
 
 def parts_of(model: nn.Module) -> dict[str, list[tuple[Any, str]]]:
     """The methods that are timed, (object, name) each, by the name of their part."""
+    if isinstance(model, MoveNetMultiPose):
+        return {
+            "backbone": [(model.backbone, "pyramid")],
+            "heads": [(model.backbone, "dense_maps"), (model.keypoint_offset, "forward")],
+            "decoder": [(model.decoder, "forward")],
+        }
     if not isinstance(model, QueryPose):
         return {
             "backbone": [(model.backbone, "forward")],
@@ -95,6 +102,7 @@ class Benchmark:
         persons: int | None = None,
         repetitions: int = 5,
         warm_up: int = 1,
+        model: nn.Module | None = None,
     ):
         """
         Args:
@@ -102,13 +110,13 @@ class Benchmark:
             batch, height, width: images and their size in pixels.
             persons: in each of them; inference runs the keypoint heads for exactly that many. None: three, and
                 inference as the model does it by itself.
-            precision_name: one of PRECISIONS.
             repetitions, warm_up: calls that count, and calls before them that do not.
+            model: another one than the config's.
         """
         torch.manual_seed(0)
         self.cfg, self.device, self.precision_name = cfg, cfg.MODEL.DEVICE, precision_name
-        self.model = build_model(cfg)
-        if not isinstance(self.model, QueryPose):
+        self.model = build_model(cfg) if model is None else model
+        if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
             # else random features are so large that all proposals are the whole image, and NMS leaves 3 of 1,000
             for module in self.model.backbone.modules():
                 if isinstance(module, BottleneckBlock):

@@ -1,4 +1,4 @@
-"""The same number of persons for the keypoint heads of a QueryPose and of Keypoint R-CNN, and its count."""
+"""The same number of persons for the keypoint heads of every model, and its count."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from querypose.benchmark.movenet import MoveNetMultiPose
 from querypose.errors import UserError
 from querypose.modeling import QueryPose
 
@@ -14,12 +15,12 @@ from querypose.modeling import QueryPose
 def fix_persons(model: nn.Module, inputs: list[dict[str, Any]], persons: int) -> None:
     """Make inference run the keypoint heads for exactly `persons` boxes of each image; all else runs as usual.
 
-    QueryPose: for the queries with the highest class scores. Keypoint R-CNN: for the `gt_boxes` of the inputs, after
-    the box head and instead of its detections.
-
-    Raises:
-        UserError: a QueryPose with fewer queries.
+    QueryPose: for the queries with the highest class scores; UserError if it has fewer. MoveNet: for the highest
+    peaks. Keypoint R-CNN: for the `gt_boxes` of the inputs, after the box head and instead of its detections.
     """
+    if isinstance(model, MoveNetMultiPose):
+        model.persons = persons
+        return
     if isinstance(model, QueryPose):
         queries = model.decoder.instance_queries.num_embeddings
         if persons > queries:
@@ -40,18 +41,22 @@ def fix_persons(model: nn.Module, inputs: list[dict[str, Any]], persons: int) ->
 @contextlib.contextmanager
 def counted_rows(model: nn.Module) -> Iterator[dict[str, set[int]]]:
     """How many boxes, of all images together, the "box" and "keypoint" heads are called with inside the block."""
+    heads: dict[str, list[Any]]
     if isinstance(model, QueryPose):
         heads = {"box": [*model.decoder.box_stages], "keypoint": [*model.decoder.keypoint_stages]}
+    elif isinstance(model, MoveNetMultiPose):
+        heads = {"box": [], "keypoint": [model.decoder]}
     else:
         roi_heads: Any = model.roi_heads
         heads = {"box": [roi_heads.box_head], "keypoint": [roi_heads.keypoint_head]}
     rows: dict[str, set[int]] = {name: set() for name in heads}
-
-    def count(name: str) -> Any:
-        return lambda module, args: rows[name].add(args[0].shape[0])  # RoI features
-
     with contextlib.ExitStack() as stack:
         for name, modules in heads.items():
+
+            def count(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+                # RoI features (rows, C, H, W), or MoveNet's peaks (images, persons)
+                rows[name].add(args[0].shape[0] if args[0].ndim == 4 else args[0].numel())
+
             for module in modules:
-                stack.enter_context(module.register_forward_pre_hook(count(name)))
+                stack.enter_context(module.register_forward_pre_hook(count))
         yield rows

@@ -1,4 +1,4 @@
-"""The measurements that tools/benchmark.py's flags ask for, and the file of their results."""
+"""The measurements that tools/benchmark.py's flags ask for, and the file and table of their results."""
 
 import argparse
 import json
@@ -9,71 +9,87 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from tabulate import tabulate
 
 from querypose.benchmark.models import PRECISIONS, Benchmark, baseline_config
+from querypose.benchmark.movenet import MoveNetMultiPose
 from querypose.benchmark.reading import images_per_second
 from querypose.errors import UserError
 from querypose.setup_config import setup_config
 
 BASELINE_NAME = "Keypoint R-CNN R50"
-MakeConfig = Callable[..., CfgNode]
+MOVENET_NAME = "MoveNet MultiPose"
+Run = Callable[[], dict[str, Any]]
+
+_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "median ms": lambda run: f"{run['median_ms']:.0f}",
+    "p90 ms": lambda run: f"{run['p90_ms']:.0f}",
+    "images/s": lambda run: f"{run['images_per_s']:.2f}",
+    "boxes": lambda run: " or ".join(map(str, run["box_rows"])),
+    "persons": lambda run: " or ".join(map(str, run["keypoint_rows"])),
+    "allocated MiB": lambda run: f"{run['peak_memory_mb']:.0f}",
+    "process MiB": lambda run: f"{run['process_peak_mb']:.0f}",
+    "parameters (M)": lambda run: f"{run['parameters'] / 1e6:.1f}",
+    "GFLOPs": lambda run: f"{run['gflops']:.0f}",
+    "of the machine's peak": lambda run: f"{100 * run['of_machine_peak']:.0f}%",
+    "parts, in ms": lambda run: ", ".join(f"{part} {value:.0f}" for part, value in run["parts_ms"].items()),
+}
 
 
-class Plan:
-    """Functions that measure, in `runs`, by a name that says what they do.
+def plan(args: argparse.Namespace) -> dict[str, Run]:
+    """What the tool's flags ask for, by a name that says what it is."""
+    runs: dict[str, Run] = {}
+    height, width = args.size
 
-    args: the tool's flags, those of `tools/benchmark.py`.
-    """
+    def config(*opts: str) -> CfgNode:
+        return setup_config(args.config_file, ["MODEL.WEIGHTS", "", *args.opts, *opts])
 
-    def __init__(self, args: argparse.Namespace):
-        self.args = args
-        self.runs: dict[str, Callable[[], dict[str, Any]]] = {}
-        if args.preset == "gpu":
-            self.add_gpu_table()
-            return
-        name = " ".join([Path(args.config_file).stem, *args.opts])
-        kinds = ("inference", "training", "data") if args.what == "all" else (args.what,)
-        for kind in kinds:
-            if kind == "data":
-                self.runs[f"data {name}"] = lambda: {"rows": images_per_second(self.config())}
-                continue
-            for persons in args.persons or [3 if args.baseline else None]:
-                self.add(name, self.config, kind, args.batch, args.precision, persons)
-                if args.baseline:
-                    self.add(BASELINE_NAME, self.baseline, kind, args.batch, args.precision, persons)
+    def add(name: str, cfg: Callable[[], CfgNode], kind: str, batch: int, precision: str, persons: int | None) -> None:
+        name = f"{kind}, {name}, {batch}x{height}x{width}, {precision}" + (f", persons {persons}" if persons else "")
 
-    def add_gpu_table(self) -> None:
-        """float32, TF32, bfloat16, compiled, CUDA graphs; training at batch 2 and 16; Keypoint R-CNN beside each."""
-        self.add("light", self.config, "inference", 1, "float32", None, "MODEL.QUERYPOSE.TEST.TOPK_POSES", "0")
+        def run() -> dict[str, Any]:
+            made = cfg()
+            model = MoveNetMultiPose(args.movenet, made.MODEL.DEVICE) if MOVENET_NAME in name else None
+            benchmark = Benchmark(
+                made, batch=batch, height=height, width=width, precision_name=precision, persons=persons,
+                repetitions=args.repetitions, warm_up=args.warm_up, model=model,
+            )  # fmt: skip
+            return benchmark.inference() if kind == "inference" else benchmark.training()
+
+        runs[name] = run
+
+    def baseline() -> CfgNode:
+        return baseline_config(config().MODEL.DEVICE)
+
+    def light(kind: str, batch: int, precision: str, persons: int | None, *opts: str) -> None:
+        add(" ".join(["light", *opts]), lambda: config(*opts), kind, batch, precision, persons)
+
+    if args.preset == "gpu":
+        light("inference", 1, "float32", None, "MODEL.QUERYPOSE.TEST.TOPK_POSES", "0")
         for precision in PRECISIONS:
-            self.add("light", self.config, "inference", 1, precision, 30)
-            self.add(BASELINE_NAME, self.baseline, "inference", 1, precision, 30)
+            light("inference", 1, precision, 30)
+            add(BASELINE_NAME, baseline, "inference", 1, precision, 30)
         for mode in ("default", "reduce-overhead"):
-            self.add("light", self.config, "inference", 1, "bfloat16", 30, "MODEL.COMPILE", mode)
+            light("inference", 1, "bfloat16", 30, "MODEL.COMPILE", mode)
         queries = "MODEL.QUERYPOSE.TRAIN_QUERIES"
         for batch in (2, 16):
             for precision in ("float32", "bfloat16"):
-                self.add("light", self.config, "training", batch, precision, None, queries, "matched")
-                self.add(BASELINE_NAME, self.baseline, "training", batch, precision, None)
-        self.add("light", self.config, "training", 2, "float32", None, queries, "all")
-
-    def add(
-        self, model: str, config: MakeConfig, kind: str, batch: int, precision: str, persons: int | None, *opts: str
-    ) -> None:
-        """Plan a run; kind: "inference" or "training"; opts: overrides of the config, part of the run's name."""
-        height, width = self.args.size
-        name = f"{kind}, {' '.join([model, *opts])}, {batch}x{height}x{width}, {precision}"
-        options = {"batch": batch, "height": height, "width": width, "precision_name": precision, "persons": persons}
-        options |= {"repetitions": self.args.repetitions, "warm_up": self.args.warm_up}
-        self.runs[f"{name}, persons {persons}" if persons else name] = lambda: getattr(
-            Benchmark(config(*opts), **options), kind
-        )()
-
-    def config(self, *opts: str) -> CfgNode:
-        return setup_config(self.args.config_file, ["MODEL.WEIGHTS", "", *self.args.opts, *opts])
-
-    def baseline(self) -> CfgNode:
-        return baseline_config(self.config().MODEL.DEVICE)
+                light("training", batch, precision, None, queries, "matched")
+                add(BASELINE_NAME, baseline, "training", batch, precision, None)
+        light("training", 2, "float32", None, queries, "all")
+        return runs
+    name = " ".join([Path(args.config_file).stem, *args.opts])
+    for kind in ("inference", "training", "data") if args.what == "all" else (args.what,):
+        if kind == "data":
+            runs[f"data {name}"] = lambda: {"rows": images_per_second(config())}
+            continue
+        for persons in args.persons or [3 if args.baseline or args.movenet else None]:
+            add(name, config, kind, args.batch, args.precision, persons)
+            if args.baseline:
+                add(BASELINE_NAME, baseline, kind, args.batch, args.precision, persons)
+            if args.movenet and kind == "inference":
+                add(MOVENET_NAME, config, kind, args.batch, args.precision, persons)
+    return runs
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -90,3 +106,22 @@ def read_results(path: Path) -> dict[str, Any]:
     if not isinstance(results, dict) or "runs" not in results or results.get("machine") != machine:
         raise UserError(f"{path} holds results of another machine or version; give another --output")
     return results
+
+
+def to_line(run: dict[str, Any]) -> str:
+    """The numbers of one run."""
+    if "rows" in run:
+        return "; ".join(f"{row['what']} {row['images_per_s']:.0f} images/s" for row in run["rows"])
+    return "; ".join(f"{column} {text(run)}" for column, text in _COLUMNS.items())
+
+
+def to_markdown(results: dict[str, Any]) -> str:
+    """A line for each model, and one for each way to read images; `results` as the tool's JSON."""
+    lines = [", ".join(f"{name} {value}" for name, value in results["machine"].items())]
+    runs = results["runs"].items()
+    models = [[name, *(text(run) for text in _COLUMNS.values())] for name, run in runs if "rows" not in run]
+    reading = [[row["what"], f"{row['images_per_s']:.0f}"] for _, run in runs for row in run.get("rows", ())]
+    for rows, header in ((models, ["run", *_COLUMNS]), (reading, ["reading, one process", "images/s"])):
+        if rows:
+            lines += ["", tabulate(rows, header, tablefmt="github", disable_numparse=True)]
+    return "\n".join(lines) + "\n"

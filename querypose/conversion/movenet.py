@@ -50,6 +50,14 @@ def convert_movenet_file(path: str) -> Conversion:
     return layout.conversion(path, tensors, {_DROPPED: dropped} if dropped else {}, _OPTIONAL)
 
 
+def movenet_state(path: str) -> dict[str, Tensor]:
+    """All weights of the file by our names, those of "keypoint_offset" beside "backbone." too."""
+    theirs = read_tfjs(path)
+    names = {f"backbone.{ours}": name for ours, name in _file_names().items()}
+    names |= _head("keypoint_offset", "kpt_offset_0", 8)
+    return {ours: _to_torch(theirs[name]) for ours, name in names.items()}
+
+
 def _to_torch(tensor: Tensor) -> Tensor:
     """(height, width, in, out) or, depthwise, (height, width, channels, 1) -> (out, in / groups, height, width)."""
     if tensor.ndim < 4:
@@ -105,12 +113,18 @@ def _file_names() -> dict[str, str]:
         names[f"smooth.{level}.1.weight"] = f"{_EXTRACTOR}{theirs}/separable_conv2d_weights"
         names[f"smooth.{level}.1.bias"] = f"{_EXTRACTOR}{theirs}/separable_conv2d_bn_offset"
     for head, (theirs, number) in _HEADS.items():
-        separable = f"{_ROOT}{theirs}/separable_conv2d_{number}"
-        names[f"heads.{head}.0.weight"] = f"{separable}/separable_conv2d/ReadVariableOp"
-        names[f"heads.{head}.1.weight"] = f"{separable}/separable_conv2d/ReadVariableOp_1"
-        names[f"heads.{head}.1.bias"] = f"{separable}/BiasAdd/ReadVariableOp"
-        names |= _conv(f"heads.{head}.3", f"{_ROOT}{theirs}/conv2d_{number + 1}")
+        names |= _head(f"heads.{head}", theirs, number)
     return names
+
+
+def _head(ours: str, theirs: str, number: int) -> dict[str, str]:
+    separable = f"{_ROOT}{theirs}/separable_conv2d_{number}"
+    return {
+        f"{ours}.0.weight": f"{separable}/separable_conv2d/ReadVariableOp",
+        f"{ours}.1.weight": f"{separable}/separable_conv2d/ReadVariableOp_1",
+        f"{ours}.1.bias": f"{separable}/BiasAdd/ReadVariableOp",
+        **_conv(f"{ours}.3", f"{_ROOT}{theirs}/conv2d_{number + 1}"),
+    }
 
 
 def _conv(ours: str, theirs: str) -> dict[str, str]:
