@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import resource
 import statistics
 import time
 from collections import defaultdict
@@ -41,18 +40,11 @@ class PartClock:
     @contextlib.contextmanager
     def attached(self, parts: dict[str, list[tuple[Any, str]]]) -> Iterator[None]:
         """Inside the block, time methods, (object, name) each, by the name of their part."""
-
-        def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                with self.time(part):
-                    return function(*args, **kwargs)
-
-            return call
-
         with contextlib.ExitStack() as stack:
             for part, methods in parts.items():
                 for owner, name in methods:
-                    stack.enter_context(mock.patch.object(owner, name, timed(part, getattr(owner, name))))
+                    # as a decorator, the context manager starts anew in each call
+                    stack.enter_context(mock.patch.object(owner, name, self.time(part)(getattr(owner, name))))
             yield
 
 
@@ -81,13 +73,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
 
 
 def peak_allocated_mb(function: Callable[[], object], device: str, held: Iterable[Tensor]) -> float:
-    """The most memory in MiB that tensors occupy at any time of a call.
-
-    Args:
-        function: what is called, once.
-        device: where the tensors are; on a GPU all of this process's count.
-        held: on a CPU the tensors that are there before and after the call.
-    """
+    """The most memory in MiB that tensors occupy during a call: on a CPU `held` and what the call allocates."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         function()
@@ -99,11 +85,6 @@ def peak_allocated_mb(function: Callable[[], object], device: str, held: Iterabl
     changes.sort(key=lambda event: event.start_ns())
     most = max(itertools.accumulate((event.nbytes() for event in changes), initial=0))
     return (sum(storages.values()) + most) / 2**20
-
-
-def peak_process_memory_mb() -> float:
-    """Peak resident memory of the process in MiB, with interpreter and libraries."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def peak_gflops(device: str, dtype: torch.dtype = torch.float32, size: int = 1024, repetitions: int = 5) -> float:

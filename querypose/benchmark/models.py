@@ -1,5 +1,6 @@
 """Latency and step time of a QueryPose or of a baseline, in all and by part."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from querypose.benchmark.clock import PartClock, peak_allocated_mb, peak_gflops, peak_process_memory_mb, repeat, summary
+from querypose.benchmark.clock import PartClock, peak_allocated_mb, peak_gflops, repeat, summary
 from querypose.benchmark.movenet import MoveNetMultiPose
 from querypose.benchmark.persons import counted_rows, fix_persons
 from querypose.engine.cpu_memory import keep_freed_memory
@@ -172,7 +173,7 @@ class Benchmark:
     ) -> dict[str, Any]:
         idle = PartClock(self.device)
         seconds = repeat(lambda: function(idle), self.device, self.repetitions, self.warm_up)
-        process_memory = peak_process_memory_mb()
+        process_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # with interpreter and libraries
         clock = PartClock(self.device)
         with clock.attached(parts_of(self.model)), counted_rows(self.model) as rows, clock.time("all"):
             function(clock)
