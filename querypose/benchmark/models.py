@@ -119,7 +119,8 @@ class Benchmark:
         self.model = build_model(cfg) if model is None else model
         if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
             # else random features are so large that all proposals are the whole image, and NMS leaves 3 of 1,000
-            for module in self.model.backbone.modules():
+            backbone: Any = self.model.backbone
+            for module in backbone.modules():
                 if isinstance(module, BottleneckBlock):
                     nn.init.zeros_(module.conv3.norm.weight)
         self.inputs = random_batch(batch, height, width, persons or 3, getattr(self.model, "num_keypoints", 17))
