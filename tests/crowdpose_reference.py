@@ -19,40 +19,38 @@ class CrowdPoseEval(COCOeval):
 
     def computeOks(self, imgId, catId):
         if (imgId, catId) not in self.known:
-            self.known[imgId, catId] = self.similarities(imgId, catId)
+            self.known[imgId, catId] = similarities(self._gts[imgId, catId], self._dts[imgId, catId])
         return self.known[imgId, catId]
 
-    def similarities(self, imgId, catId):
-        persons, found = self._gts[imgId, catId], self._dts[imgId, catId]
-        found = sorted(found, key=lambda pose: -pose["score"])[:20]
-        if not persons or not found:
-            return []
-        similarities = np.zeros((len(found), len(persons)))
-        for row, pose in enumerate(found):
-            x, y = np.array(pose["keypoints"][0::3]), np.array(pose["keypoints"][1::3])
-            for column, person in enumerate(persons):
-                left, top, width, height = person["bbox"]
-                given_x, given_y, labels = np.array(person["keypoints"], dtype=float).reshape(-1, 3).T
-                if (labels > 0).any():
-                    squares = (x - given_x) ** 2 + (y - given_y) ** 2
-                else:  # distance to the box, doubled in size
-                    squares = np.maximum(0, np.maximum(left - width - x, x - left - 2 * width)) ** 2
-                    squares = squares + np.maximum(0, np.maximum(top - height - y, y - top - 2 * height)) ** 2
-                exponents = squares / (2 * 0.53 * width * height * (2 * SIGMAS) ** 2)
-                counted = labels > 0 if (labels > 0).any() else np.ones(14, dtype=bool)
-                similarities[row, column] = np.exp(-exponents[counted]).mean()
-        return similarities
+
+def similarities(persons, found):
+    """OKS (poses, persons) of the 20 best poses."""
+    found = sorted(found, key=lambda pose: -pose["score"])[:20]
+    if not persons or not found:
+        return []
+    oks = np.zeros((len(found), len(persons)))
+    for row, pose in enumerate(found):
+        x, y = np.array(pose["keypoints"][0::3]), np.array(pose["keypoints"][1::3])
+        for column, person in enumerate(persons):
+            left, top, width, height = person["bbox"]
+            given_x, given_y, labels = np.array(person["keypoints"], dtype=float).reshape(-1, 3).T
+            counted = labels > 0
+            squares = (x - given_x) ** 2 + (y - given_y) ** 2
+            if not counted.any():  # distance to the box, doubled in size
+                squares = np.maximum(0, np.maximum(left - width - x, x - left - 2 * width)) ** 2
+                squares += np.maximum(0, np.maximum(top - height - y, y - top - 2 * height)) ** 2
+                counted = ~counted
+            oks[row, column] = np.exp(-squares / (2 * 0.53 * width * height * (2 * SIGMAS) ** 2))[counted].mean()
+    return oks
 
 
 def nine_numbers(content, results):
     """AP, AP50, AP75, AR, AR50, AR75, AP easy, medium and hard of official annotations, between 0 and 1."""
     annotations = COCO()
     # the area that size classes go by is of no importance, but must be there
-    persons = [{**person, "area": 1.0} for person in content["annotations"]]
-    annotations.dataset = {**content, "annotations": persons}
+    annotations.dataset = {**content, "annotations": [{**person, "area": 1.0} for person in content["annotations"]]}
     annotations.createIndex()
     detections = annotations.loadRes([{k: v for k, v in result.items() if k != "bbox"} for result in results])
-
     known = {}
 
     def evaluate(image_ids):
@@ -70,31 +68,20 @@ def nine_numbers(content, results):
 
 
 def made_up_detections(content, seed=0):
-    """Noisy, missed, doubled and false poses for official annotations: COCO-format results with boxes."""
+    """Noisy, missed, doubled and false poses for official annotations, many of equal score: with boxes."""
     rng = np.random.default_rng(seed)
     results = []
     for person in content["annotations"]:
         left, top, width, height = person["bbox"]
-        given = np.array(person["keypoints"], dtype=float).reshape(-1, 3)
-        # an unlabeled keypoint is predicted, too
-        unknown = given[:, 2] == 0
-        given[unknown, :2] = rng.uniform(0, 1, (unknown.sum(), 2)) * [width, height] + [left, top]
-
+        given = np.array(person["keypoints"], dtype=float).reshape(-1, 3)[:, :2]
+        given[given.sum(axis=1) == 0] = left + width / 2, top + height / 2  # an unlabeled keypoint is predicted, too
         scale = rng.choice([0.01, 0.03, 0.06, 0.12, 0.3])
-        poses = []  # noise, shift, score
-        if rng.random() < 0.85:  # the rest is missed; scores in steps, so that many are equal
-            poses.append((scale, 0, round(np.clip(rng.normal(0.8 - scale, 0.15), 0, 1), 2)))
-        if rng.random() < 0.3:
-            poses += [(1.5 * scale, 0, rng.uniform(0, 0.7)) for _ in range(rng.integers(0, 3))]
-        if rng.random() < 0.2:
-            poses.append((0.05, 1, rng.uniform(0, 0.9)))
-        for noise, shift, score in poses:
-            keypoints = given.copy()
-            keypoints[:, :2] += rng.normal(0, noise * np.sqrt(width * height), (14, 2))
-            keypoints[:, :2] += shift * rng.uniform(-1, 1, 2) * [width, height]
-            keypoints[:, 2] = rng.uniform(0, 1, 14)
-            box = np.array(person["bbox"]) + rng.normal(0, 0.03, 4) * [width, height, width, height]
+        for number in range(rng.choice(3, p=[0.15, 0.65, 0.2])):
+            noise = (1 + number) * scale * np.sqrt(width * height)
+            shift = (rng.random() < 0.1) * rng.uniform(-1, 1, 2) * [width, height]
+            keypoints = np.column_stack([given + rng.normal(0, noise, (14, 2)) + shift, rng.uniform(0, 1, 14)])
+            score = round(np.clip(rng.normal(0.8 - scale - 0.3 * number, 0.15), 0, 1), 2)
             result = {"image_id": person["image_id"], "category_id": 1, "score": float(score)}
-            box = np.maximum(box, [-1e9, -1e9, 1, 1]).tolist()
+            box = (np.array(person["bbox"]) + rng.normal(0, 1, 4)).tolist()
             results.append({**result, "keypoints": keypoints.flatten().tolist(), "bbox": box})
     return [results[i] for i in rng.permutation(len(results))]

@@ -14,11 +14,11 @@ def evaluate(tmp_path):
     """evaluate(truth, results, options): what the tool writes about them to its --output."""
 
     def run(truth, results, *options):
-        arguments = []
-        for name, content in (("dataset", truth), ("results", results)):
-            (tmp_path / f"{name}.json").write_text(json.dumps(content))
-            arguments += [f"--{name}", str(tmp_path / f"{name}.json")]
-        load_tool("evaluate_results").main([*arguments, "--output", str(tmp_path / "metrics.json"), *options])
+        (tmp_path / "truth.json").write_text(json.dumps(truth))
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        files = {"--dataset": "truth.json", "--results": "results.json", "--output": "metrics.json"}
+        arguments = [word for option, file in files.items() for word in (option, str(tmp_path / file))]
+        load_tool("evaluate_results").main([*arguments, *options])
         return json.loads((tmp_path / "metrics.json").read_text())
 
     return run

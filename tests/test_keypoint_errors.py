@@ -11,20 +11,20 @@ from querypose.evaluation import keypoint_errors
 from querypose.visualization import plot_keypoint_errors
 
 
-def four_corners(*labels):
-    """One person of area 10,000 with a head and two hands far apart."""
+def four_corners(*labels, shifts=(0, 0, 0)):
+    """One person of area 10,000 with a head and two hands far apart, and a pose whose keypoints are so far right."""
     truth = ground_truth_of()
     keypoints = [50.0, 10.0, labels[0], 90.0, 60.0, labels[1], 10.0, 60.0, labels[2]]
     truth["annotations"][0].update(
         bbox=[0.0, 0.0, 100.0, 100.0], area=1e4, keypoints=keypoints, num_keypoints=sum(v > 0 for v in labels)
     )
-    return truth, {"image_id": 1, "category_id": 1, "score": 0.5, "keypoints": keypoints}
+    found = [50.0 + shifts[0], 10.0, 1, 90.0 + shifts[1], 60.0, 1, 10.0 + shifts[2], 60.0, 1]
+    return truth, {"image_id": 1, "category_id": 1, "score": 0.5, "keypoints": found}
 
 
 def test_similarity_is_the_term_of_oks():
-    truth, result = four_corners(2, 2, 0)
-    result = {**result, "keypoints": list(result["keypoints"])}
-    result["keypoints"][0] += 10  # sigma .05 and area 100^2: exp(-10^2 / (2 * 10^4 * .1^2)) = exp(-1/2)
+    # sigma .05 and area 100^2: exp(-10^2 / (2 * 10^4 * .1^2)) = exp(-1/2)
+    truth, result = four_corners(2, 2, 0, shifts=(10, 0, 0))
     errors = keypoint_errors(truth, [result])
     assert (errors.num_persons, errors.num_found) == (1, 1)
     assert errors.num_labeled.tolist() == [1, 1, 0]
@@ -37,40 +37,33 @@ def test_similarity_is_the_term_of_oks():
     assert right["similarity"] is None and right["labelled"] == 0
 
 
-def test_swapped_hands_are_inversions_and_others_misses():
-    truth, result = four_corners(2, 2, 2)
-    truth["annotations"][0]["keypoints"][0:2] = [50.0, 50.0]
-    swapped = {**result, "keypoints": [50.0, 50.0, 1, 10.0, 60.0, 1, 10.0, 60.0, 1]}
-    errors = keypoint_errors(truth, [swapped])
-    assert errors.kinds.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]]
-    astray = {**result, "keypoints": [50.0, 50.0, 1, 50.0, 99.0, 1, 10.0, 60.0, 1]}
-    assert keypoint_errors(truth, [astray]).kinds[1].tolist() == [0, 0, 0, 1]
+@pytest.mark.parametrize(("shift", "kind"), [(-80, [0, 0, 1, 0]), (-40, [0, 0, 0, 1])])
+def test_swapped_hands_are_inversions_and_others_misses(shift, kind):
+    truth, result = four_corners(2, 2, 2, shifts=(0, shift, 0))
+    assert keypoint_errors(truth, [result]).kinds.tolist() == [[1, 0, 0, 0], kind, [1, 0, 0, 0]]
 
 
 def test_mean_oks_is_that_of_each_persons_best_pose():
-    truth, result = four_corners(2, 2, 0)
     # 20 pixels off, sigmas .05 and .1: exp(-2) and exp(-1/2), an OKS of 0.371, at which no person is found
-    off = {**result, "keypoints": [70.0, 10.0, 1, 90.0, 80.0, 1, 0, 0, 1], "score": 0.1}
-    far = {**result, "keypoints": [900.0] * 9, "score": 0.9}
+    truth, off = four_corners(2, 2, 0, shifts=(20, 20, 0))
+    _, exact = four_corners(2, 2, 0)
+    far = {**exact, "keypoints": [900.0] * 9, "score": 0.9}
     errors = keypoint_errors(truth, [far, off])
     assert (errors.num_persons, errors.num_found) == (1, 0) and np.isnan(errors.similarity).all()
     assert errors.mean_oks == pytest.approx((math.exp(-0.5) + math.exp(-2)) / 2)
-    assert keypoint_errors(truth, [far, off, result]).mean_oks == 1
+    assert keypoint_errors(truth, [far, off, exact]).mean_oks == 1
     assert keypoint_errors(truth, []).mean_oks == 0
     # a second person that nobody finds counts as 0; without persons there is no mean
-    second = {**truth["annotations"][0], "id": 99, "bbox": [500.0, 500.0, 100.0, 100.0]}
-    second["keypoints"] = [value + 500 if i % 3 < 2 else value for i, value in enumerate(second["keypoints"])]
+    second = {**truth["annotations"][0], "bbox": [500.0, 500.0, 100.0, 100.0], "keypoints": [600.0, 600.0, 2] * 3}
     both = {**truth, "annotations": [truth["annotations"][0], second]}
-    assert keypoint_errors(both, [result]).mean_oks == pytest.approx(0.5)
-    assert keypoint_errors(both, [result]).to_dict()["mean_oks"] == 50
+    assert keypoint_errors(both, [exact]).to_dict()["mean_oks"] == 50
     assert keypoint_errors({**truth, "annotations": []}, []).to_dict()["mean_oks"] is None
 
 
-@pytest.mark.parametrize("number", [1, 17, 133])
+@pytest.mark.parametrize("number", [1, 17])
 def test_picture(tmp_path, number):
-    names = [f"keypoint_{i}" for i in range(number)]
     truth = ground_truth_of(num_images=2)
-    truth["categories"][0] = {"id": 1, "name": "thing", "keypoints": names}
+    truth["categories"][0] = {"id": 1, "name": "thing", "keypoints": [f"keypoint_{i}" for i in range(number)]}
     for person in truth["annotations"]:
         person.update(keypoints=[10.0, 10.0, 2] * number, num_keypoints=number)
     plot_keypoint_errors(keypoint_errors(truth, results_near(truth, 0.05)), tmp_path / "a" / "plot.png", "things")

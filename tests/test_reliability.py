@@ -43,9 +43,8 @@ def test_halves_are_by_image():
 
 def test_deviations_are_of_labeled_keypoints_of_persons_found():
     content = ground_truth_of(num_images=2)
-    person = {"bbox": [0, 0, 100, 200], "keypoints": [10, 20, 2, 50, 60, 1, 0, 0, 0], "num_keypoints": 2}
     for entry in content["annotations"]:
-        entry.update(person, area=20_000)
+        entry.update(bbox=[0, 0, 100, 200], area=20_000, keypoints=[10, 20, 2, 50, 60, 1, 0, 0, 0], num_keypoints=2)
     truth = load_ground_truth(content, sigmas=[0.1, 0.1, 0.1])
     pose = {"image_id": 1, "category_id": 1, "score": 0.9, "bbox": [0, 0, 100, 200]}
     pose |= {"keypoints": [11, 18, 0.9, 50.5, 60, 0.8, 7, 7, 0.7], "keypoint_sigmas": [1, 2, 3, 4, 5, 6]}

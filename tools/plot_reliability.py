@@ -10,12 +10,10 @@ The factor is found on one half of the images and tested on the other.
 import argparse
 import os
 
-from detectron2.data import MetadataCatalog
-
 from querypose import PosePredictor
 from querypose.data.coco_keypoints import resolve_dataset
 from querypose.errors import UserError, exit_on_user_error
-from querypose.evaluation.ground_truth import ground_truth_of
+from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.evaluation.reliability import fit_temperature, halves, keypoint_deviations, reliability
 from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization.plots import plot_reliability
@@ -33,11 +31,12 @@ def main(arguments=None):
     add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_args(arguments)
 
+    from detectron2.data import MetadataCatalog  # before querypose it would print a warning
+
     image_root = MetadataCatalog.get(resolve_dataset(args.dataset)).image_root
-    truth = ground_truth_of(args.dataset).require_persons()
-    predictor = PosePredictor(
-        args.config_file, score_threshold=args.score_threshold, precision="float32", opts=args.opts
-    )
+    truth = load_ground_truth(args.dataset).require_persons()
+    limits = {"score_threshold": args.score_threshold, "precision": "float32"}
+    predictor = PosePredictor(args.config_file, opts=args.opts, **limits)
     images = truth.content["images"]
     found = predictor.stream(os.path.join(image_root, image["file_name"]) for image in images)
     results = []

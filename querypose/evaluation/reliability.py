@@ -14,12 +14,9 @@ from querypose.evaluation.matching import match_poses, values_of
 class Reliability:
     """Bins of as many coordinates each, by predicted sigma.
 
-    Attributes:
-        predicted: (bins,) root mean square of the sigmas of a bin, in pixels.
-        real: (bins,) root mean square of the errors of the same coordinates, in pixels.
-        ence: expected normalized calibration error, the mean over the bins of |predicted - real| / predicted (Levi et
-            al., 2022); 0 is perfect.
-        rank_correlation: Spearman's, of sigmas and absolute errors.
+    predicted, real: (bins,) root mean squares of the sigmas and of the errors, in pixels. ence: expected normalized
+    calibration error, the mean of |predicted - real| / predicted (Levi et al., 2022); 0 is perfect. rank_correlation:
+    Spearman's, of sigmas and absolute errors.
     """
 
     predicted: np.ndarray
@@ -33,19 +30,17 @@ def reliability(sigmas: np.ndarray, errors: np.ndarray, num_bins: int = 10) -> R
     if len(sigmas) < num_bins:
         raise UserError(f"{len(sigmas)} coordinates of persons found are too few for {num_bins} bins; give more images")
     bins = np.array_split(np.argsort(sigmas, kind="stable"), num_bins)
-    predicted = np.array([np.sqrt((sigmas[rows] ** 2).mean()) for rows in bins])
-    real = np.array([np.sqrt((errors[rows] ** 2).mean()) for rows in bins])
+    predicted, real = (np.array([np.sqrt((values[rows] ** 2).mean()) for rows in bins]) for values in (sigmas, errors))
     ence = float((np.abs(predicted - real) / predicted).mean())
-    rank = float(spearmanr(sigmas, np.abs(errors)).statistic)
-    return Reliability(predicted, real, ence, rank)
+    return Reliability(predicted, real, ence, float(spearmanr(sigmas, np.abs(errors)).statistic))
 
 
-def fit_temperature(sigmas: np.ndarray, errors: np.ndarray, num_bins: int = 10) -> float:
+def fit_temperature(sigmas: np.ndarray, errors: np.ndarray) -> float:
     """The factor for all sigmas with which predicted and real errors of the bins agree: exp of the mean log ratio.
 
     The bins keep a few far errors from deciding, as they would in the ratio of all.
     """
-    bins = reliability(sigmas, errors, num_bins)
+    bins = reliability(sigmas, errors)
     return float(np.exp(np.log(bins.real.clip(1e-9) / bins.predicted).mean()))
 
 
@@ -53,8 +48,7 @@ def keypoint_deviations(ground_truth: GroundTruth, results: Entries) -> dict[str
     """Sigmas and errors of x and y of the labeled keypoints of the persons found, see `ImageMatching`.
 
     Results are COCO-format, with `keypoint_sigmas`, as of `querypose.structures.to_coco`. Returns arrays (n,): `sigmas`
-    and signed `errors` in pixels, `sides` (width or height of the person's box in the ground truth, in pixels) and
-    `images` (the image's index in the file). Raises `UserError` for results without sigmas, or that do not fit.
+    and signed `errors` in pixels, `sides` (width or height of the person's true box, in pixels) and `images` (indices).
     """
     if any("keypoint_sigmas" not in result for result in results):
         raise UserError("the results have no keypoint_sigmas; predict with a model whose keypoint loss uses sigma")
@@ -76,6 +70,5 @@ def keypoint_deviations(ground_truth: GroundTruth, results: Entries) -> dict[str
 def halves(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Masks (n,) of the values of one random half of the images and of the other."""
     names = np.unique(images)
-    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
-    first = np.isin(images, chosen)
+    first = np.isin(images, np.random.default_rng(seed).permutation(names)[: len(names) // 2])
     return first, ~first
