@@ -4,8 +4,6 @@ import gzip
 import io
 import json
 import os
-import struct
-import zlib
 
 import numpy as np
 import torch
@@ -63,7 +61,6 @@ CONFIG_OVERRIDES = [
         [PREFIX + "LOSS.ATTENTION_WEIGHT", "1.0", PREFIX + "PART_EMBEDDING", "PartSelfAttention"],
         "needs attention maps, and PART_EMBEDDING 'PartSelfAttention' makes none",
     ),
-    ([PREFIX + "PART_GROUPS", "[['head']]"], "PART_GROUPS leaves out left_hand"),
     ([PREFIX + "PART_GROUPS", "[1, 2]"], "PART_GROUPS .* list of lists"),
     ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a', 'a']"], "distinct keypoint names"),
     ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a']", PREFIX + "SKELETON.FLIP_PAIRS", "[1]"], "pairs of names"),
@@ -159,31 +156,22 @@ RESULTS = [
 ]
 
 
-def png(width, height, data=b""):
-    """The bytes of a picture of that size whose pixels are `data`."""
-    content = b"\x89PNG\r\n\x1a\n"
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    for kind, chunk in ((b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")):
-        content += struct.pack(">I", len(chunk)) + kind + chunk + struct.pack(">I", zlib.crc32(kind + chunk))
-    return content
-
-
-def saved(kind):
+def saved(kind, picture):
     stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)).save(stream, kind)
+    picture.save(stream, kind)
     return stream.getvalue()
 
 
 def images():
     """(name, bytes of a file, words)."""
-    jpeg = saved("JPEG")
+    noise = Image.effect_noise((96, 64), 80)
     yield from [
         ("text.jpg", b"not a picture", "damaged or no image"),
-        ("cut.jpg", jpeg[: len(jpeg) // 2], "damaged or no image"),
-        ("cut.png", saved("PNG")[:300], "damaged or no image"),
-        ("cut.webp", saved("WEBP")[:300], "damaged or no image"),
-        ("large.png", png(12_000, 12_000), "more than 100 million pixels"),
-        ("bomb.png", png(60_000, 60_000, bytes(10_000_000)), "million pixels"),
+        ("cut.jpg", saved("JPEG", noise)[:2000], "damaged or no image"),
+        ("cut.png", saved("PNG", noise)[:300], "damaged or no image"),
+        ("cut.webp", saved("WEBP", noise)[:300], "damaged or no image"),
+        ("large.png", saved("PNG", Image.new("1", (12_000, 12_000))), "more than 100 million pixels"),
+        ("bomb.png", saved("PNG", Image.new("1", (14_000, 14_000))), "million pixels"),
         ("postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "damaged or no image"),
     ]
 

@@ -9,38 +9,33 @@ from load_tool import load_tool
 from querypose.evaluation import evaluate_coco_results
 
 
-@pytest.fixture
-def evaluate(tmp_path):
-    """evaluate(truth, results, options): what the tool writes about them to its --output."""
-
-    def run(truth, results, *options):
-        (tmp_path / "truth.json").write_text(json.dumps(truth))
-        (tmp_path / "results.json").write_text(json.dumps(results))
-        files = {"--dataset": "truth.json", "--results": "results.json", "--output": "metrics.json"}
-        arguments = [word for option, file in files.items() for word in (option, str(tmp_path / file))]
-        load_tool("evaluate_results").main([*arguments, *options])
-        return json.loads((tmp_path / "metrics.json").read_text())
-
-    return run
+def evaluate(folder, truth, results, *options):
+    """What the tool writes about them to its --output."""
+    (folder / "truth.json").write_text(json.dumps(truth))
+    (folder / "results.json").write_text(json.dumps(results))
+    files = {"--dataset": "truth.json", "--results": "results.json", "--output": "metrics.json"}
+    arguments = [word for option, file in files.items() for word in (option, str(folder / file))]
+    load_tool("evaluate_results").main([*arguments, *options])
+    return json.loads((folder / "metrics.json").read_text())
 
 
-def test_metrics(evaluate):
+@pytest.mark.parametrize("backend", COCO_BACKENDS)
+def test_metrics(tmp_path, backend):
     truth = ground_truth_of(num_images=2, num_persons=3)
     results = results_near(truth, noise=0)
-    for backend in COCO_BACKENDS:
-        metrics = evaluate(truth, results, "--backend", backend)
-        assert metrics["keypoints"]["AP"] == pytest.approx(100) and metrics["bbox"]["AP"] == pytest.approx(100)
+    metrics = evaluate(tmp_path, truth, results, "--backend", backend)
+    assert metrics["keypoints"]["AP"] == pytest.approx(100) and metrics["bbox"]["AP"] == pytest.approx(100)
     assert None in metrics["bbox"].values(), "no person is small"
     for result in results:
         del result["bbox"]
-    assert list(evaluate(truth, results)) == ["keypoints"], "keypoints alone are a valid submission"
+    assert list(evaluate(tmp_path, truth, results)) == ["keypoints"], "keypoints alone are a valid submission"
 
 
-def test_sigmas_and_errors_by_keypoint(evaluate, tmp_path, capsys):
+def test_sigmas_and_errors_by_keypoint(tmp_path, capsys):
     truth = ground_truth_of(num_images=3, num_persons=3)
     results = results_near(truth, noise=0.03)
     picture = tmp_path / "keypoints.png"
-    metrics = evaluate(truth, results, "--per-keypoint", str(picture), "--sigmas", "0.1", "0.1", "0.1")
+    metrics = evaluate(tmp_path, truth, results, "--per-keypoint", str(picture), "--sigmas", "0.1", "0.1", "0.1")
     assert list(metrics["per_keypoint"]["keypoints"]) == NAMES and picture.stat().st_size > 5000
     expected = evaluate_coco_results(truth, results, [0.1] * 3)["keypoints"]["AP"]
     assert metrics["keypoints"]["AP"] == pytest.approx(expected)

@@ -105,21 +105,6 @@ def test_detectron2s_own_evaluator_agrees(name):
     assert looser.evaluate()["keypoints"]["AP"] > found["keypoints"]["AP"]
 
 
-def test_detections_of_all_processes_are_evaluated_once(name, monkeypatch):
-    inputs, outputs = perfect_outputs(name)
-    ranks = [PoseEvaluator(name), PoseEvaluator(name)]
-    ranks[0].process(inputs[:1], outputs[:1])
-    ranks[1].process(inputs[1:], outputs[1:])
-    assert ranks[0].evaluate()["keypoints"]["AR"] < 60
-
-    module = "querypose.evaluation.pose_evaluator.comm"
-    monkeypatch.setattr(f"{module}.gather", lambda data, dst: [rank._results for rank in ranks])
-    assert ranks[0].evaluate()["keypoints"]["AP"] == pytest.approx(100)
-    monkeypatch.setattr(f"{module}.gather", lambda data, dst: [])
-    monkeypatch.setattr(f"{module}.is_main_process", lambda: False)
-    assert ranks[1].evaluate() == {}
-
-
 def test_test_sets_are_written_and_not_evaluated(register, tmp_path):
     content = ground_truth_of()
     content.update(annotations=[], categories=[{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}])
