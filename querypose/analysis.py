@@ -1,6 +1,7 @@
 """Parameters and multiply-adds of a model, counted from the shapes of its tensors: no weights, no data, no hardware."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -102,17 +103,15 @@ def module_table(cfg: CfgNode, height: int, width: int, depth: int) -> str:
         for costs in (parameters, operations):
             row += [_with_unit(costs.get(path, 0)), f"{100 * costs.get(path, 0) / costs['']:.1f}"]
         rows.append(row)
-        groups: list[tuple[tuple[type[nn.Module], int, int, bool], list[str]]] = []
+        kinds: dict[str, tuple[type[nn.Module], int, int, str]] = {}
         for name, child in module.named_children() if level < depth else ():
             inner = f"{path}.{name}".lstrip(".")
-            key = type(child), parameters[inner], operations.get(inner, 0), name.isdecimal()
-            if groups and groups[-1][0] == key and name.isdecimal():
-                groups[-1][1].append(name)
-            elif any(key[1:3]):
-                groups.append((key, [name]))
-        for _, names in groups:
-            shown = names[0] if len(names) == 1 else f"{names[0]} .. {names[-1]}"
-            add(f"{path}.{names[0]}".lstrip("."), shown, level + 1)
+            if parameters[inner] or operations.get(inner, 0):
+                own = "" if name.isdecimal() else name
+                kinds[name] = type(child), parameters[inner], operations.get(inner, 0), own
+        for _, group in itertools.groupby(kinds, kinds.__getitem__):
+            first, *others = group
+            add(f"{path}.{first}".lstrip("."), f"{first} .. {others[-1]}" if others else first, level + 1)
 
     add("", "model", 0)
     header = ["module", "class", "parameters", "%", "multiply-adds", "%"]

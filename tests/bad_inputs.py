@@ -150,7 +150,7 @@ RESULTS = [
     ([{**RESULT, "category_id": 5}], "category_id 5"),
     ([{key: value for key, value in RESULT.items() if key != "score"}], "has no 'score'"),
     ([{**RESULT, "score": float("nan")}], "not finite numbers"),
-    ([{**RESULT, "bbox": [1, 2]}], "in 'bbox' .1, 2. instead of 4 numbers"),
+    ([{**RESULT, "bbox": [1, 2]}], "2 values instead of 4"),
     ([{**RESULT, "bbox": [1, 2, 3, -4]}], "a box of negative size"),
     ([{**RESULT, "keypoints": "all"}], "instead of"),
 ]

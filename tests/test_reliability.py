@@ -49,13 +49,13 @@ def test_deviations_are_of_labeled_keypoints_of_persons_found():
     pose = {"image_id": 1, "category_id": 1, "score": 0.9, "bbox": [0, 0, 100, 200]}
     pose |= {"keypoints": [11, 18, 0.9, 50.5, 60, 0.8, 7, 7, 0.7], "keypoint_sigmas": [1, 2, 3, 4, 5, 6]}
     away = pose | {"keypoints": [290, 290, 1] * 3, "score": 0.5}
-    found = keypoint_deviations(truth, [away, pose])
-    assert found["errors"].tolist() == [1, -2, 0.5, 0] and found["sigmas"].tolist() == [1, 2, 3, 4]
-    assert found["sides"].tolist() == [100, 200, 100, 200] and found["images"].tolist() == [0] * 4
+    sigmas, errors, sides, images = keypoint_deviations(truth, [away, pose])
+    assert errors.tolist() == [1, -2, 0.5, 0] and sigmas.tolist() == [1, 2, 3, 4]
+    assert sides.tolist() == [100, 200, 100, 200] and images.tolist() == [0] * 4
     both = keypoint_deviations(truth, [pose | {"image_id": 2}, away, pose])
-    assert both["images"].tolist() == [0] * 4 + [1] * 4
+    assert both[3].tolist() == [0] * 4 + [1] * 4
     del away["keypoint_sigmas"]
     with pytest.raises(UserError, match="no keypoint_sigmas"):
         keypoint_deviations(truth, [away])
     with pytest.raises(UserError, match="4 coordinates .* too few for 10 bins"):
-        reliability(found["sigmas"], found["errors"])
+        reliability(sigmas, errors)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print a model's modules, with the parameters and the multiply-adds of each.
+r"""Print a model's modules, with the parameters and the multiply-adds of each.
 
 Examples:
     python tools/analyze_model.py --config-file configs/querypose_R50.yaml
@@ -7,6 +7,7 @@ Examples:
         MODEL.QUERYPOSE.NUM_QUERIES 50
 
 No weights are read and nothing is computed: the numbers follow from the shapes of the tensors, as in docs/MODEL_ZOO.md.
+Every query goes through all stages; norms, activations, interpolation and pooling are not counted.
 """
 
 import argparse
@@ -17,16 +18,12 @@ from querypose.setup_config import setup_config
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
-        epilog="KEY VALUE pairs override the config. Every query goes through all stages. A multiply-add is one "
-        "operation; norms, activations, interpolation and pooling are not counted.",
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config-file", required=True, metavar="FILE", help="the model's config")
     add("--depth", type=int, default=3, metavar="D", help="levels of modules to show (default 3)")
-    size = "height and width of the image in pixels, padded to multiples of 32 (default 800 1216)"
-    add("--size", type=int, nargs=2, default=(800, 1216), metavar=("H", "W"), help=size)
+    shown = "of the image in pixels, padded to multiples of 32 (default 800 1216)"
+    add("--size", type=int, nargs=2, default=(800, 1216), metavar=("H", "W"), help=shown)
     add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
     if args.depth < 0:

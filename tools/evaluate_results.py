@@ -6,8 +6,7 @@ Examples:
     tools/evaluate_results.py --dataset crowdpose_test --results results.json --output metrics.json
     tools/evaluate_results.py --dataset mine/val.json --results results.json --per-keypoint keypoints.png
 
-Files whose images have a crowdIndex are evaluated by CrowdPose's rules (AP by easy, medium and hard images), all
-others by COCO's.
+Files whose images have a crowdIndex are evaluated by CrowdPose's rules, all others by COCO's.
 """
 
 import argparse

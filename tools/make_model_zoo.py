@@ -1,7 +1,6 @@
 """Write the table of docs/MODEL_ZOO.md anew: python tools/make_model_zoo.py --output docs/MODEL_ZOO.md
 
-Costs are counted from shapes: a minute on a CPU, no weights and no data. The text around the table stays, and so does
-the reported keypoint AP.
+Costs are counted from shapes: a minute on a CPU, no weights and no data. The text and the reported AP stay.
 """
 
 import argparse
@@ -37,8 +36,7 @@ def reproduced(config: str, results: Path) -> str | None:
     return f"{ap:.1f}"
 
 
-def costs(config: str) -> list[str]:
-    """The cells of a config that are counted."""
+def counted_cells(config: str) -> list[str]:
     cfg = setup_config(str(CONFIG_FOLDER / f"{config}.yaml"))
     model, operations = count_operations(cfg, HEIGHT, WIDTH)
     node, parameters = cfg.MODEL.QUERYPOSE, sum(parameter.numel() for parameter in model.parameters())
@@ -57,7 +55,7 @@ def model_zoo_page(results: Path | None = None) -> str:
     for config in zoo_configs():
         paper, ours = reported.get(config, ("-", "not yet reproduced"))
         ours = (reproduced(config, results) if results else None) or ours
-        lines.append(f"| {' | '.join([f'`{config}`', *costs(config), paper, ours])} |")
+        lines.append(f"| {' | '.join([f'`{config}`', *counted_cells(config), paper, ours])} |")
     return before + line + "\n".join(lines) + empty_line + after
 
 

@@ -1,8 +1,7 @@
 """From COCO-format results and annotations to metrics by name, by COCO's or CrowdPose's rules.
 
-CrowdPose takes 0.53 times the box's area as the person's. Persons with `iscrowd`, or without a label on the twelve
-joints from shoulder to ankle, are ignored, and the 20 best poses of an image count. Classes are not of persons by size
-but of images by `crowdIndex`.
+CrowdPose takes 0.53 times the box's area as the person's, ignores persons without a label on the twelve joints from
+shoulder to ankle, and has classes not of persons by size but of images by `crowdIndex`.
 """
 
 import contextlib
@@ -10,7 +9,6 @@ import io
 import json
 import logging
 import tempfile
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +35,7 @@ COCO_METRICS = {
 CROWDPOSE_METRICS: tuple[str, ...] = ("AP", "AP50", "AP75", "AR", "AR50", "AR75", "APE", "APM", "APH")
 """Table 6's names: E easy (crowdIndex < 0.2), M medium (0.2 to 0.8), H hard (0.8 and more)."""
 
-Metrics = OrderedDict[str, dict[str, float]]
+Metrics = dict[str, dict[str, float]]
 
 
 def evaluate_coco_results(
@@ -50,15 +48,12 @@ def evaluate_coco_results(
 ) -> Metrics:
     """Evaluate COCO-format results against COCO-format annotations; see also `load_ground_truth`.
 
-    Args:
-        results: list of dicts with `image_id`, `category_id`, `score` and, by task, `bbox` (x, y, width,
-            height in pixels) and `keypoints` (3K numbers: x, y in pixels, confidence); may be empty. Size classes are
-            by the box, or by the extent of the keypoints in results without boxes.
-        backend: one of `BACKENDS`, which give the same numbers; the last one for CrowdPose only.
+    results: dicts with `image_id`, `category_id`, `score` and, by task, `bbox` (x, y, width, height in pixels) and
+    `keypoints` (3K numbers: x, y in pixels, confidence); may be empty. Size classes are by the box, or by the extent of
+    the keypoints in results without boxes. The `BACKENDS` give the same numbers; the last one is for CrowdPose only.
 
-    Returns:
-        by task the metrics by name, in percent: `COCO_METRICS`, or for the keypoints of CrowdPose
-        `CROWDPOSE_METRICS`; NaN where there is no ground truth of the size or of the crowd class.
+    Returns by task the metrics by name, in percent: `COCO_METRICS`, or for the keypoints of CrowdPose
+    `CROWDPOSE_METRICS`; NaN where there is no ground truth of the size or of the crowd class.
     """
     truth = load_ground_truth(ground_truth, sigmas, protocol).require_persons()
     check_backend(backend, truth.protocol)
@@ -76,7 +71,7 @@ def compute_metrics(truth: GroundTruth, results: Entries, tasks: Sequence[str], 
     """Return the metrics of `evaluate_coco_results` for options and results that are known to be valid."""
     if not results:
         logger.warning("There is not a single detection to evaluate: every AP is 0.")
-    metrics: Metrics = OrderedDict()
+    metrics: Metrics = {}
     for task in tasks:
         if task == "keypoints" and truth.protocol == "crowdpose":
             names, stats = CROWDPOSE_METRICS, crowdpose_stats(truth, results, backend)
@@ -90,10 +85,7 @@ def compute_metrics(truth: GroundTruth, results: Entries, tasks: Sequence[str], 
 
 
 def check_results(results: Any, truth: GroundTruth, tasks: Sequence[str]) -> Entries:
-    """Return COCO-format results with the image and category ids of a `GroundTruth` and flat keypoints.
-
-    Raises a `UserError` about the first entry that does not fit: of an unknown image, without the values of a task, ..
-    """
+    """Return COCO-format results with the file's own ids and flat keypoints; `UserError` for one that does not fit."""
     if not isinstance(results, list):
         raise UserError("the results are not a list; give COCO-format results, one object per detection")
     image_ids = {id_key(image["id"]): image["id"] for image in truth.content["images"]}
@@ -113,8 +105,9 @@ def check_results(results: Any, truth: GroundTruth, tasks: Sequence[str]) -> Ent
             raise UserError(f"{title} has the category_id {shown(category)} instead of {truth.category_id}")
         values = {task: flat(result[task]) for task in tasks}
         for task, numbers in values.items():
-            if not isinstance(numbers, list) or len(numbers) != lengths[task]:
-                raise UserError(f"{title} has in {task!r} {shown(numbers)} instead of {lengths[task]} numbers")
+            found = f"{len(numbers)} values" if isinstance(numbers, list) else shown(numbers)
+            if found != f"{lengths[task]} values":
+                raise UserError(f"{title} has in {task!r} {found} instead of {lengths[task]} numbers")
         if isinstance(box, list) and len(box) == 4:
             values["bbox"] = box
         if not all(map(are_finite_numbers, [[score], *values.values()])):
@@ -149,24 +142,17 @@ def run_coco_eval(truth: GroundTruth, results: Entries, kind: str, backend: str,
 
 
 def crowdpose_stats(truth: GroundTruth, results: Entries, backend: str) -> Sequence[float]:
-    """Return the numbers of `CROWDPOSE_METRICS`, between 0 and 1, -1 where there is no ground truth.
-
-    The last three are rounded to four decimals, as in the official tool.
-    """
+    """Return the numbers of `CROWDPOSE_METRICS`, -1 where there is no ground truth; the last three are rounded."""
     if backend == "faster-coco-eval":
         return run_coco_eval(truth, results, "keypoints_crowd", backend).stats
     if backend == "crowdposetools" and results:  # it reads the first result to see of what kind they are
         return _official_crowdpose_stats(truth, results)
     ap, ap50, ap75, _, _, ar, ar50, ar75, *_ = run_coco_eval(truth, results, "keypoints", "pycocotools").stats
-    numbers = truth.image_numbers
-    by_class: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for image in truth.content["images"]:
-        by_class[np.digitize(image["crowdIndex"], (0.2, 0.8))].append(numbers[image["id"]])
-    parts = [
-        run_coco_eval(truth, results, "keypoints", "pycocotools", images).stats[0] if images else -1.0
-        for images in by_class
-    ]
-    return [ap, ap50, ap75, ar, ar50, ar75, *np.round(parts, 4)]
+    numbers, parts = truth.image_numbers, []
+    for low, high in ((-np.inf, 0.2), (0.2, 0.8), (0.8, np.inf)):
+        images = [numbers[image["id"]] for image in truth.content["images"] if low <= image["crowdIndex"] < high]
+        parts.append(run_coco_eval(truth, results, "keypoints", "pycocotools", images).stats[0] if images else -1.0)
+    return [ap, ap50, ap75, ar, ar50, ar75, *np.round(parts, 4)]  # rounded as in the official tool
 
 
 def _official_crowdpose_stats(truth: GroundTruth, results: Entries) -> Sequence[float]:

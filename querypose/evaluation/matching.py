@@ -16,11 +16,10 @@ less, but at least 0.5 to the place of its mirror image in the same person; none
 
 @dataclass(frozen=True)
 class ImageMatching:
-    """The poses of an image matched to its persons.
+    """The poses of an image matched to its persons, as AP does.
 
-    A pose, best score first, is matched to the person with which it has the highest OKS, at least 0.5, each once, as
-    AP does; of an image the 20 best poses count. Persons that AP ignores (crowds, those without labels) are ignored
-    here, with the poses that match them.
+    A pose, best score first, is matched to the person with which it has the highest OKS, at least 0.5, each once; of an
+    image the 20 best poses count. Crowds and persons without labels are ignored, with the poses that match them.
 
     best_oks: of each person to find the highest OKS with any pose. pairs: (person, pose, OKS) of each person found.
     false_positives: number of poses that match no person.
@@ -56,9 +55,7 @@ def match_poses(ground_truth: GroundTruth, results: Entries) -> Iterator[ImageMa
     poses = check_results(results, ground_truth, ("keypoints",))
     evaluation = run_coco_eval(ground_truth, poses, "keypoints", "pycocotools")
     persons: dict[int | str, Entries] = {image["id"]: [] for image in ground_truth.content["images"]}
-    index_in_image: dict[int, int] = {}  # by the person's id
     for person in ground_truth.content["annotations"]:
-        index_in_image[person["id"]] = len(persons[person["image_id"]])
         persons[person["image_id"]].append(person)
     numbers = ground_truth.image_numbers
     # by size class, of which the first is all, then by image; None for one with neither persons nor poses
@@ -67,14 +64,15 @@ def match_poses(ground_truth: GroundTruth, results: Entries) -> Iterator[ImageMa
         # (poses, persons), poses as in the matching and persons as in the file
         similarity = np.array(evaluation.ious[numbers[image_id], 1], dtype=float).reshape(-1, max(1, len(here)))
         counted = [i for i, person in enumerate(here) if not person["iscrowd"] and person["num_keypoints"]]
-        best = similarity.max(axis=0, initial=0)[counted].tolist() if counted else []
+        best = similarity.max(axis=0, initial=0)[counted].tolist()
+        index = {person["id"]: i for i, person in enumerate(here)}
         pairs, false_positives = [], 0
         if (matching := matchings[numbers[image_id]]) is not None:
             # at the first threshold, 0.5; pycocotools numbers the poses from 1
             found = zip(matching["dtIds"], matching["dtMatches"][0], matching["dtIgnore"][0], strict=True)
             for row, (pose, person_id, is_ignored) in enumerate(found):
                 if person_id and not is_ignored:
-                    i = index_in_image[int(person_id)]
+                    i = index[int(person_id)]
                     # with what else the results hold, such as sigmas
                     pairs.append((here[i], {**results[pose - 1], **poses[pose - 1]}, float(similarity[row, i])))
                 false_positives += not (person_id or is_ignored)
@@ -113,15 +111,16 @@ class KeypointErrors:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it all for JSON, shares in percent, by keypoint; None where there is no label."""
-        keypoints: dict[str, dict[str, Any]] = {}
-        for i, name in enumerate(self.names):
-            keypoints[name] = {
+        keypoints = {
+            name: {
                 "labelled": int(self.num_labeled[i]),
                 "similarity": _percent(self.similarity[i]),
                 "AP-like": _percent(self.precision[i]),
                 "median_error_pixels": float(self.median_error[i]) if self.num_labeled[i] else None,
-                **{kind: _percent(share) for kind, share in zip(KINDS, self.kinds[i], strict=True)},
+                **dict(zip(KINDS, map(_percent, self.kinds[i]), strict=True)),
             }
+            for i, name in enumerate(self.names)
+        }
         persons = {"persons": self.num_persons, "found": self.num_found, "mean_oks": _percent(self.mean_oks)}
         return {**persons, "keypoints": keypoints}
 

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import zipfile
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
+from querypose.atomic_io import writing
 from querypose.errors import UserError
 from querypose.evaluation.coco_results import TASKS, Metrics, check_backend, compute_metrics
 from querypose.evaluation.ground_truth import Entries, load_ground_truth
@@ -81,26 +82,26 @@ class PoseEvaluator(DatasetEvaluator):
     def evaluate(self) -> Metrics:
         """Return the metrics of `evaluate_coco_results` on the main process, an empty dict on the others."""
         comm.synchronize()
-        results = list(itertools.chain(*comm.gather(self._results, dst=0)))
-        unreadable = list(itertools.chain(*comm.gather(self._unreadable, dst=0)))
+        gathered = (comm.gather(own, dst=0) for own in (self._results, self._unreadable))
+        results, unreadable = (list(itertools.chain(*parts)) for parts in gathered)
         if not comm.is_main_process():
-            return OrderedDict()
+            return {}
         if unreadable:
             text = "%d images of %s could not be read (the first is %s): their persons count as missed."
             logger.warning(text, len(unreadable), self._dataset_name, unreadable[0])
         has_annotations = bool(self._ground_truth.content["annotations"])
         if self._output_dir:
             try:
-                self._write(results, Path(self._output_dir))
-            except OSError as error:
-                text = f"cannot write the results to {self._output_dir}: {error.strerror or error}; set OUTPUT_DIR"
+                with writing(self._output_dir, "set OUTPUT_DIR"):
+                    self._write(results, Path(self._output_dir))
+            except UserError as error:
                 if not has_annotations:
-                    raise UserError(text) from error
-                logger.error("%s (AP is computed without)", text)
+                    raise
+                logger.error("%s (AP is computed without)", error)
         if has_annotations:
             return compute_metrics(self._ground_truth, results, TASKS, self._backend)
         logger.info("%s has no annotations, so no AP can be computed for the results.", self._dataset_name)
-        return OrderedDict()
+        return {}
 
     def _write(self, results: Entries, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,10 +114,9 @@ def write_submission(results: Entries, folder: str | os.PathLike[str], split: st
     """Write the zip file with one JSON file in it, `person_keypoints_[split]_[name]_results`, and return its path.
 
     Of each image the 20 best poses are written, which are those that count, with keypoints to a hundredth of a pixel.
-    Boxes are left out: the server would take the area of a box for the person's. split: such as "test-dev2017". name:
-    of the algorithm; what the server does not take in it becomes "-".
+    Boxes are left out: the server would take the area of a box for the person's. split: such as "test-dev2017".
     """
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)  # what the server takes
     by_image: defaultdict[int, Entries] = defaultdict(list)
     for result in results:
         by_image[result["image_id"]].append(result)

@@ -36,19 +36,16 @@ def reliability(sigmas: np.ndarray, errors: np.ndarray, num_bins: int = 10) -> R
 
 
 def fit_temperature(sigmas: np.ndarray, errors: np.ndarray) -> float:
-    """The factor for all sigmas with which predicted and real errors of the bins agree: exp of the mean log ratio.
-
-    The bins keep a few far errors from deciding, as they would in the ratio of all.
-    """
-    bins = reliability(sigmas, errors)
+    """The factor for all sigmas with which predicted and real errors of the bins agree: exp of the mean log ratio."""
+    bins = reliability(sigmas, errors)  # which keep a few far errors from deciding, as in the ratio of all
     return float(np.exp(np.log(bins.real.clip(1e-9) / bins.predicted).mean()))
 
 
-def keypoint_deviations(ground_truth: GroundTruth, results: Entries) -> dict[str, np.ndarray]:
+def keypoint_deviations(ground_truth: GroundTruth, results: Entries) -> list[np.ndarray]:
     """Sigmas and errors of x and y of the labeled keypoints of the persons found, see `ImageMatching`.
 
-    Results are COCO-format, with `keypoint_sigmas`, as of `querypose.structures.to_coco`. Returns arrays (n,): `sigmas`
-    and signed `errors` in pixels, `sides` (width or height of the person's true box, in pixels) and `images` (indices).
+    Returns four arrays (n,): sigmas and signed errors in pixels, width or height of the person's true box in pixels,
+    and the image's index. results: COCO-format, with `keypoint_sigmas`, as of `querypose.structures.to_coco`.
     """
     if any("keypoint_sigmas" not in result for result in results):
         raise UserError("the results have no keypoint_sigmas; predict with a model whose keypoint loss uses sigma")
@@ -59,12 +56,9 @@ def keypoint_deviations(ground_truth: GroundTruth, results: Entries) -> dict[str
     given, found = (values_of(entries, "keypoints", num_keypoints, 3) for entries in (persons, poses))
     labeled = given[..., 2] > 0
     rows = np.nonzero(labeled)[0]
-    return {
-        "sigmas": values_of(poses, "keypoint_sigmas", num_keypoints, 2)[labeled].ravel(),
-        "errors": (found - given)[labeled, :2].ravel(),
-        "sides": values_of(persons, "bbox", 4)[rows, 2:].ravel(),
-        "images": images[rows].repeat(2),
-    }
+    sigmas, sides = values_of(poses, "keypoint_sigmas", num_keypoints, 2), values_of(persons, "bbox", 4)
+    values = sigmas[labeled], (found - given)[labeled, :2], sides[rows, 2:], images[rows].repeat(2)
+    return [value.ravel() for value in values]
 
 
 def halves(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,10 +6,8 @@ import io
 from querypose.errors import UserError
 from querypose.reproduction.runs import Row, Run, Table
 
-Runs = dict[Row, list[Run]]
 
-
-def to_markdown(tables: list[Table], runs: Runs) -> str:
+def to_markdown(tables: list[Table], runs: dict[Row, list[Run]]) -> str:
     """A heading and a table for each, then a line for each run: its config, iterations, time, memory, seed, folder."""
     parts = []
     for table in tables:
@@ -26,7 +24,7 @@ def to_markdown(tables: list[Table], runs: Runs) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def to_csv(tables: list[Table], runs: Runs) -> str:
+def to_csv(tables: list[Table], runs: dict[Row, list[Run]]) -> str:
     """One line per row, metric and run: table, row, config, metric, paper, ours, seed, iterations, folder."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -68,9 +68,8 @@ class Table:
 
 def load_tables(protocol: str = "paper") -> list[Table]:
     """The tables of one of `PROTOCOLS`, in their order."""
-    name = "paper" if protocol == "paper" else "small"
-    text = (Path(__file__).parent / f"{name}_tables.json").read_text()
-    records = json.loads(text.replace("{protocol}", protocol))
+    file = Path(__file__).with_name("paper_tables.json" if protocol == "paper" else "small_tables.json")
+    records = json.loads(file.read_text().replace("{protocol}", protocol))
     return [
         Table(**{**record, "rows": [Row(**row) for row in record["rows"]]})
         for record in records
@@ -163,10 +162,9 @@ def _differences(wanted: CfgNode, ran: dict[str, Any], evaluation: bool) -> Iter
 def missing_commands(
     tables: list[Table], output: Path, num_gpus: int = 1, seeds: Sequence[int] = (), opts: Sequence[str] = ()
 ) -> dict[Path, list[str]]:
-    """Command lines for the rows that have no finished run, in their order, by the file that each writes last.
+    """Command lines for the rows without a finished run, each once and in order, by the file that each writes last.
 
-    They are run in the repository's root, each once, training before evaluation. An interrupted run resumes from its
-    last checkpoint (`--resume`). Without `seeds` there is one run of each row, with the config's own.
+    They are run in the repository's root; an interrupted one resumes. Without `seeds` the config's own is taken.
     """
     commands: dict[Path, list[str]] = {}
 
