@@ -48,18 +48,8 @@ def evaluate(content, results, backend="faster-coco-eval", **options):
     return evaluate_coco_results(content, results, tasks=("keypoints",), backend=backend, **options)["keypoints"]
 
 
-def check_that_backends_agree(content):
-    results = noisy_poses(content)
-    fast, official = (evaluate(content, results, backend) for backend in BACKENDS[:2])
-    assert tuple(fast) == tuple(official) == CROWDPOSE_METRICS
-    assert list(fast.values())[:6] == pytest.approx(list(official.values())[:6], abs=1e-9)
-    # the official tool rounds these to four decimals of 1
-    assert list(fast.values())[6:] == pytest.approx(list(official.values())[6:], abs=0.01)
-    assert 5 < fast["AP"] < 95 and len(set(fast.values())) == 9, "else there would be little to agree about"
-
-
 @pytest.mark.parametrize("seed", range(3))
-def test_backends_agree_on_random_persons(seed):
+def test_backends_agree(seed):
     content = crowd_of(np.random.default_rng(seed).uniform(0, 1.2, 12), persons=6, seed=seed)
     for person in content["annotations"][::5]:
         person["iscrowd"] = 1
@@ -68,15 +58,13 @@ def test_backends_agree_on_random_persons(seed):
     for person in content["annotations"][2::9]:
         person["keypoints"] = [0] * 42
     content["images"].reverse()
-    check_that_backends_agree(content)
-
-
-def test_backends_agree_on_official_annotations(shared_folder):
-    content = json.loads((shared_folder / "data" / "crowdpose_mini" / "crowdpose_val.json").read_text())
-    content["images"] = content["images"][::5]
-    used = {image["id"] for image in content["images"]}
-    content["annotations"] = [person for person in content["annotations"] if person["image_id"] in used]
-    check_that_backends_agree(content)
+    results = noisy_poses(content)
+    fast, official = (evaluate(content, results, backend) for backend in BACKENDS[:2])
+    assert tuple(fast) == tuple(official) == CROWDPOSE_METRICS
+    assert list(fast.values())[:6] == pytest.approx(list(official.values())[:6], abs=1e-9)
+    # the official tool rounds these to four decimals of 1
+    assert list(fast.values())[6:] == pytest.approx(list(official.values())[6:], abs=0.01)
+    assert 5 < fast["AP"] < 95 and len(set(fast.values())) == 9, "else there would be little to agree about"
 
 
 @natively

@@ -3,6 +3,7 @@
 import contextlib
 import doctest
 import importlib
+import inspect
 import io
 import re
 import shlex
@@ -14,8 +15,10 @@ import pytest
 import torch
 import yaml
 from detectron2.config import get_cfg
+from load_tool import load_tool
 from refusals import ROOT, tool
 
+import querypose.config
 from querypose.config import add_querypose_config
 from querypose.config_checks import check_config, leaves
 
@@ -201,3 +204,20 @@ def test_examples_print_what_they_say(monkeypatch, source):
         else:
             result = doctest.testmod(importlib.import_module(source), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.attempted > 0 and result.failed == 0
+
+
+def test_the_reference_of_keys_is_written_from_the_config():
+    page = (ROOT / "docs/CONFIG.md").read_text(encoding="utf-8")
+    expected = load_tool("make_config_reference").config_reference_page()
+    assert page == expected, "run: python tools/make_config_reference.py --output docs/CONFIG.md"
+    assert "| `SOLVER.AMP.ENABLED` | `False` |" in page
+    assert "# dp, width of part queries (Table 2c)\nnode.PART_DIM = 128\n" in page
+    assert "| `MODEL.QUERYPOSE.VARIANT` | `full`, `branched`, `light` |" in page
+
+
+def test_every_key_has_a_comment():
+    """A comment stands above each assignment or above the first of several without an empty line between."""
+    for block in re.split(r"\n\s*\n", inspect.getsource(querypose.config).partition("def _add_model_keys")[2]):
+        lines = [line.strip() for line in block.splitlines() if line.startswith("    ")]
+        first = next((i for i, line in enumerate(lines) if re.match(r"(cfg|node)\.\w.* = ", line)), None)
+        assert first is None or any(line.startswith("#") for line in lines[:first]), block
