@@ -1,10 +1,5 @@
 """Wrong command lines of every tool: one sentence, exit code 2, no traceback, nothing overwritten."""
 
-import os
-import re
-import subprocess
-import sys
-
 import pytest
 from refusals import ROOT, listed, tool
 
@@ -18,18 +13,15 @@ FLAGS = [
     (f"train_net {CONFIG} --num-machines 2", "--dist-url"),
     (f"train_net {CONFIG} --machine-rank 3", "--machine-rank"),
     ("train_net --config-file images", "does not exist"),
-    ("train_net --config-file truth.json", "unknown key|does not hold"),
     ("train_net --config config.yaml --nonsense", "nonsense|unrecognized"),
     (f"train_net {CONFIG} OUTPUT_DIR truth.json", "cannot write to truth.json"),
     (f"test_net {CONFIG}", "nothing to evaluate"),
     (f"test_net {CONFIG} --resume OUTPUT_DIR output/none", "nothing to evaluate: .*a checkpoint in OUTPUT_DIR"),
     (f"test_net {CONFIG} MODEL.WEIGHTS model.pth DATASETS.TEST ()", "nothing to evaluate on; set DATASETS.TEST"),
-    (f"test_net {CONFIG} MODEL.WEIGHTS timm://nobody", "timm"),
     ("demo", "--input"),
     (f"demo {CONFIG} --input absent.jpg --output out {WEIGHTS}", "absent.jpg"),
     (f"demo {INPUT} --output photo.jpg {WEIGHTS}", "photo.jpg"),
     (f"demo {INPUT} --output out --top-k 0 {WEIGHTS}", "top.k"),
-    (f"demo {INPUT} --output out --device tpu9 {WEIGHTS}", "tpu9"),
     (f"demo {CONFIG} --input truth.json --output output/d {WEIGHTS}", "truth.json"),
     (f"demo {INPUT} --output out --smooth {WEIGHTS}", "--track"),
     (f"demo {INPUT} --output out --score-threshold nan {WEIGHTS}", "score threshold must be from 0 to 1, not nan"),
@@ -37,7 +29,6 @@ FLAGS = [
     (f"demo {CONFIG} --input photo.jpg IMG_1.JPG --output output/i {WEIGHTS}", "no images found in IMG_1.JPG"),
     (f"demo {INPUT} --output out --track {WEIGHTS}", "a single image"),
     (f"demo {INPUT} --output out --sigmas -1", "--sigmas"),
-    (f"visualize_attention {CONFIG} --input absent.jpg --output out {WEIGHTS}", "absent.jpg"),
     (f"visualize_attention {INPUT} --output truth.json {WEIGHTS}", "truth.json"),
     (f"visualize_attention {INPUT} --output o --stage 9 {WEIGHTS}", "--stage 9"),
     (f"visualize_attention {INPUT} --output o --persons 0", "--persons 0"),
@@ -47,7 +38,6 @@ FLAGS = [
     (f"export_onnx {CONFIG} --output model.onnx --opset 3 {WEIGHTS}", "opset"),
     (f"web_demo {CONFIG} {WEIGHTS} --port 99999", "cannot listen"),
     ("convert_weights --source authors model.pth truth.json", "truth.json exists already"),
-    ("convert_weights --source authors model.pth absent/out.pth", "absent"),
     ("convert_weights --source authors absent.pth out.pth", "absent.pth"),
     ("evaluate_results --dataset truth.json --results absent.json", "absent.json"),
     (f"evaluate_results {TRUTH} --sigmas 0.1", "sigmas"),
@@ -102,12 +92,3 @@ def test_flags(refused, monkeypatch, command, words):
 def test_every_tool_is_in_the_table():
     names = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"detectron2_patches"}
     assert names <= {command.split()[0] for command, _ in FLAGS}
-
-
-@pytest.mark.slow
-def test_as_users_start_them(workspace):
-    command = [sys.executable, ROOT / "tools" / "train_net.py", *CONFIG.split(), "SOLVER.BASE_LR", "-1.0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, env=environment)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert re.fullmatch("error: .*BASE_LR is -1.0.*", done.stderr.strip().splitlines()[-1])

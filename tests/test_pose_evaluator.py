@@ -14,7 +14,6 @@ from pycocotools.coco import COCO
 from tiny_model import tiny_config
 
 from querypose.data import register_coco_keypoints
-from querypose.engine import PoseTrainer
 from querypose.evaluation import PoseEvaluator, evaluate_coco_results, write_submission
 from querypose.skeleton import Skeleton
 
@@ -121,13 +120,6 @@ def test_results_that_cannot_be_written_do_not_cost_the_ap(name, tmp_path, messa
     evaluator.process(*perfect_outputs(name))
     assert evaluator.evaluate()["keypoints"]["AP"] == pytest.approx(100)
     assert "cannot write to" in messages()
-
-
-def test_several_test_sets_write_results_of_their_own(name, tmp_path):
-    sets = (name, "synthetic_people_val")
-    cfg = tiny_config("light", "OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", sets)
-    PoseTrainer.build_evaluator(cfg, name).evaluate()
-    assert (tmp_path / "inference" / name / "coco_instances_results.json").is_file()
 
 
 def test_the_file_for_the_server_has_the_format_that_coco_publishes(tmp_path):
