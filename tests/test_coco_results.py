@@ -48,32 +48,10 @@ def test_without_detections_every_ap_is_zero(backend, messages):
     assert "not a single detection" in messages()
 
 
-def test_other_classes_do_not_count():
-    ground_truth = ground_truth_of(num_images=2)
-    results = results_near(ground_truth, noise=0)
-    ground_truth["categories"].append({"id": 2, "name": "dog"})
-    dog = {"id": 99, "image_id": 1, "category_id": 2, "bbox": [1, 2, 30, 40], "area": 1200, "iscrowd": 0}
-    ground_truth["annotations"].append(dog)
-    assert evaluate_coco_results(ground_truth, results)["bbox"]["AP"] == pytest.approx(100)
-
-
 def test_boxes_that_are_not_evaluated_may_be_anything():
     ground_truth, results = one_person()
     results[0]["bbox"] = 7
     assert evaluate_coco_results(ground_truth, results, tasks=("keypoints",))["keypoints"]["AP"] == pytest.approx(100)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"sigmas": [0.1, 0.1]}, "3 keypoints but 2 OKS sigmas"),
-        ({"backend": "fast"}, "backend is 'fast'; for coco it must be one of"),
-        ({"tasks": ("segm",)}, "no 'segm'"),
-    ],
-)
-def test_wrong_options_are_refused(options, words):
-    with pytest.raises(UserError, match=words):
-        evaluate_coco_results(*one_person(), **options)
 
 
 def test_annotations_without_persons_are_refused():

@@ -142,8 +142,6 @@ def test_commands_are_known(text):
 
 def test_check_command_reports_mistakes():
     assert check_command("python tools/plot_training.py run --color red") == ["plot_training has no --color"]
-    assert check_command("python tools/nothing.py") == ["no tool nothing"] and check_command("make it") != []
-    assert "NUM_QUERY" in check_command("python tools/train_net.py MODEL.QUERYPOSE.NUM_QUERY 3")[0]
     command = "python tools/train_net.py --config-file configs/querypose_R50.yaml MODEL.QUERYPOSE.VARIANT"
     assert check_command(f"{command} light") == [] and "valid are" in check_command(f"{command} heavy")[0]
 

@@ -36,15 +36,6 @@ def reproduced(config: str, results: Path) -> str | None:
     return f"{ap:.1f}"
 
 
-def counted_cells(config: str) -> list[str]:
-    cfg = setup_config(str(CONFIG_FOLDER / f"{config}.yaml"))
-    model, operations = count_operations(cfg, HEIGHT, WIDTH)
-    node, parameters = cfg.MODEL.QUERYPOSE, sum(parameter.numel() for parameter in model.parameters())
-    parts = ("backbone", "decoder.box_stages", "decoder.keypoint_stages", "")
-    counted = [f"{operations[part] / 1e9:.1f}" for part in parts]
-    return [node.VARIANT, str(node.NUM_QUERIES), f"{parameters / 1e6:.1f}", *counted]
-
-
 def model_zoo_page(results: Path | None = None) -> str:
     """docs/MODEL_ZOO.md with the costs counted anew, and AP from `results`, a folder of metrics by config, if given."""
     before, line, rest = PAGE.read_text(encoding="utf-8").partition("|---|\n")
@@ -53,9 +44,15 @@ def model_zoo_page(results: Path | None = None) -> str:
     reported = {row[0].strip("`"): row[-2:] for row in rows}
     lines = []
     for config in zoo_configs():
+        cfg = setup_config(str(CONFIG_FOLDER / f"{config}.yaml"))
+        model, operations = count_operations(cfg, HEIGHT, WIDTH)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        parts = ("backbone", "decoder.box_stages", "decoder.keypoint_stages", "")
+        costs = [f"{cost:.1f}" for cost in (parameters / 1e6, *(operations[part] / 1e9 for part in parts))]
         paper, ours = reported.get(config, ("-", "not yet reproduced"))
         ours = (reproduced(config, results) if results else None) or ours
-        lines.append(f"| {' | '.join([f'`{config}`', *counted_cells(config), paper, ours])} |")
+        node = cfg.MODEL.QUERYPOSE
+        lines.append(f"| {' | '.join([f'`{config}`', node.VARIANT, str(node.NUM_QUERIES), *costs, paper, ours])} |")
     return before + line + "\n".join(lines) + empty_line + after
 
 
