@@ -56,7 +56,6 @@ CONFIG_OVERRIDES = [
     (["MODEL.TIMM.NAME", "resnet_unknown"], "timm"),
     ([PREFIX + "QUERY_INTERACTION", "Attention"], "QUERY_INTERACTION is 'Attention'; valid are Dynamic"),
     ([PREFIX + "KEYPOINT_STAGE", "PooledKeypointStage", PREFIX + "VARIANT", "full"], "set VARIANT to light"),
-    ([PREFIX + "KEYPOINT_STAGE", "InstanceKeypointStage"], "'light'; set VARIANT to full or branched"),
     (
         [PREFIX + "LOSS.ATTENTION_WEIGHT", "1.0", PREFIX + "PART_EMBEDDING", "PartSelfAttention"],
         "attention.* makes none",
@@ -64,7 +63,6 @@ CONFIG_OVERRIDES = [
     ([PREFIX + "PART_GROUPS", "[1, 2]"], "PART_GROUPS .* list of lists"),
     ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a', 'a']"], "distinct keypoint names"),
     ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a']", PREFIX + "SKELETON.FLIP_PAIRS", "[1]"], "pairs of names"),
-    ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a']", PREFIX + "SKELETON.LIMBS", "[[0, 7]]"], "limb"),
     # data sets
     (["DATASETS.TRAIN", "()", "DATASETS.TEST", "()"], "names no data set"),
     (["DATASETS.TRAIN", "keypoints_coco_2071_train"], "did you mean"),
@@ -116,7 +114,6 @@ ANNOTATIONS = [
     (annotations(categories__keypoints=[1, 2]), "needs a list `keypoints` of names"),
     (annotations(categories__keypoints=["a"]), "OKS sigmas"),
     (annotations(categories__skeleton=[[1]]), "`skeleton` as pairs"),
-    (annotations(categories__flip_pairs=[["head", "tail"]]), "tail"),
     (annotations(categories=2 * annotations()["categories"]), "several categories"),
     (annotations(images__id=KeyError), "needs an id"),
     (annotations(images__file_name=KeyError), "a file_name"),
