@@ -26,11 +26,9 @@ def ground_truth_of(num_images=1, num_persons=1, seed=0, extra=1.0):
             person |= {"bbox": [x, y, width, height], "area": 0.5 * width * height}
             person |= {"keypoints": keypoints.flatten().tolist(), "num_keypoints": int((keypoints[:, 2] > 0).sum())}
             annotations.append(person)
-    return {
-        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 500, "height": 500} for i in range(1, num_images + 1)],
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "person", "keypoints": NAMES, "sigmas": SIGMAS}],
-    }
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 500, "height": 500} for i in range(1, num_images + 1)]
+    categories = [{"id": 1, "name": "person", "keypoints": NAMES, "sigmas": SIGMAS}]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def results_near(ground_truth, noise, seed=0):
@@ -47,14 +45,12 @@ def results_near(ground_truth, noise, seed=0):
     return results
 
 
-def one_person(shift=0.0, width=100.0):
+def one_person(shift=0.0):
     """One person whose head alone is labeled, and a detection `shift` pixels beside it."""
     ground_truth = ground_truth_of()
-    keypoints = [50.0, 50.0, 2, 0, 0, 0, 0, 0, 0]
-    ground_truth["annotations"][0].update(
-        bbox=[0.0, 0.0, width, width], area=width**2, keypoints=keypoints, num_keypoints=1
-    )
-    result = {"image_id": 1, "category_id": 1, "bbox": [0.0, 0.0, width, width], "score": 0.5}
+    box, keypoints = [0.0, 0.0, 100.0, 100.0], [50.0, 50.0, 2, 0, 0, 0, 0, 0, 0]
+    ground_truth["annotations"][0].update(bbox=box, area=1e4, keypoints=keypoints, num_keypoints=1)
+    result = {"image_id": 1, "category_id": 1, "bbox": box, "score": 0.5}
     return ground_truth, [{**result, "keypoints": [50.0 + shift, 50.0, 0.9, 7, 7, 0.1, 8, 8, 0.1]}]
 
 

@@ -11,128 +11,71 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# by file below querypose/: (tests/test_NAME.py, what is broken, `old`, which becomes `new`)
-_BY_FILE = {
-    "modeling/losses/matcher.py": [
-        ("matcher", "matching: GIoU counts as a cost", "- self.giou_weight * batched", "+ self.giou_weight * batched"),
-        ("matcher", "matching: the class cost without its negative term",
-         "return positive - negative", "return positive"),
-    ],
-    "modeling/losses/criterion.py": [
-        ("criterion", "loss: L1 without its weight", "self.l1_weight * l1_loss / num_persons", "l1_loss / num_persons"),
-        ("criterion", "loss: keypoints not divided by K",
-         "self.keypoint_weight * loss / valid.shape[1]", "self.keypoint_weight * loss"),
-        ("criterion", "loss: keypoint targets not detached from the boxes",
-         "boxes.boxes[stage].detach().flatten(0, 1)[match.rows]", "boxes.boxes[stage].flatten(0, 1)[match.rows]"),
-        ("beyond_the_paper", "ground-truth regions: copies add to the loss",
-         "num_persons * copies, ", "num_persons, "),
-    ],
-    "modeling/selective_iteration.py": [
-        ("selective_iteration", "SIM: the gates change places",
-         "embedding_gate, query_gate = torch", "query_gate, embedding_gate = torch"),
-    ],
-    "modeling/losses/flow.py": [
-        ("flow", "flow: couplings scale the wrong way", "torch.exp(-log_scale)", "torch.exp(log_scale)"),
-        ("flow", "flow: the log-determinant has the wrong sign",
-         "log_det - log_scale.sum(dim=1)", "log_det + log_scale.sum(dim=1)"),
-    ],
-    "modeling/losses/keypoint_loss.py": [
-        ("keypoint_loss", "RLE: keypoints outside of the box count",
-         "inside & (keypoints[..., 2] > 0)", "keypoints[..., 2] > 0"),
-        ("keypoint_loss", "RLE: the density is added",
-         "torch.log(sigmas) - log_density + loss", "torch.log(sigmas) + log_density + loss"),
-        ("keypoint_loss", "RLE: masked after the flow instead of before",
-         "torch.where(valid, coordinates - targets, 0.0).float()", "(coordinates - targets).float()"),
-        ("keypoint_loss", "keypoints: the box's centre is not half a box from its corner",
-         "(coordinates + 0.5) * size", "coordinates * size"),
-    ],
-    "modeling/box_stage.py": [
-        ("box_stage", "boxes: deltas with R-CNN's first weights",
-         "DELTA_WEIGHTS = (2.0, 2.0, 1.0, 1.0)", "DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)"),
-    ],
-    "modeling/decoder.py": [
-        ("decoder", "decoder: boxes not detached between stages", "boxes = refined.detach()", "boxes = refined"),
-        ("image_queries", "image queries: the first step moves the first boxes",
-         "nn.init.zeros_(box_stage.box_delta.bias)", "pass"),
-    ],
-    "modeling/inference.py": [
-        ("meta_arch", "inference: a score without its keypoints' confidence",
-         "probability * confidence.mean(dim=-1)", "probability"),
-    ],
-    "modeling/keypoint_stage.py": [
-        ("beyond_the_paper", "anchors: not relative to the box's center", "+ 0.5) / width - 0.5", "+ 0.5) / width"),
-    ],
-    "modeling/meta_arch.py": [
-        ("beyond_the_paper", "one-to-many boxes: repeats add to the loss",
-         "persons * self.one_to_many.repeats", "persons"),
-    ],
-    "modeling/beyond_the_paper.py": [
-        ("image_queries", "image queries: padding hides peaks",
-         "center = torch.where(inside, center, -torch.inf)", "center = center + 0"),
-    ],
-    "modeling/part_heads.py": [
-        ("part_heads", "heads: keypoints read other parts' queries",
-         "part_queries.float()[:, self.part_of_keypoint]", "part_queries.float()[:, self.part_of_keypoint.flip(0)]"),
-        ("part_heads", "heads: coordinates not divided by the query's norm",
-         "self.coordinate_weight) / norm", "self.coordinate_weight)"),
-    ],
-    "data/mapper.py": [
-        ("mapper", "data: left and right stay where they are in a flip",
-         "keypoint_hflip_indices=self.flip_indices", "keypoint_hflip_indices=np.arange(num_keypoints)"),
-        ("mapper", "data: crowds train as persons", 'if annotation.get("iscrowd", 0):', "if False:"),
-    ],
-    "onnx.py": [
-        ("onnx_predictor", "results: ONNX keypoints keep Detectron2's half pixel",
-         "np.array([0.5, 0.5, 0.0], np.float32)", "np.array([0.0, 0.0, 0.0], np.float32)"),
-    ],
-    "safe_loading.py": [
-        ("safe_loading", "checkpoints: PyTorch's unpickler unchecked", "weights_only=True", "weights_only=False"),
-    ],
-    "image_io.py": [
-        ("bad_input", "images: no bound on pixels", "if image.width * image.height > max_pixels:", "if False:"),
-    ],
-    "data/annotations.py": [
-        ("annotations", "annotations: the scorers get the file's ids",
-         '"id": len(result.persons) + 1,', '"id": annotation.get("id"),'),
-        ("annotations", "annotations: an area of 0 stays", "or area <= 0:", "or area < 0:"),
-    ],
-    "data/coco_format.py": [
-        ("bad_input", "annotations: file names may leave their folder", 'or ".." in parts or', "or"),
-    ],
-}  # fmt: skip
+# tests/test_NAME.py, what one file of querypose/ holds, and what it becomes
+MUTANTS = [
+    ("flow", "torch.exp(-log_scale)", "torch.exp(log_scale)"),
+    ("flow", "log_det - log_scale.sum(dim=1)", "log_det + log_scale.sum(dim=1)"),
+    # matching and loss
+    ("matcher", "- self.giou_weight * batched", "+ self.giou_weight * batched"),
+    ("matcher", "return positive - negative", "return positive"),
+    ("criterion", "self.l1_weight * l1_loss / num_persons", "l1_loss / num_persons"),
+    ("criterion", "self.keypoint_weight * loss / valid.shape[1]", "self.keypoint_weight * loss"),
+    ("criterion", "boxes.boxes[stage].detach().flatten", "boxes.boxes[stage].flatten"),
+    ("beyond_the_paper", "num_persons * copies, ", "num_persons, "),
+    ("keypoint_loss", "targets, inside & (keypoints[..., 2] > 0)", "targets, keypoints[..., 2] > 0"),
+    ("keypoint_loss", "torch.log(sigmas) - log_density + loss", "torch.log(sigmas) + log_density + loss"),
+    ("keypoint_loss", "torch.where(valid, coordinates - targets, 0.0).float()", "(coordinates - targets).float()"),
+    ("keypoint_loss", "(coordinates + 0.5) * size", "coordinates * size"),
+    # stages
+    ("box_stage", "DELTA_WEIGHTS = (2.0, 2.0, 1.0, 1.0)", "DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)"),
+    ("decoder", "boxes = refined.detach()", "boxes = refined"),
+    ("image_queries", "nn.init.zeros_(box_stage.box_delta.bias)", "pass"),
+    ("image_queries", "center = torch.where(inside, center, -torch.inf)", "center = center + 0"),
+    ("selective_iteration", "embedding_gate, query_gate = torch", "query_gate, embedding_gate = torch"),
+    ("beyond_the_paper", "+ 0.5) / width - 0.5", "+ 0.5) / width"),
+    ("beyond_the_paper", "persons * self.one_to_many.repeats", "persons"),
+    ("part_heads", ".float()[:, self.part_of_keypoint]", ".float()[:, self.part_of_keypoint.flip(0)]"),
+    ("part_heads", "self.coordinate_weight) / norm", "self.coordinate_weight)"),
+    # results
+    ("meta_arch", "probability * confidence.mean(dim=-1)", "probability"),
+    ("onnx_predictor", "np.array([0.5, 0.5, 0.0], np.float32)", "np.array([0.0, 0.0, 0.0], np.float32)"),
+    # data and files
+    ("mapper", "keypoint_hflip_indices=self.flip_indices", "keypoint_hflip_indices=np.arange(num_keypoints)"),
+    ("mapper", 'if annotation.get("iscrowd", 0):', "if False:"),
+    ("safe_loading", "weights_only=True", "weights_only=False"),
+    ("annotations", '"id": len(result.persons) + 1,', '"id": annotation.get("id"),'),
+    ("annotations", "or area <= 0:", "or area < 0:"),
+    ("bad_input", "if image.width * image.height > max_pixels:", "if False:"),
+    ("bad_input", 'or ".." in parts or', "or"),
+]
 
 
-class Mutant(NamedTuple):
-    file: str
-    test: str
-    what: str
-    old: str
-    new: str
+def mutate(package: Path, old: str, new: str) -> None:
+    """Replace a text in the one file below a folder that holds it."""
+    files = [file for file in package.rglob("*.py") if old in file.read_text()]
+    if len(files) != 1:
+        raise SystemExit(f"{len(files)} files have {old!r}: bring tests/mutations.py up to date")
+    source = files[0].read_text().replace(old, new)
+    compile(source, files[0], "exec")
+    files[0].write_text(source)
 
 
-MUTANTS = [Mutant(file, *entry) for file, entries in _BY_FILE.items() for entry in entries]
-
-
-def first_failure(mutant: Mutant, folder: Path) -> str:
+def first_failure(test: str, old: str, new: str) -> str:
     """The first test that fails on the mutant, or ""."""
-    shutil.copytree(ROOT / "querypose", folder / "querypose", ignore=shutil.ignore_patterns("__pycache__"))
-    file = folder / "querypose" / mutant.file
-    source = file.read_text()
-    if mutant.old not in source:
-        raise SystemExit(f"{mutant.file} has no {mutant.old!r} any more: bring this list up to date")
-    file.write_text(source.replace(mutant.old, mutant.new))
-    # -P: else the working folder's package would come before the copy
-    command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    test = f"tests/test_{mutant.test}.py"
-    done = subprocess.run([*command, test], cwd=ROOT, env=environment, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "querypose", f"{folder}/querypose", ignore=shutil.ignore_patterns("__pycache__"))
+        mutate(Path(folder), old, new)
+        # -P: else the working folder's package would come before the copy
+        command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+        environment = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
+        command.append(f"tests/test_{test}.py")
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     # 1 is pytest's code for tests that failed; others than 0 and 1 mean that it did not come to run them
     if done.returncode not in (0, 1):
-        raise SystemExit(f"{test} did not run: {done.stdout}{done.stderr}")
+        raise SystemExit(f"test_{test} did not run: {done.stdout}{done.stderr}")
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return failed[0].split(" - ")[0].split("/")[-1] if failed else ""
 
@@ -142,12 +85,12 @@ def main() -> None:
     parser.add_argument("numbers", type=int, nargs="*", help="of the mutants to run (default: all)")
     chosen = parser.parse_args().numbers or range(1, len(MUTANTS) + 1)
     survivors = 0
-    print("| no. | mutant | noticed by |\n|---|---|---|", flush=True)
+    print("| no. | instead of | there is | noticed by |\n|---|---|---|---|", flush=True)
     for number in chosen:
-        with tempfile.TemporaryDirectory() as folder:
-            test = first_failure(MUTANTS[number - 1], Path(folder))
-        survivors += not test
-        print(f"| {number} | {MUTANTS[number - 1].what} | {f'`{test}`' if test else '**nothing**'} |", flush=True)
+        test, old, new = MUTANTS[number - 1]
+        failed = first_failure(test, old, new)
+        survivors += not failed
+        print(f"| {number} | `{old}` | `{new}` | {f'`{failed}`' if failed else '**nothing**'} |", flush=True)
     print(f"\n{len(chosen) - survivors} of {len(chosen)} mutants were noticed")
     sys.exit(1 if survivors else 0)
 

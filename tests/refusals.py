@@ -57,11 +57,9 @@ def refused(workspace, monkeypatch, capsys):
         printed = capsys.readouterr()
         assert caught.value.code == 2, printed.err
         assert "Traceback" not in printed.err + printed.out
-        lines = [line for line in printed.err.splitlines() if re.match(r"(\S+\.py: )?error: ", line)]
-        assert len(lines) == 1, printed.err
-        assert lines[0] == printed.err.splitlines()[-1], "the last that a user reads"
-        assert re.search(words, lines[0]), lines[0]
-        assert len(lines[0].partition("error: ")[2].split()) >= 3, "a sentence"
+        errors = re.findall(r"^(?:\S+\.py: )?error: (.*)$", printed.err, re.MULTILINE)
+        assert len(errors) == 1 and printed.err.endswith(f"{errors[0]}\n"), printed.err  # the last that a user reads
+        assert re.search(words, errors[0]) and len(errors[0].split()) >= 3, errors[0]
         assert contents(workspace) == before, "files were changed or written"
 
     monkeypatch.chdir(workspace)
@@ -73,18 +71,17 @@ def tool(name, *arguments):
 
     def run():
         path = str(ROOT / "tools" / f"{name}.py")
-        before, sys.argv = sys.argv, [path, *map(str, arguments)]
-        sys.path.insert(0, str(ROOT / "tools"))
         try:
-            runpy.run_path(path, run_name="__main__")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", [path, *map(str, arguments)])
+                patch.setattr(sys, "path", [str(ROOT / "tools"), *sys.path])
+                runpy.run_path(path, run_name="__main__")
         finally:
-            sys.argv = before
-            sys.path.remove(str(ROOT / "tools"))
             # handlers that write to this test's captured output, which the next one's tools would find closed
-            for logger in ("", "detectron2", "fvcore", "querypose"):
-                for handler in list(logging.getLogger(logger).handlers):
+            for logger in map(logging.getLogger, ("", "detectron2", "fvcore", "querypose")):
+                for handler in list(logger.handlers):
                     if isinstance(handler, logging.StreamHandler) and "pytest" not in type(handler).__module__:
-                        logging.getLogger(logger).removeHandler(handler)
+                        logger.removeHandler(handler)
             setup_logger.cache_clear()
 
     return run
@@ -92,5 +89,4 @@ def tool(name, *arguments):
 
 def listed(entries):
     """Parameters with short names of their own."""
-    entries = list(entries)
     return [pytest.param(*entry, id=str(number)) for number, entry in enumerate(entries)]

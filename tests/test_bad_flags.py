@@ -1,10 +1,5 @@
 """Wrong command lines of every tool: one sentence, exit code 2, no traceback, nothing overwritten."""
 
-import os
-import re
-import subprocess
-import sys
-
 import pytest
 from refusals import ROOT, listed, tool
 
@@ -14,27 +9,19 @@ WEIGHTS = "MODEL.WEIGHTS model.pth"
 TRUTH = "--dataset truth.json --results results.json"
 FLAGS = [
     ("train_net", "config file"),
-    (f"train_net {CONFIG} --num-gpus many", "invalid int value"),
     (f"train_net {CONFIG} --num-gpus 0", "--num-gpus"),
     (f"train_net {CONFIG} --num-machines 2", "--dist-url"),
     (f"train_net {CONFIG} --machine-rank 3", "--machine-rank"),
     ("train_net --config-file images", "does not exist"),
-    ("train_net --config-file truth.json", "unknown key|does not hold"),
-    ("train_net --config-file photo.jpg", "photo.jpg"),
     ("train_net --config config.yaml --nonsense", "nonsense|unrecognized"),
     (f"train_net {CONFIG} OUTPUT_DIR truth.json", "cannot write to truth.json"),
     (f"test_net {CONFIG}", "nothing to evaluate"),
     (f"test_net {CONFIG} --resume OUTPUT_DIR output/none", "nothing to evaluate: .*a checkpoint in OUTPUT_DIR"),
     (f"test_net {CONFIG} MODEL.WEIGHTS model.pth DATASETS.TEST ()", "nothing to evaluate on; set DATASETS.TEST"),
-    (f"test_net {CONFIG} MODEL.WEIGHTS images", "no weights file"),
-    (f"test_net {CONFIG} MODEL.WEIGHTS timm://nobody", "timm"),
     ("demo", "--input"),
     (f"demo {CONFIG} --input absent.jpg --output out {WEIGHTS}", "absent.jpg"),
     (f"demo {INPUT} --output photo.jpg {WEIGHTS}", "photo.jpg"),
     (f"demo {INPUT} --output out --top-k 0 {WEIGHTS}", "top.k"),
-    (f"demo {INPUT} --output out --score-threshold x {WEIGHTS}", "score"),
-    (f"demo {INPUT} --output out --device tpu9 {WEIGHTS}", "tpu9"),
-    (f"demo {INPUT} --output out --device cuda:99 {WEIGHTS}", "cuda"),
     (f"demo {CONFIG} --input truth.json --output output/d {WEIGHTS}", "truth.json"),
     (f"demo {INPUT} --output out --smooth {WEIGHTS}", "--track"),
     (f"demo {INPUT} --output out --score-threshold nan {WEIGHTS}", "score threshold must be from 0 to 1, not nan"),
@@ -42,7 +29,6 @@ FLAGS = [
     (f"demo {CONFIG} --input photo.jpg IMG_1.JPG --output output/i {WEIGHTS}", "no images found in IMG_1.JPG"),
     (f"demo {INPUT} --output out --track {WEIGHTS}", "a single image"),
     (f"demo {INPUT} --output out --sigmas -1", "--sigmas"),
-    (f"visualize_attention {CONFIG} --input absent.jpg --output out {WEIGHTS}", "absent.jpg"),
     (f"visualize_attention {INPUT} --output truth.json {WEIGHTS}", "truth.json"),
     (f"visualize_attention {INPUT} --output o --stage 9 {WEIGHTS}", "--stage 9"),
     (f"visualize_attention {INPUT} --output o --persons 0", "--persons 0"),
@@ -50,26 +36,17 @@ FLAGS = [
     (f"export_onnx {CONFIG} --output truth.json {WEIGHTS}", "truth.json exists"),
     (f"export_onnx {CONFIG} --output absent/model.onnx {WEIGHTS}", "cannot write"),
     (f"export_onnx {CONFIG} --output model.onnx --opset 3 {WEIGHTS}", "opset"),
-    (f"export_onnx {CONFIG} --output model.onnx --compare absent.jpg {WEIGHTS}", "absent.jpg"),
     (f"web_demo {CONFIG} {WEIGHTS} --port 99999", "cannot listen"),
-    (f"web_demo {CONFIG} {WEIGHTS} --host no.such.host.invalid", "cannot listen"),
-    ("convert_weights", "--source"),
-    ("convert_weights --source mars model.pth out.pth", "invalid choice"),
     ("convert_weights --source authors model.pth truth.json", "truth.json exists already"),
-    ("convert_weights --source authors model.pth absent/out.pth", "absent"),
     ("convert_weights --source authors absent.pth out.pth", "absent.pth"),
-    ("evaluate_results --dataset truth.json", "--results"),
     ("evaluate_results --dataset truth.json --results absent.json", "absent.json"),
     (f"evaluate_results {TRUTH} --sigmas 0.1", "sigmas"),
-    (f"evaluate_results {TRUTH} --sigmas 1 2 -1", "sigmas"),
     (f"evaluate_results {TRUTH} --protocol crowdpose", "crowdIndex"),
     (f"evaluate_results {TRUTH} --output absent/a.json", "absent"),
     (f"evaluate_results {TRUTH} --per-keypoint truth.json/a.png", "truth.json"),
-    ("check_dataset", "datasets"),
     ("check_dataset truth.json@absent", "absent"),
     ("check_dataset truth.json@images --output absent/report.json", "absent"),
     ("check_dataset truth.json@images --picture truth.json/a.png", "truth.json"),
-    ("prepare_crowdpose", "--annotations"),
     ("prepare_crowdpose --annotations absent", "absent"),
     ("prepare_crowdpose --annotations images --images images", "crowdpose_"),
     ("prepare_crowdpose --annotations truth.json --images images", "truth.json is no folder of CrowdPose"),
@@ -78,12 +55,10 @@ FLAGS = [
     ("plot_training absent --output a.png", "absent"),
     ("plot_training truth.json --output a.png", "truth.json"),
     ("plot_training truth.json --output a.png --labels a b", "labels"),
-    ("plot_reliability --output a.png", "--dataset"),
     ("plot_reliability --dataset absent.json --output a.png", "absent.json"),
     (f"benchmark {CONFIG} --size 1 1", "--size"),
     (f"benchmark {CONFIG} --batch 0", "--batch"),
     (f"benchmark {CONFIG} --output photo.jpg", "photo.jpg"),
-    (f"benchmark {CONFIG} --precision int4", "invalid choice"),
     ("reproduce_tables --tables table9", "table9"),
     ("reproduce_tables --num-gpus 0", "--num-gpus"),
     ("reproduce_tables --update absent.md --output images/none", "absent.md"),
@@ -95,7 +70,6 @@ FLAGS = [
     ("quickstart --output truth.json", "truth.json"),
     ("make_model_zoo --output absent/zoo.md", "absent/zoo.md"),
     ("make_model_zoo --output a.md --results absent", "is not a folder"),
-    ("analyze_model", "--config-file"),
     (f"analyze_model {CONFIG} --depth -1", "--depth"),
     (f"visualize_data {CONFIG} --output truth.json", "truth.json"),
     (f"visualize_data {CONFIG} --output output/d --number 0", "--number"),
@@ -118,12 +92,3 @@ def test_flags(refused, monkeypatch, command, words):
 def test_every_tool_is_in_the_table():
     names = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"detectron2_patches"}
     assert names <= {command.split()[0] for command, _ in FLAGS}
-
-
-@pytest.mark.slow
-def test_as_users_start_them(workspace):
-    command = [sys.executable, ROOT / "tools" / "train_net.py", *CONFIG.split(), "SOLVER.BASE_LR", "-1.0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, env=environment)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert re.fullmatch("error: .*BASE_LR is -1.0.*", done.stderr.strip().splitlines()[-1])

@@ -1,10 +1,11 @@
-"""COCO's average precision: known numbers, agreement of the two backends, and everything that may be missing."""
+"""COCO's average precision: known numbers, agreement of the backends, what may be missing; the tool."""
 
 import json
 import math
 
 import pytest
-from evaluation_data import COCO_BACKENDS, SIGMAS, assert_same, ground_truth_of, one_person, results_near
+from evaluation_data import COCO_BACKENDS, NAMES, SIGMAS, assert_same, ground_truth_of, one_person, results_near
+from load_tool import load_tool
 
 from querypose.errors import UserError
 from querypose.evaluation import evaluate_coco_results
@@ -21,31 +22,11 @@ def test_keypoint_ap_against_the_closed_form(backend, oks, ap):
     assert metrics["keypoints"]["AP"] == pytest.approx(ap)
     assert metrics["keypoints"]["AP50"] == pytest.approx(100 * (oks > 0.5))
     assert metrics["keypoints"]["AR75"] == pytest.approx(100 * (oks > 0.75))
-    assert metrics["bbox"]["AP"] == pytest.approx(100)
+    assert metrics["bbox"]["AP"] == pytest.approx(100) and math.isnan(metrics["bbox"]["APs"])
     # twice the sigma: a fourth of the exponent
     looser = evaluate_coco_results(ground_truth, results, [2 * SIGMAS[0], 1, 1], ("keypoints",), backend)
     assert list(looser) == ["keypoints"]
     assert looser["keypoints"]["AP"] == pytest.approx(10 * sum(oks**0.25 >= t / 100 for t in range(50, 100, 5)))
-
-
-@pytest.mark.parametrize("backend", COCO_BACKENDS)
-def test_box_ap_against_the_closed_form(backend):
-    ground_truth, results = one_person()
-    results[0]["bbox"] = [0.0, 0.0, 100.0, 72.0]  # IoU .72: thresholds .50 .. .70
-    metrics = evaluate_coco_results(ground_truth, results, backend=backend)["bbox"]
-    assert metrics["AP"] == pytest.approx(50)
-    assert metrics["AP50"] == pytest.approx(100) and metrics["AP75"] == 0
-    assert metrics["APl"] == pytest.approx(50) and math.isnan(metrics["APs"])
-
-
-@pytest.mark.parametrize("backend", COCO_BACKENDS)
-def test_only_the_20_best_poses_of_an_image_count(backend):
-    ground_truth, results = one_person()
-    wrong = {**results[0], "score": 0.9, "keypoints": [400.0] * 9}
-    nineteen = evaluate_coco_results(ground_truth, results + [wrong] * 19, backend=backend)
-    assert nineteen["keypoints"]["AP"] == pytest.approx(5)  # precision 1/20
-    twenty = evaluate_coco_results(ground_truth, results + [wrong] * 20, backend=backend)
-    assert twenty["keypoints"]["AP"] == 0
 
 
 @pytest.mark.parametrize(("noise", "extra"), [(0.0, 1), (0.05, 1), (0.1, 3), (0.4, 1)])
@@ -60,28 +41,11 @@ def test_backends_agree_on_random_data(noise, extra):
         assert 1 < official["keypoints"]["AP"] < 99  # else there would be little to agree about
 
 
-def test_backends_agree_on_photographs(shared_folder):
-    file = shared_folder / "data" / "coco_mini" / "person_keypoints_val.json"
-    results = results_near(json.loads(file.read_text()), noise=0.06)
-    fast, official = (evaluate_coco_results(file, results, backend=backend) for backend in COCO_BACKENDS)
-    assert fast["keypoints"]["AP"] > 1
-    assert_same(fast, official)
-
-
 @pytest.mark.parametrize("backend", COCO_BACKENDS)
 def test_without_detections_every_ap_is_zero(backend, messages):
     metrics = evaluate_coco_results(ground_truth_of(num_images=2), [], backend=backend)
     assert metrics["bbox"]["AP"] == metrics["keypoints"]["AP"] == metrics["keypoints"]["AR"] == 0
     assert "not a single detection" in messages()
-
-
-def test_other_classes_do_not_count():
-    ground_truth = ground_truth_of(num_images=2)
-    results = results_near(ground_truth, noise=0)
-    ground_truth["categories"].append({"id": 2, "name": "dog"})
-    dog = {"id": 99, "image_id": 1, "category_id": 2, "bbox": [1, 2, 30, 40], "area": 1200, "iscrowd": 0}
-    ground_truth["annotations"].append(dog)
-    assert evaluate_coco_results(ground_truth, results)["bbox"]["AP"] == pytest.approx(100)
 
 
 def test_boxes_that_are_not_evaluated_may_be_anything():
@@ -90,24 +54,48 @@ def test_boxes_that_are_not_evaluated_may_be_anything():
     assert evaluate_coco_results(ground_truth, results, tasks=("keypoints",))["keypoints"]["AP"] == pytest.approx(100)
 
 
-def test_wrong_options_are_refused():
-    ground_truth, results = one_person()
-    with pytest.raises(UserError, match="3 keypoints but 2 OKS sigmas"):
-        evaluate_coco_results(ground_truth, results, sigmas=[0.1, 0.1])
-    with pytest.raises(UserError, match="backend is 'fast'"):
-        evaluate_coco_results(ground_truth, results, backend="fast")
-    with pytest.raises(UserError, match="tasks"):
-        evaluate_coco_results(ground_truth, results, tasks=("segm",))
+def test_annotations_without_persons_are_refused():
     with pytest.raises(UserError, match="no annotations of persons"):
-        evaluate_coco_results({**ground_truth, "annotations": []}, results)
+        evaluate_coco_results({**one_person()[0], "annotations": []}, [])
 
 
 def test_scorers_see_images_in_the_order_of_their_ids():
     """Detections of equal score count in this order, so that AP is that of the official tools on the same file."""
-    truth = ground_truth_of(num_images=3, num_persons=1)
-    for image, given in zip(truth["images"], (30, 4, 200), strict=True):
-        for person in truth["annotations"]:
-            person["image_id"] = given if person["image_id"] == image["id"] else person["image_id"]
-        image["id"] = given
+    truth = one_person()[0]
+    truth["images"] = [{**truth["images"][0], "id": number} for number in (30, 1, 200)]
     content, _ = load_ground_truth(truth).numbered([])
     assert [image["id"] for image in content["images"]] == [2, 1, 3]
+
+
+def run_tool(folder, truth, results, *options):
+    """What the tool writes about them to its --output."""
+    (folder / "truth.json").write_text(json.dumps(truth))
+    (folder / "results.json").write_text(json.dumps(results))
+    files = {"--dataset": "truth.json", "--results": "results.json", "--output": "metrics.json"}
+    arguments = [word for option, file in files.items() for word in (option, str(folder / file))]
+    load_tool("evaluate_results").main([*arguments, *options])
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("backend", COCO_BACKENDS)
+def test_metrics_of_the_tool(tmp_path, backend):
+    truth = ground_truth_of(num_images=2, num_persons=3)
+    results = results_near(truth, noise=0)
+    metrics = run_tool(tmp_path, truth, results, "--backend", backend)
+    assert metrics["keypoints"]["AP"] == pytest.approx(100) and metrics["bbox"]["AP"] == pytest.approx(100)
+    assert None in metrics["bbox"].values(), "no person is small"
+    for result in results:
+        del result["bbox"]
+    assert list(run_tool(tmp_path, truth, results)) == ["keypoints"], "keypoints alone are a valid submission"
+
+
+def test_sigmas_and_errors_by_keypoint(tmp_path, capsys):
+    truth = ground_truth_of(num_images=3, num_persons=3)
+    results = results_near(truth, noise=0.03)
+    picture = tmp_path / "keypoints.png"
+    metrics = run_tool(tmp_path, truth, results, "--per-keypoint", str(picture), "--sigmas", "0.1", "0.1", "0.1")
+    assert list(metrics["per_keypoint"]["keypoints"]) == NAMES and picture.stat().st_size > 5000
+    expected = evaluate_coco_results(truth, results, [0.1] * 3)["keypoints"]["AP"]
+    assert metrics["keypoints"]["AP"] == pytest.approx(expected)
+    assert expected > evaluate_coco_results(truth, results, SIGMAS)["keypoints"]["AP"]
+    assert "left_hand" in capsys.readouterr().out

@@ -1,26 +1,25 @@
-"""The evaluator: half pixels, several processes, sets without annotations."""
+"""The evaluator: half pixels, several processes, sets without annotations; and the file for COCO's server."""
 
 import json
+import zipfile
 
+import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from evaluation_data import NAMES, SIGMAS, assert_same, ground_truth_of
+from pycocotools.coco import COCO
 from tiny_model import tiny_config
 
-from querypose.config import add_querypose_config
 from querypose.data import register_coco_keypoints
-from querypose.engine import PoseTrainer
-from querypose.errors import UserError
-from querypose.evaluation import PoseEvaluator, evaluate_coco_results
+from querypose.evaluation import PoseEvaluator, evaluate_coco_results, write_submission
 from querypose.skeleton import Skeleton
 
 
 @pytest.fixture
-def register(tmp_path):
+def register(tmp_path, own_data_sets):
     """register(content, skeleton): the name of that data set, until the test ends."""
 
     def add(content, skeleton=None):
@@ -28,9 +27,7 @@ def register(tmp_path):
         register_coco_keypoints("evaluated_people", tmp_path / "truth.json", tmp_path, skeleton)
         return "evaluated_people"
 
-    yield add
-    DatasetCatalog.remove("evaluated_people")
-    MetadataCatalog.remove("evaluated_people")
+    return add
 
 
 @pytest.fixture
@@ -43,25 +40,30 @@ def name(register):
     return register(content)
 
 
+def output(size, boxes, keypoints):
+    instances = Instances(size)
+    instances.pred_boxes = Boxes(boxes)
+    instances.scores = torch.linspace(0.9, 0.5, len(boxes))
+    instances.pred_classes = torch.zeros(len(boxes), dtype=torch.int64)
+    instances.pred_keypoints = keypoints
+    return {"instances": instances}
+
+
 def perfect_outputs(data_set):
     """Inputs and outputs of a model that finds every person exactly, as Detectron2 loads them."""
     inputs, outputs = [], []
     for image in DatasetCatalog.get(data_set):
-        persons = image["annotations"]
-        instances = Instances((image["height"], image["width"]))
-        boxes = torch.tensor([person["bbox"] for person in persons]).double()
+        boxes = torch.tensor([person["bbox"] for person in image["annotations"]]).double()
         boxes[:, 2:] += boxes[:, :2]
-        instances.pred_boxes = Boxes(boxes)
-        instances.scores = torch.linspace(0.9, 0.5, len(persons))
-        instances.pred_classes = torch.zeros(len(persons), dtype=torch.int64)
-        instances.pred_keypoints = torch.tensor([person["keypoints"] for person in persons]).view(-1, 3, 3)
+        keypoints = torch.tensor([person["keypoints"] for person in image["annotations"]]).view(-1, 3, 3)
         inputs.append({"image_id": image["image_id"]})
-        outputs.append({"instances": instances})
+        outputs.append(output((image["height"], image["width"]), boxes, keypoints))
     return inputs, outputs
 
 
 def test_evaluator_scores_what_the_loader_gives_as_perfect(name, tmp_path):
-    evaluator = PoseEvaluator(name, output_dir=str(tmp_path / "out"))
+    # with very small sigmas a shift of half a pixel would show
+    evaluator = PoseEvaluator(name, output_dir=str(tmp_path / "out"), sigmas=[1e-4] * 3)
     inputs, outputs = perfect_outputs(name)
     before = outputs[0]["instances"].pred_keypoints.clone()
     for given, output in zip(inputs, outputs, strict=True):
@@ -77,7 +79,7 @@ def test_evaluator_scores_what_the_loader_gives_as_perfect(name, tmp_path):
     assert results[0]["keypoints"][:2] == pytest.approx(person["keypoints"][:2], abs=1e-3)
     assert results[0]["bbox"] == pytest.approx(person["bbox"], abs=1e-3)
     assert (results[0]["image_id"], results[0]["category_id"]) == (1, 4)
-    assert_same(evaluate_coco_results(tmp_path / "truth.json", results), metrics)
+    assert_same(evaluate_coco_results(tmp_path / "truth.json", results, [1e-4] * 3), metrics)
 
     evaluator.reset()
     assert evaluator.evaluate()["keypoints"]["AP"] == 0
@@ -88,62 +90,25 @@ def test_detectron2s_own_evaluator_agrees(name):
     for output in outputs:
         output["instances"].pred_keypoints[:, :, :2] += 6 * torch.randn(2, 3, 2)
         output["instances"].pred_boxes.tensor += 5 * torch.randn(2, 4)
-    ours = PoseEvaluator(name)
-    ours.process(inputs, outputs)
+    sigmas = [2 * sigma for sigma in SIGMAS]
+    ours = PoseEvaluator(tiny_config("light", "TEST.EVALUATOR_BACKEND", "pycocotools"), name)
     theirs = COCOEvaluator(name, ("bbox", "keypoints"), False, use_fast_impl=False, kpt_oks_sigmas=SIGMAS)
+    looser = PoseEvaluator(tiny_config("light", "TEST.KEYPOINT_OKS_SIGMAS", sigmas), name)
     theirs.reset()
-    theirs.process(inputs, outputs)
+    for evaluator in (ours, theirs, looser):
+        evaluator.process(inputs, outputs)
     found, expected = ours.evaluate(), theirs.evaluate()
     assert 5 < expected["keypoints"]["AP"] < 95
     for task in ("bbox", "keypoints"):
         assert {name: found[task][name] for name in expected[task]} == pytest.approx(expected[task], nan_ok=True)
-
-
-def test_half_a_pixel_matters(name):
-    # with very small sigmas any shift of the keypoints would show
-    evaluator = PoseEvaluator(name, sigmas=[1e-4] * 3, tasks=("keypoints",))
-    inputs, outputs = perfect_outputs(name)
-    evaluator.process(inputs, outputs)
-    assert evaluator.evaluate()["keypoints"]["AP"] == pytest.approx(100)
-
-
-def test_evaluator_from_config(name, tmp_path):
-    cfg = get_cfg()
-    add_querypose_config(cfg)
-    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1, 0.2]
-    with pytest.raises(UserError, match="3 keypoints but 2 OKS sigmas"):
-        PoseEvaluator(cfg, name, output_dir=str(tmp_path))
-    cfg.TEST.KEYPOINT_OKS_SIGMAS = []
-    cfg.TEST.EVALUATOR_BACKEND = "pycocotools"
-    evaluator = PoseEvaluator(cfg, name, output_dir=str(tmp_path))
-    evaluator.process(*perfect_outputs(name))
-    assert evaluator.evaluate()["keypoints"]["AP"] == pytest.approx(100)
-
-
-def test_detections_of_all_processes_are_evaluated_once(name, monkeypatch):
-    inputs, outputs = perfect_outputs(name)
-    ranks = [PoseEvaluator(name), PoseEvaluator(name)]
-    ranks[0].process(inputs[:1], outputs[:1])
-    ranks[1].process(inputs[1:], outputs[1:])
-    assert ranks[0].evaluate()["keypoints"]["AR"] < 60
-
-    module = "querypose.evaluation.pose_evaluator.comm"
-    monkeypatch.setattr(f"{module}.gather", lambda data, dst: [rank._results for rank in ranks])
-    assert ranks[0].evaluate()["keypoints"]["AP"] == pytest.approx(100)
-    monkeypatch.setattr(f"{module}.gather", lambda data, dst: [])
-    monkeypatch.setattr(f"{module}.is_main_process", lambda: False)
-    assert ranks[1].evaluate() == {}
+    assert looser.evaluate()["keypoints"]["AP"] > found["keypoints"]["AP"]
 
 
 def test_test_sets_are_written_and_not_evaluated(register, tmp_path):
     content = ground_truth_of()
     content.update(annotations=[], categories=[{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}])
     evaluator = PoseEvaluator(register(content, Skeleton(NAMES, [], [], SIGMAS)), output_dir=str(tmp_path / "out"))
-    instances = Instances((500, 500))
-    instances.pred_boxes = Boxes(torch.tensor([[1.0, 2, 3, 4]]))
-    instances.scores, instances.pred_classes = torch.tensor([0.5]), torch.tensor([0])
-    instances.pred_keypoints = torch.ones(1, 3, 3)
-    evaluator.process([{"image_id": 1}], [{"instances": instances}])
+    evaluator.process([{"image_id": 1}], [output((500, 500), torch.tensor([[1.0, 2, 3, 4]]), torch.ones(1, 3, 3))])
     assert evaluator.evaluate() == {}
     (result,) = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
     assert result["keypoints"] == [0.5, 0.5, 1.0] * 3 and result["bbox"] == [1, 2, 2, 2]
@@ -154,11 +119,29 @@ def test_results_that_cannot_be_written_do_not_cost_the_ap(name, tmp_path, messa
     evaluator = PoseEvaluator(name, output_dir=tmp_path / "file")
     evaluator.process(*perfect_outputs(name))
     assert evaluator.evaluate()["keypoints"]["AP"] == pytest.approx(100)
-    assert "cannot write the results to" in messages()
+    assert "cannot write to" in messages()
 
 
-def test_several_test_sets_write_results_of_their_own(name, tmp_path):
-    sets = (name, "synthetic_people_val")
-    cfg = tiny_config("light", "OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", sets)
-    PoseTrainer.build_evaluator(cfg, name).evaluate()
-    assert (tmp_path / "inference" / name / "coco_instances_results.json").is_file()
+def test_the_file_for_the_server_has_the_format_that_coco_publishes(tmp_path):
+    keypoints = np.random.default_rng(0).uniform(0, 600, 51).tolist()
+    common = {"category_id": 1, "keypoints": keypoints, "bbox": [1.0, 2.0, 3.0, 4.0]}
+    results = [{"image_id": i, "score": s / 100, **common} for i in (9, 5) for s in range(1, 31)]
+    path = write_submission(results, tmp_path / "new", "test-dev2017", "my pose/1")
+    stem = "person_keypoints_test-dev2017_my-pose-1_results"
+    assert path.name == f"{stem}.zip"
+    with zipfile.ZipFile(path) as file:
+        assert file.namelist() == [f"{stem}.json"]
+        poses = json.loads(file.read(f"{stem}.json"))
+    # what cocodataset.org/#format-results asks for keypoints, and nothing else
+    for entry in poses:
+        assert set(entry) == {"image_id", "category_id", "keypoints", "score"}
+        assert type(entry["image_id"]) is int and entry["category_id"] == 1 and type(entry["score"]) is float
+        assert entry["keypoints"] == pytest.approx(keypoints, abs=0.005 + 1e-9)
+    # the 20 best of each image, which is all that the server counts
+    assert [entry["image_id"] for entry in poses] == [5] * 20 + [9] * 20
+    assert [entry["score"] for entry in poses[:20]] == [s / 100 for s in range(30, 10, -1)]
+    # COCO's own tool reads it
+    annotations = COCO()
+    annotations.dataset = {"images": [{"id": 5}, {"id": 9}], "categories": [{"id": 1}], "annotations": []}
+    annotations.createIndex()
+    assert len(annotations.loadRes(poses).anns) == 40

@@ -11,9 +11,8 @@ from evaluation_data import ground_truth_of, results_near
 from load_tool import load_tool
 
 from querypose.errors import UserError
-from querypose.reproduction import find_runs, load_tables, missing_commands, run_folder, to_csv, to_markdown
-from querypose.reproduction.report import marks, update_block
-from querypose.reproduction.tables import PROTOCOLS, config_of
+from querypose.reproduction.report import to_csv, to_markdown, update_block
+from querypose.reproduction.runs import PROTOCOLS, Run, config_of, find_runs, load_tables, missing_commands, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = {table.name: table for table in load_tables()}
@@ -27,8 +26,12 @@ def main(monkeypatch):
 
 
 def row_of(table, *labels):
-    (row,) = [row for row in TABLES[table].rows if row.labels == labels]
+    (row,) = [row for row in TABLES[table].rows if row.labels == [*labels]]
     return row
+
+
+def runs_of(table, output):
+    return {row: find_runs(row, output) for row in table.rows}
 
 
 def finish(row, output, keypoints, bbox=50.0, seed=None, **changes):
@@ -36,7 +39,6 @@ def finish(row, output, keypoints, bbox=50.0, seed=None, **changes):
     folder = run_folder(row.config, output, seed)
     folder.mkdir(parents=True)
     cfg = config_of(row.config).clone()
-    cfg.defrost()
     cfg.merge_from_list([item for pair in changes.items() for item in pair])
     (folder / "config.yaml").write_text(cfg.dump())
     results = {
@@ -50,44 +52,26 @@ def finish(row, output, keypoints, bbox=50.0, seed=None, **changes):
 
 def test_every_figure_stands_in_the_paper(shared_folder):
     lines = [line.strip() for line in (shared_folder / "paper/querypose.txt").read_text().splitlines()]
-    checked = 0
-    for table in load_tables():
-        for row in table.rows:
-            if not any(row.paper):
-                assert "paper" in table.title + row.labels[0], "what is ours is called ours"
-                continue
-            figures = " ".join("-" if figure is None else f"{figure}" for figure in row.paper)
-            name = [re.sub(r"[ *†]+$", "", label).replace("_", "").split(" (")[0].lower() for label in row.labels]
-            name = name[1:2] if table.name == "table4" else name[-1:] if len(name) < 2 else name[1:]
-            found = [line for line in lines if line.endswith(figures) and name[0] in line.lower()]
-            if table.name == "table1":
-                found = [line for line in found if line.startswith(row.labels[0])]
-            if table.name == "table4":
-                flip = "(Flip)" in row.labels[1]
-                found = [line for line in found if ("(Flip)" in line) == flip and row.labels[2] in line]
-            assert found, (table.name, row)
-            checked += 1
-    assert checked == 8 + 4 + 3 + 4 + 4 + 2 + 17 + 17 + 12
+    rows = [row for table in TABLES.values() for row in table.rows if any(row.paper)]
+    assert len(rows) == 8 + 4 + 3 + 4 + 4 + 2 + 17 + 17 + 12
+    for row in rows:
+        figures = " ".join("-" if figure is None else f"{figure}" for figure in row.paper)
+        own = [label for label in row.labels if label not in ("Dense", "Sparse", "Two-stage", "End-to-end")]
+        words = re.findall(r"[\w.-]+", " ".join(own).replace("_", " "))
+        found = [line for line in lines if line.endswith(figures) and all(word in line for word in words)]
+        assert found, row
 
 
 def test_every_row_of_ours_has_a_config_and_every_ablation_a_row():
-    rows = [row for table in TABLES.values() for row in table.rows]
-    configs = {row.config for row in rows if row.config}
-    assert {str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("ablations/*/*.yaml")} <= configs
-    assert {str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("eval/*/*.yaml")} <= configs
+    rows = [row for protocol in PROTOCOLS for table in load_tables(protocol) for row in table.rows]
+    shipped = [*ROOT.glob("configs/ablations/*/*.yaml"), *ROOT.glob("configs/eval/*/*.yaml")]
+    assert {str(path.relative_to(ROOT)) for path in shipped} <= {row.config for row in rows}
     for row in rows:
-        assert row.config is None or (ROOT / row.config).is_file()
-        if row.config is None:
-            assert any(row.paper) and "QueryPose" not in str(row.labels), "the work of others"
         assert (row.train is not None) == ("configs/eval" in str(row.config))
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_protocols(protocol):
-    for table in load_tables(protocol):
-        for row in table.rows:
-            assert len(row.labels) == len(table.labels) and len(row.paper) == len(table.columns)
-            assert row.config is None or config_of(row.config).MODEL.META_ARCHITECTURE
+        if row.config:
+            assert config_of(row.config).MODEL.META_ARCHITECTURE
+        else:
+            assert any(row.paper) and "QueryPose" not in str(row.labels), "the work of others"
 
 
 def test_equal_configs_share_a_run(tmp_path):
@@ -98,27 +82,30 @@ def test_equal_configs_share_a_run(tmp_path):
     assert find_runs(row_of("table2a", "Summation"), tmp_path) == []
 
 
-def test_figures_of_every_kind(tmp_path):
-    row = row_of("table3", "Figure 3(a)")
-    finish(row, tmp_path, {"AP": 64.0, "APm": 60.5, "APl": 71.5, "AP75": 70.0})
-    (run,) = find_runs(row, tmp_path)
+def test_figures_of_every_kind():
+    metrics = {"bbox": {"AP": 50.0}, "keypoints": {"AP": 64.0, "APm": 60.5, "APl": 71.5, "AP75": 70.0}}
+    run = Run(Path("none"), {"metrics": metrics, "ms_per_image": 71.25}, ())
     columns = ("AP box", "AP kps", "AP", "AP75", "APM", "APL", "Time [ms]", "APE")
     assert [run.figure(column) for column in columns] == [50.0, 64.0, 64.0, 70.0, 60.5, 71.5, 71.25, None]
-    crowd = type(run)(run.folder, {"metrics": {"keypoints": {"AP": 70.0, "APM": 71.0, "APE": 78.0}}}, ())
+    crowd = Run(Path("none"), {"metrics": {"keypoints": {"AP": 70.0, "APM": 71.0, "APE": 78.0}}}, ())
     assert (crowd.figure("APM"), crowd.figure("APE")) == (71.0, 78.0)
 
 
 def test_markdown_and_csv(tmp_path):
     table = TABLES["table3"]
-    row = table.rows[1]
-    finish(row, tmp_path, {"AP": 64.04}, bbox=56.26)
-    finish(row, tmp_path, {"AP": 65.06}, bbox=57.0, seed=2, **{"SOLVER.MAX_ITER": 70000})
-    runs = {row: find_runs(row, tmp_path) for row in table.rows}
+    finish(table.rows[1], tmp_path, {"AP": 64.04}, bbox=56.26)
+    finish(table.rows[1], tmp_path, {"AP": 65.06}, bbox=57.0, seed=2, **{"SOLVER.MAX_ITER": 70000})
+    runs = runs_of(table, tmp_path)
     text = to_markdown([table], runs)
     assert "| Figure 3(a) | 55.3 | 64.1 | not yet run |  |  |" in text
     assert "| Figure 3(b) | 56.9 | 64.9 | 56.3 / 57.0 | 64.0 / 65.1 | 71.2 / 71.2 |" in text
     assert "140000 iterations of 16 images in 120.0 min, 71.2 ms an image, 2.0 GiB, seed -1, 8 x a GPU" in text
     assert text.count("not the row's") == 1 and "SOLVER.MAX_ITER 70000 instead of 140000" in text
+    peers = TABLES["table5"]
+    finish(peers.rows[-1], tmp_path, {})
+    text = to_markdown([peers], runs_of(peers, tmp_path))
+    assert "| Two-stage | G-RMI | 64.9 | 85.5 | 71.3 | 62.3 | 70.0 |  |" in text
+    assert "| results written, for the server to score |" in text
     lines = list(csv.DictReader(to_csv([table], runs).splitlines()))
     assert len(lines) == 3 * (1 + 2 + 1)
     assert [(line["figure"], line["paper"], line["ours"], line["seed"]) for line in lines[3:9]] == [
@@ -126,14 +113,6 @@ def test_markdown_and_csv(tmp_path):
         ("AP kps", "64.9", "64.04", "-1"), ("AP kps", "64.9", "65.06", "2"),
         ("Time [ms]", "", "71.25", "-1"), ("Time [ms]", "", "71.25", "2"),
     ]  # fmt: skip
-
-
-def test_peers_and_test_dev_have_no_run_of_ours(tmp_path):
-    table = TABLES["table5"]
-    finish(table.rows[-1], tmp_path, {})
-    text = to_markdown([table], {row: find_runs(row, tmp_path) for row in table.rows})
-    assert "| Two-stage | G-RMI | 64.9 | 85.5 | 71.3 | 62.3 | 70.0 |  |" in text
-    assert "| results written, for the server to score |" in text
 
 
 def test_a_run_of_another_model_is_refused(tmp_path):
@@ -147,73 +126,63 @@ def test_a_run_of_another_model_is_refused(tmp_path):
 
 
 def test_commands_for_what_is_missing(tmp_path):
-    commands = missing_commands([TABLES["table2a"], TABLES["table2b"]], tmp_path, num_gpus=4)
-    configs = [command.arguments[3] for command in commands]
+    commands = list(missing_commands([TABLES["table2a"], TABLES["table2b"]], tmp_path, num_gpus=4).values())
     names = ["none", "summation", "concatenation", "selective", "baseline", "spegm_light"]
-    assert [Path(name).stem for name in configs] == names
-    assert all("--resume" in command.arguments for command in commands)
-    assert str(commands[1]).startswith(
-        "python tools/train_net.py --config-file configs/ablations/table2a/summation.yaml --num-gpus 4 --resume "
-    )
+    assert [Path(command[3]).stem for command in commands] == names
+    start = "tools/train_net.py --config-file configs/ablations/table2a/summation.yaml --num-gpus 4 --resume OUTPUT_DIR"
+    assert commands[1][1:8] == start.split()
     finish(row_of("table2a", "Summation"), tmp_path, {"AP": 1.0})
-    left = missing_commands([TABLES["table2a"]], tmp_path)
-    assert [command.arguments[3] for command in left] == [configs[index] for index in (0, 2, 3)]
+    left = missing_commands([TABLES["table2a"]], tmp_path).values()
+    assert [command[3] for command in left] == [commands[index][3] for index in (0, 2, 3)]
     seeds = missing_commands([TABLES["table2a"]], tmp_path, seeds=[1, 2], opts=["SOLVER.MAX_ITER", "9"])
-    assert len(seeds) == 8 and seeds[1].arguments[-4:] == ("SEED", "2", "SOLVER.MAX_ITER", "9")
-    assert seeds[0].leaves != seeds[1].leaves
+    assert len(seeds) == 8 and list(seeds.values())[1][-4:] == ["SEED", "2", "SOLVER.MAX_ITER", "9"]
 
 
 def test_rows_that_evaluate_train_first_and_once(tmp_path):
     commands = missing_commands([TABLES["table4"], TABLES["table5"]], tmp_path)
-    tools = [(Path(c.arguments[1]).stem, c.arguments[3]) for c in commands]
+    tools = [(Path(command[1]).stem, command[3]) for command in commands.values()]
     assert len(tools) == len(set(tools)) == 4 + 4 + 2
-    assert tools[0] == ("train_net", "configs/querypose_R50.yaml")
-    assert tools[1] == ("test_net", "configs/eval/table4/R50.yaml")
-    assert commands[1].arguments[-1] == str(commands[0].leaves)
-    trained = run_folder("configs/querypose_R50.yaml", tmp_path)
-    trained.mkdir(parents=True)
-    (trained / "model_final.pth").touch()
-    again = missing_commands([TABLES["table4"]], tmp_path)
-    assert [c.arguments[3] for c in again][:2] == ["configs/eval/table4/R50.yaml", "configs/querypose_Swin-L.yaml"]
+    assert tools[:2] == [("train_net", "configs/querypose_R50.yaml"), ("test_net", "configs/eval/table4/R50.yaml")]
+    weights = next(iter(commands))
+    assert list(commands.values())[1][-2:] == ["MODEL.WEIGHTS", str(weights)]
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    again = [command[3] for command in missing_commands([TABLES["table4"]], tmp_path).values()]
+    assert again[:2] == ["configs/eval/table4/R50.yaml", "configs/querypose_Swin-L.yaml"]
 
 
 def test_launch_runs_one_after_another_and_resumes(main, tmp_path, monkeypatch, capsys):
     ran = []
 
-    def run(arguments):
-        ran.append(arguments[3])
-        row = next(row for row in TABLES["table2a"].rows if row.config == arguments[3])
-        if len(ran) == 2:
-            return subprocess.CompletedProcess(arguments, 1)
-        finish(row, tmp_path, {"AP": 60.0 + len(ran)})
-        return subprocess.CompletedProcess(arguments, 0)
+    def run(command):
+        ran.append(Path(command[3]).stem)
+        row = next(row for row in TABLES["table2a"].rows if row.config == command[3])
+        if len(ran) != 2:
+            finish(row, tmp_path, {"AP": 60.0 + len(ran)})
+        return subprocess.CompletedProcess(command, int(len(ran) == 2))
 
     monkeypatch.setattr(subprocess, "run", run)
     options = ["--tables", "table2a", "--output", str(tmp_path)]
     with pytest.raises(UserError, match="ended with code 1 before it was done: python tools/train_net.py .*summation"):
         main([*options, "--launch", "run"])
     assert len(ran) == 2
+    main([*options, "--launch"])
+    assert capsys.readouterr().out.count("python tools/train_net.py") == 2 + 3
+    assert not (tmp_path / "tables.md").exists()
     main([*options, "--launch", "run"])
-    assert [Path(name).stem for name in ran] == ["none", "summation", "summation", "concatenation", "selective"]
+    assert ran == ["none", "summation", "summation", "concatenation", "selective"]
     assert "4 of 4 rows have a run" in capsys.readouterr().out
     assert "| None | 63.8 | 59.4 | 71.3 | 61.0 |" in (tmp_path / "tables.md").read_text()
-    main([*options, "--launch"])
-    assert "every row has its run" in capsys.readouterr().err
-
-
-def test_launch_prints(main, tmp_path, capsys):
-    main(["--tables", "table3", "--output", str(tmp_path / "none"), "--launch", "--num-gpus", "2"])
-    assert capsys.readouterr().out.count("python tools/train_net.py") == 3 and not (tmp_path / "none").exists()
 
 
 def test_a_document_is_updated_between_its_marks(main, tmp_path):
     document = tmp_path / "E.md"
-    begin, end = marks("paper")
-    before = "before\n" + "\nnot mine\n".join(marks("minicoco"))
-    document.write_text(f"{before}\n{begin}\nold\n{end}\nafter\n")
+    marks = "{0}<!-- paper results: begin -->\n{1}\n<!-- paper results: end -->\nafter\n"
+    before = "before\n<!-- minicoco results: begin -->\nnot mine\n<!-- minicoco results: end -->\n"
+    document.write_text(marks.format(before, "old"))
     main(["--tables", "table3", "--output", str(tmp_path), "--update", str(document)])
-    text = document.read_text()
-    assert text.startswith(f"{before}\n{begin}\n### Table 3") and text.endswith(f"{end}\nafter\n") and "old" not in text
+    table = TABLES["table3"]
+    assert document.read_text() == marks.format(before, to_markdown([table], runs_of(table, tmp_path)).strip())
     with pytest.raises(UserError, match="E.md has no lines <!-- minicoco results: begin -->"):
         update_block("nothing", "block", "E.md", "minicoco")
 
@@ -222,11 +191,11 @@ def test_oks_is_read_off_the_results_that_the_run_left(tmp_path):
     (table,) = [table for table in load_tables("synthetic_people") if table.name == "loss"]
     truth = ground_truth_of(num_images=3, num_persons=2)
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    for row, results in zip(table.rows, (None, results_near(truth, noise=0)), strict=False):
-        folder = finish(row, tmp_path, {"AP": 1.0}, **{"DATASETS.TEST": (str(tmp_path / "truth.json"),)})
-        if results is not None:  # else its evaluation left nothing behind
-            (folder / "inference").mkdir()
-            (folder / "inference/coco_instances_results.json").write_text(json.dumps(results))
-        (run,) = find_runs(row, tmp_path)
-        assert run.figure("OKS") == (None if results is None else 100)
-    assert "OKS (ours)" in to_markdown([table], {row: [run]})
+    folders = [
+        finish(row, tmp_path, {"AP": 1.0}, **{"DATASETS.TEST": (f"{tmp_path}/truth.json",)}) for row in table.rows
+    ]
+    (folders[1] / "inference").mkdir()
+    (folders[1] / "inference/coco_instances_results.json").write_text(json.dumps(results_near(truth, noise=0)))
+    runs = runs_of(table, tmp_path)
+    assert [run.figure("OKS") for (run,) in runs.values()] == [None, 100]
+    assert "OKS (ours)" in to_markdown([table], runs)

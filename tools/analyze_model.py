@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print a model's modules, with the parameters and the multiply-adds of each.
+r"""Print a model's modules, with the parameters and the multiply-adds of each.
 
 Examples:
     python tools/analyze_model.py --config-file configs/querypose_R50.yaml
@@ -7,35 +7,24 @@ Examples:
         MODEL.QUERYPOSE.NUM_QUERIES 50
 
 No weights are read and nothing is computed: the numbers follow from the shapes of the tensors, as in docs/MODEL_ZOO.md.
+Every query goes through all stages; norms, activations, interpolation and pooling are not counted.
 """
 
 import argparse
 
-from querypose.analysis.model_zoo import HEIGHT, WIDTH
-from querypose.analysis.module_tree import module_table
+from querypose.analysis import module_table
 from querypose.errors import exit_on_user_error
 from querypose.setup_config import setup_config
 
-MULTIPLE = 32  # images are padded to multiples of it
 
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
-        epilog="KEY VALUE pairs override the config. Every query goes through all stages. A multiply-add is one "
-        "operation; norms, activations, interpolation and pooling are not counted.",
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's config")
-    parser.add_argument("--depth", type=int, default=3, metavar="D", help="levels of modules to show (default 3)")
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        default=(HEIGHT, WIDTH),
-        metavar=("H", "W"),
-        help=f"height and width of the image in pixels, padded to multiples of {MULTIPLE} (default {HEIGHT} {WIDTH})",
-    )
-    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="the model's config")
+    add("--depth", type=int, default=3, metavar="D", help="levels of modules to show (default 3)")
+    shown = "of the image in pixels, padded to multiples of 32 (default 800 1216)"
+    add("--size", type=int, nargs=2, default=(800, 1216), metavar=("H", "W"), help=shown)
+    add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
     if args.depth < 0:
         parser.error("--depth must be 0 or more")
@@ -43,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--size needs a height and a width of at least 1 pixel")
 
     cfg = setup_config(args.config_file, args.opts)
-    height, width = (-(-side // MULTIPLE) * MULTIPLE for side in args.size)
+    height, width = (-(-side // 32) * 32 for side in args.size)
     print(f"{args.config_file}, one image of {height} x {width} pixels")
     print(module_table(cfg, height, width, args.depth))
 

@@ -6,16 +6,12 @@ Examples:
     tools/evaluate_results.py --dataset crowdpose_test --results results.json --output metrics.json
     tools/evaluate_results.py --dataset mine/val.json --results results.json --per-keypoint keypoints.png
 
-Files whose images have a crowdIndex are evaluated by CrowdPose's rules (AP by easy, medium and hard images), all
-others by COCO's.
+Files whose images have a crowdIndex are evaluated by CrowdPose's rules, all others by COCO's.
 """
 
 import argparse
 import json
 
-import querypose  # noqa: F401  (first: it silences a warning of fvcore's)
-
-# isort: split
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
@@ -23,28 +19,8 @@ from querypose.atomic_io import writing
 from querypose.data.coco_format import read_json
 from querypose.errors import UserError, exit_on_user_error
 from querypose.evaluation import BACKENDS, PROTOCOLS, TASKS, evaluate_coco_results, keypoint_errors
-from querypose.evaluation.ground_truth import ground_truth_of
+from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.visualization import plot_keypoint_errors
-
-
-def tasks_of(results):
-    """Return the tasks of which the first result has values: boxes or keypoints alone are valid, too."""
-    first = results[0] if isinstance(results, list) and results else None
-    return tuple(task for task in TASKS if isinstance(first, dict) and task in first) or TASKS
-
-
-def write_metrics(metrics, path):
-    """Write the metrics by task as JSON; NaN, for which JSON has no word, as null."""
-    content = json.loads(json.dumps(metrics), parse_constant=lambda _: None)
-    with writing(path), open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-
-
-def print_keypoint_errors(errors):
-    print(f"mean OKS of every person's best pose {errors['mean_oks'] or 0:.1f}")
-    print(f"{errors['found']} of {errors['persons']} persons found (OKS 0.5); of their keypoints, in %:")
-    rows = [{"": name, **values} for name, values in errors["keypoints"].items()]
-    print(tabulate(rows, headers="keys", tablefmt="plain", floatfmt=".1f", missingval="-"))
 
 
 def main(args=None):
@@ -59,24 +35,32 @@ def main(args=None):
     add("--per-keypoint", metavar="PNG", help="print the errors of each keypoint and plot them to this file")
     args = parser.parse_args(args)
 
-    with exit_on_user_error():
-        setup_logger(name="querypose")
-        results = read_json(args.results, "results")
-        tasks = tasks_of(results)
-        truth = ground_truth_of(args.dataset, sigmas=args.sigmas, protocol=args.protocol)
-        metrics = evaluate_coco_results(truth, results, tasks=tasks, backend=args.backend)
-        if args.per_keypoint:
-            if "keypoints" not in tasks:
-                raise UserError("the results have no keypoints: leave out --per-keypoint")
-            errors = keypoint_errors(truth, results)
-            metrics["per_keypoint"] = errors.to_dict()
-            print_keypoint_errors(metrics["per_keypoint"])
-            plot_keypoint_errors(errors, args.per_keypoint, title=args.dataset)
-            print(f"plot written to {args.per_keypoint}")
-        if args.output:
-            write_metrics(metrics, args.output)
-            print(f"metrics written to {args.output}")
+    setup_logger(name="querypose")
+    results = read_json(args.results, "results")
+    # boxes or keypoints alone are valid, too
+    first = results[0] if isinstance(results, list) and results else None
+    tasks = tuple(task for task in TASKS if isinstance(first, dict) and task in first) or TASKS
+    truth = load_ground_truth(args.dataset, args.sigmas, args.protocol)
+    metrics = evaluate_coco_results(truth, results, tasks=tasks, backend=args.backend)
+    if args.per_keypoint:
+        if "keypoints" not in tasks:
+            raise UserError("the results have no keypoints: leave out --per-keypoint")
+        errors = keypoint_errors(truth, results)
+        numbers = metrics["per_keypoint"] = errors.to_dict()
+        print(f"mean OKS of every person's best pose {numbers['mean_oks'] or 0:.1f}")
+        print(f"{numbers['found']} of {numbers['persons']} persons found (OKS 0.5); of their keypoints, in %:")
+        rows = [{"": name, **values} for name, values in numbers["keypoints"].items()]
+        print(tabulate(rows, headers="keys", tablefmt="plain", floatfmt=".1f", missingval="-"))
+        plot_keypoint_errors(errors, args.per_keypoint, title=args.dataset)
+        print(f"plot written to {args.per_keypoint}")
+    if args.output:
+        # NaN, for which JSON has no word, becomes null
+        content = json.loads(json.dumps(metrics), parse_constant=lambda _: None)
+        with writing(args.output), open(args.output, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+        print(f"metrics written to {args.output}")
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error():
+        main()

@@ -10,12 +10,10 @@ The factor is found on one half of the images and tested on the other.
 import argparse
 import os
 
-from detectron2.data import MetadataCatalog
-
 from querypose import PosePredictor
 from querypose.data.coco_keypoints import resolve_dataset
 from querypose.errors import UserError, exit_on_user_error
-from querypose.evaluation.ground_truth import ground_truth_of
+from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.evaluation.reliability import fit_temperature, halves, keypoint_deviations, reliability
 from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization.plots import plot_reliability
@@ -27,31 +25,29 @@ def main(arguments=None):
     add("--dataset", required=True, help="a registered data set, or an annotation file FILE.json or FILE.json@IMAGES")
     add("--output", required=True, metavar="PNG", help="the plot to write: .png, .svg or .pdf")
     add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
-    shown = "leave out persons below it (default %(default)s)"
-    add("--score-threshold", type=float, default=SCORE_THRESHOLD, help=shown)
+    add("--score-threshold", type=float, default=SCORE_THRESHOLD, help="of the persons to use (default %(default)s)")
     add("--seed", type=int, default=0, help="of the division into halves (default 0)")
     add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_args(arguments)
 
+    from detectron2.data import MetadataCatalog  # before querypose it would print a warning
+
     image_root = MetadataCatalog.get(resolve_dataset(args.dataset)).image_root
-    truth = ground_truth_of(args.dataset).require_persons()
-    predictor = PosePredictor(
-        args.config_file, score_threshold=args.score_threshold, precision="float32", opts=args.opts
-    )
+    truth = load_ground_truth(args.dataset).require_persons()
+    predict = PosePredictor(args.config_file, score_threshold=args.score_threshold, precision="float32", opts=args.opts)
     images = truth.content["images"]
-    found = predictor.stream(os.path.join(image_root, image["file_name"]) for image in images)
+    found = predict.stream(os.path.join(image_root, image["file_name"]) for image in images)
     results = []
     for image, persons in zip(images, found, strict=True):
         results += persons.to_coco(image["id"], category_id=truth.category_id)
     if not results:
         raise UserError(f"no persons found in {args.dataset}; give a lower --score-threshold")
 
-    values = keypoint_deviations(truth, results)
-    sigmas, errors = values["sigmas"], values["errors"]
-    first, second = halves(values["images"], args.seed)
+    sigmas, errors, sides, images = keypoint_deviations(truth, results)
+    first, second = halves(images, args.seed)
     factor = fit_temperature(sigmas[first], errors[first])
     before, after = (reliability(scale * sigmas[second], errors[second]) for scale in (1.0, factor))
-    in_boxes = reliability(sigmas[second] / values["sides"][second], errors[second] / values["sides"][second])
+    in_boxes = reliability(sigmas[second] / sides[second], errors[second] / sides[second])
     plot_reliability({"sigma": before, f"{factor:.3f} sigma": after}, args.output)
     print(f"factor {factor:.3f} from {first.sum()} coordinates of half of the images; on {second.sum()} of the others:")
     print(f"ENCE {before.ence:.2f}, with the factor {after.ence:.2f}")

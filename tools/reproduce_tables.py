@@ -11,25 +11,17 @@ An interrupted `--launch run` resumes when it is started again.
 """
 
 import argparse
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 from querypose.errors import UserError, exit_on_user_error
-from querypose.reproduction import (
-    PROTOCOLS,
-    Table,
-    find_runs,
-    load_tables,
-    missing_commands,
-    to_csv,
-    to_markdown,
-    update_block,
-)
-from querypose.reproduction.tables import REPOSITORY
+from querypose.reproduction.report import to_csv, to_markdown, update_block
+from querypose.reproduction.runs import PROTOCOLS, REPOSITORY, find_runs, load_tables, missing_commands
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--protocol", choices=PROTOCOLS, default="paper", help="which tables (default paper)")
@@ -42,44 +34,20 @@ def main(arguments: list[str] | None = None) -> None:
     add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides for every launched run")
     args = parser.parse_intermixed_args(arguments)
 
-    tables = chosen_tables(args.protocol, args.tables)
+    tables = {table.name: table for table in load_tables(args.protocol)}
+    names = args.tables or tables
+    for name in names:
+        if name not in tables:
+            raise UserError(f"there is no table '{name}'; valid are {', '.join(tables)}")
+    tables = [table for name, table in tables.items() if name in names]
     if args.num_gpus < 1:
         raise UserError(f"--num-gpus {args.num_gpus} must be at least 1")
     if len(args.opts) % 2:
         raise UserError(f"overrides come in pairs of KEY VALUE; {' '.join(args.opts)} is an odd number of words")
     if args.launch:
         launch(tables, args)
-    if args.launch != "print":
-        write_tables(tables, args)
-
-
-def chosen_tables(protocol: str, names: list[str] | None) -> list[Table]:
-    tables = load_tables(protocol)
-    known = [table.name for table in tables]
-    unknown = [name for name in names or [] if name not in known]
-    if unknown:
-        raise UserError(f"there is no table '{unknown[0]}'; valid are {', '.join(known)}")
-    return [table for table in tables if not names or table.name in names]
-
-
-def launch(tables: list[Table], args: argparse.Namespace) -> None:
-    """Print the commands of the missing rows, or run them one after another until one fails."""
-    commands = missing_commands(tables, args.output, args.num_gpus, args.seeds, args.opts)
-    if args.launch == "run" and Path.cwd() != REPOSITORY:
-        raise UserError(f"the commands are run in the repository: cd {REPOSITORY} first")
-    if not commands:
-        print("every row has its run", file=sys.stderr)
-    for number, command in enumerate(commands, start=1):
-        if args.launch == "print":
-            print(command)
-            continue
-        print(f"[{number}/{len(commands)}] {command}", flush=True)
-        done = subprocess.run(command.arguments)
-        if done.returncode or not command.leaves.is_file():
-            raise UserError(f"this command ended with code {done.returncode} before it was done: {command}")
-
-
-def write_tables(tables: list[Table], args: argparse.Namespace) -> None:
+    if args.launch == "print":
+        return
     runs = {row: find_runs(row, args.output) for table in tables for row in table.rows}
     markdown = to_markdown(tables, runs)
     if args.update:
@@ -92,6 +60,24 @@ def write_tables(tables: list[Table], args: argparse.Namespace) -> None:
     ours = [row for row in runs if row.config]
     done = sum(bool(runs[row]) for row in ours)
     print(f"{done} of {len(ours)} rows have a run: see {args.output}/tables.md and .csv")
+
+
+def launch(tables, args):
+    """Print the commands of the missing rows, or run them one after another until one fails."""
+    commands = missing_commands(tables, args.output, args.num_gpus, args.seeds, args.opts)
+    if args.launch == "run" and Path.cwd() != REPOSITORY:
+        raise UserError(f"the commands are run in the repository: cd {REPOSITORY} first")
+    if not commands:
+        print("every row has its run", file=sys.stderr)
+    for number, (file, command) in enumerate(commands.items(), start=1):
+        shown = "python " + shlex.join(command[1:])
+        if args.launch == "print":
+            print(shown)
+            continue
+        print(f"[{number}/{len(commands)}] {shown}", flush=True)
+        done = subprocess.run(command)
+        if done.returncode or not file.is_file():
+            raise UserError(f"this command ended with code {done.returncode} before it was done: {shown}")
 
 
 if __name__ == "__main__":

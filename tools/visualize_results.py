@@ -19,7 +19,7 @@ from detectron2.data import MetadataCatalog
 from querypose.data.coco_format import read_json
 from querypose.data.coco_keypoints import resolve_dataset
 from querypose.errors import exit_on_user_error
-from querypose.evaluation.ground_truth import ground_truth_of
+from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization.result_images import ORDERS, write_result_images
 
@@ -39,7 +39,7 @@ def main(arguments=None):
     if args.number < 1:
         parser.error("--number must be at least 1")
 
-    truth = ground_truth_of(args.dataset).require_persons()
+    truth = load_ground_truth(args.dataset).require_persons()
     results = read_json(args.results, "results")
     image_root = MetadataCatalog.get(resolve_dataset(args.dataset)).image_root
     limits = {"score_threshold": args.score_threshold, "keypoint_threshold": args.keypoint_threshold}

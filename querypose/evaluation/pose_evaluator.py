@@ -1,4 +1,4 @@
-"""The evaluator that runs during training and testing: it gathers detections and scores them once."""
+"""The evaluator that runs during training and testing, and the file that COCO's server takes for test-dev."""
 
 import copy
 import itertools
@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import re
-from collections import OrderedDict
+import zipfile
+from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -16,22 +18,21 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
+from querypose.atomic_io import writing
 from querypose.errors import UserError
-from querypose.evaluation.coco_results import TASKS, Metrics, check_options, compute_metrics
-from querypose.evaluation.ground_truth import Entries, ground_truth_of
-from querypose.evaluation.submission import submission_name, write_submission
+from querypose.evaluation.coco_results import TASKS, Metrics, check_backend, compute_metrics
+from querypose.evaluation.ground_truth import Entries, load_ground_truth
 
 logger = logging.getLogger(__name__)
 
 
 class PoseEvaluator(DatasetEvaluator):
-    """Evaluate the poses of a data set once, on the main process, with the detections of all processes.
+    """Evaluate the poses of a registered data set once, on the main process, with the detections of all processes.
 
-    Outputs are Detectron2's: per image a dict with `instances` (`pred_boxes`, `scores`, `pred_classes`,
-    `pred_keypoints` (n, K, 3) in pixels). They are written, boxes and keypoints together, to
+    Outputs are Detectron2's `Instances`. They are written, boxes and keypoints together, to
     `<output_dir>/coco_instances_results.json` in COCO's format with the file's own ids, less the 0.5 pixels that
     the loader adds to keypoints. A data set without annotations (a test set) is not evaluated; for one whose
-    metadata names a `submission_split`, test-dev, the file to submit is written too.
+    metadata names a `submission_split`, test-dev, the file to submit is written too, with `name` as the algorithm's.
 
     Images that could not be read (`unreadable` in the input) have no detections: their persons count as missed.
     """
@@ -43,27 +44,13 @@ class PoseEvaluator(DatasetEvaluator):
         *,
         output_dir: str | None = None,
         sigmas: Sequence[float] | None = None,
-        tasks: Sequence[str] = TASKS,
         backend: str = "faster-coco-eval",
         name: str = "querypose",
     ) -> None:
-        """
-        Args:
-            dataset_name: a registered data set with `json_file`, by the rules of `ground_truth_of`.
-            output_dir: folder for the results, or None to write none.
-            sigmas: K OKS sigmas; default the data set's.
-            tasks: of "bbox" and "keypoints".
-            backend: one of `BACKENDS`.
-            name: of the algorithm, in the name of a file to submit.
-        """
         self._dataset_name = dataset_name
-        self._ground_truth = ground_truth_of(dataset_name, sigmas=sigmas)
-        check_options(tasks, backend, self._ground_truth.protocol)
-        self._submission_split = MetadataCatalog.get(dataset_name).get("submission_split")
-        if self._submission_split:
-            submission_name(self._submission_split, name)
+        self._ground_truth = load_ground_truth(dataset_name, sigmas)
+        check_backend(backend, self._ground_truth.protocol)
         self._output_dir = output_dir
-        self._tasks = tasks
         self._backend = backend
         self._name = name
         self.reset()
@@ -75,7 +62,7 @@ class PoseEvaluator(DatasetEvaluator):
             "output_dir": output_dir,
             "sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS,
             "backend": cfg.TEST.EVALUATOR_BACKEND,
-            "name": re.sub(r"[^A-Za-z0-9_.-]+", "-", os.path.basename(os.path.abspath(cfg.OUTPUT_DIR))),
+            "name": os.path.basename(os.path.abspath(cfg.OUTPUT_DIR)),
         }
 
     def reset(self) -> None:
@@ -95,30 +82,51 @@ class PoseEvaluator(DatasetEvaluator):
     def evaluate(self) -> Metrics:
         """Return the metrics of `evaluate_coco_results` on the main process, an empty dict on the others."""
         comm.synchronize()
-        results = list(itertools.chain(*comm.gather(self._results, dst=0)))
-        unreadable = list(itertools.chain(*comm.gather(self._unreadable, dst=0)))
+        gathered = (comm.gather(own, dst=0) for own in (self._results, self._unreadable))
+        results, unreadable = (list(itertools.chain(*parts)) for parts in gathered)
         if not comm.is_main_process():
-            return OrderedDict()
+            return {}
         if unreadable:
             text = "%d images of %s could not be read (the first is %s): their persons count as missed."
             logger.warning(text, len(unreadable), self._dataset_name, unreadable[0])
+        has_annotations = bool(self._ground_truth.content["annotations"])
         if self._output_dir:
             try:
-                self._write(results, self._output_dir)
-            except OSError as error:
-                text = f"cannot write the results to {self._output_dir}: {error.strerror or error}; set OUTPUT_DIR"
-                if not self._ground_truth.content["annotations"]:
-                    raise UserError(text) from error
-                logger.error("%s (AP is computed without)", text)
-        if not self._ground_truth.content["annotations"]:
-            logger.info("%s has no annotations, so no AP can be computed for the results.", self._dataset_name)
-            return OrderedDict()
-        return compute_metrics(self._ground_truth, results, self._tasks, self._backend)
+                with writing(self._output_dir, "set OUTPUT_DIR"):
+                    self._write(results, Path(self._output_dir))
+            except UserError as error:
+                if not has_annotations:
+                    raise
+                logger.error("%s (AP is computed without)", error)
+        if has_annotations:
+            return compute_metrics(self._ground_truth, results, TASKS, self._backend)
+        logger.info("%s has no annotations, so no AP can be computed for the results.", self._dataset_name)
+        return {}
 
-    def _write(self, results: Entries, folder: str) -> None:
-        os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, "coco_instances_results.json"), "w") as file:
-            json.dump(results, file)
-        if self._submission_split:
-            path = write_submission(results, folder, self._submission_split, self._name)
-            logger.info("The file to submit for %s is %s", self._submission_split, path)
+    def _write(self, results: Entries, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "coco_instances_results.json").write_text(json.dumps(results))
+        if split := MetadataCatalog.get(self._dataset_name).get("submission_split"):
+            logger.info("The file to submit for %s is %s", split, write_submission(results, folder, split, self._name))
+
+
+def write_submission(results: Entries, folder: str | os.PathLike[str], split: str, name: str) -> Path:
+    """Write the zip file with one JSON file in it, `person_keypoints_[split]_[name]_results`, and return its path.
+
+    Of each image the 20 best poses are written, which are those that count, with keypoints to a hundredth of a pixel.
+    Boxes are left out: the server would take the area of a box for the person's. split: such as "test-dev2017".
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)  # what the server takes
+    by_image: defaultdict[int, Entries] = defaultdict(list)
+    for result in results:
+        by_image[result["image_id"]].append(result)
+    poses = []
+    for _, found in sorted(by_image.items()):
+        for pose in sorted(found, key=lambda pose: -pose["score"])[:20]:
+            values = {"keypoints": [round(v, 2) for v in pose["keypoints"]], "score": round(pose["score"], 6)}
+            poses.append({"image_id": pose["image_id"], "category_id": pose["category_id"], **values})
+    path = Path(folder) / f"person_keypoints_{split}_{name}_results.zip"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(f"{path.stem}.json", json.dumps(poses, separators=(",", ":")))
+    return path

@@ -14,12 +14,9 @@ from querypose.evaluation.matching import match_poses, values_of
 class Reliability:
     """Bins of as many coordinates each, by predicted sigma.
 
-    Attributes:
-        predicted: (bins,) root mean square of the sigmas of a bin, in pixels.
-        real: (bins,) root mean square of the errors of the same coordinates, in pixels.
-        ence: expected normalized calibration error, the mean over the bins of |predicted - real| / predicted (Levi et
-            al., 2022); 0 is perfect.
-        rank_correlation: Spearman's, of sigmas and absolute errors.
+    predicted, real: (bins,) root mean squares of the sigmas and of the errors, in pixels. ence: expected normalized
+    calibration error, the mean of |predicted - real| / predicted (Levi et al., 2022); 0 is perfect. rank_correlation:
+    Spearman's, of sigmas and absolute errors.
     """
 
     predicted: np.ndarray
@@ -33,28 +30,22 @@ def reliability(sigmas: np.ndarray, errors: np.ndarray, num_bins: int = 10) -> R
     if len(sigmas) < num_bins:
         raise UserError(f"{len(sigmas)} coordinates of persons found are too few for {num_bins} bins; give more images")
     bins = np.array_split(np.argsort(sigmas, kind="stable"), num_bins)
-    predicted = np.array([np.sqrt((sigmas[rows] ** 2).mean()) for rows in bins])
-    real = np.array([np.sqrt((errors[rows] ** 2).mean()) for rows in bins])
+    predicted, real = (np.array([np.sqrt((values[rows] ** 2).mean()) for rows in bins]) for values in (sigmas, errors))
     ence = float((np.abs(predicted - real) / predicted).mean())
-    rank = float(spearmanr(sigmas, np.abs(errors)).statistic)
-    return Reliability(predicted, real, ence, rank)
+    return Reliability(predicted, real, ence, float(spearmanr(sigmas, np.abs(errors)).statistic))
 
 
-def fit_temperature(sigmas: np.ndarray, errors: np.ndarray, num_bins: int = 10) -> float:
-    """The factor for all sigmas with which predicted and real errors of the bins agree: exp of the mean log ratio.
-
-    The bins keep a few far errors from deciding, as they would in the ratio of all.
-    """
-    bins = reliability(sigmas, errors, num_bins)
+def fit_temperature(sigmas: np.ndarray, errors: np.ndarray) -> float:
+    """The factor for all sigmas with which predicted and real errors of the bins agree: exp of the mean log ratio."""
+    bins = reliability(sigmas, errors)  # which keep a few far errors from deciding, as in the ratio of all
     return float(np.exp(np.log(bins.real.clip(1e-9) / bins.predicted).mean()))
 
 
-def keypoint_deviations(ground_truth: GroundTruth, results: Entries) -> dict[str, np.ndarray]:
+def keypoint_deviations(ground_truth: GroundTruth, results: Entries) -> list[np.ndarray]:
     """Sigmas and errors of x and y of the labeled keypoints of the persons found, see `ImageMatching`.
 
-    Results are COCO-format, with `keypoint_sigmas`, as of `querypose.structures.to_coco`. Returns arrays (n,): `sigmas`
-    and signed `errors` in pixels, `sides` (width or height of the person's box in the ground truth, in pixels) and
-    `images` (the image's index in the file). Raises `UserError` for results without sigmas, or that do not fit.
+    Returns four arrays (n,): sigmas and signed errors in pixels, width or height of the person's true box in pixels,
+    and the image's index. results: COCO-format, with `keypoint_sigmas`, as of `querypose.structures.to_coco`.
     """
     if any("keypoint_sigmas" not in result for result in results):
         raise UserError("the results have no keypoint_sigmas; predict with a model whose keypoint loss uses sigma")
@@ -65,17 +56,13 @@ def keypoint_deviations(ground_truth: GroundTruth, results: Entries) -> dict[str
     given, found = (values_of(entries, "keypoints", num_keypoints, 3) for entries in (persons, poses))
     labeled = given[..., 2] > 0
     rows = np.nonzero(labeled)[0]
-    return {
-        "sigmas": values_of(poses, "keypoint_sigmas", num_keypoints, 2)[labeled].ravel(),
-        "errors": (found - given)[labeled, :2].ravel(),
-        "sides": values_of(persons, "bbox", 4)[rows, 2:].ravel(),
-        "images": images[rows].repeat(2),
-    }
+    sigmas, sides = values_of(poses, "keypoint_sigmas", num_keypoints, 2), values_of(persons, "bbox", 4)
+    values = sigmas[labeled], (found - given)[labeled, :2], sides[rows, 2:], images[rows].repeat(2)
+    return [value.ravel() for value in values]
 
 
 def halves(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Masks (n,) of the values of one random half of the images and of the other."""
     names = np.unique(images)
-    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
-    first = np.isin(images, chosen)
+    first = np.isin(images, np.random.default_rng(seed).permutation(names)[: len(names) // 2])
     return first, ~first

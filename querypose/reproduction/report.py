@@ -4,15 +4,10 @@ import csv
 import io
 
 from querypose.errors import UserError
-from querypose.reproduction.runs import Run
-from querypose.reproduction.tables import Row, Table
-
-NOT_YET = "not yet run"
-
-Runs = dict[Row, list[Run]]
+from querypose.reproduction.runs import Row, Run, Table
 
 
-def to_markdown(tables: list[Table], runs: Runs) -> str:
+def to_markdown(tables: list[Table], runs: dict[Row, list[Run]]) -> str:
     """A heading and a table for each, then a line for each run: its config, iterations, time, memory, seed, folder."""
     parts = []
     for table in tables:
@@ -23,13 +18,13 @@ def to_markdown(tables: list[Table], runs: Runs) -> str:
         lines = [f"### {table.title}", "", _line(header), _line(["---"] * len(header))]
         for row in table.rows:
             paper = [_number(row.paper[index]) for index in told]
-            lines.append(_line([*row.labels, *paper, *_ours(table, row, runs.get(row, []))]))
-        took = [_took(row, run) for row in table.rows for run in runs.get(row, [])]
+            lines.append(_line([*row.labels, *paper, *_ours(table, row, runs[row])]))
+        took = [_took(row, run) for row in table.rows for run in runs[row]]
         parts.append("\n".join([*lines, *([""] if took else []), *took]))
     return "\n\n".join(parts) + "\n"
 
 
-def to_csv(tables: list[Table], runs: Runs) -> str:
+def to_csv(tables: list[Table], runs: dict[Row, list[Run]]) -> str:
     """One line per row, metric and run: table, row, config, metric, paper, ours, seed, iterations, folder."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -39,23 +34,17 @@ def to_csv(tables: list[Table], runs: Runs) -> str:
             paper = dict(zip(table.columns, row.paper, strict=True))
             for column in table.our_columns:
                 start = [table.name, " ".join(row.labels), row.config, column, paper.get(column)]
-                for run in runs.get(row, []):
-                    results = run.results
-                    ours = [run.figure(column), results.get("seed"), results.get("iterations"), run.folder]
-                    writer.writerow([*start, *ours])
-                if not runs.get(row):
+                for run in runs[row]:
+                    seed, iterations = map(run.results.get, ("seed", "iterations"))
+                    writer.writerow([*start, run.figure(column), seed, iterations, run.folder])
+                if not runs[row]:
                     writer.writerow([*start, *4 * [None]])
     return file.getvalue()
 
 
-def marks(protocol: str) -> tuple[str, str]:
-    """The lines of a document between which the tables of a protocol stand."""
-    return f"<!-- {protocol} results: begin -->", f"<!-- {protocol} results: end -->"
-
-
 def update_block(text: str, block: str, path: str, protocol: str) -> str:
     """The text of a document with `block` between the protocol's two marks; UserError if it lacks them."""
-    first, last = marks(protocol)
+    first, last = (f"<!-- {protocol} results: {place} -->" for place in ("begin", "end"))
     before, begin, rest = text.partition(first)
     _, end, after = rest.partition(last)
     if not begin or not end:
@@ -65,13 +54,10 @@ def update_block(text: str, block: str, path: str, protocol: str) -> str:
 
 def _ours(table: Table, row: Row, runs: list[Run]) -> list[str]:
     """A cell for each column; several runs share a cell."""
-    if row.config is None:
-        return ["" for _ in table.our_columns]
-    if not runs:
-        return [NOT_YET, *("" for _ in table.our_columns[1:])]
-    if not any(run.results["metrics"] for run in runs):
-        return ["results written, for the server to score", *("" for _ in table.our_columns[1:])]
-    return [" / ".join(_number(run.figure(column)) for run in runs) for column in table.our_columns]
+    if any(run.results["metrics"] for run in runs):
+        return [" / ".join(_number(run.figure(column)) for run in runs) for column in table.our_columns]
+    first = "results written, for the server to score" if runs else "not yet run" if row.config else ""
+    return [first, *("" for _ in table.our_columns[1:])]
 
 
 def _took(row: Row, run: Run) -> str:

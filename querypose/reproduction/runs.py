@@ -1,8 +1,9 @@
-"""Finished runs in an output folder, and whether each is what its row says."""
+"""The rows of the paper's tables, their finished runs in an output folder, and the commands for rows without one."""
 
 import json
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,10 +13,13 @@ import yaml
 from detectron2.config import CfgNode
 
 from querypose.config_checks import leaves
-from querypose.data import annotation_file
 from querypose.errors import UserError
 from querypose.evaluation import keypoint_errors
-from querypose.reproduction.tables import Row, config_of, load_tables
+from querypose.setup_config import setup_config
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROTOCOLS = ("paper", "minicoco", "synthetic_people")
+"""The paper's tables, and rows of them on Mini-COCO and on synthetic people (docs/EXPERIMENTS.md)."""
 
 # without influence on the result, or of which another key says more
 _IGNORED = (
@@ -28,11 +32,55 @@ _IGNORED_IN_EVALUATION = (
 )  # fmt: skip
 # columns whose metric has another task or name in the results
 _METRIC = {
-    "APM": ("keypoints", "APm"),
-    "APL": ("keypoints", "APl"),
-    "AP box": ("bbox", "AP"),
-    "AP kps": ("keypoints", "AP"),
-}
+    "APM": ("keypoints", "APm"), "APL": ("keypoints", "APl"), "AP box": ("bbox", "AP"), "AP kps": ("keypoints", "AP"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row of a table, with what the paper reports by column.
+
+    config: of the run that fills it, relative to the repository; None for other methods. train: where the config only
+    evaluates, that of the training run that makes its weights.
+    """
+
+    labels: list[str]
+    paper: list[float | None]
+    config: str | None = None
+    train: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """columns: those of the paper; `our_columns`: the metrics of our runs."""
+
+    name: str
+    title: str
+    labels: list[str]
+    columns: list[str]
+    rows: list[Row]
+
+    @property
+    def our_columns(self) -> list[str]:
+        """The paper's columns, then box AP and time where the paper's table leaves them out."""
+        return [*self.columns, *(column for column in ("AP box", "Time [ms]") if column not in self.columns)]
+
+
+def load_tables(protocol: str = "paper") -> list[Table]:
+    """The tables of one of `PROTOCOLS`, in their order."""
+    file = Path(__file__).with_name("paper_tables.json" if protocol == "paper" else "small_tables.json")
+    records = json.loads(file.read_text().replace("{protocol}", protocol))
+    return [
+        Table(**{**record, "rows": [Row(**row) for row in record["rows"]]})
+        for record in records
+        if record.pop("protocol", protocol) == protocol
+    ]
+
+
+@cache
+def config_of(file: str) -> CfgNode:
+    """The config of a row, by its file relative to the repository."""
+    return setup_config(str(REPOSITORY / file))
 
 
 @dataclass(frozen=True)
@@ -62,21 +110,20 @@ def _mean_oks(folder: Path) -> float | None:
     if not file.is_file():
         return None
     (dataset,) = yaml.safe_load((folder / "config.yaml").read_text())["DATASETS"]["TEST"]
-    return keypoint_errors(annotation_file(dataset), json.loads(file.read_text())).to_dict()["mean_oks"]
+    return keypoint_errors(dataset, json.loads(file.read_text())).to_dict()["mean_oks"]
 
 
 def run_folder(config: str, output: Path, seed: int | None = None) -> Path:
-    """The folder of a config's run: equal configs of the ablations share that of the first of them."""
-    name = first_config_like(config).removeprefix("configs/").removesuffix(".yaml")
+    """The folder of a config's run: equal configs of the paper's ablations share that of the first of them."""
+    if "/ablations/" in config:
+        others = (row.config for table in load_tables() for row in table.rows if row.config)
+        config = next(other for other in others if other == config or config_of(other) == config_of(config))
+    name = config.removeprefix("configs/").removesuffix(".yaml")
     return output / (name if seed is None else f"{name}_seed{seed}")
 
 
 def find_runs(row: Row, output: Path) -> list[Run]:
-    """The finished runs of a row (results.json is the mark), of every seed.
-
-    Raises:
-        UserError: a results.json that cannot be read, or a run of another model in the row's folder.
-    """
+    """The finished runs of a row (results.json is the mark), of every seed; `UserError` for one of another model."""
     if row.config is None:
         return []
     folder = run_folder(row.config, output)
@@ -86,24 +133,14 @@ def find_runs(row: Row, output: Path) -> list[Run]:
     return [_read(row, path) for path in folders if (path / "results.json").is_file()]
 
 
-def first_config_like(config: str) -> str:
-    """The first config of the paper's ablations that is the same as this one, or this one itself."""
-    if "/ablations/" not in config:
-        return config
-    mine = config_of(config)
-    others = (row.config for table in load_tables("paper") for row in table.rows if row.config)
-    return next(other for other in others if other == config or config_of(other) == mine)
-
-
 def _read(row: Row, folder: Path) -> Run:
     try:
         results = json.loads((folder / "results.json").read_text())
         ran = yaml.safe_load((folder / "config.yaml").read_text())
         results["metrics"].items()
     except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{folder} has a results.json but is not a complete run ({type(error).__name__}: {error}); move it away"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder} has a results.json but is not a complete run ({reason}); move it away") from error
     differences = tuple(_differences(config_of(str(row.config)), ran, evaluation=row.train is not None))
     wrong = [text for text in differences if text.startswith("MODEL.")]
     if wrong:
@@ -120,3 +157,34 @@ def _differences(wanted: CfgNode, ran: dict[str, Any], evaluation: bool) -> Iter
     for key, value in leaves(CfgNode(yaml.safe_load(wanted.dump()))):
         if key in found and found[key] != value and not f"{key}.".startswith(tuple(f"{skip}." for skip in skipped)):
             yield f"{key} {found[key]} instead of {value}"
+
+
+def missing_commands(
+    tables: list[Table], output: Path, num_gpus: int = 1, seeds: Sequence[int] = (), opts: Sequence[str] = ()
+) -> dict[Path, list[str]]:
+    """Command lines for the rows without a finished run, each once and in order, by the file that each writes last.
+
+    They are run in the repository's root; an interrupted one resumes. Without `seeds` the config's own is taken.
+    """
+    commands: dict[Path, list[str]] = {}
+
+    def plan(tool: str, config: str, file: Path, seed: int | None, *weights: str) -> None:
+        if not file.is_file():
+            command = [sys.executable, f"tools/{tool}.py", "--config-file", config, "--num-gpus", str(num_gpus)]
+            command += ["--resume"] if tool == "train_net" else []
+            own = [] if seed is None else ["SEED", str(seed)]
+            commands.setdefault(file, [*command, "OUTPUT_DIR", str(file.parent), *own, *opts, *weights])
+
+    for table in tables:
+        for row in table.rows:
+            if row.config is None:
+                continue
+            for seed in seeds or (None,):
+                results = run_folder(row.config, output, seed) / "results.json"
+                if row.train is None:
+                    plan("train_net", row.config, results, seed)
+                elif not results.is_file():
+                    trained = run_folder(row.train, output, seed) / "model_final.pth"
+                    plan("train_net", row.train, trained, seed)
+                    plan("test_net", row.config, results, seed, "MODEL.WEIGHTS", str(trained))
+    return commands

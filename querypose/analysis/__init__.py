@@ -1,1 +1,0 @@
-"""What the shipped models cost, what the paper reports of them, and the page that says so."""
