@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # by file below querypose/: (tests/test_NAME.py, what is broken, `old`, which becomes `new`)
 _BY_FILE = {
     "modeling/losses/matcher.py": [
-        ("matcher", "matching: GIoU counts as a cost", "- self.giou_weight * batched", "+ self.giou_weight * batched"),
+        ("matcher", "matching: GIoU counts as a cost", "- self.giou_weight * (iou", "+ self.giou_weight * (iou"),
         ("matcher", "matching: the class cost without its negative term",
          "return positive - negative", "return positive"),
     ],

@@ -4,12 +4,20 @@ import re
 
 import pytest
 import torch
+from detectron2.modeling import build_model
+from refusals import ROOT, tool
 from tiny_model import tiny_config, tiny_model
 
-from querypose.conversion import convert_authors_checkpoint, convert_authors_weights
+from querypose.conversion.authors import convert_authors_checkpoint, convert_authors_weights
 from querypose.data import skeleton_of
+from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.errors import UserError
 from querypose.modeling import build_part_division
+from querypose.setup_config import setup_config
+
+# a backbone that the authors have, unlike the tiny model's own
+RESNET = ("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH", 18)
+RESNET += ("MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"])
 
 # ours -> the authors', for everything that is not kept per part
 BOX_STAGE = {
@@ -92,35 +100,61 @@ def as_the_authors_would_save(state_dict, part_of_keypoint):
     return theirs
 
 
-@pytest.fixture(scope="module", params=["light", "full"])
-def pair(request):
-    """(our model, its weights as the authors would save them, the part of each keypoint)."""
-    model = tiny_model(request.param)
+def parts_of(division):
+    return build_part_division(skeleton_of(tiny_config()), division)
+
+
+@pytest.mark.parametrize("variant", ["light", "full"])
+def test_everything_comes_back(tmp_path, capsys, variant):
+    model = tiny_model(variant, *RESNET)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_()
-    division = build_part_division(skeleton_of(tiny_config()), "rigid")
-    return model, as_the_authors_would_save(model.state_dict(), division), division
+        for tensor in model.state_dict().values():
+            tensor.copy_(torch.rand(tensor.shape))
+    theirs, ours = tmp_path / "theirs.pth", tmp_path / "ours.pth"
+    torch.save({"model": as_the_authors_would_save(model.state_dict(), parts_of("rigid"))}, theirs)
+    convert = tool("convert_weights", "--source", "authors", theirs, ours)
+    convert()
+    printed = capsys.readouterr().out
+    assert "left out 4 tensors: a third gate layer (updater.fc3, updater.norm_fc3) that is never called" in printed
+    assert "left out 2 tensors: image statistics" in printed and printed.count("left out") == 2
+    assert f"config: configs/querypose_{'light_' * (variant == 'light')}R50.yaml" in printed
+    assert "overrides: MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.FPN.OUT_CHANNELS 16" in printed
+
+    # what it says to use is a working command line
+    use = next(line for line in printed.splitlines() if line.startswith("use: --config-file "))
+    file, *opts = use.removeprefix("use: --config-file ").split()
+    cfg = setup_config(str(ROOT / file), [*opts, "MODEL.DEVICE", "cpu"])
+    other = build_model(cfg)
+    PoseCheckpointer(other).load(cfg.MODEL.WEIGHTS)
+    state_dict = other.state_dict()
+    assert state_dict.keys() == model.state_dict().keys()
+    assert all(torch.equal(state_dict[name], tensor) for name, tensor in model.state_dict().items())
+
+    # a second run does not write over it
+    before = ours.read_bytes()
+    with pytest.raises(SystemExit):
+        convert()
+    assert "exists already" in capsys.readouterr().err
+    assert ours.read_bytes() == before
 
 
-def test_everything_comes_back(pair):
-    model, theirs, division = pair
-    converted, dropped = convert_authors_weights(theirs, division)
-    state_dict = model.state_dict()
-    assert converted.keys() == state_dict.keys()
-    for name, tensor in state_dict.items():
-        assert torch.equal(converted[name], tensor), name
-    model.load_state_dict(converted, strict=True)
-    assert {name for names in dropped.values() for name in names} == {
-        "pixel_mean",
-        "pixel_std",
-        *(f"head.pose_head_series.{s}.updater.{name}" for s in (0, 1) for name in ("fc3.weight", "norm_fc3.bias")),
-    }
+@pytest.mark.parametrize("division", ["per_keypoint", "joined_head", "rigid", "head_and_limbs"])
+def test_the_division_is_found_from_the_file(save, division):
+    model = tiny_model("light", *RESNET, "MODEL.QUERYPOSE.PART_DIVISION", division)
+    theirs = as_the_authors_would_save(model.state_dict(), parts_of(division))
+    conversion = convert_authors_checkpoint(save({"model": theirs, "iteration": 7}))
+    model.load_state_dict(conversion.state_dict, strict=True)
+    overrides = dict(zip(conversion.overrides[::2], conversion.overrides[1::2], strict=True))
+    assert overrides.get("MODEL.QUERYPOSE.PART_DIVISION", "rigid") == division
+
+    odd = {name: tensor for name, tensor in theirs.items() if ".fc_coord.0." not in name and ".fc_sigma.0." not in name}
+    head = "head.pose_head_series.0.fc_coord.0.linear.weight"
+    with pytest.raises(UserError, match=r"parts of \[6, .*\] keypoints, which is not a part division"):
+        convert_authors_checkpoint(save({**odd, head: torch.ones(12, 16)}))
 
 
-def test_what_is_no_querypose_of_this_division(pair):
-    _, theirs, rigid = pair
-    skeleton = skeleton_of(tiny_config())
+def test_what_is_no_querypose_of_this_division(save):
+    theirs, rigid = as_the_authors_would_save(tiny_model().state_dict(), parts_of("rigid")), parts_of("rigid")
 
     def refused(words, weights, division=rigid):
         with pytest.raises(UserError, match=words):
@@ -129,14 +163,10 @@ def test_what_is_no_querypose_of_this_division(pair):
     foreign = {"roi_heads.box.weight": torch.ones(1), "head.other.1": torch.ones(1)}
     refused("it holds roi_heads.box.weight, head.other.1$", {**theirs, **foreign})
     refused("layer4.weight and 4 more", {f"layer{index}.weight": torch.ones(1) for index in range(9)})
-    for name in ("per_keypoint", "joined_head", "head_and_limbs"):
-        words = r"parts hold \[5, 2, 2, 2, 2, 2, 2\] keypoints.*not the part division"
-        refused(words, theirs, build_part_division(skeleton, name))
+    words = r"parts hold \[5, 2, 2, 2, 2, 2, 2\] keypoints.*not the config's part division"
+    refused(words, theirs, parts_of("joined_head"))
     refused("parts hold", {name: tensor for name, tensor in theirs.items() if ".fc_coord.3." not in name})
     odd = {"head.pose_head_series.0.residual_filter.3.weight": torch.ones(2, 3)}
     refused("parts of .*instance_to_part.weight in the checkpoint have different shapes", {**theirs, **odd})
-
-
-def test_a_file_of_another_model(save):
     with pytest.raises(UserError, match="is not the authors' QueryPose: it has no keypoint heads"):
         convert_authors_checkpoint(save({"layer1.weight": torch.ones(2)}))

@@ -84,7 +84,7 @@ def test_damaged_and_foreign_files_are_refused(save):
     misshapen = r"1 misshapen \(backbone.bottom_up.conv2.weight \(64, 64, 1, 1\) instead of \(64, 64, 3, 3\)\)"
     for others, words in (
         (some, r"20 missing \(backbone.bottom_up.stage4.2.fuse_layers.2.0.0.0.weight"),
-        ({**shapes, "neck.weight": (2,)}, r"1 unexpected \(backbone.bottom_up.neck.weight\)"),
+        ({**shapes, "stage5.weight": (2,)}, r"1 unexpected \(backbone.bottom_up.stage5.weight\)"),
         ({**shapes, "conv2.weight": (64, 64, 1, 1)}, misshapen),
         ({"layer1.0.conv1.weight": (1,)}, "does not match HRNet: it lacks transition1.0.0.weight"),
         ({**shapes, "transition1.0.0.weight": (20, 256, 3, 3)}, "timm cannot build"),

@@ -9,10 +9,9 @@ from test_conversion_hrnet import tensors_of
 from torchvision.models.swin_transformer import SwinTransformer
 
 from querypose.conversion import convert_swin_checkpoint
-from querypose.conversion.swin import to_torchvision, window_of
+from querypose.conversion.backbones import to_torchvision, window_of
 from querypose.errors import UserError
 
-DEPTHS = {96: (2, 2, 6, 2), 128: (2, 2, 18, 2), 192: (2, 2, 18, 2)}
 PREFIX = "backbone.bottom_up."
 
 
@@ -24,11 +23,10 @@ def norm(name, width):
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
-def original_swin(dim, window=7, depths=None, output_norms=False):
+def original_swin(dim, window=7, depths=(2, 2, 18, 2), output_norms=False):
     """Names and shapes of an original Swin without head and buffers; heads of 32 channels."""
     shapes = {"patch_embed.proj.weight": (dim, 3, 4, 4), "patch_embed.proj.bias": (dim,)}
     shapes |= norm("patch_embed.norm", dim)
-    depths = depths or DEPTHS[dim]
     for stage, depth in enumerate(depths):
         width = dim * 2**stage
         for block in range(depth):
@@ -54,33 +52,19 @@ def test_the_naming_written_out_here_is_that_of_the_authors(shared_folder):
 
 def test_names():
     pairs = {
-        "patch_embed.proj.weight": "features.0.0.weight",
         "patch_embed.norm.bias": "features.0.2.bias",
         "layers.0.blocks.1.norm1.weight": "features.1.1.norm1.weight",
-        "layers.0.downsample.reduction.weight": "features.2.reduction.weight",
-        "layers.2.blocks.17.mlp.fc1.weight": "features.5.17.mlp.0.weight",
         "layers.2.blocks.17.mlp.fc2.bias": "features.5.17.mlp.3.bias",
         "layers.2.downsample.norm.weight": "features.6.norm.weight",
-        "layers.3.blocks.0.attn.qkv.weight": "features.7.0.attn.qkv.weight",
-        "layers.3.blocks.0.attn.relative_position_bias_table": "features.7.0.attn.relative_position_bias_table",
-        "norm3.weight": "norm3.weight",
+        # a ResNet's and an HRNet's names mean themselves
+        **{name: name for name in ("norm3.weight", "layer1.0.conv1.weight", "stage2.0.branches.0.0.bn1.weight")},
     }
     assert {name: to_torchvision(name) for name in pairs} == pairs
-    # a ResNet's and an HRNet's names mean themselves
-    for name in ("res2.0.conv1.weight", "layer1.0.conv1.weight", "stage2.0.branches.0.0.bn1.weight", "norm.weight"):
-        assert to_torchvision(name) == name
 
 
-@pytest.mark.parametrize(
-    ("dim", "depths", "config"),
-    [
-        (96, (2, 2, 6, 2), "querypose_Swin-T.yaml"),
-        (96, (2, 2, 18, 2), "querypose_Swin-S.yaml"),
-        (128, (2, 2, 18, 2), "querypose_Swin-B.yaml"),
-        (192, (2, 2, 18, 2), "querypose_Swin-L.yaml"),
-    ],
-)
-def test_classifier_checkpoint(save, dim, depths, config):
+@pytest.mark.parametrize(("dim", "size", "depth"), [(96, "T", 6), (96, "S", 18), (128, "B", 18), (192, "L", 18)])
+def test_classifier_checkpoint(save, dim, size, depth):
+    depths = (2, 2, depth, 2)
     tensors = tensors_of(original_swin(dim, depths=depths))
     head = tensors_of(norm("norm", 8 * dim) | linear("head", 1000, 8 * dim))
     buffers = {
@@ -88,7 +72,7 @@ def test_classifier_checkpoint(save, dim, depths, config):
         "layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49),
     }
     conversion = convert_swin_checkpoint(save({"model": {**tensors, **head, **buffers}}))
-    assert conversion.configs[0] == config and not conversion.overrides and not conversion.notes
+    assert conversion.configs[0] == f"querypose_Swin-{size}.yaml" and not conversion.overrides and not conversion.notes
     assert list(conversion.dropped.values()) == [list(head), *([name] for name in buffers)]
     (fresh,) = conversion.fresh.values()
     assert fresh == [f"{PREFIX}norm{stage}.{kind}" for stage in range(4) for kind in ("weight", "bias")]
@@ -106,7 +90,7 @@ def test_classifier_checkpoint(save, dim, depths, config):
 
 
 def test_detector_checkpoint_brings_its_output_norms(save):
-    tensors = tensors_of(original_swin(96, output_norms=True))
+    tensors = tensors_of(original_swin(96, depths=(2, 2, 6, 2), output_norms=True))
     others = tensors_of({"neck.lateral_convs.0.conv.weight": (2,), "rpn_head.rpn_cls.bias": (3,)})
     content = {"state_dict": {**{f"backbone.{name}": tensor for name, tensor in tensors.items()}, **others}, "meta": {}}
     conversion = convert_swin_checkpoint(save(content))
@@ -129,7 +113,7 @@ def bicubic_matrix(before, after):
 
 
 def test_tables_of_another_window_are_interpolated(save):
-    tensors = tensors_of(original_swin(96, window=12))
+    tensors = tensors_of(original_swin(96, window=12, depths=(2, 2, 6, 2)))
     name = "layers.1.blocks.1.attn.relative_position_bias_table"
     tensors[name] = torch.randn(23 * 23, 6)
     conversion = convert_swin_checkpoint(save({"model": tensors}))

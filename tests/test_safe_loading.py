@@ -113,24 +113,16 @@ def test_no_code_is_run(tmp_path, reader, suffix, kind):
         assert "loading it would run code (posix.mkdir)" in str(error.value)
 
 
-def test_a_file_with_an_object_names_its_class(save):
-    path = save({"model": {"w": torch.zeros(2)}, "arguments": argparse.Namespace(lr=1)})
+def test_the_hostile_files_are_hostile_and_name_their_class(save, tmp_path):
     with pytest.raises(UserError, match=r"would run code \(argparse.Namespace\); where you trust its source, save the"):
-        read_checkpoint(path)
-
-
-def test_the_hostile_files_are_hostile(tmp_path):
+        read_checkpoint(save({"model": {"w": torch.zeros(2)}, "arguments": argparse.Namespace(lr=1)}))
     for number, kind in enumerate(("zip", "legacy", "state")):
         hostile(kind, tmp_path / f"run{number}", tmp_path / "file")
         torch.load(tmp_path / "file", weights_only=False)
         assert (tmp_path / f"run{number}").is_dir()
 
 
-def raw(*opcodes):
-    return b"\x80\x02" + b"".join(opcodes) + b"."
-
-
-RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
+RECONSTRUCT = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n"
 
 
 @pytest.mark.parametrize(
@@ -139,16 +131,15 @@ RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
         (pickle.dumps({"a": np.array([{}], object)}), "something else than numbers"),
         (pickle.dumps({"a": np.zeros(2, "f4,O")}), "something else than numbers"),
         (pickle.dumps({"a": np.array(["text"])}), "something else than numbers"),
-        (pickle.dumps({"a": np.datetime64("2020")}), "something else than numbers"),
         (pickle.dumps({"a": collections.Counter("aa")}), r"would run code \(collections.Counter\)"),
         (pickle.dumps({"a": print}), r"would run code \(builtins.print\)"),
-        (pickle.dumps({"a": np.zeros(4)})[:-20], "damaged, cut off or no pickle"),
-        (raw(RECONSTRUCT, b"}K\x01K\x02sb"), "holds no weights"),
-        (raw(RECONSTRUCT, b"\x29R"), "holds no weights"),
-        (raw(b"}q\x00K\x01h\x00s"), "recursion"),
+        (pickle.dumps({"a": np.zeros(4)})[:-20], "is damaged, cut off"),
+        (RECONSTRUCT + b"}K\x01K\x02sb.", "holds no weights"),
+        (RECONSTRUCT + b"\x29R.", "holds no weights"),
+        (b"\x80\x02}q\x00K\x01h\x00s.", "recursion"),
         (pickle.dumps([1, 2]), "holds no weights"),
-        (b"", "damaged, cut off or no pickle"),
-        (b"Not a pickle at all\n", "damaged, cut off or no pickle"),
+        (b"", "is damaged, cut off or of another format .it is empty"),
+        (b"Not a pickle at all\n", "is damaged, cut off"),
         # an array that is shorter than it says
         (pickle.dumps({"a": np.zeros(4, np.float32)}, 2).replace(b"K\x04\x85", b"K\x40\x85"), "array of size 4"),
     ],
@@ -165,9 +156,7 @@ def test_what_a_pickle_of_arrays_may_not_hold(tmp_path, content, match):
     [
         ({"model": {"another.weight": torch.zeros(3)}}, "another model's: none of them has the name and the shape"),
         ({"model": {}}, "holds no weights but a dict of model; give a state dict, bare or under 'model'"),
-        ([torch.zeros(1)], "holds no weights but a list"),
         ({"state_dict": {"model": {"v": torch.ones(1), "w": "text"}}}, "holds no weights but a dict of state_dict"),
-        ({"epoch": 3, "weights": {"w": torch.ones(1)}}, "holds no weights but a dict of epoch, weights"),
     ],
 )
 def test_files_without_weights(save, content, words):
@@ -246,7 +235,7 @@ def test_safetensors(tmp_path):
     SafeCheckpointer(model).load(str(file))
     assert model.weight.tolist() == [[1.5, 2.0]] and model.bias.tolist() == [3.0]
     file.write_bytes(file.read_bytes()[:-3])
-    with pytest.raises(UserError, match="model.safetensors: it is damaged, cut off or no safetensors file"):
+    with pytest.raises(UserError, match="model.safetensors: it is damaged, cut off"):
         SafeCheckpointer(model).load(str(file))
 
 
@@ -262,13 +251,5 @@ def test_caffe2_files(tmp_path):
 def test_a_checkpoint_that_cannot_be_had(tmp_path):
     with pytest.raises(UserError, match="cannot load the weights file://nowhere/model.pth"):
         SafeCheckpointer(nn.Linear(1, 1)).load("file://nowhere/model.pth")
-    with pytest.raises(UserError, match="No such file or directory.; check the path"):
+    with pytest.raises(UserError, match="No such file or directory; check the path"):
         read_checkpoint(str(tmp_path / "absent.pth"))
-
-
-def test_an_array_that_is_shorter_than_it_says(tmp_path):
-    content = pickle.dumps({"a": np.zeros(4, np.float32)}, 2)
-    assert content.count(b"K\x04\x85") == 1, "its shape"
-    (tmp_path / "model.pkl").write_bytes(content.replace(b"K\x04\x85", b"K@\x85"))
-    with pytest.raises(UserError, match="cannot reshape array of size 4"):
-        read_checkpoint(str(tmp_path / "model.pkl"))

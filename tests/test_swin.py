@@ -1,7 +1,5 @@
 """Swin against the original formulation, written here over all pairs of locations instead of windows."""
 
-import json
-
 import pytest
 import torch
 from tiny_model import tiny_config
@@ -9,7 +7,7 @@ from torch import nn
 
 from querypose.config_checks import check_config
 from querypose.errors import UserError
-from querypose.modeling.backbones import SwinBackbone
+from querypose.modeling.backbones.swin import SwinBackbone
 
 TINY = {"embed_dim": 8, "depths": [2, 3, 2, 2], "num_heads": [1, 2, 4, 8]}
 
@@ -121,17 +119,6 @@ def test_the_original_formulation(window, height, width):
 
 
 @torch.no_grad()
-def test_the_window_of_the_paper():
-    backbone = random_swin(window_size=7, out_features=("res2", "res3"))
-    image = torch.randn(1, 3, 72, 104, dtype=torch.float64)  # maps of 18x26 and 9x13
-    features = backbone(image)
-    full = random_swin(window_size=7)
-    full.load_state_dict(full.state_dict() | backbone.state_dict())
-    for key, expected in zip(features, original_swin(full, image[0], 7)[:2], strict=True):
-        torch.testing.assert_close(features[key][0].permute(1, 2, 0), expected)
-
-
-@torch.no_grad()
 def test_maps_within_one_window_are_not_shifted():
     backbone = random_swin(window_size=7)
     image = torch.randn(1, 3, 28, 24, dtype=torch.float64)  # maps of 7x6, 4x3, 2x2, 1x1
@@ -159,41 +146,14 @@ def test_stochastic_depth_rises_with_depth_and_rests_in_inference():
     assert torch.equal(runs[2], runs[3])
 
 
-def original_name(name):
-    """torchvision's name of a Swin tensor in the original naming, written out once more for the authors' key list."""
-    parts = name.split(".")
-    if parts[0] != "features":
-        return name
-    layer, rest = int(parts[1]), parts[2:]
-    if layer == 0:
-        return f"patch_embed.{dict([('0', 'proj'), ('2', 'norm')])[rest[0]]}.{rest[1]}"
-    if layer % 2 == 0:
-        return f"layers.{layer // 2 - 1}.downsample.{'.'.join(rest)}"
-    inner = ".".join(rest[1:]).replace("mlp.0", "mlp.fc1").replace("mlp.3", "mlp.fc2")
-    return f"layers.{(layer - 1) // 2}.blocks.{rest[0]}.{inner}"
-
-
-def test_tensors_are_those_of_the_authors_swin_l(shared_folder):
-    theirs = json.loads((shared_folder / "parity/keys_swinL_full.json").read_text())
-    prefix = "backbone.bottom_up."
-    theirs = {
-        key.removeprefix(prefix): shape
-        for key, shape in theirs.items()
-        if key.startswith(prefix) and not key.endswith("relative_position_index")
-    }
-    with torch.device("meta"):
-        backbone = SwinBackbone(embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48], window_size=7)
-    assert {original_name(name): list(parameter.shape) for name, parameter in backbone.named_parameters()} == theirs
-
-
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("DEPTHS", [2, 2, 6], r"DEPTHS \[2, 2, 6\].*give 4 DEPTHS, 4 NUM_HEADS"),
+        ("DEPTHS", [2, 2, 6], "needs 4 DEPTHS, 4 NUM_HEADS"),
         ("DEPTHS", [2, 0, 6, 2], "all of at least 1"),
-        ("NUM_HEADS", [1, 2, 4, 5], "5 does not divide 64"),
-        ("WINDOW_SIZE", 1, "WINDOW_SIZE 1 and .* must be at least 2"),
-        ("STOCHASTIC_DEPTH", 1.0, "STOCHASTIC_DEPTH 1.0.* at least 0 and below 1"),
+        ("NUM_HEADS", [1, 2, 4, 5], "NUM_HEADS must divide the channels, EMBED_DIM 8 times"),
+        ("WINDOW_SIZE", 1, "WINDOW_SIZE is 1; it must be at least 2"),
+        ("STOCHASTIC_DEPTH", 1.0, "STOCHASTIC_DEPTH is 1.0; .* at least 0 and below 1"),
     ],
 )
 def test_values_that_cannot_be(key, value, reason):

@@ -15,7 +15,8 @@ import argparse
 import os
 
 from querypose.atomic_io import check_output_file
-from querypose.conversion import CONVERTERS, Conversion, save_weights
+from querypose.conversion import CONVERTERS
+from querypose.conversion.files import Conversion, save_weights
 from querypose.errors import exit_on_user_error
 
 
@@ -37,8 +38,8 @@ def report(conversion: Conversion, path: str) -> None:
     """Print what was dropped, what the file lacks, and how to use it."""
     for done, groups in (("left out", conversion.dropped), ("randomly initialized", conversion.fresh)):
         for reason, names in groups.items():
-            tensors, others = ("tensors", ", ..") if len(names) > 1 else ("tensor", "")
-            print(f"{done} {len(names)} {tensors}: {reason} ({names[0]}{others})")
+            more = len(names) > 1
+            print(f"{done} {len(names)} tensor{'s' * more}: {reason} ({names[0]}{', ..' * more})")
     for note in conversion.notes:
         print(note)
     parts = {".".join(name.split(".")[:2]) for name in conversion.state_dict}

@@ -1,14 +1,13 @@
 """Converting pretrained weights to our naming, and our checkpoints to weights for publication."""
 
-from querypose.conversion.authors import convert_authors_checkpoint, convert_authors_weights
-from querypose.conversion.files import Conversion, save_weights
-from querypose.conversion.hrnet import convert_hrnet_checkpoint
+from querypose.conversion.authors import convert_authors_checkpoint
+from querypose.conversion.backbones import (
+    convert_hrnet_checkpoint,
+    convert_swin_checkpoint,
+    convert_torchvision_checkpoint,
+)
+from querypose.conversion.files import backbone_of, publishable_weights
 from querypose.conversion.movenet import convert_movenet_file
-from querypose.conversion.publish import backbone_of, publishable_weights
-from querypose.conversion.swin import convert_swin_checkpoint
-from querypose.conversion.torchvision import convert_torchvision_checkpoint
-
-__all__ = ["CONVERTERS", "Conversion", "convert_authors_weights", "save_weights"]
 
 CONVERTERS = {
     "authors": convert_authors_checkpoint,

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from querypose.conversion.authors_layout import POSE, backbone_settings, find_division, head_settings
+from querypose.conversion.backbones import SWIN_BUFFERS, index_buffers, to_torchvision
 from querypose.conversion.files import Conversion, load_tensors, split_off
 from querypose.conversion.layout import BOTTOM_UP, Layout, enumerate_names
-from querypose.conversion.swin import BUFFERS, index_buffers, to_torchvision
 from querypose.errors import UserError
 
 # how names begin, the authors' -> ours; the first that fits counts
@@ -66,7 +66,7 @@ _DROPPED = {
     rf"{POSE}\.updater\.(fc3|norm_fc3)\..+": "a third gate layer (updater.fc3, updater.norm_fc3) that is never called",
     r"backbone\.fpn_conv\.4\..+": "a fifth level's convolution, whose map no stage reads",
     r"backbone\.lateral_conv\.0\..+": "a convolution of the finest branch that is never called",
-    **{re.escape(BOTTOM_UP) + pattern: reason for pattern, reason in BUFFERS.items()},
+    **{re.escape(BOTTOM_UP) + pattern: reason for pattern, reason in SWIN_BUFFERS.items()},
     r"pixel_(mean|std)": "image statistics, which the config holds",
 }
 
@@ -96,21 +96,16 @@ def per_part_slot(name: str) -> tuple[str, int] | None:
 
 
 def convert_authors_checkpoint(path: str) -> Conversion:
-    """Read an authors' checkpoint of any backbone and variant without running any code in it, and convert it.
-
-    Everything is found from the tensors' shapes; the skeleton is COCO's, the only one they know.
-    """
-    loaded, dropped = load_tensors(path)
+    """Read an authors' checkpoint of any backbone and variant, found from its shapes; the skeleton is COCO's."""
+    loaded, dropped = load_tensors(path, {})
     if not any(re.match(rf"{POSE}\.fc_coord\.", name) for name in loaded):
-        raise UserError(
-            f"the checkpoint {path} is not the authors' QueryPose: it has no keypoint heads in their naming"
-        )
+        raise UserError(f"the checkpoint {path} is not the authors' QueryPose: it has no keypoint heads of theirs")
     division, part_of_keypoint = find_division(loaded, path)
     settings = {**backbone_settings(loaded, path), **head_settings(loaded)}
     settings["MODEL.QUERYPOSE.PART_DIVISION"] = None if division == "rigid" else division
     layout = Layout.closest(settings)
-    state_dict, without_function = convert_authors_weights(loaded, part_of_keypoint)
-    tensors = {**state_dict, **index_buffers(layout.shapes)}
+    tensors, without_function = convert_authors_weights(loaded, part_of_keypoint)
+    tensors |= index_buffers(layout.shapes)
     conversion = layout.conversion(path, tensors, {**dropped, **without_function})
     conversion.configs = conversion.configs[:1]
     return conversion
@@ -119,18 +114,9 @@ def convert_authors_checkpoint(path: str) -> Conversion:
 def convert_authors_weights(
     state_dict: dict[str, Tensor], part_of_keypoint: list[int]
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Rename and stack a whole state dict.
+    """Rename and stack a whole state dict of theirs; also returns what was dropped: what it is -> names.
 
-    Args:
-        state_dict: the authors' tensors by their names.
-        part_of_keypoint: for each keypoint the index of its part; the authors' heads hold the keypoints of a part
-            in the skeleton's order.
-
-    Returns:
-        our state dict, and what was dropped because it has no function: what it is -> names.
-
-    Raises:
-        UserError: tensors that are not QueryPose's.
+    part_of_keypoint: the index of each keypoint's part; their heads hold a part's keypoints in the skeleton's order.
     """
     kept, dropped = split_off(state_dict, _DROPPED)
     converted, unknown = {}, []
@@ -148,7 +134,7 @@ def convert_authors_weights(
     for name, parts in stacks.items():
         ordered = [parts[index] for index in sorted(parts)]
         if len({part.shape[1:] if ".heads." in name else part.shape for part in ordered}) > 1:
-            raise UserError(f"the parts of {name} in the checkpoint have different shapes; convert an unchanged one")
+            raise UserError(f"the parts of {name} in the checkpoint have different shapes")
         converted[name] = _by_keypoint(ordered, part_of_keypoint) if ".heads." in name else torch.stack(ordered)
     return converted, dropped
 
@@ -158,8 +144,6 @@ def _by_keypoint(parts: list[Tensor], part_of_keypoint: list[int]) -> Tensor:
     sizes = [len(part) / 2 if part.ndim else 0 for part in parts]
     if sizes != [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)]:
         listed = ", ".join(f"{size:g}" for size in sizes)
-        raise UserError(
-            f"the checkpoint's parts hold [{listed}] keypoints, which is not the part division of the config"
-        )
+        raise UserError(f"the checkpoint's parts hold [{listed}] keypoints, which is not the config's part division")
     keypoints = [iter(part.unflatten(0, (-1, 2))) for part in parts]
     return torch.stack([next(keypoints[part]) for part in part_of_keypoint])

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from querypose.conversion.hrnet import hrnet_settings
+from querypose.conversion.backbones import hrnet_settings, swin_settings
 from querypose.conversion.layout import BOTTOM_UP, number_of, shape_of
-from querypose.conversion.swin import swin_settings
 from querypose.errors import UserError
 from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
 from querypose.skeleton import Skeleton
@@ -31,26 +30,23 @@ def find_division(state_dict: Mapping[str, Tensor], path: str) -> tuple[str, lis
 
 
 def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
-    """Config values of the decoder.
-
-    Not in the shapes, hence left to the config: the number of attention heads, the side of the light variant's regions.
-    """
+    """Config values of the decoder, but for what shapes do not tell: attention heads, the light variant's regions."""
     num_queries, dim = shape_of(state_dict, r"init_proposal_features\.weight", 2)
     tokens = shape_of(state_dict, rf"{BOX}\.inst_interact\.out_layer\.weight", 2)[1] // dim
     full = any(".pose_decoder_inst_interact." in name for name in state_dict)
-    node: dict[str, object] = {
-        "VARIANT": "full" if full else "light",
-        "NUM_QUERIES": num_queries,
-        "NUM_STAGES": number_of(state_dict, r"head\.(?:pose_)?head_series\.(\d+)\..+"),
-        "HIDDEN_DIM": dim,
-        "PART_DIM": shape_of(state_dict, r"part_query\.weight", 2)[1],
-        "FEEDFORWARD_DIM": shape_of(state_dict, rf"{BOX}\.linear1\.weight", 2)[0],
-        "DYNAMIC_DIM": shape_of(state_dict, rf"{BOX}\.inst_interact\.norm1\.weight", 1)[0],
-        "NUM_TOWER_LAYERS": (number_of(state_dict, rf"{POSE}\.inst_convs\.(\d+)\..+") + 1) // 2,
-        "TOWER_DIM": shape_of(state_dict, rf"{POSE}\.inst_convs\.0\.weight", 4)[0],
+    settings: dict[str, object] = {
+        "MODEL.FPN.OUT_CHANNELS": dim,
+        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": round(tokens**0.5),
+        "MODEL.QUERYPOSE.VARIANT": "full" if full else "light",
+        "MODEL.QUERYPOSE.NUM_QUERIES": num_queries,
+        "MODEL.QUERYPOSE.NUM_STAGES": number_of(state_dict, r"head\.(?:pose_)?head_series\.(\d+)\..+"),
+        "MODEL.QUERYPOSE.HIDDEN_DIM": dim,
+        "MODEL.QUERYPOSE.PART_DIM": shape_of(state_dict, r"part_query\.weight", 2)[1],
+        "MODEL.QUERYPOSE.FEEDFORWARD_DIM": shape_of(state_dict, rf"{BOX}\.linear1\.weight", 2)[0],
+        "MODEL.QUERYPOSE.DYNAMIC_DIM": shape_of(state_dict, rf"{BOX}\.inst_interact\.norm1\.weight", 1)[0],
+        "MODEL.QUERYPOSE.NUM_TOWER_LAYERS": (number_of(state_dict, rf"{POSE}\.inst_convs\.(\d+)\..+") + 1) // 2,
+        "MODEL.QUERYPOSE.TOWER_DIM": shape_of(state_dict, rf"{POSE}\.inst_convs\.0\.weight", 4)[0],
     }
-    settings = {"MODEL.FPN.OUT_CHANNELS": dim, **{f"MODEL.QUERYPOSE.{key}": value for key, value in node.items()}}
-    settings["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] = round(tokens**0.5)
     if full:
         tokens = shape_of(state_dict, rf"{POSE}\.pose_decoder_inst_interact\.out_layer\.weight", 2)[1] // dim
         settings["MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION"] = round(tokens**0.5)
@@ -59,9 +55,7 @@ def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
 
 def backbone_settings(state_dict: Mapping[str, Tensor], path: str) -> dict[str, object]:
     """Config values of the backbone and its neck."""
-    bottom_up = {
-        name.removeprefix(BOTTOM_UP): tensor for name, tensor in state_dict.items() if name.startswith(BOTTOM_UP)
-    }
+    bottom_up = {name.removeprefix(BOTTOM_UP): t for name, t in state_dict.items() if name.startswith(BOTTOM_UP)}
     if "transition1.0.0.weight" in bottom_up:
         neck = "lateral" if any(name.startswith("backbone.lateral_conv.") for name in state_dict) else "pooled"
         return {**hrnet_settings(bottom_up), "MODEL.HRNET.NECK": neck}
@@ -75,9 +69,9 @@ def backbone_settings(state_dict: Mapping[str, Tensor], path: str) -> dict[str, 
 def _resnet_settings(bottom_up: Mapping[str, Tensor]) -> dict[str, object]:
     blocks = tuple(number_of(bottom_up, rf"res{stage}\.(\d+)\..+") for stage in (2, 3, 4, 5))
     bottleneck = "res2.0.conv3.weight" in bottom_up
-    depths = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50 if bottleneck else 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+    depths = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101}
     if blocks not in depths:
-        raise UserError(f"the ResNet has {blocks} blocks in its stages, which none of Detectron2's has")
+        raise UserError(f"the ResNet has {blocks} blocks in its stages, not those of ResNet-18, -50 or -101")
     return {
         "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
         "MODEL.RESNETS.DEPTH": depths[blocks],

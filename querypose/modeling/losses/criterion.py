@@ -11,7 +11,7 @@ from torchvision.ops import sigmoid_focal_loss
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.losses.auxiliary import AuxiliaryHeatmap, attention_loss
 from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY, keypoints_in_box_units
-from querypose.modeling.losses.matcher import HungarianMatcher, Match
+from querypose.modeling.losses.matcher import HungarianMatcher, Match, iou_and_gap
 from querypose.modeling.losses.targets import Targets
 
 
@@ -22,7 +22,6 @@ class SetCriterion(nn.Module):
     named `loss_class`, `loss_l1`, .. for the last stage and `loss_class_0`, `loss_class_1`, .. for those before it.
     """
 
-    matcher: HungarianMatcher
     part_of_keypoint: Tensor
 
     @configurable
@@ -37,16 +36,14 @@ class SetCriterion(nn.Module):
         giou_weight: float = 2.0,
         keypoint_weight: float = 1.0,
         attention_weight: float = 0.0,
-        auxiliary_heatmap: nn.Module | None = None,
+        auxiliary_heatmap: AuxiliaryHeatmap | None = None,
         heatmap_weight: float = 1.0,
     ):
         """
         Args:
-            matcher: assigns persons to queries.
             keypoint_loss: as KEYPOINT_LOSS_REGISTRY states.
             part_of_keypoint: for each of the K keypoints the index of its part.
             attention_weight: of the auxiliary loss on attention maps; 0 leaves it out.
-            auxiliary_heatmap: (P2, keypoints) -> loss, or None for none.
         """
         super().__init__()
         self.matcher = matcher
@@ -66,19 +63,19 @@ class SetCriterion(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int], stride: int) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
+        weights = config.LOSS
+        heatmap = AuxiliaryHeatmap(config.HIDDEN_DIM, len(part_of_keypoint), stride) if weights.HEATMAP_WEIGHT else None
         return {
-            "matcher": HungarianMatcher(config.LOSS.CLASS_WEIGHT, config.LOSS.L1_WEIGHT, config.LOSS.GIOU_WEIGHT),
+            "matcher": HungarianMatcher(weights.CLASS_WEIGHT, weights.L1_WEIGHT, weights.GIOU_WEIGHT),
             "keypoint_loss": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS)(cfg),
             "part_of_keypoint": part_of_keypoint,
-            "class_weight": config.LOSS.CLASS_WEIGHT,
-            "l1_weight": config.LOSS.L1_WEIGHT,
-            "giou_weight": config.LOSS.GIOU_WEIGHT,
-            "keypoint_weight": config.LOSS.KEYPOINT_WEIGHT,
-            "attention_weight": config.LOSS.ATTENTION_WEIGHT,
-            "auxiliary_heatmap": AuxiliaryHeatmap(config.HIDDEN_DIM, len(part_of_keypoint), stride)
-            if config.LOSS.HEATMAP_WEIGHT > 0
-            else None,
-            "heatmap_weight": config.LOSS.HEATMAP_WEIGHT,
+            "class_weight": weights.CLASS_WEIGHT,
+            "l1_weight": weights.L1_WEIGHT,
+            "giou_weight": weights.GIOU_WEIGHT,
+            "keypoint_weight": weights.KEYPOINT_WEIGHT,
+            "attention_weight": weights.ATTENTION_WEIGHT,
+            "auxiliary_heatmap": heatmap,
+            "heatmap_weight": weights.HEATMAP_WEIGHT,
         }
 
     def box_losses(
@@ -127,11 +124,7 @@ class SetCriterion(nn.Module):
         number: Tensor,
         kind: str = "",
     ) -> dict[str, Tensor]:
-        """Sums over n rows of each stage, divided by K and `number`.
-
-        places: of each stage the rows' positions among those of the output (n,), their boxes (n, 4) in pixels, and
-            their persons (n,) as in `Match`.
-        """
+        """places: of each stage, n rows' positions in the output (n,), boxes (n, 4) in pixels, and persons (n,)."""
         losses = {}
         for stage, (at, boxes, persons) in enumerate(places):
             wanted, valid = keypoints_in_box_units(targets.keypoints.flatten(0, 1)[persons], boxes)
@@ -185,15 +178,10 @@ def class_loss(logits: Tensor, match: Match) -> Tensor:
     return sigmoid_focal_loss(logits.flatten().float(), labels, alpha=0.25, gamma=2.0, reduction="sum")
 
 
-def giou_loss(boxes: Tensor, wanted: Tensor, eps: float = 1e-7) -> Tensor:
+def giou_loss(boxes: Tensor, wanted: Tensor) -> Tensor:
     """1 - GIoU of pairs of boxes (n, 4), corners -> (n,).
 
     Equal to torchvision's `generalized_box_iou_loss`, which indexes by a mask, so that a GPU's host waits for it.
     """
-    area, wanted_area = ((b[:, 2:] - b[:, :2]).prod(dim=1) for b in (boxes, wanted))
-    low, high = torch.maximum(boxes[:, :2], wanted[:, :2]), torch.minimum(boxes[:, 2:], wanted[:, 2:])
-    intersection = (high - low).clamp(min=0).prod(dim=1)
-    union = area + wanted_area - intersection
-    outer_low, outer_high = torch.minimum(boxes[:, :2], wanted[:, :2]), torch.maximum(boxes[:, 2:], wanted[:, 2:])
-    outer = (outer_high - outer_low).prod(dim=1)
-    return 1 - intersection / (union + eps) + (outer - union) / (outer + eps)
+    iou, gap = iou_and_gap(boxes, wanted)
+    return 1 - iou + gap
