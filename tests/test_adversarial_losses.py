@@ -69,11 +69,8 @@ def problems(draw):
 def test_losses_of_any_predictions_for_any_ground_truth(problem):
     targets, leaves = problem
     torch.manual_seed(0)
-    heatmap = AuxiliaryHeatmap(4, K, stride=4)
-    criterion = SetCriterion(
-        matcher=HungarianMatcher(), keypoint_loss=RLE(flow=RealNVP()), auxiliary_heatmap=heatmap, attention_weight=1.0,
-        part_of_keypoint=[0, 1, 1],
-    )  # fmt: skip
+    losses = {"keypoint_loss": RLE(flow=RealNVP()), "auxiliary_heatmap": AuxiliaryHeatmap(4, K, stride=4)}
+    criterion = SetCriterion(matcher=HungarianMatcher(), part_of_keypoint=[0, 1, 1], attention_weight=1.0, **losses)
     attention = torch.full((2 * QUERIES, 2, 3, 3), -200.0)
     attention[..., 0, 0] = 200.0  # all of it at one place
     attention.requires_grad_()
@@ -111,8 +108,7 @@ def person(number, height, width, area=True, visibility=2.0):
 BATCHES = {
     "one pixel": [person(1, 1, 1), person(2, 1, 1)],
     "extreme shapes": [person(2, 2, 300), person(2, 300, 2)],
-    "no area": [person(3, 40, 60, area=False)],
-    "nothing visible": [person(3, 40, 60, visibility=0.0)],
+    "no area, or nothing visible": [person(3, 40, 60, area=False), person(3, 40, 60, visibility=0.0)],
     "200 persons": [person(200, 40, 60), person(0, 60, 40)],
     "nobody": [person(0, 40, 60)],
 }

@@ -35,7 +35,7 @@ _DTYPES = {"float32": "<f4", "int32": "<i4", "float16": "<f2"}
 def convert_movenet_file(path: str) -> Conversion:
     """Read `movenet-multipose.json`, and the `.bin` files beside it that it names, as weights of our backbone."""
     theirs = read_tfjs(path)
-    names = _file_names()
+    names = file_names()
     missing = [name for name in names.values() if name not in theirs]
     if missing:
         listed = enumerate_names(missing, 3)
@@ -78,7 +78,7 @@ def read_tfjs(path: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _file_names() -> dict[str, str]:
+def file_names() -> dict[str, str]:
     """Our tensor's name -> the file's, for all but the convolutions to p2 .. p5."""
     convs = {"conv_stem": "Conv1/Conv2D", "conv_head": "Conv_1/Conv2D"}
     first, *blocks = (f"blocks.{stage}.{i}" for stage, number in enumerate(_BLOCKS) for i in range(number))
