@@ -1,4 +1,4 @@
-"""The authors' checkpoints become ours: renamed, stacked, and nothing invented."""
+"""The authors' checkpoints become ours: stacked, and nothing lost; that names are right is for test_parity.py."""
 
 import re
 
@@ -8,7 +8,13 @@ from detectron2.modeling import build_model
 from refusals import ROOT, tool
 from tiny_model import tiny_config, tiny_model
 
-from querypose.conversion.authors import convert_authors_checkpoint, convert_authors_weights
+from querypose.conversion.authors import (
+    BOX_STAGE,
+    ELSEWHERE,
+    KEYPOINT_STAGE,
+    convert_authors_checkpoint,
+    convert_authors_weights,
+)
 from querypose.data import skeleton_of
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.errors import UserError
@@ -19,55 +25,10 @@ from querypose.setup_config import setup_config
 RESNET = ("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH", 18)
 RESNET += ("MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"])
 
-# ours -> the authors', for everything that is not kept per part
-BOX_STAGE = {
-    "self_attention.attention": "self_attn",
-    "self_attention.norm": "norm1",
-    "interaction.generator": "inst_interact.dynamic_layer",
-    "interaction.output": "inst_interact.out_layer",
-    "interaction.": "inst_interact.",
-    "interaction_norm": "norm2",
-    "feedforward.linear": "linear",
-    "feedforward.norm": "norm3",
-    "class_branch": "cls_module",
-    "box_branch": "reg_module",
-    "class_logit": "class_logits",
-    "box_delta": "bboxes_delta",
-}
-KEYPOINT_STAGE = {
-    "tower": "inst_convs",
-    "instance_interaction.generator": "pose_decoder_inst_interact.dynamic_layer",
-    "instance_interaction.output": "pose_decoder_inst_interact.out_layer",
-    "instance_interaction.": "pose_decoder_inst_interact.",
-    "instance_norm": "inst_norm",
-    "instance_feedforward.linear": "linear",
-    "instance_feedforward.norm": "norm2",
-    "part_embedding.upsample": "part_embed_generator.upsample",
-    "part_embedding.attention": "part_embed_generator.LSA_conv",
-    "part_embedding.project": "part_embed_generator.fc",
-    "part_update.reduce": "updater.fc1",
-    "part_update.norm": "updater.norm_fc1",
-    "part_update.expand": "updater.fc2",
-    "self_attention.attention": "kps_self_attn",
-    "self_attention.norm": "self_attn_norm",
-    "feedforward.linear1": "linear1_l",
-    "feedforward.linear2": "linear2_l",
-    "feedforward.norm": "norm2_l",
-}
-ELSEWHERE = {
-    "decoder.instance_queries": "init_proposal_features",
-    "decoder.proposal_boxes": "init_proposal_boxes",
-    "decoder.part_queries": "part_query",
-    "criterion.keypoint_loss.flow.masks": "criterion.flow.flow.mask",
-    "criterion.keypoint_loss.flow.scale": "criterion.flow.flow.s",
-    "criterion.keypoint_loss.flow.translate": "criterion.flow.flow.t",
-    "backbone": "backbone",
-}
 
-
-def replace_start(name, table):
-    for ours, theirs in table.items():
-        if name.startswith(ours):
+def their_name(name, table):
+    for theirs, ours in table.items():
+        if name == ours or name.startswith(f"{ours}."):
             return theirs + name[len(ours) :]
     raise AssertionError(f"this table lacks {name}")
 
@@ -78,11 +39,11 @@ def as_the_authors_would_save(state_dict, part_of_keypoint):
     for name, tensor in state_dict.items():
         match = re.fullmatch(r"decoder\.(box|keypoint)_stages\.(\d+)\.(.+)", name)
         if match is None:
-            theirs[replace_start(name, ELSEWHERE)] = tensor
+            theirs[their_name(name, ELSEWHERE)] = tensor
             continue
         kind, stage, rest = match.groups()
         if kind == "box":
-            theirs[f"head.head_series.{stage}.{replace_start(rest, BOX_STAGE)}"] = tensor
+            theirs[f"head.head_series.{stage}.{their_name(rest, BOX_STAGE)}"] = tensor
             continue
         prefix = f"head.pose_head_series.{stage}"
         theirs[f"{prefix}.updater.fc3.weight"] = torch.zeros(2, 2)
@@ -96,7 +57,7 @@ def as_the_authors_would_save(state_dict, part_of_keypoint):
             for part, matrix in enumerate(tensor):
                 theirs[f"{prefix}.residual_filter.{part}.{rest.split('.')[1]}"] = matrix
         else:
-            theirs[f"{prefix}.{replace_start(rest, KEYPOINT_STAGE)}"] = tensor
+            theirs[f"{prefix}.{their_name(rest, KEYPOINT_STAGE)}"] = tensor
     return theirs
 
 

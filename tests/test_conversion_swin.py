@@ -1,7 +1,6 @@
 """Original Swin files become the backbone's weights, tensor by tensor; the original naming is written out here."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -92,24 +91,11 @@ def test_classifier_checkpoint(save, dim, size, depth):
 def test_detector_checkpoint_brings_its_output_norms(save):
     tensors = tensors_of(original_swin(96, depths=(2, 2, 6, 2), output_norms=True))
     others = tensors_of({"neck.lateral_convs.0.conv.weight": (2,), "rpn_head.rpn_cls.bias": (3,)})
-    content = {"state_dict": {**{f"backbone.{name}": tensor for name, tensor in tensors.items()}, **others}, "meta": {}}
-    conversion = convert_swin_checkpoint(save(content))
+    content = {f"backbone.{name}": tensor for name, tensor in tensors.items()} | others
+    conversion = convert_swin_checkpoint(save({"state_dict": content, "meta": {}}))
     assert not conversion.fresh
     assert torch.equal(conversion.state_dict[PREFIX + "norm2.bias"], tensors["norm2.bias"])
     assert [name for names in conversion.dropped.values() for name in names] == list(others)
-
-
-def bicubic_matrix(before, after):
-    """(after, before) weights of cubic convolution with a = -0.75, samples at pixel centers, the border repeated."""
-    weights = torch.zeros(after, before)
-    for target in range(after):
-        center = (target + 0.5) * before / after - 0.5
-        first = math.floor(center) - 1
-        for source in range(first, first + 4):
-            t = abs(center - source)
-            weight = 1.25 * t**3 - 2.25 * t**2 + 1 if t <= 1 else -0.75 * (t**3 - 5 * t**2 + 8 * t - 4)
-            weights[target, min(max(source, 0), before - 1)] += weight
-    return weights
 
 
 def test_tables_of_another_window_are_interpolated(save):
@@ -119,8 +105,8 @@ def test_tables_of_another_window_are_interpolated(save):
     conversion = convert_swin_checkpoint(save({"model": tensors}))
     assert conversion.configs[0] == "querypose_Swin-T.yaml" and not conversion.overrides
     assert conversion.notes == ["interpolated 12 relative position tables from window 12 to 7"]
-    matrix = bicubic_matrix(23, 13)
-    expected = torch.einsum("yr,xc,rch->yxh", matrix, matrix, tensors[name].reshape(23, 23, 6)).reshape(-1, 6)
+    square = tensors[name].T.view(1, 6, 23, 23)
+    expected = torch.nn.functional.interpolate(square, size=13, mode="bicubic").flatten(2)[0].T
     ours = conversion.state_dict[PREFIX + "features.3.1.attn.relative_position_bias_table"]
     assert torch.allclose(ours, expected, atol=1e-5)
 

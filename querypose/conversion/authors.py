@@ -12,7 +12,7 @@ from querypose.conversion.layout import BOTTOM_UP, Layout, enumerate_names
 from querypose.errors import UserError
 
 # how names begin, the authors' -> ours; the first that fits counts
-_BOX_STAGE = {
+BOX_STAGE = {
     "inst_interact.dynamic_layer": "interaction.generator",
     "inst_interact.out_layer": "interaction.output",
     "inst_interact": "interaction",
@@ -27,7 +27,7 @@ _BOX_STAGE = {
     "class_logits": "class_logit",
     "bboxes_delta": "box_delta",
 }
-_KEYPOINT_STAGE = {
+KEYPOINT_STAGE = {
     "pose_decoder_inst_interact.dynamic_layer": "instance_interaction.generator",
     "pose_decoder_inst_interact.out_layer": "instance_interaction.output",
     "pose_decoder_inst_interact": "instance_interaction",
@@ -48,7 +48,7 @@ _KEYPOINT_STAGE = {
     "linear2_l": "feedforward.linear2",
     "norm2_l": "feedforward.norm",
 }
-_ELSEWHERE = {
+ELSEWHERE = {
     "init_proposal_features": "decoder.instance_queries",
     "init_proposal_boxes": "decoder.proposal_boxes",
     "part_query": "decoder.part_queries",
@@ -75,10 +75,10 @@ def rename(name: str) -> str | None:
     """Our name of an authors' tensor that is copied as it is; None where there is no such tensor."""
     if name.startswith(BOTTOM_UP):
         return BOTTOM_UP + to_torchvision(name.removeprefix(BOTTOM_UP))
-    table, prefix, rest = _ELSEWHERE, "", name
+    table, prefix, rest = ELSEWHERE, "", name
     if match := re.fullmatch(r"head\.(pose_)?head_series\.(\d+)\.(.+)", name):
         is_pose, stage, rest = match.groups()
-        table = _KEYPOINT_STAGE if is_pose else _BOX_STAGE
+        table = KEYPOINT_STAGE if is_pose else BOX_STAGE
         prefix = f"decoder.{'keypoint' if is_pose else 'box'}_stages.{stage}."
     for theirs, ours in table.items():
         if rest == theirs or rest.startswith(f"{theirs}."):
