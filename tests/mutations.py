@@ -23,9 +23,10 @@ _BY_FILE = {
          "return positive - negative", "return positive"),
     ],
     "modeling/losses/criterion.py": [
-        ("criterion", "loss: L1 without its weight", "self.l1_weight * l1_loss / num_persons", "l1_loss / num_persons"),
+        ("criterion", "loss: L1 without its weight",
+         'self.weights["l1"] * l1_loss / num_persons', "l1_loss / num_persons"),
         ("criterion", "loss: keypoints not divided by K",
-         "self.keypoint_weight * loss / valid.shape[1]", "self.keypoint_weight * loss"),
+         'self.weights["keypoint"] * loss / valid.shape[1]', 'self.weights["keypoint"] * loss'),
         ("criterion", "loss: keypoint targets not detached from the boxes",
          "boxes.boxes[stage].detach().flatten(0, 1)[match.rows]", "boxes.boxes[stage].flatten(0, 1)[match.rows]"),
         ("beyond_the_paper", "ground-truth regions: copies add to the loss",

@@ -69,8 +69,13 @@ def problems(draw):
 def test_losses_of_any_predictions_for_any_ground_truth(problem):
     targets, leaves = problem
     torch.manual_seed(0)
-    losses = {"keypoint_loss": RLE(flow=RealNVP()), "auxiliary_heatmap": AuxiliaryHeatmap(4, K, stride=4)}
-    criterion = SetCriterion(matcher=HungarianMatcher(), part_of_keypoint=[0, 1, 1], attention_weight=1.0, **losses)
+    criterion = SetCriterion(
+        matcher=HungarianMatcher(),
+        keypoint_loss=RLE(flow=RealNVP()),
+        part_of_keypoint=[0, 1, 1],
+        weights=dict.fromkeys(("class", "l1", "giou", "keypoint", "attention", "heatmap"), 1.0),
+        auxiliary_heatmap=AuxiliaryHeatmap(4, K, stride=4),
+    )
     attention = torch.full((2 * QUERIES, 2, 3, 3), -200.0)
     attention[..., 0, 0] = 200.0  # all of it at one place
     attention.requires_grad_()

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from querypose.conversion import convert_hrnet_checkpoint
+from querypose.conversion.backbones import convert_hrnet_checkpoint
 from querypose.errors import UserError
 
 # a pose-HRNet makes only the finest map in its last module

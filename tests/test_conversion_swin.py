@@ -7,8 +7,7 @@ import torch
 from test_conversion_hrnet import tensors_of
 from torchvision.models.swin_transformer import SwinTransformer
 
-from querypose.conversion import convert_swin_checkpoint
-from querypose.conversion.backbones import to_torchvision, window_of
+from querypose.conversion.backbones import convert_swin_checkpoint, to_torchvision, window_of
 from querypose.errors import UserError
 
 PREFIX = "backbone.bottom_up."

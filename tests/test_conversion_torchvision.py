@@ -6,7 +6,7 @@ import torchvision
 from detectron2.modeling import build_backbone
 from torchvision.models._utils import IntermediateLayerGetter
 
-from querypose.conversion import convert_torchvision_checkpoint
+from querypose.conversion.backbones import convert_torchvision_checkpoint
 from querypose.conversion.layout import CONFIG_FOLDER
 from querypose.errors import UserError
 from querypose.setup_config import setup_config

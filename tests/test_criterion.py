@@ -54,8 +54,9 @@ def make_matches():
 
 
 def make_criterion(**weights):
+    weights = {"class": 2.0, "l1": 5.0, "giou": 2.0, "keypoint": 1.0, "attention": 0.0} | weights
     loss = RLE(flow=RealNVP())
-    return SetCriterion(matcher=HungarianMatcher(), keypoint_loss=loss, part_of_keypoint=[0, 1, 1], **weights)
+    return SetCriterion(matcher=HungarianMatcher(), keypoint_loss=loss, part_of_keypoint=[0, 1, 1], weights=weights)
 
 
 def losses_of(criterion, output, targets, matches):
@@ -100,25 +101,20 @@ def expected_losses(output, targets, match, stage, flow):
     }
 
 
-OTHERS = {"class_weight": 3.0, "l1_weight": 0.5, "giou_weight": 7.0, "keypoint_weight": 0.25, "attention_weight": 0.5}
-
-
-@pytest.mark.parametrize("weights", [{}, OTHERS])
+@pytest.mark.parametrize("weights", [{}, {"class": 3.0, "l1": 0.5, "giou": 7.0, "keypoint": 0.25, "attention": 0.5}])
 def test_every_loss_of_every_stage(weights):
     criterion, output, targets, matches = make_criterion(**weights), make_output(), make_targets(), make_matches()
     losses = losses_of(criterion, output, targets, matches)
-    factor = {"loss_class": 2.0, "loss_l1": 5.0, "loss_giou": 2.0, "loss_keypoint": 1.0}
-    factor |= {f"loss_{name.removesuffix('_weight')}": value for name, value in weights.items()}
-    assert len(losses) == 8 + 2 * ("attention_weight" in weights)
+    assert len(losses) == 8 + 2 * ("attention" in weights)
     for stage, match in enumerate(matches):
         expected = expected_losses(output, targets, match, stage, criterion.keypoint_loss.flow)
         assert expected["loss_keypoint"] != 0
-        if "attention_weight" not in weights:
+        if "attention" not in weights:
             del expected["loss_attention"]
         for name, value in expected.items():
             ours = losses[name if stage == 1 else f"{name}_0"].item()
             # three persons in the batch
-            assert ours == pytest.approx(factor[name] * value / 3, rel=1e-4), (stage, name)
+            assert ours == pytest.approx(criterion.weights[name[5:]] * value / 3, rel=1e-4), (stage, name)
 
 
 def test_keypoints_do_not_move_boxes():

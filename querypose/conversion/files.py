@@ -15,23 +15,14 @@ from querypose.safe_loading import find_weights, read_checkpoint
 
 @dataclass
 class Conversion:
-    """A converted checkpoint and what there is to report about it.
+    """A converted checkpoint and what there is to report about it."""
 
-    Attributes:
-        state_dict: tensors by our names.
-        dropped: reason -> names of the tensors that were left out.
-        fresh: reason -> our names of tensors that the model has beyond the file's; training starts them at random.
-        configs: files below `configs/` that describe the model, the plainest first; empty where there is no choice.
-        overrides: `KEY`, `VALUE` .. that those configs need.
-        notes: anything else, a sentence each.
-    """
-
-    state_dict: dict[str, Tensor]
-    dropped: dict[str, list[str]] = field(default_factory=dict)
-    fresh: dict[str, list[str]] = field(default_factory=dict)
-    configs: list[str] = field(default_factory=list)
-    overrides: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    state_dict: dict[str, Tensor]  # by our names
+    dropped: dict[str, list[str]] = field(default_factory=dict)  # reason -> names of the tensors that were left out
+    fresh: dict[str, list[str]] = field(default_factory=dict)  # what -> our names of those that the file lacks
+    configs: list[str] = field(default_factory=list)  # files below `configs/` that describe it, the plainest first
+    overrides: list[str] = field(default_factory=list)  # KEY, VALUE .. that those configs need
+    notes: list[str] = field(default_factory=list)  # other sentences
 
 
 def load_tensors(path: str, reasons: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:

@@ -53,11 +53,8 @@ class Layout:
     ) -> Conversion:
         """The converted checkpoint; raise `UserError` with all tensors that are missing, unexpected or misshapen.
 
-        Args:
-            path: of the checkpoint, for messages.
-            tensors: by our names.
-            dropped: reason -> names that were left out so far.
-            optional: pattern of names that a checkpoint may lack, all or none of them -> what these are.
+        tensors: by our names. dropped: reason -> names that were left out so far. optional: pattern of names that a
+        checkpoint may lack, all or none of them -> what these are.
         """
         fresh: dict[str, list[str]] = {}
         for pattern, reason in optional.items():

@@ -85,29 +85,22 @@ class TimmBackbone(Backbone):
         rather than in the FPN. Parameters that do not reach a feature (timm builds some networks whole) are frozen.
         """
         height, width = 64, 96
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        training = self.model.training
+        parameters = list(self.model.parameters())
         self.model.eval()
         try:
             with torch.enable_grad():
-                features = self.model(torch.zeros(1, 3, height, width, device=parameters[0].device))
+                features = self.model(torch.zeros(1, 3, height, width))
                 features = [features[index] for index in self._indices.values()]
-                total = sum(feature.sum() for feature in features)
-            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+                gradients = torch.autograd.grad([f.sum() for f in features], parameters, allow_unused=True)
         except (RuntimeError, ValueError, AssertionError) as error:
-            raise UserError(
-                f"the timm model '{name}' does not take images of any size that 32 divides: {error}; choose another, "
-                "or allow it by MODEL.TIMM.OPTIONS"
-            ) from error
-        finally:
-            self.model.train(training)
+            message = f"the timm model '{name}' does not take images of any size that 32 divides: {error}"
+            raise UserError(f"{message}; choose another, or allow it by MODEL.TIMM.OPTIONS") from error
+        self.model.train()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
         found = [tuple(feature.shape[1:]) for feature in features]
-        wanted = [
-            (self._out_feature_channels[key], height // stride, width // stride)
-            for key, stride in self._out_feature_strides.items()
-        ]
+        sizes = zip(self._out_feature_channels.values(), self._out_feature_strides.values(), strict=True)
+        wanted = [(channels, height // stride, width // stride) for channels, stride in sizes]
         if found == wanted:
             return False
         if found == [(*size, channels) for channels, *size in wanted]:

@@ -31,30 +31,20 @@ class SetCriterion(nn.Module):
         matcher: HungarianMatcher,
         keypoint_loss: nn.Module,
         part_of_keypoint: list[int],
-        class_weight: float = 2.0,
-        l1_weight: float = 5.0,
-        giou_weight: float = 2.0,
-        keypoint_weight: float = 1.0,
-        attention_weight: float = 0.0,
+        weights: dict[str, float],
         auxiliary_heatmap: AuxiliaryHeatmap | None = None,
-        heatmap_weight: float = 1.0,
     ):
         """
         Args:
             keypoint_loss: as KEYPOINT_LOSS_REGISTRY states.
             part_of_keypoint: for each of the K keypoints the index of its part.
-            attention_weight: of the auxiliary loss on attention maps; 0 leaves it out.
+            weights: of the losses "class", "l1", "giou", "keypoint", "attention" (0 leaves it out) and "heatmap".
         """
         super().__init__()
         self.matcher = matcher
         self.keypoint_loss = keypoint_loss
-        self.class_weight = class_weight
-        self.l1_weight = l1_weight
-        self.giou_weight = giou_weight
-        self.keypoint_weight = keypoint_weight
-        self.attention_weight = attention_weight
+        self.weights = weights
         self.auxiliary_heatmap = auxiliary_heatmap
-        self.heatmap_weight = heatmap_weight
         # a tensor on the device: a list would be sent there at every step
         self.register_buffer("part_of_keypoint", torch.tensor(part_of_keypoint), persistent=False)
         # the flow was a child of the criterion in earlier checkpoints
@@ -63,19 +53,15 @@ class SetCriterion(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int], stride: int) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
-        weights = config.LOSS
-        heatmap = AuxiliaryHeatmap(config.HIDDEN_DIM, len(part_of_keypoint), stride) if weights.HEATMAP_WEIGHT else None
+        weights = {key.removesuffix("_WEIGHT").lower(): weight for key, weight in config.LOSS.items()}
+        keypoint_loss = KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS)(cfg)
+        heatmap = AuxiliaryHeatmap(config.HIDDEN_DIM, len(part_of_keypoint), stride) if weights["heatmap"] else None
         return {
-            "matcher": HungarianMatcher(weights.CLASS_WEIGHT, weights.L1_WEIGHT, weights.GIOU_WEIGHT),
-            "keypoint_loss": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS)(cfg),
+            "matcher": HungarianMatcher(weights["class"], weights["l1"], weights["giou"]),
+            "keypoint_loss": keypoint_loss,
             "part_of_keypoint": part_of_keypoint,
-            "class_weight": weights.CLASS_WEIGHT,
-            "l1_weight": weights.L1_WEIGHT,
-            "giou_weight": weights.GIOU_WEIGHT,
-            "keypoint_weight": weights.KEYPOINT_WEIGHT,
-            "attention_weight": weights.ATTENTION_WEIGHT,
+            "weights": weights,
             "auxiliary_heatmap": heatmap,
-            "heatmap_weight": weights.HEATMAP_WEIGHT,
         }
 
     def box_losses(
@@ -86,11 +72,12 @@ class SetCriterion(nn.Module):
         for stage, match in enumerate(matches):
             boxes, wanted = output.boxes[stage].flatten(0, 1)[match.rows], targets.boxes.flatten(0, 1)[match.persons]
             scale = targets.box_scale[match.rows // output.logits[stage].shape[1]]
+            focal_loss = class_loss(output.logits[stage], match)
             l1_loss = (boxes / scale - wanted / scale).abs().sum()
             suffix = kind + _suffix(stage, len(matches))
-            losses["loss_class" + suffix] = self.class_weight * class_loss(output.logits[stage], match) / num_persons
-            losses["loss_l1" + suffix] = self.l1_weight * l1_loss / num_persons
-            losses["loss_giou" + suffix] = self.giou_weight * giou_loss(boxes, wanted).sum() / num_persons
+            losses["loss_class" + suffix] = self.weights["class"] * focal_loss / num_persons
+            losses["loss_l1" + suffix] = self.weights["l1"] * l1_loss / num_persons
+            losses["loss_giou" + suffix] = self.weights["giou"] * giou_loss(boxes, wanted).sum() / num_persons
         return losses
 
     def keypoint_losses(
@@ -98,8 +85,7 @@ class SetCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Keypoint loss, and with a weight attention loss, of every stage's matched queries.
 
-        Without a match the sums are empty, but the parameters still belong to their graph, as distributed training
-        expects.
+        Without a match the sums are empty, but every parameter is in their graph, as distributed training expects.
         """
         position = torch.full((boxes.logits[0].shape[:2].numel(),), -1, device=output.rows.device)
         position[output.rows] = torch.arange(len(output.rows), device=output.rows.device)
@@ -130,18 +116,18 @@ class SetCriterion(nn.Module):
             wanted, valid = keypoints_in_box_units(targets.keypoints.flatten(0, 1)[persons], boxes)
             suffix = kind + _suffix(stage, len(places))
             loss = self.keypoint_loss(output.coordinates[stage][at], output.sigmas[stage][at], wanted, valid)
-            losses["loss_keypoint" + suffix] = self.keypoint_weight * loss / valid.shape[1] / number
-            if self.attention_weight:
+            losses["loss_keypoint" + suffix] = self.weights["keypoint"] * loss / valid.shape[1] / number
+            if self.weights["attention"]:
                 attention = output.attention[stage][at]  # type: ignore[index]
                 loss = attention_loss(attention, wanted, valid, self.part_of_keypoint)
-                losses["loss_attention" + suffix] = self.attention_weight * loss / valid.shape[1] / number
+                losses["loss_attention" + suffix] = self.weights["attention"] * loss / valid.shape[1] / number
         return losses
 
     def heatmap_loss(self, feature: Tensor, targets: Targets, num_keypoints: int | None = None) -> Tensor:
         """The auxiliary heatmap's loss on P2 (B, d, H, W), divided by the labeled keypoints (or the given number)."""
         number = (targets.keypoints[..., 2] > 0).sum() if num_keypoints is None else num_keypoints
         loss = self.auxiliary_heatmap(feature, targets.keypoints)  # type: ignore[misc]
-        return self.heatmap_weight * loss / averaged_over_processes(number, targets.boxes.device)
+        return self.weights["heatmap"] * loss / averaged_over_processes(number, targets.boxes.device)
 
     @staticmethod
     def normalizer(targets: Targets, num_persons: int | None = None) -> Tensor:
