@@ -1,7 +1,5 @@
 """The set losses against torchvision, fvcore and loops over the matched pairs."""
 
-import math
-
 import pytest
 import torch
 from fvcore.nn import sigmoid_focal_loss
@@ -12,7 +10,7 @@ from querypose.modeling.losses import criterion as criterion_module
 from querypose.modeling.losses.auxiliary import attention_loss
 from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.flow import RealNVP
-from querypose.modeling.losses.keypoint_loss import RLE
+from querypose.modeling.losses.keypoint_loss import RLE, keypoints_in_box_units, residual_log_likelihood_loss
 from querypose.modeling.losses.matcher import HungarianMatcher, Match
 from querypose.modeling.losses.targets import Targets
 
@@ -73,27 +71,15 @@ def expected_losses(output, targets, match, stage, flow):
     l1 = giou = keypoint = attention = 0.0
     for row, person in zip(match.rows.tolist(), match.persons.tolist(), strict=True):
         labels[row] = 1
-        image = row // NUM_QUERIES
-        box = boxes.boxes[stage].reshape(-1, 4)[row]
-        wanted = targets.boxes.reshape(-1, 4)[person]
-        for axis in range(4):
-            l1 += abs(box[axis].item() - wanted[axis].item()) / targets.box_scale[image, axis].item()
-        giou += 1 - generalized_box_iou(box[None], wanted[None]).item()
-        at = ROWS.index(row)
-        x0, y0, x1, y1 = box.tolist()
-        for index, (x, y, visibility) in enumerate(targets.keypoints.reshape(-1, NUM_KEYPOINTS, 3)[person].tolist()):
-            if visibility == 0 or not (x0 <= x <= x1 and y0 <= y <= y1):
-                continue
-            u = keypoints.coordinates[stage][at, index].detach()
-            s = keypoints.sigmas[stage][at, index].detach()
-            g = torch.tensor([(x - x0) / (x1 - x0) - 0.5, (y - y0) / (y1 - y0) - 0.5])
-            log_phi = flow.log_prob(((u - g) / s)[None]).item()
-            maps = keypoints.attention[stage][at, [[0, 1, 1][index]]]
-            attention += attention_loss(maps[None], g.view(1, 1, 2), torch.tensor([[True]]), [0]).item()
-            for axis in (0, 1):
-                sigma, distance = s[axis].item(), abs(u[axis].item() - g[axis].item())
-                keypoint += math.log(sigma) - log_phi
-                keypoint += math.log(sigma * math.sqrt(2 * math.pi)) + distance / (math.sqrt(2) * sigma)
+        box = boxes.boxes[stage].detach().reshape(1, -1, 4)[:, row]
+        wanted = targets.boxes.reshape(1, -1, 4)[:, person]
+        l1 += ((box - wanted) / targets.box_scale[row // NUM_QUERIES]).abs().sum().item()
+        giou += 1 - generalized_box_iou(box, wanted).item()
+        at = [ROWS.index(row)]
+        places = keypoints_in_box_units(targets.keypoints.reshape(1, -1, NUM_KEYPOINTS, 3)[:, person], box)
+        coordinates, sigmas = keypoints.coordinates[stage][at], keypoints.sigmas[stage][at]
+        keypoint += residual_log_likelihood_loss(coordinates, sigmas, *places, flow).item()
+        attention += attention_loss(keypoints.attention[stage][at], *places, [0, 1, 1]).item()
     focal = sigmoid_focal_loss(logits, labels, alpha=0.25, gamma=2, reduction="sum").item()
     return {
         **{"loss_class": focal, "loss_l1": l1, "loss_giou": giou},

@@ -16,9 +16,6 @@ from querypose.errors import UserError
 from querypose.modeling.backbones.movenet import HalvingConv2d, MoveNetBackbone
 
 MOVENET = ("MODEL.BACKBONE.NAME", "build_movenet_backbone")
-# output channels and stride of MobileNetV2's blocks at width 1.5, by its paper's Table 2
-BLOCKS = [(40, 2), (40, 1), (48, 2), (48, 1), (48, 1), (96, 2), (96, 1), (96, 1), (96, 1)]
-BLOCKS += [(144, 1), (144, 1), (144, 1), (240, 2), (240, 1), (240, 1), (480, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +71,6 @@ def test_padding_is_tensorflows(backbone):
         assert isinstance(conv, HalvingConv2d) and torch.allclose(conv(x), expected, atol=1e-5)
 
 
-def test_blocks_are_mobilenet_v2s(backbone):
-    _, *blocks = (block for stage in backbone.trunk.blocks for block in stage)
-    assert [(block.conv_pwl.out_channels, block.conv_dw.stride[0]) for block in blocks] == BLOCKS
-    assert all(block.conv_pw.out_channels == 6 * block.conv_pw.in_channels for block in blocks)
-    assert (backbone.trunk.conv_stem.out_channels, backbone.trunk.conv_head.out_channels) == (48, 1280)
-
-
 @pytest.mark.parametrize("frozen", [True, False])
 def test_what_is_trained(frozen):
     model = tiny_model("light", *MOVENET, "MODEL.MOVENET.FROZEN", frozen).backbone.train()
@@ -97,12 +87,10 @@ def test_what_is_trained(frozen):
 
 def test_autocast(backbone):
     image = torch.rand(1, 3, 64, 96) * 2 - 1
-    expected = backbone(image)
     with torch.autocast("cpu", torch.bfloat16):
         halved = backbone(image)
-    assert {halved[name].dtype for name in ("center", "size", "offset")} == {torch.float32}
-    assert halved["p2"].dtype == torch.bfloat16
-    for name, tensor in expected.items():
+    assert halved["center"].dtype == torch.float32 and halved["p2"].dtype == torch.bfloat16
+    for name, tensor in backbone(image).items():
         assert (halved[name] - tensor).abs().max() < 0.05 * tensor.abs().max()
 
 
