@@ -16,7 +16,7 @@ from querypose.modeling.losses.flow import RealNVP
 from querypose.modeling.losses.keypoint_loss import RLE
 from querypose.modeling.losses.matcher import HungarianMatcher
 from querypose.modeling.losses.targets import Targets
-from querypose.modeling.ops.pyramid_pooling import pool_regions, poolable
+from querypose.modeling.ops.pyramid_pooling import pool_regions
 
 K = 3
 SIDES = st.sampled_from([1.0, 2.0, 37.0, 800.0, 20_000.0])  # pixels of an image
@@ -91,8 +91,7 @@ def test_losses_of_any_predictions_for_any_ground_truth(problem):
     losses = criterion.box_losses(boxes, matches, targets, number)
     losses |= criterion.keypoint_losses(output, boxes, matches, targets, number)
     losses["loss_heatmap"] = criterion.heatmap_loss(feature, targets)
-    for name, loss in losses.items():
-        assert loss.isfinite(), f"{name} is {loss.item()}"
+    assert all(loss.isfinite() for loss in losses.values()), losses
     sum(losses.values()).backward()
     tensors = {**leaves, **dict(criterion.named_parameters()), "attention": attention, "feature": feature}
     for name, tensor in tensors.items():
@@ -104,9 +103,7 @@ def person(number, height, width, area=True, visibility=2.0):
     instances = Instances((height, width))
     box = torch.tensor([0.0, 0.0, width, height]) if area else torch.tensor([width / 2, height / 2] * 2)
     instances.gt_boxes = Boxes(box.repeat(number, 1))
-    instances.gt_classes = torch.zeros(number, dtype=torch.long)
-    keypoints = torch.tensor([width / 2, height / 2, visibility]).repeat(number, 17, 1)
-    instances.gt_keypoints = Keypoints(keypoints)
+    instances.gt_keypoints = Keypoints(torch.tensor([width / 2, height / 2, visibility]).repeat(number, 17, 1))
     return {"image": torch.zeros(3, height, width, dtype=torch.uint8), "instances": instances}
 
 
@@ -127,7 +124,7 @@ def test_steps_of_the_model(name, bfloat16):
     model = spread(tiny_model("light" if bfloat16 else "full", *opts, *auxiliary)).train()
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         losses, gradients = gradients_of(model, BATCHES[name])
-    assert all(loss.isfinite() for loss in losses.values()), {key: loss.item() for key, loss in losses.items()}
+    assert all(loss.isfinite() for loss in losses.values()), losses
     assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
@@ -137,5 +134,4 @@ def test_boxes_that_have_diverged_can_be_pooled(value):
     places = torch.tensor([[0.0, 0.0, 8.0, 8.0], [value, 0.0, 8.0, 8.0], [0.0, -value, value, value]])
     pooled = pool_regions(feature, places, torch.zeros(3, dtype=torch.long), 4, 1.0)
     assert pooled.isfinite().all()
-    alone = pool_regions(feature, places[:1], torch.zeros(1, dtype=torch.long), 4, 1.0)
-    assert torch.equal(pooled[:1], alone) and torch.equal(poolable(places)[0], places[0])
+    assert torch.equal(pooled[:1], pool_regions(feature, places[:1], torch.zeros(1, dtype=torch.long), 4, 1.0))

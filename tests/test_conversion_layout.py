@@ -1,7 +1,6 @@
 """An authors' checkpoint of any size and wrapping is recognized by its tensors, or refused with a list of faults."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -49,8 +48,7 @@ def test_every_layout_of_the_authors(shared_folder, save, name):
     cfg = setup_config(str(CONFIG_FOLDER / config), [*conversion.overrides, "MODEL.DEVICE", "meta"])
     with torch.device("meta"):
         model = build_model(cfg)
-    converted = {key: tuple(tensor.shape) for key, tensor in conversion.state_dict.items()}
-    assert converted == {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    model.load_state_dict(conversion.state_dict, strict=True, assign=True)
     assert not conversion.fresh
 
     # nothing but the named tensors is lost, nothing but the computed index is added
@@ -63,9 +61,6 @@ def test_every_layout_of_the_authors(shared_folder, save, name):
     }
     others = [key for key in dropped if THIRD_GATE not in key and not key.endswith("relative_position_index")]
     assert others == necks.get(name, [])
-    given = sum(math.prod(shape) for key, shape in shapes.items() if key not in dropped)
-    computed = sum(len(tensor) for key, tensor in conversion.state_dict.items() if key.endswith("position_index"))
-    assert sum(tensor.numel() for tensor in conversion.state_dict.values()) == given + computed
     # every number of the file, each of which one tensor has, is found again
     numbers = {float(index) for index, key in enumerate(shapes) if key not in dropped}
     found = {
@@ -147,18 +142,12 @@ def test_parts_of_our_own_checkpoints(save, convert, kept, dropped, dtype):
 
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
-def test_weights_are_written_atomically(tmp_path, monkeypatch, ending):
-    path = tmp_path / f"ours.{ending}"
+def test_weights_are_written_whole_or_not_at_all(tmp_path, monkeypatch, ending):
+    path = str(tmp_path / f"ours.{ending}")
     tensors = {"a": torch.arange(6.0).view(2, 3).t(), "n": torch.tensor(3)}
-    save_weights(tensors, str(path), author="authors")
-    loaded, _ = find_weights(read_checkpoint(str(path)), str(path))
+    save_weights(tensors, path, author="authors")
+    loaded, _ = find_weights(read_checkpoint(path), path)
     assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[name], tensors[name]) for name in tensors)
-    before = path.read_bytes()
-    with pytest.raises(UserError, match="exists already"):
-        save_weights({"a": torch.zeros(2)}, str(path), author="authors")
-    assert path.read_bytes() == before
-    with pytest.raises(UserError, match="cannot write to the folder .*nowhere of"):
-        save_weights({}, str(tmp_path / "nowhere" / "ours.pth"), author="authors")
 
     def full_disk(content, file):
         file.write(b"half")
@@ -167,4 +156,4 @@ def test_weights_are_written_atomically(tmp_path, monkeypatch, ending):
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="no space left"):
         save_weights({}, str(tmp_path / "other.pth"), author="authors")
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert [file.name for file in tmp_path.iterdir()] == [f"ours.{ending}"]
