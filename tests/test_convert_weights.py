@@ -12,7 +12,7 @@ from querypose.predictor import load_weights
 def test_backbones(tmp_path, capsys):
     sources = {
         "hrnet": tensors_of(original_hrnet(48, all_outputs=False) | POSE_HEAD),
-        "swin": {"model": tensors_of(original_swin(192, window=12))},
+        "swin": {"model": tensors_of(original_swin("large", window=12))},
     }
     printed = {}
     for source, content in sources.items():
