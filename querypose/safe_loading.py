@@ -102,7 +102,9 @@ def read_checkpoint(path: str) -> Any:
         if path.endswith(".pkl"):
             with open(path, "rb") as file:
                 return _with_arrays(_ArrayUnpickler(file, encoding="latin1").load())
-        with _numpy_allowed():
+        # NumPy's arrays and numbers too; before PyTorch 2.6, checkpoints that hold them are refused
+        numpy: Any = [(stand_in, name) for name, stand_in in _NUMPY.items()]
+        with torch.serialization.safe_globals(numpy) if torch.__version__ >= "2.6" else contextlib.nullcontext():
             return _with_arrays(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # damaged files raise many kinds
         raise UserError(f"cannot read the checkpoint {path}: {_why_not(error, path)}") from error
@@ -236,13 +238,6 @@ class _ArrayUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"Unsupported class {module}.{name}")  # in PyTorch's words
         # a new function each time: a pickle may set attributes of what it calls
         return lambda *args: stand_in(*args)
-
-
-def _numpy_allowed() -> contextlib.AbstractContextManager[Any]:
-    """Let `torch.load` read NumPy's arrays and numbers; before PyTorch 2.6 it refuses checkpoints that hold them."""
-    if torch.__version__ < "2.6":
-        return contextlib.nullcontext()
-    return torch.serialization.safe_globals([(function, name) for name, function in _NUMPY.items()])
 
 
 def _with_arrays(value: Any) -> Any:

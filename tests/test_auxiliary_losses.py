@@ -40,12 +40,11 @@ def test_heatmap_loss_by_hand():
     assert heatmap_focal_loss(logits, targets).item() == pytest.approx(expected, rel=1e-5)
 
 
-def gaussian_map(x, y, width, height, sigma):
-    """The Gaussian at (x, y), in places, over a map whose places have their centres at i + 0.5."""
-    columns = torch.exp(-((torch.arange(width) + 0.5 - x) ** 2) / (2 * sigma**2))
-    rows = torch.exp(-((torch.arange(height) + 0.5 - y) ** 2) / (2 * sigma**2))
-    product = rows[:, None] * columns
-    return product / product.sum()
+def gaussian_map(x, y, sigma):
+    """The Gaussian at (x, y), in places, over a map of 6x10 places that have their centres at i + 0.5."""
+    columns = torch.exp(-((torch.arange(10) + 0.5 - x) ** 2) / (2 * sigma**2))
+    rows = torch.exp(-((torch.arange(6) + 0.5 - y) ** 2) / (2 * sigma**2))
+    return rows[:, None] * columns / (rows.sum() * columns.sum())
 
 
 def test_flat_attention_costs_the_logarithm_of_the_number_of_places():
@@ -61,9 +60,9 @@ def test_the_gaussian_at_the_keypoint_is_the_best_attention():
     targets, valid = torch.tensor([[[0.1, -0.25]]]), torch.tensor([[True]])
 
     def loss(x, y, sigma=1.5):
-        return attention_loss(gaussian_map(x, y, 10, 6, sigma)[None, None], targets, valid, [0], sigma=1.5).item()
+        return attention_loss(gaussian_map(x, y, sigma)[None, None], targets, valid, [0], sigma=1.5).item()
 
-    best = gaussian_map(6.0, 1.5, 10, 6, 1.5)
+    best = gaussian_map(6.0, 1.5, 1.5)
     assert loss(6.0, 1.5) == pytest.approx(-(best * best.log()).sum().item(), rel=1e-5)
     others = [loss(7.0, 1.5), loss(5.0, 1.5), loss(6.0, 2.5), loss(6.0, 0.5), loss(6.0, 1.5, 1.2), loss(6.0, 1.5, 2.0)]
     assert min(others) > loss(6.0, 1.5)

@@ -11,7 +11,7 @@ from tiny_model import tiny_model
 from torch import nn
 from torch.nn import functional as F
 
-from querypose.conversion.movenet import convert_movenet_file, file_names, read_tfjs
+from querypose.conversion.movenet import convert_movenet_file, file_names
 from querypose.errors import UserError
 from querypose.modeling.backbones.movenet import HalvingConv2d, MoveNetBackbone
 
@@ -109,12 +109,12 @@ def test_onnx(tmp_path):
 
 
 def write_tfjs(folder, arrays):
-    """Float arrays as a TensorFlow.js model in half precision, in two binary files."""
-    entries = [
-        {"name": name, "shape": list(a.shape), "dtype": "float32", "quantization": {"dtype": "float16"}}
-        for name, a in arrays.items()
-    ]
-    data = b"".join(a.astype("<f2").tobytes() for a in arrays.values())
+    """Float arrays as a TensorFlow.js model in half precision, after some integers, in two binary files."""
+    entries = [{"name": "index", "shape": [2], "dtype": "int32"}]
+    for name, array in arrays.items():
+        quantized = {"dtype": "float32", "quantization": {"dtype": "float16"}}
+        entries.append({"name": name, "shape": list(array.shape), **quantized})
+    data = np.array([7, 8], "<i4").tobytes() + b"".join(array.astype("<f2").tobytes() for array in arrays.values())
     paths = ["one.bin", "two.bin"]
     for path, part in zip(paths, (data[:1001], data[1001:]), strict=True):
         (folder / path).write_bytes(part)
@@ -146,20 +146,6 @@ def test_the_file_pair_becomes_the_backbone(tmp_path, capsys, backbone):
     expected = {f"backbone.{name}": t for name, t in backbone.state_dict().items() if not name.startswith("project.")}
     assert converted.keys() == expected.keys()
     assert all(torch.equal(converted[name], tensor.half().float()) for name, tensor in expected.items())
-
-
-def test_tensors_of_every_kind_are_read_in_order(tmp_path):
-    manifest = [
-        {"name": "index", "shape": [2], "dtype": "int32"},
-        {"name": "full", "shape": [2, 1], "dtype": "float32"},
-        {"name": "scalar", "shape": [], "dtype": "float32", "quantization": {"dtype": "float16"}},
-    ]
-    parts = [np.array([7, 8], "<i4"), np.array([[0.1], [0.2]], "<f4"), np.array(0.5, "<f2")]
-    (tmp_path / "w.bin").write_bytes(b"".join(part.tobytes() for part in parts))
-    (tmp_path / "m.json").write_text(json.dumps({"weightsManifest": [{"paths": ["w.bin"], "weights": manifest}]}))
-    tensors = read_tfjs(str(tmp_path / "m.json"))
-    assert tensors.keys() == {"full", "scalar"}
-    assert torch.equal(tensors["full"], torch.tensor([[0.1], [0.2]])) and tensors["scalar"] == 0.5
 
 
 def test_bad_files(tmp_path, backbone):

@@ -16,7 +16,7 @@ import os
 
 from querypose.atomic_io import check_output_file
 from querypose.conversion import CONVERTERS
-from querypose.conversion.files import Conversion, save_weights
+from querypose.conversion.files import save_weights
 from querypose.errors import exit_on_user_error
 
 
@@ -31,11 +31,6 @@ def main() -> None:
     save_weights(conversion.state_dict, args.output, author=args.source)
     size = os.path.getsize(args.output) / 2**20
     print(f"wrote {args.output}: {len(conversion.state_dict)} tensors, {size:.1f} MiB")
-    report(conversion, args.output)
-
-
-def report(conversion: Conversion, path: str) -> None:
-    """Print what was dropped, what the file lacks, and how to use it."""
     for done, groups in (("left out", conversion.dropped), ("randomly initialized", conversion.fresh)):
         for reason, names in groups.items():
             more = len(names) > 1
@@ -50,7 +45,7 @@ def report(conversion: Conversion, path: str) -> None:
         overrides = [f"'{text}'" if "[" in text else text for text in conversion.overrides]
         print(f"config: {' or '.join(f'configs/{name}' for name in conversion.configs)}")
         print(f"overrides: {' '.join(overrides) or 'none'}")
-        options = " ".join([f"configs/{conversion.configs[0]}", *overrides, "MODEL.WEIGHTS", path])
+        options = " ".join([f"configs/{conversion.configs[0]}", *overrides, "MODEL.WEIGHTS", args.output])
         print(f"use: --config-file {options}")
 
 

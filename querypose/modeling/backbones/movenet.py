@@ -16,15 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # MobileNetV2's stages in timm's notation, and its width
-MOBILENET_V2 = [
-    ["ds_r1_k3_s1_c16"],
-    ["ir_r2_k3_s2_e6_c24"],
-    ["ir_r3_k3_s2_e6_c32"],
-    ["ir_r4_k3_s2_e6_c64"],
-    ["ir_r3_k3_s1_e6_c96"],
-    ["ir_r3_k3_s2_e6_c160"],
-    ["ir_r1_k3_s1_e6_c320"],
-]
+MOBILENET_V2 = ["ds_r1_k3_s1_c16", "ir_r2_k3_s2_e6_c24", "ir_r3_k3_s2_e6_c32", "ir_r4_k3_s2_e6_c64"]
+MOBILENET_V2 += ["ir_r3_k3_s1_e6_c96", "ir_r3_k3_s2_e6_c160", "ir_r1_k3_s1_e6_c320"]
 WIDTH = 1.5
 PEAK_CHANNELS = 24
 # stride -> channels in and out of the neck's 1x1 and of its separable 3x3 convolutions
@@ -121,7 +114,7 @@ class MoveNetBackbone(Backbone):
 def build_trunk() -> EfficientNet:
     """timm's MobileNetV2 of width 1.5 with biases in its convolutions instead of BatchNorm."""
     trunk = EfficientNet(
-        decode_arch_def(MOBILENET_V2),
+        decode_arch_def([[stage] for stage in MOBILENET_V2]),
         num_classes=0,
         num_features=1280,
         stem_size=32,
@@ -141,11 +134,8 @@ def build_trunk() -> EfficientNet:
 
 
 def separable_conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
-        nn.Conv2d(in_channels, out_channels, 1),
-        nn.ReLU(),
-    )
+    depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
+    return nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1), nn.ReLU())
 
 
 def _upsample(x: Tensor) -> Tensor:

@@ -34,8 +34,7 @@ class TimmBackbone(Backbone):
         Args:
             options: further arguments of timm's constructor, such as `channels` of a ResNet.
             out_features: those of res2 .. res5 to return; parameters that have no part in them are frozen.
-            norm: a mode of `set_batch_norm`.
-            frozen: train the neck and what follows alone; needs `norm` FrozenBN, or a model without BatchNorm.
+            norm: a mode of `set_batch_norm`; `frozen`, with which the neck alone is trained, needs FrozenBN.
         """
         super().__init__()
         self.model = create_timm_model("MODEL.TIMM.NAME", name, pretrained=pretrained, **(options or {}))

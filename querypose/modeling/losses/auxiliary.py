@@ -65,11 +65,8 @@ def attention_loss(
     Not the paper's: there, only the gradient of the coordinates moves the attention (Section 3.2). Several keypoints
     of one part make a mixture of Gaussians its target.
 
-    Args:
-        attention: (n, M, h, w), every map summing to one.
-        targets: (n, K, 2) in box units, the box's centre at 0; anything where not valid (n, K).
-        part_of_keypoint: (K,) the part of each keypoint.
-        sigma: standard deviation of the Gaussians in locations of the maps.
+    attention: (n, M, h, w), every map summing to one. targets: (n, K, 2) in box units, the box's centre at 0; anything
+    where not valid (n, K). part_of_keypoint: (K,). sigma: in locations of the maps.
     """
     height, width = attention.shape[2:]
     log_attention = torch.log(attention.float() + 1e-8)[:, part_of_keypoint]  # (n, K, h, w)

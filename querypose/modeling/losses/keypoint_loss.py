@@ -15,11 +15,10 @@ KEYPOINT_LOSS_REGISTRY = Registry("KEYPOINT_LOSS")
 KEYPOINT_LOSS_REGISTRY.__doc__ = """
 Registry of keypoint losses, named by `MODEL.QUERYPOSE.KEYPOINT_LOSS`.
 
-A registered class is an `nn.Module` built as `cls(cfg)`. Its `forward(coordinates, sigmas, targets, valid)` takes
-predictions (n, K, 2) and (n, K, 2), targets (n, K, 2), all in box units, and valid (n, K), which keypoints count;
-targets are anything where not valid. It returns the sum over the valid keypoints. The class attribute `uses_sigma` says
-whether the heads predict sigma; if not, every keypoint has the confidence 1 and a person's score is its class
-probability.
+A registered class is an `nn.Module` built as `cls(cfg)`. Its `forward(coordinates, sigmas, targets, valid)` takes three
+times (n, K, 2) in box units, and valid (n, K), which keypoints count; targets are anything where not. It returns the
+sum over the valid keypoints. The class attribute `uses_sigma` says whether the heads predict sigma; if not, every
+keypoint has the confidence 1 and a person's score is its class probability.
 """
 
 
@@ -31,7 +30,6 @@ class RLE(nn.Module):
 
     @configurable
     def __init__(self, *, flow: RealNVP | None):
-        """flow: the density of the errors; None leaves its terms out."""
         super().__init__()
         self.flow = flow
 
