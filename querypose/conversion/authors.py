@@ -201,17 +201,13 @@ def backbone_settings(state_dict: Mapping[str, Tensor], path: str) -> dict[str, 
         return {**hrnet_settings(bottom_up), "MODEL.HRNET.NECK": neck}
     if "patch_embed.proj.weight" in bottom_up:
         return swin_settings(bottom_up)
-    if "stem.conv1.weight" in bottom_up:
-        return _resnet_settings(bottom_up)
-    raise UserError(f"the checkpoint {path} has a backbone that is neither Detectron2's ResNet nor HRNet nor Swin")
-
-
-def _resnet_settings(bottom_up: Mapping[str, Tensor]) -> dict[str, object]:
+    if "stem.conv1.weight" not in bottom_up:
+        raise UserError(f"the checkpoint {path} has a backbone that is neither Detectron2's ResNet nor HRNet nor Swin")
     blocks = tuple(number_of(bottom_up, rf"res{stage}\.(\d+)\..+") for stage in (2, 3, 4, 5))
     bottleneck = "res2.0.conv3.weight" in bottom_up
-    depths = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101}
+    depths = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50 if bottleneck else 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
     if blocks not in depths:
-        raise UserError(f"the ResNet has {blocks} blocks in its stages, not those of ResNet-18, -50 or -101")
+        raise UserError(f"the ResNet has {blocks} blocks in its stages, which none of Detectron2's has")
     return {
         "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
         "MODEL.RESNETS.DEPTH": depths[blocks],
