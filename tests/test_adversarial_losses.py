@@ -30,37 +30,36 @@ SIGMA_LOGITS = st.sampled_from([-200.0, -80.0, -18.0, -1.0, 0.0, 4.0, 30.0, 200.
 QUERIES = 4
 
 
-def boxes(draw, number, width, height):
+def numbers(draw, strategy, *shape):
+    number = math.prod(shape)
+    return torch.tensor(draw(st.lists(strategy, min_size=number, max_size=number))).view(shape)
+
+
+def boxes(draw, number, size):
     """Corners, which may coincide with one another, have no area, or lie outside of the image."""
-    corners = [draw(st.tuples(PLACES, PLACES, EXTENTS, EXTENTS)) for _ in range(number)]
-    corners = torch.tensor(corners).view(number, 4)
-    corners[:, 2:] += corners[:, :2]
-    return corners * torch.tensor([width, height, width, height])
+    low, extent = numbers(draw, PLACES, number, 2), numbers(draw, EXTENTS, number, 2)
+    return torch.cat([low, low + extent], dim=1) * size.repeat(2)
 
 
 @st.composite
 def problems(draw):
     """Ground truth of two images and the predictions of one stage for it."""
-    size = torch.tensor([draw(st.tuples(SIDES, SIDES)) for _ in range(2)])
+    size = numbers(draw, SIDES, 2, 2)
     counts = [draw(st.integers(0, 6)) for _ in range(2)]  # more than queries, too
     most = max(1, *counts)
-    truth = torch.stack([boxes(draw, most, *image.tolist()) for image in size])
-    if most and draw(st.booleans()):
+    truth = torch.stack([boxes(draw, most, image) for image in size])
+    if draw(st.booleans()):
         truth[:] = truth[:, :1]  # coincident persons
-    keypoints = torch.tensor([draw(st.tuples(PLACES, PLACES, VISIBILITY)) for _ in range(2 * most * K)])
-    keypoints = keypoints.view(2, most, K, 3)
-    keypoints[..., :2] *= size[:, None, None]
-    targets = Targets(truth, keypoints, counts, size.repeat(1, 2))
-
+    places = numbers(draw, PLACES, 2, most, K, 2) * size[:, None, None]
+    keypoints = torch.cat([places, numbers(draw, VISIBILITY, 2, most, K, 1)], dim=3)
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
     leaves = {
-        "logits": torch.tensor([draw(LOGITS) for _ in range(2 * QUERIES)]).view(2, QUERIES, 1).to(dtype),
-        "boxes": torch.stack([boxes(draw, QUERIES, *image.tolist()) for image in size]),
-        "coordinates": torch.tensor([draw(st.tuples(COORDINATES, COORDINATES)) for _ in range(2 * QUERIES * K)]),
-        "sigma_logits": torch.tensor([draw(st.tuples(SIGMA_LOGITS, SIGMA_LOGITS)) for _ in range(2 * QUERIES * K)]),
+        "logits": numbers(draw, LOGITS, 2, QUERIES, 1).to(dtype),
+        "boxes": torch.stack([boxes(draw, QUERIES, image) for image in size]),
+        "coordinates": numbers(draw, COORDINATES, 2 * QUERIES, K, 2).to(dtype),
+        "sigma_logits": numbers(draw, SIGMA_LOGITS, 2 * QUERIES, K, 2).to(dtype),
     }
-    for name in ("coordinates", "sigma_logits"):
-        leaves[name] = leaves[name].view(2 * QUERIES, K, 2).to(dtype)
+    targets = Targets(truth, keypoints, counts, size.repeat(1, 2))
     return targets, {name: tensor.requires_grad_() for name, tensor in leaves.items()}
 
 

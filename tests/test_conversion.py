@@ -42,22 +42,19 @@ def as_the_authors_would_save(state_dict, part_of_keypoint):
             theirs[their_name(name, ELSEWHERE)] = tensor
             continue
         kind, stage, rest = match.groups()
-        if kind == "box":
-            theirs[f"head.head_series.{stage}.{their_name(rest, BOX_STAGE)}"] = tensor
-            continue
-        prefix = f"head.pose_head_series.{stage}"
-        theirs[f"{prefix}.updater.fc3.weight"] = torch.zeros(2, 2)
-        theirs[f"{prefix}.updater.norm_fc3.bias"] = torch.zeros(2)
-        if rest.startswith("heads."):
-            head, which = {"coordinate": "fc_coord", "sigma": "fc_sigma"}[rest[6:].split("_")[0]], rest.split("_")[1]
+        prefix = f"head.{'pose_' * (kind == 'keypoint')}head_series.{stage}"
+        if kind == "keypoint":
+            theirs[f"{prefix}.updater.fc3.weight"] = torch.zeros(2, 2)
+            theirs[f"{prefix}.updater.norm_fc3.bias"] = torch.zeros(2)
+        if head := re.fullmatch(r"heads\.(coord|sigma)\w*_(weight|bias)", rest):
             for part in range(max(part_of_keypoint) + 1):
                 mine = [index for index, other in enumerate(part_of_keypoint) if other == part]
-                theirs[f"{prefix}.{head}.{part}.linear.{which}"] = tensor[mine].flatten(0, 1)
+                theirs[f"{prefix}.fc_{head[1]}.{part}.linear.{head[2]}"] = tensor[mine].flatten(0, 1)
         elif rest.startswith("instance_to_part."):
             for part, matrix in enumerate(tensor):
                 theirs[f"{prefix}.residual_filter.{part}.{rest.split('.')[1]}"] = matrix
         else:
-            theirs[f"{prefix}.{their_name(rest, KEYPOINT_STAGE)}"] = tensor
+            theirs[f"{prefix}.{their_name(rest, BOX_STAGE if kind == 'box' else KEYPOINT_STAGE)}"] = tensor
     return theirs
 
 
