@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from detectron2.modeling import build_model
-from test_conversion_hrnet import tensors_of
+from test_conversion_backbones import tensors_of
 
 from querypose.conversion import backbone_of, convert_authors_checkpoint, publishable_weights
 from querypose.conversion.files import save_weights

@@ -2,8 +2,7 @@
 
 import torch
 from refusals import ROOT, tool
-from test_conversion_hrnet import POSE_HEAD, original_hrnet, tensors_of
-from test_conversion_swin import original_swin
+from test_conversion_backbones import POSE_HEAD, original_hrnet, original_swin, tensors_of
 from tiny_model import tiny_model
 
 from querypose.predictor import load_weights
