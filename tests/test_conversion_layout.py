@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_model
 from test_conversion_backbones import tensors_of
 
-from querypose.conversion import backbone_of, convert_authors_checkpoint, publishable_weights
+from querypose.conversion.authors import convert_authors_checkpoint
 from querypose.conversion.files import save_weights
 from querypose.conversion.layout import CONFIG_FOLDER, closest_configs
 from querypose.errors import UserError
@@ -121,24 +121,6 @@ def test_closest_configs():
     assert names[0] == "querypose_R50.yaml" and "querypose_light_R50.yaml" in names and not overrides
     fifty, overrides = closest_configs({**resnet, "MODEL.QUERYPOSE.NUM_QUERIES": 50, "MODEL.QUERYPOSE.VARIANT": "full"})
     assert fifty == ["50_queries/querypose_R50.yaml"] and not overrides
-
-
-@pytest.mark.parametrize(
-    ("convert", "kept", "dropped", "dtype"),
-    [
-        (publishable_weights, {"backbone.a", "backbone.n", "decoder.c"}, ["criterion.b"], torch.float16),
-        (backbone_of, {"backbone.a", "backbone.n"}, ["criterion.b", "decoder.c"], torch.float32),
-    ],
-)
-def test_parts_of_our_own_checkpoints(save, convert, kept, dropped, dtype):
-    content = {"backbone.a": torch.ones(3), "backbone.n": torch.tensor(3), "criterion.b": torch.ones(2)}
-    content["decoder.c"] = torch.ones(2).half()
-    conversion = convert(save({"model": content, "optimizer": {"state": {}}}))
-    assert conversion.state_dict.keys() == kept and list(conversion.dropped.values()) == [dropped]
-    for name, tensor in conversion.state_dict.items():
-        assert tensor.dtype == (torch.int64 if name == "backbone.n" else dtype)
-    with pytest.raises(UserError, match=r"no tensor named backbone\.\*; give a checkpoint or weights of a QueryPose"):
-        backbone_of(save({"decoder.b": torch.ones(2)}))
 
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])

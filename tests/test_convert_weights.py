@@ -1,10 +1,14 @@
 """tools/convert_weights.py from a backbone's or our own checkpoint to a model with its numbers."""
 
+import pytest
 import torch
 from refusals import ROOT, tool
+from safetensors.torch import load_file
 from test_conversion_backbones import POSE_HEAD, original_hrnet, original_swin, tensors_of
 from tiny_model import tiny_model
 
+from querypose.conversion import backbone_of
+from querypose.errors import UserError
 from querypose.predictor import load_weights
 
 
@@ -30,7 +34,7 @@ def test_backbones(tmp_path, capsys):
     assert "config: configs/querypose_Swin-L.yaml\noverrides: none" in printed["swin"]
 
 
-def test_the_backbone_of_the_shipped_weights(tmp_path, capsys):
+def test_the_backbone_of_the_shipped_weights(tmp_path, capsys, save):
     target = tmp_path / "backbone.pth"
     tool("convert_weights", "--source", "backbone", ROOT / "weights/quickstart.pth", target)()
     printed = capsys.readouterr().out
@@ -38,7 +42,11 @@ def test_the_backbone_of_the_shipped_weights(tmp_path, capsys):
     kept = torch.load(target)["model"]
     assert {name.split(".")[1].rstrip("2345") for name in kept} == {"bottom_up", "fpn_lateral", "fpn_output"}
     whole = torch.load(ROOT / "weights/quickstart.pth")["model"]
-    assert all(torch.equal(tensor, whole[name].to(tensor.dtype)) for name, tensor in kept.items())
+    for name, tensor in kept.items():
+        wanted = whole[name].float() if whole[name].is_floating_point() else whole[name]
+        assert torch.equal(tensor, wanted) and tensor.dtype == wanted.dtype
+    with pytest.raises(UserError, match=r"no tensor named backbone\.\*; give a checkpoint or weights of a QueryPose"):
+        backbone_of(save({"decoder.b": torch.ones(2)}))
 
 
 def test_weights_to_pass_on_in_the_safetensors_format(tmp_path):
@@ -46,6 +54,7 @@ def test_weights_to_pass_on_in_the_safetensors_format(tmp_path):
     torch.save({"model": model.state_dict(), "iteration": 7}, tmp_path / "model_final.pth")
     target = tmp_path / "weights.safetensors"
     tool("convert_weights", "--source", "querypose", tmp_path / "model_final.pth", target)()
+    assert not any(name.startswith("criterion.") for name in load_file(target))
     load_weights(other, str(target))
     for name, tensor in other.state_dict().items():
         if not name.startswith("criterion."):
