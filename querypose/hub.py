@@ -17,9 +17,7 @@ CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
 CARD_TEXT = """---
 library_name: querypose
 pipeline_tag: keypoint-detection
-tags:
-- pose-estimation
-- detectron2
+tags: [pose-estimation, detectron2]
 ---
 
 # QueryPose, {backbone} backbone

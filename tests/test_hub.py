@@ -45,12 +45,15 @@ def test_a_folder(predictor, folder, tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("revision", [None, "0123456789abcdef0123456789abcdef01234567"])
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize("revision", [None, COMMIT])
 def test_a_filled_cache(predictor, folder, tmp_path, offline, revision):
-    repository, commit = tmp_path / "models--people--poses", "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(folder, repository / "snapshots" / commit)
+    repository = tmp_path / "models--people--poses"
+    shutil.copytree(folder, repository / "snapshots" / COMMIT)
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
+    (repository / "refs" / "main").write_text(COMMIT)
     other = PosePredictor.from_pretrained("people/poses", revision=revision, cache_dir=tmp_path, **EXACT)
     assert other.skeleton == predictor.skeleton
     expected, found = predictor(IMAGE), other(IMAGE)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from torch import Tensor
@@ -149,7 +150,7 @@ def convert_authors_weights(
 def _by_keypoint(parts: list[Tensor], part_of_keypoint: list[int]) -> Tensor:
     """Rows (x, y of a part's keypoints) of every part -> (K, 2, ...) in the skeleton's order."""
     sizes = [len(part) / 2 if part.ndim else 0 for part in parts]
-    if sizes != [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)]:
+    if sizes != np.bincount(part_of_keypoint).tolist():
         listed = ", ".join(f"{size:g}" for size in sizes)
         raise UserError(f"the checkpoint's parts hold [{listed}] keypoints, which is not the config's part division")
     keypoints = [iter(part.unflatten(0, (-1, 2))) for part in parts]
@@ -164,7 +165,7 @@ def find_division(state_dict: Mapping[str, Tensor], path: str) -> tuple[str, lis
     skeleton = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_train"))
     for division, _ in PART_DIVISION_REGISTRY:
         part_of_keypoint = build_part_division(skeleton, division)
-        if [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)] == sizes:
+        if np.bincount(part_of_keypoint).tolist() == sizes:
             return division, part_of_keypoint
     raise UserError(f"the checkpoint {path} has parts of {sizes} keypoints, which is not a part division of Figure 4")
 

@@ -49,8 +49,7 @@ def split_off(
 
 def publishable_weights(path: str) -> Conversion:
     """The tensors of one of our training checkpoints that inference needs, floating ones in half precision."""
-    reasons = {r"criterion\..+": "the losses (criterion), which inference does not need"}
-    tensors, dropped = load_tensors(path, reasons)
+    tensors, dropped = load_tensors(path, {r"criterion\..+": "the losses (criterion), which inference does not need"})
     return Conversion(_in_type(tensors, torch.float16), dropped)
 
 
@@ -67,10 +66,7 @@ def _in_type(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
 
 
 def save_weights(state_dict: dict[str, Tensor], path: str, author: str) -> None:
-    """Write weights atomically, never over another file; in PyTorch's format unless `path` ends in `.safetensors`.
-
-    author: whose weights they are, for the log of whoever loads a PyTorch file.
-    """
+    """Write weights atomically, never over another file; in PyTorch's format unless `path` ends in `.safetensors`."""
     check_output_file(path)
     with whole_file(path) as file:
         if path.endswith(".safetensors"):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from detectron2.config import CfgNode
@@ -49,7 +48,7 @@ class Layout:
         path: str,
         tensors: Mapping[str, Tensor],
         dropped: dict[str, list[str]],
-        optional: Mapping[str, str] = MappingProxyType({}),
+        optional: Mapping[str, str] | None = None,
     ) -> Conversion:
         """The converted checkpoint; raise `UserError` with all tensors that are missing, unexpected or misshapen.
 
@@ -57,7 +56,7 @@ class Layout:
         checkpoint may lack, all or none of them -> what these are.
         """
         fresh: dict[str, list[str]] = {}
-        for pattern, reason in optional.items():
+        for pattern, reason in (optional or {}).items():
             names = [name for name in self.shapes if re.fullmatch(pattern, name)]
             if names and tensors.keys().isdisjoint(names):
                 fresh[reason] = names
@@ -122,6 +121,4 @@ def number_of(state_dict: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def enumerate_names(names: list[str], most: int = 20) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

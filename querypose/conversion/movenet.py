@@ -36,8 +36,7 @@ def convert_movenet_file(path: str) -> Conversion:
     """Read `movenet-multipose.json`, and the `.bin` files beside it that it names, as weights of our backbone."""
     theirs = read_tfjs(path)
     names = file_names()
-    missing = [name for name in names.values() if name not in theirs]
-    if missing:
+    if missing := [name for name in names.values() if name not in theirs]:
         listed = enumerate_names(missing, 3)
         raise UserError(
             f"{path} is not MoveNet MultiPose: it lacks {len(missing)} of its {len(names)} weights ({listed})"

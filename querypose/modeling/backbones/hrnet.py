@@ -27,12 +27,7 @@ class HRNetBackbone(Backbone):
 
     @configurable
     def __init__(self, *, bottom_up: nn.Module, channels: list[int], out_channels: int, neck: str):
-        """
-        Args:
-            bottom_up: (B, 3, H, W) -> the four branches at strides 4, 8, 16 and 32, with these channels.
-            out_channels: of p2 .. p5.
-            neck: "pooled" or "lateral".
-        """
+        """bottom_up: (B, 3, H, W) -> the four branches at strides 4, 8, 16 and 32, with these channels."""
         super().__init__()
         pooled = neck == "pooled"
         self.bottom_up = bottom_up
@@ -54,8 +49,7 @@ class HRNetBackbone(Backbone):
         name = cfg.MODEL.HRNET.NAME
         if not name.startswith("hrnet_"):
             raise UserError(f"MODEL.HRNET.NAME is '{name}'; give one of timm's HRNets, such as hrnet_w32 or hrnet_w48")
-        # index 0 would be the stem at stride 2; without a location the branches come as they are, not widened for a
-        # classifier
+        # index 0 would be the stem at stride 2; without a location the branches are not widened for a classifier
         bottom_up = create_timm_model("MODEL.HRNET.NAME", name, feature_location="", out_indices=(1, 2, 3, 4))
         set_batch_norm(bottom_up, cfg.MODEL.HRNET.NORM, "MODEL.HRNET.NORM")
         return {

@@ -38,7 +38,6 @@ class SwinBackbone(Backbone):
         Args:
             embed_dim: channels of res2; every stage after it has twice as many.
             depths, num_heads: blocks and attention heads of the four stages.
-            window_size: side of the attention windows, in locations.
             stochastic_depth: the probability that the last block is skipped in training; it rises linearly from 0.
             out_features: those of res2 .. res5 to return; stages behind the last of them are not built.
         """

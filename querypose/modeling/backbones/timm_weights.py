@@ -17,11 +17,11 @@ def load_timm_weights(backbone: nn.Module, name: str) -> None:
     """
     title = f"MODEL.WEIGHTS is 'timm://{name}'"
     options: dict[str, Any] = {"features_only": True, "pretrained": True}
-    target: Any = backbone.bottom_up if isinstance(backbone, HRNetBackbone) else None
-    if target is not None:
+    target: Any = getattr(backbone, "bottom_up", None)
+    if isinstance(backbone, HRNetBackbone):
         options["feature_location"] = ""
-    elif isinstance(getattr(backbone, "bottom_up", None), TimmBackbone):
-        target = backbone.bottom_up.model  # type: ignore[union-attr]
+    elif isinstance(target, TimmBackbone):
+        target = target.model
     else:
         raise UserError(f"{title}, but only build_hrnet_backbone and build_timm_fpn_backbone take timm's weights")
     if not timm.is_model(name.split(".")[0]):

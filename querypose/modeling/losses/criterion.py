@@ -146,10 +146,7 @@ def _rename_flow(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, 
 
 
 def averaged_over_processes(number: int | Tensor, device: torch.device) -> Tensor:
-    """The mean of the processes' numbers, at least one.
-
-    Data-parallel training averages gradients: sums divided by it give the gradient of a single process.
-    """
+    """The mean of the processes' numbers, at least one: data-parallel training averages gradients."""
     # a number is filled in on the device: sent there, it would make the host wait
     count = number.float() if isinstance(number, Tensor) else torch.full((), float(number), device=device)
     if comm.get_world_size() > 1:
