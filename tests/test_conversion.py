@@ -1,4 +1,4 @@
-"""The authors' checkpoints become ours: stacked, and nothing lost; that names are right is for test_parity.py."""
+"""tools/convert_weights.py loses nothing of a checkpoint; that the authors' names are right is for test_parity.py."""
 
 import re
 
@@ -6,19 +6,16 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from refusals import ROOT, tool
+from safetensors.torch import load_file
+from test_conversion_backbones import POSE_HEAD, original_hrnet, original_swin, tensors_of
 from tiny_model import tiny_config, tiny_model
 
-from querypose.conversion.authors import (
-    BOX_STAGE,
-    ELSEWHERE,
-    KEYPOINT_STAGE,
-    convert_authors_checkpoint,
-    convert_authors_weights,
-)
+from querypose.conversion import authors, backbone_of
 from querypose.data import skeleton_of
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.errors import UserError
 from querypose.modeling import build_part_division
+from querypose.predictor import load_weights
 from querypose.setup_config import setup_config
 
 # a backbone that the authors have, unlike the tiny model's own
@@ -39,7 +36,7 @@ def as_the_authors_would_save(state_dict, part_of_keypoint):
     for name, tensor in state_dict.items():
         match = re.fullmatch(r"decoder\.(box|keypoint)_stages\.(\d+)\.(.+)", name)
         if match is None:
-            theirs[their_name(name, ELSEWHERE)] = tensor
+            theirs[their_name(name, authors.ELSEWHERE)] = tensor
             continue
         kind, stage, rest = match.groups()
         prefix = f"head.{'pose_' * (kind == 'keypoint')}head_series.{stage}"
@@ -54,7 +51,8 @@ def as_the_authors_would_save(state_dict, part_of_keypoint):
             for part, matrix in enumerate(tensor):
                 theirs[f"{prefix}.residual_filter.{part}.{rest.split('.')[1]}"] = matrix
         else:
-            theirs[f"{prefix}.{their_name(rest, BOX_STAGE if kind == 'box' else KEYPOINT_STAGE)}"] = tensor
+            table = authors.BOX_STAGE if kind == "box" else authors.KEYPOINT_STAGE
+            theirs[f"{prefix}.{their_name(rest, table)}"] = tensor
     return theirs
 
 
@@ -100,7 +98,7 @@ def test_everything_comes_back(tmp_path, capsys, variant):
 def test_the_division_is_found_from_the_file(save, division):
     model = tiny_model("light", *RESNET, "MODEL.QUERYPOSE.PART_DIVISION", division)
     theirs = as_the_authors_would_save(model.state_dict(), parts_of(division))
-    conversion = convert_authors_checkpoint(save({"model": theirs, "iteration": 7}))
+    conversion = authors.convert_authors_checkpoint(save({"model": theirs, "iteration": 7}))
     model.load_state_dict(conversion.state_dict, strict=True)
     overrides = dict(zip(conversion.overrides[::2], conversion.overrides[1::2], strict=True))
     assert overrides.get("MODEL.QUERYPOSE.PART_DIVISION", "rigid") == division
@@ -108,7 +106,7 @@ def test_the_division_is_found_from_the_file(save, division):
     odd = {name: tensor for name, tensor in theirs.items() if ".fc_coord.0." not in name and ".fc_sigma.0." not in name}
     head = "head.pose_head_series.0.fc_coord.0.linear.weight"
     with pytest.raises(UserError, match=r"parts of \[6, .*\] keypoints, which is not a part division"):
-        convert_authors_checkpoint(save({**odd, head: torch.ones(12, 16)}))
+        authors.convert_authors_checkpoint(save({**odd, head: torch.ones(12, 16)}))
 
 
 def test_what_is_no_querypose_of_this_division(save):
@@ -116,7 +114,7 @@ def test_what_is_no_querypose_of_this_division(save):
 
     def refused(words, weights, division=rigid):
         with pytest.raises(UserError, match=words):
-            convert_authors_weights(weights, division)
+            authors.convert_authors_weights(weights, division)
 
     foreign = {"roi_heads.box.weight": torch.ones(1), "head.other.1": torch.ones(1)}
     refused("it holds roi_heads.box.weight, head.other.1$", {**theirs, **foreign})
@@ -127,4 +125,53 @@ def test_what_is_no_querypose_of_this_division(save):
     odd = {"head.pose_head_series.0.residual_filter.3.weight": torch.ones(2, 3)}
     refused("parts of .*instance_to_part.weight in the checkpoint have different shapes", {**theirs, **odd})
     with pytest.raises(UserError, match="is not the authors' QueryPose: it has no keypoint heads"):
-        convert_authors_checkpoint(save({"layer1.weight": torch.ones(2)}))
+        authors.convert_authors_checkpoint(save({"layer1.weight": torch.ones(2)}))
+
+
+def test_backbones(tmp_path, capsys):
+    sources = {
+        "hrnet": tensors_of(original_hrnet(48, all_outputs=False) | POSE_HEAD),
+        "swin": {"model": tensors_of(original_swin("large", window=12))},
+    }
+    printed = {}
+    for source, content in sources.items():
+        torch.save(content, tmp_path / f"{source}.pth")
+        target = tmp_path / f"{source}_ours.pth"
+        tool("convert_weights", "--source", source, tmp_path / f"{source}.pth", target)()
+        printed[source] = capsys.readouterr().out
+        assert all(name.startswith("backbone.bottom_up.") for name in torch.load(target)["model"])
+        assert "all of the neck and the decoder" in printed[source]
+    assert (
+        "left out 2 tensors: the head, which is not part of the backbone (final_layer.weight, ..)" in printed["hrnet"]
+    )
+    assert "randomly initialized 78 tensors: the coarser outputs" in printed["hrnet"]
+    assert "config: configs/querypose_HRNet-W48.yaml or configs/querypose_light_HRNet-W48.yaml" in printed["hrnet"]
+    assert "interpolated 24 relative position tables from window 12 to 7" in printed["swin"]
+    assert "config: configs/querypose_Swin-L.yaml\noverrides: none" in printed["swin"]
+
+
+def test_the_backbone_of_the_shipped_weights(tmp_path, capsys, save):
+    target = tmp_path / "backbone.pth"
+    tool("convert_weights", "--source", "backbone", ROOT / "weights/quickstart.pth", target)()
+    printed = capsys.readouterr().out
+    assert "what is not of the backbone" in printed and "all of the decoder (these are weights" in printed
+    kept = torch.load(target)["model"]
+    assert {name.split(".")[1].rstrip("2345") for name in kept} == {"bottom_up", "fpn_lateral", "fpn_output"}
+    whole = torch.load(ROOT / "weights/quickstart.pth")["model"]
+    for name, tensor in kept.items():
+        wanted = whole[name].float() if whole[name].is_floating_point() else whole[name]
+        assert torch.equal(tensor, wanted) and tensor.dtype == wanted.dtype
+    with pytest.raises(UserError, match=r"no tensor named backbone\.\*; give a checkpoint or weights of a QueryPose"):
+        backbone_of(save({"decoder.b": torch.ones(2)}))
+
+
+def test_weights_to_pass_on_in_the_safetensors_format(tmp_path):
+    model, other = tiny_model("light"), tiny_model("light")
+    torch.save({"model": model.state_dict(), "iteration": 7}, tmp_path / "model_final.pth")
+    target = tmp_path / "weights.safetensors"
+    tool("convert_weights", "--source", "querypose", tmp_path / "model_final.pth", target)()
+    assert not any(name.startswith("criterion.") for name in load_file(target))
+    load_weights(other, str(target))
+    for name, tensor in other.state_dict().items():
+        if not name.startswith("criterion."):
+            assert torch.equal(tensor, model.state_dict()[name].half().to(tensor.dtype)), name

@@ -16,7 +16,7 @@ KEYPOINT_LOSS_REGISTRY.__doc__ = """
 Registry of keypoint losses, named by `MODEL.QUERYPOSE.KEYPOINT_LOSS`.
 
 A registered class is an `nn.Module` built as `cls(cfg)`. Its `forward(coordinates, sigmas, targets, valid)` takes three
-times (n, K, 2) in box units, and valid (n, K), which keypoints count; targets are anything where not. It returns the
+tensors (n, K, 2) in box units, and valid (n, K), which keypoints count; targets are anything where not. It returns the
 sum over the valid keypoints. The class attribute `uses_sigma` says whether the heads predict sigma; if not, every
 keypoint has the confidence 1 and a person's score is its class probability.
 """
