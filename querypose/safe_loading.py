@@ -147,11 +147,9 @@ def find_weights(
         plain_found = content
     plain: dict[str, Tensor] = {}
     averaged: dict[str, Tensor] = {}
-    bookkeeping = []
     for tensors, is_average in ((plain_found or {}, False), (averaged_found or {}, True)):
         for name, tensor in tensors.items():
             if _AVERAGING_STATE.fullmatch(name):
-                bookkeeping.append(name)
                 continue
             bare = name if name in model_names else _PREFIXES.sub("", name)
             found = averaged if is_average or "ema" in name.removesuffix(bare) else plain
@@ -160,8 +158,8 @@ def find_weights(
             if bare in found:
                 raise UserError(f"the checkpoint {path} holds two tensors {bare}; save one model alone")
             found[bare] = torch.as_tensor(tensor)
-    dropped = {PLAIN_WEIGHTS: [name for name in plain if name in averaged], "state of the averaging": bookkeeping}
-    return {**plain, **averaged}, {reason: names for reason, names in dropped.items() if names}
+    replaced = [name for name in plain if name in averaged]
+    return {**plain, **averaged}, {PLAIN_WEIGHTS: replaced} if replaced else {}
 
 
 def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor] | None:

@@ -11,6 +11,7 @@ from detectron2.modeling import build_backbone
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.swin_transformer import SwinTransformer
 
+from querypose.conversion import CONVERTERS
 from querypose.conversion.backbones import (
     convert_hrnet_checkpoint,
     convert_swin_checkpoint,
@@ -72,21 +73,6 @@ def test_pose_hrnet_lacks_the_coarse_outputs_of_its_last_module(save):
     # other widths need an override
     conversion = convert_hrnet_checkpoint(save(tensors_of(original_hrnet(18, all_outputs=False))))
     assert conversion.overrides == ["MODEL.HRNET.NAME", "hrnet_w18"]
-
-
-def test_damaged_and_foreign_hrnets_are_refused(save):
-    shapes = original_hrnet(32, all_outputs=True)
-    some = {name: shape for name, shape in shapes.items() if not name.startswith("stage4.2.fuse_layers.2")}
-    misshapen = r"1 misshapen \(backbone.bottom_up.conv2.weight \(64, 64, 1, 1\) instead of \(64, 64, 3, 3\)\)"
-    for others, words in (
-        (some, r"20 missing \(backbone.bottom_up.stage4.2.fuse_layers.2.0.0.0.weight"),
-        ({**shapes, "stage5.weight": (2,)}, r"1 unexpected \(backbone.bottom_up.stage5.weight\)"),
-        ({**shapes, "conv2.weight": (64, 64, 1, 1)}, misshapen),
-        ({"layer1.0.conv1.weight": (1,)}, "does not match HRNet: it lacks transition1.0.0.weight"),
-        ({**shapes, "transition1.0.0.weight": (20, 256, 3, 3)}, "timm cannot build"),
-    ):
-        with pytest.raises(UserError, match=words):
-            convert_hrnet_checkpoint(save(tensors_of(others)))
 
 
 SWIN_HEAD = {"norm.weight": (2,), "norm.bias": (2,), "head.weight": (3, 2), "head.bias": (3,)}
@@ -161,25 +147,8 @@ def test_swin_s_tables_of_another_window_are_interpolated(save):
     expected = torch.nn.functional.interpolate(square, size=13, mode="bicubic").flatten(2)[0].T
     ours = conversion.state_dict[BOTTOM_UP + "features.3.1.attn.relative_position_bias_table"]
     assert torch.allclose(ours, expected, atol=1e-5)
-
-
-def test_foreign_swins_are_refused(save):
-    shapes, table = original_swin(), "layers.3.blocks.1.attn.relative_position_bias_table"
-    for others, words in (
-        ({**shapes, "layers.0.blocks.0.attn.logit_scale": (3, 1, 1)}, r"1 unexpected \(backbone.*attn.logit_scale\)"),
-        (
-            {name: shape for name, shape in shapes.items() if "3.blocks.1.norm2.b" not in name},
-            r"1 missing \(.*7.1.norm2",
-        ),
-        (
-            {table: (7,), **{name: shape for name, shape in shapes.items() if name != table}},
-            "1 dimensions instead of 2",
-        ),
-        ({**original_swin(window=12), table: (7,)}, r"1 misshapen \(backbone.bottom_up.features.7.1.attn"),
-        ({"layers.0.blocks.0.norm1.weight": (1,)}, "does not match Swin in the original naming: it lacks patch"),
-    ):
-        with pytest.raises(UserError, match=words):
-            convert_swin_checkpoint(save(tensors_of(others)))
+    with pytest.raises(UserError, match=r"1 misshapen \(backbone.bottom_up.features.7.1.attn"):
+        convert_swin_checkpoint(save({**tensors, TABLE: torch.ones(7)}))
     for rows in (168, 144):
         with pytest.raises(UserError, match=f"{rows} rows belongs to no square window"):
             window_of(rows)
@@ -216,13 +185,43 @@ def test_torchvision_s_resnets_compute_the_same(save, depth, config):
         torch.testing.assert_close(features[name], feature, rtol=1e-4, atol=1e-5)
 
 
-def test_other_resnets_are_refused(save):
-    state_dict = torchvision_resnet(50).state_dict()
-    without = {name: tensor for name, tensor in state_dict.items() if name != "layer2.1.bn3.weight"}
-    for content, words in (
-        (without, r"1 missing \(backbone\.bottom_up\.res3\.1\.conv3\.norm\.weight\)"),
-        (torchvision.models.resnet18(weights=None).state_dict(), "of torchvision: it lacks layer3.0.conv3.weight"),
-        ({**state_dict, "layer3.7.conv1.weight": torch.ones(1)}, r"1 unexpected \(backbone\.bottom_up\.res4\.7\.conv1"),
-    ):
-        with pytest.raises(UserError, match=words):
-            convert_torchvision_checkpoint(save(content))
+TABLE = "layers.3.blocks.1.attn.relative_position_bias_table"
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "shape", "words"),
+    [
+        (
+            "hrnet",
+            "stage4.2.fuse_layers.2.0.0.0.weight",
+            None,
+            r"1 missing \(backbone.bottom_up.stage4.2.fuse_layers.2.0",
+        ),
+        ("hrnet", "stage5.weight", (2,), r"1 unexpected \(backbone.bottom_up.stage5.weight\)"),
+        ("hrnet", "conv2.weight", (64, 64, 1, 1), r"1 misshapen \(.*conv2.weight .* instead of \(64, 64, 3, 3\)\)"),
+        ("hrnet", "transition1.0.0.weight", None, "does not match HRNet: it lacks transition1.0.0.weight"),
+        ("hrnet", "transition1.0.0.weight", (20, 256, 3, 3), "timm cannot build"),
+        ("swin", "layers.0.blocks.0.attn.logit_scale", (3, 1, 1), r"1 unexpected \(backbone.*attn.logit_scale\)"),
+        ("swin", "layers.3.blocks.1.norm2.bias", None, r"1 missing \(backbone.bottom_up.features.7.1.norm2.bias\)"),
+        ("swin", TABLE, (7,), f"{TABLE} has 1 dimensions instead of 2"),
+        ("swin", "patch_embed.proj.weight", None, "does not match Swin in the original naming: it lacks patch"),
+        (
+            "torchvision",
+            "layer2.1.bn3.weight",
+            None,
+            r"1 missing \(backbone\.bottom_up\.res3\.1\.conv3\.norm\.weight\)",
+        ),
+        ("torchvision", "layer3.0.conv3.weight", None, "of torchvision: it lacks layer3.0.conv3.weight"),
+        ("torchvision", "layer3.7.conv1.weight", (1,), r"1 unexpected \(backbone\.bottom_up\.res4\.7\.conv1"),
+    ],
+)
+def test_damaged_and_foreign_files_are_refused(save, source, name, shape, words):
+    if source == "torchvision":
+        with torch.device("meta"):
+            model = torchvision.models.resnet50(weights=None)
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    else:
+        shapes = original_swin() if source == "swin" else original_hrnet(32, all_outputs=True)
+    shapes = {other: tuple(shape) for other, shape in shapes.items() if other != name}
+    with pytest.raises(UserError, match=words):
+        CONVERTERS[source](save(tensors_of(shapes if shape is None else {name: shape, **shapes})))
