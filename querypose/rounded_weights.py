@@ -7,16 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
-_ROUNDED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-
 
 @contextlib.contextmanager
 def rounding_weights(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Round, after the block, the convolutions and Linear layers of `model` that the block ran under autocast.
 
-    Autocast rounds a weight whenever it is used and forgets it at the end of its context. What follows computes the
-    same numbers, in half the memory for these weights, but no longer without autocast to `dtype`. A layer that ran with
-    autocast turned off keeps its float32. Other threads may run the model in the meantime.
+    What follows computes the same numbers, in half the memory for these weights, but no longer without autocast to
+    `dtype`. A layer that ran with autocast turned off keeps its float32. Other threads may run the model meanwhile.
     """
     rounded: set[nn.Module] = set()
     kept: set[nn.Module] = set()
@@ -24,7 +21,8 @@ def rounding_weights(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     def note(module: Any, args: Any) -> None:
         (rounded if torch.is_autocast_enabled(module.weight.device.type) else kept).add(module)
 
-    handles = [module.register_forward_pre_hook(note) for module in model.modules() if isinstance(module, _ROUNDED)]
+    layers = (m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)))
+    handles = [module.register_forward_pre_hook(note) for module in layers]
     try:
         yield
     finally:

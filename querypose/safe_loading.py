@@ -1,10 +1,10 @@
 """Checkpoints of any origin: read without running code in them, and the model's weights found in them."""
 
 import contextlib
-import os
 import pickle
 import re
-from collections.abc import Collection
+from collections import OrderedDict
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from detectron2.checkpoint import DetectionCheckpointer
 from safetensors.torch import load_file
 from torch import Tensor
 
-from querypose.array_pickle import NUMPY_STAND_INS, load_array_pickle, with_arrays
 from querypose.errors import UserError
 
 # where trainers put the averaged (EMA) weights, and where the plain ones, in a checkpoint; the first that is there
@@ -27,9 +26,6 @@ _PREFIXES = re.compile(r"^(?:(?:module|model|_orig_mod|ema|model_ema|ema_model)\
 # an averaging's own numbers, saved among its tensors
 _AVERAGING_STATE = re.compile(r"(?:.+\.)?(?:n_averaged|num_updates|decay)")
 
-# the losses, with their flow, have no part in inference: weights may come without them
-_TRAINING_ONLY = "criterion."
-
 # in the names of parameters with activation checkpointing, not in those of the state dict
 _WRAPPED = "_checkpoint_wrapped_module."
 
@@ -39,120 +35,97 @@ PLAIN_WEIGHTS = "plain weights, replaced by the averaged (EMA) ones of the same 
 class SafeCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer for `.pth`, `.safetensors` and `.pkl` files of any origin and wrapping.
 
-    Attributes:
-        must_fit: whether weights of another shape, and weights without some of the parameters that inference needs, are
-            refused. Detectron2 only logs them, which suits a training run that starts from a backbone.
+    With `must_fit`, weights of another shape, or without parameters that inference needs, are refused. Detectron2 only
+    logs them, which suits a training run that starts from a backbone.
     """
 
     must_fit = False
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load `path` into the model and the other objects; an empty one loads nothing.
-
-        Returns:
-            what else the checkpoint holds.
-
-        Raises:
-            UserError: a file that cannot be had, is damaged, holds code, or holds nothing of the model's.
-        """
+        """Load `path` and return what else it holds; raise `UserError` if it is damaged, holds code or no weights."""
         try:
             return super().load(path, *args, **kwargs)
         except UserError:
             raise
         except Exception as error:  # network, zip, names, shapes: each its own; a user needs the file's name
-            raise UserError(
-                f"cannot load the weights {path} ({type(error).__name__}: {_first_line(error)}); "
-                "give a checkpoint in MODEL.WEIGHTS"
-            ) from error
+            raise UserError(f"cannot load the weights {path} ({type(error).__name__}: {_first_line(error)})") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_checkpoint(filename)
         if not filename.endswith(".pkl"):
             weights, _ = find_weights(content, filename, self.model.state_dict().keys())
             return {**(content if isinstance(content, dict) and "model" in content else {}), "model": weights}
-        if not (isinstance(content, dict) and {"model", "__author__"} <= content.keys()):
+        if isinstance(content, dict) and not {"model", "__author__"} <= content.keys():
             # Caffe2's and Detectron1's: detection models keep their weights under "blobs", others have them bare
-            arrays = content.get("blobs", content) if isinstance(content, dict) else None
-            if isinstance(arrays, dict):
-                arrays = {name: array for name, array in arrays.items() if not str(name).endswith("_momentum")}
+            arrays = {name: array for name, array in content.get("blobs", content).items() if "_momentum" not in name}
             content = {"model": arrays, "__author__": "Caffe2", "matching_heuristics": True}
-        if not _is_state_dict(content["model"]):
+        if not (isinstance(content, dict) and _is_state_dict(content["model"])):
             raise UserError(f"the checkpoint {filename} holds no weights by name; give one of Detectron2's model zoo")
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
+        parameters = {name.replace(_WRAPPED, ""): value for name, value in self.model.named_parameters()}
         missing = [name.replace(_WRAPPED, "") for name in incompatible.missing_keys]
-        parameters = [name.replace(_WRAPPED, "") for name, _ in self.model.named_parameters()]
         misshapen = incompatible.incorrect_shapes
         if not self.must_fit:
-            if parameters and {*missing, *(name for name, _, _ in misshapen)}.issuperset(parameters):
+            if parameters and parameters.keys() <= {*missing, *(name for name, _, _ in misshapen)}:
                 raise UserError(
                     "the weights are another model's: none of them has the name and the shape of one of this model's "
-                    f"{len(parameters)}, such as {parameters[0]}; give the config that they were trained with"
+                    f"{len(parameters)}, such as {next(iter(parameters))}; give the config that they were trained with"
                 )
             return incompatible._replace(missing_keys=missing)
-        if misshapen:
-            name, found, wanted = misshapen[0]
-            raise UserError(
-                f"{len(misshapen)} of the weights have another shape than the model's, first {name}, {tuple(found)} "
-                f"instead of {tuple(wanted)}; give the config that they were trained with"
-            )
-        needed = {name for name in parameters if not name.startswith(_TRAINING_ONLY)}
-        missing = [name for name in missing if name in needed]
-        if missing:
-            raise UserError(
-                f"the weights lack {len(missing)} of the model's {len(needed)} parameters, first {missing[0]}; give "
-                "the weights of a whole trained model, and the config that they were trained with"
-            )
-        not_finite = [name for name, value in self.model.named_parameters() if not value.isfinite().all()]
-        if not_finite:
-            raise UserError(
-                f"{len(not_finite)} of the weights hold NaN or infinity, first {not_finite[0]}: their training failed; "
-                "give weights from before"
-            )
-        # what else is missing is the losses', of no use here: nothing to report
+        # the losses and their flow have no part in inference
+        needed = [name for name in parameters if not name.startswith("criterion.")]
+        missing = [name for name in needed if name in missing]
+        misshapen = [f"{name}, {tuple(found)} instead of {tuple(wanted)}" for name, found, wanted in misshapen]
+        not_finite = [name for name, value in parameters.items() if not value.isfinite().all()]
+        for fault, names in (
+            (f"{len(misshapen)} of the weights have another shape than the model's", misshapen),
+            (f"the weights lack {len(missing)} of the model's {len(needed)} parameters", missing),
+            (f"{len(not_finite)} of the weights hold NaN or infinity", not_finite),
+        ):
+            if names:
+                raise UserError(f"{fault}, first {names[0]}; give the weights of a trained model, and its config")
         return incompatible._replace(missing_keys=[])
-
-
-def _numpy_numbers_allowed() -> contextlib.AbstractContextManager[Any]:
-    """Let `torch.load` read NumPy's numbers; before PyTorch 2.6 it refuses checkpoints that hold them."""
-    if torch.__version__ < "2.6":
-        return contextlib.nullcontext()
-    return torch.serialization.safe_globals([(function, name) for name, function in NUMPY_STAND_INS.items()])
 
 
 def read_checkpoint(path: str) -> Any:
     """The content of a `.safetensors` file, of a `.pkl` of arrays, or else of a file of `torch.save`, on the CPU.
 
-    Raises:
-        UserError: a file that does not exist, is damaged, or holds anything but tensors, arrays, numbers, strings and
-            containers of them.
+    Raises `UserError` for a file that does not exist, is damaged, or holds anything but tensors, arrays, numbers,
+    strings and containers of them.
     """
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
         if path.endswith(".pkl"):
             with open(path, "rb") as file:
-                return load_array_pickle(file)
-        with _numpy_numbers_allowed():
-            return with_arrays(torch.load(path, map_location="cpu", weights_only=True))
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        reason = error.strerror or "No such file or directory"
-        raise UserError(f"cannot read the checkpoint {path} ({reason}); check the path") from error
+                return _with_arrays(_ArrayUnpickler(file, encoding="latin1").load())
+        # NumPy's arrays and numbers too; before PyTorch 2.6, checkpoints that hold them are refused
+        numpy: Any = [(stand_in, name) for name, stand_in in _NUMPY.items()]
+        with torch.serialization.safe_globals(numpy) if torch.__version__ >= "2.6" else contextlib.nullcontext():
+            return _with_arrays(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # damaged files raise many kinds
-        # PyTorch's error names the class in its text alone
-        code = re.search(r"(?:GLOBAL|[Uu]nsupported class)[: ]+(\w[\w.]*)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and code:
-            raise UserError(
-                f"cannot read the checkpoint {path}: loading it would run code ({code[1]}); where you trust its "
-                "source, save the state dict alone first"
-            ) from error
-        kind = {".safetensors": "safetensors file", ".pkl": "pickle of arrays"}.get(os.path.splitext(path)[1])
-        raise UserError(
-            f"cannot read the checkpoint {path}: it is damaged, cut off or no {kind or 'file of torch.save'} "
-            f"({_reason(error, path)}); fetch or save it again"
-        ) from error
+        raise UserError(f"cannot read the checkpoint {path}: {_why_not(error, path)}") from error
+
+
+def _why_not(error: Exception, path: str) -> str:
+    if isinstance(error, (FileNotFoundError, IsADirectoryError, PermissionError)):
+        return f"{error.strerror or 'No such file or directory'}; check the path"
+    # PyTorch's error names the class in its text alone
+    code = re.search(r"(?:GLOBAL|[Uu]nsupported class)[: ]+(\w[\w.]*)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and code:
+        return f"loading it would run code ({code[1]}); where you trust its source, save the state dict alone first"
+    with open(path, "rb") as file:
+        start = file.read(30)
+    # PyTorch's advice on `weights_only` says nothing of the file itself
+    reason = f"it begins with {start!r}" if "weights_only" in str(error) else _first_line(error)
+    return f"it is damaged, cut off or of another format ({reason if start else 'it is empty'}); fetch or save it again"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
 
 
 def find_weights(
@@ -160,32 +133,23 @@ def find_weights(
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """The state dict in a checkpoint's content, without wrappers and prefixes; averaged weights before plain ones.
 
-    Args:
-        content: of `read_checkpoint`.
-        path: of the file, for messages.
-        model_names: of the model's tensors, where it is known; they stay as they are.
-
-    Returns:
-        tensors by name, and what was dropped of the file's weights: reason -> names.
-
-    Raises:
-        UserError: no state dict, or one with two tensors of the same name.
+    Names in `model_names` stay as they are; `path` is for messages. Returns tensors by name, and what was dropped of
+    the file's weights: reason -> names. Raises `UserError` for no state dict, or two tensors of the same name.
     """
     averaged_found, plain_found = _state_dict(content, _AVERAGED), _state_dict(content, _PLAIN)
     if averaged_found is None and plain_found is None:
         if not _is_state_dict(content):
+            keys = f" of {', '.join(map(str, content))}" if isinstance(content, dict) and content else ""
             raise UserError(
-                f"the checkpoint {path} holds no weights but {_describe(content)}; give a state dict, bare or under "
-                "'model', 'state_dict' or 'ema'"
+                f"the checkpoint {path} holds no weights but a {type(content).__name__}{keys[:100]}; give a state "
+                "dict, bare or under 'model', 'state_dict' or 'ema'"
             )
         plain_found = content
     plain: dict[str, Tensor] = {}
     averaged: dict[str, Tensor] = {}
-    bookkeeping = []
     for tensors, is_average in ((plain_found or {}, False), (averaged_found or {}, True)):
         for name, tensor in tensors.items():
             if _AVERAGING_STATE.fullmatch(name):
-                bookkeeping.append(name)
                 continue
             bare = name if name in model_names else _PREFIXES.sub("", name)
             found = averaged if is_average or "ema" in name.removesuffix(bare) else plain
@@ -194,8 +158,18 @@ def find_weights(
             if bare in found:
                 raise UserError(f"the checkpoint {path} holds two tensors {bare}; save one model alone")
             found[bare] = torch.as_tensor(tensor)
-    dropped = {PLAIN_WEIGHTS: [name for name in plain if name in averaged], "state of the averaging": bookkeeping}
-    return {**plain, **averaged}, {reason: names for reason, names in dropped.items() if names}
+    replaced = [name for name in plain if name in averaged]
+    return {**plain, **averaged}, {PLAIN_WEIGHTS: replaced} if replaced else {}
+
+
+def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor] | None:
+    """The state dict under the first of `keys` that `content` has, looked for one wrapper further where needed."""
+    for key in keys if isinstance(content, dict) else ():
+        inner = content.get(key)
+        found = inner if _is_state_dict(inner) else _state_dict(inner, _PLAIN)
+        if found is not None:
+            return found
+    return None
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -206,34 +180,73 @@ def _is_state_dict(value: Any) -> bool:
     )
 
 
-def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor] | None:
-    """The state dict under the first of `keys` that `content` has, looked for one wrapper further where needed."""
-    if not isinstance(content, dict):
-        return None
-    for key in keys:
-        inner = content.get(key)
-        if _is_state_dict(inner):
-            return inner
-        if (further := _state_dict(inner, _PLAIN)) is not None:
-            return further
-    return None
+class _Dtype:
+    """Stands for `numpy.dtype(letters, ..)` while a pickle is read; its state may only tell the order of the bytes."""
+
+    def __init__(self, letters: str, *_: Any):
+        self.dtype = np.dtype(letters)
+        if self.dtype.kind not in "biuf":
+            raise pickle.UnpicklingError("it holds an array of something else than numbers")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+    def numbers(self, data: Any, shape: tuple[int, ...], order: Any) -> np.ndarray:
+        """An array of its own memory; `data` is text where Python 2 wrote the pickle."""
+        data = data.encode("latin1") if isinstance(data, str) else bytes(data)
+        array = np.frombuffer(data, self.dtype).astype(self.dtype.newbyteorder("="))
+        return array.reshape(shape, order=order)
 
 
-def _describe(content: Any) -> str:
-    """What is found where weights should be."""
-    keys = f" of {', '.join(map(str, content))}" if isinstance(content, dict) and content else ""
-    return f"a {type(content).__name__}{keys[:100]}"
+class _Array:
+    """Stands for a numpy array while a pickle is read; the array is made when its state comes."""
+
+    array = np.zeros(0)
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran_order, data = state
+        self.array = dtype.numbers(data, shape, "F" if fortran_order else "C")
 
 
-def _reason(error: Exception, path: str) -> str:
-    """Why a file cannot be read; PyTorch's advice on `weights_only` says nothing of the file itself."""
-    with open(path, "rb") as file:
-        start = file.read(30)
-    if start and "weights_only" not in str(error):
-        return _first_line(error)
-    return f"it begins with {start!r}" if start else "it is empty"
+# numpy's names, and what is called in their place, because its own `__setstate__` trusts the file
+_NUMPY: dict[str, Callable[..., Any]] = {"numpy.ndarray": _Array, "numpy.dtype": _Dtype}
+for _core in ("numpy.core", "numpy._core"):
+    _NUMPY[f"{_core}.multiarray._reconstruct"] = _Array
+    _NUMPY[f"{_core}.multiarray.scalar"] = lambda dtype, data: dtype.numbers(data, (), "C").item()
+    _NUMPY[f"{_core}.numeric._frombuffer"] = lambda data, dtype, shape, order: dtype.numbers(data, shape, order)
+
+_ALLOWED: dict[str, Callable[..., Any]] = {
+    **_NUMPY,
+    # how Python 3 writes bytes, and no bytes, for Python 2
+    "_codecs.encode": lambda text, _: str.encode(text, "latin1"),
+    "__builtin__.bytes": lambda: b"",
+    "collections.OrderedDict": OrderedDict,
+}
 
 
-def _first_line(error: Exception) -> str:
-    """The first line of an error's message, at most 200 characters of it."""
-    return (str(error).splitlines() or [""])[0][:200]
+class _ArrayUnpickler(pickle.Unpickler):
+    """For Detectron2's `.pkl` files, plain pickles of any protocol, which `torch.load` does not read."""
+
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        stand_in = _ALLOWED.get(f"{module}.{name}")
+        if stand_in is None:
+            raise pickle.UnpicklingError(f"Unsupported class {module}.{name}")  # in PyTorch's words
+        # a new function each time: a pickle may set attributes of what it calls
+        return lambda *args: stand_in(*args)
+
+
+def _with_arrays(value: Any) -> Any:
+    """`value` with the arrays in place of their stand-ins; its dicts and lists are changed in place."""
+    if isinstance(value, _Array):
+        return value.array
+    if isinstance(value, dict):
+        for key, item in value.items():
+            value[key] = _with_arrays(item)
+    elif isinstance(value, list):
+        value[:] = map(_with_arrays, value)
+    elif type(value) is tuple:
+        return tuple(map(_with_arrays, value))
+    return value

@@ -19,10 +19,10 @@ MUTANTS = [
     ("flow", "torch.exp(-log_scale)", "torch.exp(log_scale)"),
     ("flow", "log_det - log_scale.sum(dim=1)", "log_det + log_scale.sum(dim=1)"),
     # matching and loss
-    ("matcher", "- self.giou_weight * batched", "+ self.giou_weight * batched"),
+    ("matcher", "- self.giou_weight * (iou", "+ self.giou_weight * (iou"),
     ("matcher", "return positive - negative", "return positive"),
-    ("criterion", "self.l1_weight * l1_loss / num_persons", "l1_loss / num_persons"),
-    ("criterion", "self.keypoint_weight * loss / valid.shape[1]", "self.keypoint_weight * loss"),
+    ("criterion", 'self.weights["l1"] * l1_loss / num_persons', "l1_loss / num_persons"),
+    ("criterion", 'self.weights["keypoint"] * loss / valid.shape[1]', 'self.weights["keypoint"] * loss'),
     ("criterion", "boxes.boxes[stage].detach().flatten", "boxes.boxes[stage].flatten"),
     ("beyond_the_paper", "num_persons * copies, ", "num_persons, "),
     ("keypoint_loss", "targets, inside & (keypoints[..., 2] > 0)", "targets, keypoints[..., 2] > 0"),

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances, Keypoints
 from load_tool import load_file
 
 from querypose import add_querypose_config
-from querypose.conversion import convert_authors_weights
+from querypose.conversion.authors import convert_authors_weights
 from querypose.data import skeleton_of
 from querypose.modeling import QueryPose, build_part_division
 from querypose.skeleton import Skeleton

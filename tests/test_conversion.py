@@ -1,65 +1,31 @@
-"""The authors' checkpoints become ours: renamed, stacked, and nothing invented."""
+"""tools/convert_weights.py loses nothing of a checkpoint; that the authors' names are right is for test_parity.py."""
 
 import re
 
 import pytest
 import torch
+from detectron2.modeling import build_model
+from refusals import ROOT, tool
+from safetensors.torch import load_file
+from test_conversion_backbones import POSE_HEAD, original_hrnet, original_swin, tensors_of
 from tiny_model import tiny_config, tiny_model
 
-from querypose.conversion import convert_authors_checkpoint, convert_authors_weights
+from querypose.conversion import authors, backbone_of
 from querypose.data import skeleton_of
+from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.errors import UserError
 from querypose.modeling import build_part_division
+from querypose.predictor import load_weights
+from querypose.setup_config import setup_config
 
-# ours -> the authors', for everything that is not kept per part
-BOX_STAGE = {
-    "self_attention.attention": "self_attn",
-    "self_attention.norm": "norm1",
-    "interaction.generator": "inst_interact.dynamic_layer",
-    "interaction.output": "inst_interact.out_layer",
-    "interaction.": "inst_interact.",
-    "interaction_norm": "norm2",
-    "feedforward.linear": "linear",
-    "feedforward.norm": "norm3",
-    "class_branch": "cls_module",
-    "box_branch": "reg_module",
-    "class_logit": "class_logits",
-    "box_delta": "bboxes_delta",
-}
-KEYPOINT_STAGE = {
-    "tower": "inst_convs",
-    "instance_interaction.generator": "pose_decoder_inst_interact.dynamic_layer",
-    "instance_interaction.output": "pose_decoder_inst_interact.out_layer",
-    "instance_interaction.": "pose_decoder_inst_interact.",
-    "instance_norm": "inst_norm",
-    "instance_feedforward.linear": "linear",
-    "instance_feedforward.norm": "norm2",
-    "part_embedding.upsample": "part_embed_generator.upsample",
-    "part_embedding.attention": "part_embed_generator.LSA_conv",
-    "part_embedding.project": "part_embed_generator.fc",
-    "part_update.reduce": "updater.fc1",
-    "part_update.norm": "updater.norm_fc1",
-    "part_update.expand": "updater.fc2",
-    "self_attention.attention": "kps_self_attn",
-    "self_attention.norm": "self_attn_norm",
-    "feedforward.linear1": "linear1_l",
-    "feedforward.linear2": "linear2_l",
-    "feedforward.norm": "norm2_l",
-}
-ELSEWHERE = {
-    "decoder.instance_queries": "init_proposal_features",
-    "decoder.proposal_boxes": "init_proposal_boxes",
-    "decoder.part_queries": "part_query",
-    "criterion.keypoint_loss.flow.masks": "criterion.flow.flow.mask",
-    "criterion.keypoint_loss.flow.scale": "criterion.flow.flow.s",
-    "criterion.keypoint_loss.flow.translate": "criterion.flow.flow.t",
-    "backbone": "backbone",
-}
+# a backbone that the authors have, unlike the tiny model's own
+RESNET = ("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH", 18)
+RESNET += ("MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"])
 
 
-def replace_start(name, table):
-    for ours, theirs in table.items():
-        if name.startswith(ours):
+def their_name(name, table):
+    for theirs, ours in table.items():
+        if name == ours or name.startswith(f"{ours}."):
             return theirs + name[len(ours) :]
     raise AssertionError(f"this table lacks {name}")
 
@@ -70,73 +36,142 @@ def as_the_authors_would_save(state_dict, part_of_keypoint):
     for name, tensor in state_dict.items():
         match = re.fullmatch(r"decoder\.(box|keypoint)_stages\.(\d+)\.(.+)", name)
         if match is None:
-            theirs[replace_start(name, ELSEWHERE)] = tensor
+            theirs[their_name(name, authors.ELSEWHERE)] = tensor
             continue
         kind, stage, rest = match.groups()
-        if kind == "box":
-            theirs[f"head.head_series.{stage}.{replace_start(rest, BOX_STAGE)}"] = tensor
-            continue
-        prefix = f"head.pose_head_series.{stage}"
-        theirs[f"{prefix}.updater.fc3.weight"] = torch.zeros(2, 2)
-        theirs[f"{prefix}.updater.norm_fc3.bias"] = torch.zeros(2)
-        if rest.startswith("heads."):
-            head, which = {"coordinate": "fc_coord", "sigma": "fc_sigma"}[rest[6:].split("_")[0]], rest.split("_")[1]
+        prefix = f"head.{'pose_' * (kind == 'keypoint')}head_series.{stage}"
+        if kind == "keypoint":
+            theirs[f"{prefix}.updater.fc3.weight"] = torch.zeros(2, 2)
+            theirs[f"{prefix}.updater.norm_fc3.bias"] = torch.zeros(2)
+        if head := re.fullmatch(r"heads\.(coord|sigma)\w*_(weight|bias)", rest):
             for part in range(max(part_of_keypoint) + 1):
                 mine = [index for index, other in enumerate(part_of_keypoint) if other == part]
-                theirs[f"{prefix}.{head}.{part}.linear.{which}"] = tensor[mine].flatten(0, 1)
+                theirs[f"{prefix}.fc_{head[1]}.{part}.linear.{head[2]}"] = tensor[mine].flatten(0, 1)
         elif rest.startswith("instance_to_part."):
             for part, matrix in enumerate(tensor):
                 theirs[f"{prefix}.residual_filter.{part}.{rest.split('.')[1]}"] = matrix
         else:
-            theirs[f"{prefix}.{replace_start(rest, KEYPOINT_STAGE)}"] = tensor
+            table = authors.BOX_STAGE if kind == "box" else authors.KEYPOINT_STAGE
+            theirs[f"{prefix}.{their_name(rest, table)}"] = tensor
     return theirs
 
 
-@pytest.fixture(scope="module", params=["light", "full"])
-def pair(request):
-    """(our model, its weights as the authors would save them, the part of each keypoint)."""
-    model = tiny_model(request.param)
+def parts_of(division):
+    return build_part_division(skeleton_of(tiny_config()), division)
+
+
+@pytest.mark.parametrize("variant", ["light", "full"])
+def test_everything_comes_back(tmp_path, capsys, variant):
+    model = tiny_model(variant, *RESNET)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_()
-    division = build_part_division(skeleton_of(tiny_config()), "rigid")
-    return model, as_the_authors_would_save(model.state_dict(), division), division
+        for tensor in model.state_dict().values():
+            tensor.copy_(torch.rand(tensor.shape))
+    theirs, ours = tmp_path / "theirs.pth", tmp_path / "ours.pth"
+    torch.save({"model": as_the_authors_would_save(model.state_dict(), parts_of("rigid"))}, theirs)
+    convert = tool("convert_weights", "--source", "authors", theirs, ours)
+    convert()
+    printed = capsys.readouterr().out
+    assert "left out 4 tensors: a third gate layer (updater.fc3, updater.norm_fc3) that is never called" in printed
+    assert "left out 2 tensors: image statistics" in printed and printed.count("left out") == 2
+    assert f"config: configs/querypose_{'light_' * (variant == 'light')}R50.yaml" in printed
+    assert "overrides: MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.FPN.OUT_CHANNELS 16" in printed
+
+    # what it says to use is a working command line
+    use = next(line for line in printed.splitlines() if line.startswith("use: --config-file "))
+    file, *opts = use.removeprefix("use: --config-file ").split()
+    cfg = setup_config(str(ROOT / file), [*opts, "MODEL.DEVICE", "cpu"])
+    other = build_model(cfg)
+    PoseCheckpointer(other).load(cfg.MODEL.WEIGHTS)
+    state_dict = other.state_dict()
+    assert state_dict.keys() == model.state_dict().keys()
+    assert all(torch.equal(state_dict[name], tensor) for name, tensor in model.state_dict().items())
+
+    # a second run does not write over it
+    before = ours.read_bytes()
+    with pytest.raises(SystemExit):
+        convert()
+    assert "exists already" in capsys.readouterr().err
+    assert ours.read_bytes() == before
 
 
-def test_everything_comes_back(pair):
-    model, theirs, division = pair
-    converted, dropped = convert_authors_weights(theirs, division)
-    state_dict = model.state_dict()
-    assert converted.keys() == state_dict.keys()
-    for name, tensor in state_dict.items():
-        assert torch.equal(converted[name], tensor), name
-    model.load_state_dict(converted, strict=True)
-    assert {name for names in dropped.values() for name in names} == {
-        "pixel_mean",
-        "pixel_std",
-        *(f"head.pose_head_series.{s}.updater.{name}" for s in (0, 1) for name in ("fc3.weight", "norm_fc3.bias")),
-    }
+@pytest.mark.parametrize("division", ["per_keypoint", "joined_head", "rigid", "head_and_limbs"])
+def test_the_division_is_found_from_the_file(save, division):
+    model = tiny_model("light", *RESNET, "MODEL.QUERYPOSE.PART_DIVISION", division)
+    theirs = as_the_authors_would_save(model.state_dict(), parts_of(division))
+    conversion = authors.convert_authors_checkpoint(save({"model": theirs, "iteration": 7}))
+    model.load_state_dict(conversion.state_dict, strict=True)
+    overrides = dict(zip(conversion.overrides[::2], conversion.overrides[1::2], strict=True))
+    assert overrides.get("MODEL.QUERYPOSE.PART_DIVISION", "rigid") == division
+
+    odd = {name: tensor for name, tensor in theirs.items() if ".fc_coord.0." not in name and ".fc_sigma.0." not in name}
+    head = "head.pose_head_series.0.fc_coord.0.linear.weight"
+    with pytest.raises(UserError, match=r"parts of \[6, .*\] keypoints, which is not a part division"):
+        authors.convert_authors_checkpoint(save({**odd, head: torch.ones(12, 16)}))
 
 
-def test_what_is_no_querypose_of_this_division(pair):
-    _, theirs, rigid = pair
-    skeleton = skeleton_of(tiny_config())
+def test_what_is_no_querypose_of_this_division(save):
+    theirs, rigid = as_the_authors_would_save(tiny_model().state_dict(), parts_of("rigid")), parts_of("rigid")
 
     def refused(words, weights, division=rigid):
         with pytest.raises(UserError, match=words):
-            convert_authors_weights(weights, division)
+            authors.convert_authors_weights(weights, division)
 
     foreign = {"roi_heads.box.weight": torch.ones(1), "head.other.1": torch.ones(1)}
     refused("it holds roi_heads.box.weight, head.other.1$", {**theirs, **foreign})
     refused("layer4.weight and 4 more", {f"layer{index}.weight": torch.ones(1) for index in range(9)})
-    for name in ("per_keypoint", "joined_head", "head_and_limbs"):
-        words = r"parts hold \[5, 2, 2, 2, 2, 2, 2\] keypoints.*not the part division"
-        refused(words, theirs, build_part_division(skeleton, name))
+    words = r"parts hold \[5, 2, 2, 2, 2, 2, 2\] keypoints.*not the config's part division"
+    refused(words, theirs, parts_of("joined_head"))
     refused("parts hold", {name: tensor for name, tensor in theirs.items() if ".fc_coord.3." not in name})
     odd = {"head.pose_head_series.0.residual_filter.3.weight": torch.ones(2, 3)}
     refused("parts of .*instance_to_part.weight in the checkpoint have different shapes", {**theirs, **odd})
-
-
-def test_a_file_of_another_model(save):
     with pytest.raises(UserError, match="is not the authors' QueryPose: it has no keypoint heads"):
-        convert_authors_checkpoint(save({"layer1.weight": torch.ones(2)}))
+        authors.convert_authors_checkpoint(save({"layer1.weight": torch.ones(2)}))
+
+
+def test_backbones(tmp_path, capsys):
+    sources = {
+        "hrnet": tensors_of(original_hrnet(48, all_outputs=False) | POSE_HEAD),
+        "swin": {"model": tensors_of(original_swin("large", window=12))},
+    }
+    printed = {}
+    for source, content in sources.items():
+        torch.save(content, tmp_path / f"{source}.pth")
+        target = tmp_path / f"{source}_ours.pth"
+        tool("convert_weights", "--source", source, tmp_path / f"{source}.pth", target)()
+        printed[source] = capsys.readouterr().out
+        assert all(name.startswith("backbone.bottom_up.") for name in torch.load(target)["model"])
+        assert "all of the neck and the decoder" in printed[source]
+    assert (
+        "left out 2 tensors: the head, which is not part of the backbone (final_layer.weight, ..)" in printed["hrnet"]
+    )
+    assert "randomly initialized 78 tensors: the coarser outputs" in printed["hrnet"]
+    assert "config: configs/querypose_HRNet-W48.yaml or configs/querypose_light_HRNet-W48.yaml" in printed["hrnet"]
+    assert "interpolated 24 relative position tables from window 12 to 7" in printed["swin"]
+    assert "config: configs/querypose_Swin-L.yaml\noverrides: none" in printed["swin"]
+
+
+def test_the_backbone_of_the_shipped_weights(tmp_path, capsys, save):
+    target = tmp_path / "backbone.pth"
+    tool("convert_weights", "--source", "backbone", ROOT / "weights/quickstart.pth", target)()
+    printed = capsys.readouterr().out
+    assert "what is not of the backbone" in printed and "all of the decoder (these are weights" in printed
+    kept = torch.load(target)["model"]
+    assert {name.split(".")[1].rstrip("2345") for name in kept} == {"bottom_up", "fpn_lateral", "fpn_output"}
+    whole = torch.load(ROOT / "weights/quickstart.pth")["model"]
+    for name, tensor in kept.items():
+        wanted = whole[name].float() if whole[name].is_floating_point() else whole[name]
+        assert torch.equal(tensor, wanted) and tensor.dtype == wanted.dtype
+    with pytest.raises(UserError, match=r"no tensor named backbone\.\*; give a checkpoint or weights of a QueryPose"):
+        backbone_of(save({"decoder.b": torch.ones(2)}))
+
+
+def test_weights_to_pass_on_in_the_safetensors_format(tmp_path):
+    model, other = tiny_model("light"), tiny_model("light")
+    torch.save({"model": model.state_dict(), "iteration": 7}, tmp_path / "model_final.pth")
+    target = tmp_path / "weights.safetensors"
+    tool("convert_weights", "--source", "querypose", tmp_path / "model_final.pth", target)()
+    assert not any(name.startswith("criterion.") for name in load_file(target))
+    load_weights(other, str(target))
+    for name, tensor in other.state_dict().items():
+        if not name.startswith("criterion."):
+            assert torch.equal(tensor, model.state_dict()[name].half().to(tensor.dtype)), name

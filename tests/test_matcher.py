@@ -1,16 +1,12 @@
-"""The assignment against brute force with costs computed another way."""
-
-import itertools
+"""Ground truth of different sizes in one tensor, and its assignment by costs computed another way."""
 
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances, Keypoints
+from scipy.optimize import linear_sum_assignment
 from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 
-from querypose.modeling.losses.matcher import (
-    HungarianMatcher,
-    Match,
-    matched_rows,
-)
+from querypose.modeling.losses.matcher import HungarianMatcher, Match, matched_rows
 from querypose.modeling.losses.targets import Targets
 
 
@@ -19,73 +15,47 @@ def random_boxes(*shape):
     return torch.cat([low, low + 30 * torch.rand(*shape, 2) + 2], dim=-1)
 
 
-def make_targets(counts, scale=((100.0, 80.0), (60.0, 90.0))):
-    most = max(1, *counts)
-    boxes = random_boxes(len(counts), most)
+def make_targets(counts):
+    boxes = random_boxes(2, max(1, *counts))
     for index, count in enumerate(counts):
         boxes[index, count:] = torch.tensor([0.0, 0.0, 1.0, 1.0])
-    box_scale = torch.tensor([[*pair, *pair] for pair in scale[: len(counts)]])
-    return Targets(boxes, torch.zeros(len(counts), most, 3, 3), list(counts), box_scale)
+    box_scale = torch.tensor([[100.0, 80.0, 100.0, 80.0], [60.0, 90.0, 60.0, 90.0]])
+    return Targets(boxes, torch.zeros(2, boxes.shape[1], 3, 3), list(counts), box_scale)
 
 
-def reference_cost(logits, boxes, targets, image):
+def reference_cost(logits, boxes, targets, image, class_weight=2, l1_weight=5, giou_weight=2):
     """Costs (N, persons) of one image: focal loss as a person less focal loss as background, and so on."""
     count = targets.counts[image]
     wanted = targets.boxes[image, :count]
     logit = logits[image, :, 0]
     as_person = sigmoid_focal_loss(logit, torch.ones_like(logit), alpha=0.25, gamma=2)
     as_background = sigmoid_focal_loss(logit, torch.zeros_like(logit), alpha=0.25, gamma=2)
-    l1 = torch.zeros(len(logit), count)
-    for query, person in itertools.product(range(len(logit)), range(count)):
-        difference = boxes[image, query] / targets.box_scale[image] - wanted[person] / targets.box_scale[image]
-        l1[query, person] = difference.abs().sum()
+    l1 = torch.cdist(boxes[image] / targets.box_scale[image], wanted / targets.box_scale[image], p=1)
     giou = generalized_box_iou(boxes[image], wanted)
-    return 2 * (as_person - as_background)[:, None] + 5 * l1 - 2 * giou
-
-
-def brute_force(cost):
-    """The pairs (query, person) of least cost in sum."""
-    queries, persons = cost.shape
-    most, fewest = max(queries, persons), min(queries, persons)
-    choices = [list(zip(order, range(fewest), strict=True)) for order in itertools.permutations(range(most), fewest)]
-    if persons > queries:
-        choices = [[(query, person) for person, query in pairs] for pairs in choices]
-    return set(min(choices, key=lambda pairs: sum(cost[pair].item() for pair in pairs)))
+    return class_weight * (as_person - as_background)[:, None] + l1_weight * l1 - giou_weight * giou
 
 
 @pytest.mark.parametrize("counts", [(3, 1), (2, 4), (0, 2), (1, 0), (6, 2), (6, 5), (0, 0)])
-def test_least_cost_over_all_permutations(counts):
-    number = 4
+def test_pairs_of_every_image_and_stage(counts):
     targets = make_targets(counts)
-    logits = [torch.randn(2, number, 1) for _ in range(3)]
-    boxes = [random_boxes(2, number) for _ in range(3)]
-    matches = HungarianMatcher()(logits, boxes, targets)
-    assert len(matches) == 3
+    logits, boxes = [torch.randn(2, 4, 1) for _ in range(3)], [random_boxes(2, 4) for _ in range(3)]
     most = max(1, *counts)
-    for stage, match in enumerate(matches):
-        assert len(match.rows) == len(match.persons) == sum(min(count, number) for count in counts)
-        pairs = list(zip(match.rows.tolist(), match.persons.tolist(), strict=True))
+    for stage, match in enumerate(HungarianMatcher()(logits, boxes, targets)):
+        expected = []
         for image in range(2):
-            mine = {(row % number, person % most) for row, person in pairs if row // number == image}
-            assert all(person // most == image for row, person in pairs if row // number == image)
-            assert mine == brute_force(reference_cost(logits[stage], boxes[stage], targets, image))
+            pairs = linear_sum_assignment(reference_cost(logits[stage], boxes[stage], targets, image))
+            expected += [(image * 4 + query, image * most + person) for query, person in zip(*pairs, strict=True)]
+        assert list(zip(match.rows.tolist(), match.persons.tolist(), strict=True)) == expected
 
 
 def test_costs_against_torchvision():
     targets = make_targets((3, 2))
     logits, boxes = 3 * torch.randn(2, 5, 1), random_boxes(2, 5)
-    cost = HungarianMatcher().cost(logits, boxes, targets)
-    for image, count in enumerate(targets.counts):
-        expected = reference_cost(logits, boxes, targets, image)
-        torch.testing.assert_close(cost[image, :, :count], expected, rtol=1e-4, atol=1e-4)
-
-
-def test_weights_weigh():
-    targets = make_targets((3, 2))
-    logits, boxes = torch.randn(2, 5, 1), random_boxes(2, 5)
-    parts = [HungarianMatcher(*weights).cost(logits, boxes, targets) for weights in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
-    mixed = HungarianMatcher(2.0, 3.0, 7.0).cost(logits, boxes, targets)
-    torch.testing.assert_close(mixed, 2 * parts[0] + 3 * parts[1] + 7 * parts[2])
+    for weights in ((2, 5, 2), (3, 0.5, 7)):
+        cost = HungarianMatcher(*weights).cost(logits, boxes, targets)
+        for image, count in enumerate(targets.counts):
+            expected = reference_cost(logits, boxes, targets, image, *weights)
+            torch.testing.assert_close(cost[image, :, :count], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -124,3 +94,33 @@ def test_rows_that_late_stages_need_come_first():
     assert rows.tolist() == [2, 8] and number == [2, 2, 2]
     rows, number = matched_rows([stage(), stage()])
     assert rows.tolist() == [0] and number == [1, 1]
+
+
+def image_of(height, width, boxes, keypoints=None):
+    instances = Instances((height, width))
+    instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    if keypoints is not None:
+        instances.gt_keypoints = Keypoints(torch.tensor(keypoints, dtype=torch.float32).reshape(len(boxes), 2, 3))
+    return instances
+
+
+def test_padding_and_scale():
+    first = image_of(10, 20, [[1, 2, 3, 4]], [[5, 6, 2, 7, 8, 1]])
+    second = image_of(30, 40, [[0, 0, 9, 9], [1, 1, 2, 2]], [[1, 1, 1, 2, 2, 2], [3, 3, 0, 4, 4, 2]])
+    targets = Targets.from_instances([first, second, image_of(5, 6, [])], 2, torch.device("cpu"))
+    padding = [0.0, 0.0, 1.0, 1.0]
+    assert targets.counts == [1, 2, 0]
+    wanted = [[[1, 2, 3, 4], padding], [[0, 0, 9, 9], [1, 1, 2, 2]], [padding, padding]]
+    assert targets.boxes.tolist() == wanted
+    assert targets.keypoints.shape == (3, 2, 2, 3)
+    assert targets.keypoints[0, 0].tolist() == [[5, 6, 2], [7, 8, 1]]
+    assert targets.keypoints[1, 1].tolist() == [[3, 3, 0], [4, 4, 2]]
+    assert not targets.keypoints[0, 1].any() and not targets.keypoints[2].any()
+    # width, height, width, height
+    assert targets.box_scale.tolist() == [[20, 10, 20, 10], [40, 30, 40, 30], [6, 5, 6, 5]]
+
+
+def test_nobody_anywhere():
+    targets = Targets.from_instances([image_of(10, 20, []), image_of(30, 40, [], [])], 17, torch.device("cpu"))
+    assert targets.counts == [0, 0]
+    assert targets.boxes.shape == (2, 1, 4) and targets.keypoints.shape == (2, 1, 17, 3)

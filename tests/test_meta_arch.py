@@ -76,7 +76,7 @@ def test_every_parameter_learns_from_every_batch(model, kind):
     model.zero_grad(set_to_none=True)
     losses, gradients = gradients_of(model, BATCHES[kind]())
     auxiliary = {"loss_heatmap"} if model.criterion.auxiliary_heatmap is not None else set()
-    auxiliary |= {"loss_attention", "loss_attention_0"} if model.criterion.attention_weight else set()
+    auxiliary |= {"loss_attention", "loss_attention_0"} if model.criterion.weights["attention"] else set()
     assert losses.keys() == LOSSES | auxiliary and all(loss.isfinite() for loss in losses.values())
     for name, gradient in gradients.items():
         # None would stop distributed training, which waits for every parameter

@@ -26,7 +26,6 @@ class Layers(nn.Module):
 
 
 def test_what_is_rounded():
-    torch.manual_seed(0)
     layers, values = Layers(), torch.randn(3, 4)
     before = copy.deepcopy(layers)
     results = []
@@ -44,11 +43,10 @@ def test_what_is_rounded():
 @pytest.mark.parametrize("variant", ["full", "light"])
 def test_a_model_predicts_the_same(variant):
     model = spread(tiny_model(variant)).eval()
-    batch = tiny_batch()
 
     def predict():
         with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-            return [result["instances"] for result in model(batch)]
+            return [result["instances"] for result in model(tiny_batch())]
 
     wanted = predict()
     with rounding_weights(model, torch.bfloat16):
@@ -61,18 +59,15 @@ def test_a_model_predicts_the_same(variant):
         assert torch.equal(ours.pred_keypoints, theirs.pred_keypoints)
 
 
-def test_a_predictor_leaves_another_s_model_alone():
+def test_a_predictor_rounds_its_own_model_alone():
     cfg = tiny_config("light")
     model = spread(tiny_model("light"))
     predictor = PosePredictor.from_model(model, cfg, skeleton_of(cfg), precision="bfloat16")
     predictor(torch.zeros(3, 64, 64, dtype=torch.uint8))
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
-
-def test_a_predictor_of_its_own_model():
-    quickstart = "configs/quickstart.yaml", "weights/quickstart.pth"
     image = "docs/images/synthetic_people.jpg"
-    predictor = PosePredictor(*quickstart, device="cpu", precision="bfloat16")
+    predictor = PosePredictor("configs/quickstart.yaml", "weights/quickstart.pth", device="cpu", precision="bfloat16")
     assert predictor.model.decoder.keypoint_stages[0].part_embedding.upsample[0].weight.dtype == torch.bfloat16
     persons = predictor(image)
     assert len(persons) and len(predictor.with_attention(image)) == len(persons)

@@ -15,7 +15,6 @@ def test_numbers_and_annotators(count):
     sv = pytest.importorskip("supervision")
     found = two_persons(pred_keypoint_sigmas=torch.rand(2, 2, 2))[:count]
     keypoints, detections = found.to_supervision(), found.to_detections()
-    assert len(keypoints) == len(detections) == count
     assert np.array_equal(keypoints.xy, found.pred_keypoints[..., :2])
     assert np.array_equal(keypoints.keypoint_confidence, found.pred_keypoints[..., 2])
     assert np.array_equal(keypoints.detection_confidence, found.scores)
@@ -23,26 +22,20 @@ def test_numbers_and_annotators(count):
     assert np.array_equal(detections.xyxy, found.pred_boxes.tensor)
     assert np.array_equal(detections.confidence, found.scores)
 
-    image = np.zeros((60, 100, 3), np.uint8)
-    drawn = sv.VertexAnnotator(color=sv.Color(255, 255, 255), radius=1).annotate(image.copy(), keypoints)
+    drawn = sv.VertexAnnotator(radius=1).annotate(np.zeros((60, 100, 3), np.uint8), keypoints)
     marked = {tuple(place) for place in np.argwhere(drawn.any(2))}
     places = found.pred_keypoints[..., [1, 0]].reshape(-1, 2).int().tolist()
     assert {tuple(place) for place in places} <= marked and bool(marked) == bool(count)
-    edges = [(start + 1, end + 1) for start, end in found.skeleton.limbs]
-    assert sv.EdgeAnnotator(edges=edges).annotate(image.copy(), keypoints).any() == bool(count)
-    assert sv.BoxAnnotator().annotate(image.copy(), detections).any() == bool(count)
+    assert sv.BoxAnnotator().annotate(np.zeros((60, 100, 3), np.uint8), detections).any() == bool(count)
 
 
-def test_changes_do_not_reach_the_persons():
+def test_changes_do_not_reach_the_persons(monkeypatch):
     pytest.importorskip("supervision")
     found = two_persons()
     keypoints = found.to_supervision()
     keypoints.xy[:] = found.to_detections().xyxy[:] = 99
     assert found.pred_keypoints.max() < 99 and found.pred_boxes.tensor.max() < 99
     assert not keypoints.data, "no sigmas"
-
-
-def test_without_supervision(monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(UserError, match="supervision is not installed: pip install"):
-        two_persons().to_supervision()
+        found.to_supervision()

@@ -15,7 +15,8 @@ import argparse
 import os
 
 from querypose.atomic_io import check_output_file
-from querypose.conversion import CONVERTERS, Conversion, save_weights
+from querypose.conversion import CONVERTERS
+from querypose.conversion.files import save_weights
 from querypose.errors import exit_on_user_error
 
 
@@ -30,15 +31,10 @@ def main() -> None:
     save_weights(conversion.state_dict, args.output, author=args.source)
     size = os.path.getsize(args.output) / 2**20
     print(f"wrote {args.output}: {len(conversion.state_dict)} tensors, {size:.1f} MiB")
-    report(conversion, args.output)
-
-
-def report(conversion: Conversion, path: str) -> None:
-    """Print what was dropped, what the file lacks, and how to use it."""
     for done, groups in (("left out", conversion.dropped), ("randomly initialized", conversion.fresh)):
         for reason, names in groups.items():
-            tensors, others = ("tensors", ", ..") if len(names) > 1 else ("tensor", "")
-            print(f"{done} {len(names)} {tensors}: {reason} ({names[0]}{others})")
+            more = len(names) > 1
+            print(f"{done} {len(names)} tensor{'s' * more}: {reason} ({names[0]}{', ..' * more})")
     for note in conversion.notes:
         print(note)
     parts = {".".join(name.split(".")[:2]) for name in conversion.state_dict}
@@ -49,7 +45,7 @@ def report(conversion: Conversion, path: str) -> None:
         overrides = [f"'{text}'" if "[" in text else text for text in conversion.overrides]
         print(f"config: {' or '.join(f'configs/{name}' for name in conversion.configs)}")
         print(f"overrides: {' '.join(overrides) or 'none'}")
-        options = " ".join([f"configs/{conversion.configs[0]}", *overrides, "MODEL.WEIGHTS", path])
+        options = " ".join([f"configs/{conversion.configs[0]}", *overrides, "MODEL.WEIGHTS", args.output])
         print(f"use: --config-file {options}")
 
 

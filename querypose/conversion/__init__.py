@@ -1,21 +1,16 @@
 """Converting pretrained weights to our naming, and our checkpoints to weights for publication."""
 
-from querypose.conversion.authors import convert_authors_checkpoint, convert_authors_weights
-from querypose.conversion.files import Conversion, save_weights
-from querypose.conversion.hrnet import convert_hrnet_checkpoint
+from querypose.conversion import backbones
+from querypose.conversion.authors import convert_authors_checkpoint
+from querypose.conversion.files import backbone_of, publishable_weights
 from querypose.conversion.movenet import convert_movenet_file
-from querypose.conversion.publish import backbone_of, publishable_weights
-from querypose.conversion.swin import convert_swin_checkpoint
-from querypose.conversion.torchvision import convert_torchvision_checkpoint
-
-__all__ = ["CONVERTERS", "Conversion", "convert_authors_weights", "save_weights"]
 
 CONVERTERS = {
     "authors": convert_authors_checkpoint,
-    "hrnet": convert_hrnet_checkpoint,
-    "swin": convert_swin_checkpoint,
+    "hrnet": backbones.convert_hrnet_checkpoint,
+    "swin": backbones.convert_swin_checkpoint,
     "movenet": convert_movenet_file,
-    "torchvision": convert_torchvision_checkpoint,
+    "torchvision": backbones.convert_torchvision_checkpoint,
     "querypose": publishable_weights,
     "backbone": backbone_of,
 }

@@ -1,18 +1,26 @@
-"""The authors' checkpoints in our naming; only names and the stacking of per-part layers differ."""
+"""The authors' checkpoints: in our naming, per-part layers stacked, and with the config that their shapes belong to."""
 
 import re
+from collections.abc import Mapping
 
+import numpy as np
 import torch
+from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from querypose.conversion.authors_layout import POSE, backbone_settings, find_division, head_settings
+from querypose.conversion.backbones import SWIN_BUFFERS, hrnet_settings, index_buffers, swin_settings, to_torchvision
 from querypose.conversion.files import Conversion, load_tensors, split_off
-from querypose.conversion.layout import BOTTOM_UP, Layout, enumerate_names
-from querypose.conversion.swin import BUFFERS, index_buffers, to_torchvision
+from querypose.conversion.layout import BOTTOM_UP, Layout, enumerate_names, number_of, shape_of
 from querypose.errors import UserError
+from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
+from querypose.skeleton import Skeleton
+
+# patterns of how the names of a stage's tensors begin
+BOX = r"head\.head_series\.\d+"
+POSE = r"head\.pose_head_series\.\d+"
 
 # how names begin, the authors' -> ours; the first that fits counts
-_BOX_STAGE = {
+BOX_STAGE = {
     "inst_interact.dynamic_layer": "interaction.generator",
     "inst_interact.out_layer": "interaction.output",
     "inst_interact": "interaction",
@@ -27,7 +35,7 @@ _BOX_STAGE = {
     "class_logits": "class_logit",
     "bboxes_delta": "box_delta",
 }
-_KEYPOINT_STAGE = {
+KEYPOINT_STAGE = {
     "pose_decoder_inst_interact.dynamic_layer": "instance_interaction.generator",
     "pose_decoder_inst_interact.out_layer": "instance_interaction.output",
     "pose_decoder_inst_interact": "instance_interaction",
@@ -48,7 +56,7 @@ _KEYPOINT_STAGE = {
     "linear2_l": "feedforward.linear2",
     "norm2_l": "feedforward.norm",
 }
-_ELSEWHERE = {
+ELSEWHERE = {
     "init_proposal_features": "decoder.instance_queries",
     "init_proposal_boxes": "decoder.proposal_boxes",
     "part_query": "decoder.part_queries",
@@ -66,7 +74,7 @@ _DROPPED = {
     rf"{POSE}\.updater\.(fc3|norm_fc3)\..+": "a third gate layer (updater.fc3, updater.norm_fc3) that is never called",
     r"backbone\.fpn_conv\.4\..+": "a fifth level's convolution, whose map no stage reads",
     r"backbone\.lateral_conv\.0\..+": "a convolution of the finest branch that is never called",
-    **{re.escape(BOTTOM_UP) + pattern: reason for pattern, reason in BUFFERS.items()},
+    **{re.escape(BOTTOM_UP) + pattern: reason for pattern, reason in SWIN_BUFFERS.items()},
     r"pixel_(mean|std)": "image statistics, which the config holds",
 }
 
@@ -75,10 +83,10 @@ def rename(name: str) -> str | None:
     """Our name of an authors' tensor that is copied as it is; None where there is no such tensor."""
     if name.startswith(BOTTOM_UP):
         return BOTTOM_UP + to_torchvision(name.removeprefix(BOTTOM_UP))
-    table, prefix, rest = _ELSEWHERE, "", name
+    table, prefix, rest = ELSEWHERE, "", name
     if match := re.fullmatch(r"head\.(pose_)?head_series\.(\d+)\.(.+)", name):
         is_pose, stage, rest = match.groups()
-        table = _KEYPOINT_STAGE if is_pose else _BOX_STAGE
+        table = KEYPOINT_STAGE if is_pose else BOX_STAGE
         prefix = f"decoder.{'keypoint' if is_pose else 'box'}_stages.{stage}."
     for theirs, ours in table.items():
         if rest == theirs or rest.startswith(f"{theirs}."):
@@ -96,21 +104,16 @@ def per_part_slot(name: str) -> tuple[str, int] | None:
 
 
 def convert_authors_checkpoint(path: str) -> Conversion:
-    """Read an authors' checkpoint of any backbone and variant without running any code in it, and convert it.
-
-    Everything is found from the tensors' shapes; the skeleton is COCO's, the only one they know.
-    """
-    loaded, dropped = load_tensors(path)
+    """Read an authors' checkpoint of any backbone and variant, found from its shapes; the skeleton is COCO's."""
+    loaded, dropped = load_tensors(path, {})
     if not any(re.match(rf"{POSE}\.fc_coord\.", name) for name in loaded):
-        raise UserError(
-            f"the checkpoint {path} is not the authors' QueryPose: it has no keypoint heads in their naming"
-        )
+        raise UserError(f"the checkpoint {path} is not the authors' QueryPose: it has no keypoint heads of theirs")
     division, part_of_keypoint = find_division(loaded, path)
     settings = {**backbone_settings(loaded, path), **head_settings(loaded)}
     settings["MODEL.QUERYPOSE.PART_DIVISION"] = None if division == "rigid" else division
     layout = Layout.closest(settings)
-    state_dict, without_function = convert_authors_weights(loaded, part_of_keypoint)
-    tensors = {**state_dict, **index_buffers(layout.shapes)}
+    tensors, without_function = convert_authors_weights(loaded, part_of_keypoint)
+    tensors |= index_buffers(layout.shapes)
     conversion = layout.conversion(path, tensors, {**dropped, **without_function})
     conversion.configs = conversion.configs[:1]
     return conversion
@@ -119,18 +122,9 @@ def convert_authors_checkpoint(path: str) -> Conversion:
 def convert_authors_weights(
     state_dict: dict[str, Tensor], part_of_keypoint: list[int]
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Rename and stack a whole state dict.
+    """Rename and stack a whole state dict of theirs; also returns what was dropped: what it is -> names.
 
-    Args:
-        state_dict: the authors' tensors by their names.
-        part_of_keypoint: for each keypoint the index of its part; the authors' heads hold the keypoints of a part
-            in the skeleton's order.
-
-    Returns:
-        our state dict, and what was dropped because it has no function: what it is -> names.
-
-    Raises:
-        UserError: tensors that are not QueryPose's.
+    part_of_keypoint: the index of each keypoint's part; their heads hold a part's keypoints in the skeleton's order.
     """
     kept, dropped = split_off(state_dict, _DROPPED)
     converted, unknown = {}, []
@@ -148,7 +142,7 @@ def convert_authors_weights(
     for name, parts in stacks.items():
         ordered = [parts[index] for index in sorted(parts)]
         if len({part.shape[1:] if ".heads." in name else part.shape for part in ordered}) > 1:
-            raise UserError(f"the parts of {name} in the checkpoint have different shapes; convert an unchanged one")
+            raise UserError(f"the parts of {name} in the checkpoint have different shapes")
         converted[name] = _by_keypoint(ordered, part_of_keypoint) if ".heads." in name else torch.stack(ordered)
     return converted, dropped
 
@@ -156,10 +150,68 @@ def convert_authors_weights(
 def _by_keypoint(parts: list[Tensor], part_of_keypoint: list[int]) -> Tensor:
     """Rows (x, y of a part's keypoints) of every part -> (K, 2, ...) in the skeleton's order."""
     sizes = [len(part) / 2 if part.ndim else 0 for part in parts]
-    if sizes != [part_of_keypoint.count(part) for part in range(max(part_of_keypoint) + 1)]:
+    if sizes != np.bincount(part_of_keypoint).tolist():
         listed = ", ".join(f"{size:g}" for size in sizes)
-        raise UserError(
-            f"the checkpoint's parts hold [{listed}] keypoints, which is not the part division of the config"
-        )
+        raise UserError(f"the checkpoint's parts hold [{listed}] keypoints, which is not the config's part division")
     keypoints = [iter(part.unflatten(0, (-1, 2))) for part in parts]
     return torch.stack([next(keypoints[part]) for part in part_of_keypoint])
+
+
+def find_division(state_dict: Mapping[str, Tensor], path: str) -> tuple[str, list[int]]:
+    """The part division, by name and as the part of each keypoint, that the sizes of the part heads belong to."""
+    head = rf"{POSE}\.fc_(?:coord|sigma)\.{{}}\.linear\.weight"
+    number = number_of(state_dict, head.format(r"(\d+)"))
+    sizes = [shape_of(state_dict, head.format(part), 2)[0] // 2 for part in range(number)]
+    skeleton = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_train"))
+    for division, _ in PART_DIVISION_REGISTRY:
+        part_of_keypoint = build_part_division(skeleton, division)
+        if np.bincount(part_of_keypoint).tolist() == sizes:
+            return division, part_of_keypoint
+    raise UserError(f"the checkpoint {path} has parts of {sizes} keypoints, which is not a part division of Figure 4")
+
+
+def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
+    """Config values of the decoder, but for what shapes do not tell: attention heads, the light variant's regions."""
+    num_queries, dim = shape_of(state_dict, r"init_proposal_features\.weight", 2)
+    tokens = shape_of(state_dict, rf"{BOX}\.inst_interact\.out_layer\.weight", 2)[1] // dim
+    full = any(".pose_decoder_inst_interact." in name for name in state_dict)
+    settings: dict[str, object] = {
+        "MODEL.FPN.OUT_CHANNELS": dim,
+        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": round(tokens**0.5),
+        "MODEL.QUERYPOSE.VARIANT": "full" if full else "light",
+        "MODEL.QUERYPOSE.NUM_QUERIES": num_queries,
+        "MODEL.QUERYPOSE.NUM_STAGES": number_of(state_dict, r"head\.(?:pose_)?head_series\.(\d+)\..+"),
+        "MODEL.QUERYPOSE.HIDDEN_DIM": dim,
+        "MODEL.QUERYPOSE.PART_DIM": shape_of(state_dict, r"part_query\.weight", 2)[1],
+        "MODEL.QUERYPOSE.FEEDFORWARD_DIM": shape_of(state_dict, rf"{BOX}\.linear1\.weight", 2)[0],
+        "MODEL.QUERYPOSE.DYNAMIC_DIM": shape_of(state_dict, rf"{BOX}\.inst_interact\.norm1\.weight", 1)[0],
+        "MODEL.QUERYPOSE.NUM_TOWER_LAYERS": (number_of(state_dict, rf"{POSE}\.inst_convs\.(\d+)\..+") + 1) // 2,
+        "MODEL.QUERYPOSE.TOWER_DIM": shape_of(state_dict, rf"{POSE}\.inst_convs\.0\.weight", 4)[0],
+    }
+    if full:
+        tokens = shape_of(state_dict, rf"{POSE}\.pose_decoder_inst_interact\.out_layer\.weight", 2)[1] // dim
+        settings["MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION"] = round(tokens**0.5)
+    return settings
+
+
+def backbone_settings(state_dict: Mapping[str, Tensor], path: str) -> dict[str, object]:
+    """Config values of the backbone and its neck."""
+    bottom_up = {name.removeprefix(BOTTOM_UP): t for name, t in state_dict.items() if name.startswith(BOTTOM_UP)}
+    if "transition1.0.0.weight" in bottom_up:
+        neck = "lateral" if any(name.startswith("backbone.lateral_conv.") for name in state_dict) else "pooled"
+        return {**hrnet_settings(bottom_up), "MODEL.HRNET.NECK": neck}
+    if "patch_embed.proj.weight" in bottom_up:
+        return swin_settings(bottom_up)
+    if "stem.conv1.weight" not in bottom_up:
+        raise UserError(f"the checkpoint {path} has a backbone that is neither Detectron2's ResNet nor HRNet nor Swin")
+    blocks = tuple(number_of(bottom_up, rf"res{stage}\.(\d+)\..+") for stage in (2, 3, 4, 5))
+    bottleneck = "res2.0.conv3.weight" in bottom_up
+    depths = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50 if bottleneck else 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+    if blocks not in depths:
+        raise UserError(f"the ResNet has {blocks} blocks in its stages, which none of Detectron2's has")
+    return {
+        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+        "MODEL.RESNETS.DEPTH": depths[blocks],
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": shape_of(bottom_up, rf"res2\.0\.conv{3 if bottleneck else 2}\.weight", 4)[0],
+        "MODEL.RESNETS.NORM": "BN" if any(name.endswith("num_batches_tracked") for name in bottom_up) else "FrozenBN",
+    }

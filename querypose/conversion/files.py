@@ -15,29 +15,21 @@ from querypose.safe_loading import find_weights, read_checkpoint
 
 @dataclass
 class Conversion:
-    """A converted checkpoint and what there is to report about it.
+    """A converted checkpoint and what there is to report about it."""
 
-    Attributes:
-        state_dict: tensors by our names.
-        dropped: reason -> names of the tensors that were left out.
-        fresh: reason -> our names of tensors that the model has beyond the file's; training starts them at random.
-        configs: files below `configs/` that describe the model, the first the one to use; empty where there is nothing
-            to choose.
-        overrides: `KEY`, `VALUE` .. that those configs need.
-        notes: anything else, a sentence each.
-    """
-
-    state_dict: dict[str, Tensor]
-    dropped: dict[str, list[str]] = field(default_factory=dict)
-    fresh: dict[str, list[str]] = field(default_factory=dict)
-    configs: list[str] = field(default_factory=list)
-    overrides: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    state_dict: dict[str, Tensor]  # by our names
+    dropped: dict[str, list[str]] = field(default_factory=dict)  # reason -> names of the tensors that were left out
+    fresh: dict[str, list[str]] = field(default_factory=dict)  # what -> our names of those that the file lacks
+    configs: list[str] = field(default_factory=list)  # files below `configs/` that describe it, the plainest first
+    overrides: list[str] = field(default_factory=list)  # KEY, VALUE .. that those configs need
+    notes: list[str] = field(default_factory=list)  # other sentences
 
 
-def load_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """The state dict in a checkpoint, and what was left out of it: see `find_weights` and `read_checkpoint`."""
-    return find_weights(read_checkpoint(path), path)
+def load_tensors(path: str, reasons: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """The state dict in a checkpoint, and what was left out of it, see `find_weights` and `split_off`."""
+    loaded, dropped = find_weights(read_checkpoint(path), path)
+    kept, others = split_off(loaded, reasons)
+    return kept, {**dropped, **others}
 
 
 def split_off(
@@ -55,33 +47,26 @@ def split_off(
     return kept, dropped
 
 
-def load_backbone(
-    path: str, kind: str, first: str, heads: Mapping[str, str]
-) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """The tensors of a backbone in a checkpoint of a classifier, detector or pose estimator, in the file's naming.
+def publishable_weights(path: str) -> Conversion:
+    """The tensors of one of our training checkpoints that inference needs, floating ones in half precision."""
+    tensors, dropped = load_tensors(path, {r"criterion\..+": "the losses (criterion), which inference does not need"})
+    return Conversion(_in_type(tensors, torch.float16), dropped)
 
-    Args:
-        kind: what the checkpoint should be, for messages.
-        first: a tensor that every backbone of this kind has, without the prefix "backbone." that some files use.
-        heads: pattern of the names of what is no part of the backbone -> what that is.
 
-    Returns:
-        tensors by name without that prefix, and what was left out: reason -> names.
-    """
-    loaded, dropped = load_tensors(path)
-    if f"backbone.{first}" in loaded:
-        loaded = {name.removeprefix("backbone."): tensor for name, tensor in loaded.items()}
-    if first not in loaded:
-        raise UserError(f"the checkpoint {path} does not match {kind}: it lacks {first}")
-    tensors, others = split_off(loaded, heads)
-    return tensors, {**dropped, **others}
+def backbone_of(path: str) -> Conversion:
+    """The backbone and its FPN of one of our checkpoints, in float32, for any model with the same backbone."""
+    tensors, dropped = load_tensors(path, {r"(?!backbone\.).+": "what is not of the backbone"})
+    if not tensors:
+        raise UserError(f"{path} has no tensor named backbone.*; give a checkpoint or weights of a QueryPose")
+    return Conversion(_in_type(tensors, torch.float32), dropped)
+
+
+def _in_type(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def save_weights(state_dict: dict[str, Tensor], path: str, author: str) -> None:
-    """Write weights atomically, never over another file; in PyTorch's format unless `path` ends in `.safetensors`.
-
-    author: whose weights they are, for the log of whoever loads a PyTorch file.
-    """
+    """Write weights atomically, never over another file; in PyTorch's format unless `path` ends in `.safetensors`."""
     check_output_file(path)
     with whole_file(path) as file:
         if path.endswith(".safetensors"):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from detectron2.config import CfgNode
@@ -20,9 +19,6 @@ from querypose.setup_config import setup_config
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 BOTTOM_UP = "backbone.bottom_up."
 
-# the configs for the skeleton of COCO
-_COCO = ("querypose_*.yaml", "50_queries/querypose_*.yaml")
-
 # BatchNorm's count of batches, which only a norm without momentum reads: old checkpoints and frozen norms have none
 _COUNTER = "num_batches_tracked"
 
@@ -31,13 +27,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """The shipped configs nearest to a checkpoint, and the tensors of the model that they describe.
-
-    Attributes:
-        configs: names of files below `configs/` that need the same, fewest overrides; the plainest first.
-        overrides: the `KEY`, `VALUE` .. that they need.
-        shapes: of the model's tensors, by our names.
-    """
+    """The shipped configs nearest to a checkpoint, and the shapes of their model's tensors by our names."""
 
     configs: list[str]
     overrides: list[str]
@@ -45,11 +35,7 @@ class Layout:
 
     @classmethod
     def closest(cls, settings: Mapping[str, object], prefix: str = "") -> "Layout":
-        """The layout for `settings` (KEY: value), of the tensors alone whose names have the prefix.
-
-        Raises:
-            UserError: no shipped config has this backbone.
-        """
+        """The layout for `settings` (KEY: value), of the tensors alone whose names have the prefix."""
         configs, overrides = closest_configs(settings)
         cfg = setup_config(str(CONFIG_FOLDER / configs[0]), [*overrides, "MODEL.DEVICE", "meta"])
         with torch.device("meta"):
@@ -62,57 +48,46 @@ class Layout:
         path: str,
         tensors: Mapping[str, Tensor],
         dropped: dict[str, list[str]],
-        optional: Mapping[str, str] = MappingProxyType({}),
+        optional: Mapping[str, str] | None = None,
     ) -> Conversion:
-        """The converted checkpoint, if it is complete.
+        """The converted checkpoint; raise `UserError` with all tensors that are missing, unexpected or misshapen.
 
-        Args:
-            path: of the checkpoint, for messages.
-            tensors: by our names.
-            dropped: reason -> names that were left out so far.
-            optional: pattern of names that a checkpoint may lack, all or none of them -> what these are.
-
-        Raises:
-            UserError: tensors that are missing, unexpected or misshapen, with the list of all.
+        tensors: by our names. dropped: reason -> names that were left out so far. optional: pattern of names that a
+        checkpoint may lack, all or none of them -> what these are.
         """
         fresh: dict[str, list[str]] = {}
-        for pattern, reason in optional.items():
+        for pattern, reason in (optional or {}).items():
             names = [name for name in self.shapes if re.fullmatch(pattern, name)]
-            if tensors.keys().isdisjoint(names):
+            if names and tensors.keys().isdisjoint(names):
                 fresh[reason] = names
-        wanted = self.shapes.keys() - {name for names in fresh.values() for name in names}
+        allowed = {name for names in fresh.values() for name in names}
         surplus = [name for name in tensors if name not in self.shapes]
+        kept = {name: tensor for name, tensor in tensors.items() if name in self.shapes}
         faults = {
-            "missing": [name for name in self.shapes if name in wanted and name not in tensors],
+            "missing": [name for name in self.shapes if name not in kept and name not in allowed],
             "unexpected": surplus,
             "misshapen": [
-                f"{name} {tuple(tensors[name].shape)} instead of {shape}"
+                f"{name} {tuple(kept[name].shape)} instead of {shape}"
                 for name, shape in self.shapes.items()
-                if name in tensors and tuple(tensors[name].shape) != shape
+                if name in kept and kept[name].shape != shape
             ],
         }
         faults = {kind: [name for name in names if not name.endswith(_COUNTER)] for kind, names in faults.items()}
         if any(faults.values()):
             listed = [f"{len(names)} {kind} ({enumerate_names(names)})" for kind, names in faults.items() if names]
-            raise UserError(
-                f"the checkpoint {path} does not hold exactly the tensors of its model: {'; '.join(listed)}; "
-                "convert a complete, unchanged checkpoint"
-            )
+            raise UserError(f"{path} does not hold exactly the tensors of its model: {'; '.join(listed)}")
         if surplus:
             dropped = {**dropped, f"{_COUNTER}: frozen norms count no batches": surplus}
-        kept = {name: tensor for name, tensor in tensors.items() if name in self.shapes}
         return Conversion(kept, dropped, fresh, self.configs, self.overrides)
 
 
 def closest_configs(settings: Mapping[str, object]) -> tuple[list[str], list[str]]:
-    """`configs` and `overrides` of `Layout.closest`."""
+    """The shipped configs that need fewest overrides, the plainest first, and the `KEY`, `VALUE` .. of these."""
     candidates = {
         name: {key: value for key, value in settings.items() if attrgetter(key)(cfg) != value}
         for name, cfg in _shipped_configs().items()
         if cfg.MODEL.BACKBONE.NAME == settings["MODEL.BACKBONE.NAME"]
     }
-    if not candidates:
-        raise UserError(f"no config in {CONFIG_FOLDER} has the backbone {settings['MODEL.BACKBONE.NAME']}")
     overrides = min(candidates.values(), key=len)
     names = [name for name, other in candidates.items() if other == overrides]
     return names, [text for key, value in overrides.items() for text in (key, str(value))]
@@ -123,7 +98,7 @@ def _shipped_configs() -> dict[str, CfgNode]:
     """Those for COCO's skeleton, by name, the plainest first."""
     if not CONFIG_FOLDER.is_dir():
         raise UserError(f"converting needs the project's folder {CONFIG_FOLDER}; run it in a checkout of QueryPose")
-    files = [path for pattern in _COCO for path in CONFIG_FOLDER.glob(pattern)]
+    files = [*CONFIG_FOLDER.glob("querypose_*.yaml"), *CONFIG_FOLDER.glob("50_queries/querypose_*.yaml")]
     names = [path.relative_to(CONFIG_FOLDER).as_posix() for path in files]
     return {name: setup_config(str(CONFIG_FOLDER / name)) for name in sorted(names, key=lambda name: (len(name), name))}
 
@@ -133,10 +108,7 @@ def shape_of(state_dict: Mapping[str, Tensor], pattern: str, dims: int) -> Shape
     for name, tensor in state_dict.items():
         if re.fullmatch(pattern, name):
             if tensor.ndim != dims:
-                raise UserError(
-                    f"the checkpoint is damaged: its tensor {name} has {tensor.ndim} dimensions instead of {dims}; "
-                    "convert a complete, unchanged checkpoint"
-                )
+                raise UserError(f"the checkpoint's tensor {name} has {tensor.ndim} dimensions instead of {dims}")
             return tuple(tensor.shape)
     shown = pattern.replace(r"\d+", "*").replace("\\", "")
     raise UserError(f"the checkpoint is not complete: it has no tensor {shown}")
@@ -149,6 +121,4 @@ def number_of(state_dict: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def enumerate_names(names: list[str], most: int = 20) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

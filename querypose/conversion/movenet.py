@@ -15,19 +15,17 @@ from querypose.errors import UserError
 _ROOT = "StatefulPartitionedCall/"
 _EXTRACTOR = f"{_ROOT}center_net_mobile_net_v2fpn_feature_extractor/model_1/"
 
-# our layer -> (the file's layer, the number that its separable convolution is counted by; the last convolution's is
-# one more)
+# our layer -> the file's; the separable convolutions of the heads are counted from 3, their last ones from 4
 _HEADS = {
-    "center": ("center_0", 3),
-    "size": ("box_scale_0", 4),
-    "offset": ("box_offset_0", 5),
-    "heatmaps": ("kpt_heatmap_0", 6),
-    "regression": ("kpt_regress_0", 7),
+    "center": "center_0",
+    "size": "box_scale_0",
+    "offset": "box_offset_0",
+    "heatmaps": "kpt_heatmap_0",
+    "regression": "kpt_regress_0",
 }
-# blocks in each stage of the trunk
-_BLOCKS = (1, 2, 3, 4, 3, 3, 1)
 _LATERALS = {"4": "conv2d_3", "8": "conv2d_2", "16": "conv2d_1", "32": "conv2d"}
 _SMOOTH = {"16": "separable_conv2d", "8": "separable_conv2d_1", "4": "separable_conv2d_2"}
+_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # in each stage of the trunk
 _DROPPED = "the head of the keypoints' offsets (kpt_offset_0), which no later stage reads"
 _OPTIONAL = {r"backbone\.project\..+": "the 1x1 convolutions from the neck to p2 .. p5, which are ours"}
 
@@ -35,26 +33,27 @@ _DTYPES = {"float32": "<f4", "int32": "<i4", "float16": "<f2"}
 
 
 def convert_movenet_file(path: str) -> Conversion:
-    """Read `movenet-multipose.json`, and the `.bin` beside it that it names, as weights of our backbone."""
+    """Read `movenet-multipose.json`, and the `.bin` files beside it that it names, as weights of our backbone."""
     theirs = read_tfjs(path)
-    names = _file_names()
-    missing = [name for name in names.values() if name not in theirs]
-    if missing:
-        raise UserError(
-            f"{path} is not MoveNet MultiPose: it lacks {len(missing)} of its {len(names)} weights "
-            f"({enumerate_names(missing, 3)}); give movenet-multipose.json"
-        )
+    tensors = {f"backbone.{name}": tensor for name, tensor in _ours(theirs, file_names(), path).items()}
     layout = Layout.closest({"MODEL.BACKBONE.NAME": "build_movenet_backbone"}, "backbone.")
-    tensors = {f"backbone.{ours}": _to_torch(theirs[name]) for ours, name in names.items()}
     dropped = [name for name in theirs if name.startswith(f"{_ROOT}kpt_offset_0/")]
     return layout.conversion(path, tensors, {_DROPPED: dropped} if dropped else {}, _OPTIONAL)
 
 
 def movenet_state(path: str) -> dict[str, Tensor]:
-    """All weights of the file by our names, those of "keypoint_offset" beside "backbone." too."""
-    theirs = read_tfjs(path)
-    names = {f"backbone.{ours}": name for ours, name in _file_names().items()}
-    names |= _head("keypoint_offset", "kpt_offset_0", 8)
+    """All weights of the file by our names: "backbone.", and "keypoint_offset." of the head that it lacks."""
+    names = {f"backbone.{ours}": theirs for ours, theirs in file_names().items()}
+    return _ours(read_tfjs(path), names | _head("keypoint_offset", "kpt_offset_0", 8), path)
+
+
+def _ours(theirs: dict[str, Tensor], names: dict[str, str], path: str) -> dict[str, Tensor]:
+    """The file's tensors that `names`, ours -> the file's, asks for, by our names and in PyTorch's layout."""
+    if missing := [name for name in names.values() if name not in theirs]:
+        listed = enumerate_names(missing, 3)
+        raise UserError(
+            f"{path} is not MoveNet MultiPose: it lacks {len(missing)} of its {len(names)} weights ({listed})"
+        )
     return {ours: _to_torch(theirs[name]) for ours, name in names.items()}
 
 
@@ -63,7 +62,7 @@ def _to_torch(tensor: Tensor) -> Tensor:
     if tensor.ndim < 4:
         return tensor
     depthwise = tensor.shape[3] == 1 and tensor.shape[:2] != (1, 1)
-    return tensor.permute(2, 3, 0, 1).contiguous() if depthwise else tensor.permute(3, 2, 0, 1).contiguous()
+    return tensor.permute((2, 3, 0, 1) if depthwise else (3, 2, 0, 1)).contiguous()
 
 
 def read_tfjs(path: str) -> dict[str, Tensor]:
@@ -82,21 +81,16 @@ def read_tfjs(path: str) -> dict[str, Tensor]:
             if start != len(data):
                 raise ValueError(f"{', '.join(group['paths'])}: {len(data)} bytes instead of {start}")
     except OSError as error:
-        raise UserError(
-            f"cannot read {error.filename} ({error.strerror}); give movenet-multipose.json with the .bin files that "
-            "it names beside it"
-        ) from error
+        raise UserError(f"cannot read {error.filename} ({error.strerror}); the .bin files belong beside it") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not a complete TensorFlow.js model ({error}); give movenet-multipose.json of its package"
-        ) from error
+        raise UserError(f"{path} is not a complete TensorFlow.js model ({error})") from error
     return tensors
 
 
-def _file_names() -> dict[str, str]:
+def file_names() -> dict[str, str]:
     """Our tensor's name -> the file's, for all but the convolutions to p2 .. p5."""
-    convs = {"trunk.conv_stem": "Conv1/Conv2D", "trunk.conv_head": "Conv_1/Conv2D"}
-    first, *blocks = (f"trunk.blocks.{stage}.{i}" for stage, number in enumerate(_BLOCKS) for i in range(number))
+    convs = {"conv_stem": "Conv1/Conv2D", "conv_head": "Conv_1/Conv2D"}
+    first, *blocks = (f"blocks.{stage}.{i}" for stage, number in enumerate(_BLOCKS) for i in range(number))
     convs[f"{first}.conv_dw"] = "expanded_conv_depthwise/depthwise"
     convs[f"{first}.conv_pw"] = "expanded_conv_project/Conv2D"
     for number, block in enumerate(blocks, start=1):
@@ -104,16 +98,16 @@ def _file_names() -> dict[str, str]:
             convs[f"{block}.conv_{ours}"] = f"block_{number}_{theirs}"
     names = {}
     for ours, theirs in convs.items():
-        names[f"{ours}.weight"] = f"{_EXTRACTOR}model/{theirs}_weights"
-        names[f"{ours}.bias"] = f"{_EXTRACTOR}model/{theirs}_bn_offset"
+        names[f"trunk.{ours}.weight"] = f"{_EXTRACTOR}model/{theirs}_weights"
+        names[f"trunk.{ours}.bias"] = f"{_EXTRACTOR}model/{theirs}_bn_offset"
     for level, theirs in _LATERALS.items():
         names |= _conv(f"lateral.{level}", f"{_EXTRACTOR}{theirs}")
     for level, theirs in _SMOOTH.items():
         names[f"smooth.{level}.0.weight"] = f"{_EXTRACTOR}{theirs}/separable_conv2d/ReadVariableOp"
         names[f"smooth.{level}.1.weight"] = f"{_EXTRACTOR}{theirs}/separable_conv2d_weights"
         names[f"smooth.{level}.1.bias"] = f"{_EXTRACTOR}{theirs}/separable_conv2d_bn_offset"
-    for head, (theirs, number) in _HEADS.items():
-        names |= _head(f"heads.{head}", theirs, number)
+    for number, (ours, theirs) in enumerate(_HEADS.items(), start=3):
+        names |= _head(f"heads.{ours}", theirs, number)
     return names
 
 

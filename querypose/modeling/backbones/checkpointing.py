@@ -21,16 +21,10 @@ def checkpoint_blocks(backbone: nn.Module) -> None:
     """Let every residual block of a backbone keep only its input for the backward pass, which recomputes the rest.
 
     Outputs, gradients, running statistics and the names in the state dict stay as they are.
-
-    Raises:
-        UserError: the backbone has no such blocks.
     """
     blocks = set(find_blocks(backbone))
     if not blocks:
-        raise UserError(
-            "MODEL.BACKBONE.ACTIVATION_CHECKPOINTING is True, but the backbone has no blocks to checkpoint; set it to "
-            "False"
-        )
+        raise UserError("MODEL.BACKBONE.ACTIVATION_CHECKPOINTING is True, but the backbone has no blocks for it")
     apply_activation_checkpointing(
         backbone,
         checkpoint_wrapper_fn=lambda block: checkpoint_wrapper(block, checkpoint_fn=_checkpoint),
@@ -66,16 +60,12 @@ def _checkpoint(block: nn.Module, *inputs: Tensor) -> Any:
 @contextlib.contextmanager
 def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
     """BatchNorm normalizes with batch statistics, but does not update its running statistics a second time."""
-    kept = [
-        (module, name, buffer)
-        for module in block.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    for module, name, buffer in kept:
-        setattr(module, name, buffer.clone())
+    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kept = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]
+    for norm, name, buffer in kept:
+        setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for module, name, buffer in kept:
-            setattr(module, name, buffer)
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer)

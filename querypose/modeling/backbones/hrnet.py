@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from querypose.errors import UserError
 from querypose.modeling.backbones.timm_models import create_timm_model, set_batch_norm
 
-# strides of HRNet's four branches, and of p2 .. p5
-STRIDES = (4, 8, 16, 32)
+STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}  # of HRNet's four branches, too
 
 
 class HRNetBackbone(Backbone):
@@ -28,15 +27,9 @@ class HRNetBackbone(Backbone):
 
     @configurable
     def __init__(self, *, bottom_up: nn.Module, channels: list[int], out_channels: int, neck: str):
-        """
-        Args:
-            bottom_up: (B, 3, H, W) -> the four branches at strides 4, 8, 16 and 32.
-            channels: of the four branches.
-            out_channels: of p2 .. p5.
-            neck: "pooled" or "lateral".
-        """
+        """bottom_up: (B, 3, H, W) -> the four branches at strides 4, 8, 16 and 32, with these channels."""
         super().__init__()
-        pooled = {"pooled": True, "lateral": False}[neck]
+        pooled = neck == "pooled"
         self.bottom_up = bottom_up
         self.reduction_conv = nn.Sequential(nn.Conv2d(sum(channels), out_channels, kernel_size=1))
         self.fpn_conv = nn.ModuleList(
@@ -47,13 +40,18 @@ class HRNetBackbone(Backbone):
             self.lateral_conv[str(level)] = nn.Conv2d(channels[level], out_channels, kernel_size=1, bias=False)
         for conv in (*self.reduction_conv, *self.fpn_conv, *self.lateral_conv.values()):
             weight_init.c2_xavier_fill(conv)
-        self._out_features = [f"p{level}" for level in range(2, 2 + len(STRIDES))]
-        self._out_feature_strides = dict(zip(self._out_features, STRIDES, strict=True))
-        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+        self._out_features = list(STRIDES)
+        self._out_feature_strides = STRIDES
+        self._out_feature_channels = dict.fromkeys(STRIDES, out_channels)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        bottom_up = build_hrnet(cfg.MODEL.HRNET.NAME, norm=cfg.MODEL.HRNET.NORM)
+        name = cfg.MODEL.HRNET.NAME
+        if not name.startswith("hrnet_"):
+            raise UserError(f"MODEL.HRNET.NAME is '{name}'; give one of timm's HRNets, such as hrnet_w32 or hrnet_w48")
+        # index 0 would be the stem at stride 2; without a location the branches are not widened for a classifier
+        bottom_up = create_timm_model("MODEL.HRNET.NAME", name, feature_location="", out_indices=(1, 2, 3, 4))
+        set_batch_norm(bottom_up, cfg.MODEL.HRNET.NORM, "MODEL.HRNET.NORM")
         return {
             "bottom_up": bottom_up,
             "channels": bottom_up.feature_info.channels(),
@@ -63,7 +61,7 @@ class HRNetBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        return STRIDES[-1]
+        return 32
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """image (B, 3, H, W), normalized, sides multiples of 32 -> p2 .. p5, (B, C, H / stride, W / stride)."""
@@ -77,18 +75,7 @@ class HRNetBackbone(Backbone):
                 levels.append(F.avg_pool2d(levels[-1], 2) + lateral)
             else:
                 levels.append(F.avg_pool2d(levels[0], 2**index))
-        outputs = [conv(level) for conv, level in zip(self.fpn_conv, levels, strict=True)]
-        return dict(zip(self._out_features, outputs, strict=True))
-
-
-def build_hrnet(name: str, *, norm: str = "BN") -> Any:
-    """timm's HRNet `name` (hrnet_w32, hrnet_w48 ..) without its classification head; norm: as of `set_batch_norm`."""
-    if not name.startswith("hrnet_"):
-        raise UserError(f"MODEL.HRNET.NAME is '{name}'; give one of timm's HRNets, such as hrnet_w32 or hrnet_w48")
-    # index 0 would be the stem at stride 2; without a location the branches come as they are, not widened for a head
-    model = create_timm_model("MODEL.HRNET.NAME", name, feature_location="", out_indices=(1, 2, 3, 4))
-    set_batch_norm(model, norm, "MODEL.HRNET.NORM")
-    return model
+        return {name: conv(level) for name, conv, level in zip(STRIDES, self.fpn_conv, levels, strict=True)}
 
 
 @BACKBONE_REGISTRY.register()

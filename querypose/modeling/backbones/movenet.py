@@ -16,18 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # MobileNetV2's stages in timm's notation, and its width
-MOBILENET_V2 = [
-    ["ds_r1_k3_s1_c16"],
-    ["ir_r2_k3_s2_e6_c24"],
-    ["ir_r3_k3_s2_e6_c32"],
-    ["ir_r4_k3_s2_e6_c64"],
-    ["ir_r3_k3_s1_e6_c96"],
-    ["ir_r3_k3_s2_e6_c160"],
-    ["ir_r1_k3_s1_e6_c320"],
-]
+MOBILENET_V2 = ["ds_r1_k3_s1_c16", "ir_r2_k3_s2_e6_c24", "ir_r3_k3_s2_e6_c32", "ir_r4_k3_s2_e6_c64"]
+MOBILENET_V2 += ["ir_r3_k3_s1_e6_c96", "ir_r3_k3_s2_e6_c160", "ir_r1_k3_s1_e6_c320"]
 WIDTH = 1.5
-# the stages that the neck reads at strides 4, 8 and 16; at stride 32 it reads the last 1x1 convolution
-NECK_STAGES = (1, 2, 3)
 PEAK_CHANNELS = 24
 # stride -> channels in and out of the neck's 1x1 and of its separable 3x3 convolutions
 LATERALS = {"4": (40, PEAK_CHANNELS), "8": (48, 32), "16": (96, 64), "32": (1280, 64)}
@@ -39,10 +30,7 @@ HEADS = {"center": 1, "heatmaps": 17, "regression": 34, "size": 2, "offset": 2}
 
 
 class HalvingConv2d(nn.Conv2d):
-    """3x3 convolution with stride 2 and TensorFlow's "SAME" padding of an even size: one row below, one column right.
-
-    The sides of the input being multiples of 32, every size on the way is even: nothing depends on it.
-    """
+    """Stride 2 with TensorFlow's "SAME" padding of an even size: one row below, one column right."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (0, 1, 0, 1)))
@@ -59,12 +47,7 @@ class MoveNetBackbone(Backbone):
 
     @configurable
     def __init__(self, *, out_channels: int, frozen: bool = True):
-        """
-        Args:
-            out_channels: of p2 .. p5.
-            frozen: only the convolutions to p2 .. p5 are trained, else trunk and neck too. The heads never are: their
-                maps keep their meaning.
-        """
+        """frozen: only the convolutions to p2 .. p5 are trained, else trunk and neck too; the heads never are."""
         super().__init__()
         self.trunk = build_trunk()
         self.lateral = nn.ModuleDict({stride: nn.Conv2d(*channels, 1) for stride, channels in LATERALS.items()})
@@ -72,13 +55,12 @@ class MoveNetBackbone(Backbone):
         self.heads = nn.ModuleDict()
         for name, channels in HEADS.items():
             self.heads[name] = nn.Sequential(*separable_conv(PEAK_CHANNELS, 96), nn.Conv2d(96, channels, 1))
-        self.heads.requires_grad_(False)
+        self.heads.requires_grad_(False)  # their maps keep their meaning
         self.frozen = frozen
         for part in (self.trunk, self.lateral, self.smooth):
             part.requires_grad_(not frozen)
 
-        joined = PEAK_CHANNELS + sum(HEADS[name] for name in ("center", "heatmaps", "regression", "size"))
-        inputs = {"p2": joined, "p3": 32, "p4": 64, "p5": 64}
+        inputs = {"p2": PEAK_CHANNELS + sum(HEADS.values()) - HEADS["offset"], "p3": 32, "p4": 64, "p5": 64}
         self.project = nn.ModuleDict({name: nn.Conv2d(number, out_channels, 1) for name, number in inputs.items()})
         for conv in self.project.values():
             weight_init.c2_xavier_fill(conv)
@@ -95,28 +77,17 @@ class MoveNetBackbone(Backbone):
         return 32
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """One forward pass.
+        """image (B, 3, H, W): RGB from -1 to 1 (pixel mean and deviation 127.5), sides multiples of 32.
 
-        Args:
-            image: (B, 3, H, W), RGB from -1 to 1 (pixel mean and standard deviation 127.5), sides multiples of 32.
-
-        Returns:
-            "p2" .. "p5": (B, C, H / stride, W / stride) at strides 4 to 32.
-            "peak_features": (B, 24, H / 4, W / 4), the neck's finest map.
-            "center": (B, 1, H / 4, W / 4), logit that a person's center lies in this location.
-            "size": (B, 2, H / 4, W / 4), height and width of its box in strides of 4 pixels.
-            "offset": (B, 2, H / 4, W / 4), y and x of the center from the location's corner, in strides.
+        Returns "p2" .. "p5" (B, C, H / stride, W / stride), "peak_features" (B, 24, H / 4, W / 4), which is the neck's
+        finest map, and the heads' "center", "size" and "offset", see `HEADS`.
         """
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
             neck = self.pyramid(image)
             maps = self.dense_maps(neck["p2"])
-        seen = [
-            4 * maps["center"].sigmoid(),
-            4 * maps["heatmaps"].sigmoid(),
-            maps["regression"] / 10,
-            maps["size"] / 20,
-        ]
-        inputs = {**neck, "p2": torch.cat([neck["p2"], *seen], dim=1)}
+        peaks = [4 * maps["center"].sigmoid(), 4 * maps["heatmaps"].sigmoid()]
+        seen = torch.cat([neck["p2"], *peaks, maps["regression"] / 10, maps["size"] / 20], dim=1)
+        inputs = {**neck, "p2": seen}
         levels = {name: conv(inputs[name]) for name, conv in self.project.items()}
         return {**levels, "peak_features": neck["p2"], **{name: maps[name] for name in ("center", "size", "offset")}}
 
@@ -124,14 +95,13 @@ class MoveNetBackbone(Backbone):
         """The neck's maps by the level that is made of them, at strides 4 (24 channels), 8 (32), 16 (64), 32 (64)."""
         x = self.trunk.bn1(self.trunk.conv_stem(image))
         features = []
-        for index, stage in enumerate(self.trunk.blocks):
+        for stage in self.trunk.blocks:
             x = stage(x)
-            if index in NECK_STAGES:
-                features.append(x)
+            features.append(x)
         x32 = self.lateral["32"](self.trunk.bn2(self.trunk.conv_head(x)))
-        s16 = _upsample(x32) + self.lateral["16"](features[2])
-        s8 = _upsample(self.smooth["16"](s16)) + self.lateral["8"](features[1])
-        s4 = _upsample(self.smooth["8"](s8)) + self.lateral["4"](features[0])
+        s16 = _upsample(x32) + self.lateral["16"](features[3])
+        s8 = _upsample(self.smooth["16"](s16)) + self.lateral["8"](features[2])
+        s4 = _upsample(self.smooth["8"](s8)) + self.lateral["4"](features[1])
         return {"p2": self.smooth["4"](s4), "p3": s8, "p4": s16, "p5": x32}
 
     def dense_maps(self, f4: Tensor) -> dict[str, Tensor]:
@@ -144,7 +114,7 @@ class MoveNetBackbone(Backbone):
 def build_trunk() -> EfficientNet:
     """timm's MobileNetV2 of width 1.5 with biases in its convolutions instead of BatchNorm."""
     trunk = EfficientNet(
-        decode_arch_def(MOBILENET_V2),
+        decode_arch_def([[stage] for stage in MOBILENET_V2]),
         num_classes=0,
         num_features=1280,
         stem_size=32,
@@ -152,28 +122,20 @@ def build_trunk() -> EfficientNet:
         act_layer=nn.ReLU6,
     )
     for name, module in list(trunk.named_modules()):
+        parent, _, attribute = name.rpartition(".")
         if isinstance(module, nn.Conv2d):
             (kernel, _), (stride, _) = module.kernel_size, module.stride
             kind, padding = (HalvingConv2d, 0) if stride == 2 else (nn.Conv2d, kernel // 2)
             conv = kind(module.in_channels, module.out_channels, kernel, stride, padding, groups=module.groups)
-            _replace(trunk, name, conv)
+            setattr(trunk.get_submodule(parent), attribute, conv)
         elif isinstance(module, BatchNormAct2d):
-            _replace(trunk, name, module.act)
+            setattr(trunk.get_submodule(parent), attribute, module.act)
     return trunk
 
 
 def separable_conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3x3 depthwise convolution, 1x1 convolution with bias, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
-        nn.Conv2d(in_channels, out_channels, 1),
-        nn.ReLU(),
-    )
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, module)
+    depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
+    return nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1), nn.ReLU())
 
 
 def _upsample(x: Tensor) -> Tensor:

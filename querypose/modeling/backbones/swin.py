@@ -37,30 +37,20 @@ class SwinBackbone(Backbone):
         """
         Args:
             embed_dim: channels of res2; every stage after it has twice as many.
-            depths: blocks of the four stages.
-            num_heads: attention heads of the four stages.
-            window_size: side of the attention windows, in locations.
+            depths, num_heads: blocks and attention heads of the four stages.
             stochastic_depth: the probability that the last block is skipped in training; it rises linearly from 0.
             out_features: those of res2 .. res5 to return; stages behind the last of them are not built.
         """
         super().__init__()
-        model = SwinTransformer(
-            patch_size=[PATCH_SIZE, PATCH_SIZE],
-            embed_dim=embed_dim,
-            depths=list(depths),
-            num_heads=list(num_heads),
-            window_size=[window_size, window_size],
-            stochastic_depth_prob=stochastic_depth,
-            num_classes=1,
-        )
-        stage_of = {key: list(FEATURE_STRIDES).index(key) for key in out_features}
+        sizes: Any = ([PATCH_SIZE, PATCH_SIZE], embed_dim, list(depths), list(num_heads), [window_size, window_size])
+        model = SwinTransformer(*sizes, stochastic_depth_prob=stochastic_depth, num_classes=1)
+        self._stages = {list(FEATURE_STRIDES).index(key): key for key in out_features}
         # what has no part in the result (later stages, the classifier and its norm) would have no gradient
-        self.features = model.features[: 2 * max(stage_of.values()) + 2]
+        self.features = model.features[: 2 * max(self._stages) + 2]
         self._out_features = list(out_features)
         self._out_feature_strides = {key: FEATURE_STRIDES[key] for key in out_features}
-        self._out_feature_channels = {key: embed_dim * 2**stage for key, stage in stage_of.items()}
-        self._output_of_layer = {1 + 2 * stage: (key, f"norm{stage}") for key, stage in stage_of.items()}
-        for key, stage in stage_of.items():
+        self._out_feature_channels = {key: embed_dim * 2**stage for stage, key in self._stages.items()}
+        for stage, key in self._stages.items():
             self.add_module(f"norm{stage}", nn.LayerNorm(self._out_feature_channels[key]))
 
     @classmethod
@@ -82,33 +72,24 @@ class SwinBackbone(Backbone):
         outputs = {}
         for index, layer in enumerate(self.features):
             x = layer(x)  # (B, H / stride, W / stride, C)
-            if index in self._output_of_layer:
-                key, norm = self._output_of_layer[index]
-                outputs[key] = getattr(self, norm)(x).permute(0, 3, 1, 2)
-        return {key: outputs[key] for key in self._out_features}
+            stage, is_downsampling = divmod(index - 1, 2)
+            if stage in self._stages and not is_downsampling:
+                outputs[self._stages[stage]] = getattr(self, f"norm{stage}")(x).permute(0, 3, 1, 2)
+        return outputs
 
 
 def check_swin_sizes(
     embed_dim: int, depths: list[int], num_heads: list[int], window_size: int, stochastic_depth: float
 ) -> None:
     """Raise a UserError for values of MODEL.SWIN that make no Swin."""
-    stages = len(FEATURE_STRIDES)
-    if len(depths) != stages or len(num_heads) != stages or min(*depths, *num_heads, embed_dim) < 1:
-        raise UserError(
-            f"MODEL.SWIN has DEPTHS {list(depths)}, NUM_HEADS {list(num_heads)} and EMBED_DIM {embed_dim}; give "
-            f"{stages} DEPTHS, {stages} NUM_HEADS and an EMBED_DIM, all of at least 1"
-        )
-    for stage, heads in enumerate(num_heads):
-        if embed_dim * 2**stage % heads:
-            raise UserError(
-                f"MODEL.SWIN.NUM_HEADS {list(num_heads)} must divide the channels of its stage: {heads} does not "
-                f"divide {embed_dim * 2**stage} (EMBED_DIM {embed_dim} times 2^{stage})"
-            )
-    if window_size < 2 or not 0 <= stochastic_depth < 1:
-        raise UserError(
-            f"MODEL.SWIN has WINDOW_SIZE {window_size} and STOCHASTIC_DEPTH {stochastic_depth}; the former must be at "
-            "least 2, the latter at least 0 and below 1"
-        )
+    if not len(depths) == len(num_heads) == 4 or min(*depths, *num_heads, embed_dim) < 1:
+        raise UserError("MODEL.SWIN needs 4 DEPTHS, 4 NUM_HEADS and an EMBED_DIM, all of at least 1")
+    if any(embed_dim * 2**stage % heads for stage, heads in enumerate(num_heads)):
+        raise UserError(f"MODEL.SWIN.NUM_HEADS must divide the channels, EMBED_DIM {embed_dim} times 1, 2, 4 and 8")
+    if window_size < 2:
+        raise UserError(f"MODEL.SWIN.WINDOW_SIZE is {window_size}; it must be at least 2")
+    if not 0 <= stochastic_depth < 1:
+        raise UserError(f"MODEL.SWIN.STOCHASTIC_DEPTH is {stochastic_depth}; it must be at least 0 and below 1")
 
 
 @BACKBONE_REGISTRY.register()

@@ -16,48 +16,6 @@ from querypose.errors import UserError
 FEATURE_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
-def create_timm_model(key: str, name: str, **options: Any) -> Any:
-    """A timm `features_only` model; `options` are further arguments of `timm.create_model`.
-
-    Raises:
-        UserError: timm does not know the name or cannot build it, or its weights cannot be had; `key` is the config
-            key that holds the name.
-    """
-    try:
-        return timm.create_model(name, features_only=True, **options)
-    # first: a file that is not in the Hub's cache is an OSError and, in some versions, a ValueError
-    except OSError as error:
-        raise UserError(
-            f"{key} is '{name}', whose weights timm cannot fetch without a network; set MODEL.TIMM.PRETRAINED False "
-            f"and give MODEL.WEIGHTS, or fill timm's cache first ({str(error).splitlines()[0]})"
-        ) from error
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"{key} is '{name}', which timm cannot build as a feature extractor: {error}") from error
-
-
-def has_batch_norm(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-
-
-def set_batch_norm(model: nn.Module, mode: str, key: str) -> None:
-    """Convert every BatchNorm2d inside `model`, in place; names and values of its weights stay.
-
-    Args:
-        mode: "BN" leaves them as they are; "FrozenBN": running statistics, scale and shift become constants (buffers)
-            in training too; "SyncBN": batch statistics over all processes.
-        key: the config key that holds the mode, for messages.
-    """
-    if mode == "BN":
-        return
-    # timm's conversions and not Detectron2's or torch's: they keep the activation that timm's BatchNormAct2d holds
-    convert = {"FrozenBN": freeze_batch_norm_2d, "SyncBN": convert_sync_batchnorm}[mode]
-    if not has_batch_norm(model):
-        raise UserError(f"{key} is '{mode}', but {type(model).__name__} has no BatchNorm; set it to BN")
-    if mode == "SyncBN" and comm.get_world_size() > 1 and not torch.cuda.is_available():
-        raise UserError(f"{key} 'SyncBN' works on GPUs only; train on one process or set it to BN or FrozenBN")
-    convert(model)
-
-
 class TimmBackbone(Backbone):
     """A timm `features_only` model; its features at strides 4, 8, 16 and 32 are named res2 to res5."""
 
@@ -74,42 +32,29 @@ class TimmBackbone(Backbone):
     ):
         """
         Args:
-            name: a timm model name.
-            pretrained: load timm's weights (needs a network or a filled cache).
             options: further arguments of timm's constructor, such as `channels` of a ResNet.
             out_features: those of res2 .. res5 to return; parameters that have no part in them are frozen.
-            norm: a mode of `set_batch_norm`.
-            frozen: train the neck and what follows alone; needs `norm` FrozenBN, or a model without BatchNorm.
-
-        Raises:
-            UserError: timm does not know the name, the model lacks a stride or computes other shapes than it says,
-                or has nothing that `norm` could apply to.
+            norm: a mode of `set_batch_norm`; `frozen`, with which the neck alone is trained, needs FrozenBN.
         """
         super().__init__()
-        options = options or {}
-        self.model = create_timm_model("MODEL.TIMM.NAME", name, pretrained=pretrained, **options)
+        self.model = create_timm_model("MODEL.TIMM.NAME", name, pretrained=pretrained, **(options or {}))
         strides = self.model.feature_info.reduction()
         missing = [FEATURE_STRIDES[key] for key in out_features if FEATURE_STRIDES[key] not in strides]
         if missing:
-            raise UserError(
-                f"the timm model '{name}' has no features at stride {missing}; choose one with strides 4 to 32"
-            )
+            raise UserError(f"the timm model '{name}' has no features at stride {missing}; choose another")
+        # the last one of a stride
         index_of = {stride: index for index, stride in enumerate(strides)}
-        indices = {key: index_of[FEATURE_STRIDES[key]] for key in out_features}
-        channels = self.model.feature_info.channels()
-        self._indices = indices
+        self._indices = {key: index_of[FEATURE_STRIDES[key]] for key in out_features}
         self._out_features = list(out_features)
         self._out_feature_strides = {key: FEATURE_STRIDES[key] for key in out_features}
-        self._out_feature_channels = {key: channels[index] for key, index in indices.items()}
+        channels = self.model.feature_info.channels()
+        self._out_feature_channels = {key: channels[index] for key, index in self._indices.items()}
         self._channels_last = self._probe(name)
 
         set_batch_norm(self.model, norm, "MODEL.TIMM.NORM")
+        if frozen and has_batch_norm(self.model):
+            raise UserError(f"MODEL.TIMM.NORM '{norm}' changes with every batch; with MODEL.TIMM.FROZEN give FrozenBN")
         if frozen:
-            if has_batch_norm(self.model):
-                raise UserError(
-                    f"MODEL.TIMM.FROZEN keeps the weights, but MODEL.TIMM.NORM '{norm}' would change with every batch; "
-                    "set it to 'FrozenBN'"
-                )
             self.model.requires_grad_(False)
 
     @classmethod
@@ -139,64 +84,73 @@ class TimmBackbone(Backbone):
         rather than in the FPN. Parameters that do not reach a feature (timm builds some networks whole) are frozen.
         """
         height, width = 64, 96
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        training = self.model.training
+        parameters = list(self.model.parameters())
         self.model.eval()
         try:
             with torch.enable_grad():
-                features = self.model(torch.zeros(1, 3, height, width, device=parameters[0].device))
+                features = self.model(torch.zeros(1, 3, height, width))
                 features = [features[index] for index in self._indices.values()]
-                total = sum(feature.sum() for feature in features)
-            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+                gradients = torch.autograd.grad([f.sum() for f in features], parameters, allow_unused=True)
         except (RuntimeError, ValueError, AssertionError) as error:
-            raise UserError(
-                f"the timm model '{name}' does not take images of any size that 32 divides: {error}; choose another "
-                "or see which of timm's arguments allows it (MODEL.TIMM.OPTIONS)"
-            ) from error
-        finally:
-            self.model.train(training)
+            message = f"the timm model '{name}' does not take images of any size that 32 divides: {error}"
+            raise UserError(f"{message}; choose another, or allow it by MODEL.TIMM.OPTIONS") from error
+        self.model.train()
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is None:
-                parameter.requires_grad_(False)
-        shapes = [tuple(feature.shape[1:]) for feature in features]
-        sizes = [(height // stride, width // stride) for stride in self._out_feature_strides.values()]
-        channels = self._out_feature_channels.values()
-        if shapes == [(number, *size) for number, size in zip(channels, sizes, strict=True)]:
+            parameter.requires_grad_(gradient is not None)
+        found = [tuple(feature.shape[1:]) for feature in features]
+        sizes = zip(self._out_feature_channels.values(), self._out_feature_strides.values(), strict=True)
+        wanted = [(channels, height // stride, width // stride) for channels, stride in sizes]
+        if found == wanted:
             return False
-        if shapes == [(*size, number) for number, size in zip(channels, sizes, strict=True)]:
+        if found == [(*size, channels) for channels, *size in wanted]:
             return True
-        raise UserError(
-            f"the timm model '{name}' makes feature maps {shapes} of an image of {height}x{width} pixels, which is no "
-            "pyramid with strides 4 to 32; choose another"
-        )
+        raise UserError(f"the timm model '{name}' makes maps {found}, not {wanted}; choose another")
+
+
+def create_timm_model(key: str, name: str, **options: Any) -> Any:
+    """A timm `features_only` model; raise `UserError`, with the config key of its name, where there is none."""
+    try:
+        return timm.create_model(name, features_only=True, **options)
+    except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
+        hint = "; its weights need a network or timm's filled cache" if isinstance(error, OSError) else ""
+        raise UserError(f"{key} is '{name}', which timm cannot build as a feature extractor: {error}{hint}") from error
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def set_batch_norm(model: nn.Module, mode: str, key: str) -> None:
+    """Convert every BatchNorm2d inside `model`, in place; names and values of its weights stay.
+
+    mode: "BN" leaves them as they are; "FrozenBN": running statistics, scale and shift become constants (buffers) in
+    training too; "SyncBN": batch statistics over all processes. key: the config key that holds the mode.
+    """
+    if mode == "BN":
+        return
+    if not has_batch_norm(model):
+        raise UserError(f"{key} is '{mode}', but the model has no BatchNorm; set it to BN")
+    if mode == "SyncBN" and comm.get_world_size() > 1 and not torch.cuda.is_available():
+        raise UserError(f"{key} 'SyncBN' works on GPUs only; train on one process or set it to BN or FrozenBN")
+    # timm's conversions and not Detectron2's or torch's: they keep the activation that timm's BatchNormAct2d holds
+    {"FrozenBN": freeze_batch_norm_2d, "SyncBN": convert_sync_batchnorm}[mode](model)
+
+
+def fpn_in_features(cfg: CfgNode) -> tuple[str, ...]:
+    """`MODEL.FPN.IN_FEATURES`; raise `UserError` unless it is res2 .. res5 or an unbroken run of these."""
+    names, known = list(cfg.MODEL.FPN.IN_FEATURES), list(FEATURE_STRIDES)
+    if not names or not any(names == known[first : first + len(names)] for first in range(len(known))):
+        raise UserError(f"MODEL.FPN.IN_FEATURES is {names}; give {known} or some of these, without a gap")
+    return tuple(names)
+
+
+def stock_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
+    """Detectron2's FPN over `MODEL.FPN.IN_FEATURES` of `bottom_up`, without a p6."""
+    fpn = cfg.MODEL.FPN
+    return FPN(bottom_up, fpn.IN_FEATURES, fpn.OUT_CHANNELS, fpn.NORM, fuse_type=fpn.FUSE_TYPE)
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """`MODEL.TIMM.NAME` with Detectron2's FPN over `MODEL.FPN.IN_FEATURES`: levels p2, p3 .."""
     return stock_fpn(cfg, TimmBackbone(cfg))
-
-
-def fpn_in_features(cfg: CfgNode) -> tuple[str, ...]:
-    """`MODEL.FPN.IN_FEATURES` for backbones whose features are res2 .. res5.
-
-    Raises:
-        UserError: names that are no unbroken run of these.
-    """
-    names, known = list(cfg.MODEL.FPN.IN_FEATURES), list(FEATURE_STRIDES)
-    if not any(names == known[first : first + len(names)] for first in range(len(known))) or not names:
-        raise UserError(
-            f"MODEL.FPN.IN_FEATURES is {names}; it must be {known} or some of these, in this order and without a gap"
-        )
-    return tuple(names)
-
-
-def stock_fpn(cfg: CfgNode, bottom_up: Backbone) -> FPN:
-    """Detectron2's FPN over `MODEL.FPN.IN_FEATURES` of `bottom_up`, without a p6."""
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )

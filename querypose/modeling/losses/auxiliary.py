@@ -4,21 +4,20 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class AuxiliaryHeatmap(nn.Module):
     """One linear map from P2 to a heatmap per keypoint, with the penalty-reduced focal loss of dense detectors.
 
     The paper finds that it does not help QueryPose on pre-trained backbones; one that starts from nothing gets a
-    signal at every location from it. Inference does not use it.
+    signal at every location from it.
     """
 
-    def __init__(self, dim: int, num_keypoints: int, stride: int, sigma: float = 1.5):
-        """dim: channels of P2; stride: pixels of the input per location of P2; sigma: of a target, in locations."""
+    def __init__(self, dim: int, num_keypoints: int, stride: int):
         super().__init__()
         self.predict = nn.Conv2d(dim, num_keypoints, kernel_size=1)
         self.stride = stride
-        self.sigma = sigma
         nn.init.normal_(self.predict.weight, std=0.01)
         # keypoints are rare: start at probability 0.01
         nn.init.constant_(self.predict.bias, -math.log(99))  # type: ignore[arg-type]
@@ -26,8 +25,7 @@ class AuxiliaryHeatmap(nn.Module):
     def forward(self, feature: Tensor, keypoints: Tensor) -> Tensor:
         """P2 (B, d, H, W) and labeled persons (B, P, K, 3) in pixels and visibility -> the loss, a sum."""
         logits = self.predict(feature).float()
-        targets = gaussian_heatmaps(keypoints, logits.shape[-2:], self.stride, self.sigma)
-        return heatmap_focal_loss(logits, targets)
+        return heatmap_focal_loss(logits, gaussian_heatmaps(keypoints, logits.shape[-2:], self.stride, sigma=1.5))
 
 
 def gaussian_heatmaps(keypoints: Tensor, size: tuple[int, int], stride: int, sigma: float | Tensor) -> Tensor:
@@ -37,7 +35,7 @@ def gaussian_heatmaps(keypoints: Tensor, size: tuple[int, int], stride: int, sig
     locations, one for all or broadcast to (B, P, K, 1).
     """
     height, width = size
-    locations = (keypoints[..., :2] / stride).floor()  # the location whose area holds the keypoint
+    locations = (keypoints[..., :2] / stride).floor()
     x = torch.arange(width, device=keypoints.device, dtype=torch.float32)
     y = torch.arange(height, device=keypoints.device, dtype=torch.float32)
     inside = (locations >= 0).all(dim=-1) & (locations[..., 0] < width) & (locations[..., 1] < height)
@@ -51,11 +49,11 @@ def gaussian_heatmaps(keypoints: Tensor, size: tuple[int, int], stride: int, sig
     return heatmaps
 
 
-def heatmap_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
-    """Sum of the focal loss with less penalty near a peak (a target of 1); both (B, K, H, W)."""
+def heatmap_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sum of the focal loss (alpha 2, beta 4) with less penalty near a peak, a target of 1; both (B, K, H, W)."""
     probability = logits.sigmoid()
-    positive = (1 - probability) ** alpha * -nn.functional.logsigmoid(logits)
-    negative = (1 - targets) ** beta * probability**alpha * -nn.functional.logsigmoid(-logits)
+    positive = (1 - probability) ** 2.0 * -F.logsigmoid(logits)
+    negative = (1 - targets) ** 4.0 * probability**2.0 * -F.logsigmoid(-logits)
     return torch.where(targets == 1, positive, negative).sum()
 
 
@@ -64,14 +62,11 @@ def attention_loss(
 ) -> Tensor:
     """Sum over the valid keypoints of the cross-entropy between a Gaussian at the keypoint and its part's attention.
 
-    Not the paper's: there, only the gradient of the coordinates moves the attention (Section 3.2).
+    Not the paper's: there, only the gradient of the coordinates moves the attention (Section 3.2). Several keypoints
+    of one part make a mixture of Gaussians its target.
 
-    Args:
-        attention: (n, M, h, w), every map summing to one.
-        targets: (n, K, 2) in box units, the box's centre at 0; anything where not valid.
-        valid: (n, K) which keypoints count.
-        part_of_keypoint: (K,) the part of each keypoint. Several of one part make a mixture of Gaussians its target.
-        sigma: standard deviation of the Gaussians in locations of the maps.
+    attention: (n, M, h, w), every map summing to one. targets: (n, K, 2) in box units, the box's centre at 0; anything
+    where not valid (n, K). part_of_keypoint: (K,). sigma: in locations of the maps.
     """
     height, width = attention.shape[2:]
     log_attention = torch.log(attention.float() + 1e-8)[:, part_of_keypoint]  # (n, K, h, w)

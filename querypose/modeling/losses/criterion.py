@@ -11,7 +11,7 @@ from torchvision.ops import sigmoid_focal_loss
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.losses.auxiliary import AuxiliaryHeatmap, attention_loss
 from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY, keypoints_in_box_units
-from querypose.modeling.losses.matcher import HungarianMatcher, Match
+from querypose.modeling.losses.matcher import HungarianMatcher, Match, iou_and_gap
 from querypose.modeling.losses.targets import Targets
 
 
@@ -22,7 +22,6 @@ class SetCriterion(nn.Module):
     named `loss_class`, `loss_l1`, .. for the last stage and `loss_class_0`, `loss_class_1`, .. for those before it.
     """
 
-    matcher: HungarianMatcher
     part_of_keypoint: Tensor
 
     @configurable
@@ -32,32 +31,20 @@ class SetCriterion(nn.Module):
         matcher: HungarianMatcher,
         keypoint_loss: nn.Module,
         part_of_keypoint: list[int],
-        class_weight: float = 2.0,
-        l1_weight: float = 5.0,
-        giou_weight: float = 2.0,
-        keypoint_weight: float = 1.0,
-        attention_weight: float = 0.0,
-        auxiliary_heatmap: nn.Module | None = None,
-        heatmap_weight: float = 1.0,
+        weights: dict[str, float],
+        auxiliary_heatmap: AuxiliaryHeatmap | None = None,
     ):
         """
         Args:
-            matcher: assigns persons to queries.
             keypoint_loss: as KEYPOINT_LOSS_REGISTRY states.
             part_of_keypoint: for each of the K keypoints the index of its part.
-            attention_weight: of the auxiliary loss on attention maps; 0 leaves it out.
-            auxiliary_heatmap: (P2, keypoints) -> loss, or None for none.
+            weights: of the losses "class", "l1", "giou", "keypoint", "attention" (0 leaves it out) and "heatmap".
         """
         super().__init__()
         self.matcher = matcher
         self.keypoint_loss = keypoint_loss
-        self.class_weight = class_weight
-        self.l1_weight = l1_weight
-        self.giou_weight = giou_weight
-        self.keypoint_weight = keypoint_weight
-        self.attention_weight = attention_weight
+        self.weights = weights
         self.auxiliary_heatmap = auxiliary_heatmap
-        self.heatmap_weight = heatmap_weight
         # a tensor on the device: a list would be sent there at every step
         self.register_buffer("part_of_keypoint", torch.tensor(part_of_keypoint), persistent=False)
         # the flow was a child of the criterion in earlier checkpoints
@@ -66,19 +53,15 @@ class SetCriterion(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int], stride: int) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
+        weights = {key.removesuffix("_WEIGHT").lower(): weight for key, weight in config.LOSS.items()}
+        keypoint_loss = KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS)(cfg)
+        heatmap = AuxiliaryHeatmap(config.HIDDEN_DIM, len(part_of_keypoint), stride) if weights["heatmap"] else None
         return {
-            "matcher": HungarianMatcher(config.LOSS.CLASS_WEIGHT, config.LOSS.L1_WEIGHT, config.LOSS.GIOU_WEIGHT),
-            "keypoint_loss": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS)(cfg),
+            "matcher": HungarianMatcher(weights["class"], weights["l1"], weights["giou"]),
+            "keypoint_loss": keypoint_loss,
             "part_of_keypoint": part_of_keypoint,
-            "class_weight": config.LOSS.CLASS_WEIGHT,
-            "l1_weight": config.LOSS.L1_WEIGHT,
-            "giou_weight": config.LOSS.GIOU_WEIGHT,
-            "keypoint_weight": config.LOSS.KEYPOINT_WEIGHT,
-            "attention_weight": config.LOSS.ATTENTION_WEIGHT,
-            "auxiliary_heatmap": AuxiliaryHeatmap(config.HIDDEN_DIM, len(part_of_keypoint), stride)
-            if config.LOSS.HEATMAP_WEIGHT > 0
-            else None,
-            "heatmap_weight": config.LOSS.HEATMAP_WEIGHT,
+            "weights": weights,
+            "auxiliary_heatmap": heatmap,
         }
 
     def box_losses(
@@ -89,11 +72,12 @@ class SetCriterion(nn.Module):
         for stage, match in enumerate(matches):
             boxes, wanted = output.boxes[stage].flatten(0, 1)[match.rows], targets.boxes.flatten(0, 1)[match.persons]
             scale = targets.box_scale[match.rows // output.logits[stage].shape[1]]
+            focal_loss = class_loss(output.logits[stage], match)
             l1_loss = (boxes / scale - wanted / scale).abs().sum()
             suffix = kind + _suffix(stage, len(matches))
-            losses["loss_class" + suffix] = self.class_weight * class_loss(output.logits[stage], match) / num_persons
-            losses["loss_l1" + suffix] = self.l1_weight * l1_loss / num_persons
-            losses["loss_giou" + suffix] = self.giou_weight * giou_loss(boxes, wanted).sum() / num_persons
+            losses["loss_class" + suffix] = self.weights["class"] * focal_loss / num_persons
+            losses["loss_l1" + suffix] = self.weights["l1"] * l1_loss / num_persons
+            losses["loss_giou" + suffix] = self.weights["giou"] * giou_loss(boxes, wanted).sum() / num_persons
         return losses
 
     def keypoint_losses(
@@ -101,8 +85,7 @@ class SetCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Keypoint loss, and with a weight attention loss, of every stage's matched queries.
 
-        Without a match the sums are empty, but the parameters still belong to their graph, as distributed training
-        expects.
+        Without a match the sums are empty, but every parameter is in their graph, as distributed training expects.
         """
         position = torch.full((boxes.logits[0].shape[:2].numel(),), -1, device=output.rows.device)
         position[output.rows] = torch.arange(len(output.rows), device=output.rows.device)
@@ -127,28 +110,24 @@ class SetCriterion(nn.Module):
         number: Tensor,
         kind: str = "",
     ) -> dict[str, Tensor]:
-        """Sums over n rows of each stage, divided by K and `number`.
-
-        places: of each stage the rows' positions among those of the output (n,), their boxes (n, 4) in pixels, and
-            their persons (n,) as in `Match`.
-        """
+        """places: of each stage, n rows' positions in the output (n,), boxes (n, 4) in pixels, and persons (n,)."""
         losses = {}
         for stage, (at, boxes, persons) in enumerate(places):
             wanted, valid = keypoints_in_box_units(targets.keypoints.flatten(0, 1)[persons], boxes)
             suffix = kind + _suffix(stage, len(places))
             loss = self.keypoint_loss(output.coordinates[stage][at], output.sigmas[stage][at], wanted, valid)
-            losses["loss_keypoint" + suffix] = self.keypoint_weight * loss / valid.shape[1] / number
-            if self.attention_weight:
+            losses["loss_keypoint" + suffix] = self.weights["keypoint"] * loss / valid.shape[1] / number
+            if self.weights["attention"]:
                 attention = output.attention[stage][at]  # type: ignore[index]
                 loss = attention_loss(attention, wanted, valid, self.part_of_keypoint)
-                losses["loss_attention" + suffix] = self.attention_weight * loss / valid.shape[1] / number
+                losses["loss_attention" + suffix] = self.weights["attention"] * loss / valid.shape[1] / number
         return losses
 
     def heatmap_loss(self, feature: Tensor, targets: Targets, num_keypoints: int | None = None) -> Tensor:
         """The auxiliary heatmap's loss on P2 (B, d, H, W), divided by the labeled keypoints (or the given number)."""
         number = (targets.keypoints[..., 2] > 0).sum() if num_keypoints is None else num_keypoints
         loss = self.auxiliary_heatmap(feature, targets.keypoints)  # type: ignore[misc]
-        return self.heatmap_weight * loss / averaged_over_processes(number, targets.boxes.device)
+        return self.weights["heatmap"] * loss / averaged_over_processes(number, targets.boxes.device)
 
     @staticmethod
     def normalizer(targets: Targets, num_persons: int | None = None) -> Tensor:
@@ -167,10 +146,7 @@ def _rename_flow(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, 
 
 
 def averaged_over_processes(number: int | Tensor, device: torch.device) -> Tensor:
-    """The mean of the processes' numbers, at least one.
-
-    Data-parallel training averages gradients: sums divided by it give the gradient of a single process.
-    """
+    """The mean of the processes' numbers, at least one: data-parallel training averages gradients."""
     # a number is filled in on the device: sent there, it would make the host wait
     count = number.float() if isinstance(number, Tensor) else torch.full((), float(number), device=device)
     if comm.get_world_size() > 1:
@@ -185,15 +161,10 @@ def class_loss(logits: Tensor, match: Match) -> Tensor:
     return sigmoid_focal_loss(logits.flatten().float(), labels, alpha=0.25, gamma=2.0, reduction="sum")
 
 
-def giou_loss(boxes: Tensor, wanted: Tensor, eps: float = 1e-7) -> Tensor:
+def giou_loss(boxes: Tensor, wanted: Tensor) -> Tensor:
     """1 - GIoU of pairs of boxes (n, 4), corners -> (n,).
 
     Equal to torchvision's `generalized_box_iou_loss`, which indexes by a mask, so that a GPU's host waits for it.
     """
-    area, wanted_area = ((b[:, 2:] - b[:, :2]).prod(dim=1) for b in (boxes, wanted))
-    low, high = torch.maximum(boxes[:, :2], wanted[:, :2]), torch.minimum(boxes[:, 2:], wanted[:, 2:])
-    intersection = (high - low).clamp(min=0).prod(dim=1)
-    union = area + wanted_area - intersection
-    outer_low, outer_high = torch.minimum(boxes[:, :2], wanted[:, :2]), torch.maximum(boxes[:, 2:], wanted[:, 2:])
-    outer = (outer_high - outer_low).prod(dim=1)
-    return 1 - intersection / (union + eps) + (outer - union) / (outer + eps)
+    iou, gap = iou_and_gap(boxes, wanted)
+    return 1 - iou + gap

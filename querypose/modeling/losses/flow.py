@@ -18,11 +18,11 @@ class RealNVP(nn.Module):
         self.scale = nn.ModuleList(_mlp(hidden_dim, nn.Tanh()) for _ in range(num_couplings))
         self.translate = nn.ModuleList(_mlp(hidden_dim, nn.Identity()) for _ in range(num_couplings))
 
-    def init_weights(self, gain: float = 0.01) -> None:
+    def init_weights(self) -> None:
         """Start close to the identity, so that early losses are those of a plain normal."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight, gain=gain)
+                nn.init.xavier_uniform_(module.weight, gain=0.01)
                 # PyTorch's random biases alone would move every error by about one sigma
                 nn.init.zeros_(module.bias)
 
@@ -44,12 +44,6 @@ class RealNVP(nn.Module):
             return -0.5 * latent.square().sum(dim=1) - math.log(2 * math.pi) + log_det
 
 
-def _mlp(hidden_dim: int, last: nn.Module) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(2, hidden_dim),
-        nn.LeakyReLU(),
-        nn.Linear(hidden_dim, hidden_dim),
-        nn.LeakyReLU(),
-        nn.Linear(hidden_dim, 2),
-        last,
-    )
+def _mlp(hidden: int, last: nn.Module) -> nn.Sequential:
+    layers = [nn.Linear(2, hidden), nn.LeakyReLU(), nn.Linear(hidden, hidden), nn.LeakyReLU(), nn.Linear(hidden, 2)]
+    return nn.Sequential(*layers, last)

@@ -15,11 +15,10 @@ KEYPOINT_LOSS_REGISTRY = Registry("KEYPOINT_LOSS")
 KEYPOINT_LOSS_REGISTRY.__doc__ = """
 Registry of keypoint losses, named by `MODEL.QUERYPOSE.KEYPOINT_LOSS`.
 
-A registered class is an `nn.Module` built as `cls(cfg)`. Its `forward(coordinates, sigmas, targets, valid)` takes
-predictions (n, K, 2) and (n, K, 2), targets (n, K, 2), all in box units, and valid (n, K), which keypoints count;
-targets are anything where not valid. It returns the sum over the valid keypoints. The class attribute `uses_sigma` says
-whether the heads predict sigma; if not, every keypoint has the confidence 1 and a person's score is its class
-probability.
+A registered class is an `nn.Module` built as `cls(cfg)`. Its `forward(coordinates, sigmas, targets, valid)` takes three
+tensors (n, K, 2) in box units, and valid (n, K), which keypoints count; targets are anything where not. It returns the
+sum over the valid keypoints. The class attribute `uses_sigma` says whether the heads predict sigma; if not, every
+keypoint has the confidence 1 and a person's score is its class probability.
 """
 
 
@@ -31,7 +30,6 @@ class RLE(nn.Module):
 
     @configurable
     def __init__(self, *, flow: RealNVP | None):
-        """flow: the density of the errors; None leaves its terms out."""
         super().__init__()
         self.flow = flow
 
@@ -43,7 +41,6 @@ class RLE(nn.Module):
         return {"flow": flow}
 
     def forward(self, coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-        """As KEYPOINT_LOSS_REGISTRY states."""
         return residual_log_likelihood_loss(coordinates, sigmas, targets, valid, self.flow)
 
 
@@ -67,9 +64,7 @@ class SmoothL1(nn.Module):
         super().__init__()
 
     def forward(self, coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-        """As KEYPOINT_LOSS_REGISTRY states."""
-        valid = valid[..., None].expand_as(coordinates)
-        targets = torch.where(valid, targets.to(coordinates), coordinates.detach())
+        targets = torch.where(valid[..., None], targets.to(coordinates), coordinates.detach())
         return F.smooth_l1_loss(coordinates.float(), targets.float(), reduction="sum", beta=self.beta)
 
 
@@ -83,18 +78,11 @@ class L1(SmoothL1):
 def residual_log_likelihood_loss(
     coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor, flow: RealNVP | None
 ) -> Tensor:
-    """Sum of -log P(target) over the valid keypoints.
-
-    Args:
-        coordinates: (n, K, 2) predicted, in box units.
-        sigmas: (n, K, 2) their spread, in (0, 1).
-        targets: (n, K, 2) in the same units; anything where not valid, NaN included.
-        valid: (n, K) which keypoints count.
-        flow: phi; None leaves its terms, log sigma - log phi(e), out.
+    """Sum of -log P(target) over the valid keypoints; shapes as KEYPOINT_LOSS_REGISTRY states, sigmas in (0, 1).
 
     With e = (u - g) / sigma, each of the two coordinates gives log sigma - log phi(e)
     + log(sigma sqrt(2 pi)) + |g - u| / (sqrt(2) sigma). phi is the flow's density of the pair: it counts once for x
-    and once for y.
+    and once for y. Without a flow, log sigma - log phi(e) is left out.
     """
     valid = valid[..., None].expand_as(coordinates)
     # what does not count is replaced before the flow: masking its infinities afterwards would make 0 * inf = NaN
@@ -109,15 +97,10 @@ def residual_log_likelihood_loss(
 
 
 def keypoints_in_box_units(keypoints: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Ground-truth keypoints in units of the predicted boxes, and which of them count.
+    """Keypoints (n, K, 3), x, y in pixels and visibility, in units of boxes (n, 4), corners, and which of them count.
 
-    Args:
-        keypoints: (n, K, 3) x, y in pixels and visibility.
-        boxes: (n, 4) corners in pixels, detached.
-
-    Returns:
-        targets (n, K, 2), the box's centre at 0 and its sides at -0.5 and 0.5; valid (n, K): labeled (v > 0) and
-        inside the box. A box without area holds none.
+    Returns targets (n, K, 2), the box's centre at 0 and its sides at -0.5 and 0.5, and valid (n, K): labeled (v > 0)
+    and inside the box. A box without area holds none.
     """
     origin, size = boxes[:, None, :2], (boxes[:, 2:] - boxes[:, :2])[:, None]
     targets = (keypoints[..., :2] - origin) / size.clamp(min=1e-3) - 0.5

@@ -29,7 +29,6 @@ class HungarianMatcher(nn.Module):
         self.l1_weight = l1_weight
         self.giou_weight = giou_weight
 
-    @torch.no_grad()
     def forward(self, logits: list[Tensor], boxes: list[Tensor], targets: Targets) -> list[Match]:
         """S logits (B, N, 1) and boxes (B, N, 4) -> a match per stage, on the device; see `assign`."""
         return matches_on(self.assign(logits, boxes, targets), targets.boxes.device)
@@ -55,11 +54,9 @@ class HungarianMatcher(nn.Module):
         """logits (B, N, 1), boxes (B, N, 4) -> costs (B, N, P); those of padded persons mean nothing."""
         scale = targets.box_scale[:, None]
         l1_cost = ((boxes / scale)[:, :, None] - (targets.boxes / scale)[:, None]).abs().sum(dim=-1)
-        return (
-            self.class_weight * focal_class_cost(logits.float().sigmoid())
-            + self.l1_weight * l1_cost
-            - self.giou_weight * batched_generalized_box_iou(boxes, targets.boxes)
-        )
+        iou, gap = iou_and_gap(boxes[:, :, None], targets.boxes[:, None])
+        class_cost = focal_class_cost(logits.float().sigmoid())
+        return self.class_weight * class_cost + self.l1_weight * l1_cost - self.giou_weight * (iou - gap)
 
 
 def matches_on(matches: list[Match], device: torch.device) -> list[Match]:
@@ -70,14 +67,11 @@ def matches_on(matches: list[Match], device: torch.device) -> list[Match]:
 
 
 def matched_rows(matches: list[Match]) -> tuple[Tensor, list[int]]:
-    """The rows that any of the S matches holds, once each, and how many of them each stage needs.
+    """The rows (R,) that any of the S matches holds, once each, and how many of them each stage needs.
 
     A stage's part queries come from the stages before it, so that stage s needs the rows matched at s or later. Rows
     whose last match is late come first; stage s needs the first `number[s]`. A batch without a match still runs
     row 0, so that every parameter takes part in the step.
-
-    Returns:
-        rows (R,) on the matches' device; S numbers, none larger than the one before.
     """
     last_stage = {row: stage for stage, match in enumerate(matches) for row in match.rows.tolist()}
     if not last_stage:
@@ -94,16 +88,11 @@ def focal_class_cost(probability: Tensor, alpha: float = 0.25, gamma: float = 2.
     return positive - negative
 
 
-def batched_generalized_box_iou(first: Tensor, second: Tensor) -> Tensor:
-    """first (B, N, 4), second (B, P, 4) corners -> generalised IoU (B, N, P)."""
-    first, second = first[:, :, None], second[:, None]
-    overlap = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp(
-        min=0
-    )
-    hull = (torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])).clamp(
-        min=0
-    )
-    intersection, hull_area = overlap.prod(dim=-1), hull.prod(dim=-1)
+def iou_and_gap(first: Tensor, second: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
+    """IoU of boxes (.., 4), corners, and the part of their hull that neither covers; the difference is their GIoU."""
     areas = [(box[..., 2:] - box[..., :2]).prod(dim=-1) for box in (first, second)]
+    inner = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
+    outer = torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])
+    intersection, hull = inner.clamp(min=0).prod(dim=-1), outer.prod(dim=-1)
     union = areas[0] + areas[1] - intersection
-    return intersection / union.clamp(min=1e-7) - (hull_area - union) / hull_area.clamp(min=1e-7)
+    return intersection / (union + eps), (hull - union) / (hull + eps)

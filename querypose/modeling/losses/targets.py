@@ -28,13 +28,11 @@ class Targets:
         most = max(1, *counts)
         boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(instances), most, 1)
         keypoints = torch.zeros(len(instances), most, num_keypoints, 3)
-        for index, image in enumerate(instances):
-            if counts[index]:
-                boxes[index, : counts[index]] = image.gt_boxes.tensor
+        for index, (image, count) in enumerate(zip(instances, counts, strict=True)):
+            if count:
+                boxes[index, :count] = image.gt_boxes.tensor
                 if image.has("gt_keypoints"):
-                    keypoints[index, : counts[index]] = image.gt_keypoints.tensor
-        scale = torch.tensor(
-            [[image.image_size[1], image.image_size[0]] * 2 for image in instances], dtype=torch.float32
-        )
+                    keypoints[index, :count] = image.gt_keypoints.tensor
+        scale = torch.tensor([image.image_size[::-1] * 2 for image in instances], dtype=torch.float32)
         boxes, keypoints, scale = (tensor.to(device, non_blocking=True) for tensor in (boxes, keypoints, scale))
         return cls(boxes, keypoints, counts, scale)
