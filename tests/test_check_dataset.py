@@ -100,15 +100,15 @@ def test_each_problem_is_found_once(folder, kind, damage):
         Image.new("RGB", (60, 40)).save(folder / "4.png")
     damage(folder)
     report = found(folder)
-    assert dict(report.problems) == {kind: 1} and report.examples[kind] and kind in PROBLEMS
-    assert report.to_dict()["problems"][kind]["count"] == 1
+    assert report.problems.keys() == {kind} and kind in PROBLEMS
+    assert report.to_dict()["problems"][kind] == {"count": 1, "example": report.problems[kind][0]}
 
 
 def test_headers_alone_find_sizes_but_no_cut_off_files(folder):
     Image.open(folder / "2.png").save(folder / "2.png", format="JPEG", quality=100)
     cut_off(folder)
     first_image(width=61)(folder)
-    assert dict(found(folder, headers_only=True).problems) == {"size": 1}
+    assert found(folder, headers_only=True).problems.keys() == {"size"}
 
 
 def test_places_that_are_no_problem(folder):

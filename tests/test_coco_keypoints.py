@@ -248,4 +248,4 @@ def test_file_name_that_is_too_long_for_the_disk(tmp_path):
     file = write(tmp_path / "a.json", content, tmp_path)
     with pytest.raises(UserError, match="1 of the 2 images .* do not exist"):
         check_keypoint_dataset(file)
-    assert check_dataset(file, tmp_path, "a").problems["missing"] == 1
+    assert check_dataset(file, tmp_path, "a").problems.keys() == {"missing"}

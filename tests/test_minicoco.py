@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from load_tool import load_tool
 from PIL import Image
 
-from querypose.data.prepare.minicoco import make_minicoco, split_labelled_images
 from querypose.errors import UserError
 from querypose.setup_config import setup_config
 
+TOOL = load_tool("prepare_minicoco")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ROWS = ("baseline", "spegm", "summation", "concatenation", "querypose", "l1", "light")
 
@@ -34,7 +35,7 @@ def content(number=11, size=(720, 1080)):
 
 
 def test_every_fifth_labelled_image_is_held_out():
-    train, val = split_labelled_images(content(20))
+    train, val = TOOL.split_labelled_images(content(20))
     labeled = [10 * i for i in range(1, 21) if i % 3]
     assert [image["id"] for image in val] == labeled[::5] == [10, 80, 160]
     assert sorted(image["id"] for image in train + val) == labeled
@@ -51,7 +52,7 @@ def test_the_split_is_that_of_the_photographs_at_hand(shared_folder):
     union = sorted(ids["train"] | ids["val"])
     assert [image in ids["val"] for image in union] == [index % 9 == 0 for index in range(len(union))]
     # all 2,346 labeled images in order give these numbers
-    train, val = split_labelled_images(content(2346 + 2346 // 2))
+    train, val = TOOL.split_labelled_images(content(2346 + 2346 // 2))
     assert (len(train), len(val)) == (1876, 470)
 
 
@@ -69,7 +70,7 @@ def write(folder, data):
 
 def test_training_images_shrink_with_their_annotations(tmp_path):
     source = write(tmp_path / "coco", content())
-    made = make_minicoco(*source, tmp_path / "minicoco")
+    made = TOOL.make_minicoco(*source, tmp_path / "minicoco")
     assert made == {"train": 6, "val": 2}
     for split, side, scale in (("train", 360, 0.5), ("val", 720, 1.0)):
         data = json.loads((tmp_path / f"minicoco/person_keypoints_{split}.json").read_text())
@@ -89,7 +90,7 @@ def test_a_missing_image_leaves_nothing_behind(tmp_path):
     annotations, images = write(tmp_path / "coco", content())
     (images / "4.jpg").unlink()
     with pytest.raises(UserError, match="4.jpg does not exist; give COCO's val2017"):
-        make_minicoco(annotations, images, tmp_path / "minicoco")
+        TOOL.make_minicoco(annotations, images, tmp_path / "minicoco")
     assert not (tmp_path / "minicoco").exists()
 
 

@@ -167,7 +167,7 @@ def test_damaged_image_is_one_of_the_data_set(tmp_path):
     (tmp_path / "images" / "train" / "c.jpg").write_bytes(b"text")
     name = resolve_dataset(f"{path}@train")
     report = check_dataset(annotation_file(name), MetadataCatalog.get(name).image_root, name)
-    assert report.problems == {"unreadable": 1} and report.counts["images"] == 3
+    assert report.problems.keys() == {"unreadable"} and report.counts["images"] == 3
 
 
 def test_processes_of_a_job_may_write_it_at_once(tmp_path):

@@ -24,36 +24,31 @@ from querypose.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+Records = Sequence[dict[str, Any]]
+Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+
 
 class TrainingLoader:
-    """Endless batches, as lists of what `mapper` returns; the same for any number of workers.
+    """Endless batches, as lists of what `mapper` returns for `records`; the same for any number of workers.
 
     `seed` and `first_batch`, the number of the batch that iteration starts with, may be set until the first batch is
     requested. Without grouping, batch number b of P processes together holds the images, and their augmentations, that
-    batch b of one process would.
+    batch b of one process would. With `group_by_shape` a batch holds only images wider than high, or none of them.
     """
 
     @configurable
     def __init__(
         self,
         *,
-        records: Sequence[dict[str, Any]],
-        mapper: Callable[[dict[str, Any]], dict[str, Any]],
+        records: Records,
+        mapper: Mapper,
         images_per_process: int,
         seed: int,
         group_by_shape: bool = True,
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        """
-        Args:
-            records: Detectron2 dataset dicts.
-            mapper: turns one of them into a model's input; may use Python's, NumPy's and PyTorch's generators.
-            images_per_process: images of a batch in this process.
-            seed: of order and augmentations; the same in every process.
-            group_by_shape: whether a batch holds only images wider than high, or none of them.
-            num_workers, pin_memory: as of PyTorch's `DataLoader`.
-        """
+        """mapper: may use Python's, NumPy's and PyTorch's generators; seed: the same in every process."""
         self.records = records
         self.mapper = mapper
         self.images_per_process = images_per_process
@@ -61,17 +56,11 @@ class TrainingLoader:
         self.first_batch = 0
         self.num_workers = num_workers
         self.pin_memory = pin_memory
-        self._is_wide = None
-        if group_by_shape:
-            self._is_wide = [record.get("width", 0) > record.get("height", 0) for record in records]
+        is_wide = (record.get("width", 0) > record.get("height", 0) for record in records)
+        self._group = list(is_wide) if group_by_shape else [False] * len(records)
 
     @classmethod
-    def from_config(
-        cls,
-        cfg: CfgNode,
-        mapper: Callable[[dict[str, Any]], dict[str, Any]],
-        records: Sequence[dict[str, Any]] | None = None,
-    ) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, mapper: Mapper, records: Records | None = None) -> dict[str, Any]:
         loader, processes, steps = cfg.DATALOADER, comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
         if cfg.SOLVER.IMS_PER_BATCH % (processes * steps):
             raise UserError(
@@ -89,24 +78,22 @@ class TrainingLoader:
         }
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        batches = itertools.islice(self._batches(), self.first_batch, None)
-        loader = DataLoader(
+        yield from DataLoader(
             _SeededImages(self.records, self.mapper, self.seed),
-            batch_sampler=batches,
+            batch_sampler=itertools.islice(self._batches(), self.first_batch, None),
             num_workers=self.num_workers,
             collate_fn=list,
             pin_memory=self.pin_memory,
             # its own: the model's generator must not depend on the loader
             generator=torch.Generator().manual_seed(0),
         )
-        yield from loader
 
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
         """Lists of (place in the order of all processes together, index of the record)."""
         rank, processes = comm.get_rank(), comm.get_world_size()
-        groups: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
+        groups: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
         for number, index in enumerate(TrainingSampler(len(self.records), seed=self.seed)):
-            group = groups[0 if self._is_wide is None else self._is_wide[index]]
+            group = groups[self._group[index]]
             group.append((number * processes + rank, index))
             if len(group) == self.images_per_process:
                 yield group[:]
@@ -116,12 +103,8 @@ class TrainingLoader:
 class _SeededImages(Dataset[dict[str, Any]]):
     """(place, index) -> the mapper's output for a record, whose random numbers depend on seed and place alone."""
 
-    def __init__(
-        self, records: Sequence[dict[str, Any]], mapper: Callable[[dict[str, Any]], dict[str, Any]], seed: int
-    ) -> None:
-        self.records = records
-        self.mapper = mapper
-        self.seed = seed
+    def __init__(self, records: Records, mapper: Mapper, seed: int) -> None:
+        self.records, self.mapper, self.seed = records, mapper, seed
 
     def __getitem__(self, place_and_index: tuple[int, int]) -> dict[str, Any]:
         place, index = place_and_index
@@ -144,7 +127,7 @@ def training_records(cfg: CfgNode) -> DatasetFromList:
 
     Warns if an image has more persons than the model has queries.
     """
-    min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+    min_keypoints, num_queries = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE, cfg.MODEL.QUERYPOSE.NUM_QUERIES
     try:
         records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, min_keypoints=min_keypoints
@@ -155,14 +138,9 @@ def training_records(cfg: CfgNode) -> DatasetFromList:
             "(MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE) to train on"
         ) from error
     counts = [sum(not person.get("iscrowd") for person in record.get("annotations", ())) for record in records]
-    num_queries = cfg.MODEL.QUERYPOSE.NUM_QUERIES
     if max(counts) > num_queries:
-        logger.warning(
-            "%d training images have more persons than MODEL.QUERYPOSE.NUM_QUERIES, %d: set it to at least %d.",
-            sum(count > num_queries for count in counts),
-            num_queries,
-            max(counts),
-        )
+        message = "%d training images have more persons than MODEL.QUERYPOSE.NUM_QUERIES, %d: set it to at least %d."
+        logger.warning(message, sum(count > num_queries for count in counts), num_queries, max(counts))
     return DatasetFromList(records, copy=False)
 
 
