@@ -60,9 +60,8 @@ def unlabeled(value):
 
 
 def rename_category(truth, results):
-    truth["categories"][0]["id"] = "person-7"
-    for entry in truth["annotations"] + results:
-        entry["category_id"] = "person-7"
+    for entry in truth["categories"] + truth["annotations"] + results:
+        entry["id" if "keypoints" in entry and "bbox" not in entry else "category_id"] = "person-7"
 
 
 def ignore_crowds(truth, results):
@@ -70,23 +69,25 @@ def ignore_crowds(truth, results):
         person["ignore"] = person.pop("iscrowd")
 
 
+def more_persons(key, *values):
+    def spoil(truth, results):
+        truth["annotations"] += [{**truth["annotations"][0], key: value} for value in values]
+
+    return spoil
+
+
+strangers = more_persons("image_id", 999, "none")
+empty_boxes = more_persons("bbox", [5, 5, 0, 0], [9, 9, -4, 8])
+
+
 def more_keys(truth, results):
     for result in results:
         result.update(id=0, area=-1, segmentation=[[]], file_name="a.jpg")
 
 
-def strangers(truth, results):
-    truth["annotations"] += [{**truth["annotations"][0], "image_id": image_id} for image_id in (999, "none")]
-
-
-def empty_boxes(truth, results):
-    truth["annotations"] += [{**truth["annotations"][0], "bbox": box} for box in ([5, 5, 0, 0], [9, 9, -4, 8])]
-
-
 # None of these changes AP.
 SPOILINGS = {
     "ids from 0": set_all("id", lambda entry, number: number),
-    "negative ids": set_all("id", lambda entry, number: -number - 1),
     "128-bit ids": set_all("id", lambda entry, number: 0xDEADBEEFDEADBEEFDEADBEEF0000 + number),
     "ids as text": set_all("id", lambda entry, number: f"{number:x}-4f2c"),
     "equal ids": set_all("id", 7),
@@ -127,7 +128,7 @@ def test_ap_does_not_change(name):
         assert_same(evaluate_coco_results(truth, results, backend=backend), EXPECTED)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(st.data())
 def test_scorers_agree_on_any_spoiled_file(data):
     """Several spoilings of the whole file at once, and values of single persons drawn at random."""
@@ -153,20 +154,6 @@ def test_scorers_agree_on_any_spoiled_file(data):
     assert_same(fast, official)
 
 
-def test_what_was_used_left_out_and_repaired_is_logged(messages):
-    truth = copy.deepcopy(TRUTH)
-    strangers(truth, [])
-    empty_boxes(truth, [])
-    set_all("area", None)(truth, [])
-    evaluate_coco_results(truth, [])
-    # of 16 persons three are crowds (every fifth) and two unlabeled (every seventh)
-    line = (
-        "13 of 20 persons used; left out: crowd 3, unknown image 2, box without size 2; "
-        "without keypoints 2, which count for boxes only; repaired: area 16"
-    )
-    assert line in messages()
-
-
 def test_crowdpose_counts_twelve_joints():
     truth = ground_truth_of(num_images=1, num_persons=1)
     truth["images"][0]["crowdIndex"] = 0.5
@@ -184,20 +171,23 @@ def test_unicode_encodings(tmp_path, encoding):
     assert len(read_annotations(tmp_path / "a.json").persons) == 16
 
 
-def test_training_and_checks_follow_the_same_rules(tmp_path):
+def test_training_and_checks_follow_the_same_rules(tmp_path, messages):
     (tmp_path / "images").mkdir()
     for image in TRUTH["images"]:
         Image.new("RGB", (500, 500)).save(tmp_path / "images" / image["file_name"])
     truth = copy.deepcopy(TRUTH)
-    rename_images(lambda i: f"img_{i}")(truth, [])
-    strangers(truth, [])
-    empty_boxes(truth, [])
-    set_all("segmentation", [[1, 2]])(truth, [])
-    set_all("iscrowd", lambda entry, number: str(entry["iscrowd"]))(truth, [])
-    set_all("file_name", lambda image, number: f"images\\{image['file_name']}", "images")(truth, [])
-    file = tmp_path / "data.json"
-    file.write_text(json.dumps(truth))
-    name = resolve_dataset(str(file))
+    for spoil in (
+        rename_images(lambda i: f"img_{i}"),
+        strangers,
+        empty_boxes,
+        set_all("area", None),
+        set_all("segmentation", [[1, 2]]),
+        set_all("iscrowd", lambda entry, number: str(entry["iscrowd"])),
+        set_all("file_name", lambda image, number: f"images\\{image['file_name']}", "images"),
+    ):
+        spoil(truth, [])
+    (tmp_path / "data.json").write_text(json.dumps(truth))
+    name = resolve_dataset(str(tmp_path / "data.json"))
     check_keypoint_dataset(name)
     records = DatasetCatalog.get(name)
     assert [record["image_id"] for record in records] == [f"img_{i}" for i in range(1, 5)]
@@ -205,6 +195,11 @@ def test_training_and_checks_follow_the_same_rules(tmp_path):
     persons = [person for record in records for person in record["annotations"]]
     assert len(persons) == 16 and [person["iscrowd"] for person in persons] == [int(i % 5 == 4) for i in range(16)]
     assert not any("segmentation" in person for person in persons)
-    report = check_dataset(file, tmp_path, "data")
-    assert "13 of 20 persons used; left out: crowd 3, unknown image 2, box without size 2" in report.summary
+    # of 16 persons three are crowds (every fifth) and two unlabeled (every seventh)
+    line = (
+        "13 of 20 persons used; left out: crowd 3, unknown image 2, box without size 2; "
+        "without keypoints 2, which count for boxes only; repaired: iscrowd 16, area 16"
+    )
+    report = check_dataset(tmp_path / "data.json", tmp_path, "data")
+    assert line in report.summary and line in messages()
     assert [len(report.problems[kind]) for kind in ("unknown image", "box without size")] == [2, 2]
