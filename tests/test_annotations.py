@@ -24,49 +24,47 @@ RESULTS = results_near(TRUTH, noise=0.05)
 EXPECTED = evaluate_coco_results(TRUTH, RESULTS, backend="pycocotools")
 
 
-def set_all(key, value, what="annotations"):
+def each(what, **values):
+    """Set values of every entry; a function gets the entry and its number."""
+
     def spoil(truth, results):
-        for number, entry in enumerate(truth[what]):
-            entry[key] = value(entry, number) if callable(value) else value
+        for number, entry in enumerate(results if what == "results" else truth[what]):
+            for key, value in values.items():
+                entry[key] = value(entry, number) if callable(value) else value
 
     return spoil
 
 
-def rename_images(rename, in_annotations=None, in_results=None):
+def persons(**values):
+    return each("annotations", **values)
+
+
+def both(*spoilings):
     def spoil(truth, results):
-        for image in truth["images"]:
-            image["id"] = rename(image["id"])
-        for person in truth["annotations"]:
-            person["image_id"] = (in_annotations or rename)(person["image_id"])
-        for result in results:
-            result["image_id"] = (in_results or rename)(result["image_id"])
+        for one in spoilings:
+            one(truth, results)
 
     return spoil
 
 
-def nest(entries):
-    for entry in entries:
-        entry["keypoints"] = [entry["keypoints"][i : i + 3] for i in range(0, 9, 3)]
+def image_ids(rename, in_annotations=None, in_results=None):
+    return both(
+        each("images", id=lambda entry, number: rename(entry["id"])),
+        persons(image_id=lambda entry, number: (in_annotations or rename)(entry["image_id"])),
+        each("results", image_id=lambda entry, number: (in_results or rename)(entry["image_id"])),
+    )
+
+
+def nested(entry, number):
+    return [entry["keypoints"][i : i + 3] for i in range(0, 9, 3)]
 
 
 def unlabeled(value):
-    def spoil(truth, results):
-        for person in truth["annotations"]:
-            for i in range(0, 9, 3):
-                if person["keypoints"][i + 2] == 0:
-                    person["keypoints"][i : i + 3] = [value, value, person["keypoints"][i + 2]]
+    def blank(entry, number):
+        points = nested(entry, number)
+        return [v for point in points for v in (point if point[2] else [value, value, point[2]])]
 
-    return spoil
-
-
-def rename_category(truth, results):
-    for entry in truth["categories"] + truth["annotations"] + results:
-        entry["id" if "keypoints" in entry and "bbox" not in entry else "category_id"] = "person-7"
-
-
-def ignore_crowds(truth, results):
-    for person in truth["annotations"]:
-        person["ignore"] = person.pop("iscrowd")
+    return persons(keypoints=blank)
 
 
 def more_persons(key, *values):
@@ -76,47 +74,40 @@ def more_persons(key, *values):
     return spoil
 
 
-strangers = more_persons("image_id", 999, "none")
-empty_boxes = more_persons("bbox", [5, 5, 0, 0], [9, 9, -4, 8])
-
-
-def more_keys(truth, results):
-    for result in results:
-        result.update(id=0, area=-1, segmentation=[[]], file_name="a.jpg")
-
-
 # None of these changes AP.
 SPOILINGS = {
-    "ids from 0": set_all("id", lambda entry, number: number),
-    "128-bit ids": set_all("id", lambda entry, number: 0xDEADBEEFDEADBEEFDEADBEEF0000 + number),
-    "ids as text": set_all("id", lambda entry, number: f"{number:x}-4f2c"),
-    "equal ids": set_all("id", 7),
-    "null ids": set_all("id", None),
-    "image ids from 0": rename_images(lambda i: i - 1),
-    "image ids as text": rename_images(lambda i: f"img_{i}"),
-    "large image ids": rename_images(lambda i: i + 2**70),
-    "image ids as numbers and text": rename_images(lambda i: i, in_annotations=str, in_results=float),
-    "category as text": rename_category,
-    "area null": set_all("area", None),
-    "area text": set_all("area", "1500.5"),
-    "area nan": set_all("area", math.nan),
-    "area 0": set_all("area", 0.0),
-    "area huge": set_all("area", 10**400),
-    "num_keypoints 0": set_all("num_keypoints", 0),
-    "num_keypoints null": set_all("num_keypoints", None),
-    "num_keypoints text": set_all("num_keypoints", "17"),
-    "iscrowd text": set_all("iscrowd", lambda entry, number: str(entry["iscrowd"])),
-    "iscrowd bool": set_all("iscrowd", lambda entry, number: bool(entry["iscrowd"])),
-    "iscrowd null": set_all("iscrowd", lambda entry, number: entry["iscrowd"] or None),
-    "ignore instead of iscrowd": ignore_crowds,
-    "segmentation point": set_all("segmentation", [[3, 4]]),
-    "nested keypoints": lambda truth, results: nest(truth["annotations"]),
-    "nested results": lambda truth, results: nest(results),
+    "ids from 0": persons(id=lambda entry, number: number),
+    "128-bit ids": persons(id=lambda entry, number: 0xDEADBEEFDEADBEEFDEADBEEF0000 + number),
+    "ids as text": persons(id=lambda entry, number: f"{number:x}-4f2c"),
+    "equal ids": persons(id=7),
+    "null ids": persons(id=None),
+    "image ids from 0": image_ids(lambda i: i - 1),
+    "image ids as text": image_ids(lambda i: f"img_{i}"),
+    "large image ids": image_ids(lambda i: i + 2**70),
+    "image ids as numbers and text": image_ids(lambda i: i, in_annotations=str, in_results=float),
+    "category as text": both(
+        each("categories", id="person-7"), persons(category_id="person-7"), each("results", category_id="person-7")
+    ),
+    "area null": persons(area=None),
+    "area text": persons(area="1500.5"),
+    "area nan": persons(area=math.nan),
+    "area 0": persons(area=0.0),
+    "area huge": persons(area=10**400),
+    "num_keypoints 0": persons(num_keypoints=0),
+    "num_keypoints null": persons(num_keypoints=None),
+    "num_keypoints text": persons(num_keypoints="17"),
+    "iscrowd text": persons(iscrowd=lambda entry, number: str(entry["iscrowd"])),
+    "iscrowd bool": persons(iscrowd=lambda entry, number: bool(entry["iscrowd"])),
+    "iscrowd null": persons(iscrowd=lambda entry, number: entry["iscrowd"] or None),
+    "ignore instead of iscrowd": persons(ignore=lambda entry, number: entry["iscrowd"], iscrowd=0),
+    "segmentation point": persons(segmentation=[[3, 4]]),
+    "nested keypoints": persons(keypoints=nested),
+    "nested results": each("results", keypoints=nested),
     "null without label": unlabeled(None),
     "nan without label": unlabeled(math.nan),
-    "unknown images": strangers,
-    "boxes without size": empty_boxes,
-    "results with more keys": more_keys,
+    "unknown images": more_persons("image_id", 999, "none"),
+    "boxes without size": more_persons("bbox", [5, 5, 0, 0], [9, 9, -4, 8]),
+    "results with more keys": each("results", id=0, area=-1, segmentation=[[]], file_name="a.jpg"),
 }
 
 
@@ -176,25 +167,25 @@ def test_training_and_checks_follow_the_same_rules(tmp_path, messages):
     for image in TRUTH["images"]:
         Image.new("RGB", (500, 500)).save(tmp_path / "images" / image["file_name"])
     truth = copy.deepcopy(TRUTH)
-    for spoil in (
-        rename_images(lambda i: f"img_{i}"),
-        strangers,
-        empty_boxes,
-        set_all("area", None),
-        set_all("segmentation", [[1, 2]]),
-        set_all("iscrowd", lambda entry, number: str(entry["iscrowd"])),
-        set_all("file_name", lambda image, number: f"images\\{image['file_name']}", "images"),
-    ):
-        spoil(truth, [])
+    names = (
+        "image ids as text",
+        "unknown images",
+        "boxes without size",
+        "area null",
+        "iscrowd text",
+        "segmentation point",
+    )
+    both(*(SPOILINGS[name] for name in names))(truth, [])
+    each("images", file_name=lambda image, number: f"images\\{image['file_name']}")(truth, [])
     (tmp_path / "data.json").write_text(json.dumps(truth))
     name = resolve_dataset(str(tmp_path / "data.json"))
     check_keypoint_dataset(name)
     records = DatasetCatalog.get(name)
     assert [record["image_id"] for record in records] == [f"img_{i}" for i in range(1, 5)]
     assert records[0]["file_name"] == str(tmp_path / "images" / "1.jpg")
-    persons = [person for record in records for person in record["annotations"]]
-    assert len(persons) == 16 and [person["iscrowd"] for person in persons] == [int(i % 5 == 4) for i in range(16)]
-    assert not any("segmentation" in person for person in persons)
+    found = [person for record in records for person in record["annotations"]]
+    assert len(found) == 16 and [person["iscrowd"] for person in found] == [int(i % 5 == 4) for i in range(16)]
+    assert not any("segmentation" in person for person in found)
     # of 16 persons three are crowds (every fifth) and two unlabeled (every seventh)
     line = (
         "13 of 20 persons used; left out: crowd 3, unknown image 2, box without size 2; "

@@ -46,61 +46,46 @@ def mapper(*augmentations):
     return PoseDatasetMapper(augmentations=list(augmentations), **options)
 
 
-def keypoints_of(output):
-    return output["instances"].gt_keypoints.tensor.tolist()
-
-
-def boxes_of(output):
-    return output["instances"].gt_boxes.tensor.tolist()
-
-
-def test_without_augmentation_everything_stays_in_place(image):
-    given = record(image, PERSON)
-    before = copy.deepcopy(given)
-    output = mapper()(given)
-    assert given == before
-    assert output["image"].dtype == torch.uint8 and output["image"].shape == (3, HEIGHT, WIDTH)
-    assert output["image"][:, 7, 31].tolist() == [31, 7, 200]
-    assert output["instances"].image_size == (HEIGHT, WIDTH)
-    assert boxes_of(output) == [[10, 5, 40, 25]] and output["instances"].gt_classes.tolist() == [0]
-    # what nobody labeled is (0, 0, 0)
-    assert keypoints_of(output) == [[[20.5, 6.5, 2], [38.5, 12.5, 1], [0, 0, 0]]]
-    assert (output["height"], output["width"], output["image_id"]) == (HEIGHT, WIDTH, 4)
-    assert "annotations" not in output
-
-
-def test_flip_mirrors_coordinates_and_swaps_sides(image):
-    output = mapper(T.RandomFlip(prob=1.0))(record(image, PERSON))
-    assert output["image"][:, 7, 31].tolist() == [WIDTH - 1 - 31, 7, 200]
-    assert boxes_of(output) == [[WIDTH - 40, 5, WIDTH - 10, 25]]
+HEAD, HAND, NOTHING = [20.5, 6.5, 2], [38.5, 12.5, 1], [0, 0, 0]  # what nobody labeled is (0, 0, 0)
+TRANSFORMS = {
+    # augmentation, size, pixels by (row, column) after it, box, keypoints
+    "none": ((), (40, 60), {(7, 31): (31, 7)}, [10, 5, 40, 25], [HEAD, HAND, NOTHING]),
     # the labeled left hand is now the right one
-    assert keypoints_of(output) == [[[WIDTH - 20.5, 6.5, 2], [0, 0, 0], [WIDTH - 38.5, 12.5, 1]]]
+    "flip": (
+        (T.RandomFlip(prob=1.0),), (40, 60), {(7, 31): (28, 7)},
+        [20, 5, 50, 25], [[39.5, 6.5, 2], NOTHING, [21.5, 12.5, 1]],
+    ),
+    "resize": (
+        (ResizeShortestEdge(80, 1000),), (80, 120), {(0, 0): (0, 0)},
+        [20, 10, 80, 50], [[41, 13, 2], [77, 25, 1], NOTHING],
+    ),
+    "crop": (
+        (T.CropTransform(15, 4, 20, 30),), (30, 20), {(3, 2): (17, 7)},
+        [0, 1, 20, 21], [[5.5, 2.5, 2], NOTHING, NOTHING],
+    ),
+    # counterclockwise about (30, 20): an offset (x, y) becomes (y, -x)
+    "quarter turn": (
+        (PersonRotation(HEIGHT, WIDTH, 90, expand=False),), (40, 60), {(29, 16): (20, 6), (11, 22): (38, 12)},
+        [15, 10, 35, 40], [[16.5, 29.5, 2], [22.5, 11.5, 1], NOTHING],
+    ),
+}  # fmt: skip
 
 
-def test_resize_scales_coordinates(image):
-    output = mapper(ResizeShortestEdge(80, 1000))(record(image, PERSON))
-    assert output["instances"].image_size == (80, 120)
-    assert boxes_of(output) == [[20, 10, 80, 50]] and keypoints_of(output)[0][0] == [41, 13, 2]
-    assert mapper(ResizeShortestEdge(80, 90))(record(image))["image"].shape == (3, 60, 90)
-
-
-def test_crop_shifts_coordinates_and_drops_what_it_cuts_off_and_crowds(image):
-    x0, y0 = 15, 4
+@pytest.mark.parametrize(("augmentations", "size", "pixels", "box", "keypoints"), TRANSFORMS.values(), ids=TRANSFORMS)
+def test_pixels_boxes_and_keypoints_move_together(image, augmentations, size, pixels, box, keypoints):
     outside, crowd = {**PERSON, "bbox": [50.0, 35.0, 5.0, 5.0]}, {**PERSON, "iscrowd": 1}
-    output = mapper(T.CropTransform(x0, y0, 20, 30))(record(image, outside, crowd, PERSON))
-    assert output["image"].shape == (3, 30, 20)
-    assert output["image"][:2, 3, 2].tolist() == [x0 + 2, y0 + 3]
-    assert boxes_of(output) == [[0, 1, 20, 21]]
-    assert keypoints_of(output) == [[[5.5, 2.5, 2], [0, 0, 0], [0, 0, 0]]]
-
-
-def test_a_quarter_turn_takes_pixels_keypoints_and_boxes_along(image):
-    """Counterclockwise about (30, 20): an offset (x, y) becomes (y, -x)."""
-    output = mapper(PersonRotation(HEIGHT, WIDTH, 90, expand=False))(record(image, PERSON))
-    np.testing.assert_allclose(keypoints_of(output)[0], [[16.5, 29.5, 2], [22.5, 11.5, 1], [0, 0, 0]], rtol=1e-6)
-    np.testing.assert_allclose(boxes_of(output), [[15.0, 10.0, 35.0, 40.0]], rtol=1e-6)
-    assert output["image"][:, 29, 16].tolist() == [20, 6, 200] and output["image"][:, 11, 22].tolist() == [38, 12, 200]
-    assert output["image"][:, 20, 2].tolist() == [0, 0, 0], "outside of the image before"
+    given = record(image, PERSON, crowd, *([outside] if size == (30, 20) else []))
+    before = copy.deepcopy(given)
+    output = mapper(*augmentations)(given)
+    assert given == before and "annotations" not in output
+    assert output["image"].dtype == torch.uint8 and output["image"].shape == (3, *size)
+    for (row, column), (red, green) in pixels.items():
+        assert output["image"][:, row, column].tolist() == [red, green, 200]
+    instances = output["instances"]
+    assert instances.image_size == size and instances.gt_classes.tolist() == [0]
+    np.testing.assert_allclose(instances.gt_boxes.tensor, [box], rtol=1e-6)
+    np.testing.assert_allclose(instances.gt_keypoints.tensor, [keypoints], rtol=1e-6)
+    assert (output["height"], output["width"], output["image_id"]) == (HEIGHT, WIDTH, 4)
 
 
 def test_the_box_of_a_rotated_person_is_that_of_its_ellipse():
@@ -122,8 +107,8 @@ def test_images_without_persons_give_empty_instances_of_the_usual_shape(image, p
 
 @pytest.mark.parametrize("keypoints", [None, [], [0] * 9])
 def test_persons_without_labeled_keypoints_are_kept(image, keypoints):
-    found = keypoints_of(mapper()(record(image, {**PERSON, "keypoints": keypoints}, PERSON)))
-    assert found[0] == [[0, 0, 0]] * 3 and found[1][0][2] == 2
+    found = mapper()(record(image, {**PERSON, "keypoints": keypoints}, PERSON))["instances"].gt_keypoints.tensor
+    assert found.tolist() == [[NOTHING] * 3, [HEAD, HAND, NOTHING]]
 
 
 def test_inference_resizes_and_returns_no_annotations(image):
@@ -167,7 +152,7 @@ def test_flip_resize_and_crop_together_follow_the_pixels(image):
         height, width = output["image"].shape[1:]
         whole = rows.size and rows.min() > 0 and columns.min() > 0
         if whole and rows.max() < height - 1 and columns.max() < width - 1:
-            x, y, v = keypoints_of(output)[0][0]
+            x, y, v = output["instances"].gt_keypoints.tensor[0, 0].tolist()
             assert v == 2
             distances.append(max(abs(columns.mean() + 0.5 - x), abs(rows.mean() + 0.5 - y)))
     assert len(distances) > 10

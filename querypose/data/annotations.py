@@ -10,7 +10,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from querypose.data.coco_format import are_finite_numbers, flat, id_key, keypoint_category, load_coco_format, shown
 from querypose.errors import UserError
@@ -138,13 +138,9 @@ def _add_person(
     number = len(result.category["keypoints"]) if result.category else 0
     keypoints = _keypoints(annotation.get("keypoints"), number, title, result.repaired)
     result.num_annotations += 1
-    image = images.get(id_key(annotation["image_id"]))
-    if image is None:
-        result.left_out[UNKNOWN_IMAGE].append(title)
-        return
-    width, height = box[2:]
-    if width <= 0 or height <= 0:
-        result.left_out[NO_SIZE].append(title)
+    image, (width, height) = images.get(id_key(annotation["image_id"])), box[2:]
+    if image is None or width <= 0 or height <= 0:
+        result.left_out[UNKNOWN_IMAGE if image is None else NO_SIZE].append(title)
         return
     # "ignore" is what some tools call a region that is not to be scored
     given = annotation.get("iscrowd", 0)
@@ -162,18 +158,9 @@ def _add_person(
     # CrowdPose does not count head and neck
     if not isinstance(given, int) or (labeled and not given and "crowdIndex" not in image):
         result.repaired["num_keypoints"] += 1
-    person = {
-        "id": len(result.persons) + 1,
-        "source_id": annotation.get("id"),
-        "image_id": image["id"],
-        "category_id": result.category_id,
-        "iscrowd": int(is_crowd),
-        "bbox": box,
-        "area": area,
-        "keypoints": keypoints,
-        "num_keypoints": labeled,
-    }
-    result.persons.append(person)
+    person = {"id": len(result.persons) + 1, "source_id": annotation.get("id"), "image_id": image["id"]}
+    person |= {"category_id": result.category_id, "iscrowd": int(is_crowd), "bbox": box, "area": area}
+    result.persons.append({**person, "keypoints": keypoints, "num_keypoints": labeled})
 
 
 def _flag(value: Any) -> bool:
@@ -204,29 +191,24 @@ def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> 
     return flattened
 
 
-class KeypointFile(NamedTuple):
-    """What start-up needs to know of a COCO-format file; `problem`: a sentence about what cannot be repaired."""
+def read_keypoint_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, list[str], str]:
+    """Return what start-up needs to know of a COCO-format file: category, file names, and a sentence about a fault.
 
-    category: dict[str, Any] | None
-    file_names: tuple[str, ...]
-    problem: str | None
-
-
-def read_keypoint_file(path: str | os.PathLike[str]) -> KeypointFile:
-    """Read a COCO-format file; the last few read are remembered, as large ones take seconds."""
+    The last few files are remembered, as large ones take seconds.
+    """
     stat = os.stat(path)
     return _read_keypoint_file(os.fspath(path), stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=16)
-def _read_keypoint_file(path: str, _modified: int, _size: int) -> KeypointFile:
+def _read_keypoint_file(path: str, _modified: int, _size: int) -> tuple[dict[str, Any] | None, list[str], str]:
     content = load_coco_format(path)
     category, _ = keypoint_category(content, path)
-    problem = None
+    problem = ""
     try:
         found = normalize(content, path)
         if found.num_annotations and not found.num_used:
             found.require_persons()
     except UserError as error:
         problem = str(error)
-    return KeypointFile(category, tuple(str(image.get("file_name")) for image in content["images"]), problem)
+    return category, [str(image.get("file_name")) for image in content["images"]], problem

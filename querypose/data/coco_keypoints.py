@@ -44,7 +44,7 @@ def register_coco_keypoints(
         raise UserError(f"a data set named {name!r} is registered already; choose another name")
     class_name = "person"
     if skeleton is None:
-        category = read_keypoint_file(json_file).category
+        category, _, _ = read_keypoint_file(json_file)
         if category is None:
             raise UserError(f"the file {json_file} has no category with keypoints; use a keypoint file")
         skeleton, class_name = Skeleton.from_coco_category(category), str(category.get("name") or class_name)
@@ -142,36 +142,27 @@ def check_keypoint_dataset(name: str, skip_missing: bool = False) -> Skeleton:
     if metadata.get("json_file") is None:  # registered otherwise than by `register_coco_keypoints`
         return skeleton
     path = annotation_file(name)
-    file = read_keypoint_file(path)
-    names = list(skeleton.keypoint_names)
-    if file.category is not None and file.category["keypoints"] != names:
-        found = file.category["keypoints"]
-        raise UserError(f"{path} has the keypoints {found}, but {name!r} is registered with {names}")
-    if not file.file_names:
-        raise UserError(f"the file {path} lists no images")
-    if file.problem:
-        raise UserError(file.problem)
-    missing = _missing_images(metadata.image_root, file.file_names)
+    category, file_names, problem = read_keypoint_file(path)
+    if category is not None and tuple(category["keypoints"]) != skeleton.keypoint_names:
+        found, names = category["keypoints"], skeleton.keypoint_names
+        raise UserError(f"{path} has the keypoints {found}, but {name!r} is registered with {list(names)}")
+    if problem or not file_names:
+        raise UserError(problem if file_names else f"the file {path} lists no images")
+    folders: dict[Path, set[str]] = {}  # each is listed once, which is fast on network disks
+    missing = []
+    for file in (image_path(metadata.image_root, file_name) for file_name in file_names):
+        if file.parent not in folders:
+            entries = os.scandir(file.parent) if file.parent.is_dir() else ()
+            folders[file.parent] = {entry.name for entry in entries if entry.is_file()}
+        if file.name not in folders[file.parent] and not os.path.isfile(file):
+            missing.append(file)
     if missing:
-        number = len(file.file_names)
-        text = f"{len(missing)} of the {number} images of the data set {name!r} do not exist; the first is {missing[0]}"
-        if not skip_missing or len(missing) == number:
+        counts = f"{len(missing)} of the {len(file_names)} images of the data set {name!r}"
+        text = f"{counts} do not exist; the first is {missing[0]}"
+        if not skip_missing or len(missing) == len(file_names):
             raise UserError(f"{text}: check the image folder, or set DATALOADER.SKIP_UNREADABLE_IMAGES True")
         logger.warning("%s; they are skipped (DATALOADER.SKIP_UNREADABLE_IMAGES).", text)
     return skeleton
-
-
-def _missing_images(image_root: str, file_names: tuple[str, ...]) -> list[Path]:
-    """The images that do not exist; lists each folder once, which is fast on network disks."""
-    folders: dict[Path, set[str]] = {}
-    missing = []
-    for path in (image_path(image_root, file_name) for file_name in file_names):
-        if path.parent not in folders:
-            entries = os.scandir(path.parent) if path.parent.is_dir() else ()
-            folders[path.parent] = {entry.name for entry in entries if entry.is_file()}
-        if path.name not in folders[path.parent] and not os.path.isfile(path):
-            missing.append(path)
-    return missing
 
 
 def annotation_file(name: str) -> Path:
@@ -242,7 +233,7 @@ def _find(given: str, exists: Callable[[Path], bool], kind: str) -> Path:
 
 def _find_image_root(json_file: Path) -> Path:
     """The first of the usual folders around an annotation file that holds its first image."""
-    file_names = read_keypoint_file(json_file).file_names
+    _, file_names, _ = read_keypoint_file(json_file)
     if not file_names:
         raise UserError(f"the file {json_file} lists no images")
     folder, split = json_file.parent, json_file.stem.removeprefix("person_keypoints_")

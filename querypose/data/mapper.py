@@ -194,7 +194,8 @@ class SkipUnreadable:
                 return self.mapper(candidate)
             except UnreadableImageError as error:
                 first = first or error
-                self._note(candidate["file_name"], error)
+                if candidate["file_name"] not in self._seen:
+                    self._note(candidate["file_name"], error)
             if self.records is None:
                 output = {key: value for key, value in record.items() if key != "annotations"}
                 return {**output, "image": torch.zeros(3, 64, 64, dtype=torch.uint8), "unreadable": True}
@@ -204,12 +205,11 @@ class SkipUnreadable:
         )
 
     def _note(self, file_name: str, error: UnreadableImageError) -> None:
-        if file_name not in self._seen:
-            self._seen.add(file_name)
-            logger.warning("Skipped: %s (%d so far in this process)", error, len(self._seen))
-            self.list_file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.list_file, "a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(f"{file_name}\t{error}\n")
+        self._seen.add(file_name)
+        logger.warning("Skipped: %s (%d so far in this process)", error, len(self._seen))
+        self.list_file.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.list_file, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{file_name}\t{error}\n")
 
 
 def count_unreadable(list_file: str | os.PathLike[str]) -> int:

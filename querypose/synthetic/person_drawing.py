@@ -63,13 +63,43 @@ def capsule(start: np.ndarray, end: np.ndarray, radius_start: float, radius_end:
     return np.concatenate([end + radius_end * _directions(far), start + radius_start * _directions(near)])
 
 
-class PersonCanvas:
-    """Color image and part map of one person; light: -1 from the left, 1 from the right."""
+class RenderedPerson:
+    """A posed body with its appearance on a canvas.
 
-    def __init__(self, height: int, width: int, light: float):
-        self.color = np.zeros((height, width, 3), np.uint8)
-        self.parts = np.zeros((height, width), np.uint8)
-        self.light = light
+    color: (h, w, 3) uint8. parts: (h, w) uint8, values of `PART_IDS`, `PROP` or `BACKGROUND`. keypoints: (K, 2)
+    continuous canvas coordinates in the order of `KEYPOINT_NAMES`. behind: (K,) bool, on the side of the body that is
+    turned away.
+    """
+
+    def __init__(self, body: Body, look: SimpleNamespace, stature: float, light: float = 1.0):
+        """stature: in pixels of the final image, were the person upright; light: -1 from the left, 1 from the right."""
+        self.body, self.look, self.scale, self.light = body, look, stature * SUPERSAMPLING, light
+        self.girth, self.head_radius = self.scale * body.size.girth, self.scale * body.size.head
+        points, margin = np.array(list(body.joints.values())) * self.scale, 0.17 * self.scale
+        low, high = points[:, :2].min(axis=0) - margin, points[:, :2].max(axis=0) + margin
+        origin = np.append(np.floor(low), 0.0)
+        width, height = np.ceil(high - origin[:2]).astype(int)
+        self.color, self.parts = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)
+        self.at = dict(zip(body.joints, points - origin, strict=True))
+        self.middle = -origin  # the pelvis, which is the origin of the body
+        self.keypoints = np.array([self.at[name][:2] for name in KEYPOINT_NAMES])
+        self.behind = np.array([self.is_behind(name) for name in KEYPOINT_NAMES])
+        for _, draw, *arguments in sorted(self.steps(), key=lambda step: step[0]):
+            draw(*arguments)
+
+    @property
+    def silhouette(self) -> np.ndarray:
+        """Pixels (h, w) of the person without the props."""
+        return (self.parts != BACKGROUND) & (self.parts != PROP)
+
+    def self_visible(self) -> np.ndarray:
+        """Return for each keypoint (K,) whether the person's own body and props leave it visible."""
+        columns, rows = np.floor(self.keypoints).astype(int).T
+        visible = ~self.behind
+        for index, (name, part) in enumerate(zip(KEYPOINT_NAMES, self.parts[rows, columns], strict=True)):
+            side, _, joint = name.rpartition("_")
+            visible[index] &= part in [PART_IDS[shown.format(side)] for shown in _PARTS_SHOWING.get(joint, ("head",))]
+        return visible
 
     def polygon(self, points: np.ndarray, color: np.ndarray, part: int | None = None) -> None:
         points = np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
@@ -99,43 +129,6 @@ class PersonCanvas:
         rings = [[center[:2] + max(radius - rim, 0.5) * _CIRCLE for center, radius in circles] for rim in (0, 1.8)]
         outline, inner = (cv2.convexHull(np.concatenate(ring).astype(np.float32))[:, 0] for ring in rings)
         self.solid(outline, inner, color, part)
-
-
-class RenderedPerson(PersonCanvas):
-    """A posed body with its appearance on a canvas; stature: in pixels of the final image, were the person upright.
-
-    parts: (h, w) uint8, values of `PART_IDS`, `PROP` or `BACKGROUND`. keypoints: (K, 2) continuous canvas coordinates
-    in the order of `KEYPOINT_NAMES`. behind: (K,) bool, on the side of the body that is turned away.
-    """
-
-    def __init__(self, body: Body, look: SimpleNamespace, stature: float, light: float = 1.0):
-        self.body, self.look, self.scale = body, look, stature * SUPERSAMPLING
-        self.girth, self.head_radius = self.scale * body.size.girth, self.scale * body.size.head
-        points, margin = np.array(list(body.joints.values())) * self.scale, 0.17 * self.scale
-        low, high = points[:, :2].min(axis=0) - margin, points[:, :2].max(axis=0) + margin
-        origin = np.append(np.floor(low), 0.0)
-        width, height = np.ceil(high - origin[:2]).astype(int)
-        super().__init__(height, width, light)
-        self.at = dict(zip(body.joints, points - origin, strict=True))
-        self.middle = -origin  # the pelvis, which is the origin of the body
-        self.keypoints = np.array([self.at[name][:2] for name in KEYPOINT_NAMES])
-        self.behind = np.array([self.is_behind(name) for name in KEYPOINT_NAMES])
-        for _, draw, *arguments in sorted(self.steps(), key=lambda step: step[0]):
-            draw(*arguments)
-
-    @property
-    def silhouette(self) -> np.ndarray:
-        """Pixels (h, w) of the person without the props."""
-        return (self.parts != BACKGROUND) & (self.parts != PROP)
-
-    def self_visible(self) -> np.ndarray:
-        """Return for each keypoint (K,) whether the person's own body and props leave it visible."""
-        columns, rows = np.floor(self.keypoints).astype(int).T
-        visible = ~self.behind
-        for index, (name, part) in enumerate(zip(KEYPOINT_NAMES, self.parts[rows, columns], strict=True)):
-            side, _, joint = name.rpartition("_")
-            visible[index] &= part in [PART_IDS[shown.format(side)] for shown in _PARTS_SHOWING.get(joint, ("head",))]
-        return visible
 
     def is_behind(self, name: str) -> bool:
         joint = name.rpartition("_")[2]
@@ -171,7 +164,9 @@ class RenderedPerson(PersonCanvas):
                 depth = max(head_depth, torso_depth) + near
             elif facing > 0.15:
                 depth = min(head_depth, torso_depth - 0.5 * near) - near
-            yield depth, self.long_hair
+            top, radius = at["head"] + scale * (-0.035 * self.body.head[:, 2]), self.head_radius
+            hair = (top, top + scale * 0.1 * self.body.head[:, 1], radius, 0.85 * radius)
+            yield depth, self.limb, *hair, look.hair, PART_IDS["hair"]
         for side in SIDES:
             ear = (at[f"{side}_ear"], 0.021 * scale, 0.95 * look.skin, PART_IDS[f"{side}_ear"], 1.0)
             yield head_depth + (-1 if self.is_behind(f"{side}_ear") else 1), self.disc, *ear
@@ -222,11 +217,9 @@ class RenderedPerson(PersonCanvas):
         start, end = self.on_torso(0, 0.8, 0)[:2] + across, self.on_torso(0, 0.22, 0)[:2] + across
         lit = capsule(start, end, 0.022 * self.girth, 0.02 * self.girth)
         self.polygon(lit, np.minimum(look.shirt * 1.1 + 10, 255))
-        if self.body.torso[2, 2] > 0.25:
-            self.shirt_front()
-
-    def shirt_front(self) -> None:
-        look, depth = self.look, 0.042 * self.body.size.girth
+        if self.body.torso[2, 2] <= 0.25:
+            return
+        depth = 0.042 * self.body.size.girth  # the front of the shirt
         collar = [(-0.034, 0.99, depth * 0.4), (0.034, 0.99, depth * 0.4), (0, 0.80, depth)]
         self.polygon(np.array([self.on_torso(*corner)[:2] for corner in collar]), 0.9 * look.skin)
         chest, hem = self.on_torso(0, 0.80, depth)[:2], self.on_torso(0, 0.12, depth)[:2]
@@ -258,11 +251,6 @@ class RenderedPerson(PersonCanvas):
         box = np.array([top - [width, 0], top + [width, 0], foot + [width, 0], foot - [width, 0]])
         inner = box + 2.0 * np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
         self.solid(box, inner, 0.45 * self.look.trim + 60, PROP)
-
-    def long_hair(self) -> None:
-        top = self.at["head"] + self.scale * (-0.035 * self.body.head[:, 2])
-        hanging = top + self.scale * 0.1 * self.body.head[:, 1]
-        self.limb(top, hanging, self.head_radius, 0.85 * self.head_radius, self.look.hair, PART_IDS["hair"])
 
     def head(self) -> None:
         """The head is a shaded ball, pixel by pixel: hair, eyes and mouth are regions of its surface."""
