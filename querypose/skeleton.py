@@ -96,9 +96,9 @@ class Skeleton:
         # Lists are welcome; tuples keep the object hashable and its equality independent of the container.
         try:
             object.__setattr__(self, "keypoint_names", tuple(self.keypoint_names))
-            object.__setattr__(self, "flip_pairs", tuple(tuple(pair) for pair in self.flip_pairs))
-            object.__setattr__(self, "limbs", tuple(tuple(int(i) for i in limb) for limb in self.limbs))
-            object.__setattr__(self, "sigmas", tuple(float(sigma) for sigma in self.sigmas))
+            object.__setattr__(self, "flip_pairs", tuple(map(tuple, self.flip_pairs)))
+            object.__setattr__(self, "limbs", tuple(tuple(map(int, limb)) for limb in self.limbs))
+            object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))
         except (TypeError, ValueError) as error:
             raise UserError(f"a skeleton has names, pairs of names, pairs of indices and numbers, {error}") from error
 
@@ -155,17 +155,11 @@ class Skeleton:
 
     @classmethod
     def from_metadata(cls, metadata: Any, sigmas: Sequence[float] | None = None) -> Skeleton:
-        """Build the skeleton from a Detectron2 `Metadata` (or anything with the same attributes).
-
-        It has `keypoint_names`; optionally `keypoint_flip_map` (pairs of names), `keypoint_connection_rules` (name,
-        name, color) and `keypoint_oks_sigmas`, which `sigmas` replaces.
-        """
+        """Build the skeleton from a Detectron2 `Metadata`; `sigmas` replace its `keypoint_oks_sigmas`."""
         names = tuple(getattr(metadata, "keypoint_names", None) or ())
         if not names:
-            raise UserError(
-                f"the data set {getattr(metadata, 'name', '?')!r} has no keypoint names; use a keypoint "
-                "data set, such as keypoints_coco_2017_train or a COCO-format file FILE.json@IMAGE_FOLDER"
-            )
+            known = "use a keypoint data set, such as keypoints_coco_2017_train or FILE.json@IMAGE_FOLDER"
+            raise UserError(f"the data set {getattr(metadata, 'name', '?')!r} has no keypoint names; {known}")
         pairs = []
         for first, second, *_ in getattr(metadata, "keypoint_flip_map", None) or ():
             swapped = split_side(first)[0] == "right" and split_side(second)[0] == "left"
@@ -180,10 +174,9 @@ class Skeleton:
 
     @classmethod
     def from_coco_category(cls, category: Mapping[str, Any], sigmas: Sequence[float] | None = None) -> Skeleton:
-        """Build the skeleton from a category of a COCO-format keypoint file.
+        """Build the skeleton from a category of a COCO-format keypoint file; what it leaves out follows from the names.
 
-        It has `keypoints` (names); optionally `skeleton` (limbs as pairs of indices from 1), `flip_pairs` (pairs of
-        names; else found from the names) and `sigmas`, which the argument replaces.
+        `sigmas` replace the category's.
         """
         try:
             names, pairs = category["keypoints"], category.get("flip_pairs")
@@ -202,14 +195,9 @@ class Skeleton:
     def to_metadata(self) -> dict[str, Any]:
         """Return Detectron2's metadata attributes: a dict for `MetadataCatalog.get(name).set(**...)`."""
         names = self.keypoint_names
-        return {
-            "keypoint_names": names,
-            "keypoint_flip_map": self.flip_pairs,
-            "keypoint_connection_rules": tuple(
-                (names[i], names[j], SIDE_COLORS[self.limb_side(i, j)]) for i, j in self.limbs
-            ),
-            "keypoint_oks_sigmas": self.sigmas,
-        }
+        rules = tuple((names[i], names[j], SIDE_COLORS[self.limb_side(i, j)]) for i, j in self.limbs)
+        pairs = {"keypoint_flip_map": self.flip_pairs, "keypoint_connection_rules": rules}
+        return {"keypoint_names": names, **pairs, "keypoint_oks_sigmas": self.sigmas}
 
 
 def flip_pairs_by_name(names: Sequence[str]) -> tuple[tuple[str, str], ...]:

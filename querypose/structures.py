@@ -46,11 +46,9 @@ class Persons(Instances):
         return self._skeleton
 
     def to(self, *args: Any, **kwargs: Any) -> Persons:
-        """Every field on another device, or of another type."""
         return self.from_instances(super().to(*args, **kwargs), self._skeleton)
 
     def __getitem__(self, item: Any) -> Persons:
-        """The persons that an index, a slice, a mask or a list of indices selects."""
         return self.from_instances(super().__getitem__(item), self._skeleton)
 
     def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:

@@ -8,15 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from PIL import Image
 from tiny_model import tiny_config
 
-from querypose.data import (
-    PoseDatasetMapper,
-    annotation_file,
-    check_datasets,
-    check_keypoint_dataset,
-    register_coco_keypoints,
-    resolve_dataset,
-    skeleton_of,
-)
+from querypose import data
 from querypose.data.builtin import register_all
 from querypose.data.dataset_check import check_dataset
 from querypose.errors import UserError
@@ -58,7 +50,7 @@ def config(train=(), test=()):
 def test_file_is_loaded_with_half_a_pixel_and_class_zero(tmp_path):
     file = write(tmp_path / "a.json")
     name = f"{file}@{tmp_path}"
-    assert resolve_dataset(name) == name == resolve_dataset(name)
+    assert data.resolve_dataset(name) == name == data.resolve_dataset(name)
     first, second = DatasetCatalog.get(name)
     (person,) = first["annotations"]
     assert person["category_id"] == 0
@@ -70,7 +62,7 @@ def test_file_is_loaded_with_half_a_pixel_and_class_zero(tmp_path):
     # a second load starts from the file again, not from what the first one changed
     assert DatasetCatalog.get(name)[0]["annotations"][0]["keypoints"] == person["keypoints"]
     with pytest.raises(UserError, match="registered already"):
-        register_coco_keypoints(name, file, tmp_path)
+        data.register_coco_keypoints(name, file, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -87,15 +79,15 @@ def test_file_is_loaded_with_half_a_pixel_and_class_zero(tmp_path):
 )
 def test_images_are_found_in_the_usual_places(tmp_path, json_file, folder):
     file = write(tmp_path / json_file, image_folder=tmp_path / folder)
-    resolve_dataset(file)
+    data.resolve_dataset(file)
     assert Path(MetadataCatalog.get(file).image_root) == tmp_path / folder
 
 
 def test_relative_paths_are_found_below_the_data_set_root(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     write(tmp_path / "own" / "a.json", image_folder=tmp_path / "own" / "pictures")
-    assert check_keypoint_dataset("own/a.json@own/pictures").keypoint_names == tuple(NAMES)
-    assert Path(annotation_file("own/a.json")) == tmp_path / "own" / "a.json"
+    assert data.check_keypoint_dataset("own/a.json@own/pictures").keypoint_names == tuple(NAMES)
+    assert Path(data.annotation_file("own/a.json")) == tmp_path / "own" / "a.json"
 
 
 def test_other_categories_are_left_out_and_images_without_keypoints_if_demanded(tmp_path):
@@ -104,7 +96,7 @@ def test_other_categories_are_left_out_and_images_without_keypoints_if_demanded(
     content["annotations"][0]["category_id"] = 18
     content["annotations"][1].update(category_id=3, iscrowd=0, keypoints=[])
     file = write(tmp_path / "a.json", content)
-    assert check_keypoint_dataset(file).num_keypoints == 3
+    assert data.check_keypoint_dataset(file).num_keypoints == 3
     first, second = DatasetCatalog.get(file)
     assert [person["category_id"] for person in first["annotations"]] == [0] and second["annotations"] == []
     wanted = config().MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
@@ -117,17 +109,17 @@ def test_missing_files_end_with_a_reason(tmp_path):
     (tmp_path / "2.png").unlink()
     (tmp_path / "2.png").symlink_to("nowhere.png")
     with pytest.raises(UserError, match="1 of the 2 images .* do not exist; the first is .*2.png"):
-        check_keypoint_dataset(file)
+        data.check_keypoint_dataset(file)
     content = content_of()
     content["images"][1]["file_name"] = "a" * 300 + "\\.png"  # too long for the disk
     file = write(tmp_path / "b.json", content)
     with pytest.raises(UserError, match="1 of the 2 images .* do not exist"):
-        check_keypoint_dataset(file)
+        data.check_keypoint_dataset(file)
     assert check_dataset(file, tmp_path, "a").problems.keys() == {"missing"}
     # registered when Detectron2 was imported, with whatever root was set then
     if not Path(MetadataCatalog.get("keypoints_coco_2017_train").json_file).exists():
         with pytest.raises(UserError, match="person_keypoints_train2017.json.* DETECTRON2_DATASETS"):
-            check_keypoint_dataset("keypoints_coco_2017_train")
+            data.check_keypoint_dataset("keypoints_coco_2017_train")
 
 
 @pytest.mark.parametrize(
@@ -145,25 +137,25 @@ def test_data_sets_used_together_share_one_skeleton(tmp_path, change, reason):
     for person in content["annotations"]:
         person["keypoints"] = person["keypoints"][: 3 * len(content["categories"][0]["keypoints"])]
     second = write(tmp_path / "b.json", content)
-    check_datasets(config(train=[first], test=[first]))
+    data.check_datasets(config(train=[first], test=[first]))
     for cfg in (config(train=[first, second]), config(train=[first], test=[second])):
         with pytest.raises(UserError, match=reason):
-            check_datasets(cfg)
-    check_datasets(config(train=[first], test=[second]), test=False)
+            data.check_datasets(cfg)
+    data.check_datasets(config(train=[first], test=[second]), test=False)
 
 
 def test_skeleton_comes_from_training_data_or_config(tmp_path):
     file = write(tmp_path / "a.json")
     with pytest.raises(UserError, match="nothing to train on"):
-        check_datasets(config(test=[file]))
+        data.check_datasets(config(test=[file]))
     cfg = config(train=[file], test=["keypoints_coco_2017_val"])
-    assert skeleton_of(cfg).keypoint_names == tuple(NAMES)
+    assert data.skeleton_of(cfg).keypoint_names == tuple(NAMES)
     cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1, 0.2, 0.3]
-    assert skeleton_of(cfg).sigmas == (0.1, 0.2, 0.3)
-    assert skeleton_of(config(test=["keypoints_coco_2017_val"])).num_keypoints == 17
+    assert data.skeleton_of(cfg).sigmas == (0.1, 0.2, 0.3)
+    assert data.skeleton_of(config(test=["keypoints_coco_2017_val"])).num_keypoints == 17
     cfg = config()
     cfg.MODEL.QUERYPOSE.SKELETON.KEYPOINT_NAMES = ["nose", "right_ear", "left_ear"]
-    assert skeleton_of(cfg) == Skeleton(
+    assert data.skeleton_of(cfg) == Skeleton(
         ("nose", "right_ear", "left_ear"), (("left_ear", "right_ear"),), (), (0.026, 0.035, 0.035)
     )
 
@@ -173,9 +165,9 @@ def test_a_file_that_denies_its_flip_pairs_is_not_flipped(tmp_path, messages):
     config_file = tmp_path / "config.yaml"
     config_file.write_text(f"DATASETS:\n  TRAIN: ['{file}']\n  TEST: ['{file}']\n")
     cfg = setup_config(str(config_file), ["INPUT.CROP.ENABLED", "False"])
-    check_datasets(cfg)
-    assert skeleton_of(cfg).flip_pairs == ()
-    assert len(PoseDatasetMapper(cfg, is_train=True).augmentations.augs) == 1
+    data.check_datasets(cfg)
+    assert data.skeleton_of(cfg).flip_pairs == ()
+    assert len(data.PoseDatasetMapper(cfg, is_train=True).augmentations.augs) == 1
     assert "The names suggest flip pairs that the skeleton does not have: left_hand/right_hand" in messages()
 
 
@@ -183,8 +175,8 @@ def test_test_sets_without_annotations_take_a_given_skeleton(tmp_path):
     categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}]
     file = write(tmp_path / "image_info.json", {"images": content_of()["images"], "categories": categories})
     skeleton = Skeleton.from_coco_category(content_of()["categories"][0])
-    register_coco_keypoints("own_test", file, tmp_path, skeleton)
-    assert check_keypoint_dataset("own_test") == skeleton
+    data.register_coco_keypoints("own_test", file, tmp_path, skeleton)
+    assert data.check_keypoint_dataset("own_test") == skeleton
     assert [record["annotations"] for record in DatasetCatalog.get("own_test")] == [[], []]
 
 
@@ -203,13 +195,13 @@ def test_registering_all_again_changes_nothing():
 )
 def test_real_files(shared_folder, file, num_keypoints, num_images):
     name = str(shared_folder / "data" / file)
-    assert check_keypoint_dataset(name).num_keypoints == num_keypoints
+    assert data.check_keypoint_dataset(name).num_keypoints == num_keypoints
     assert len(DatasetCatalog.get(name)) == num_images
 
 
 @pytest.mark.parametrize("name", [None, 5, ""])
 def test_category_whose_name_is_no_text(tmp_path, name):
     file = write(tmp_path / "a.json", content_of(name=name))
-    check_keypoint_dataset(file)
+    data.check_keypoint_dataset(file)
     assert MetadataCatalog.get(file).thing_classes == [str(name or "person")]
     assert len(get_detection_dataset_dicts([file], min_keypoints=1)) == 1

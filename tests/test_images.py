@@ -11,19 +11,11 @@ import torch
 from PIL import Image
 from tiny_model import tiny_config
 
+from querypose import image_io
 from querypose.data import PoseDatasetMapper, SkipUnreadable, count_unreadable
 from querypose.data.mapper import ResizeShortestEdge
 from querypose.errors import UserError, exit_on_user_error
-from querypose.image_io import (
-    UnreadableImageError,
-    image_endings,
-    image_files,
-    open_image,
-    read_image_rgb,
-    resize_image,
-    resized_shape,
-    upright_size,
-)
+from querypose.image_io import UnreadableImageError, open_image, read_image_rgb
 
 PIXELS = np.full((6, 9, 3), 128, np.uint8)
 PIXELS[..., 0] = 20 * np.arange(9)
@@ -44,7 +36,7 @@ def test_exif_orientation(tmp_path, orientation):
         Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / name, exif=exif)
         assert np.array_equal(read_image_rgb(tmp_path / name), PIXELS), name
         with open_image(tmp_path / name) as image:
-            assert upright_size(image) == (9, 6), name
+            assert image_io.upright_size(image) == (9, 6), name
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -106,11 +98,11 @@ def test_pil_images_and_file_objects_are_read_as_files_are(given):
 
 
 def test_endings_hidden_files_and_missing_readers(tmp_path):
-    assert {".jpg", ".jfif", ".jpe", ".jp2", ".tga", ".pjpeg", ".avif", ".heic"} <= image_endings()
-    assert not {".pdf", ".eps", ".txt", ".mp4", ""} & image_endings()
+    assert {".jpg", ".jfif", ".jpe", ".jp2", ".tga", ".pjpeg", ".avif", ".heic"} <= image_io.image_endings()
+    assert not {".pdf", ".eps", ".txt", ".mp4", ""} & image_io.image_endings()
     for name in ("a.heic", "._a.jpg"):  # macOS writes such companions, which are no images
         (tmp_path / name).write_bytes(bytes(100))
-    assert image_files(tmp_path) == [tmp_path / "a.heic"]
+    assert image_io.image_files(tmp_path) == [tmp_path / "a.heic"]
     with pytest.raises(UnreadableImageError, match="querypose.heif|damaged"):
         read_image_rgb(tmp_path / "a.heic")
 
@@ -193,11 +185,11 @@ def test_one_resize_rule_for_training_prediction_and_onnx():
     rng = np.random.default_rng(0)
     for height, width in rng.integers(20, 3000, (300, 2)).tolist():
         wanted = T.ResizeShortestEdge.get_output_shape(height, width, 480, 1333)
-        assert resized_shape(height, width, 480, 1333) == wanted
-    assert resized_shape(1, 5000, 192, 320) == (1, 320) and resized_shape(7, 9, 0, 5) == (7, 9)
+        assert image_io.resized_shape(height, width, 480, 1333) == wanted
+    assert image_io.resized_shape(1, 5000, 192, 320) == (1, 320) and image_io.resized_shape(7, 9, 0, 5) == (7, 9)
     thin = rng.integers(0, 255, (2, 3000, 3), dtype=np.uint8)
     found = ResizeShortestEdge(192, 320).get_transform(thin).apply_image(thin)
-    assert found.shape == (1, 320, 3) and np.array_equal(found, resize_image(thin, 192, 320))
+    assert found.shape == (1, 320, 3) and np.array_equal(found, image_io.resize_image(thin, 192, 320))
 
 
 def test_reading_needs_neither_torch_nor_detectron2():

@@ -39,23 +39,17 @@ CATEGORY = {
 }
 
 
-def main(args=None):
+def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     files = "the official crowdpose_{train,val,test}.json, or their folder"
     parser.add_argument("--annotations", nargs="+", required=True, metavar="PATH", help=files)
     parser.add_argument("--images", help="folder of the images (default: OUTPUT/images)")
     parser.add_argument("--output", help="folder to write (default: crowdpose in the folder of the data sets)")
     parser.add_argument("--allow-missing", action="store_true", help="leave out missing images")
-    options = parser.parse_args(args)
-    with exit_on_user_error():
-        output = Path(options.output) if options.output else dataset_root() / "crowdpose"
-        images = Path(options.images) if options.images else output / "images"
-        prepare(options.annotations, images, output, options.allow_missing)
-
-
-def prepare(sources, images, output, allow_missing):
-    """Write the prepared files of `sources` below `output` and print what was done."""
-    official = find_official_files(sources)
+    options = parser.parse_args()
+    output = Path(options.output) if options.output else dataset_root() / "crowdpose"
+    images = Path(options.images) if options.images else output / "images"
+    official = find_official_files(options.annotations)
     if not images.is_dir():
         raise UserError(f"there is no image folder {images}; name it by --images")
     link = output / "images"
@@ -64,7 +58,9 @@ def prepare(sources, images, output, allow_missing):
 
     # everything is checked before anything is written
     reports = {split: [f"    from {path}, which is not changed"] for split, path in official.items()}
-    contents = {split: complete(path, images, allow_missing, reports[split]) for split, path in official.items()}
+    contents = {
+        split: complete(path, images, options.allow_missing, reports[split]) for split, path in official.items()
+    }
     if {"train", "val"} <= contents.keys():
         contents["trainval"] = join(contents["train"], contents["val"])
     with writing(output):
@@ -199,4 +195,5 @@ def write(content, path):
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error():
+        main()

@@ -1,9 +1,8 @@
 """Training batches that are a function of the seed, the process and their number alone, so that runs resume anywhere.
 
-Detectron2's loader gives every worker a share of the images and its own random generator, so that a batch depends on
-the number of workers and on every batch before it. Here the order of the images and their grouping into batches need
-no image, so that finished batches are skipped at once, and the augmentation of an image depends on its place in that
-order.
+With Detectron2's loader a batch depends on the number of workers and on every batch before it. Here the order of the
+images and their grouping into batches need no image, so that finished batches are skipped at once, and the augmentation
+of an image depends on its place in that order.
 """
 
 import itertools

@@ -86,18 +86,12 @@ def _write_split(folder: Path, split: str, json_file: Path, wanted: dict[str, in
     annotations: Annotations = []
     render = functools.partial(_render_file, partial, split, wanted["seed"])
     bar = {"total": wanted["num_images"], "desc": f"rendering synthetic people ({split})", "unit": "image"}
-    for index, height, width, persons in tqdm(_in_processes(render, wanted["num_images"]), **bar, disable=None):
-        images.append({"id": index, "file_name": f"{index:06d}.jpg", "height": height, "width": width})
-        annotations += [
-            {"id": number, "image_id": index, **person} for number, person in enumerate(persons, len(annotations) + 1)
-        ]
-    content = {
-        "info": {"description": "synthetic people of QueryPose", "synthetic_people": wanted},
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": [CATEGORY],
-    }
+    for image, persons in tqdm(_in_processes(render, wanted["num_images"]), **bar, disable=None):
+        images.append(image)
+        for person in persons:
+            annotations.append({"id": len(annotations) + 1, "image_id": image["id"], **person})
+    info = {"description": "synthetic people of QueryPose", "synthetic_people": wanted}
+    content = {"info": info, "licenses": [], "images": images, "annotations": annotations, "categories": [CATEGORY]}
     (partial / json_file.name).write_text(json.dumps(content))
     # The label file vouches for the images: it is removed first and written last.
     json_file.unlink(missing_ok=True)
@@ -112,9 +106,10 @@ def _in_processes(render: Callable[[int], Any], number: int) -> Iterator[Any]:
     # A daemon, such as a worker of a data loader, may not have children.
     if cores == 1 or number < _MIN_IMAGES_FOR_POOL or multiprocessing.current_process().daemon:
         yield from map(render, range(number))
-        return
-    with multiprocessing.get_context("fork").Pool(cores, _start_worker) as pool:
-        yield from pool.imap(render, range(number), chunksize=_IMAGES_PER_TASK)
+    else:
+        processes = min(cores, number // _IMAGES_PER_TASK)
+        with multiprocessing.get_context("fork").Pool(processes, _start_worker) as pool:
+            yield from pool.imap(render, range(number), chunksize=_IMAGES_PER_TASK)
 
 
 def _start_worker() -> None:
@@ -122,10 +117,10 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends its workers
 
 
-def _render_file(folder: Path, split: str, seed: int, index: int) -> tuple[int, int, int, Annotations]:
-    """Write an image to `folder`; return its index, height, width and annotations."""
+def _render_file(folder: Path, split: str, seed: int, index: int) -> tuple[dict[str, Any], Annotations]:
+    """Write an image to `folder`; return its entry and its annotations in COCO's format."""
     image, annotations = render_image(split, index, seed)
-    path = folder / f"{index:06d}.jpg"
-    if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
-        raise OSError(f"{path} was not written")
-    return index, *image.shape[:2], annotations
+    name = f"{index:06d}.jpg"
+    if not cv2.imwrite(str(folder / name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
+        raise OSError(f"{folder / name} was not written")
+    return {"id": index, "file_name": name, "height": image.shape[0], "width": image.shape[1]}, annotations
