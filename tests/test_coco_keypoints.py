@@ -189,16 +189,6 @@ def test_registering_all_again_changes_nothing():
     } <= set(names)
 
 
-@pytest.mark.parametrize(
-    ("file", "num_keypoints", "num_images"),
-    [("coco_mini/person_keypoints_val.json", 17, 235), ("crowdpose_mini/crowdpose_val_subset.json", 14, 36)],
-)
-def test_real_files(shared_folder, file, num_keypoints, num_images):
-    name = str(shared_folder / "data" / file)
-    assert data.check_keypoint_dataset(name).num_keypoints == num_keypoints
-    assert len(DatasetCatalog.get(name)) == num_images
-
-
 @pytest.mark.parametrize("name", [None, 5, ""])
 def test_category_whose_name_is_no_text(tmp_path, name):
     file = write(tmp_path / "a.json", content_of(name=name))

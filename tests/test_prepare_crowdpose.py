@@ -1,4 +1,4 @@
-"""tools/prepare_crowdpose.py on small made-up files and on the official sample."""
+"""tools/prepare_crowdpose.py on small made-up files; test_any_skeleton.py has the official sample."""
 
 import json
 import re
@@ -131,12 +131,3 @@ def test_mistakes_end_with_a_sentence_and_nothing_written(official, capsys, dama
     line = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 2 and line.startswith("error: ") and re.search(reason, line), line
     assert contents(official) == before
-
-
-def test_official_sample(shared_folder, tmp_path):
-    sample = shared_folder / "data" / "crowdpose_mini"
-    files = ["--annotations", sample / "crowdpose_val_subset.json", "--images", sample / "images"]
-    tool("prepare_crowdpose", *files, "--output", tmp_path)()
-    content = json.loads((tmp_path / "annotations" / "crowdpose_val.json").read_text())
-    assert len(content["images"]) == 36 and len(content["annotations"]) == 217
-    assert all(person["area"] > 0 for person in content["annotations"])

@@ -81,20 +81,9 @@ def check_dataset(
         headers_only: read only the headers of the images; then truncated files and equal images are not found.
         pictures: digests of the images of data sets checked before, with a path of each, to which these are added.
     """
-    report = DatasetReport(name)
+    report, pictures = DatasetReport(name), {} if pictures is None else pictures
     annotations = normalize(load_coco_format(json_file), str(json_file), on_problem=report.add)
-    _check_images(annotations.images, Path(image_root), report, headers_only, {} if pictures is None else pictures)
-    _check_persons(annotations, report)
-    return report
-
-
-def _check_images(
-    images: list[dict[str, Any]],
-    image_root: Path,
-    report: DatasetReport,
-    headers_only: bool,
-    pictures: dict[bytes, Path],
-) -> None:
+    images = annotations.images
     for file_name, number in Counter(image["file_name"] for image in images).items():
         if number > 1:
             report.add("file name", file_name)
@@ -111,6 +100,8 @@ def _check_images(
                 report.add("size", f"{path} is {width}x{height}, annotated {image['width']}x{image['height']}")
             if digest and pictures.setdefault(digest, path) != path:
                 report.add("picture", f"{path} and {pictures[digest]}")
+    _check_persons(annotations, report)
+    return report
 
 
 def _look_at(path: Path, headers_only: bool) -> tuple[int, int, bytes] | UnreadableImageError:

@@ -24,7 +24,7 @@ from querypose.image_io import UnreadableImageError, read_image_rgb
 logger = logging.getLogger(__name__)
 
 _MAX_RATIO_BEFORE_CROP = 8  # of long side to short side: an image of 12,000 x 20 pixels would become 480,000 x 800
-_MAX_UNREADABLE_IN_A_ROW = 100
+_MAX_IN_A_ROW = 100  # unreadable images
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
@@ -189,27 +189,22 @@ class SkipUnreadable:
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         candidate, first = record, None
-        for _ in range(_MAX_UNREADABLE_IN_A_ROW):
+        for _ in range(_MAX_IN_A_ROW):
             try:
                 return self.mapper(candidate)
             except UnreadableImageError as error:
-                first = first or error
-                if candidate["file_name"] not in self._seen:
-                    self._note(candidate["file_name"], error)
+                first, name = first or error, candidate["file_name"]
+                if name not in self._seen:
+                    self._seen.add(name)
+                    logger.warning("Skipped: %s (%d so far in this process)", error, len(self._seen))
+                    self.list_file.parent.mkdir(parents=True, exist_ok=True)
+                    with open(self.list_file, "a", encoding="utf-8", errors="backslashreplace") as file:
+                        file.write(f"{name}\t{error}\n")
             if self.records is None:
                 output = {key: value for key, value in record.items() if key != "annotations"}
                 return {**output, "image": torch.zeros(3, 64, 64, dtype=torch.uint8), "unreadable": True}
-            candidate = self.records[random.randrange(len(self.records))]
-        raise UserError(
-            f"{_MAX_UNREADABLE_IN_A_ROW} images in a row cannot be read; check the image folder (first: {first})"
-        )
-
-    def _note(self, file_name: str, error: UnreadableImageError) -> None:
-        self._seen.add(file_name)
-        logger.warning("Skipped: %s (%d so far in this process)", error, len(self._seen))
-        self.list_file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.list_file, "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{file_name}\t{error}\n")
+            candidate = random.choice(self.records)
+        raise UserError(f"{_MAX_IN_A_ROW} images in a row cannot be read; check the image folder (first: {first})")
 
 
 def count_unreadable(list_file: str | os.PathLike[str]) -> int:
