@@ -93,10 +93,8 @@ def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.n
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
-        raise UserError(
-            "an image must have shape (H, W), or 1, 3 or 4 channels: (H, W, C) as an array, (C, H, W) as a tensor, not "
-            f"{tuple(shape)}."
-        )
+        channels = "1, 3 or 4 channels: (H, W, C) as an array, (C, H, W) as a tensor"
+        raise UserError(f"an image must have shape (H, W), or {channels}, not {tuple(shape)}.")
     if image.shape[2] == 1:
         return np.repeat(image, 3, axis=2)
     return np.ascontiguousarray(image[:, :, 2::-1] if image_format == "BGR" else image[:, :, :3])
@@ -108,10 +106,8 @@ def _tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
     if tensor.is_floating_point() and tensor.numel():
         low, high = tensor.aminmax()
         if not (low >= 0 and high <= 1):
-            raise UserError(
-                f"an image tensor of {tensor.dtype} must have values from 0 to 1, not {low:.3g} to {high:.3g}; "
-                "give 0 to 255 as uint8, not a normalized image."
-            )
+            advice = "give 0 to 255 as uint8, not a normalized image."
+            raise UserError(f"a float image must have values from 0 to 1, not {low:.3g} to {high:.3g}; {advice}")
         tensor = (tensor.float() * 255).round().byte()
     array: np.ndarray = tensor.cpu().numpy()
     return array.transpose(1, 2, 0) if array.ndim == 3 else array

@@ -187,10 +187,9 @@ class Skeleton:
             pairs = flip_pairs_by_name(names) if pairs is None else pairs
             return cls(names, pairs, limbs, _first_given(sigmas, category.get("sigmas"), names))
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"the category {category.get('name', '?')!r} needs a list `keypoints` of names and may give `skeleton` "
-                f"as pairs of indices from 1, `flip_pairs` as pairs of names and `sigmas` as numbers ({error})"
-            ) from error
+            optional = "`skeleton` as pairs of indices from 1, `flip_pairs` as pairs of names, `sigmas` as numbers"
+            needs = f"needs a list `keypoints` of names and may give {optional} ({error})"
+            raise UserError(f"the category {category.get('name', '?')!r} {needs}") from error
 
     def to_metadata(self) -> dict[str, Any]:
         """Return Detectron2's metadata attributes: a dict for `MetadataCatalog.get(name).set(**...)`."""

@@ -143,10 +143,9 @@ def complete(file, image_root, allow_missing, report):
             swapped += 1
         images.append({**image, "width": size[0], "height": size[1]})
     if missing and not (allow_missing and images):
-        raise UserError(
-            f"{len(missing)} of the {len(annotations.images)} images of {file} are missing, the first is {missing[0]}; "
-            "give their folder by --images, or leave out what is missing by --allow-missing"
-        )
+        counts = f"{len(missing)} of the {len(annotations.images)} images of {file} are missing"
+        advice = "give their folder by --images, or leave out what is missing by --allow-missing"
+        raise UserError(f"{counts}, the first is {missing[0]}; {advice}")
     changed |= {"images whose width and height were swapped": swapped, "missing images left out": len(missing)}
     no_index = "images without crowdIndex (such a file cannot be evaluated by CrowdPose's rules)"
     sizes = {image["id"]: (image["width"], image["height"]) for image in images}

@@ -30,10 +30,8 @@ def load_coco_format(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     content = read_json(path, "annotation file")
     if _is_of_label_studio(content):
-        raise UserError(
-            f"the file {path} is Label Studio's, whose COCO export merges the keypoints of all persons of an image; "
-            "export 'YOLO with Images' instead (docs/OWN_DATA.md)"
-        )
+        advice = "export 'YOLO with Images' instead (docs/OWN_DATA.md)"
+        raise UserError(f"Label Studio's {path} merges the keypoints of all persons of an image; {advice}")
     if not isinstance(content, dict) or "images" not in content:
         raise UserError(f"the file {path} is not in COCO format: it needs an object with a list 'images'")
     content = {"categories": [], "annotations": [], **content}

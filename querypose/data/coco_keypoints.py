@@ -126,10 +126,8 @@ def check_datasets(cfg: CfgNode, train: bool = True, test: bool = True) -> None:
             ("class", *(MetadataCatalog.get(n).get("thing_classes") for n in (name, names[0]))),
         ):
             if found != expected:
-                raise UserError(
-                    f"the data set {name!r} has the {what} {found}, the model and the other data sets {expected}; all "
-                    "must share one skeleton and the category's name"
-                )
+                differ = f"has the {what} {found}, the model and the other data sets {expected}"
+                raise UserError(f"the data set {name!r} {differ}; all must share one skeleton and the category's name")
 
 
 def check_keypoint_dataset(name: str, skip_missing: bool = False) -> Skeleton:
@@ -179,11 +177,9 @@ def annotation_file(name: str) -> Path:
         metadata.prepare()
     path = Path(metadata.json_file)
     if not path.is_file():
-        raise UserError(
-            f"the data set {name!r} needs the annotation file {path}, which does not exist; "
-            f"{metadata.get('made_by', 'put it there')}, or set DETECTRON2_DATASETS to the folder of your data sets "
-            f"(now {dataset_root()})"
-        )
+        made_by = metadata.get("made_by", "put it there")
+        advice = f"{made_by}, or set DETECTRON2_DATASETS to the folder of your data sets (now {dataset_root()})"
+        raise UserError(f"the data set {name!r} needs the annotation file {path}, which does not exist; {advice}")
     return path
 
 
@@ -217,10 +213,8 @@ def _split_file_name(name: str) -> tuple[str, str]:
         return name, ""
     similar = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
     hint = f" (did you mean {similar[0]!r}?)" if similar else ""
-    raise UserError(
-        f"the data set {name!r} is not known{hint}; name a registered one, a COCO-format file as "
-        "FILE.json or FILE.json@IMAGE_FOLDER, or a YOLO-pose data set as FILE.yaml@SPLIT"
-    )
+    known = "a registered one, FILE.json or FILE.json@IMAGE_FOLDER (COCO format), or FILE.yaml@SPLIT (YOLO-pose)"
+    raise UserError(f"the data set {name!r} is not known{hint}; name {known}")
 
 
 def _find(given: str, exists: Callable[[Path], bool], kind: str) -> Path:
@@ -242,7 +236,6 @@ def _find_image_root(json_file: Path) -> Path:
     for candidate in tried:
         if os.path.isfile(image_path(candidate, file_names[0])):
             return candidate
-    raise UserError(
-        f"the image {file_names[0]} of {json_file} is in none of {', '.join(map(str, dict.fromkeys(tried)))}; name the "
-        f"folder as {json_file}@IMAGE_FOLDER"
-    )
+    folders = ", ".join(map(str, dict.fromkeys(tried)))
+    advice = f"name the folder as {json_file}@IMAGE_FOLDER"
+    raise UserError(f"the image {file_names[0]} of {json_file} is in none of {folders}; {advice}")

@@ -60,19 +60,17 @@ class TrainingLoader:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, mapper: Mapper, records: Records | None = None) -> dict[str, Any]:
-        loader, processes, steps = cfg.DATALOADER, comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
-        if cfg.SOLVER.IMS_PER_BATCH % (processes * steps):
-            raise UserError(
-                f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of {processes * steps} "
-                f"({processes} processes x {steps} SOLVER.ACCUMULATION_STEPS)"
-            )
+        batch, processes, steps = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
+        if batch % (processes * steps):
+            needed = f"{processes * steps} ({processes} processes x {steps} SOLVER.ACCUMULATION_STEPS)"
+            raise UserError(f"SOLVER.IMS_PER_BATCH is {batch}; it must be a multiple of {needed}")
         return {
             "records": training_records(cfg) if records is None else records,
             "mapper": mapper,
-            "images_per_process": cfg.SOLVER.IMS_PER_BATCH // processes,
+            "images_per_process": batch // processes,
             "seed": int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()),
-            "group_by_shape": loader.ASPECT_RATIO_GROUPING,
-            "num_workers": loader.NUM_WORKERS,
+            "group_by_shape": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+            "num_workers": cfg.DATALOADER.NUM_WORKERS,
             "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
         }
 
@@ -132,10 +130,8 @@ def training_records(cfg: CfgNode) -> DatasetFromList:
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, min_keypoints=min_keypoints
         )
     except AssertionError as error:
-        raise UserError(
-            f"no image of DATASETS.TRAIN {cfg.DATASETS.TRAIN} has a person with {min_keypoints} labeled keypoints "
-            "(MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE) to train on"
-        ) from error
+        person = f"a person with {min_keypoints} labeled keypoints (MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE)"
+        raise UserError(f"no image of DATASETS.TRAIN {cfg.DATASETS.TRAIN} has {person} to train on") from error
     counts = [sum(not person.get("iscrowd") for person in record.get("annotations", ())) for record in records]
     if max(counts) > num_queries:
         message = "%d training images have more persons than MODEL.QUERYPOSE.NUM_QUERIES, %d: set it to at least %d."
