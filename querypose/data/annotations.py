@@ -17,6 +17,9 @@ from querypose.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+StrPath = str | os.PathLike[str]
+Entry = dict[str, Any]
+
 AREA_PER_BOX_AREA = 0.53
 """Area of a person over that of the box, where a file gives none; CrowdPose's convention."""
 
@@ -42,10 +45,10 @@ class KeypointAnnotations:
     """
 
     path: str
-    category: dict[str, Any] | None
+    category: Entry | None
     category_id: int | str
-    images: list[dict[str, Any]] = field(default_factory=list)
-    persons: list[dict[str, Any]] = field(default_factory=list)
+    images: list[Entry] = field(default_factory=list)
+    persons: list[Entry] = field(default_factory=list)
     num_annotations: int = 0
     left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     repaired: Counter[str] = field(default_factory=Counter)
@@ -76,7 +79,7 @@ class KeypointAnnotations:
         return self
 
 
-def read_annotations(path: str | os.PathLike[str]) -> KeypointAnnotations:
+def read_annotations(path: StrPath) -> KeypointAnnotations:
     """Read and normalize a COCO-format file; a `UserError` names the first fault that cannot be repaired."""
     return normalize(load_coco_format(path), os.fspath(path))
 
@@ -85,16 +88,14 @@ def _refuse(kind: str, sentence: str) -> NoReturn:
     raise UserError(sentence)
 
 
-def normalize(
-    content: dict[str, Any], path: str, on_problem: Callable[[str, str], None] = _refuse
-) -> KeypointAnnotations:
+def normalize(content: Entry, path: str, on_problem: Callable[[str, str], None] = _refuse) -> KeypointAnnotations:
     """Normalize the content of the COCO-format file `path`, as of `load_coco_format`; `content` is left as it is.
 
     on_problem: called with a kind and a sentence for each entry that cannot be repaired, which is then left out; by
     default the first one raises a `UserError`.
     """
     result = KeypointAnnotations(path, *keypoint_category(content, path))
-    images: dict[str | None, dict[str, Any]] = {}
+    images: dict[str | None, Entry] = {}
     for image in content["images"]:
         key, sides = id_key(image.get("id")), [image.get("width"), image.get("height")]
         name = shown(image.get("file_name", image))
@@ -119,8 +120,8 @@ def normalize(
 
 def _add_person(
     result: KeypointAnnotations,
-    annotation: dict[str, Any],
-    images: dict[str | None, dict[str, Any]],
+    annotation: Entry,
+    images: dict[str | None, Entry],
     categories: set[str | None],
     title: str,
 ) -> None:
@@ -191,7 +192,7 @@ def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> 
     return flattened
 
 
-def read_keypoint_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, list[str], str]:
+def read_keypoint_file(path: StrPath) -> tuple[Entry | None, list[str], str]:
     """Return what start-up needs to know of a COCO-format file: category, file names, and a sentence about a fault.
 
     The last few files are remembered, as large ones take seconds.
@@ -201,7 +202,7 @@ def read_keypoint_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | N
 
 
 @functools.lru_cache(maxsize=16)
-def _read_keypoint_file(path: str, _modified: int, _size: int) -> tuple[dict[str, Any] | None, list[str], str]:
+def _read_keypoint_file(path: str, _modified: int, _size: int) -> tuple[Entry | None, list[str], str]:
     content = load_coco_format(path)
     category, _ = keypoint_category(content, path)
     problem = ""

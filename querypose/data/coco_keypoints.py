@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from querypose.data.annotations import read_annotations, read_keypoint_file
+from querypose.data.annotations import Entry, StrPath, read_annotations, read_keypoint_file
 from querypose.data.coco_format import image_path
 from querypose.data.yolo_pose import split_yolo_name, write_coco_file
 from querypose.errors import UserError
@@ -26,11 +26,7 @@ def dataset_root() -> Path:
 
 
 def register_coco_keypoints(
-    name: str,
-    json_file: str | os.PathLike[str],
-    image_root: str | os.PathLike[str],
-    skeleton: Skeleton | None = None,
-    **metadata: Any,
+    name: str, json_file: StrPath, image_root: StrPath, skeleton: Skeleton | None = None, **metadata: Any
 ) -> None:
     """Register the category with keypoints of a COCO-format file as a Detectron2 data set of one class.
 
@@ -58,9 +54,7 @@ def register_coco_keypoints(
     )
 
 
-def load_coco_keypoints(
-    json_file: str | os.PathLike[str], image_root: str | os.PathLike[str], dataset_name: str | None = None
-) -> list[dict[str, Any]]:
+def load_coco_keypoints(json_file: StrPath, image_root: StrPath, dataset_name: str | None = None) -> list[Entry]:
     """Return the Detectron2 dataset dicts of a keypoint file: its persons alone, with `category_id` 0.
 
     As Detectron2's `load_coco_json`, with 0.5 pixels added to keypoints, but of a file in any of the forms that
@@ -73,7 +67,7 @@ def load_coco_keypoints(
     images = file.images
     if not any(isinstance(image["id"], str) for image in images):
         images = sorted(images, key=lambda image: image["id"])  # as Detectron2 does
-    persons: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in images}
+    persons: dict[Any, list[Entry]] = {image["id"]: [] for image in images}
     for person in file.persons:
         keypoints = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(person["keypoints"])]
         record = {"iscrowd": person["iscrowd"], "bbox": person["bbox"], "keypoints": keypoints}

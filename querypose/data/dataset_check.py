@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from querypose.data.annotations import NO_SIZE, UNKNOWN_IMAGE, KeypointAnnotations, normalize
+from querypose.data.annotations import NO_SIZE, UNKNOWN_IMAGE, KeypointAnnotations, StrPath, normalize
 from querypose.data.coco_format import image_path, load_coco_format
 from querypose.image_io import UnreadableImageError, open_image, pil_to_rgb, upright_size
 
@@ -68,8 +68,8 @@ class DatasetReport:
 
 
 def check_dataset(
-    json_file: str | Path,
-    image_root: str | Path,
+    json_file: StrPath,
+    image_root: StrPath,
     name: str,
     *,
     headers_only: bool = False,

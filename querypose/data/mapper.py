@@ -23,6 +23,9 @@ from querypose.image_io import UnreadableImageError, read_image_rgb
 
 logger = logging.getLogger(__name__)
 
+Records = Sequence[dict[str, Any]]
+Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+
 _MAX_RATIO_BEFORE_CROP = 8  # of long side to short side: an image of 12,000 x 20 pixels would become 480,000 x 800
 _MAX_IN_A_ROW = 100  # unreadable images
 
@@ -120,12 +123,8 @@ class PoseDatasetMapper:
             augmentations = build_pose_augmentation(cfg, bool(skeleton.flip_pairs) or skeleton.num_keypoints == 1)
         else:
             augmentations = [ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
-        return {
-            "is_train": is_train,
-            "augmentations": augmentations,
-            "image_format": cfg.INPUT.FORMAT,
-            "flip_indices": skeleton.flip_indices,
-        }
+        options = {"image_format": cfg.INPUT.FORMAT, "flip_indices": skeleton.flip_indices}
+        return {"is_train": is_train, "augmentations": augmentations, **options}
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         # Data sets are shared between epochs and workers: augmentation must not change them.
@@ -144,9 +143,7 @@ class PoseDatasetMapper:
             output["instances"] = self._transform(annotations, transforms, augmented.image.shape[:2])
         return output
 
-    def _transform(
-        self, annotations: list[dict[str, Any]], transforms: T.TransformList, image_size: tuple[int, int]
-    ) -> Instances:
+    def _transform(self, annotations: Records, transforms: T.TransformList, image_size: tuple[int, int]) -> Instances:
         """Return an image's persons after augmentation as `Instances` of `image_size` (height, width)."""
         num_keypoints = len(self.flip_indices)
         persons = []
@@ -176,12 +173,7 @@ class SkipUnreadable:
     `list_file`, which all processes write to.
     """
 
-    def __init__(
-        self,
-        mapper: Callable[[dict[str, Any]], dict[str, Any]],
-        list_file: str | os.PathLike[str],
-        records: Sequence[dict[str, Any]] | None = None,
-    ) -> None:
+    def __init__(self, mapper: Mapper, list_file: str | os.PathLike[str], records: Records | None = None) -> None:
         self.mapper = mapper
         self.list_file = Path(list_file)
         self.records = records

@@ -8,7 +8,7 @@ of an image depends on its place in that order.
 import itertools
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,10 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from querypose.data.mapper import Mapper, Records
 from querypose.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-Records = Sequence[dict[str, Any]]
-Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class TrainingLoader:
