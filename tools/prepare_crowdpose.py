@@ -57,10 +57,7 @@ def main():
         raise UserError(f"{link} exists and is not {images}; remove it, or choose another --output")
 
     # everything is checked before anything is written
-    reports = {split: [f"    from {path}, which is not changed"] for split, path in official.items()}
-    contents = {
-        split: complete(path, images, options.allow_missing, reports[split]) for split, path in official.items()
-    }
+    contents = {split: complete(path, images, options.allow_missing) for split, path in official.items()}
     if {"train", "val"} <= contents.keys():
         contents["trainval"] = join(contents["train"], contents["val"])
     with writing(output):
@@ -75,23 +72,16 @@ def main():
             counted = sum(person["num_keypoints"] > 0 and not person["iscrowd"] for person in persons)
             summary = f"{len(content['images'])} images, {len(persons)} persons"
             print(f"{target}{note}: {summary}, of which {counted} count in the evaluation")
-            print(*reports.get(split, []), sep="\n", end="\n" if split in reports else "")
     absent = [f"crowdpose_{split}" for split in CROWDPOSE_SPLITS if split not in contents]
     if absent:
         print(f"not written, because their files are missing: {', '.join(absent)}")
 
 
 def find_official_files(sources):
-    """Return the official annotation files by split: {"train": path, ..}.
-
-    In a folder they are there or in `json/` or `annotations/`; a file that is named itself need only begin like them.
-    A `crowdpose_trainval.json` is used if there is neither train nor val.
-    """
+    """Return the official annotation files by split; a trainval is used if there is neither train nor val."""
     found = {}
     for source in map(Path, sources):
-        folders = [source, source / "json", source / "annotations"]
-        usual = [folder / f"crowdpose_{split}.json" for folder in folders for split in CROWDPOSE_SPLITS]
-        for file in [path for path in usual if path.is_file()] if source.is_dir() else [source]:
+        for file in sorted(source.glob("crowdpose_*.json")) if source.is_dir() else [source]:
             match = re.match(r"crowdpose_(trainval|train|val|test)", file.name)
             if not match or not file.is_file():
                 raise UserError(f"{file} is no folder of CrowdPose's json files, nor one named like crowdpose_val.json")
@@ -102,11 +92,11 @@ def find_official_files(sources):
         found.pop("trainval", None)
     if not found:
         raise UserError(f"no crowdpose_(train|val|test).json in {', '.join(map(str, sources))}; name the files")
-    return found
+    return {split: found[split] for split in CROWDPOSE_SPLITS if split in found}
 
 
-def complete(file, image_root, allow_missing, report):
-    """Return the content of an official file, checked and completed; append to `report` what was changed, in lines."""
+def complete(file, image_root, allow_missing):
+    """Return the content of an official file, checked and completed, and print what was changed."""
     content = load_coco_format(file)
     category, _ = keypoint_category(content, file)
     if category is None or tuple(category["keypoints"]) != CROWDPOSE_NAMES or not content["images"]:
@@ -154,8 +144,11 @@ def complete(file, image_root, allow_missing, report):
         "labeled keypoints outside their image": sum(num_outside(persons_of[i], size) for i, size in sizes.items()),
         "images without persons": sum(not persons_of[i] for i in sizes),
     }
+    print(f"{file}, which stays as it is:")
     for title, counts in (("changed", changed), ("not changed", noticed)):
-        report += [f"    {title}: {int(number)} {what}" for what, number in counts.items() if number]
+        for what, number in counts.items():
+            if number:
+                print(f"    {title}: {int(number)} {what}")
     return content_of(images, [person for person in annotations.persons if person["image_id"] in sizes])
 
 
