@@ -68,15 +68,10 @@ def test_file_is_loaded_with_half_a_pixel_and_class_zero(tmp_path):
 @pytest.mark.parametrize(
     ("json_file", "folder"),
     [
-        ("a.json", "."),
-        ("a.json", "images"),
-        ("a.json", "a"),
-        ("person_keypoints_val.json", "val"),
-        ("person_keypoints_val.json", "person_keypoints_val"),
-        ("annotations/person_keypoints_val2017.json", "val2017"),
-        ("annotations/a.json", "images"),
+        ("a.json", "."), ("a.json", "images"), ("a.json", "a"), ("annotations/a.json", "images"),
+        ("person_keypoints_val.json", "val"), ("annotations/person_keypoints_val2017.json", "val2017"),
     ],
-)
+)  # fmt: skip
 def test_images_are_found_in_the_usual_places(tmp_path, json_file, folder):
     file = write(tmp_path / json_file, image_folder=tmp_path / folder)
     data.resolve_dataset(file)

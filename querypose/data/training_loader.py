@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
@@ -29,48 +29,25 @@ class TrainingLoader:
     """Endless batches, as lists of what `mapper` returns for `records`; the same for any number of workers.
 
     `seed` and `first_batch`, the number of the batch that iteration starts with, may be set until the first batch is
-    requested. Without grouping, batch number b of P processes together holds the images, and their augmentations, that
-    batch b of one process would. With `group_by_shape` a batch holds only images wider than high, or none of them.
+    requested. Without `DATALOADER.ASPECT_RATIO_GROUPING`, batch number b of P processes together holds the images, and
+    their augmentations, that batch b of one process would; with it a batch holds only images wider than high, or none.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        records: Records,
-        mapper: Mapper,
-        images_per_process: int,
-        seed: int,
-        group_by_shape: bool = True,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        """mapper: may use Python's, NumPy's and PyTorch's generators; seed: the same in every process."""
-        self.records = records
-        self.mapper = mapper
-        self.images_per_process = images_per_process
-        self.seed = seed
-        self.first_batch = 0
-        self.num_workers = num_workers
-        self.pin_memory = pin_memory
-        is_wide = (record.get("width", 0) > record.get("height", 0) for record in records)
-        self._group = list(is_wide) if group_by_shape else [False] * len(records)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, mapper: Mapper, records: Records | None = None) -> dict[str, Any]:
+    def __init__(self, cfg: CfgNode, mapper: Mapper, records: Records | None = None) -> None:
+        """mapper: may use Python's, NumPy's and PyTorch's generators; records: default those of `training_records`."""
         batch, processes, steps = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
         if batch % (processes * steps):
             needed = f"{processes * steps} ({processes} processes x {steps} SOLVER.ACCUMULATION_STEPS)"
             raise UserError(f"SOLVER.IMS_PER_BATCH is {batch}; it must be a multiple of {needed}")
-        return {
-            "records": training_records(cfg) if records is None else records,
-            "mapper": mapper,
-            "images_per_process": batch // processes,
-            "seed": int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()),
-            "group_by_shape": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-            "num_workers": cfg.DATALOADER.NUM_WORKERS,
-            "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
-        }
+        self.records = training_records(cfg) if records is None else records
+        self.mapper = mapper
+        self.images_per_process = batch // processes
+        self.seed = int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
+        self.first_batch = 0
+        self.num_workers = cfg.DATALOADER.NUM_WORKERS
+        self.pin_memory = cfg.MODEL.DEVICE.startswith("cuda")
+        is_wide = (record.get("width", 0) > record.get("height", 0) for record in self.records)
+        self._group = list(is_wide) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else [False] * len(self.records)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         yield from DataLoader(
