@@ -26,8 +26,6 @@ AREA_PER_BOX_AREA = 0.53
 CROWD, NO_SIZE, UNKNOWN_IMAGE = "crowd", "box without size", "unknown image"
 """Reasons for which persons are left out."""
 
-_LONGEST_SIDE = 1_000_000  # pixels of an image: more are a mistake
-
 
 @dataclass
 class KeypointAnnotations:
@@ -99,7 +97,7 @@ def normalize(content: Entry, path: str, on_problem: Callable[[str, str], None] 
     for image in content["images"]:
         key, sides = id_key(image.get("id")), [image.get("width"), image.get("height")]
         name = shown(image.get("file_name", image))
-        are_lengths = all(isinstance(side, int | float) and 1 <= side <= _LONGEST_SIDE for side in sides)
+        are_lengths = all(isinstance(side, int | float) and 1 <= side <= 1e6 for side in sides)  # more are a mistake
         if key is None or "file_name" not in image or not are_lengths:
             needs = "an id (a whole number or text), a file_name, and width and height in pixels"
             on_problem("image entry", f"the image {name} in {path} needs {needs}")

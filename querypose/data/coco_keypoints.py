@@ -36,8 +36,6 @@ def register_coco_keypoints(
             on where the file comes from, for errors), `prepare` (called before the file is first read, to write it),
             `submission_split` (of a test set, see `write_submission`).
     """
-    if name in DatasetCatalog.list():
-        raise UserError(f"a data set named {name!r} is registered already; choose another name")
     class_name = "person"
     if skeleton is None:
         category, _, _ = read_keypoint_file(json_file)
@@ -67,21 +65,17 @@ def load_coco_keypoints(json_file: StrPath, image_root: StrPath, dataset_name: s
     images = file.images
     if not any(isinstance(image["id"], str) for image in images):
         images = sorted(images, key=lambda image: image["id"])  # as Detectron2 does
-    persons: dict[Any, list[Entry]] = {image["id"]: [] for image in images}
+    records: dict[Any, Entry] = {}
+    for image in images:
+        record: Entry = {"file_name": str(image_path(image_root, image["file_name"]))}
+        record |= {"height": int(image["height"]), "width": int(image["width"]), "image_id": image["id"]}
+        records[image["id"]] = {**record, "annotations": []}
     for person in file.persons:
         keypoints = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(person["keypoints"])]
-        record = {"iscrowd": person["iscrowd"], "bbox": person["bbox"], "keypoints": keypoints}
-        persons[person["image_id"]].append({**record, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0})
-    return [
-        {
-            "file_name": str(image_path(image_root, image["file_name"])),
-            "height": int(image["height"]),
-            "width": int(image["width"]),
-            "image_id": image["id"],
-            "annotations": persons[image["id"]],
-        }
-        for image in images
-    ]
+        entry = {"iscrowd": person["iscrowd"], "bbox": person["bbox"], "keypoints": keypoints}
+        entry |= {"bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+        records[person["image_id"]]["annotations"].append(entry)
+    return list(records.values())
 
 
 def skeleton_of(cfg: CfgNode) -> Skeleton:

@@ -32,12 +32,11 @@ AVERAGE_SIZE = SimpleNamespace(
 
 _HAIR = np.array([[30, 24, 22], [66, 42, 26], [110, 70, 36], [196, 158, 88], [140, 62, 34], [150, 148, 146]])
 _CLOTHES = {
-    "sleeves": {"none": 0.1, "short": 0.5, "long": 0.4},
-    "legs": {"trousers": 0.58, "shorts": 0.28, "skirt": 0.14},
+    "sleeves": {"none": 0.1, "short": 0.5, "long": 0.4}, "legs": {"trousers": 0.58, "shorts": 0.28, "skirt": 0.14},
     "hairstyle": {"short": 0.56, "long": 0.3, "hat": 0.14},
     "front": {"zip": 0.3, "buttons": 0.3, "logo": 0.3, "plain": 0.1},
     "back": {"plain": 0.5, "hood": 0.28, "backpack": 0.22},
-}
+}  # fmt: skip
 
 
 def rotation(axis: int, degrees: float) -> np.ndarray:

@@ -25,14 +25,10 @@ _PART_NAMES = ("torso", "pelvis", "skirt", "neck", "head", "hair") + tuple(
 PART_IDS = {name: index + 1 for index, name in enumerate(_PART_NAMES)}
 
 _PARTS_SHOWING = {
-    "shoulder": ("torso", "{}_upper_arm"),
-    "elbow": ("{}_upper_arm", "{}_forearm"),
-    "wrist": ("{}_forearm", "{}_hand"),
-    "hip": ("pelvis", "torso", "skirt", "{}_thigh"),
-    "knee": ("{}_thigh", "{}_shank"),
-    "ankle": ("{}_shank", "{}_foot"),
+    "shoulder": ("torso", "{}_upper_arm"), "elbow": ("{}_upper_arm", "{}_forearm"), "wrist": ("{}_forearm", "{}_hand"),
+    "hip": ("pelvis", "torso", "skirt", "{}_thigh"), "knee": ("{}_thigh", "{}_shank"), "ankle": ("{}_shank", "{}_foot"),
     "ear": ("{}_ear",),
-}
+}  # fmt: skip
 # A shoulder or hip this much farther than the body's axis at its height is behind the body, though the pixel at its
 # position shows the torso: height as a share of the torso, distance in units of stature.
 _BEHIND = {"shoulder": (0.93, 0.072), "hip": (0.0, 0.038)}

@@ -262,11 +262,11 @@ def annotate(person: PlacedPerson, number: int, owner: np.ndarray) -> dict[str, 
         x, y = person.keypoints[index]
         visible = bare[index] and owner[int(y), int(x)] == number
         keypoints[index] = x / SUPERSAMPLING - 0.5, y / SUPERSAMPLING - 0.5, 2 if visible else 1
-    return {
-        "keypoints": [round(float(value), 2) for value in keypoints.ravel()],
+    values = [round(float(value), 2) for value in keypoints.ravel()]
+    area = np.count_nonzero(person.silhouette) / SUPERSAMPLING**2
+    found = {
+        "keypoints": values,
         "num_keypoints": int(person.labeled.sum()),
         "bbox": [*corner.tolist(), *size.tolist()],
-        "area": np.count_nonzero(person.silhouette) / SUPERSAMPLING**2,
-        "iscrowd": 0,
-        "category_id": 1,
     }
+    return {**found, "area": area, "iscrowd": 0, "category_id": 1}
