@@ -13,7 +13,6 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from querypose.data import builtin
 from querypose.errors import UserError
@@ -134,8 +133,8 @@ def test_box_and_area_are_the_silhouettes_also_behind_another_person():
 def test_the_far_side_of_a_head_and_what_leaves_the_image_are_not_labeled():
     assert unlabeled(*annotate(draw(180), (100, 20))) == {"nose", "left_eye", "right_eye"}
     figure = draw(0)
-    hips = figure.keypoints[INDEX["left_hip"], 1]
-    (annotation,) = annotate(figure, (100, int(SHAPE[0] - hips - 20)))  # the lower border runs below the hips
+    row = int(SHAPE[0] - figure.keypoints[INDEX["left_hip"], 1] - 20)  # the lower border runs below the hips
+    (annotation,) = annotate(figure, (100, row))
     assert unlabeled(annotation) == {"left_knee", "right_knee", "left_ankle", "right_ankle"}
     assert annotation["bbox"][1] + annotation["bbox"][3] == SHAPE[0] / SUPERSAMPLING
 
@@ -166,13 +165,6 @@ def test_files_are_valid_coco_and_written_once_and_anew_when_they_differ(tmp_pat
     assert len(coco.imgs) == 24 and coco.loadCats(1)[0]["keypoints"] == list(KEYPOINT_NAMES)
     for image in coco.imgs.values():
         assert cv2.imread(str(tmp_path / "val" / image["file_name"])).shape[:2] == (image["height"], image["width"])
-    results = [{**person, "score": 1.0} for person in coco.anns.values()]
-    evaluation = COCOeval(coco, coco.loadRes(results), "keypoints")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    assert evaluation.stats[0] == pytest.approx(1.0)
-
     before = os.stat(json_file).st_mtime_ns
     write_synthetic_people(tmp_path, "val", 24, seed=3)
     assert os.stat(json_file).st_mtime_ns == before
@@ -250,7 +242,3 @@ def test_registered_sets_are_rendered_when_they_are_loaded(tmp_path, monkeypatch
     dicts = DatasetCatalog.get("synthetic_people_val")
     assert len(dicts) == 3 and all(os.path.isfile(record["file_name"]) for record in dicts)
     assert not os.path.exists(MetadataCatalog.get("synthetic_people_train").json_file)
-    # the loader adds the half pixel that COCO's files leave out
-    stored = COCO(MetadataCatalog.get("synthetic_people_val").json_file).loadAnns(1)[0]["keypoints"]
-    loaded = dicts[0]["annotations"][0]["keypoints"]
-    assert loaded[0] == stored[0] + 0.5 and loaded[2] == stored[2]
