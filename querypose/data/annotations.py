@@ -117,11 +117,7 @@ def normalize(content: Entry, path: str, on_problem: Callable[[str, str], None] 
 
 
 def _add_person(
-    result: KeypointAnnotations,
-    annotation: Entry,
-    images: dict[str | None, Entry],
-    categories: set[str | None],
-    title: str,
+    result: KeypointAnnotations, annotation: Entry, images: dict[str | None, Entry], categories: set[Any], title: str
 ) -> None:
     """Add an annotation to the persons of `result`, count it as left out, or raise a `UserError`."""
     for key in ("image_id", "category_id", "bbox"):

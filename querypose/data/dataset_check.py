@@ -35,6 +35,9 @@ PROBLEMS = {
 }
 """The kinds of problems, and their names in the report."""
 
+Pictures = dict[bytes, Path]
+"""Digests of images, with a path of each."""
+
 _NUM_WORKERS = 4
 _TOLERANCE = 1  # pixels by which a keypoint or box may lie outside: annotation tools round
 
@@ -68,18 +71,13 @@ class DatasetReport:
 
 
 def check_dataset(
-    json_file: StrPath,
-    image_root: StrPath,
-    name: str,
-    *,
-    headers_only: bool = False,
-    pictures: dict[bytes, Path] | None = None,
+    json_file: StrPath, image_root: StrPath, name: str, *, headers_only: bool = False, pictures: Pictures | None = None
 ) -> DatasetReport:
     """Check a data set by the rules of `normalize`.
 
     Args:
         headers_only: read only the headers of the images; then truncated files and equal images are not found.
-        pictures: digests of the images of data sets checked before, with a path of each, to which these are added.
+        pictures: those of data sets checked before, to which these are added.
     """
     report, pictures = DatasetReport(name), {} if pictures is None else pictures
     annotations = normalize(load_coco_format(json_file), str(json_file), on_problem=report.add)

@@ -30,10 +30,7 @@ _IMAGES_PER_TASK = 25
 _MIN_IMAGES_FOR_POOL = 100  # fewer images are rendered sooner than a pool of processes starts
 
 CATEGORY = {
-    "id": 1,
-    "name": "person",
-    "supercategory": "person",
-    "keypoints": list(KEYPOINT_NAMES),
+    "id": 1, "name": "person", "supercategory": "person", "keypoints": list(KEYPOINT_NAMES),
     "skeleton": [
         [16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9],
         [8, 10], [9, 11], [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7],

@@ -264,9 +264,5 @@ def annotate(person: PlacedPerson, number: int, owner: np.ndarray) -> dict[str, 
         keypoints[index] = x / SUPERSAMPLING - 0.5, y / SUPERSAMPLING - 0.5, 2 if visible else 1
     values = [round(float(value), 2) for value in keypoints.ravel()]
     area = np.count_nonzero(person.silhouette) / SUPERSAMPLING**2
-    found = {
-        "keypoints": values,
-        "num_keypoints": int(person.labeled.sum()),
-        "bbox": [*corner.tolist(), *size.tolist()],
-    }
-    return {**found, "area": area, "iscrowd": 0, "category_id": 1}
+    found = {"keypoints": values, "num_keypoints": int(person.labeled.sum())}
+    return {**found, "bbox": [*corner.tolist(), *size.tolist()], "area": area, "iscrowd": 0, "category_id": 1}

@@ -52,12 +52,9 @@ def render_video(
     rng = np.random.default_rng(seed)
     shape = height * SUPERSAMPLING, width * SUPERSAMPLING
     background, light = scene.draw_background(rng, shape), float(rng.choice([-0.8, 0.8]))
-    sizes, grounds = np.linspace(0.75, 0.6, num_persons), np.linspace(0.95, 0.8, num_persons) * height
+    sizes, grounds = np.linspace(0.75, 0.6, num_persons) * height, np.linspace(0.95, 0.8, num_persons) * height
     middles = rng.permutation(np.linspace(0.25, 0.75, num_persons)) * width
-    walkers = [
-        _Walker(rng, size * height, middle, width, leaves=place == 1)
-        for place, (size, middle) in enumerate(zip(sizes, middles, strict=True))
-    ]
+    walkers = [_Walker(rng, *each, width, place == 1) for place, each in enumerate(zip(sizes, middles, strict=True))]
     for frame in range(num_frames):
         seconds = frame / FRAME_RATE
         placed = [walker.at(seconds, ground, light, shape) for walker, ground in zip(walkers, grounds, strict=True)]
