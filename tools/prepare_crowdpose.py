@@ -29,14 +29,11 @@ from querypose.image_io import open_image, upright_size
 NUM_COUNTED = 12  # `num_keypoints` counts the first twelve joints: not head and neck
 MARK = "tools/prepare_crowdpose.py"
 CATEGORY = {
-    "supercategory": "person",
-    "id": 1,
-    "name": "person",
-    "keypoints": list(CROWDPOSE_NAMES),
+    "supercategory": "person", "id": 1, "name": "person", "keypoints": list(CROWDPOSE_NAMES),
     "skeleton": [[i + 1, j + 1] for i, j in CROWDPOSE_SKELETON.limbs],
     "flip_pairs": [list(pair) for pair in CROWDPOSE_SKELETON.flip_pairs],
     "sigmas": list(CROWDPOSE_SKELETON.sigmas),
-}
+}  # fmt: skip
 
 
 def main():

@@ -43,13 +43,8 @@ def register_coco_keypoints(
             raise UserError(f"the file {json_file} has no category with keypoints; use a keypoint file")
         skeleton, class_name = Skeleton.from_coco_category(category), str(category.get("name") or class_name)
     DatasetCatalog.register(name, lambda: load_coco_keypoints(annotation_file(name), image_root, name))
-    MetadataCatalog.get(name).set(
-        json_file=str(json_file),
-        image_root=str(image_root),
-        thing_classes=[class_name],
-        **skeleton.to_metadata(),
-        **{"evaluator_type": "coco", **metadata},
-    )
+    metadata = {"json_file": str(json_file), "image_root": str(image_root), "evaluator_type": "coco", **metadata}
+    MetadataCatalog.get(name).set(thing_classes=[class_name], **skeleton.to_metadata(), **metadata)
 
 
 def load_coco_keypoints(json_file: StrPath, image_root: StrPath, dataset_name: str | None = None) -> list[Entry]:
@@ -88,12 +83,9 @@ def skeleton_of(cfg: CfgNode) -> Skeleton:
     sigmas, given = cfg.TEST.KEYPOINT_OKS_SIGMAS, cfg.MODEL.QUERYPOSE.SKELETON
     if given.KEYPOINT_NAMES:
         names, is_complete = given.KEYPOINT_NAMES, bool(given.SIGMAS)
-        return Skeleton(
-            names,
-            given.FLIP_PAIRS if given.FLIP_PAIRS or is_complete else flip_pairs_by_name(names),
-            given.LIMBS if given.LIMBS or is_complete else limbs_by_name(names),
-            sigmas or given.SIGMAS or known_sigmas(names),
-        )
+        pairs = given.FLIP_PAIRS if given.FLIP_PAIRS or is_complete else flip_pairs_by_name(names)
+        limbs = given.LIMBS if given.LIMBS or is_complete else limbs_by_name(names)
+        return Skeleton(names, pairs, limbs, sigmas or given.SIGMAS or known_sigmas(names))
     datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     if not datasets:
         raise UserError("the config names no data set; set DATASETS.TRAIN or DATASETS.TEST")
