@@ -1,7 +1,7 @@
-"""YOLO-pose data sets: the same data set dicts as the COCO file that they were written from."""
+"""YOLO-pose data sets: the data set dicts of the persons that they were written from."""
 
-import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,7 +10,6 @@ from PIL import Image
 
 from querypose.atomic_io import whole_file
 from querypose.data import annotation_file, check_keypoint_dataset, resolve_dataset
-from querypose.data.coco_keypoints import load_coco_keypoints
 from querypose.data.dataset_check import check_dataset
 from querypose.errors import UserError
 
@@ -46,37 +45,27 @@ def write_yolo(folder, *, size=3, images="images/train", **description):
     return path
 
 
-def assert_coco(found, folder, images="images/train", visibility=lambda v: v):
-    """The dicts are those of a COCO file that was written by hand."""
-    ids = {name: number for number, name in enumerate(SIZES, 1)}
-    content = {
-        "images": [{"id": ids[n], "file_name": n, "width": w, "height": h} for n, (w, h) in SIZES.items()],
-        "categories": [{"id": 1, "name": "dog", "keypoints": NAMES}],
-        "annotations": [
-            {"id": number, "image_id": ids[image], "category_id": 1, "bbox": box, "keypoints": keypoints}
-            for number, (image, box, keypoints) in enumerate(PERSONS, 1)
-        ],
-    }
-    (folder / "coco.json").write_text(json.dumps(content))
-    for ours, theirs in zip(found, load_coco_keypoints(folder / "coco.json", folder / images), strict=True):
-        for key in ("file_name", "width", "height"):
-            assert ours[key] == theirs[key]
-        for one, other in zip(ours["annotations"], theirs["annotations"], strict=True):
-            other["keypoints"][2::3] = map(visibility, other["keypoints"][2::3])
-            assert one["bbox"] == pytest.approx(other["bbox"]) and one["keypoints"] == pytest.approx(other["keypoints"])
+def assert_persons(found, folder, images="images/train", visibility=lambda v: v):
+    """The dicts are those of PERSONS, with Detectron2's half pixel."""
+    assert [record["file_name"] for record in found] == [str(folder / images / name) for name in SIZES]
+    assert [(record["width"], record["height"]) for record in found] == list(SIZES.values())
+    persons = [(Path(record["file_name"]).name, person) for record in found for person in record["annotations"]]
+    for (name, person), (image, box, keypoints) in zip(persons, PERSONS, strict=True):
+        expected = [visibility(v) if i % 3 == 2 else v + 0.5 for i, v in enumerate(keypoints)]
+        assert name == image and person["bbox"] == pytest.approx(box) and person["keypoints"] == pytest.approx(expected)
 
 
-def test_the_same_as_coco(tmp_path):
+def test_fractions_become_pixels(tmp_path):
     name = f"{write_yolo(tmp_path)}@train"
     skeleton = check_keypoint_dataset(name)
     assert skeleton.keypoint_names == tuple(NAMES) and skeleton.flip_pairs == (("left_paw", "right_paw"),)
     assert MetadataCatalog.get(name).thing_classes == ["dog"]
-    assert_coco(DatasetCatalog.get(name), tmp_path)
+    assert_persons(DatasetCatalog.get(name), tmp_path)
 
 
 def test_without_visibility_all_keypoints_but_those_at_zero_are_visible(tmp_path):
     name = resolve_dataset(f"{write_yolo(tmp_path, size=2)}@train")
-    assert_coco(DatasetCatalog.get(name), tmp_path, visibility=lambda v: 2 if v else 0)
+    assert_persons(DatasetCatalog.get(name), tmp_path, visibility=lambda v: 2 if v else 0)
 
 
 def test_what_other_programs_write(tmp_path):
@@ -88,7 +77,7 @@ def test_what_other_programs_write(tmp_path):
     label = tmp_path / "train" / "labels" / "b.txt"
     label.write_bytes(b"\xef\xbb\xbf" + label.read_bytes())
     (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbf./train/images/b.png\r\n")
-    assert_coco(DatasetCatalog.get(resolve_dataset(f"{path}@train")), tmp_path, "train/images")
+    assert_persons(DatasetCatalog.get(resolve_dataset(f"{path}@train")), tmp_path, "train/images")
     metadata = MetadataCatalog.get(resolve_dataset(f"{path}@val"))
     assert metadata.thing_classes == ["dog"] and metadata.keypoint_flip_map == (("left_paw", "right_paw"),)
     assert [len(record["annotations"]) for record in DatasetCatalog.get(f"{path}@val")] == [2]
