@@ -46,26 +46,20 @@ def test_a_clean_data_set(folder):
 
 
 def edit(change):
-    """Damage by change(images, persons)."""
-
     def damage(folder):
         content = json.loads((folder / "data.json").read_text())
-        change(content["images"], content["annotations"])
+        change(content)
         (folder / "data.json").write_text(json.dumps(content))
 
     return damage
 
 
-def first_image(**changes):
-    return edit(lambda images, persons: images[0].update(changes))
+def first(what, **changes):
+    return edit(lambda content: content[what][0].update(changes))
 
 
-def more_images(**changes):
-    return edit(lambda images, persons: images.append({**images[0], **changes}))
-
-
-def first_person(**changes):
-    return edit(lambda images, persons: persons[0].update(changes))
+def one_more(what, **changes):
+    return edit(lambda content: content[what].append({**content[what][0], **changes}))
 
 
 def cut_off(folder):
@@ -76,19 +70,19 @@ DAMAGE = [
     ("missing", lambda folder: (folder / "3.png").unlink()),
     ("unreadable", lambda folder: (folder / "3.png").write_text("no picture")),
     ("unreadable", cut_off),
-    ("size", first_image(width=40, height=60)),
-    ("image entry", more_images(id=None)),
-    ("image id", more_images(file_name="4.png")),
-    ("file name", more_images(id=9)),
+    ("size", first("images", width=40, height=60)),
+    ("image entry", one_more("images", id=None)),
+    ("image id", one_more("images", file_name="4.png")),
+    ("file name", one_more("images", id=9)),
     ("picture", lambda folder: shutil.copy(folder / "0.png", folder / "1.png")),
-    ("annotation entry", first_person(keypoints=[1, 2, 2])),
-    ("annotation", edit(lambda images, persons: persons.append({**persons[0], "id": 9}))),
-    ("unknown image", first_person(image_id=77)),
-    ("keypoint outside", first_person(keypoints=[62, 1, 1, 0, 0, 0])),
-    ("box outside", first_person(bbox=[10, 5, 60, 5])),
-    ("box without size", first_person(bbox=[10, 5, 0, 5])),
-    ("no person", edit(lambda images, persons: [person.update(iscrowd=1) for person in persons])),
-    ("category", edit(lambda images, persons: persons.clear())),
+    ("annotation entry", first("annotations", keypoints=[1, 2, 2])),
+    ("annotation", one_more("annotations", id=9)),
+    ("unknown image", first("annotations", image_id=77)),
+    ("keypoint outside", first("annotations", keypoints=[62, 1, 1, 0, 0, 0])),
+    ("box outside", first("annotations", bbox=[10, 5, 60, 5])),
+    ("box without size", first("annotations", bbox=[10, 5, 0, 5])),
+    ("no person", edit(lambda content: [person.update(iscrowd=1) for person in content["annotations"]])),
+    ("category", edit(lambda content: content["annotations"].clear())),
 ]
 
 
@@ -103,13 +97,13 @@ def test_each_problem_is_found_once(folder, kind, damage):
 def test_headers_alone_find_sizes_but_no_cut_off_files(folder):
     Image.open(folder / "2.png").save(folder / "2.png", format="JPEG", quality=100)
     cut_off(folder)
-    first_image(width=61)(folder)
+    first("images", width=61)(folder)
     assert found(folder, headers_only=True).problems.keys() == {"size"}
 
 
 def test_places_that_are_no_problem(folder):
     # annotation tools round; a keypoint without label has no position; EXIF orientation is applied
-    first_person(keypoints=[60.9, 40, 1, 999, 0, 0])(folder)
+    first("annotations", keypoints=[60.9, 40, 1, 999, 0, 0])(folder)
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(folder / "0.png").rotate(90, expand=True).save(folder / "0.png", exif=exif)
