@@ -28,12 +28,14 @@ MAX_PIXELS = 100_000_000
 """Most pixels of an image file (300 MB of memory); Pillow alone only warns up to 179 million."""
 
 # Pillow detects the format from the content and passes some formats to external programs (EPS to Ghostscript) or to
-# rarely maintained readers. HEIF needs the package pillow-heif.
+# rarely maintained readers.
 _FORMATS = {
     "AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "SUN",
     "TGA", "TIFF", "WEBP",
 }  # fmt: skip
-_HEIF_ENDINGS = {".heic", ".heif", ".hif"}
+# Listed without their readers too, so that such a file is reported instead of left out.
+_OPTIONAL_FORMATS = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".avif": "AVIF"}
+_REQUIREMENTS = {"HEIF": "querypose[heif]", "AVIF": "Pillow>=11.3"}
 _MORE_JPEG_ENDINGS = {".pjp", ".pjpeg"}  # browsers save these
 
 
@@ -50,10 +52,9 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
 @functools.cache
 def image_endings() -> frozenset[str]:
     """File name endings (".jpg", ..) of the formats that `open_image` reads, in lower case."""
-    _register_heif()
+    _register_readers()
     known = {ending for ending, name in Image.registered_extensions().items() if name in _FORMATS}
-    # HEIF and AVIF are listed without their readers too, so that such a file is reported instead of left out
-    return frozenset(known | _HEIF_ENDINGS | _MORE_JPEG_ENDINGS | {".avif"})
+    return frozenset(known | _OPTIONAL_FORMATS.keys() | _MORE_JPEG_ENDINGS)
 
 
 def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.ndarray:
@@ -70,9 +71,7 @@ def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.n
               `to_tensor`, floating point in [0, 1].
         image_format: channel order of arrays and tensors.
 
-    Raises:
-        UnreadableImageError: a file that cannot be read.
-        UserError: anything else than the above.
+    Raises `UnreadableImageError` for a file that cannot be read, `UserError` for anything else than the above.
     """
     check_image_format(image_format)
     if isinstance(image, str | os.PathLike) or hasattr(image, "read"):
@@ -94,13 +93,24 @@ def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.n
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
-        raise UserError(
-            "an image must have shape (H, W), or 1, 3 or 4 channels: (H, W, C) as an array, (C, H, W) as a tensor, not "
-            f"{tuple(shape)}."
-        )
+        channels = "1, 3 or 4 channels: (H, W, C) as an array, (C, H, W) as a tensor"
+        raise UserError(f"an image must have shape (H, W), or {channels}, not {tuple(shape)}.")
     if image.shape[2] == 1:
         return np.repeat(image, 3, axis=2)
     return np.ascontiguousarray(image[:, :, 2::-1] if image_format == "BGR" else image[:, :, :3])
+
+
+def _tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
+    """(C, H, W) -> (H, W, C), numbers in [0, 1] -> uint8."""
+    tensor = tensor.detach()
+    if tensor.is_floating_point() and tensor.numel():
+        low, high = tensor.aminmax()
+        if not (low >= 0 and high <= 1):
+            advice = "give 0 to 255 as uint8, not a normalized image."
+            raise UserError(f"a float image must have values from 0 to 1, not {low:.3g} to {high:.3g}; {advice}")
+        tensor = (tensor.float() * 255).round().byte()
+    array: np.ndarray = tensor.cpu().numpy()
+    return array.transpose(1, 2, 0) if array.ndim == 3 else array
 
 
 def check_image_format(image_format: str) -> None:
@@ -109,21 +119,24 @@ def check_image_format(image_format: str) -> None:
         raise UserError(f"the image format must be RGB or BGR, not {image_format}.")
 
 
+@functools.cache
+def _register_readers() -> None:
+    """Let Pillow read all its formats, and HEIF if pillow-heif is installed."""
+    Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
 @contextlib.contextmanager
 def open_image(source: str | os.PathLike[str] | IO[bytes], max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Open an image file with Pillow, its size checked before it is decoded: `with open_image(source) as image`.
 
-    Any exception inside the block is attributed to the file, so only decode the image there. Of a file with several
-    frames the first is read, which is logged once.
-
-    Args:
-        source: path or binary stream.
-        max_pixels: larger images are refused.
-
-    Raises:
-        UnreadableImageError: no such file, no image, a damaged or too large one, or another format.
+    Any exception inside the block is attributed to the file, as `UnreadableImageError`, so only decode the image there.
+    Of a file with several frames the first is read, which is logged once.
     """
-    _register_heif()
+    _register_readers()
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     title = "the image" if name is None else f"the image {name}"
     try:
@@ -138,9 +151,19 @@ def open_image(source: str | os.PathLike[str] | IO[bytes], max_pixels: int = MAX
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"{title} has more than {max_pixels / 1e6:g} million pixels; shrink it") from error
     except Exception as error:  # Pillow's readers raise any exception on damaged files
-        reason = str(error) if isinstance(error, UserError) else getattr(error, "strerror", None)
-        reason = reason or _missing_reader(name) or "it is damaged or no image"
+        kind = _OPTIONAL_FORMATS.get(os.path.splitext(name or "")[1].lower(), "JPEG")
+        if isinstance(error, UserError):
+            reason = str(error)
+        elif kind not in Image.OPEN:
+            reason = f"{kind} images need: pip install '{_REQUIREMENTS[kind]}'"
+        else:
+            reason = getattr(error, "strerror", None) or "it is damaged or no image"
         raise UnreadableImageError(f"{title} cannot be read ({reason}); repair it or leave it out") from error
+
+
+@functools.cache
+def _log_first_frame(name: str) -> None:
+    logger.warning("The image %s has several frames; only the first is read.", name)
 
 
 def pil_to_rgb(image: Image.Image) -> np.ndarray:
@@ -162,10 +185,10 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     """Return (width, height) of a PIL image after rotation by its EXIF orientation, without decoding it."""
     tags = getattr(image, "tag_v2", {})  # of TIFF, whose size some versions of Pillow have turned already
     size = tags.get(256, image.width), tags.get(257, image.height)
-    turned = False
     with contextlib.suppress(Exception):  # damaged EXIF data
-        turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
-    return size[::-1] if turned else size
+        if image.getexif().get(0x0112) in (5, 6, 7, 8):
+            return size[::-1]
+    return size
 
 
 def resized_shape(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
@@ -192,42 +215,3 @@ def resize_image(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:
     if (new_height, new_width) == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR))
-
-
-def _tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
-    """(C, H, W) -> (H, W, C), numbers in [0, 1] -> uint8."""
-    tensor = tensor.detach()
-    if tensor.is_floating_point() and tensor.numel():
-        low, high = tensor.aminmax()
-        if not (low >= 0 and high <= 1):
-            raise UserError(
-                f"an image tensor of {tensor.dtype} must have values from 0 to 1, not {low:.3g} to {high:.3g}; "
-                "give 0 to 255 as uint8, not a normalized image."
-            )
-        tensor = (tensor.float() * 255).round().byte()
-    array: np.ndarray = tensor.cpu().numpy()
-    return array.transpose(1, 2, 0) if array.ndim == 3 else array
-
-
-@functools.cache
-def _register_heif() -> None:
-    """Let Pillow read all its formats, and HEIF if pillow-heif is installed."""
-    Image.init()
-    with contextlib.suppress(ImportError):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-
-
-def _missing_reader(name: str | None) -> str | None:
-    ending = os.path.splitext(name or "")[1].lower()
-    if ending in _HEIF_ENDINGS and "HEIF" not in Image.OPEN:
-        return "HEIF images need: pip install 'querypose[heif]'"
-    if ending == ".avif" and "AVIF" not in Image.OPEN:
-        return "AVIF images need: pip install 'Pillow>=11.3'"
-    return None
-
-
-@functools.cache
-def _log_first_frame(name: str) -> None:
-    logger.warning("The image %s has several frames; only the first is read.", name)

@@ -25,8 +25,10 @@ _SIDE_LIMBS = (
     ("ear", "eye"), ("shoulder", "elbow"), ("elbow", "wrist"), ("shoulder", "hip"), ("hip", "knee"), ("knee", "ankle"),
 )  # fmt: skip
 _SIDE_TO_MIDDLE_LIMBS = (("eye", "nose"), ("shoulder", "neck"))
-_SIDE_TO_SIDE_LIMBS = ("shoulder", "hip")
-_MIDDLE_LIMBS = (("nose", "neck"), ("head", "neck"))
+_OTHER_LIMBS = (
+    (("left", "shoulder"), ("right", "shoulder")), (("left", "hip"), ("right", "hip")),
+    (("middle", "nose"), ("middle", "neck")), (("middle", "head"), ("middle", "neck")),
+)  # fmt: skip
 
 SIDE_COLORS = {"left": (86, 180, 233), "right": (213, 94, 0), "middle": (240, 228, 66)}
 """RGB of a side in every drawing, from Okabe and Ito's palette, which people with color blindness can tell apart."""
@@ -42,14 +44,11 @@ SIDE_WORDS = [
 
 
 def split_side(name: str) -> tuple[str, str]:
-    """Split a keypoint's name into its side and the rest.
+    """Split a keypoint's name into its side ("left", "right" or "middle") and the rest, in lower case, joined by "_".
 
     Understands the words of `SIDE_WORDS` in `left_x`, `x_left`, `l_x`, `x_l`, `left x`, `leftX`, `LShoulder`,
-    `front_left_x`, in any case; short ones (up to three letters) only at an end of the name.
-
-    Returns:
-        (side, base): side is "left", "right" or "middle"; base is the name without the side, in lower
-        case, its words joined by "_". Two keypoints that mirror each other have the same base.
+    `front_left_x`, in any case; short ones (up to three letters) only at an end of the name. Two keypoints that mirror
+    each other have the same rest.
     """
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=^[LR])(?=[A-Z][a-z])", "_", name)
     words = [word for word in re.split(r"[\s_\-.]+", spaced.lower()) if word]
@@ -81,13 +80,11 @@ class Skeleton:
     """The keypoints of one class, in the order in which data and model hold them.
 
     Attributes:
-        keypoint_names: K distinct names.
         flip_pairs: pairs of names (left, right) that are exchanged in a mirrored image.
         limbs: pairs of indices (i, j) that a drawing joins by a line.
         sigmas: K OKS sigmas, positive; a keypoint at distance `2 * sigma * sqrt(area)` counts `exp(-1/2)`.
 
-    Raises:
-        UserError: when these do not fit together.
+    Raises `UserError` when these do not fit together.
     """
 
     keypoint_names: Sequence[str]
@@ -99,9 +96,9 @@ class Skeleton:
         # Lists are welcome; tuples keep the object hashable and its equality independent of the container.
         try:
             object.__setattr__(self, "keypoint_names", tuple(self.keypoint_names))
-            object.__setattr__(self, "flip_pairs", tuple(tuple(pair) for pair in self.flip_pairs))
-            object.__setattr__(self, "limbs", tuple(tuple(int(i) for i in limb) for limb in self.limbs))
-            object.__setattr__(self, "sigmas", tuple(float(sigma) for sigma in self.sigmas))
+            object.__setattr__(self, "flip_pairs", tuple(map(tuple, self.flip_pairs)))
+            object.__setattr__(self, "limbs", tuple(tuple(map(int, limb)) for limb in self.limbs))
+            object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))
         except (TypeError, ValueError) as error:
             raise UserError(f"a skeleton has names, pairs of names, pairs of indices and numbers, {error}") from error
 
@@ -144,37 +141,25 @@ class Skeleton:
         return sides.pop() if len(sides) == 1 else "middle"
 
     def flip_warning(self) -> str | None:
-        """Return a sentence if a horizontal flip would be wrong: names with sides that are not in `flip_pairs`, or no
-        pairs at all.
-        """
+        """A sentence if a horizontal flip would be wrong: names with sides not in `flip_pairs`, or no pairs at all."""
         given = {frozenset(pair) for pair in self.flip_pairs}
         guessed = [pair for pair in flip_pairs_by_name(self.keypoint_names) if frozenset(pair) not in given]
         off = "" if given else "; until then horizontal flip is off"
         if guessed:
             pairs = ", ".join(f"{left}/{right}" for left, right in guessed)
             return f"the names suggest flip pairs that the skeleton does not have: {pairs}; if right, add them{off}"
-        if off and self.num_keypoints > 1:
-            return (
-                "the keypoint names do not tell left from right; give `flip_pairs` in the file's category, or "
-                f"MODEL.QUERYPOSE.SKELETON{off}"
-            )
-        return None
+        if given or self.num_keypoints == 1:
+            return None
+        where = "give `flip_pairs` in the file's category, or MODEL.QUERYPOSE.SKELETON"
+        return f"the keypoint names do not tell left from right; {where}{off}"
 
     @classmethod
     def from_metadata(cls, metadata: Any, sigmas: Sequence[float] | None = None) -> Skeleton:
-        """Build the skeleton from a Detectron2 `Metadata` (or anything with the same attributes).
-
-        Args:
-            metadata: with `keypoint_names`; optionally `keypoint_flip_map` (pairs of names),
-                `keypoint_connection_rules` (name, name, color) and `keypoint_oks_sigmas`.
-            sigmas: OKS sigmas that replace the metadata's.
-        """
+        """Build the skeleton from a Detectron2 `Metadata`; `sigmas` replace its `keypoint_oks_sigmas`."""
         names = tuple(getattr(metadata, "keypoint_names", None) or ())
         if not names:
-            raise UserError(
-                f"the data set {getattr(metadata, 'name', '?')!r} has no keypoint names; use a keypoint "
-                "data set, such as keypoints_coco_2017_train or a COCO-format file FILE.json@IMAGE_FOLDER"
-            )
+            known = "use a keypoint data set, such as keypoints_coco_2017_train or FILE.json@IMAGE_FOLDER"
+            raise UserError(f"the data set {getattr(metadata, 'name', '?')!r} has no keypoint names; {known}")
         pairs = []
         for first, second, *_ in getattr(metadata, "keypoint_flip_map", None) or ():
             swapped = split_side(first)[0] == "right" and split_side(second)[0] == "left"
@@ -189,12 +174,9 @@ class Skeleton:
 
     @classmethod
     def from_coco_category(cls, category: Mapping[str, Any], sigmas: Sequence[float] | None = None) -> Skeleton:
-        """Build the skeleton from a category of a COCO-format keypoint file.
+        """Build the skeleton from a category of a COCO-format keypoint file; what it leaves out follows from the names.
 
-        Args:
-            category: dict with `keypoints` (names); optionally `skeleton` (limbs as pairs of indices from 1),
-                `flip_pairs` (pairs of names; else found from the names) and `sigmas`.
-            sigmas: OKS sigmas that replace the file's.
+        `sigmas` replace the category's.
         """
         try:
             names, pairs = category["keypoints"], category.get("flip_pairs")
@@ -205,32 +187,23 @@ class Skeleton:
             pairs = flip_pairs_by_name(names) if pairs is None else pairs
             return cls(names, pairs, limbs, _first_given(sigmas, category.get("sigmas"), names))
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"the category {category.get('name', '?')!r} needs a list `keypoints` of names and may give `skeleton` "
-                f"as pairs of indices from 1, `flip_pairs` as pairs of names and `sigmas` as numbers ({error})"
-            ) from error
+            optional = "`skeleton` as pairs of indices from 1, `flip_pairs` as pairs of names, `sigmas` as numbers"
+            needs = f"needs a list `keypoints` of names and may give {optional} ({error})"
+            raise UserError(f"the category {category.get('name', '?')!r} {needs}") from error
 
     def to_metadata(self) -> dict[str, Any]:
         """Return Detectron2's metadata attributes: a dict for `MetadataCatalog.get(name).set(**...)`."""
         names = self.keypoint_names
-        rules = [(names[i], names[j], SIDE_COLORS[self.limb_side(i, j)]) for i, j in self.limbs]
-        return {
-            "keypoint_names": self.keypoint_names,
-            "keypoint_flip_map": self.flip_pairs,
-            "keypoint_connection_rules": tuple(rules),
-            "keypoint_oks_sigmas": self.sigmas,
-        }
+        rules = tuple((names[i], names[j], SIDE_COLORS[self.limb_side(i, j)]) for i, j in self.limbs)
+        pairs = {"keypoint_flip_map": self.flip_pairs, "keypoint_connection_rules": rules}
+        return {"keypoint_names": names, **pairs, "keypoint_oks_sigmas": self.sigmas}
 
 
 def flip_pairs_by_name(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Return the pairs (left, right) of names that differ in the side alone, ordered by the left."""
-    split = split_sides(names)
-    by_key = dict(zip(split, names, strict=True))
-    return tuple(
-        (name, by_key["right", base])
-        for name, (side, base) in zip(names, split, strict=True)
-        if side == "left" and ("right", base) in by_key
-    )
+    split = list(zip(split_sides(names), names, strict=True))
+    rights = {base: name for (side, base), name in split if side == "right"}
+    return tuple((name, rights[base]) for (side, base), name in split if side == "left" and base in rights)
 
 
 def known_sigmas(names: Sequence[str]) -> tuple[float, ...]:
@@ -243,9 +216,7 @@ def limbs_by_name(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     index = {key: i for i, key in enumerate(split_sides(names))}
     wanted = [((side, a), (side, b)) for a, b in _SIDE_LIMBS for side in ("left", "right")]
     wanted += [((side, a), ("middle", b)) for a, b in _SIDE_TO_MIDDLE_LIMBS for side in ("left", "right")]
-    wanted += [(("left", joint), ("right", joint)) for joint in _SIDE_TO_SIDE_LIMBS]
-    wanted += [(("middle", a), ("middle", b)) for a, b in _MIDDLE_LIMBS]
-    return tuple((index[a], index[b]) for a, b in wanted if a in index and b in index)
+    return tuple((index[a], index[b]) for a, b in (*wanted, *_OTHER_LIMBS) if a in index and b in index)
 
 
 def _first_given(sigmas: Any, others: Any, names: Sequence[str]) -> Sequence[float]:

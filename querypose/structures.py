@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
-import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
@@ -45,11 +46,9 @@ class Persons(Instances):
         return self._skeleton
 
     def to(self, *args: Any, **kwargs: Any) -> Persons:
-        """Every field on another device, or of another type."""
         return self.from_instances(super().to(*args, **kwargs), self._skeleton)
 
     def __getitem__(self, item: Any) -> Persons:
-        """The persons that an index, a slice, a mask or a list of indices selects."""
         return self.from_instances(super().__getitem__(item), self._skeleton)
 
     def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
@@ -61,39 +60,30 @@ class Persons(Instances):
 
         columns: constants to put first, such as `image="photo.jpg"`; tracked persons have their `track_id` there.
         """
-        has_sigmas = self.has("pred_keypoint_sigmas")
-        names = record_columns(self._skeleton, sigmas=has_sigmas)
+        names = record_columns(self._skeleton, sigmas=self.has("pred_keypoint_sigmas"))
         ids = [{"track_id": i} for i in self.track_ids.tolist()] if self.has("track_ids") else [{}] * len(self)
-        numbers = self.pred_keypoints.flatten(1)
-        if has_sigmas:
-            numbers = torch.cat([numbers, self.pred_keypoint_sigmas.flatten(1)], dim=1)
-        rows = zip(self.pred_boxes.tensor.tolist(), self.scores.tolist(), numbers.tolist(), strict=True)
+        fields = [self.scores[:, None], self.pred_boxes.tensor, self.pred_keypoints.flatten(1)]
+        if self.has("pred_keypoint_sigmas"):
+            fields.append(self.pred_keypoint_sigmas.flatten(1))
+        rows = zip(ids, *(field.tolist() for field in fields), strict=True)
         return [
-            {**columns, **track, **dict(zip(names, [person, score, *box, *flat], strict=True))}
-            for person, (track, (box, score, flat)) in enumerate(zip(ids, rows, strict=True))
+            {**columns, **track, **dict(zip(names, [person, *itertools.chain(*numbers)], strict=True))}
+            for person, (track, *numbers) in enumerate(rows)
         ]
 
     def to_dataframe(self, **columns: Any) -> pandas.DataFrame:
-        """The table of `to_records` as a pandas `DataFrame`, with its columns even without persons.
-
-        Raises `UserError` where pandas is not installed.
-        """
-        try:
-            import pandas
-        except ImportError as error:
-            raise UserError("pandas is not installed: pip install pandas, or use to_records") from error
+        """The table of `to_records` as a pandas `DataFrame`, with its columns even without persons."""
         names = [*columns, *(["track_id"] if self.has("track_ids") else [])]
         names += record_columns(self._skeleton, sigmas=self.has("pred_keypoint_sigmas"))
-        return pandas.DataFrame(self.to_records(**columns), columns=names)
+        return _imported("pandas", "pandas").DataFrame(self.to_records(**columns), columns=names)
 
     def to_supervision(self) -> supervision.KeyPoints:
         """`supervision.KeyPoints` of the persons, for its annotators and trackers; `to_detections` has their boxes.
 
-        Sigmas, if there are any, are `data["pred_keypoint_sigmas"]` (n, K, 2). Raises `UserError` where supervision is
-        not installed.
+        Sigmas, if there are any, are `data["pred_keypoint_sigmas"]` (n, K, 2).
         """
         keypoints = self.pred_keypoints.numpy()
-        return _supervision().KeyPoints(
+        return _imported("supervision", "'supervision>=0.29'").KeyPoints(
             xy=keypoints[..., :2].copy(),
             class_id=self.pred_classes.numpy().copy(),
             keypoint_confidence=keypoints[..., 2].copy(),
@@ -102,8 +92,8 @@ class Persons(Instances):
         )
 
     def to_detections(self) -> supervision.Detections:
-        """`supervision.Detections` of the persons' boxes, in the order of `to_supervision`; errors as there."""
-        return _supervision().Detections(
+        """`supervision.Detections` of the persons' boxes, in the order of `to_supervision`."""
+        return _imported("supervision", "'supervision>=0.29'").Detections(
             xyxy=self.pred_boxes.tensor.numpy().copy(),
             confidence=self.scores.numpy().copy(),
             class_id=self.pred_classes.numpy().copy(),
@@ -111,18 +101,16 @@ class Persons(Instances):
         )
 
 
-def _supervision() -> Any:
+def _imported(package: str, requirement: str) -> Any:
     try:
-        import supervision
+        return importlib.import_module(package)
     except ImportError as error:
-        raise UserError("supervision is not installed: pip install 'supervision>=0.29'") from error
-    return supervision
+        raise UserError(f"{package} is not installed: pip install {requirement}") from error
 
 
 def record_columns(skeleton: Skeleton, *, sigmas: bool = False) -> list[str]:
-    """The keys of a person's record: `person` (0 is the best), `score`, the box's corners `x0 y0 x1 y1`, then
-    `<keypoint>_x`, `<keypoint>_y` and `<keypoint>_confidence` for every keypoint, then, with `sigmas`,
-    `<keypoint>_sigma_x` and `<keypoint>_sigma_y` for every keypoint; pixels as in `Persons`.
+    """The keys of a person's record: `person` (0 is the best), `score`, the box's corners `x0 y0 x1 y1`, for every
+    keypoint `<keypoint>_x`, `_y` and `_confidence`, then, with `sigmas`, `_sigma_x` and `_sigma_y`; in pixels.
     """
     groups = [("x", "y", "confidence"), ("sigma_x", "sigma_y") if sigmas else ()]
     return ["person", "score", "x0", "y0", "x1", "y1"] + [
@@ -133,13 +121,12 @@ def record_columns(skeleton: Skeleton, *, sigmas: bool = False) -> list[str]:
 def to_coco(instances: Instances, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
     """Turn predicted `Instances` into a list of COCO results, which any COCO evaluator reads.
 
-    Boxes become (x, y, width, height). Keypoints become 3K numbers x, y, confidence and lose the half pixel
-    that Detectron2 adds to COCO's keypoints when it loads them. Sigmas, which COCO does not know, become 2K numbers
-    `keypoint_sigmas`. `instances` are left as they are.
+    Boxes become (x, y, width, height). Keypoints become 3K numbers x, y, confidence and lose the half pixel that
+    Detectron2 adds to COCO's keypoints when it loads them. Sigmas become 2K numbers `keypoint_sigmas`.
     """
     instances = instances.to("cpu")
     if instances.has("pred_keypoints"):
-        # Detectron2 subtracts the half pixel in place.
+        # Detectron2 subtracts the half pixel in place
         instances.pred_keypoints = instances.pred_keypoints.clone()
     results: list[dict[str, Any]] = instances_to_coco_json(instances, image_id)
     for number, result in enumerate(results):

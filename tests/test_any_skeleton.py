@@ -9,11 +9,11 @@ import torch
 import yaml
 from detectron2.data import MetadataCatalog
 from PIL import Image
+from refusals import tool
 from tiny_model import BODY_NAMES, tiny_config
 
 from querypose.data import check_datasets, register_coco_keypoints, resolve_dataset
 from querypose.data.crowdpose import CROWDPOSE_NAMES
-from querypose.data.prepare.crowdpose import CrowdPoseFile, write_prepared
 from querypose.engine import PoseTrainer
 from querypose.engine.train_net import log_parts
 from querypose.errors import UserError
@@ -99,9 +99,9 @@ def test_crowdpose_s_skeleton_is_evaluated_by_its_rules(tmp_path):
 
 def test_official_crowdpose_images_train_and_are_evaluated(shared_folder, tmp_path):
     sample = shared_folder / "data" / "crowdpose_mini"
-    official = CrowdPoseFile(sample / "crowdpose_val_subset.json", sample / "images")
-    write_prepared(official.content, tmp_path / "crowdpose_val.json")
-    file = f"{tmp_path}/crowdpose_val.json@{sample}/images"
+    files = ["--annotations", sample / "crowdpose_val_subset.json", "--images", sample / "images"]
+    tool("prepare_crowdpose", *files, "--output", tmp_path / "data")()
+    file = f"{tmp_path}/data/annotations/crowdpose_val.json@{sample}/images"
     shipped = Path(__file__).resolve().parents[1] / "configs" / "crowdpose" / "Base-CrowdPose.yaml"
     groups = yaml.safe_load(shipped.read_text())["MODEL"]["QUERYPOSE"]["PART_GROUPS"]
     trainer, metrics = train(config(tmp_path, [file], (), "MODEL.QUERYPOSE.PART_GROUPS", groups))

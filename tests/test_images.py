@@ -11,149 +11,114 @@ import torch
 from PIL import Image
 from tiny_model import tiny_config
 
+from querypose import image_io
 from querypose.data import PoseDatasetMapper, SkipUnreadable, count_unreadable
 from querypose.data.mapper import ResizeShortestEdge
 from querypose.errors import UserError, exit_on_user_error
-from querypose.image_io import (
-    UnreadableImageError,
-    image_endings,
-    image_files,
-    open_image,
-    read_image_rgb,
-    resize_image,
-    resized_shape,
-    upright_size,
-)
+from querypose.image_io import UnreadableImageError, open_image, read_image_rgb
 
-
-def gradient(height=6, width=9):
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[..., 0] = 20 * np.arange(width)
-    pixels[..., 1] = 30 * np.arange(height)[:, None]
-    pixels[..., 2] = 128
-    return pixels
+PIXELS = np.full((6, 9, 3), 128, np.uint8)
+PIXELS[..., 0] = 20 * np.arange(9)
+PIXELS[..., 1] = 30 * np.arange(6)[:, None]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, orientation):
-    upright = gradient()
     # how a camera that notes this orientation stores the upright image
-    half_turn, mirrored = np.rot90(upright, 2), upright.transpose(1, 0, 2)
+    half_turn, mirrored = np.rot90(PIXELS, 2), PIXELS.transpose(1, 0, 2)
     stored = [
-        *(upright, upright[:, ::-1], half_turn, upright[::-1]),
-        *(mirrored, np.rot90(upright), half_turn.transpose(1, 0, 2), np.rot90(upright, -1)),
+        *(PIXELS, PIXELS[:, ::-1], half_turn, PIXELS[::-1]),
+        *(mirrored, np.rot90(PIXELS), half_turn.transpose(1, 0, 2), np.rot90(PIXELS, -1)),
     ][orientation - 1]
     exif = Image.Exif()
     exif[0x0112] = orientation
     for name in ("a.png", "a.tif"):
         Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / name, exif=exif)
-        assert np.array_equal(read_image_rgb(tmp_path / name), upright), name
+        assert np.array_equal(read_image_rgb(tmp_path / name), PIXELS), name
         with open_image(tmp_path / name) as image:
-            assert upright_size(image) == (9, 6), name
+            assert image_io.upright_size(image) == (9, 6), name
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_is_no_reason_to_stop(tmp_path):
-    Image.fromarray(gradient()).save(tmp_path / "a.jpg", quality=95, exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", quality=95, exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     assert read_image_rgb(tmp_path / "a.jpg").shape == (6, 9, 3)
 
 
-def test_gray_of_1_8_and_16_bits(tmp_path):
-    gray = (np.arange(54).reshape(6, 9) * 4).astype(np.uint8)
+def test_gray_palette_alpha_and_cmyk(tmp_path):
     sixteen = np.array([[0, 128, 129, 200], [65535, 65406, 65407, 30000]], np.uint16)
-    for name, pixels, expected in (
-        ("1.png", gray > 100, 255 * (gray > 100)),
-        ("8.png", gray, gray),
-        ("16.png", gray.astype(np.uint16) * 257, gray),
-        ("16.tif", gray.astype(np.uint16) * 257, gray),
-        ("rounded.png", sixteen, [[0, 0, 1, 1], [255, 254, 255, 117]]),
-    ):
-        Image.fromarray(pixels).save(tmp_path / name)
-        found = read_image_rgb(tmp_path / name)
-        assert all(np.array_equal(found[..., channel], expected) for channel in range(3)), name
-
-
-def test_palette_alpha_and_cmyk(tmp_path):
-    pixels = gradient()
-    image = Image.fromarray(pixels)
-    image.quantize(54).save(tmp_path / "palette.png")
+    for name in ("16.png", "16.tif"):
+        Image.fromarray(sixteen).save(tmp_path / name)
+        expected = np.array([[0, 0, 1, 1], [255, 254, 255, 117]])[:, :, None].repeat(3, axis=2)
+        assert np.array_equal(read_image_rgb(tmp_path / name), expected), name
+    image = Image.fromarray(PIXELS)
     image.quantize(54).save(tmp_path / "clear.png", transparency=0)
     image.convert("RGBA").save(tmp_path / "alpha.png")
-    for name in ("palette.png", "clear.png", "alpha.png"):
-        assert np.array_equal(read_image_rgb(tmp_path / name), pixels), name
-    image.convert("L").convert("LA").save(tmp_path / "la.png")
-    assert read_image_rgb(tmp_path / "la.png").shape == (6, 9, 3)
-    image.resize((90, 60)).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
-    found = read_image_rgb(tmp_path / "cmyk.jpg").astype(int)
-    assert np.abs(found - np.array(image.resize((90, 60))).astype(int)).mean() < 6
+    image.convert("CMYK").save(tmp_path / "cmyk.tif")
+    for name in ("clear.png", "alpha.png", "cmyk.tif"):
+        assert np.array_equal(read_image_rgb(tmp_path / name), PIXELS), name
 
 
-def damaged(folder):
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / "whole.jpg")
-    data = (folder / "whole.jpg").read_bytes()
-    (folder / "cut.jpg").write_bytes(data[: len(data) // 2])
-    (folder / "empty.jpg").write_bytes(b"")
-    (folder / "text.jpg").write_text("no picture")
-    return ["cut.jpg", "empty.jpg", "text.jpg", "missing.jpg"]
+@pytest.fixture
+def given(tmp_path):
+    """Records of four unreadable images and a whole one."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "whole.jpg")
+    data = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("no picture")
+    names = ("cut", "empty", "text", "missing", "whole")
+    shared = {"width": 64, "height": 64, "annotations": []}
+    return [{"file_name": f"{tmp_path}/{name}.jpg", "image_id": i, **shared} for i, name in enumerate(names)]
 
 
-def test_pil_images_and_file_objects_are_read_as_files_are(tmp_path):
-    damaged(tmp_path)
-    with open(tmp_path / "whole.jpg", "rb") as file:
-        assert np.array_equal(read_image_rgb(file), read_image_rgb(tmp_path / "whole.jpg"))
-    closed = Image.open(tmp_path / "whole.jpg")
+def test_pil_images_and_file_objects_are_read_as_files_are(given):
+    cut, whole = given[0]["file_name"], given[-1]["file_name"]
+    with open(whole, "rb") as file:
+        assert np.array_equal(read_image_rgb(file), read_image_rgb(whole))
+    closed = Image.open(whole)
     closed.close()
-    for broken in (Image.open(tmp_path / "cut.jpg"), closed, Image.new("RGB", (0, 5)), io.BytesIO(b"")):
+    for broken in (Image.open(cut), closed, Image.new("RGB", (0, 5)), io.BytesIO(b"")):
         with pytest.raises(UnreadableImageError, match=r"cannot be read \(.*\); repair it or leave it out"):
             read_image_rgb(broken)
 
 
-def test_hidden_files_of_a_folder_are_left_out(tmp_path):
-    for name in ("a.jpg", "._a.jpg"):  # macOS writes such companions, which are no images
-        (tmp_path / name).touch()
-    assert image_files(tmp_path) == [tmp_path / "a.jpg"]
+def test_endings_hidden_files_and_missing_readers(tmp_path):
+    assert {".jpg", ".jfif", ".jpe", ".jp2", ".tga", ".pjpeg", ".avif", ".heic"} <= image_io.image_endings()
+    assert not {".pdf", ".eps", ".txt", ".mp4", ""} & image_io.image_endings()
+    for name in ("a.heic", "._a.jpg"):  # macOS writes such companions, which are no images
+        (tmp_path / name).write_bytes(bytes(100))
+    assert image_io.image_files(tmp_path) == [tmp_path / "a.heic"]
+    with pytest.raises(UnreadableImageError, match="querypose.heif|damaged"):
+        read_image_rgb(tmp_path / "a.heic")
 
 
 def mapper(is_train):
-    cfg = tiny_config()
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.CROP.ENABLED = (32,), 32, False
+    cfg = tiny_config("light", "INPUT.MIN_SIZE_TRAIN", (32,), "INPUT.MIN_SIZE_TEST", 32, "INPUT.CROP.ENABLED", False)
     return PoseDatasetMapper(cfg, is_train=is_train)
 
 
-def records(folder, names):
-    return [
-        {"file_name": str(folder / name), "image_id": i, "width": 64, "height": 64, "annotations": []}
-        for i, name in enumerate(names)
-    ]
-
-
-def test_training_takes_other_images_instead(tmp_path, messages):
-    given = records(tmp_path, [*damaged(tmp_path), "whole.jpg"])
+def test_training_takes_other_images_instead(given, tmp_path, messages):
     listed = tmp_path / "out" / "unreadable_images.txt"
     skip = SkipUnreadable(mapper(True), listed, given)
     assert count_unreadable(listed) == 0
     for record in given * 2:
         output = skip(record)
         assert output["file_name"].endswith("whole.jpg") and output["image"].shape == (3, 32, 32)
-    assert count_unreadable(listed) == 4
-    assert messages().count("Skipped: ") == 4 and str(tmp_path / "cut.jpg") in listed.read_text()
+    assert count_unreadable(listed) == messages().count("Skipped: ") == 4
+    assert given[0]["file_name"] in listed.read_text()
     with pytest.raises(UserError, match="100 images in a row cannot be read.*cut.jpg"):
         SkipUnreadable(mapper(True), listed, given[:4])(given[0])
+    with pytest.raises(UserError, match=r"got \(64, 64\), expect \(65, 64\)"):  # other mistakes are not skipped
+        skip({**given[-1], "width": 65})
 
 
-def test_inference_marks_them(tmp_path):
-    given = records(tmp_path, [*damaged(tmp_path), "whole.jpg"])
+def test_inference_marks_them(given, tmp_path):
     skip = SkipUnreadable(mapper(False), tmp_path / "unreadable_images.txt")
     outputs = [skip(record) for record in given]
     assert [bool(output.get("unreadable")) for output in outputs] == [True] * 4 + [False]
     assert [output["image_id"] for output in outputs] == [0, 1, 2, 3, 4]
     assert all(output["height"] == 64 and output["image"].shape[0] == 3 for output in outputs)
-
-
-def test_other_mistakes_are_not_skipped(tmp_path):
-    damaged(tmp_path)
-    (record,) = records(tmp_path, ["whole.jpg"])
-    with pytest.raises(UserError, match=r"got \(64, 64\), expect \(65, 64\)"):
-        SkipUnreadable(mapper(True), tmp_path / "list.txt", [record])({**record, "width": 65})
 
 
 def test_an_error_in_a_worker_is_one_sentence(capsys):
@@ -167,19 +132,17 @@ def test_an_error_in_a_worker_is_one_sentence(capsys):
 
 
 def test_arrays_and_tensors_of_every_kind():
-    pixels = gradient()
-    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
-    for same in (pixels, np.dstack([pixels, pixels[..., 0]]), tensor, tensor / 255, Image.fromarray(pixels)):
-        assert np.array_equal(read_image_rgb(same), pixels)
-    for swapped in (pixels[..., ::-1], tensor.flip(0)):
-        assert np.array_equal(read_image_rgb(swapped, "BGR"), pixels)
-    for gray in (pixels[..., 0], pixels[..., :1], tensor[0], tensor[:1]):
-        assert np.array_equal(read_image_rgb(gray), np.repeat(pixels[..., :1], 3, axis=2))
+    tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
+    for same in (PIXELS, np.dstack([PIXELS, PIXELS[..., 0]]), tensor, tensor / 255, Image.fromarray(PIXELS)):
+        assert np.array_equal(read_image_rgb(same), PIXELS)
+    for swapped in (PIXELS[..., ::-1], tensor.flip(0)):
+        assert np.array_equal(read_image_rgb(swapped, "BGR"), PIXELS)
+    for gray in (PIXELS[..., 0], PIXELS[..., :1], tensor[0], tensor[:1]):
+        assert np.array_equal(read_image_rgb(gray), np.repeat(PIXELS[..., :1], 3, axis=2))
 
 
-@pytest.mark.parametrize(
-    ("image", "words"),
-    [
+def test_what_is_no_image_is_refused():
+    for image, words in (
         (np.zeros((4, 4, 3), np.float32), "must be uint8"),
         (np.zeros((4, 4, 2), np.uint8), r"not \(4, 4, 2\)"),
         (np.zeros((0, 4, 3), np.uint8), "shape"),
@@ -188,11 +151,9 @@ def test_arrays_and_tensors_of_every_kind():
         (torch.zeros(3, 4, 4, dtype=torch.int64), "must be uint8"),
         (torch.zeros(5, 4, 4), r"1, 3 or 4 channels.*not \(5, 4, 4\)"),
         (3, "not int"),
-    ],
-)
-def test_what_is_no_image_is_refused(image, words):
-    with pytest.raises(UserError, match=words):
-        read_image_rgb(image)
+    ):
+        with pytest.raises(UserError, match=words):
+            read_image_rgb(image)
 
 
 def test_of_several_frames_the_first_is_read_and_that_is_said(tmp_path, messages):
@@ -203,23 +164,15 @@ def test_of_several_frames_the_first_is_read_and_that_is_said(tmp_path, messages
     assert messages().count("a.tif has several frames; only the first is read") == 1
 
 
-def test_endings_and_missing_readers(tmp_path):
-    assert {".jpg", ".jfif", ".jpe", ".jp2", ".tga", ".pjpeg", ".avif", ".heic"} <= image_endings()
-    assert not {".pdf", ".eps", ".txt", ".mp4", ""} & image_endings()
-    (tmp_path / "a.heic").write_bytes(bytes(100))
-    with pytest.raises(UnreadableImageError, match="querypose.heif|damaged"):
-        read_image_rgb(tmp_path / "a.heic")
-
-
 def test_one_resize_rule_for_training_prediction_and_onnx():
     rng = np.random.default_rng(0)
     for height, width in rng.integers(20, 3000, (300, 2)).tolist():
         wanted = T.ResizeShortestEdge.get_output_shape(height, width, 480, 1333)
-        assert resized_shape(height, width, 480, 1333) == wanted
-    assert resized_shape(1, 5000, 192, 320) == (1, 320) and resized_shape(7, 9, 0, 5) == (7, 9)
+        assert image_io.resized_shape(height, width, 480, 1333) == wanted
+    assert image_io.resized_shape(1, 5000, 192, 320) == (1, 320) and image_io.resized_shape(7, 9, 0, 5) == (7, 9)
     thin = rng.integers(0, 255, (2, 3000, 3), dtype=np.uint8)
     found = ResizeShortestEdge(192, 320).get_transform(thin).apply_image(thin)
-    assert found.shape == (1, 320, 3) and np.array_equal(found, resize_image(thin, 192, 320))
+    assert found.shape == (1, 320, 3) and np.array_equal(found, image_io.resize_image(thin, 192, 320))
 
 
 def test_reading_needs_neither_torch_nor_detectron2():

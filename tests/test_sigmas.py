@@ -1,28 +1,13 @@
-"""The sigmas of keypoints in pixels: closed forms, rescaling, ellipses."""
+"""The sigmas of keypoints: which models have them, and their ellipses; test_meta_arch.py has their formula."""
 
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
 from tiny_model import spread, tiny_batch, tiny_model
 
 from querypose.errors import UserError
-from querypose.modeling.decoder import BoxOutput, KeypointOutput
-from querypose.modeling.inference import poses, rescaled
 from querypose.skeleton import Skeleton
 from querypose.visualization import draw_poses
-
-
-def test_a_sigma_of_a_tenth_of_a_box():
-    """20 and 10 pixels of a box of 200 x 100; four and two times as many in an image enlarged by that."""
-    boxes = BoxOutput([torch.zeros(1, 1, 1)], [torch.tensor([[[10.0, 10.0, 210.0, 110.0]]])], [])
-    zeros = torch.zeros(1, 3, 2)
-    corners, scores, points, sigmas = poses(boxes, KeypointOutput(torch.tensor([0]), [zeros], [zeros + 0.1], [None]))
-    torch.testing.assert_close(sigmas, torch.tensor([20.0, 10.0]).expand(1, 3, 2))
-    persons = Instances((150, 250), pred_boxes=Boxes(corners), scores=scores, pred_keypoints=points)
-    persons.pred_keypoint_sigmas = sigmas
-    scaled = rescaled(persons, 300, 1000).pred_keypoint_sigmas
-    torch.testing.assert_close(scaled, torch.tensor([80.0, 20.0]).expand(1, 3, 2))
 
 
 @torch.no_grad()

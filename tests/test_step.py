@@ -38,7 +38,7 @@ def test_a_batch_that_cannot_be_split(monkeypatch):
     cfg = tiny_config("light", "SOLVER.IMS_PER_BATCH", 8, "SOLVER.ACCUMULATION_STEPS", 4)
     monkeypatch.setattr("querypose.data.training_loader.comm.get_world_size", lambda: 4)
     with pytest.raises(UserError, match="IMS_PER_BATCH is 8; it must be a multiple of 16 .4 processes x 4 SOLVER"):
-        TrainingLoader.from_config(cfg, mapper=None, records=[])
+        TrainingLoader(cfg, mapper=None, records=[])
 
 
 @pytest.mark.parametrize(("asked", "number"), [(None, NUM_QUERIES), (2, 2)])

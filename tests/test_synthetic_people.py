@@ -4,8 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +13,6 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from querypose.data import builtin
 from querypose.errors import UserError
@@ -24,7 +21,6 @@ from querypose.synthetic.articulated_person import AVERAGE_SIZE, Pose, pose_body
 from querypose.synthetic.dataset import render_image, write_synthetic_people
 from querypose.synthetic.person_drawing import PART_IDS, SUPERSAMPLING, RenderedPerson
 
-ROOT = Path(__file__).resolve().parents[1]
 INDEX = {name: i for i, name in enumerate(KEYPOINT_NAMES)}
 SHAPE = (384, 448)
 FORK = multiprocessing.get_context("fork")
@@ -45,7 +41,7 @@ def keypoints_of(annotation):
     return np.array(annotation["keypoints"]).reshape(-1, 3)
 
 
-def test_joints_by_hand():
+def test_joints_by_hand_and_bones_of_one_length():
     size = AVERAGE_SIZE
     pose = Pose(arms=np.array([[0, 90, 0, 0], [90, 0, 0, 0]]), legs=np.array([[0, 90, 0, 90], [0, 0, 0, 0]]))
     at = pose_body(pose, size, yaw=0).joints
@@ -58,19 +54,14 @@ def test_joints_by_hand():
         ("left_shoulder", "right_shoulder", [2 * size.shoulder, 0, 0]),
     ):
         np.testing.assert_allclose(at[end] - at[start], expected, atol=1e-12)
-
-
-def test_bones_keep_their_lengths_in_every_pose():
-    bones = {"upper_arm": ("shoulder", "elbow"), "forearm": ("elbow", "wrist")}
-    bones |= {"thigh": ("hip", "knee"), "shank": ("knee", "ankle")}
     for body in (sample_body(np.random.default_rng(seed)) for seed in range(5)):
-        for bone, (start, end) in bones.items():
+        for bone, start, end in (("upper_arm", "shoulder", "elbow"), ("shank", "knee", "ankle")):
             for side in ("left", "right"):
                 along = body.joints[f"{side}_{end}"] - body.joints[f"{side}_{start}"]
                 assert np.linalg.norm(along) == pytest.approx(getattr(body.size, bone))
 
 
-def test_sides_are_the_persons_own():
+def test_sides_are_the_persons_own_and_what_is_behind_is_hidden():
     front, back = draw(0), draw(180)
     for left, right in ((INDEX[n], INDEX[n.replace("left", "right")]) for n in KEYPOINT_NAMES if n.startswith("left")):
         assert front.keypoints[left, 0] > front.keypoints[right, 0]
@@ -80,12 +71,9 @@ def test_sides_are_the_persons_own():
     assert profile.keypoints[INDEX["nose"], 0] > profile.keypoints[INDEX["right_ear"], 0] + 5
     assert {"nose", "right_eye", "right_ear", "right_shoulder", "right_elbow", "right_knee"} <= seen(profile)
     assert not {"left_eye", "left_ear", "left_shoulder", "left_elbow", "left_hip"} & seen(profile)
-
-
-def test_an_arm_behind_the_body_is_hidden():
-    pose = Pose(arms=np.array([[0, -35, 50, 60], [8, 0, 0, 10]]))
-    assert "left_wrist" not in seen(draw(0, pose)) and "right_wrist" in seen(draw(0, pose))
-    assert {"left_wrist", "right_wrist"} <= seen(draw(180, pose))
+    arm_behind = Pose(arms=np.array([[0, -35, 50, 60], [8, 0, 0, 10]]))
+    assert {"left_wrist", "right_wrist"} & seen(draw(0, arm_behind)) == {"right_wrist"}
+    assert {"left_wrist", "right_wrist"} <= seen(draw(180, arm_behind))
 
 
 @pytest.mark.parametrize("yaw", [0, 20, -20])
@@ -102,7 +90,7 @@ def test_eyes_are_where_the_labels_say(yaw):
 
 
 def test_labels_lie_in_image_and_box():
-    for image, annotations in (render_image("test", index) for index in range(60)):
+    for image, annotations in (render_image("test", index) for index in range(40)):
         height, width = image.shape[:2]
         for annotation in annotations:
             points = keypoints_of(annotation)
@@ -128,7 +116,7 @@ def unlabeled(annotation):
     return {name for name, (_, _, v) in zip(KEYPOINT_NAMES, keypoints_of(annotation), strict=True) if v == 0}
 
 
-def test_box_and_area_are_the_silhouettes():
+def test_box_and_area_are_the_silhouettes_also_behind_another_person():
     figure = draw(0)
     (annotation,) = annotate(figure, (90, 30))
     points = cv2.findNonZero(figure.silhouette.astype(np.uint8))
@@ -137,20 +125,16 @@ def test_box_and_area_are_the_silhouettes():
     assert annotation["area"] == len(points) / SUPERSAMPLING**2
     nose = (figure.keypoints[INDEX["nose"]] + [90, 30]) / SUPERSAMPLING
     np.testing.assert_allclose(annotation["keypoints"][:3], [*(nose - 0.5), 2], atol=0.01)
-
-
-def test_a_person_behind_another_is_hidden():
-    in_front, behind = annotate(draw(0), (100, 20), (104, 16))
+    in_front, behind = annotate(figure, (100, 20), (104, 16))
     assert set(keypoints_of(in_front)[:, 2]) == {2} and set(keypoints_of(behind)[:, 2]) == {1}
-    # Hidden parts count in box and area.
     assert behind["bbox"][2:] == in_front["bbox"][2:] and behind["area"] == in_front["area"]
 
 
 def test_the_far_side_of_a_head_and_what_leaves_the_image_are_not_labeled():
     assert unlabeled(*annotate(draw(180), (100, 20))) == {"nose", "left_eye", "right_eye"}
     figure = draw(0)
-    hips = figure.keypoints[INDEX["left_hip"], 1]
-    (annotation,) = annotate(figure, (100, int(SHAPE[0] - hips - 20)))  # the lower border runs below the hips
+    row = int(SHAPE[0] - figure.keypoints[INDEX["left_hip"], 1] - 20)  # the lower border runs below the hips
+    (annotation,) = annotate(figure, (100, row))
     assert unlabeled(annotation) == {"left_knee", "right_knee", "left_ankle", "right_ankle"}
     assert annotation["bbox"][1] + annotation["bbox"][3] == SHAPE[0] / SUPERSAMPLING
 
@@ -165,19 +149,14 @@ def test_enough_of_everybody_is_visible():
             assert ((owner[person.scene] == number) & person.silhouette).sum() >= 0.35 * person.silhouette.sum()
 
 
-DIGEST = """
-import hashlib
-from querypose.synthetic.dataset import render_image
-image, annotations = render_image("train", 7, seed=1)
-print(hashlib.sha256(image.tobytes() + repr(annotations).encode()).hexdigest())
-"""
-
-
-def test_another_process_renders_the_same(capsys):
-    render_image("train", 3, seed=1)  # images do not depend on those before
-    exec(DIGEST)
-    run = subprocess.run([sys.executable, "-c", DIGEST], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert run.stdout == capsys.readouterr().out
+def test_an_image_depends_on_its_number_alone():
+    image, annotations = render_image("train", 7, seed=1)
+    render_image("train", 3, seed=1)
+    again, same = render_image("train", 7, seed=1)
+    assert np.array_equal(image, again) and annotations == same
+    # that of VERSION 2: raise it when this changes
+    assert image.shape == (192, 208, 3) and annotations[0]["bbox"] == pytest.approx([102.5, 55, 51.5, 96], abs=0.5)
+    np.testing.assert_allclose(annotations[0]["keypoints"][:6], [124.17, 70.88, 2, 126.96, 67.21, 2], atol=0.02)
 
 
 def test_files_are_valid_coco_and_written_once_and_anew_when_they_differ(tmp_path, monkeypatch):
@@ -186,37 +165,32 @@ def test_files_are_valid_coco_and_written_once_and_anew_when_they_differ(tmp_pat
     assert len(coco.imgs) == 24 and coco.loadCats(1)[0]["keypoints"] == list(KEYPOINT_NAMES)
     for image in coco.imgs.values():
         assert cv2.imread(str(tmp_path / "val" / image["file_name"])).shape[:2] == (image["height"], image["width"])
-    results = [{**person, "score": 1.0} for person in coco.anns.values()]
-    evaluation = COCOeval(coco, coco.loadRes(results), "keypoints")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    assert evaluation.stats[0] == pytest.approx(1.0)
-
     before = os.stat(json_file).st_mtime_ns
     write_synthetic_people(tmp_path, "val", 24, seed=3)
     assert os.stat(json_file).st_mtime_ns == before
     monkeypatch.setattr(dataset, "VERSION", dataset.VERSION + 1)
-    write_synthetic_people(tmp_path, "val", 24, seed=3)
-    assert os.stat(json_file).st_mtime_ns > before
+    write_synthetic_people(tmp_path, "val", 3, seed=3)
     assert json.loads(Path(json_file).read_text())["info"]["synthetic_people"]["version"] == dataset.VERSION
 
 
-def test_many_processes_write_what_one_does(tmp_path, monkeypatch):
+@pytest.fixture
+def small_tasks(monkeypatch):
+    monkeypatch.setattr(dataset, "_IMAGES_PER_TASK", 1)
+    monkeypatch.setattr(dataset, "_MIN_IMAGES_FOR_POOL", 10)
+
+
+def test_many_processes_write_what_one_does(tmp_path, small_tasks, monkeypatch):
     def content(folder):
         paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
         return [(path.relative_to(folder), path.read_bytes()) for path in paths]
 
-    monkeypatch.setattr(dataset, "_IMAGES_PER_TASK", 4)
-    write_synthetic_people(tmp_path / "one", "val", 12)
-    monkeypatch.setattr(dataset, "_MIN_IMAGES_FOR_POOL", 2)
     write_synthetic_people(tmp_path / "many", "val", 12)
+    monkeypatch.setattr(dataset, "_MIN_IMAGES_FOR_POOL", 100)
+    write_synthetic_people(tmp_path / "one", "val", 12)
     assert content(tmp_path / "one") == content(tmp_path / "many") and len(content(tmp_path / "one")) == 13
 
 
-def test_a_killed_run_leaves_nothing_half_done(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "_IMAGES_PER_TASK", 1)
-    monkeypatch.setattr(dataset, "_MIN_IMAGES_FOR_POOL", 2)
+def test_a_killed_run_leaves_nothing_half_done(tmp_path, small_tasks):
     process = FORK.Process(target=write_synthetic_people, args=(tmp_path, "val", 2000))
     process.start()
     deadline = time.monotonic() + 30
@@ -240,19 +214,16 @@ def test_of_three_processes_one_writes_and_the_others_wait(tmp_path, monkeypatch
         time.sleep(0.3)
         write_split(*args)
 
-    def ask(answers):
-        answers.put(len(json.load(open(write_synthetic_people(tmp_path / "people", "val", 3)))["images"]))
+    def ask():
+        assert len(json.loads(Path(write_synthetic_people(tmp_path / "people", "val", 3)).read_text())["images"]) == 3
 
     monkeypatch.setattr(dataset, "_write_split", logged)
-    answers = FORK.SimpleQueue()
-    processes = [FORK.Process(target=ask, args=(answers,)) for _ in range(3)]
+    processes = [FORK.Process(target=ask) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(30)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert [answers.get() for _ in processes] == [3, 3, 3]
-    assert log.read_text() == "written\n"
+    assert [process.exitcode for process in processes] == [0, 0, 0] and log.read_text() == "written\n"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -269,11 +240,5 @@ def test_registered_sets_are_rendered_when_they_are_loaded(tmp_path, monkeypatch
     builtin.register_synthetic_people(tmp_path)
     assert not any(tmp_path.iterdir())  # registration renders nothing
     dicts = DatasetCatalog.get("synthetic_people_val")
-    metadata = MetadataCatalog.get("synthetic_people_val")
-    assert len(dicts) == 3 and os.path.isfile(metadata.json_file)
-    assert all(os.path.isfile(record["file_name"]) for record in dicts)
+    assert len(dicts) == 3 and all(os.path.isfile(record["file_name"]) for record in dicts)
     assert not os.path.exists(MetadataCatalog.get("synthetic_people_train").json_file)
-    # the loader adds the half pixel that COCO's files leave out
-    stored = COCO(metadata.json_file).loadAnns(1)[0]["keypoints"]
-    loaded = dicts[0]["annotations"][0]["keypoints"]
-    assert loaded[0] == stored[0] + 0.5 and loaded[2] == stored[2]

@@ -28,16 +28,6 @@ from querypose.skeleton import Skeleton
 from querypose.visualization import plot_dataset
 
 
-def print_report(report):
-    """Print counts, the persons used, and each kind of problem with an example."""
-    print(f"{report.name}: " + ", ".join(f"{number} {what}" for what, number in report.counts.items()))
-    print(f"  {report.summary}")
-    for kind, number in report.problems.items():
-        print(f"  {number} {PROBLEMS[kind]}, such as {report.examples[kind]}")
-    if not report.problems:
-        print("  nothing is wrong with it")
-
-
 def main(args=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = "registered names, FILE.json, FILE.json@IMAGE_FOLDER, FILE.yaml@SPLIT"
@@ -47,20 +37,23 @@ def main(args=None):
     parser.add_argument("--headers-only", action="store_true", help="read only image headers: faster, finds less")
     args = parser.parse_args(args)
     with exit_on_user_error():
-        reports, pictures, failed = [], {}, False
+        reports, pictures = [], {}
         for dataset in args.datasets:
             try:
-                name = resolve_dataset(dataset)
-                file, folder = annotation_file(name), MetadataCatalog.get(name).image_root
-                report = check_dataset(file, folder, dataset, headers_only=args.headers_only, known_pictures=pictures)
+                metadata = MetadataCatalog.get(resolve_dataset(dataset))
+                options = {"headers_only": args.headers_only, "pictures": pictures}
+                report = check_dataset(annotation_file(dataset), metadata.image_root, dataset, **options)
             except UserError as error:
                 report_error(error)
-                failed = True
                 continue
-            pictures |= report.digests
             reports.append(report)
-            print_report(report)
-            if warning := Skeleton.from_metadata(MetadataCatalog.get(name)).flip_warning():
+            print(f"{dataset}: " + ", ".join(f"{number} {what}" for what, number in report.counts.items()))
+            print(f"  {report.summary}")
+            for kind, found in report.problems.items():
+                print(f"  {len(found)} {PROBLEMS[kind]}, such as {found[0]}")
+            if not report.problems:
+                print("  nothing is wrong with it")
+            if warning := Skeleton.from_metadata(metadata).flip_warning():
                 print(f"  {warning}")
         if args.picture and reports:
             plot_dataset(reports, args.picture)
@@ -68,7 +61,7 @@ def main(args=None):
         if args.output:
             with writing(args.output):
                 Path(args.output).write_text(json.dumps([report.to_dict() for report in reports], indent=2))
-        sys.exit(2 if failed else 1 if any(report.problems for report in reports) else 0)
+        sys.exit(2 if len(reports) < len(args.datasets) else int(any(report.problems for report in reports)))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """The one normalizer of COCO-format keypoint files, for training, evaluation, dataset checks and visualizations.
 
 Exports of CVAT, Label Studio, Roboflow and scripts differ in details that COCO's tools do not survive. What is clear is
-repaired and counted, unusable persons are ignored and counted, and the rest is an error.
-docs/RELIABILITY.md lists both.
+repaired and counted, unusable persons are ignored and counted, and the rest is an error; docs/RELIABILITY.md lists it.
 """
 
 import functools
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -18,14 +17,14 @@ from querypose.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+StrPath = str | os.PathLike[str]
+Entry = dict[str, Any]
+
 AREA_PER_BOX_AREA = 0.53
 """Area of a person over that of the box, where a file gives none; CrowdPose's convention."""
 
 CROWD, NO_SIZE, UNKNOWN_IMAGE = "crowd", "box without size", "unknown image"
-WITHOUT_KEYPOINTS = "without keypoints"
 """Reasons for which persons are left out."""
-
-_LONGEST_SIDE = 1_000_000  # pixels of an image: more are a mistake
 
 
 @dataclass
@@ -33,46 +32,38 @@ class KeypointAnnotations:
     """The images and persons of a COCO-format file, normalized.
 
     Attributes:
-        path: the file.
-        category: the one category with keypoints, or None.
-        category_id: id of that category; without one that of the category "person", else 1.
-        images: dicts with `id` (the file's: a number or text), `file_name`, `width`, `height` and whatever else the
-            file gives.
-        persons: the annotations of the category, crowds included: dicts with `id` (1, 2, ..), `source_id` (the
-            file's), `image_id` (that of the image), `category_id`, `bbox` (x, y, width, height, of positive size),
-            `area`, `iscrowd` (0 or 1), `keypoints` (x, y, v of each, flat) and `num_keypoints` (labeled ones).
+        category: the one category with keypoints, or None; then `category_id` is that of "person", else 1.
+        images: the file's dicts, with `id` (a number or text), `file_name`, `width`, `height`.
+        persons: the category's annotations, crowds included: dicts with `id` (1, 2, ..), `source_id` (the file's),
+            `image_id`, `category_id`, `bbox` (x, y, width, height, of positive size), `area`, `iscrowd` (0 or 1),
+            `keypoints` (x, y, v of each, flat) and `num_keypoints` (labeled ones).
         num_annotations: annotations of the category in the file.
-        left_out, repaired: by kind how many of these were left out, and how many values were repaired.
-        examples: by reason the first person left out.
+        left_out: by reason the titles of the persons left out.
+        repaired: by kind how many values were repaired.
     """
 
     path: str
-    category: dict[str, Any] | None
+    category: Entry | None
     category_id: int | str
-    images: list[dict[str, Any]] = field(default_factory=list)
-    persons: list[dict[str, Any]] = field(default_factory=list)
+    images: list[Entry] = field(default_factory=list)
+    persons: list[Entry] = field(default_factory=list)
     num_annotations: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     repaired: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
 
     @property
     def num_used(self) -> int:
         """Number of persons to train on and to detect: those that are not crowds."""
-        return self.num_annotations - sum(self.left_out.values())
-
-    def leave_out(self, reason: str, title: str) -> None:
-        self.left_out[reason] += 1
-        self.examples.setdefault(reason, title)
+        return self.num_annotations - sum(map(len, self.left_out.values()))
 
     def describe(self) -> str:
         """Return what was used, left out and repaired as one line."""
         text = f"{self.path}: {self.num_used} of {self.num_annotations} persons used"
         if self.left_out:
-            text += "; left out: " + ", ".join(f"{reason} {number}" for reason, number in self.left_out.items())
+            text += "; left out: " + ", ".join(f"{reason} {len(titles)}" for reason, titles in self.left_out.items())
         bare = sum(not person["iscrowd"] and not person["num_keypoints"] for person in self.persons)
         if bare:
-            text += f"; {WITHOUT_KEYPOINTS} {bare}, which count for boxes only"
+            text += f"; without keypoints {bare}, which count for boxes only"
         if self.repaired:
             text += "; repaired: " + ", ".join(f"{what} {number}" for what, number in self.repaired.items())
         return text
@@ -86,66 +77,52 @@ class KeypointAnnotations:
         return self
 
 
-def read_annotations(path: str | os.PathLike[str]) -> KeypointAnnotations:
+def read_annotations(path: StrPath) -> KeypointAnnotations:
     """Read and normalize a COCO-format file; a `UserError` names the first fault that cannot be repaired."""
     return normalize(load_coco_format(path), os.fspath(path))
-
-
-def normalize(
-    content: dict[str, Any], path: str, on_problem: Callable[[str, str], None] | None = None
-) -> KeypointAnnotations:
-    """Normalize the content of a COCO-format file.
-
-    Args:
-        content: as of `load_coco_format`; left as it is.
-        path: its name in messages.
-        on_problem: called with a kind and a sentence for each entry that cannot be repaired, which is then left out;
-            by default the first one raises a `UserError`.
-    """
-    problem = on_problem or _refuse
-    category, category_id = keypoint_category(content, path)
-    result = KeypointAnnotations(path, category, category_id)
-    images: dict[str | None, dict[str, Any]] = {}
-    for image in content["images"]:
-        key, sides = id_key(image.get("id")), [image.get("width"), image.get("height")]
-        name = shown(image.get("file_name", image))
-        if key is None or "file_name" not in image or not all(_is_length(side) for side in sides):
-            needs = "an id (a whole number or text), a file_name, and width and height in pixels"
-            problem("image entry", f"the image {name} in {path} needs {needs}")
-        elif key in images:
-            problem("image id", f"the image id {key} occurs twice in {path}: {name}")
-        else:
-            images[key] = image
-            result.images.append(image)
-    categories = {id_key(entry.get("id")) for entry in content["categories"]} - {None}
-    for index, annotation in enumerate(content["annotations"]):
-        title = f"the annotation {shown(annotation.get('id', f'no. {index}'))} in {path}"
-        try:
-            _add_person(result, annotation, images, categories, title)
-        except UserError as error:
-            problem("annotation entry", str(error))
-    return result
 
 
 def _refuse(kind: str, sentence: str) -> NoReturn:
     raise UserError(sentence)
 
 
-def _is_length(pixels: Any) -> bool:
-    return isinstance(pixels, int | float) and 1 <= pixels <= _LONGEST_SIDE
+def normalize(content: Entry, path: str, on_problem: Callable[[str, str], None] = _refuse) -> KeypointAnnotations:
+    """Normalize the content of the COCO-format file `path`, as of `load_coco_format`; `content` is left as it is.
+
+    on_problem: called with a kind and a sentence for each entry that cannot be repaired, which is then left out; by
+    default the first one raises a `UserError`.
+    """
+    result = KeypointAnnotations(path, *keypoint_category(content, path))
+    images: dict[str | None, Entry] = {}
+    for image in content["images"]:
+        key, sides = id_key(image.get("id")), [image.get("width"), image.get("height")]
+        name = shown(image.get("file_name", image))
+        are_lengths = all(isinstance(side, int | float) and 1 <= side <= 1e6 for side in sides)  # more are a mistake
+        if key is None or "file_name" not in image or not are_lengths:
+            needs = "an id (a whole number or text), a file_name, and width and height in pixels"
+            on_problem("image entry", f"the image {name} in {path} needs {needs}")
+        elif key in images:
+            on_problem("image id", f"the image id {key} occurs twice in {path}: {name}")
+        else:
+            images[key] = image
+    result.images = list(images.values())
+    categories = {id_key(entry.get("id")) for entry in content["categories"]} - {None}
+    for index, annotation in enumerate(content["annotations"]):
+        title = f"the annotation {shown(annotation.get('id', f'no. {index}'))} in {path}"
+        try:
+            _add_person(result, annotation, images, categories, title)
+        except UserError as error:
+            on_problem("annotation entry", str(error))
+    return result
 
 
 def _add_person(
-    result: KeypointAnnotations,
-    annotation: dict[str, Any],
-    images: dict[str | None, dict[str, Any]],
-    categories: set[str | None],
-    title: str,
+    result: KeypointAnnotations, annotation: Entry, images: dict[str | None, Entry], categories: set[Any], title: str
 ) -> None:
     """Add an annotation to the persons of `result`, count it as left out, or raise a `UserError`."""
-    missing = [key for key in ("image_id", "category_id", "bbox") if key not in annotation]
-    if missing:
-        raise UserError(f"{title} has no '{missing[0]}'; add it")
+    for key in ("image_id", "category_id", "bbox"):
+        if key not in annotation:
+            raise UserError(f"{title} has no '{key}'; add it")
     category_key, box = id_key(annotation["category_id"]), annotation["bbox"]
     if category_key not in categories:
         raise UserError(f"{title} has the category_id {annotation['category_id']!r}, which no category has; add it")
@@ -156,19 +133,17 @@ def _add_person(
     number = len(result.category["keypoints"]) if result.category else 0
     keypoints = _keypoints(annotation.get("keypoints"), number, title, result.repaired)
     result.num_annotations += 1
-    image = images.get(id_key(annotation["image_id"]))
-    if image is None:
-        return result.leave_out(UNKNOWN_IMAGE, title)
-    width, height = box[2:]
-    if width <= 0 or height <= 0:
-        return result.leave_out(NO_SIZE, title)
+    image, (width, height) = images.get(id_key(annotation["image_id"])), box[2:]
+    if image is None or width <= 0 or height <= 0:
+        result.left_out[UNKNOWN_IMAGE if image is None else NO_SIZE].append(title)
+        return
     # "ignore" is what some tools call a region that is not to be scored
     given = annotation.get("iscrowd", 0)
     is_crowd = _flag(given) or _flag(annotation.get("ignore"))
     if not (isinstance(given, int) and given in (0, 1)):
         result.repaired["iscrowd"] += 1
     if is_crowd:
-        result.leave_out(CROWD, title)
+        result.left_out[CROWD].append(title)
     area = annotation.get("area")
     if area is None or isinstance(area, bool) or not are_finite_numbers([area]) or area <= 0:
         area = height * width * AREA_PER_BOX_AREA
@@ -178,19 +153,9 @@ def _add_person(
     # CrowdPose does not count head and neck
     if not isinstance(given, int) or (labeled and not given and "crowdIndex" not in image):
         result.repaired["num_keypoints"] += 1
-    result.persons.append(
-        {
-            "id": len(result.persons) + 1,
-            "source_id": annotation.get("id"),
-            "image_id": image["id"],
-            "category_id": result.category_id,
-            "iscrowd": int(is_crowd),
-            "bbox": box,
-            "area": area,
-            "keypoints": keypoints,
-            "num_keypoints": labeled,
-        }
-    )
+    person = {"id": len(result.persons) + 1, "source_id": annotation.get("id"), "image_id": image["id"]}
+    person |= {"category_id": result.category_id, "iscrowd": int(is_crowd), "bbox": box, "area": area}
+    result.persons.append({**person, "keypoints": keypoints, "num_keypoints": labeled})
 
 
 def _flag(value: Any) -> bool:
@@ -201,10 +166,7 @@ def _flag(value: Any) -> bool:
 
 
 def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> list[float]:
-    """Return the 3 x `number` values, zeros where an annotation has none; nested lists are flattened.
-
-    Where nothing is labeled (v is 0, negative or null), so may be the coordinates.
-    """
+    """Return the 3 x `number` values, flat, zeros where an annotation has none, or none labeled (v 0, < 0 or null)."""
     if not number or values is None or values == []:
         return [0] * (3 * number)
     flattened = flat(values)
@@ -213,51 +175,35 @@ def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> 
         raise UserError(f"{title} has {found} instead of a list of {3 * number}, x, y, v for each keypoint")
     if flattened is not values:
         repaired["nested keypoints"] += 1
-        values = flattened
-    if not are_finite_numbers(values) or min(values[2::3]) < 0:
-        values = list(values)
-        for i in range(0, len(values), 3):
-            if values[i + 2] is None or are_finite_numbers(values[i + 2 : i + 3]) and values[i + 2] <= 0:
-                values[i : i + 3] = [0, 0, 0]
-    if not are_finite_numbers(values):
+    if not are_finite_numbers(flattened) or min(flattened[2::3]) < 0:
+        flattened = list(flattened)
+        for i in range(0, len(flattened), 3):
+            v = flattened[i + 2]
+            if v is None or (are_finite_numbers([v]) and v <= 0):
+                flattened[i : i + 3] = [0, 0, 0]
+    if not are_finite_numbers(flattened):
         raise UserError(f"{title} has labeled keypoints that are not finite numbers; correct it, or leave it out")
-    return values
+    return flattened
 
 
-@dataclass(frozen=True)
-class KeypointFile:
-    """What start-up needs to know of a COCO-format file.
+def read_keypoint_file(path: StrPath) -> tuple[Entry | None, list[str], str]:
+    """Return what start-up needs to know of a COCO-format file: category, file names, and a sentence about a fault.
 
-    Attributes:
-        path: the file.
-        category: the one category with keypoints, or None.
-        file_names: the images' file names.
-        problem: a sentence about the first fault that cannot be repaired, or None.
+    The last few files are remembered, as large ones take seconds.
     """
-
-    path: str
-    category: dict[str, Any] | None
-    file_names: tuple[str, ...]
-    problem: str | None
-
-
-def read_keypoint_file(path: str | os.PathLike[str]) -> KeypointFile:
-    """Read a COCO-format file and return a `KeypointFile`; the last few files read are remembered."""
-    if not os.path.isfile(path):
-        raise UserError(f"the annotation file {path} does not exist")
     stat = os.stat(path)
     return _read_keypoint_file(os.fspath(path), stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=16)
-def _read_keypoint_file(path: str, _modified: int, _size: int) -> KeypointFile:
+def _read_keypoint_file(path: str, _modified: int, _size: int) -> tuple[Entry | None, list[str], str]:
     content = load_coco_format(path)
     category, _ = keypoint_category(content, path)
-    problem = None
+    problem = ""
     try:
         found = normalize(content, path)
         if found.num_annotations and not found.num_used:
             found.require_persons()
     except UserError as error:
         problem = str(error)
-    return KeypointFile(path, category, tuple(str(image.get("file_name")) for image in content["images"]), problem)
+    return category, [str(image.get("file_name")) for image in content["images"]], problem

@@ -24,25 +24,32 @@ def register_all() -> None:
     - `crowdpose_train`, `crowdpose_val`, `crowdpose_trainval`, `crowdpose_test`.
     """
     root = dataset_root()
-    coco = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_val"))
     for name in ("keypoints_coco_2017_train", "keypoints_coco_2017_val", "keypoints_coco_2017_val_100"):
+        load = functools.partial(_load, name, MetadataCatalog.get(name).image_root)
         DatasetCatalog.remove(name)
-        image_root = MetadataCatalog.get(name).image_root
-        DatasetCatalog.register(
-            name, lambda name=name, root=image_root: load_coco_keypoints(annotation_file(name), root, name)
-        )
+        DatasetCatalog.register(name, load)
     register_synthetic_people(root)
+    coco = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_val"))
     for split in ("train", "val"):
         file = root / "minicoco" / f"person_keypoints_{split}.json"
         _register(f"minicoco_{split}", file, root / "minicoco" / split, coco)
-    test_file = root / "coco" / "annotations" / "image_info_test-dev2017.json"
-    name = "keypoints_coco_2017_test-dev"
-    _register(name, test_file, root / "coco" / "test2017", coco, submission_split="test-dev2017")
+    file = root / "coco" / "annotations" / "image_info_test-dev2017.json"
+    submission = {"submission_split": "test-dev2017"}
+    _register("keypoints_coco_2017_test-dev", file, root / "coco" / "test2017", coco, **submission)
+    made_by = "tools/prepare_crowdpose.py makes it from the official files"
+    metadata = {"evaluator_type": "crowdpose", "made_by": made_by}
     for split in CROWDPOSE_SPLITS:
         file = root / "crowdpose" / "annotations" / f"crowdpose_{split}.json"
-        made_by = "tools/prepare_crowdpose.py makes it from the official files"
-        metadata = {"evaluator_type": "crowdpose", "made_by": made_by}
         _register(f"crowdpose_{split}", file, root / "crowdpose" / "images", CROWDPOSE_SKELETON, **metadata)
+
+
+def register_synthetic_people(root: Path) -> None:
+    """Register `synthetic_people_*`, rendered into `<root>/synthetic_people/v<version>` when first used."""
+    folder, skeleton = root / "synthetic_people" / f"v{VERSION}", Skeleton.from_coco_category(CATEGORY)
+    for split, num_images in SPLIT_SIZES.items():
+        prepare = functools.partial(write_synthetic_people, folder, split, num_images)
+        file = folder / "annotations" / f"person_keypoints_{split}.json"
+        _register(f"synthetic_people_{split}", file, folder / split, skeleton, prepare=prepare)
 
 
 def _register(name: str, *arguments: Any, **metadata: Any) -> None:
@@ -50,14 +57,5 @@ def _register(name: str, *arguments: Any, **metadata: Any) -> None:
         register_coco_keypoints(name, *arguments, **metadata)
 
 
-def register_synthetic_people(root: Path) -> None:
-    """Register `synthetic_people_*`, rendered into `<root>/synthetic_people/v<version>` when first used."""
-    folder, skeleton = root / "synthetic_people" / f"v{VERSION}", Skeleton.from_coco_category(CATEGORY)
-    for split, num_images in SPLIT_SIZES.items():
-        _register(
-            f"synthetic_people_{split}",
-            folder / "annotations" / f"person_keypoints_{split}.json",
-            folder / split,
-            skeleton,
-            prepare=functools.partial(write_synthetic_people, folder, split, num_images),
-        )
+def _load(name: str, image_root: str) -> list[dict[str, Any]]:
+    return load_coco_keypoints(annotation_file(name), image_root, name)

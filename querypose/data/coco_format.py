@@ -23,13 +23,15 @@ def read_json(path: str | os.PathLike[str], kind: str) -> Any:
 
 
 def load_coco_format(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the content of a COCO-format file, with empty `categories` and `annotations` if it has none."""
+    """Return the content of a COCO-format file, with empty `categories` and `annotations` if it has none.
+
+    Images must lie within their folder: annotation files come from others, and an absolute path or one with `..` would
+    let any file of this machine be read as an image and, by the programs that copy images, be written.
+    """
     content = read_json(path, "annotation file")
     if _is_of_label_studio(content):
-        raise UserError(
-            f"the file {path} is Label Studio's, whose COCO export merges the keypoints of all persons of an image; "
-            "export 'YOLO with Images' instead (docs/OWN_DATA.md)"
-        )
+        advice = "export 'YOLO with Images' instead (docs/OWN_DATA.md)"
+        raise UserError(f"Label Studio's {path} merges the keypoints of all persons of an image; {advice}")
     if not isinstance(content, dict) or "images" not in content:
         raise UserError(f"the file {path} is not in COCO format: it needs an object with a list 'images'")
     content = {"categories": [], "annotations": [], **content}
@@ -38,7 +40,8 @@ def load_coco_format(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise UserError(f"the file {path} is not in COCO format: '{key}' must be a list of objects")
     for image in content["images"]:
         name = image.get("file_name", "")
-        if not isinstance(name, str) or leaves_folder(name):
+        parts = re.split(r"[/\\]", str(name))
+        if not isinstance(name, str) or re.match(r"[/\\]|[A-Za-z]:", name) or ".." in parts or "\0" in name:
             raise UserError(f"the file {path} names the image {shown(name)}, which is not within the image folder")
     return content
 
@@ -51,23 +54,11 @@ def _is_of_label_studio(content: Any) -> bool:
     return isinstance(info, dict) and info.get("contributor") == "Label Studio"
 
 
-def leaves_folder(name: str) -> bool:
-    """Return whether an image could lie outside its folder.
-
-    Annotation files come from others: an absolute path or one with `..` would let any file of this machine be read as
-    an image and, by the programs that copy images, be written.
-    """
-    parts = re.split(r"[/\\]", name)
-    return bool(re.match(r"[/\\]|[A-Za-z]:", name)) or ".." in parts or "\0" in name
-
-
 def image_path(image_root: str | os.PathLike[str], file_name: str) -> Path:
     """Return the path of an image; `\\` in its name, as Windows programs write it, becomes `/` where that exists."""
     path = Path(image_root) / file_name
-    if "\\" in file_name and not os.path.exists(path):
-        other = Path(image_root) / file_name.replace("\\", "/")
-        return other if os.path.exists(other) else path
-    return path
+    other = Path(image_root) / file_name.replace("\\", "/")
+    return path if path == other or os.path.exists(path) or not os.path.exists(other) else other
 
 
 def keypoint_category(content: dict[str, Any], path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, int | str]:
@@ -82,8 +73,7 @@ def keypoint_category(content: dict[str, Any], path: str | os.PathLike[str]) -> 
     if len(with_keypoints) > 1:
         titles = ", ".join(repr(category.get("name")) for category in with_keypoints)
         raise UserError(f"the file {path} has several categories with keypoints ({titles}); keep one of them")
-    if with_keypoints:
-        category = with_keypoints[0]
+    for category in with_keypoints:
         if id_key(category.get("id")) is None or not isinstance(category["keypoints"], list):
             raise UserError(f"the keypoint category in {path} needs an 'id' and a list of names as 'keypoints'")
         return category, category["id"]

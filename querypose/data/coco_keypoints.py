@@ -3,7 +3,7 @@
 import difflib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from querypose.data.annotations import read_annotations, read_keypoint_file
+from querypose.data.annotations import Entry, StrPath, read_annotations, read_keypoint_file
 from querypose.data.coco_format import image_path
 from querypose.data.yolo_pose import split_yolo_name, write_coco_file
 from querypose.errors import UserError
@@ -26,51 +26,32 @@ def dataset_root() -> Path:
 
 
 def register_coco_keypoints(
-    name: str,
-    json_file: str | os.PathLike[str],
-    image_root: str | os.PathLike[str],
-    skeleton: Skeleton | None = None,
-    **metadata: Any,
+    name: str, json_file: StrPath, image_root: StrPath, skeleton: Skeleton | None = None, **metadata: Any
 ) -> None:
     """Register the category with keypoints of a COCO-format file as a Detectron2 data set of one class.
 
     Args:
-        name: name of the data set, not registered before.
-        json_file: the annotation file; read now if `skeleton` is None, else when the data set is loaded.
-        image_root: folder of the images.
-        skeleton: for files without keypoint names (test sets); by default the file's.
+        skeleton: for files without keypoint names (test sets), or those that are not to be read now.
         metadata: further attributes of the data set's metadata: `evaluator_type` (default "coco"), `made_by` (a clause
             on where the file comes from, for errors), `prepare` (called before the file is first read, to write it),
             `submission_split` (of a test set, see `write_submission`).
     """
-    if name in DatasetCatalog.list():
-        raise UserError(f"a data set named {name!r} is registered already; choose another name")
-    json_file, image_root = str(json_file), str(image_root)
     class_name = "person"
     if skeleton is None:
-        category = read_keypoint_file(json_file).category
+        category, _, _ = read_keypoint_file(json_file)
         if category is None:
             raise UserError(f"the file {json_file} has no category with keypoints; use a keypoint file")
         skeleton, class_name = Skeleton.from_coco_category(category), str(category.get("name") or class_name)
     DatasetCatalog.register(name, lambda: load_coco_keypoints(annotation_file(name), image_root, name))
-    MetadataCatalog.get(name).set(
-        json_file=json_file,
-        image_root=image_root,
-        thing_classes=[class_name],
-        **skeleton.to_metadata(),
-        **{"evaluator_type": "coco", **metadata},
-    )
+    metadata = {"json_file": str(json_file), "image_root": str(image_root), "evaluator_type": "coco", **metadata}
+    MetadataCatalog.get(name).set(thing_classes=[class_name], **skeleton.to_metadata(), **metadata)
 
 
-def load_coco_keypoints(
-    json_file: str | os.PathLike[str], image_root: str | os.PathLike[str], dataset_name: str | None = None
-) -> list[dict[str, Any]]:
+def load_coco_keypoints(json_file: StrPath, image_root: StrPath, dataset_name: str | None = None) -> list[Entry]:
     """Return the Detectron2 dataset dicts of a keypoint file: its persons alone, with `category_id` 0.
 
     As Detectron2's `load_coco_json`, with 0.5 pixels added to keypoints, but of a file in any of the forms that
-    `normalize` takes, and without segmentations. Images without persons stay: they are left out of training by
-    `DATALOADER.FILTER_EMPTY_ANNOTATIONS` and `MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE`.
-
+    `normalize` takes, and without segmentations. Images without persons stay: the config leaves them out of training.
     The file's category id is stored in the metadata of `dataset_name`, for Detectron2's evaluators.
     """
     file = read_annotations(json_file).require_persons()
@@ -79,21 +60,17 @@ def load_coco_keypoints(
     images = file.images
     if not any(isinstance(image["id"], str) for image in images):
         images = sorted(images, key=lambda image: image["id"])  # as Detectron2 does
-    persons: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in images}
+    records: dict[Any, Entry] = {}
+    for image in images:
+        record: Entry = {"file_name": str(image_path(image_root, image["file_name"]))}
+        record |= {"height": int(image["height"]), "width": int(image["width"]), "image_id": image["id"]}
+        records[image["id"]] = {**record, "annotations": []}
     for person in file.persons:
         keypoints = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(person["keypoints"])]
-        record = {"iscrowd": person["iscrowd"], "bbox": person["bbox"], "keypoints": keypoints}
-        persons[person["image_id"]].append({**record, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0})
-    return [
-        {
-            "file_name": str(image_path(image_root, image["file_name"])),
-            "height": int(image["height"]),
-            "width": int(image["width"]),
-            "image_id": image["id"],
-            "annotations": persons[image["id"]],
-        }
-        for image in images
-    ]
+        entry = {"iscrowd": person["iscrowd"], "bbox": person["bbox"], "keypoints": keypoints}
+        entry |= {"bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+        records[person["image_id"]]["annotations"].append(entry)
+    return list(records.values())
 
 
 def skeleton_of(cfg: CfgNode) -> Skeleton:
@@ -103,16 +80,12 @@ def skeleton_of(cfg: CfgNode) -> Skeleton:
     with them it is complete, as `setup_config` stores it); else that of the first training data set, or of the first
     one for testing. `cfg.TEST.KEYPOINT_OKS_SIGMAS`, if not empty, takes the place of the OKS sigmas.
     """
-    sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
-    given = cfg.MODEL.QUERYPOSE.SKELETON
+    sigmas, given = cfg.TEST.KEYPOINT_OKS_SIGMAS, cfg.MODEL.QUERYPOSE.SKELETON
     if given.KEYPOINT_NAMES:
         names, is_complete = given.KEYPOINT_NAMES, bool(given.SIGMAS)
-        return Skeleton(
-            names,
-            given.FLIP_PAIRS if given.FLIP_PAIRS or is_complete else flip_pairs_by_name(names),
-            given.LIMBS if given.LIMBS or is_complete else limbs_by_name(names),
-            sigmas or given.SIGMAS or known_sigmas(names),
-        )
+        pairs = given.FLIP_PAIRS if given.FLIP_PAIRS or is_complete else flip_pairs_by_name(names)
+        limbs = given.LIMBS if given.LIMBS or is_complete else limbs_by_name(names)
+        return Skeleton(names, pairs, limbs, sigmas or given.SIGMAS or known_sigmas(names))
     datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     if not datasets:
         raise UserError("the config names no data set; set DATASETS.TRAIN or DATASETS.TEST")
@@ -133,55 +106,41 @@ def check_datasets(cfg: CfgNode, train: bool = True, test: bool = True) -> None:
             ("class", *(MetadataCatalog.get(n).get("thing_classes") for n in (name, names[0]))),
         ):
             if found != expected:
-                raise UserError(
-                    f"the data set {name!r} has the {what} {found}, the model and the other data sets {expected}; all "
-                    "must share one skeleton and the category's name"
-                )
+                differ = f"has the {what} {found}, the model and the other data sets {expected}"
+                raise UserError(f"the data set {name!r} {differ}; all must share one skeleton and the category's name")
 
 
 def check_keypoint_dataset(name: str, skip_missing: bool = False) -> Skeleton:
-    """Check that a data set can be used, that every image exists, and return its skeleton.
+    """Check that a data set, as of `resolve_dataset`, can be used, that every image exists, and return its skeleton.
 
-    Args:
-        name: as of `resolve_dataset`. One that was registered without a `json_file` is not looked into.
-        skip_missing: whether missing images only give a warning (unless all are missing).
+    skip_missing: whether missing images only give a warning (unless all are missing).
     """
     metadata = MetadataCatalog.get(resolve_dataset(name))
     skeleton = Skeleton.from_metadata(metadata)
-    if metadata.get("json_file") is None:
+    if metadata.get("json_file") is None:  # registered otherwise than by `register_coco_keypoints`
         return skeleton
-    file = read_keypoint_file(annotation_file(name))
-    names = list(skeleton.keypoint_names)
-    if file.category is not None and file.category["keypoints"] != names:
-        raise UserError(
-            f"{file.path} has the keypoints {file.category['keypoints']}, but {name!r} is registered with {names}"
-        )
-    number = len(file.file_names)
-    if not number:
-        raise UserError(f"the file {file.path} lists no images")
-    if file.problem:
-        raise UserError(file.problem)
-    missing = missing_images(metadata.image_root, file.file_names)
+    path = annotation_file(name)
+    category, file_names, problem = read_keypoint_file(path)
+    if category is not None and tuple(category["keypoints"]) != skeleton.keypoint_names:
+        found, names = category["keypoints"], skeleton.keypoint_names
+        raise UserError(f"{path} has the keypoints {found}, but {name!r} is registered with {list(names)}")
+    if problem or not file_names:
+        raise UserError(problem if file_names else f"the file {path} lists no images")
+    folders: dict[Path, set[str]] = {}  # each is listed once, which is fast on network disks
+    missing = []
+    for file in (image_path(metadata.image_root, file_name) for file_name in file_names):
+        if file.parent not in folders:
+            entries = os.scandir(file.parent) if file.parent.is_dir() else ()
+            folders[file.parent] = {entry.name for entry in entries if entry.is_file()}
+        if file.name not in folders[file.parent] and not os.path.isfile(file):
+            missing.append(file)
     if missing:
-        text = f"{len(missing)} of the {number} images of the data set {name!r} do not exist; the first is {missing[0]}"
-        if not skip_missing or len(missing) == number:
+        counts = f"{len(missing)} of the {len(file_names)} images of the data set {name!r}"
+        text = f"{counts} do not exist; the first is {missing[0]}"
+        if not skip_missing or len(missing) == len(file_names):
             raise UserError(f"{text}: check the image folder, or set DATALOADER.SKIP_UNREADABLE_IMAGES True")
         logger.warning("%s; they are skipped (DATALOADER.SKIP_UNREADABLE_IMAGES).", text)
     return skeleton
-
-
-def missing_images(image_root: str | os.PathLike[str], file_names: Iterable[str]) -> list[Path]:
-    """Return the paths of the images that do not exist; lists each folder once, which is fast on network disks."""
-    folders: dict[Path, set[str]] = {}
-    missing = []
-    for file_name in file_names:
-        path = image_path(image_root, file_name)
-        if path.parent not in folders:
-            entries = os.scandir(path.parent) if path.parent.is_dir() else ()
-            folders[path.parent] = {entry.name for entry in entries if entry.is_file()}
-        if path.name not in folders[path.parent] and not os.path.isfile(path):
-            missing.append(path)
-    return missing
 
 
 def annotation_file(name: str) -> Path:
@@ -199,10 +158,8 @@ def annotation_file(name: str) -> Path:
     path = Path(metadata.json_file)
     if not path.is_file():
         made_by = metadata.get("made_by", "put it there")
-        raise UserError(
-            f"the data set {name!r} needs the annotation file {path}, which does not exist; {made_by}, or "
-            f"set DETECTRON2_DATASETS to the folder of your data sets (now {dataset_root()})"
-        )
+        advice = f"{made_by}, or set DETECTRON2_DATASETS to the folder of your data sets (now {dataset_root()})"
+        raise UserError(f"the data set {name!r} needs the annotation file {path}, which does not exist; {advice}")
     return path
 
 
@@ -210,8 +167,8 @@ def resolve_dataset(name: str) -> str:
     """Return `name` after registering it if it names a file that is not registered yet.
 
     A name is a registered data set, a file `FILE.json` or `FILE.json@IMAGE_FOLDER`, or a split of a YOLO-pose data
-    set, `FILE.yaml@SPLIT`. A file is looked for as given, then below `dataset_root()`. Without a folder the images are
-    looked up beside the file and in the usual folders.
+    set, `FILE.yaml@SPLIT`. A file is looked for as given, then below `dataset_root()`; without a folder the images are
+    looked up beside it and in the usual folders.
     """
     if name in DatasetCatalog.list():
         return name
@@ -227,40 +184,38 @@ def resolve_dataset(name: str) -> str:
     return name
 
 
-def _split_file_name(name: str) -> tuple[str, str | None]:
-    """Return (FILE.json, IMAGE_FOLDER) of `FILE.json@IMAGE_FOLDER`, and (FILE.json, None) of `FILE.json`."""
-    stem, at, folder = name.rpartition(".json@")
-    if not at and not name.endswith(".json"):
-        similar = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
-        hint = f" (did you mean {similar[0]!r}?)" if similar else ""
-        raise UserError(
-            f"the data set {name!r} is not known{hint}; name a registered one, a COCO-format file as "
-            "FILE.json or FILE.json@IMAGE_FOLDER, or a YOLO-pose data set as FILE.yaml@SPLIT"
-        )
-    return (stem + ".json", folder) if at else (name, None)
+def _split_file_name(name: str) -> tuple[str, str]:
+    """(FILE.json, IMAGE_FOLDER) of `FILE.json@IMAGE_FOLDER`, (FILE.json, "") of `FILE.json`."""
+    stem, ending, folder = name.rpartition(".json@")
+    if ending:
+        return stem + ".json", folder
+    if name.endswith(".json"):
+        return name, ""
+    similar = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
+    hint = f" (did you mean {similar[0]!r}?)" if similar else ""
+    known = "a registered one, FILE.json or FILE.json@IMAGE_FOLDER (COCO format), or FILE.yaml@SPLIT (YOLO-pose)"
+    raise UserError(f"the data set {name!r} is not known{hint}; name {known}")
 
 
 def _find(given: str, exists: Callable[[Path], bool], kind: str) -> Path:
-    """Return the path `given`, or the one below the data set root, whichever exists."""
+    """The path `given`, or the one below the data set root, whichever exists."""
     tried = [Path(given).expanduser(), dataset_root() / given]
-    for path in tried:
-        if exists(path):
-            return path
+    for path in filter(exists, tried):
+        return path
     raise UserError(f"the {kind} {given} does not exist (looked for {' and '.join(map(str, dict.fromkeys(tried)))})")
 
 
 def _find_image_root(json_file: Path) -> Path:
-    """Return the first of the usual folders around an annotation file that holds its first image."""
-    file_names = read_keypoint_file(json_file).file_names
+    """The first of the usual folders around an annotation file that holds its first image."""
+    _, file_names, _ = read_keypoint_file(json_file)
     if not file_names:
         raise UserError(f"the file {json_file} lists no images")
     folder, split = json_file.parent, json_file.stem.removeprefix("person_keypoints_")
-    candidates = [folder, folder / "images", folder / json_file.stem, folder / split]
-    candidates += [folder.parent / "images", folder.parent / split, folder.parent / "images" / split]
-    for candidate in candidates:
+    tried = [folder, folder / "images", folder / json_file.stem, folder / split]
+    tried += [folder.parent / "images", folder.parent / split, folder.parent / "images" / split]
+    for candidate in tried:
         if os.path.isfile(image_path(candidate, file_names[0])):
             return candidate
-    tried = ", ".join(map(str, dict.fromkeys(candidates)))
-    raise UserError(
-        f"the image {file_names[0]} of {json_file} is in none of {tried}; name the folder as {json_file}@IMAGE_FOLDER"
-    )
+    folders = ", ".join(map(str, dict.fromkeys(tried)))
+    advice = f"name the folder as {json_file}@IMAGE_FOLDER"
+    raise UserError(f"the image {file_names[0]} of {json_file} is in none of {folders}; {advice}")

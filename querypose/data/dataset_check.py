@@ -1,18 +1,18 @@
-"""A check of a whole COCO-format data set: everything that is wrong with it, counted, with an example of each."""
+"""A check of a whole COCO-format data set: everything that is wrong with it, by kind."""
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from querypose.data.annotations import NO_SIZE, UNKNOWN_IMAGE, KeypointAnnotations, normalize
+from querypose.data.annotations import NO_SIZE, UNKNOWN_IMAGE, KeypointAnnotations, StrPath, normalize
 from querypose.data.coco_format import image_path, load_coco_format
 from querypose.image_io import UnreadableImageError, open_image, pil_to_rgb, upright_size
 
@@ -35,6 +35,9 @@ PROBLEMS = {
 }
 """The kinds of problems, and their names in the report."""
 
+Pictures = dict[bytes, Path]
+"""Digests of images, with a path of each."""
+
 _NUM_WORKERS = 4
 _TOLERANCE = 1  # pixels by which a keypoint or box may lie outside: annotation tools round
 
@@ -44,154 +47,115 @@ class DatasetReport:
     """Result of a check.
 
     Attributes:
-        name: of the data set.
         summary: a line on how many persons are used, and what is left out or repaired.
-        counts: number of images, annotations, persons with keypoints, images without annotations.
-        problems: by kind (see `PROBLEMS`) how often.
-        examples: by kind the first one, in words.
-        histograms: by title the values to draw: image sides and person sizes in pixels, persons per image, labeled
-            keypoints per person.
+        problems: by kind (see `PROBLEMS`) each one in words.
+        histograms: by title the values to draw.
         labeled: by keypoint name how many are labeled.
-        digests: digest of each image's file, with its path.
     """
 
     name: str
     summary: str = ""
     counts: dict[str, int] = field(default_factory=dict)
-    problems: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     histograms: dict[str, list[float]] = field(default_factory=dict)
     labeled: dict[str, int] = field(default_factory=dict)
-    digests: dict[bytes, Path] = field(default_factory=dict)
 
-    def add(self, kind: str, example: object) -> None:
-        """Count a problem of one of `PROBLEMS`."""
-        self.problems[kind] += 1
-        self.examples.setdefault(kind, str(example))
+    def add(self, kind: str, problem: object) -> None:
+        self.problems[kind].append(str(problem))
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON, without the values of the histograms."""
-        problems = {kind: {"count": n, "example": self.examples[kind]} for kind, n in self.problems.items()}
+        problems = {kind: {"count": len(found), "example": found[0]} for kind, found in self.problems.items()}
         head = {"name": self.name, "summary": self.summary, **self.counts}
         return {**head, "labelled": self.labeled, "problems": problems}
 
 
 def check_dataset(
-    json_file: str | Path,
-    image_root: str | Path,
-    name: str,
-    *,
-    headers_only: bool = False,
-    known_pictures: Mapping[bytes, Path] | None = None,
+    json_file: StrPath, image_root: StrPath, name: str, *, headers_only: bool = False, pictures: Pictures | None = None
 ) -> DatasetReport:
-    """Check a data set by the rules of `normalize` and return a `DatasetReport`.
+    """Check a data set by the rules of `normalize`.
 
     Args:
-        json_file, image_root: annotation file and folder of its images.
-        name: name of the data set in the report.
         headers_only: read only the headers of the images; then truncated files and equal images are not found.
-        known_pictures: `digests` of data sets checked before, to find images that are in several.
+        pictures: those of data sets checked before, to which these are added.
     """
-    report = DatasetReport(name)
+    report, pictures = DatasetReport(name), {} if pictures is None else pictures
     annotations = normalize(load_coco_format(json_file), str(json_file), on_problem=report.add)
-    _check_images(annotations, Path(image_root), report, headers_only, dict(known_pictures or {}))
-    _check_persons(annotations, report)
-    return report
-
-
-def _check_images(
-    annotations: KeypointAnnotations,
-    image_root: Path,
-    report: DatasetReport,
-    headers_only: bool,
-    known: dict[bytes, Path],
-) -> None:
     images = annotations.images
     for file_name, number in Counter(image["file_name"] for image in images).items():
         if number > 1:
             report.add("file name", file_name)
-    report.histograms["image width in pixels"] = [image["width"] for image in images]
-    report.histograms["image height in pixels"] = [image["height"] for image in images]
     paths = [image_path(image_root, image["file_name"]) for image in images]
     with ThreadPoolExecutor(_NUM_WORKERS) as pool:
-        found = pool.map(lambda path: _look_at(path, headers_only), paths)
+        found = pool.map(partial(_look_at, headers_only=headers_only), paths)
         bar = tqdm(found, total=len(paths), desc=report.name, unit="image", disable=None)
         for image, path, result in zip(images, paths, bar, strict=True):
             if isinstance(result, UnreadableImageError):
                 report.add("unreadable" if os.path.exists(path) else "missing", result)
                 continue
-            (width, height), digest = result
+            width, height, digest = result
             if (width, height) != (image["width"], image["height"]):
                 report.add("size", f"{path} is {width}x{height}, annotated {image['width']}x{image['height']}")
-            if digest is not None:
-                first = known.setdefault(digest, path)
-                if first == path:
-                    report.digests[digest] = path
-                else:
-                    report.add("picture", f"{path} and {first}")
+            if digest and pictures.setdefault(digest, path) != path:
+                report.add("picture", f"{path} and {pictures[digest]}")
+    _check_persons(annotations, report)
+    return report
 
 
-def _look_at(path: Path, headers_only: bool) -> tuple[tuple[int, int], bytes | None] | UnreadableImageError:
-    """Return (width, height) after rotation by EXIF, and the digest of the file, or what is wrong with it."""
+def _look_at(path: Path, headers_only: bool) -> tuple[int, int, bytes] | UnreadableImageError:
+    """Width and height after rotation by EXIF, and the digest of a wholly read file, or what is wrong with it."""
     try:
         with open_image(path) as image:
             if headers_only:
-                return upright_size(image), None
+                return *upright_size(image), b""
             height, width = pil_to_rgb(image).shape[:2]
-            return (width, height), hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+            return width, height, hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
     except UnreadableImageError as error:
         return error
 
 
 def _check_persons(annotations: KeypointAnnotations, report: DatasetReport) -> None:
     report.summary = annotations.describe()
-    for reason in (UNKNOWN_IMAGE, NO_SIZE):
-        if annotations.left_out[reason]:
-            report.problems[reason] = annotations.left_out[reason]
-            report.examples[reason] = annotations.examples[reason]
+    report.problems |= {reason: titles for reason, titles in annotations.left_out.items() if reason in PROBLEMS}
     if annotations.category and not annotations.num_annotations:
         report.add("category", annotations.category.get("name"))
     if annotations.num_annotations and not annotations.num_used:
         report.add("no person", report.summary)
     sizes = {image["id"]: (image["width"], image["height"]) for image in annotations.images}
-    names = annotations.category["keypoints"] if annotations.category else []
-    labeled = np.zeros(len(names), dtype=int)
     seen: set[tuple[Any, ...]] = set()
-    num_labeled, person_sizes = [], []
     for person in annotations.persons:
         title = f"annotation {person['source_id']} of image {person['image_id']}"
         same = (person["image_id"], tuple(person["bbox"]), tuple(person["keypoints"]))
         if same in seen:
             report.add("annotation", title)
         seen.add(same)
-        _check_places(person, sizes[person["image_id"]], title, report)
-        if not person["iscrowd"]:
-            labeled += np.array(person["keypoints"][2::3], dtype=float) > 0
-            num_labeled.append(person["num_keypoints"])
-            person_sizes.append((person["bbox"][2] * person["bbox"][3]) ** 0.5)
+        width, height = sizes[person["image_id"]]
+        keypoints = np.array(person["keypoints"], dtype=float).reshape(-1, 3)
+        places = keypoints[keypoints[:, 2] > 0, :2]
+        outside = ((places < -_TOLERANCE) | (places > np.array([width, height]) + _TOLERANCE)).any(axis=1)
+        if outside.any():
+            x, y = places[outside][0].tolist()
+            report.add("keypoint outside", f"{title}: ({x:g}, {y:g}) in an image of {width}x{height}")
+        x, y, w, h = person["bbox"]
+        if min(x, y) < -_TOLERANCE or x + w > width + _TOLERANCE or y + h > height + _TOLERANCE:
+            report.add("box outside", f"{title}: {person['bbox']} in an image of {width}x{height}")
+
+    used = [person for person in annotations.persons if not person["iscrowd"]]
+    names = annotations.category["keypoints"] if annotations.category else []
+    flags = np.array([person["keypoints"][2::3] for person in used], dtype=float).reshape(len(used), len(names))
+    report.labeled = dict(zip(names, (flags > 0).sum(axis=0).tolist(), strict=True))
+    num_labeled = [person["num_keypoints"] for person in used if person["num_keypoints"]]
     per_image = Counter(person["image_id"] for person in annotations.persons)
-    num_labeled = [number for number in num_labeled if number]
     report.counts = {
         "images": len(sizes),
         "annotations": annotations.num_annotations,
         "persons with keypoints": len(num_labeled),
         "images without annotations": len(sizes) - len(per_image),
     }
-    report.labeled = dict(zip(names, labeled.tolist(), strict=True))
-    report.histograms |= {
+    report.histograms = {
+        "image width in pixels": [width for width, _ in sizes.values()],
+        "image height in pixels": [height for _, height in sizes.values()],
         "annotations per image": [per_image[image_id] for image_id in sizes],
-        "size of persons in pixels (root of the box's area)": person_sizes,
+        "size of persons in pixels (root of the box's area)": [(p["bbox"][2] * p["bbox"][3]) ** 0.5 for p in used],
         "labeled keypoints per person": num_labeled,
     }
-
-
-def _check_places(person: dict[str, Any], size: tuple[int, int], title: str, report: DatasetReport) -> None:
-    keypoints = np.array(person["keypoints"], dtype=float).reshape(-1, 3)
-    places = keypoints[keypoints[:, 2] > 0, :2]
-    outside = ((places < -_TOLERANCE) | (places > np.array(size) + _TOLERANCE)).any(axis=1)
-    if outside.any():
-        x, y = places[outside][0].tolist()
-        report.add("keypoint outside", f"{title}: ({x:g}, {y:g}) in an image of {size[0]}x{size[1]}")
-    left, top, width, height = person["bbox"]
-    if min(left, top) < -_TOLERANCE or left + width > size[0] + _TOLERANCE or top + height > size[1] + _TOLERANCE:
-        report.add("box outside", f"{title}: {person['bbox']} in an image of {size[0]}x{size[1]}")

@@ -1,10 +1,13 @@
-"""From an annotated file name to the model's input: reading, augmentation, keypoints."""
+"""From an annotated file name to the model's input: reading, augmentation, keypoints; unreadable images are skipped."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+import os
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import detectron2.data.transforms as T
@@ -16,26 +19,25 @@ from detectron2.structures import Instances, Keypoints
 
 from querypose.data.coco_keypoints import skeleton_of
 from querypose.errors import UserError
-from querypose.image_io import read_image_rgb, resized_shape
+from querypose.image_io import UnreadableImageError, read_image_rgb
 
 logger = logging.getLogger(__name__)
 
+Records = Sequence[dict[str, Any]]
+Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+
 _MAX_RATIO_BEFORE_CROP = 8  # of long side to short side: an image of 12,000 x 20 pixels would become 480,000 x 800
+_MAX_IN_A_ROW = 100  # unreadable images
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
-    """Detectron2's, by `resized_shape`: very thin images keep at least 1 pixel in each direction."""
+    """Detectron2's, but very thin images keep at least 1 pixel in each direction."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        height, width = image.shape[:2]
-        if self.is_range:
-            size = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
-        else:
-            size = np.random.choice(self.short_edge_length)
-        if size == 0:
-            return T.NoOpTransform()
-        new_height, new_width = resized_shape(height, width, size, self.max_size)
-        return T.ResizeTransform(height, width, new_height, new_width, self.interp)
+        resize = super().get_transform(image)
+        if isinstance(resize, T.ResizeTransform):
+            resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)
+        return resize
 
 
 class PersonRotation(T.RotationTransform):
@@ -53,17 +55,14 @@ class PersonRotation(T.RotationTransform):
         return np.concatenate([center - half, center + half], axis=1)
 
 
-class RandomRotation(T.RandomRotation):
+class RandomRotation(T.Augmentation):
     """A `PersonRotation` by up to `degrees` in either direction, the size of the image unchanged."""
 
     def __init__(self, degrees: float):
-        super().__init__([-degrees, degrees], expand=False)
+        self.degrees = degrees
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        sampled = super().get_transform(image)
-        if not isinstance(sampled, T.RotationTransform):
-            return sampled
-        return PersonRotation(sampled.h, sampled.w, sampled.angle, expand=False)
+        return PersonRotation(*image.shape[:2], np.random.uniform(-self.degrees, self.degrees), expand=False)
 
 
 def build_pose_augmentation(cfg: CfgNode, can_flip: bool = True) -> list[T.Augmentation]:
@@ -100,9 +99,7 @@ class PoseDatasetMapper:
             keypoint without a label, or moved out of the image, is (0, 0, 0). Crowds are left out.
         height, width: size of the file's image, to which predictions are scaled.
 
-    Raises:
-        UnreadableImageError: for a file that is missing or is not an image.
-        UserError: for one that is not of the annotated size.
+    Raises `UnreadableImageError`, and `UserError` for an image that is not of the annotated size.
     """
 
     @configurable
@@ -126,12 +123,8 @@ class PoseDatasetMapper:
             augmentations = build_pose_augmentation(cfg, bool(skeleton.flip_pairs) or skeleton.num_keypoints == 1)
         else:
             augmentations = [ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
-        return {
-            "is_train": is_train,
-            "augmentations": augmentations,
-            "image_format": cfg.INPUT.FORMAT,
-            "flip_indices": skeleton.flip_indices,
-        }
+        options = {"image_format": cfg.INPUT.FORMAT, "flip_indices": skeleton.flip_indices}
+        return {"is_train": is_train, "augmentations": augmentations, **options}
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         # Data sets are shared between epochs and workers: augmentation must not change them.
@@ -145,15 +138,12 @@ class PoseDatasetMapper:
             raise UserError(str(error)) from error
         augmented = T.AugInput(image[:, :, ::-1] if self.image_format == "BGR" else image)
         transforms = self.augmentations(augmented)
-        image = augmented.image
-        output["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        output["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if self.is_train and annotations is not None:
-            output["instances"] = self._transform(annotations, transforms, image.shape[:2])
+            output["instances"] = self._transform(annotations, transforms, augmented.image.shape[:2])
         return output
 
-    def _transform(
-        self, annotations: list[dict[str, Any]], transforms: T.TransformList, image_size: tuple[int, int]
-    ) -> Instances:
+    def _transform(self, annotations: Records, transforms: T.TransformList, image_size: tuple[int, int]) -> Instances:
         """Return an image's persons after augmentation as `Instances` of `image_size` (height, width)."""
         num_keypoints = len(self.flip_indices)
         persons = []
@@ -163,13 +153,54 @@ class PoseDatasetMapper:
             person = {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id")}
             # A person without labeled keypoints still counts for the box losses.
             person["keypoints"] = annotation.get("keypoints") or [0.0] * (3 * num_keypoints)
-            persons.append(
-                utils.transform_instance_annotations(
-                    person, transforms, image_size, keypoint_hflip_indices=self.flip_indices
-                )
+            utils.transform_instance_annotations(
+                person, transforms, image_size, keypoint_hflip_indices=self.flip_indices
             )
+            persons.append(person)
         # One array, of the same shape without persons: a tensor from a list of arrays would be slow.
         keypoints = np.array([person.pop("keypoints") for person in persons]).reshape(-1, num_keypoints, 3)
         instances = utils.annotations_to_instances(persons, image_size)
         instances.gt_keypoints = Keypoints(keypoints.astype(np.float32))
         return utils.filter_empty_instances(instances)
+
+
+class SkipUnreadable:
+    """A mapper around a mapper, which skips unreadable images (`DATALOADER.SKIP_UNREADABLE_IMAGES`).
+
+    In training one of `records`, sampled at random, replaces an image that cannot be read. In inference (without
+    `records`) its input is marked `unreadable`, with a black `image` of 64 x 64 in it, so that an evaluator can count
+    it as one without detections. Each such image is logged once per process and listed, with the reason, in
+    `list_file`, which all processes write to.
+    """
+
+    def __init__(self, mapper: Mapper, list_file: str | os.PathLike[str], records: Records | None = None) -> None:
+        self.mapper = mapper
+        self.list_file = Path(list_file)
+        self.records = records
+        self._seen: set[str] = set()
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        candidate, first = record, None
+        for _ in range(_MAX_IN_A_ROW):
+            try:
+                return self.mapper(candidate)
+            except UnreadableImageError as error:
+                first, name = first or error, candidate["file_name"]
+                if name not in self._seen:
+                    self._seen.add(name)
+                    logger.warning("Skipped: %s (%d so far in this process)", error, len(self._seen))
+                    self.list_file.parent.mkdir(parents=True, exist_ok=True)
+                    with open(self.list_file, "a", encoding="utf-8", errors="backslashreplace") as file:
+                        file.write(f"{name}\t{error}\n")
+            if self.records is None:
+                output = {key: value for key, value in record.items() if key != "annotations"}
+                return {**output, "image": torch.zeros(3, 64, 64, dtype=torch.uint8), "unreadable": True}
+            candidate = random.choice(self.records)
+        raise UserError(f"{_MAX_IN_A_ROW} images in a row cannot be read; check the image folder (first: {first})")
+
+
+def count_unreadable(list_file: str | os.PathLike[str]) -> int:
+    """Return how many different images `list_file` names; 0 without such a file."""
+    path = Path(list_file)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return len({line.split("\t")[0] for line in lines})

@@ -1,112 +1,71 @@
 """Training batches that are a function of the seed, the process and their number alone, so that runs resume anywhere.
 
-Detectron2's loader gives every worker a share of the images and its own random generator, so that a batch depends on
-the number of workers and on every batch before it. Here the order of the images and their grouping into batches need
-no image, so that finished batches are skipped at once, and the augmentation of an image depends on its place in that
-order.
+With Detectron2's loader a batch depends on the number of workers and on every batch before it. Here the order of the
+images and their grouping into batches need no image, so that finished batches are skipped at once, and the augmentation
+of an image depends on its place in that order.
 """
 
 import itertools
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from querypose.data.mapper import Mapper, Records
 from querypose.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
 class TrainingLoader:
-    """Endless batches, as lists of what `mapper` returns; the same for any number of workers.
+    """Endless batches, as lists of what `mapper` returns for `records`; the same for any number of workers.
 
     `seed` and `first_batch`, the number of the batch that iteration starts with, may be set until the first batch is
-    requested. Without grouping, batch number b of P processes together holds the images, and their augmentations, that
-    batch b of one process would.
+    requested. Without `DATALOADER.ASPECT_RATIO_GROUPING`, batch number b of P processes together holds the images, and
+    their augmentations, that batch b of one process would; with it a batch holds only images wider than high, or none.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        records: Sequence[dict[str, Any]],
-        mapper: Callable[[dict[str, Any]], dict[str, Any]],
-        images_per_process: int,
-        seed: int,
-        group_by_shape: bool = True,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        """
-        Args:
-            records: Detectron2 dataset dicts.
-            mapper: turns one of them into a model's input; may use Python's, NumPy's and PyTorch's generators.
-            images_per_process: images of a batch in this process.
-            seed: of order and augmentations; the same in every process.
-            group_by_shape: whether a batch holds only images wider than high, or none of them.
-            num_workers, pin_memory: as of PyTorch's `DataLoader`.
-        """
-        self.records = records
+    def __init__(self, cfg: CfgNode, mapper: Mapper, records: Records | None = None) -> None:
+        """mapper: may use Python's, NumPy's and PyTorch's generators; records: default those of `training_records`."""
+        batch, processes, steps = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
+        if batch % (processes * steps):
+            needed = f"{processes * steps} ({processes} processes x {steps} SOLVER.ACCUMULATION_STEPS)"
+            raise UserError(f"SOLVER.IMS_PER_BATCH is {batch}; it must be a multiple of {needed}")
+        self.records = training_records(cfg) if records is None else records
         self.mapper = mapper
-        self.images_per_process = images_per_process
-        self.seed = seed
+        self.images_per_process = batch // processes
+        self.seed = int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
         self.first_batch = 0
-        self.num_workers = num_workers
-        self.pin_memory = pin_memory
-        self._is_wide = None
-        if group_by_shape:
-            self._is_wide = [record.get("width", 0) > record.get("height", 0) for record in records]
-
-    @classmethod
-    def from_config(
-        cls,
-        cfg: CfgNode,
-        mapper: Callable[[dict[str, Any]], dict[str, Any]],
-        records: Sequence[dict[str, Any]] | None = None,
-    ) -> dict[str, Any]:
-        loader, processes, steps = cfg.DATALOADER, comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
-        if cfg.SOLVER.IMS_PER_BATCH % (processes * steps):
-            raise UserError(
-                f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of {processes * steps} "
-                f"({processes} processes x {steps} SOLVER.ACCUMULATION_STEPS)"
-            )
-        return {
-            "records": training_records(cfg) if records is None else records,
-            "mapper": mapper,
-            "images_per_process": cfg.SOLVER.IMS_PER_BATCH // processes,
-            "seed": int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()),
-            "group_by_shape": loader.ASPECT_RATIO_GROUPING,
-            "num_workers": loader.NUM_WORKERS,
-            "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
-        }
+        self.num_workers = cfg.DATALOADER.NUM_WORKERS
+        self.pin_memory = cfg.MODEL.DEVICE.startswith("cuda")
+        is_wide = (record.get("width", 0) > record.get("height", 0) for record in self.records)
+        self._group = list(is_wide) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else [False] * len(self.records)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        batches = itertools.islice(self._batches(), self.first_batch, None)
-        loader = DataLoader(
+        yield from DataLoader(
             _SeededImages(self.records, self.mapper, self.seed),
-            batch_sampler=batches,
+            batch_sampler=itertools.islice(self._batches(), self.first_batch, None),
             num_workers=self.num_workers,
             collate_fn=list,
             pin_memory=self.pin_memory,
             # its own: the model's generator must not depend on the loader
             generator=torch.Generator().manual_seed(0),
         )
-        yield from loader
 
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
         """Lists of (place in the order of all processes together, index of the record)."""
         rank, processes = comm.get_rank(), comm.get_world_size()
-        groups: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
+        groups: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
         for number, index in enumerate(TrainingSampler(len(self.records), seed=self.seed)):
-            group = groups[0 if self._is_wide is None else self._is_wide[index]]
+            group = groups[self._group[index]]
             group.append((number * processes + rank, index))
             if len(group) == self.images_per_process:
                 yield group[:]
@@ -116,12 +75,8 @@ class TrainingLoader:
 class _SeededImages(Dataset[dict[str, Any]]):
     """(place, index) -> the mapper's output for a record, whose random numbers depend on seed and place alone."""
 
-    def __init__(
-        self, records: Sequence[dict[str, Any]], mapper: Callable[[dict[str, Any]], dict[str, Any]], seed: int
-    ) -> None:
-        self.records = records
-        self.mapper = mapper
-        self.seed = seed
+    def __init__(self, records: Records, mapper: Mapper, seed: int) -> None:
+        self.records, self.mapper, self.seed = records, mapper, seed
 
     def __getitem__(self, place_and_index: tuple[int, int]) -> dict[str, Any]:
         place, index = place_and_index
@@ -144,25 +99,18 @@ def training_records(cfg: CfgNode) -> DatasetFromList:
 
     Warns if an image has more persons than the model has queries.
     """
-    min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+    min_keypoints, num_queries = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE, cfg.MODEL.QUERYPOSE.NUM_QUERIES
     try:
         records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, min_keypoints=min_keypoints
         )
     except AssertionError as error:
-        raise UserError(
-            f"no image of DATASETS.TRAIN {cfg.DATASETS.TRAIN} has a person with {min_keypoints} labeled keypoints "
-            "(MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE) to train on"
-        ) from error
+        person = f"a person with {min_keypoints} labeled keypoints (MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE)"
+        raise UserError(f"no image of DATASETS.TRAIN {cfg.DATASETS.TRAIN} has {person} to train on") from error
     counts = [sum(not person.get("iscrowd") for person in record.get("annotations", ())) for record in records]
-    num_queries = cfg.MODEL.QUERYPOSE.NUM_QUERIES
     if max(counts) > num_queries:
-        logger.warning(
-            "%d training images have more persons than MODEL.QUERYPOSE.NUM_QUERIES, %d: set it to at least %d.",
-            sum(count > num_queries for count in counts),
-            num_queries,
-            max(counts),
-        )
+        message = "%d training images have more persons than MODEL.QUERYPOSE.NUM_QUERIES, %d: set it to at least %d."
+        logger.warning(message, sum(count > num_queries for count in counts), num_queries, max(counts))
     return DatasetFromList(records, copy=False)
 
 

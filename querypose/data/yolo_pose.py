@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 from iopath.common.file_io import get_cache_dir
 
 from querypose.atomic_io import whole_file
-from querypose.data.coco_format import are_finite_numbers
 from querypose.errors import UserError
 from querypose.image_io import UnreadableImageError, image_endings, open_image, upright_size
 from querypose.skeleton import flip_pairs_by_name
@@ -30,46 +30,38 @@ def write_coco_file(data_yaml: Path, split: str) -> tuple[Path, Path]:
     Boxes and keypoints of a fraction of the image become pixels. Keypoints at (0, 0) or outside of the image are not
     labeled; others are visible where the file gives no visibility.
     """
-    description = _description(data_yaml)
-    images = _images(description, data_yaml, split)
-    root = Path(os.path.commonpath([image.parent for image in images]))
-    records: list[dict[str, Any]] = []
+    try:
+        description = yaml.safe_load(_text(data_yaml))
+    except yaml.YAMLError as error:
+        raise UserError(f"{data_yaml} cannot be read: {error}") from error
+    shape = description.get("kpt_shape") if isinstance(description, dict) else None
+    if not isinstance(shape, list) or list(map(type, shape)) != [int, int] or shape[0] < 1 or shape[1] not in (2, 3):
+        raise UserError(f"{data_yaml} is not a YOLO-pose data set: it needs kpt_shape: [keypoints, 2 or 3]")
+    paths = _images(description, data_yaml, split)
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     classes = set()
-    for number, path in enumerate(images, 1):
+    for number, path in enumerate(paths, 1):
         try:
             with open_image(path) as image:
                 width, height = upright_size(image)
         except UnreadableImageError:  # reported, or skipped, where its pixels are needed, as one of a COCO-format file
             width, height = 1, 1
-        records.append({"id": number, "file_name": str(path.relative_to(root)), "width": width, "height": height})
-        for class_id, annotation in _persons(_label_file(path), description["kpt_shape"], width, height):
+        images.append({"id": number, "file_name": str(path.relative_to(root)), "width": width, "height": height})
+        for class_id, person in _persons(path, shape, width, height):
             classes.add(class_id)
-            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": 1, **annotation})
+            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": 1, **person})
     if len(classes) > 1:
         raise UserError(f"{data_yaml} has labels of the classes {sorted(classes)}; keep one of them")
-    content = {
-        "images": records,
-        "categories": [_category(description, data_yaml, next(iter(classes), 0))],
-        "annotations": annotations,
-    }
+    category = _category(description, data_yaml, next(iter(classes), 0))
     key = hashlib.sha256(f"{data_yaml.resolve()}@{split}".encode()).hexdigest()[:16]
     file = Path(get_cache_dir()) / "querypose_yolo_pose" / f"{data_yaml.stem}_{split}_{key}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as opened:
+        content = {"images": images, "categories": [category], "annotations": annotations}
         opened.write(json.dumps(content).encode())
     return file, root
-
-
-def _description(data_yaml: Path) -> dict[str, Any]:
-    try:
-        description = yaml.safe_load(_text(data_yaml))
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{data_yaml} cannot be read: {error}") from error
-    shape = description.get("kpt_shape") if isinstance(description, dict) else None
-    if not isinstance(shape, list) or list(map(type, shape)) != [int, int] or shape[0] < 1 or shape[1] not in (2, 3):
-        raise UserError(f"{data_yaml} is not a YOLO-pose data set: it needs kpt_shape: [keypoints, 2 or 3]")
-    return description
 
 
 def _text(path: Path) -> str:
@@ -82,11 +74,11 @@ def _text(path: Path) -> str:
 
 def _images(description: dict[str, Any], data_yaml: Path, split: str) -> list[Path]:
     """The images of a split, from folders and from text files with a path in each line, in order."""
-    if not description.get(split):
+    entries = description.get(split)
+    if not entries:
         raise UserError(f"{data_yaml} has no split {split}")
     folder = data_yaml.parent / str(description.get("path") or "")
     folder = folder if folder.is_dir() else data_yaml.parent
-    entries = description[split]
     found: set[Path] = set()
     for entry in entries if isinstance(entries, list) else [entries]:
         path = folder / str(entry)
@@ -103,62 +95,59 @@ def _images(description: dict[str, Any], data_yaml: Path, split: str) -> list[Pa
     return sorted(Path(os.path.abspath(path)) for path in found)
 
 
-def _label_file(image: Path) -> Path:
-    """The labels of `a/images/b.jpg` are in `a/labels/b.txt`."""
+def _persons(image: Path, shape: list[int], width: int, height: int) -> list[tuple[int, dict[str, Any]]]:
+    """(class, {"bbox", "keypoints"}) of each line of an image's labels; none without a file."""
+    # the labels of a/images/b.jpg are in a/labels/b.txt
     before, images, after = str(image).rpartition(f"{os.sep}images{os.sep}")
-    return (Path(f"{before}{os.sep}labels{os.sep}{after}") if images else image).with_suffix(".txt")
-
-
-def _persons(labels: Path, shape: tuple[int, int], width: int, height: int) -> list[tuple[int, dict[str, list[float]]]]:
-    """(class, {"bbox", "keypoints"}) of each line; none without a file."""
-    if not labels.is_file():
-        return []
-    count, size = shape
+    labels = (Path(f"{before}{os.sep}labels{os.sep}{after}") if images else image).with_suffix(".txt")
+    lines = _text(labels).splitlines() if labels.is_file() else []
     persons = []
-    for number, line in enumerate(_text(labels).splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            values = [float(value) for value in line.split()]
+            values = np.array(line.split(), dtype=float)
         except ValueError as error:
             raise UserError(f"{labels}, line {number}: {error}") from error
-        if len(values) != 5 + count * size:
-            raise UserError(f"{labels}, line {number}: {len(values)} numbers, but kpt_shape needs {5 + count * size}")
-        if not are_finite_numbers(values) or max(values[1:5]) > 2:
+        if len(values) != 5 + shape[0] * shape[1]:
+            needs = f"kpt_shape needs {5 + shape[0] * shape[1]}"
+            raise UserError(f"{labels}, line {number}: {len(values)} numbers, but {needs}")
+        if not np.isfinite(values).all() or values[1:5].max() > 2:
             raise UserError(f"{labels}, line {number}: boxes and keypoints must be fractions of the image, not pixels")
-        x, y, w, h = values[1:5]
-        keypoints: list[float] = []
-        for start in range(5, len(values), size):
-            kx, ky = values[start : start + 2]
-            visibility = values[start + 2] if size == 3 else 2
-            is_labeled = visibility > 0 and 0 <= kx <= 1 and 0 <= ky <= 1 and (kx, ky) != (0, 0)
-            keypoints += [kx * width, ky * height, visibility] if is_labeled else [0, 0, 0]
+        x, y, w, h = values[1:5].tolist()
+        keypoints = np.full((shape[0], 3), 2.0)
+        keypoints[:, : shape[1]] = values[5:].reshape(shape)
+        places = keypoints[:, :2]
+        labeled = (keypoints[:, 2] > 0) & ((places >= 0) & (places <= 1)).all(axis=1) & places.any(axis=1)
+        keypoints = np.where(labeled[:, None], keypoints * [width, height, 1], 0)
         box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-        persons.append((int(values[0]), {"bbox": box, "keypoints": keypoints}))
+        persons.append((int(values[0]), {"bbox": box, "keypoints": keypoints.ravel().tolist()}))
     return persons
 
 
 def _category(description: dict[str, Any], data_yaml: Path, class_id: int) -> dict[str, Any]:
     """COCO's category: names of `kpt_names`, pairs of `flip_idx`."""
     count = description["kpt_shape"][0]
-    names = description.get("kpt_names")
+    names, flip = description.get("kpt_names"), description.get("flip_idx")
     if not names:
         is_coco = count == len(COCO_PERSON_KEYPOINT_NAMES)
-        names = COCO_PERSON_KEYPOINT_NAMES if is_coco else [f"keypoint_{i}" for i in range(count)]
+        names = list(COCO_PERSON_KEYPOINT_NAMES) if is_coco else [f"keypoint_{i}" for i in range(count)]
     elif isinstance(names, dict) or isinstance(names, list) and isinstance(names[0], list):
         names = _at(names, class_id)
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"kpt_names of {data_yaml} must be a list of names for the class {class_id}")
     if len(names) != count:
         raise UserError(f"kpt_names of {data_yaml} has {len(names)} names, but kpt_shape has {count} keypoints")
-    flip = description.get("flip_idx")
-    is_permutation = isinstance(flip, list) and {type(i) for i in flip} == {int} and set(flip) == set(range(count))
     if flip is None or flip == []:
         pairs = flip_pairs_by_name(names)
-    elif is_permutation and all(flip[j] == i for i, j in enumerate(flip)):
-        pairs = tuple((names[i], names[j]) for i, j in enumerate(flip) if i < j)
     else:
-        raise UserError(f"flip_idx of {data_yaml} must exchange pairs of the indices 0 to {count - 1}")
+        try:
+            are_pairs = [flip[i] for i in flip] == list(range(count))
+        except (IndexError, TypeError, KeyError):
+            are_pairs = False
+        if not are_pairs:
+            raise UserError(f"flip_idx of {data_yaml} must exchange pairs of the indices 0 to {count - 1}")
+        pairs = tuple((names[i], names[j]) for i, j in enumerate(flip) if i < j)
     name = str(_at(description.get("names") or {}, class_id) or "person")
     return {"id": 1, "name": name, "keypoints": names, "flip_pairs": pairs}
 

@@ -1,30 +1,42 @@
 """An articulated 3-D person: its size, appearance and pose, and the positions of its joints as a camera sees them.
 
-Coordinates: x to the image's right, y down, z towards the viewer; lengths in units of the person's stature.
-At yaw 0 the person faces the viewer, so the person's left side has positive x. All angles are in degrees.
+Coordinates: x to the image's right, y down, z towards the viewer; lengths in units of the person's stature, angles in
+degrees. At yaw 0 the person faces the viewer, so the person's left side has positive x.
 """
 
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
+Rng = np.random.Generator
+
 X, Y, Z = range(3)
 SIDES = ("left", "right")
-
-DOWN = np.array([0.0, 1.0, 0.0])
-FORWARD = np.array([0.0, 0.0, 1.0])
+DOWN, FORWARD = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0])
 HEAD_ELONGATION = 1.16
 
-# Unit directions of the facial keypoints from the center of the head, in the head's own frame.
 FACE_DIRECTIONS = {
     "nose": np.array([0.0, 0.17, 0.985]),
-    "left_eye": np.array([0.40, -0.10, 0.911]),
-    "right_eye": np.array([-0.40, -0.10, 0.911]),
-    "left_ear": np.array([0.997, 0.05, -0.06]),
-    "right_ear": np.array([-0.997, 0.05, -0.06]),
-}
+    "left_eye": np.array([0.40, -0.10, 0.911]), "right_eye": np.array([-0.40, -0.10, 0.911]),
+    "left_ear": np.array([0.997, 0.05, -0.06]), "right_ear": np.array([-0.997, 0.05, -0.06]),
+}  # fmt: skip
+"""Unit directions of the facial keypoints from the center of the head, in the head's own frame."""
+
+AVERAGE_SIZE = SimpleNamespace(
+    shoulder=0.098, hip=0.052, torso=0.285, neck=0.105, head=0.068,
+    upper_arm=0.165, forearm=0.145, thigh=0.235, shank=0.225, foot=0.085, girth=1.0,
+)  # fmt: skip
+
+_HAIR = np.array([[30, 24, 22], [66, 42, 26], [110, 70, 36], [196, 158, 88], [140, 62, 34], [150, 148, 146]])
+_CLOTHES = {
+    "sleeves": {"none": 0.1, "short": 0.5, "long": 0.4}, "legs": {"trousers": 0.58, "shorts": 0.28, "skirt": 0.14},
+    "hairstyle": {"short": 0.56, "long": 0.3, "hat": 0.14},
+    "front": {"zip": 0.3, "buttons": 0.3, "logo": 0.3, "plain": 0.1},
+    "back": {"plain": 0.5, "hood": 0.28, "backpack": 0.22},
+}  # fmt: skip
 
 
 def rotation(axis: int, degrees: float) -> np.ndarray:
@@ -36,30 +48,13 @@ def rotation(axis: int, degrees: float) -> np.ndarray:
     return matrix
 
 
-AVERAGE_SIZE = SimpleNamespace(
-    shoulder=0.098, hip=0.052, torso=0.285, neck=0.105, head=0.068,
-    upper_arm=0.165, forearm=0.145, thigh=0.235, shank=0.225, foot=0.085, girth=1.0,
-)  # fmt: skip
-"""Lengths of a body in units of its stature."""
-
-
-def sample_size(rng: np.random.Generator) -> SimpleNamespace:
-    """Sample the lengths of one person."""
+def sample_size(rng: Rng) -> SimpleNamespace:
+    """Sample the lengths of one person, as in `AVERAGE_SIZE`."""
     around = {name: value * rng.uniform(0.92, 1.08) for name, value in vars(AVERAGE_SIZE).items()}
     return SimpleNamespace(**around | {"girth": rng.uniform(0.88, 1.2)})
 
 
-_HAIR = np.array([[30, 24, 22], [66, 42, 26], [110, 70, 36], [196, 158, 88], [140, 62, 34], [150, 148, 146]])
-_CLOTHES = {
-    "sleeves": {"none": 0.1, "short": 0.5, "long": 0.4},
-    "legs": {"trousers": 0.58, "shorts": 0.28, "skirt": 0.14},
-    "hairstyle": {"short": 0.56, "long": 0.3, "hat": 0.14},
-    "front": {"zip": 0.3, "buttons": 0.3, "logo": 0.3, "plain": 0.1},
-    "back": {"plain": 0.5, "hood": 0.28, "backpack": 0.22},
-}
-
-
-def sample_appearance(rng: np.random.Generator) -> SimpleNamespace:
+def sample_appearance(rng: Rng) -> SimpleNamespace:
     """Sample the colors (RGB, 0-255) and the kinds of clothes of one person."""
     light, dark = np.array([246, 212, 184.0]), np.array([112, 72, 50.0])
     skin = light + rng.beta(1, 1.4) * (dark - light) + rng.normal(0, 4, 3)
@@ -73,7 +68,7 @@ def sample_appearance(rng: np.random.Generator) -> SimpleNamespace:
     return SimpleNamespace(**colors, **clothes)
 
 
-def _cloth_color(rng):
+def _cloth_color(rng: Rng) -> Any:
     hue, saturation, value = rng.uniform(0, 6), rng.beta(2, 1.6), rng.uniform(0.28, 0.97)
     channels = np.clip(np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
     return 255 * value * (1 - saturation + saturation * channels)
@@ -81,49 +76,45 @@ def _cloth_color(rng):
 
 @dataclass
 class Pose:
-    """The joint angles of a person, in degrees.
-
-    `arms` and `legs` hold a row for each side (left, right): away from the body, to the front, twist
-    (inward positive), and the bend of elbow or knee.
+    """Joint angles. `arms` and `legs` hold a row for each side (left, right): away from the body, to the front, twist
+    (inward positive), and the bend of elbow or knee. `head`: yaw, nod, tilt.
     """
 
     lean: float = 0.0
     sway: float = 0.0
     twist: float = 0.0
-    head: np.ndarray = field(default_factory=lambda: np.zeros(3))  # yaw, nod, tilt
+    head: np.ndarray = field(default_factory=lambda: np.zeros(3))
     arms: np.ndarray = field(default_factory=lambda: np.array([[8.0, 0, 0, 10]] * 2))
     legs: np.ndarray = field(default_factory=lambda: np.array([[3.0, 0, 0, 0]] * 2))
     seated: bool = False
 
 
-def _sample(rng, law):
+def _sample(rng: Rng, law: Any) -> Any:
     """Sample ("uniform", low, high) or ("normal", mean, deviation); a number stands for itself."""
     return getattr(rng, law[0])(*law[1:]) if isinstance(law, tuple) else law
 
 
-def _place_legs(rng, pose, left, right=None, lean=0.0, bow=0.0):
+def _place_legs(rng: Rng, pose: Pose, left: Any, right: Any = None, lean: Any = 0.0, bow: Any = 0.0) -> None:
     pose.lean = _sample(rng, lean)
     pose.legs = np.array([[_sample(rng, law) for law in leg] for leg in (left, right or left)])
     pose.legs[:, 3] = np.abs(pose.legs[:, 3])  # knees bend one way
     pose.lean += _sample(rng, bow)
 
 
-def _sit(rng, pose):
+def _sit(rng: Rng, pose: Pose) -> None:
     pose.seated = True
     pose.lean, spread = rng.uniform(-8, 18), rng.uniform(4, 16)
     pose.legs = np.array([[spread, rng.uniform(68, 92), 0, rng.uniform(65, 100)] for _ in SIDES])
 
 
-def _walk(rng, pose, stride=(14, 30), swing=(10, 32), knee=(5, 45), elbow=(5, 45), lean=(0, 7)):
+def _stride(rng: Rng, pose: Pose, stride: Any, swing: Any, knee: Any, elbow: Any, lean: Any, front: Any = None) -> None:
+    """Walk or run: (low, high) of the angles; `front`: of the front knee."""
     step, arm = rng.uniform(*stride), rng.uniform(*swing)
     pose.lean = rng.uniform(*lean)
     pose.legs = np.array([[2.0, step, 0, rng.uniform(0, 15)], [2.0, -0.7 * step, 0, rng.uniform(*knee)]])
     pose.arms = np.array([[6.0, -arm, 0, rng.uniform(*elbow)], [6.0, arm, 0, rng.uniform(*elbow)]])
-
-
-def _run(rng, pose):
-    _walk(rng, pose, (35, 60), (30, 55), (50, 105), (70, 110), (6, 18))
-    pose.legs[0, 3] = rng.uniform(15, 70)
+    if front:
+        pose.legs[0, 3] = rng.uniform(*front)
 
 
 # Laws of a limb's angles: away from the body, to the front, twist, bend.
@@ -133,8 +124,10 @@ _STEPPING = (("uniform", 5, 20), ("uniform", 45, 75), 0, ("uniform", 50, 85))
 _TRAILING = (("uniform", 2, 12), ("uniform", -35, -10), 0, ("uniform", 5, 40))
 _STRADDLING = (("uniform", 12, 32), ("normal", 0, 5), 0, ("uniform", 0, 15))
 _KICKING = (("uniform", 2, 25), ("uniform", 35, 85), 0, ("uniform", 0, 35))
+_WALK = partial(_stride, stride=(14, 30), swing=(10, 32), knee=(5, 45), elbow=(5, 45), lean=(0, 7))
+_RUN = partial(_stride, stride=(35, 60), swing=(30, 55), knee=(50, 105), elbow=(70, 110), lean=(6, 18), front=(15, 70))
 _LEG_POSES = (
-    (partial(_place_legs, left=_STANDING), 0.32), (_walk, 0.22), (_run, 0.10), (_sit, 0.11),
+    (partial(_place_legs, left=_STANDING), 0.32), (_WALK, 0.22), (_RUN, 0.10), (_sit, 0.11),
     (partial(_place_legs, left=_CROUCHING, lean=("uniform", 15, 40)), 0.06),
     (partial(_place_legs, left=_STEPPING, right=_TRAILING), 0.05), (partial(_place_legs, left=_STRADDLING), 0.07),
     (partial(_place_legs, left=_KICKING, right=(2, ("normal", 0, 4), 0, 5.0), lean=("uniform", -18, 2)), 0.03),
@@ -153,17 +146,16 @@ _ARM_POSES = (
 _YAWS = ((0.42, (0, 28)), (0.60, (28, 65)), (0.74, (65, 115)), (1.0, (115, 180)))
 
 
-def _choose(rng, weighted):
+def _choose(rng: Rng, weighted: Any) -> Any:
     weights = np.array([weight for _, weight in weighted])
     return weighted[rng.choice(len(weighted), p=weights / weights.sum())][0]
 
 
-def sample_pose(rng: np.random.Generator) -> Pose:
+def sample_pose(rng: Rng) -> Pose:
     """Sample a pose: legs and arms are sampled independently, for many combinations."""
-    pose = Pose()
-    legs = _choose(rng, _LEG_POSES)
+    pose, legs = Pose(), _choose(rng, _LEG_POSES)
     legs(rng, pose)
-    if legs not in (_walk, _run) or rng.random() < 0.25:
+    if legs not in (_WALK, _RUN) or rng.random() < 0.25:
         same = rng.random() < 0.55
         first = _choose(rng, _ARM_POSES)
         arms = (first, first if same else _choose(rng, _ARM_POSES))
@@ -172,8 +164,7 @@ def sample_pose(rng: np.random.Generator) -> Pose:
         pose.arms, pose.legs = pose.arms[::-1].copy(), pose.legs[::-1].copy()
     pose.arms[:, :3] += rng.normal(0, 4, (2, 3))
     pose.legs[:, :2] += rng.normal(0, 2, (2, 2))
-    # Arms hang by their weight when the torso leans.
-    pose.arms[:, 1] += 0.8 * pose.lean
+    pose.arms[:, 1] += 0.8 * pose.lean  # arms hang by their weight when the torso leans
     pose.lean += rng.normal(0, 2)
     pose.sway, pose.twist = rng.normal(0, 4), rng.normal(0, 8)
     pose.head = np.array([rng.normal(0, 14), rng.normal(0, 7), rng.normal(0, 6)])
@@ -182,10 +173,10 @@ def sample_pose(rng: np.random.Generator) -> Pose:
 
 @dataclass
 class Body:
-    """The joints of a posed person as the camera sees it.
+    """A posed person as the camera sees it.
 
-    `joints` maps a name to (x, y, z) in units of the stature, the pelvis at the origin; beside the keypoints'
-    names it has neck, head, and for each side hand and toe. `torso` and `head` are rotations (3, 3) to the camera.
+    `joints` maps a name to (x, y, z), the pelvis at the origin; beside the keypoints' names it has neck, head, and for
+    each side hand and toe. `torso` and `head` are rotations (3, 3) to the camera.
     """
 
     joints: dict[str, np.ndarray]
@@ -198,11 +189,12 @@ class Body:
 def on_head(body: Body, direction: np.ndarray, reach: float = 1.0) -> np.ndarray:
     """Return the point (3,) where `direction` (3,), in the head's frame, meets the surface of the head."""
     up, turned, radius = body.head @ -DOWN, body.head @ direction, body.size.head * reach
-    return body.joints["head"] + radius * (turned + (HEAD_ELONGATION - 1) * (turned @ up) * up)
+    point: np.ndarray = body.joints["head"] + radius * (turned + (HEAD_ELONGATION - 1) * (turned @ up) * up)
+    return point
 
 
 def pose_body(pose: Pose, size: SimpleNamespace, yaw: float, roll: float = 0.0, camera_pitch: float = 0.0) -> Body:
-    """Compute the joints of a person, as the camera sees them, by forward kinematics.
+    """Compute the joints of a person by forward kinematics.
 
     yaw: 0 faces the viewer, 90 the image's right; roll: in the image plane; camera_pitch: the camera looks down.
     """
@@ -212,35 +204,34 @@ def pose_body(pose: Pose, size: SimpleNamespace, yaw: float, roll: float = 0.0, 
     # A neck makes up for half of a lean: people look ahead.
     head = torso @ rotation(X, 0.5 * pose.lean - nod) @ rotation(Y, head_yaw) @ rotation(Z, tilt)
 
-    joints = {"neck": torso @ (-size.torso * DOWN)}
-    joints["head"] = joints["neck"] + torso @ (-0.35 * size.neck * DOWN) + head @ (-0.65 * size.neck * DOWN)
-    for side, (name, outward) in enumerate(zip(SIDES, (1.0, -1.0), strict=True)):
-        away, front, inward, bend = pose.arms[side]
-        shoulder = torso @ np.array([outward * size.shoulder, -0.93 * size.torso, 0.0])
-        upper = torso @ rotation(Z, -outward * away) @ rotation(X, front) @ rotation(Y, -outward * inward)
-        lower = upper @ rotation(X, bend)
-        joints[f"{name}_shoulder"] = shoulder
-        joints[f"{name}_elbow"] = shoulder + size.upper_arm * (upper @ DOWN)
-        joints[f"{name}_wrist"] = joints[f"{name}_elbow"] + size.forearm * (lower @ DOWN)
-        joints[f"{name}_hand"] = joints[f"{name}_wrist"] + 0.045 * (lower @ DOWN)
+    at = {"neck": torso @ (-size.torso * DOWN)}
+    at["head"] = at["neck"] + torso @ (-0.35 * size.neck * DOWN) + head @ (-0.65 * size.neck * DOWN)
+    for side, outward, arm, leg in zip(SIDES, (1.0, -1.0), pose.arms, pose.legs, strict=True):
+        upper, lower = _limb(torso, arm, outward, 1)
+        at[f"{side}_shoulder"] = torso @ np.array([outward * size.shoulder, -0.93 * size.torso, 0.0])
+        at[f"{side}_elbow"] = at[f"{side}_shoulder"] + size.upper_arm * (upper @ DOWN)
+        at[f"{side}_wrist"] = at[f"{side}_elbow"] + size.forearm * (lower @ DOWN)
+        at[f"{side}_hand"] = at[f"{side}_wrist"] + 0.045 * (lower @ DOWN)
+        thigh, shank = _limb(pelvis, leg, outward, -1)
+        at[f"{side}_hip"] = pelvis @ np.array([outward * size.hip, 0.0, 0.0])
+        at[f"{side}_knee"] = at[f"{side}_hip"] + size.thigh * (thigh @ DOWN)
+        at[f"{side}_ankle"] = at[f"{side}_knee"] + size.shank * (shank @ DOWN)
+        foot = shank @ rotation(Y, outward * 12) @ (size.foot * FORWARD + 0.028 * DOWN)
+        at[f"{side}_toe"] = at[f"{side}_ankle"] + foot
 
-        away, front, inward, bend = pose.legs[side]
-        hip = pelvis @ np.array([outward * size.hip, 0.0, 0.0])
-        thigh = pelvis @ rotation(Z, -outward * away) @ rotation(X, front) @ rotation(Y, -outward * inward)
-        shank = thigh @ rotation(X, -bend)
-        joints[f"{name}_hip"] = hip
-        joints[f"{name}_knee"] = hip + size.thigh * (thigh @ DOWN)
-        joints[f"{name}_ankle"] = joints[f"{name}_knee"] + size.shank * (shank @ DOWN)
-        turned_out = rotation(Y, outward * 12)
-        joints[f"{name}_toe"] = joints[f"{name}_ankle"] + shank @ turned_out @ (size.foot * FORWARD + 0.028 * DOWN)
-
-    body = Body(joints, torso, head, size, pose.seated)
-    for name, direction in FACE_DIRECTIONS.items():
-        joints[name] = on_head(body, direction)
+    body = Body(at, torso, head, size, pose.seated)
+    at |= {name: on_head(body, direction) for name, direction in FACE_DIRECTIONS.items()}
     return body
 
 
-def sample_body(rng: np.random.Generator) -> Body:
+def _limb(trunk: np.ndarray, angles: np.ndarray, outward: float, bends: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations (3, 3) of both bones; bends: 1 to the front, -1 to the back."""
+    away, front, inward, bend = angles
+    upper = trunk @ rotation(Z, -outward * away) @ rotation(X, front) @ rotation(Y, -outward * inward)
+    return upper, upper @ rotation(X, bends * bend)
+
+
+def sample_body(rng: Rng) -> Body:
     """Sample pose, size and direction of one person."""
     pose, size, side, kind = sample_pose(rng), sample_size(rng), rng.choice([-1, 1]), rng.random()
     yaw = side * rng.uniform(*next(ends for share, ends in _YAWS if kind < share))

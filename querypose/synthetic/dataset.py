@@ -1,14 +1,14 @@
 """A data set of synthetic people in COCO's format, rendered on demand: no download, and exact labels."""
 
-import contextlib
 import fcntl
+import functools
 import json
 import multiprocessing
 import os
 import shutil
 import signal
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,7 @@ _IMAGES_PER_TASK = 25
 _MIN_IMAGES_FOR_POOL = 100  # fewer images are rendered sooner than a pool of processes starts
 
 CATEGORY = {
-    "id": 1,
-    "name": "person",
-    "supercategory": "person",
-    "keypoints": list(KEYPOINT_NAMES),
+    "id": 1, "name": "person", "supercategory": "person", "keypoints": list(KEYPOINT_NAMES),
     "skeleton": [
         [16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9],
         [8, 10], [9, 11], [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7],
@@ -45,8 +42,7 @@ CATEGORY = {
 def render_image(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, Annotations]:
     """Render image `index` of a split, which depends on nothing but the three arguments, as of `render_scene`."""
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(split.encode()), index]))
-    width = int(rng.choice(_WIDTHS))
-    return render_scene(rng, height=_HEIGHT, width=width)
+    return render_scene(rng, height=_HEIGHT, width=int(rng.choice(_WIDTHS)))
 
 
 def write_synthetic_people(folder: str | Path, split: str, num_images: int, seed: int = 0) -> str:
@@ -85,19 +81,14 @@ def _write_split(folder: Path, split: str, json_file: Path, wanted: dict[str, in
     partial.mkdir()
     images: list[dict[str, Any]] = []
     annotations: Annotations = []
-    rendered = _render_files(partial, split, wanted["num_images"], wanted["seed"])
-    for index, (height, width, persons) in enumerate(rendered):
-        images.append({"id": index, "file_name": f"{index:06d}.jpg", "height": height, "width": width})
-        annotations += [
-            {"id": number, "image_id": index, **person} for number, person in enumerate(persons, len(annotations) + 1)
-        ]
-    content = {
-        "info": {"description": "synthetic people of QueryPose", "synthetic_people": wanted},
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": [CATEGORY],
-    }
+    render = functools.partial(_render_file, partial, split, wanted["seed"])
+    bar = {"total": wanted["num_images"], "desc": f"rendering synthetic people ({split})", "unit": "image"}
+    for image, persons in tqdm(_in_processes(render, wanted["num_images"]), **bar, disable=None):
+        images.append(image)
+        for person in persons:
+            annotations.append({"id": len(annotations) + 1, "image_id": image["id"], **person})
+    info = {"description": "synthetic people of QueryPose", "synthetic_people": wanted}
+    content = {"info": info, "licenses": [], "images": images, "annotations": annotations, "categories": [CATEGORY]}
     (partial / json_file.name).write_text(json.dumps(content))
     # The label file vouches for the images: it is removed first and written last.
     json_file.unlink(missing_ok=True)
@@ -106,21 +97,16 @@ def _write_split(folder: Path, split: str, json_file: Path, wanted: dict[str, in
     os.replace(images_folder / json_file.name, json_file)
 
 
-def _render_files(folder: Path, split: str, num_images: int, seed: int) -> Iterator[tuple[int, int, Annotations]]:
-    """Yield (height, width, annotations) of each image in order, after writing it to `folder`."""
-    starts = range(0, num_images, _IMAGES_PER_TASK)
-    tasks = [(folder, split, range(start, min(start + _IMAGES_PER_TASK, num_images)), seed) for start in starts]
+def _in_processes(render: Callable[[int], Any], number: int) -> Iterator[Any]:
+    """Yield render(0), .. in order."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A daemon, such as a worker of a data loader, may not have children.
-    use_pool = cores > 1 and num_images >= _MIN_IMAGES_FOR_POOL and not multiprocessing.current_process().daemon
-    fork = multiprocessing.get_context("fork")
-    with (
-        tqdm(total=num_images, desc=f"rendering synthetic people ({split})", unit="image", disable=None) as bar,
-        fork.Pool(min(cores, len(tasks)), _start_worker) if use_pool else contextlib.nullcontext() as pool,
-    ):
-        for batch in pool.imap(_render_batch, tasks) if pool else map(_render_batch, tasks):
-            yield from batch
-            bar.update(len(batch))
+    if cores == 1 or number < _MIN_IMAGES_FOR_POOL or multiprocessing.current_process().daemon:
+        yield from map(render, range(number))
+    else:
+        processes = min(cores, number // _IMAGES_PER_TASK)
+        with multiprocessing.get_context("fork").Pool(processes, _start_worker) as pool:
+            yield from pool.imap(render, range(number), chunksize=_IMAGES_PER_TASK)
 
 
 def _start_worker() -> None:
@@ -128,13 +114,10 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends its workers
 
 
-def _render_batch(task: tuple[Path, str, range, int]) -> list[tuple[int, int, Annotations]]:
-    folder, split, indices, seed = task
-    batch = []
-    for index in indices:
-        image, annotations = render_image(split, index, seed)
-        path = folder / f"{index:06d}.jpg"
-        if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
-            raise OSError(f"{path} was not written")
-        batch.append((image.shape[0], image.shape[1], annotations))
-    return batch
+def _render_file(folder: Path, split: str, seed: int, index: int) -> tuple[dict[str, Any], Annotations]:
+    """Write an image to `folder`; return its entry and its annotations in COCO's format."""
+    image, annotations = render_image(split, index, seed)
+    name = f"{index:06d}.jpg"
+    if not cv2.imwrite(str(folder / name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
+        raise OSError(f"{folder / name} was not written")
+    return {"id": index, "file_name": name, "height": image.shape[0], "width": image.shape[1]}, annotations

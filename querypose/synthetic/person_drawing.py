@@ -4,7 +4,9 @@ Everything is drawn at twice the size of the final image (`SUPERSAMPLING`) and a
 Positions are continuous coordinates of that large canvas: the pixel in column i covers [i, i + 1].
 """
 
+from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,14 +25,10 @@ _PART_NAMES = ("torso", "pelvis", "skirt", "neck", "head", "hair") + tuple(
 PART_IDS = {name: index + 1 for index, name in enumerate(_PART_NAMES)}
 
 _PARTS_SHOWING = {
-    "shoulder": ("torso", "{}_upper_arm"),
-    "elbow": ("{}_upper_arm", "{}_forearm"),
-    "wrist": ("{}_forearm", "{}_hand"),
-    "hip": ("pelvis", "torso", "skirt", "{}_thigh"),
-    "knee": ("{}_thigh", "{}_shank"),
-    "ankle": ("{}_shank", "{}_foot"),
+    "shoulder": ("torso", "{}_upper_arm"), "elbow": ("{}_upper_arm", "{}_forearm"), "wrist": ("{}_forearm", "{}_hand"),
+    "hip": ("pelvis", "torso", "skirt", "{}_thigh"), "knee": ("{}_thigh", "{}_shank"), "ankle": ("{}_shank", "{}_foot"),
     "ear": ("{}_ear",),
-}
+}  # fmt: skip
 # A shoulder or hip this much farther than the body's axis at its height is behind the body, though the pixel at its
 # position shows the torso: height as a share of the torso, distance in units of stature.
 _BEHIND = {"shoulder": (0.93, 0.072), "hip": (0.0, 0.038)}
@@ -39,12 +37,7 @@ _BEHIND = {"shoulder": (0.93, 0.072), "hip": (0.0, 0.038)}
 _TURNED_AWAY = {"nose": -0.12, "eye": 0.08, "ear": -0.35}
 
 
-def _parts_showing(keypoint):
-    side, _, joint = keypoint.rpartition("_")
-    return {PART_IDS[part.format(side)] for part in _PARTS_SHOWING.get(joint, ("head",))}
-
-
-def _directions(angles):
+def _directions(angles: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
@@ -66,63 +59,23 @@ def capsule(start: np.ndarray, end: np.ndarray, radius_start: float, radius_end:
     return np.concatenate([end + radius_end * _directions(far), start + radius_start * _directions(near)])
 
 
-class PersonCanvas:
-    """Color image and part map of one person; light: -1 from the left, 1 from the right."""
+class RenderedPerson:
+    """A posed body with its appearance on a canvas.
 
-    def __init__(self, height, width, light):
-        self.color = np.zeros((height, width, 3), np.uint8)
-        self.parts = np.zeros((height, width), np.uint8)
-        self.light = light
-
-    def polygon(self, points, color, part=None):
-        points = np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
-        color = tuple(int(min(max(c, 0), 255)) for c in color)
-        cv2.fillConvexPoly(self.color, points, color, cv2.LINE_8, _SHIFT)
-        if part is not None:
-            cv2.fillConvexPoly(self.parts, points, part, cv2.LINE_8, _SHIFT)
-
-    def solid(self, outline, inner, color, part):
-        """A closed shape with a dark rim: `outline` is the whole shape, `inner` the shape without its rim."""
-        self.polygon(outline, 0.42 * color, part)
-        self.polygon(inner, color)
-
-    def limb(self, start, end, radius_start, radius_end, color, part, rim=1.6):
-        start, end = start[:2], end[:2]
-        inner = capsule(start, end, max(radius_start - rim, 0.5), max(radius_end - rim, 0.5))
-        self.solid(capsule(start, end, radius_start, radius_end), inner, color, part)
-        aside = np.array([0.34 * self.light, -0.12])
-        lit = capsule(start + radius_start * aside, end + radius_end * aside, 0.38 * radius_start, 0.38 * radius_end)
-        self.polygon(lit, np.minimum(color * 1.12 + 14, 255))
-
-    def disc(self, center, radius, color, part=None, rim=1.4):
-        outline = center[:2] + radius * _CIRCLE
-        self.solid(outline, center[:2] + max(radius - rim, 0.5) * _CIRCLE, color, part)
-
-    def hull(self, circles, color, part, rim=1.8):
-        """The convex hull of circles ((x, y), radius)."""
-        outline, inner = (
-            np.concatenate([center[:2] + max(radius - inset, 0.5) * _CIRCLE for center, radius in circles])
-            for inset in (0.0, rim)
-        )
-        outline, inner = (cv2.convexHull(ring.astype(np.float32))[:, 0] for ring in (outline, inner))
-        self.solid(outline, inner, color, part)
-
-
-class RenderedPerson(PersonCanvas):
-    """A posed body with its appearance on a canvas; stature: in pixels of the final image, were the person upright.
-
-    parts: (h, w) uint8, values of `PART_IDS`, `PROP` or `BACKGROUND`. keypoints: (K, 2) continuous canvas coordinates
-    in the order of `KEYPOINT_NAMES`. behind: (K,) bool, on the side of the body that is turned away.
+    color: (h, w, 3) uint8. parts: (h, w) uint8, values of `PART_IDS`, `PROP` or `BACKGROUND`. keypoints: (K, 2)
+    continuous canvas coordinates in the order of `KEYPOINT_NAMES`. behind: (K,) bool, on the side of the body that is
+    turned away.
     """
 
     def __init__(self, body: Body, look: SimpleNamespace, stature: float, light: float = 1.0):
-        self.body, self.look, self.scale = body, look, stature * SUPERSAMPLING
+        """stature: in pixels of the final image, were the person upright; light: -1 from the left, 1 from the right."""
+        self.body, self.look, self.scale, self.light = body, look, stature * SUPERSAMPLING, light
         self.girth, self.head_radius = self.scale * body.size.girth, self.scale * body.size.head
         points, margin = np.array(list(body.joints.values())) * self.scale, 0.17 * self.scale
         low, high = points[:, :2].min(axis=0) - margin, points[:, :2].max(axis=0) + margin
         origin = np.append(np.floor(low), 0.0)
         width, height = np.ceil(high - origin[:2]).astype(int)
-        super().__init__(height, width, light)
+        self.color, self.parts = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)
         self.at = dict(zip(body.joints, points - origin, strict=True))
         self.middle = -origin  # the pelvis, which is the origin of the body
         self.keypoints = np.array([self.at[name][:2] for name in KEYPOINT_NAMES])
@@ -138,30 +91,57 @@ class RenderedPerson(PersonCanvas):
     def self_visible(self) -> np.ndarray:
         """Return for each keypoint (K,) whether the person's own body and props leave it visible."""
         columns, rows = np.floor(self.keypoints).astype(int).T
-        shown = zip(KEYPOINT_NAMES, self.parts[rows, columns], strict=True)
-        return np.array([part in _parts_showing(name) for name, part in shown]) & ~self.behind
+        visible = ~self.behind
+        for index, (name, part) in enumerate(zip(KEYPOINT_NAMES, self.parts[rows, columns], strict=True)):
+            side, _, joint = name.rpartition("_")
+            visible[index] &= part in [PART_IDS[shown.format(side)] for shown in _PARTS_SHOWING.get(joint, ("head",))]
+        return visible
 
-    def is_behind(self, name):
+    def polygon(self, points: np.ndarray, color: np.ndarray, part: int | None = None) -> None:
+        points = np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
+        rgb = tuple(int(min(max(c, 0), 255)) for c in color)
+        cv2.fillConvexPoly(self.color, points, rgb, cv2.LINE_8, _SHIFT)
+        if part is not None:
+            cv2.fillConvexPoly(self.parts, points, part, cv2.LINE_8, _SHIFT)
+
+    def solid(self, outline: np.ndarray, inner: np.ndarray, color: np.ndarray, part: int | None) -> None:
+        """A closed shape with a dark rim: `outline` is the whole shape, `inner` the shape without its rim."""
+        self.polygon(outline, 0.42 * color, part)
+        self.polygon(inner, color)
+
+    def limb(self, start: Any, end: Any, radius_start: float, radius_end: float, color: np.ndarray, part: int) -> None:
+        start, end = start[:2], end[:2]
+        inner = capsule(start, end, max(radius_start - 1.6, 0.5), max(radius_end - 1.6, 0.5))
+        self.solid(capsule(start, end, radius_start, radius_end), inner, color, part)
+        aside = np.array([0.34 * self.light, -0.12])
+        lit = capsule(start + radius_start * aside, end + radius_end * aside, 0.38 * radius_start, 0.38 * radius_end)
+        self.polygon(lit, np.minimum(color * 1.12 + 14, 255))
+
+    def disc(self, center: Any, radius: float, color: Any, part: int | None = None, rim: float = 1.4) -> None:
+        self.solid(center[:2] + radius * _CIRCLE, center[:2] + max(radius - rim, 0.5) * _CIRCLE, color, part)
+
+    def hull(self, circles: list[tuple[Any, float]], color: np.ndarray, part: int) -> None:
+        """The convex hull of circles (center, radius)."""
+        rings = [[center[:2] + max(radius - rim, 0.5) * _CIRCLE for center, radius in circles] for rim in (0, 1.8)]
+        outline, inner = (cv2.convexHull(np.concatenate(ring).astype(np.float32))[:, 0] for ring in rings)
+        self.solid(outline, inner, color, part)
+
+    def is_behind(self, name: str) -> bool:
         joint = name.rpartition("_")[2]
         if name in FACE_DIRECTIONS:
-            return (self.body.head @ FACE_DIRECTIONS[name])[2] < _TURNED_AWAY[joint]
+            return bool((self.body.head @ FACE_DIRECTIONS[name])[2] < _TURNED_AWAY[joint])
         height, distance = _BEHIND.get(joint, (0.0, np.inf))
-        return self.at[name][2] < self.on_torso(0, height, 0)[2] - distance * self.scale
+        return bool(self.at[name][2] < self.on_torso(0, height, 0)[2] - distance * self.scale)
 
-    def on_torso(self, left, up, front):
+    def on_torso(self, left: float, up: float, front: float) -> Any:
         """Position of a point of the torso: `up` as a share of its length, the others in units of stature."""
-        local = np.array([left, -up * self.body.size.torso, front])
-        return self.middle + self.scale * (self.body.torso @ local)
+        return self.middle + self.scale * (self.body.torso @ np.array([left, -up * self.body.size.torso, front]))
 
-    def steps(self):
+    def steps(self) -> Iterator[tuple[Any, ...]]:
         """Yield (depth, method that draws a shape, its arguments): they are drawn from far to near."""
         at, look, scale, girth = self.at, self.look, self.scale, self.girth
-        torso_depth, pelvis_depth, head_depth = (
-            self.on_torso(0, 0.6, 0)[2],
-            self.middle[2],
-            at["head"][2] + 0.01 * scale,
-        )
-        near = 0.02 * scale
+        torso_depth, pelvis_depth, near = self.on_torso(0, 0.6, 0)[2], self.middle[2], 0.02 * scale
+        head_depth = at["head"][2] + 0.01 * scale
         hips = [(at[f"{side}_hip"], 0.056 * girth) for side in SIDES]
         seat = (self.on_torso(0, 0.25, 0), 0.06 * girth)
         yield torso_depth, self.torso
@@ -174,7 +154,15 @@ class RenderedPerson(PersonCanvas):
             yield self.on_torso(0, 0.6, -0.075)[2] + near * np.sign(-self.body.torso[2, 2]), self.on_the_back
         yield head_depth, self.head
         if look.hairstyle == "long":
-            yield self.hair_depth(head_depth, torso_depth, near), self.long_hair
+            facing = self.body.head[2, 2]
+            depth = head_depth - 0.1 * near
+            if facing < -0.15:
+                depth = max(head_depth, torso_depth) + near
+            elif facing > 0.15:
+                depth = min(head_depth, torso_depth - 0.5 * near) - near
+            top, radius = at["head"] + scale * (-0.035 * self.body.head[:, 2]), self.head_radius
+            hair = (top, top + scale * 0.1 * self.body.head[:, 1], radius, 0.85 * radius)
+            yield depth, self.limb, *hair, look.hair, PART_IDS["hair"]
         for side in SIDES:
             ear = (at[f"{side}_ear"], 0.021 * scale, 0.95 * look.skin, PART_IDS[f"{side}_ear"], 1.0)
             yield head_depth + (-1 if self.is_behind(f"{side}_ear") else 1), self.disc, *ear
@@ -197,7 +185,7 @@ class RenderedPerson(PersonCanvas):
             hem = [(hip + 0.68 * (knee - hip), 0.06 * girth) for hip, knee in thighs]
             yield depth, self.hull, [*hips, *hem], look.legwear, PART_IDS["skirt"]
 
-    def limbs(self):
+    def limbs(self) -> Iterator[tuple[Any, ...]]:
         """Yield part, joints, how far it is in front of their middle, radii, color, and the share that is drawn."""
         look = self.look
         if look.sleeves != "long":
@@ -215,21 +203,19 @@ class RenderedPerson(PersonCanvas):
         trousers = look.legwear if look.legs == "trousers" else look.skin
         yield "shank", ("knee", "ankle"), -0.6, (0.04, 0.027), trousers, None
 
-    def torso(self):
+    def torso(self) -> None:
         look, shoulder, hip = self.look, self.body.size.shoulder, self.body.size.hip
         circles = [(self.on_torso(s * (shoulder - 0.012), 0.90, 0), 0.037 * self.scale) for s in (-1, 1)]
         circles += [(self.on_torso(s * (hip + 0.004), 0.17, 0), 0.050 * self.girth) for s in (-1, 1)]
         circles += [(self.on_torso(0, 0.68, s * 0.012), 0.062 * self.girth) for s in (-1, 1)]
         self.hull(circles, look.shirt, PART_IDS["torso"])
-        start, end = self.on_torso(0, 0.8, 0)[:2], self.on_torso(0, 0.22, 0)[:2]
         across = np.array([0.05 * self.light * self.girth * 0.55, 0])
-        lit = capsule(start + across, end + across, 0.022 * self.girth, 0.02 * self.girth)
+        start, end = self.on_torso(0, 0.8, 0)[:2] + across, self.on_torso(0, 0.22, 0)[:2] + across
+        lit = capsule(start, end, 0.022 * self.girth, 0.02 * self.girth)
         self.polygon(lit, np.minimum(look.shirt * 1.1 + 10, 255))
-        if self.body.torso[2, 2] > 0.25:
-            self.shirt_front()
-
-    def shirt_front(self):
-        look, depth = self.look, 0.042 * self.body.size.girth
+        if self.body.torso[2, 2] <= 0.25:
+            return
+        depth = 0.042 * self.body.size.girth  # the front of the shirt
         collar = [(-0.034, 0.99, depth * 0.4), (0.034, 0.99, depth * 0.4), (0, 0.80, depth)]
         self.polygon(np.array([self.on_torso(*corner)[:2] for corner in collar]), 0.9 * look.skin)
         chest, hem = self.on_torso(0, 0.80, depth)[:2], self.on_torso(0, 0.12, depth)[:2]
@@ -242,11 +228,11 @@ class RenderedPerson(PersonCanvas):
             corners = ((-0.045, 0.62), (0.045, 0.62), (0.045, 0.36), (-0.045, 0.36))
             self.polygon(np.array([self.on_torso(x, y, depth)[:2] for x, y in corners]), look.trim)
 
-    def on_the_back(self):
+    def on_the_back(self) -> None:
         look = self.look
         if look.back == "backpack":
-            circles = [(self.on_torso(x, y, -0.075), 0.035 * self.scale) for x in (-0.04, 0.04) for y in (0.35, 0.82)]
-            self.hull(circles, look.trim, PROP)
+            sack = [(self.on_torso(x, y, -0.075), 0.035 * self.scale) for x in (-0.04, 0.04) for y in (0.35, 0.82)]
+            self.hull(sack, look.trim, PROP)
             if self.body.torso[2, 2] < 0:
                 pocket = [(self.on_torso(x, 0.42, -0.11), 0.02 * self.scale) for x in (-0.03, 0.03)]
                 self.hull(pocket, 0.8 * look.trim, PROP)
@@ -255,28 +241,14 @@ class RenderedPerson(PersonCanvas):
             hood = [(self.on_torso(x, y, -0.05), 0.022 * self.scale) for x, y in corners]
             self.hull(hood, 0.78 * look.shirt, PART_IDS["torso"])
 
-    def stool(self):
+    def stool(self) -> None:
         width, depth = 0.085 * self.scale, 0.3 * self.scale
         top, foot = self.middle[:2] + [0, 0.055 * self.scale], self.middle[:2] + [0, depth]
         box = np.array([top - [width, 0], top + [width, 0], foot + [width, 0], foot - [width, 0]])
         inner = box + 2.0 * np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
         self.solid(box, inner, 0.45 * self.look.trim + 60, PROP)
 
-    def hair_depth(self, head_depth, torso_depth, near):
-        facing = self.body.head[2, 2]
-        if facing < -0.15:
-            return max(head_depth, torso_depth) + near
-        if facing > 0.15:
-            return min(head_depth, torso_depth - 0.5 * near) - near
-        return head_depth - 0.1 * near
-
-    def long_hair(self):
-        down, forward = self.body.head[:, 1], self.body.head[:, 2]
-        top = self.at["head"] + self.scale * (-0.035 * forward)
-        hanging = top + self.scale * 0.1 * down
-        self.limb(top, hanging, self.head_radius, 0.85 * self.head_radius, self.look.hair, PART_IDS["hair"])
-
-    def head(self):
+    def head(self) -> None:
         """The head is a shaded ball, pixel by pixel: hair, eyes and mouth are regions of its surface."""
         look, turn, center, radius = self.look, self.body.head, self.at["head"][:2], self.head_radius
         reach = int(np.ceil(radius * HEAD_ELONGATION)) + 2
@@ -296,7 +268,7 @@ class RenderedPerson(PersonCanvas):
         color = np.tile(look.skin, offset.shape[1:] + (1,))
         part = np.where(inside, PART_IDS["head"], BACKGROUND).astype(np.uint8)
 
-        def near(direction, degrees):
+        def near(direction: Any, degrees: float) -> Any:
             direction = np.asarray(direction, float) / np.linalg.norm(direction)
             return np.tensordot(direction, local, axes=1) > np.cos(np.radians(degrees))
 

@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 
-from querypose.synthetic.articulated_person import FACE_DIRECTIONS, sample_appearance, sample_body
+from querypose.synthetic.articulated_person import FACE_DIRECTIONS, Rng, sample_appearance, sample_body
 from querypose.synthetic.person_drawing import BACKGROUND, SUPERSAMPLING, RenderedPerson
 
 Annotations = list[dict[str, Any]]
+Shape = tuple[int, int]
 
 MIN_LABELLED_KEYPOINTS = 4
 MIN_VISIBLE_SHARE = 0.38  # of a person's silhouette within the image
@@ -22,26 +23,32 @@ _OBJECT = 100  # owner of pixels that a foreground object covers
 
 
 class PlacedPerson:
-    """A person whose canvas begins at (column, row) of the scene, in supersampled pixels, possibly negative."""
+    """A person whose canvas begins at (column, row) of the scene, in supersampled pixels, possibly negative.
 
-    def __init__(self, rendered, column, row, shape):
+    labeled: which keypoints (K,) are within the scene and not on the far side of the head, as COCO's annotators do.
+    """
+
+    def __init__(self, rendered: RenderedPerson, column: int, row: int, shape: Shape):
         self.rendered = rendered
         height, width = rendered.parts.shape
-        top, bottom = max(row, 0), min(row + height, shape[0])
-        left, right = max(column, 0), min(column + width, shape[1])
-        self.scene = np.s_[top : max(bottom, top), left : max(right, left)]
-        self.own = np.s_[top - row : max(bottom, top) - row, left - column : max(right, left) - column]
+        top, left = max(row, 0), max(column, 0)
+        bottom, right = max(min(row + height, shape[0]), top), max(min(column + width, shape[1]), left)
+        self.scene = np.s_[top:bottom, left:right]
+        self.own = np.s_[top - row : bottom - row, left - column : right - column]
         self.silhouette = rendered.silhouette[self.own]
         self.drawn = rendered.parts[self.own] != BACKGROUND
         self.keypoints = rendered.keypoints + [column, row]
+        inside = ((self.keypoints >= 0) & (self.keypoints < shape[::-1])).all(axis=1)
+        self.labeled = inside & ~(rendered.behind & _ON_FACE)
 
-    def labeled(self, shape):
-        """Which keypoints (K,) are within the image and not on the far side of the head, as COCO's annotators do."""
-        inside = ((self.keypoints >= 0) & (self.keypoints < [shape[1], shape[0]])).all(axis=1)
-        return inside & ~(self.rendered.behind & _ON_FACE)
+    @property
+    def is_inside(self) -> bool:
+        """Whether enough of the person is within the scene to be annotated."""
+        inside = np.count_nonzero(self.silhouette) >= MIN_SHARE_INSIDE * np.count_nonzero(self.rendered.silhouette)
+        return bool(inside and self.labeled.sum() >= MIN_LABELLED_KEYPOINTS)
 
 
-def render_scene(rng: np.random.Generator, height: int = 192, width: int = 224) -> tuple[np.ndarray, Annotations]:
+def render_scene(rng: Rng, height: int = 192, width: int = 224) -> tuple[np.ndarray, Annotations]:
     """Render one image of people and return it with its annotations.
 
     Returns an image (height, width, 3) uint8 RGB, and a dict per person, from near to far, as in COCO's files but
@@ -56,12 +63,11 @@ def render_scene(rng: np.random.Generator, height: int = 192, width: int = 224) 
     draw_persons(canvas, persons)
     for draw, color in objects:
         draw(canvas, color)
-        draw(owner, _OBJECT)
     image = photograph(rng, cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA))
     return image, [annotate(person, number, owner) for number, person in enumerate(persons, start=1)]
 
 
-def owners(persons: list[PlacedPerson], shape: tuple[int, int]) -> np.ndarray:
+def owners(persons: list[PlacedPerson], shape: Shape) -> np.ndarray:
     """The person, counted from 1, that each pixel of the scene shows; persons from near to far."""
     owner = np.zeros(shape, np.uint8)
     for number, person in reversed(list(enumerate(persons, start=1))):
@@ -77,7 +83,7 @@ def draw_persons(canvas: np.ndarray, persons: list[PlacedPerson]) -> None:
         canvas[person.scene][person.drawn] = person.rendered.color[person.own][person.drawn]
 
 
-def _place_persons(rng, shape, light):
+def _place_persons(rng: Rng, shape: Shape, light: float) -> list[PlacedPerson]:
     """Place the persons from near to far, each where enough of it stays visible."""
     count = 1 + rng.choice(5, p=_PERSON_COUNTS)
     # Many people fit only when they are smaller.
@@ -85,7 +91,7 @@ def _place_persons(rng, shape, light):
     if rng.random() < 0.07:
         statures[0] = rng.uniform(1.0, 1.35)
     taken = np.zeros(shape, bool)
-    persons = []
+    persons: list[PlacedPerson] = []
     for stature in statures:
         pixels = stature * shape[0] / SUPERSAMPLING
         person = _place_person(rng, pixels, light, taken)
@@ -98,14 +104,13 @@ def _place_persons(rng, shape, light):
     return persons
 
 
-def _place_person(rng, stature, light, taken):
+def _place_person(rng: Rng, stature: float, light: float, taken: np.ndarray) -> PlacedPerson | None:
     rendered, shape = RenderedPerson(sample_body(rng), sample_appearance(rng), stature, light), taken.shape
     height, width = rendered.parts.shape
     rows, columns = _rows_and_columns(rendered.silhouette)
-    pixels = np.count_nonzero(rendered.silhouette)
     crossing = rng.random() < 0.15  # cut by the border of the image
     overlapping = rng.random() < 0.4
-    best, best_share = None, 0.0
+    best, best_share = None, MIN_VISIBLE_SHARE + 0.07
     for _ in range(8):
         if crossing:
             column = rng.integers(-width // 2, shape[1] - width // 2 + 1)
@@ -113,29 +118,32 @@ def _place_person(rng, stature, light, taken):
         else:
             column = _slide(rng, -columns[0], shape[1] - columns[-1] - 1)
             row = _slide(rng, -rows[0], shape[0] - rows[-1] - 1)
-        person = PlacedPerson(rendered, int(column), int(row), shape)
-        inside = np.count_nonzero(person.silhouette)
-        if inside < MIN_SHARE_INSIDE * pixels or person.labeled(shape).sum() < MIN_LABELLED_KEYPOINTS:
+        person = PlacedPerson(rendered, int(column), int(row), (shape[0], shape[1]))
+        if not person.is_inside:
             continue
-        share = np.count_nonzero(person.silhouette & ~taken[person.scene]) / inside
-        if share >= MIN_VISIBLE_SHARE + 0.07 and overlapping:
-            return person
-        if share > best_share:
+        free = np.count_nonzero(person.silhouette & ~taken[person.scene])
+        share = free / np.count_nonzero(person.silhouette)
+        if share >= best_share and (best is None or share > best_share):
             best, best_share = person, share
-    return best if best_share >= MIN_VISIBLE_SHARE + 0.07 else None
+            if overlapping:
+                break
+    return best
 
 
-def _slide(rng, first, last):
+def _slide(rng: Rng, first: int, last: int) -> int:
     """A position between the two ends; beyond them if the person is larger than the image."""
-    return rng.integers(min(first, last), max(first, last) + 1)
+    return int(rng.integers(min(first, last), max(first, last) + 1))
 
 
-def _rows_and_columns(mask):
+def _rows_and_columns(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
 
 
-def _place_objects(rng, owner, persons):
-    """Choose objects in front of the persons that leave enough of each visible; return [(draw, color)]."""
+def _place_objects(rng: Rng, owner: np.ndarray, persons: list[PlacedPerson]) -> list[tuple[Any, np.ndarray]]:
+    """Choose objects in front of the persons that leave enough of each visible, and enter them into `owner`.
+
+    Returns [(draw, color)], to call `draw(canvas, color)`.
+    """
     height, width = owner.shape
     objects = []
     for _ in range(rng.integers(1, 3) if rng.random() <= 0.3 else 0):
@@ -148,7 +156,7 @@ def _place_objects(rng, owner, persons):
             draw = partial(draw_box, (x, rng.uniform(0, 0.5) * height, x + 0.25 * size, height))
         elif kind == 2:  # a rail
             draw = partial(draw_box, (0, y, width, y + 0.35 * size))
-        else:  # a bush
+        else:
             draw = partial(_bush, (x, y), size, rng.uniform(-1, 1, (5, 2)))
             color = color * [0.5, 0.8, 0.4]
         trial = owner.copy()
@@ -160,7 +168,7 @@ def _place_objects(rng, owner, persons):
     return objects
 
 
-def draw_box(edges, target, color):
+def draw_box(edges: tuple[float, ...], target: np.ndarray, color: Any) -> None:
     """Draw a box of the given left, top, right and bottom, with a rim unless `target` is a map of owners."""
     left, top, right, bottom = (int(edge) for edge in edges)
     if target.ndim == 2:
@@ -170,55 +178,58 @@ def draw_box(edges, target, color):
         cv2.rectangle(target, (left + 2, top + 2), (right - 2, bottom - 2), tuple(color), -1)
 
 
-def _bush(place, size, leaves, target, color):
+def _bush(place: tuple[float, float], size: float, leaves: np.ndarray, target: np.ndarray, color: Any) -> None:
     for index, (across, along) in enumerate(leaves):
         center = (int(place[0] + across * size), int(place[1] + 0.6 * along * size))
         tone = color if target.ndim == 2 else tuple(color * (0.75 + 0.12 * index))
         cv2.circle(target, center, int(0.7 * size), tone, -1)
 
 
-def draw_background(rng, shape):
+def draw_background(rng: Rng, shape: Shape) -> np.ndarray:
     """Return a background (h, w, 3) uint8: outdoors with a horizon, a room, or stripes and blobs."""
     height, width = shape
     low = (max(height // 16, 1), max(width // 16, 1))
     tones = rng.uniform(50, 235, (3, 1)) + rng.normal(0, 26, (3, 3))
     ramp = np.linspace(0, 1, low[0])[:, None, None]
     coarse = np.broadcast_to(tones[0] + ramp * (tones[1] - tones[0]), low + (3,)).copy()
-    kind = rng.integers(3)
-    horizon = rng.uniform(0.4, 0.85)
+    kind, horizon = rng.integers(3), rng.uniform(0.4, 0.85)
     coarse += rng.normal(0, rng.uniform(2, 14), low + (1,)) + rng.normal(0, 4, low + (3,))
-    canvas = cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
-    if kind < 2:
-        ground = np.clip(tones[2] + rng.normal(0, rng.uniform(2, 10), low + (1,)), 0, 255) + np.zeros(3)
-        edge = int(horizon * height)
-        floor = cv2.resize(ground.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
-        canvas[edge:] = floor[edge:]
-        if kind == 1:  # a room: skirting board, a window or a frame
-            cv2.rectangle(canvas, (0, edge - 5), (width, edge), tuple(0.6 * tones[2]), -1)
-        for _ in range(rng.integers(0, 4)):
-            x, wide, tall = rng.uniform((0, 0.06, 0.1), (1, 0.3, 0.6)) * (width, width, height)
-            bottom = edge if kind == 0 else edge - rng.uniform(0.1, 0.3) * height
-            draw_box((x, bottom - tall, x + wide, bottom), canvas, rng.uniform(50, 220, 3))
-        if kind == 0 and rng.random() < 0.5:  # a tree
-            x, size = rng.uniform(0, width), rng.uniform(0.06, 0.14) * height
-            draw_box((x - 0.2 * size, edge - 3 * size, x + 0.2 * size, edge), canvas, np.array([110, 80, 55.0]))
-            leaves, green = rng.uniform(-1, 1, (5, 2)), rng.uniform(50, 190, 3) * [0.5, 0.9, 0.5]
-            _bush((x, edge - 3 * size), size, leaves, canvas, green)
-    else:  # stripes and blobs
-        if rng.random() < 0.5:
-            step = int(rng.uniform(12, 60))
-            horizontal = rng.random() < 0.5
-            for place in range(0, height if horizontal else width, 2 * step):
-                ends = ((0, place), (width, place)) if horizontal else ((place, 0), (place, height))
-                cv2.line(canvas, *ends, tuple(tones[2]), max(step // 4, 1))
-        for _ in range(rng.integers(0, 9)):
-            center = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
-            axes = tuple(int(a) for a in rng.uniform(6, 60, 2))
-            cv2.ellipse(canvas, center, axes, rng.uniform(0, 180), 0, 360, tuple(rng.uniform(40, 230, 3)), -1)
+    canvas = np.asarray(cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (width, height)))
+    if kind == 2:
+        _stripes_and_blobs(rng, canvas, tones[2])
+        return canvas
+    ground = np.clip(tones[2] + rng.normal(0, rng.uniform(2, 10), low + (1,)), 0, 255) + np.zeros(3)
+    edge = int(horizon * height)
+    canvas[edge:] = cv2.resize(ground.astype(np.uint8), (width, height))[edge:]
+    if kind == 1:  # a room with a skirting board
+        cv2.rectangle(canvas, (0, edge - 5), (width, edge), tuple(0.6 * tones[2]), -1)
+    for _ in range(rng.integers(0, 4)):  # houses, or windows and pictures
+        x, wide, tall = rng.uniform((0, 0.06, 0.1), (1, 0.3, 0.6)) * (width, width, height)
+        bottom = edge if kind == 0 else edge - rng.uniform(0.1, 0.3) * height
+        draw_box((x, bottom - tall, x + wide, bottom), canvas, rng.uniform(50, 220, 3))
+    if kind == 0 and rng.random() < 0.5:  # a tree
+        x, size = rng.uniform(0, width), rng.uniform(0.06, 0.14) * height
+        draw_box((x - 0.2 * size, edge - 3 * size, x + 0.2 * size, edge), canvas, np.array([110, 80, 55.0]))
+        leaves, green = rng.uniform(-1, 1, (5, 2)), rng.uniform(50, 190, 3) * [0.5, 0.9, 0.5]
+        _bush((x, edge - 3 * size), size, leaves, canvas, green)
     return canvas
 
 
-def _shadow(canvas, person):
+def _stripes_and_blobs(rng: Rng, canvas: np.ndarray, tone: np.ndarray) -> None:
+    height, width = canvas.shape[:2]
+    if rng.random() < 0.5:
+        step = int(rng.uniform(12, 60))
+        horizontal = rng.random() < 0.5
+        for place in range(0, height if horizontal else width, 2 * step):
+            start, end = ((0, place), (width, place)) if horizontal else ((place, 0), (place, height))
+            cv2.line(canvas, start, end, tuple(tone), max(step // 4, 1))
+    for _ in range(rng.integers(0, 9)):
+        center = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
+        axes = tuple(int(a) for a in rng.uniform(6, 60, 2))
+        cv2.ellipse(canvas, center, axes, rng.uniform(0, 180), 0, 360, tuple(rng.uniform(40, 230, 3)), -1)
+
+
+def _shadow(canvas: np.ndarray, person: PlacedPerson) -> None:
     """Darken the ground below the feet."""
     rows, _ = _rows_and_columns(person.silhouette)
     _, columns = _rows_and_columns(person.silhouette[max(rows[-1] - 12, 0) : rows[-1] + 1])
@@ -230,32 +241,28 @@ def _shadow(canvas, person):
     canvas[dark > 0] = (0.62 * canvas[dark > 0]).astype(np.uint8)
 
 
-def photograph(rng, image, noise_rng=None):
+def photograph(rng: Rng, image: np.ndarray, noise_rng: Rng | None = None) -> np.ndarray:
     """Add what a camera does: exposure, tint, uneven light, noise (of `noise_rng`, if given)."""
     gain = rng.uniform(0.82, 1.12) * (1 + rng.normal(0, 0.03, 3))
     corners = rng.uniform(0.88, 1.08, (2, 2)).astype(np.float32)
-    light = cv2.resize(corners, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
-    photo = image.astype(np.float32) * light * gain.astype(np.float32)
+    photo = image.astype(np.float32) * cv2.resize(corners, image.shape[1::-1])[..., None] * gain.astype(np.float32)
     noise = (noise_rng or rng).standard_normal(image.shape, dtype=np.float32)
     photo += np.float32(rng.uniform(0.5, 5.0)) * noise
     return np.clip(photo, 0, 255).astype(np.uint8)
 
 
-def annotate(person, number, owner):
+def annotate(person: PlacedPerson, number: int, owner: np.ndarray) -> dict[str, Any]:
+    """The annotation of the person that has this number in `owner`."""
     rows, columns = _rows_and_columns(person.silhouette)
     corner = np.array([columns[0] + person.scene[1].start, rows[0] + person.scene[0].start]) / SUPERSAMPLING
     size = np.array([columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]) / SUPERSAMPLING
-    bare, labeled = person.rendered.self_visible(), person.labeled(owner.shape)
+    bare = person.rendered.self_visible()
     keypoints = np.zeros((len(KEYPOINT_NAMES), 3))
-    for index in np.flatnonzero(labeled):
+    for index in np.flatnonzero(person.labeled):
         x, y = person.keypoints[index]
         visible = bare[index] and owner[int(y), int(x)] == number
         keypoints[index] = x / SUPERSAMPLING - 0.5, y / SUPERSAMPLING - 0.5, 2 if visible else 1
-    return {
-        "keypoints": [round(float(value), 2) for value in keypoints.ravel()],
-        "num_keypoints": int(labeled.sum()),
-        "bbox": [*corner.tolist(), *size.tolist()],
-        "area": np.count_nonzero(person.silhouette) / SUPERSAMPLING**2,
-        "iscrowd": 0,
-        "category_id": 1,
-    }
+    values = [round(float(value), 2) for value in keypoints.ravel()]
+    area = np.count_nonzero(person.silhouette) / SUPERSAMPLING**2
+    found = {"keypoints": values, "num_keypoints": int(person.labeled.sum())}
+    return {**found, "bbox": [*corner.tolist(), *size.tolist()], "area": area, "iscrowd": 0, "category_id": 1}

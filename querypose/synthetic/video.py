@@ -5,19 +5,9 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from querypose.synthetic.articulated_person import Pose, pose_body, sample_appearance, sample_size
+from querypose.synthetic import scene
+from querypose.synthetic.articulated_person import Pose, Rng, pose_body, sample_appearance, sample_size
 from querypose.synthetic.person_drawing import SUPERSAMPLING, RenderedPerson
-from querypose.synthetic.scene import (
-    MIN_LABELLED_KEYPOINTS,
-    MIN_SHARE_INSIDE,
-    Annotations,
-    PlacedPerson,
-    annotate,
-    draw_background,
-    draw_persons,
-    owners,
-    photograph,
-)
 
 FRAME_RATE = 25.0
 
@@ -25,7 +15,7 @@ FRAME_RATE = 25.0
 class _Walker:
     """A person who walks to and fro; lengths in pixels, times in seconds."""
 
-    def __init__(self, rng: np.random.Generator, stature: float, middle: float, width: int, leaves: bool):
+    def __init__(self, rng: Rng, stature: float, middle: float, width: int, leaves: bool):
         self.size, self.look, self.stature = sample_size(rng), sample_appearance(rng), stature
         self.pace = 2 * np.pi / rng.uniform(5, 8)
         self.start, self.step = rng.uniform(0, 2 * np.pi, 2)
@@ -34,7 +24,7 @@ class _Walker:
             self.reach = (width - middle + 0.1 * stature) / np.cos(0.4 * self.pace)
         self.stride, self.swing = rng.uniform(14, 24), rng.uniform(12, 28)
 
-    def at(self, seconds: float, ground: float, light: float, shape: tuple[int, int]) -> PlacedPerson:
+    def at(self, seconds: float, ground: float, light: float, shape: scene.Shape) -> scene.PlacedPerson:
         """The person at a time, its feet at the row `ground`; shape: of the supersampled scene."""
         turn, angle = self.start + self.pace * seconds, self.step + 5.0 * seconds
         swing, lift = np.sin(angle), np.cos(angle)
@@ -43,17 +33,15 @@ class _Walker:
         yaw = 60 * np.tanh(3 * np.cos(turn))  # where it walks to; it faces the viewer as it turns
         body = pose_body(Pose(lean=3.0, arms=arms, legs=legs), self.size, yaw, camera_pitch=8.0)
         rendered = RenderedPerson(body, self.look, self.stature, light)
-        pelvis = np.array([
-            self.middle + self.reach * np.sin(turn),
-            ground - (self.size.thigh + self.size.shank) * self.stature,
-        ])  # fmt: skip
+        hips = ground - (self.size.thigh + self.size.shank) * self.stature
+        pelvis = np.array([self.middle + self.reach * np.sin(turn), hips])
         column, row = np.rint(pelvis * SUPERSAMPLING - rendered.middle[:2]).astype(int)
-        return PlacedPerson(rendered, int(column), int(row), shape)
+        return scene.PlacedPerson(rendered, int(column), int(row), shape)
 
 
 def render_video(
     seed: int, num_frames: int, num_persons: int = 3, height: int = 192, width: int = 256
-) -> Iterator[tuple[np.ndarray, Annotations]]:
+) -> Iterator[tuple[np.ndarray, scene.Annotations]]:
     """Yield the frames of a video, 25 per second, of persons who walk to and fro: they cross and hide
     each other, and the second leaves the image and returns.
 
@@ -63,32 +51,24 @@ def render_video(
     """
     rng = np.random.default_rng(seed)
     shape = height * SUPERSAMPLING, width * SUPERSAMPLING
-    background, light = draw_background(rng, shape), float(rng.choice([-0.8, 0.8]))
-    sizes, grounds = np.linspace(0.75, 0.6, num_persons), np.linspace(0.95, 0.8, num_persons)
+    background, light = scene.draw_background(rng, shape), float(rng.choice([-0.8, 0.8]))
+    sizes, grounds = np.linspace(0.75, 0.6, num_persons) * height, np.linspace(0.95, 0.8, num_persons) * height
     middles = rng.permutation(np.linspace(0.25, 0.75, num_persons)) * width
-    walkers = [
-        _Walker(rng, size * height, middle, width, leaves=place == 1)
-        for place, (size, middle) in enumerate(zip(sizes, middles, strict=True))
-    ]
+    walkers = [_Walker(rng, *each, width, place == 1) for place, each in enumerate(zip(sizes, middles, strict=True))]
     for frame in range(num_frames):
-        placed = [
-            walker.at(frame / FRAME_RATE, ground * height, light, shape)
-            for walker, ground in zip(walkers, grounds, strict=True)
-        ]
-        present = [(number, person) for number, person in enumerate(placed, start=1) if person.silhouette.any()]
-        persons = [person for _, person in present]
+        seconds = frame / FRAME_RATE
+        placed = [walker.at(seconds, ground, light, shape) for walker, ground in zip(walkers, grounds, strict=True)]
+        present = {number: person for number, person in enumerate(placed, start=1) if person.silhouette.any()}
+        persons = list(present.values())
         canvas = background.copy()
-        draw_persons(canvas, persons)
+        scene.draw_persons(canvas, persons)
         image = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
-        image = photograph(np.random.default_rng(seed), image, np.random.default_rng([seed, frame]))
-        owner = owners(persons, shape)
+        image = scene.photograph(np.random.default_rng(seed), image, np.random.default_rng([seed, frame]))
+        owner = scene.owners(persons, shape)
         annotations = []
-        for place, (number, person) in enumerate(present, start=1):
-            inside = np.count_nonzero(person.silhouette)
-            seen = np.count_nonzero(person.silhouette & (owner[person.scene] == place))
-            if (
-                inside >= MIN_SHARE_INSIDE * np.count_nonzero(person.rendered.silhouette)
-                and person.labeled(shape).sum() >= MIN_LABELLED_KEYPOINTS
-            ):
-                annotations.append({**annotate(person, place, owner), "track_id": number, "visibility": seen / inside})
+        for place, (number, person) in enumerate(present.items(), start=1):
+            if person.is_inside:
+                seen = np.count_nonzero(person.silhouette & (owner[person.scene] == place))
+                found = {"track_id": number, "visibility": seen / np.count_nonzero(person.silhouette)}
+                annotations.append({**scene.annotate(person, place, owner), **found})
         yield image, annotations
