@@ -3,7 +3,7 @@
 import contextlib
 import json
 import platform
-import time
+import timeit
 from pathlib import Path
 
 import torch
@@ -19,13 +19,12 @@ FASTER = 0.8
 def fastest_precision(device: torch.device) -> str:
     """Return "bfloat16" on a CPU that computes convolutions clearly faster in it, else "float32".
 
-    The first call measures for a fraction of a second. Later calls, also of other processes, read the result from
-    `querypose_precision.json` in iopath's cache folder, where it stands for the machine and the version of PyTorch.
+    The first call measures for a fraction of a second. Later ones, also of other processes, read the result from
+    iopath's cache folder, where it stands for the machine and the version of PyTorch.
     """
     if device.type != "cpu":
         return "float32"
-    file = Path(get_cache_dir()) / "querypose_precision.json"
-    key = f"{platform.node()}, PyTorch {torch.__version__}"
+    file, key = Path(get_cache_dir()) / "querypose_precision.json", f"{platform.node()}, PyTorch {torch.__version__}"
     known: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError):
         known = dict(json.loads(file.read_text()))
@@ -38,17 +37,13 @@ def fastest_precision(device: torch.device) -> str:
 
 
 @torch.inference_mode()
-def convolution_seconds(dtype: torch.dtype, channels: int = 256, side: int = 24, repetitions: int = 5) -> float:
-    """The least time of a 3x3 convolution of `channels` maps of side x side on one core."""
+def convolution_seconds(dtype: torch.dtype, channels: int = 256, side: int = 24) -> float:
+    """The least of five times of a 3x3 convolution of `channels` maps of side x side on one core."""
     images = torch.ones(1, channels, side, side, dtype=dtype).to(memory_format=torch.channels_last)
     convolution = nn.Conv2d(channels, channels, 3, padding=1).to(dtype).to(memory_format=torch.channels_last)
-    threads, seconds = torch.get_num_threads(), []
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # with more, other programs on the machine would be measured too
     try:
-        for _ in range(repetitions):
-            start = time.perf_counter()
-            convolution(images)
-            seconds.append(time.perf_counter() - start)
+        return min(timeit.repeat(lambda: convolution(images), number=1, repeat=5))
     finally:
         torch.set_num_threads(threads)
-    return min(seconds)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeGuard, cast, overload
+from typing import Any, TypeGuard, overload
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import nn
 
 from querypose.auto_precision import fastest_precision
 from querypose.data import skeleton_of
-from querypose.errors import UserError
+from querypose.errors import UserError, check_fraction
 from querypose.hub import pretrained_files, save_pretrained
 from querypose.image_io import ChannelOrder, ImageLike, check_image_format, image_files, read_image_rgb, resize_image
 from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
@@ -30,9 +30,7 @@ from querypose.rounded_weights import rounding_weights
 from querypose.safe_loading import SafeCheckpointer
 from querypose.setup_config import setup_config
 from querypose.skeleton import Skeleton
-from querypose.structures import SCORE_THRESHOLD, Persons, to_coco
-
-__all__ = ["PRECISIONS", "PosePredictor", "check_attention", "load_weights", "read_image_rgb", "to_coco"]
+from querypose.structures import SCORE_THRESHOLD, Persons
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types of matrix products and convolutions; boxes, confidences and keypoints are always float32."""
@@ -45,9 +43,7 @@ _NUM_READERS = 4  # threads that read and resize images ahead of the network
 
 
 class PosePredictor:
-    """Finds persons and their keypoints in images.
-
-    Several threads may call one predictor at the same time.
+    """Finds persons and their keypoints in images; several threads may call one predictor at the same time.
 
     Examples:
         >>> from querypose import PosePredictor
@@ -73,6 +69,8 @@ class PosePredictor:
         [1, 1]
     """
 
+    _owns_model = False  # the score threshold may reach into it
+
     def __init__(
         self,
         config_file: str | os.PathLike[str] | None = None,
@@ -86,22 +84,18 @@ class PosePredictor:
         add_config: Callable[[CfgNode], None] | None = None,
         opts: Sequence[Any] = (),
     ):
-        """Build the model that `config_file` describes and load its weights.
+        """Build a model and load its weights; raise `UserError` for weights that do not fit and absent devices.
 
         Args:
-            config_file: a YAML file; None: `SMALL_MODEL`, the small model for photographs with its weights.
+            config_file: a YAML file; None: the small model for photographs, with its weights.
             weights: file or address; None: the config's MODEL.WEIGHTS.
-            device: "cpu", "cuda", "cuda:1", ..; None: the config's MODEL.DEVICE, or the CPU if that is "cuda" and
-                there is none.
+            device: None: the config's MODEL.DEVICE, or the CPU if that is "cuda" and there is none.
             score_threshold: persons below it are dropped, and keypoint stages run only for queries that can reach it.
             top_k: most persons returned for an image, the best ones.
-            image_format: channel order of arrays and tensors, "RGB" or "BGR" (OpenCV's).
+            image_format: channel order of arrays and tensors.
             precision: a name of `PRECISIONS`, or "auto": see `fastest_precision`.
             add_config: adds an extension's own config keys to the defaults, in place.
             opts: `KEY, VALUE, ..` overrides of the config.
-
-        Raises:
-            UserError: weights that are missing, unreadable or of another model; a device that does not exist.
         """
         overrides = [str(item) for item in opts]
         if config_file is None:
@@ -110,22 +104,19 @@ class PosePredictor:
         if weights is not None:
             overrides += ["MODEL.WEIGHTS", str(weights)]
         if device is not None:
-            if str(device).startswith("cuda") and not torch.cuda.is_available():
-                raise UserError(f"the device {device} was asked for but PyTorch finds no CUDA device; use cpu.")
+            if str(device) == "meta" or (str(device).startswith("cuda") and not torch.cuda.is_available()):
+                raise UserError(f"PyTorch computes nothing on the device {device} here; use cpu.")
             overrides += ["MODEL.DEVICE", str(device)]
         cfg = setup_config(str(config_file), overrides, add_config)
         if "://" not in cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
             raise UserError(f"there is no weights file '{cfg.MODEL.WEIGHTS}'; set MODEL.WEIGHTS to trained weights.")
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
-        if precision == "auto":
-            precision = fastest_precision(torch.device(cfg.MODEL.DEVICE))
-        self._set_up(model, cfg, skeleton_of(cfg), top_k=top_k, image_format=image_format, precision=precision)
         self._owns_model = True
-        self.score_threshold = score_threshold
+        self._set_up(model, cfg, skeleton_of(cfg), score_threshold, top_k, image_format, precision)
         # a compiled model would have to be compiled again
-        if precision != "float32" and cfg.MODEL.COMPILE == "none":
-            with rounding_weights(model, PRECISIONS[precision]):
+        if self.precision != "float32" and cfg.MODEL.COMPILE == "none":
+            with rounding_weights(model, PRECISIONS[self.precision]):
                 self._run([{"image": torch.zeros(3, 64, 64), "height": 64, "width": 64}])
 
     @classmethod
@@ -143,10 +134,7 @@ class PosePredictor:
     def from_pretrained(
         cls, name: str | Path, revision: str | None = None, cache_dir: str | Path | None = None, **options: Any
     ) -> PosePredictor:
-        """Make a predictor of a model in Hugging Face's layout.
-
-        name, revision, cache_dir: of `pretrained_files`. options: of the constructor.
-        """
+        """A predictor of `pretrained_files(name, revision, cache_dir)`; options: of the constructor."""
         return cls(*pretrained_files(name, revision, cache_dir), **options)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -162,20 +150,20 @@ class PosePredictor:
         model: nn.Module,
         cfg: CfgNode,
         skeleton: Skeleton,
-        *,
         score_threshold: float = SCORE_THRESHOLD,
         top_k: int | None = None,
         image_format: ChannelOrder = "RGB",
         precision: str = "float32",
     ) -> None:
         check_image_format(image_format)
+        if precision == "auto":
+            precision = fastest_precision(torch.device(cfg.MODEL.DEVICE))
         if precision not in PRECISIONS:
             raise UserError(f"the precision must be auto or one of {', '.join(PRECISIONS)}, not {precision}.")
-        if top_k is not None and top_k < 1:
-            raise UserError(f"top_k must be at least 1, or None for all persons, not {top_k}.")
-        self.cfg, self.model, self.skeleton = cfg, model.eval(), skeleton
-        self._owns_model = False
-        self.score_threshold = score_threshold
+        if top_k is not None and not (isinstance(top_k, int | np.integer) and top_k >= 1):
+            raise UserError(f"top_k must be a whole number of at least 1, or None for all persons, not {top_k}.")
+        self.model: Any = model.eval()
+        self.cfg, self.skeleton, self.score_threshold = cfg, skeleton, score_threshold
         self.top_k, self.image_format, self.precision = top_k, image_format, precision
 
     @property
@@ -185,11 +173,9 @@ class PosePredictor:
 
     @score_threshold.setter
     def score_threshold(self, threshold: float) -> None:
-        if not 0 <= threshold <= 1:
-            raise UserError(f"the score threshold must be from 0 to 1, not {threshold}.")
+        check_fraction("score threshold", threshold)
         self._score_threshold = threshold
-        if self._owns_model:
-            # a person's score is at most its class probability
+        if self._owns_model:  # a person's score is at most its class probability
             self.model.pose_score_floor = max(threshold, self.cfg.MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR)
 
     @overload
@@ -199,20 +185,15 @@ class PosePredictor:
     def __call__(self, image: Iterable[ImageLike], *, batch_size: int = ...) -> list[Persons]: ...
 
     def __call__(self, image: Any, *, batch_size: int = 8) -> Persons | list[Persons]:
-        """Predict the persons of one image, or of each of several.
+        """Predict the persons of one image, best first, or of each of several.
 
         Args:
             image: path, binary file, PIL image, uint8 array (H, W, C) or (H, W), or tensor (C, H, W) or (H, W), see
-                `read_image_rgb`; or several: a list or another iterable of them, an array (B, H, W, C), a tensor
-                (B, C, H, W), or a folder, whose images are predicted in the order of `image_files`.
+                `read_image_rgb`; or several: an iterable of them, an array (B, H, W, C), a tensor (B, C, H, W), or a
+                folder, whose images are predicted in the order of `image_files`.
             batch_size: of several images, as of `stream`.
 
-        Returns:
-            `Persons`, Detectron2 `Instances` with `pred_boxes`, `scores`, `pred_classes` and `pred_keypoints`
-            (n, K, 3) on the CPU, in pixels of the given image, best score first; of several images, a list of them.
-
-        Raises:
-            UserError: an image that cannot be used.
+        Raises `UserError` for an image that cannot be used.
         """
         if isinstance(image, str | os.PathLike) and os.path.isdir(image):
             image = image_files(image)
@@ -232,30 +213,27 @@ class PosePredictor:
             images: as of a call; at most two batches of them are held in memory.
             batch_size: most images in a pass of the network, which are those of a batch that are padded to the same
                 size. An image's persons are the same as alone, except for rounding.
-            on_error: called with an image that cannot be used and the error; what it returns takes the place of the
-                image's persons. On a GPU another thread calls it.
-
-        Raises:
-            UserError: an image that cannot be used, without `on_error`.
+            on_error: called with an image that cannot be used and the error, which is raised without it; what it
+                returns takes the place of the image's persons. On a GPU another thread calls it.
         """
         if batch_size < 1:
             raise UserError(f"the batch size must be at least 1, not {batch_size}.")
         images = iter(images)
         # on a CPU, other threads take the cores that the network's threads wait for
         overlaps = next(self.model.parameters()).device.type != "cpu"
+
+        def prepare(image: ImageLike) -> Any:
+            try:
+                return self._prepare(image)
+            except UserError as error:
+                if on_error is None:
+                    raise
+                return on_error(image, error)
+
         with ThreadPoolExecutor(1) as feeder, ThreadPoolExecutor(_NUM_READERS) as readers:
 
-            def prepare(image: ImageLike) -> Any:
-                try:
-                    return self._prepare(image)
-                except UserError as error:
-                    if on_error is None:
-                        raise
-                    return on_error(image, error)
-
             def next_batch() -> list[Any]:
-                chosen = itertools.islice(images, batch_size)
-                return list(readers.map(prepare, chosen) if overlaps else map(prepare, chosen))
+                return list((readers.map if overlaps else map)(prepare, itertools.islice(images, batch_size)))
 
             batch = next_batch()
             while batch:
@@ -274,7 +252,7 @@ class PosePredictor:
         """
         check_attention(self.cfg)
         with self._precision():
-            return self._chosen(cast(Any, self.model).with_attention([self._prepare(image)], stage)[0]["instances"])
+            return self._chosen(self.model.with_attention([self._prepare(image)], stage)[0]["instances"])
 
     def network_input(self, image: np.ndarray) -> dict[str, Any]:
         """Detectron2's input of a model for an (H, W, 3) uint8 RGB image: resized, in the model's channel order."""

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from querypose import PosePredictor, onnx_runtimes
+from querypose import PosePredictor
+from querypose import onnx as onnx_module
 from querypose.errors import UserError
 from querypose.export import export_onnx
 from querypose.onnx import OnnxPosePredictor
-from querypose.predictor import to_coco
+from querypose.structures import to_coco
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -115,7 +116,7 @@ def test_a_process_survives_signals_after_several_openvino_predictors(file):
 
 def test_the_runtime_is_chosen_by_what_is_installed(file, monkeypatch):
     installed = {"onnxruntime"}
-    monkeypatch.setattr(onnx_runtimes, "find_spec", lambda name: name in installed)
+    monkeypatch.setattr(onnx_module, "find_spec", lambda name: name in installed)
     assert OnnxPosePredictor(file).runtime == "ONNX Runtime"
     with pytest.raises(UserError, match="needs OpenVINO: pip install openvino"):
         OnnxPosePredictor(file, runtime="openvino")
