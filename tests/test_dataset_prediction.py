@@ -3,11 +3,10 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from load_tool import load_tool
 
 from querypose import PosePredictor
 from querypose.dataset_prediction import PartPredictor, list_images, make_parts
@@ -63,19 +62,18 @@ def test_a_name_that_is_no_text_costs_no_rows(images, tmp_path):
     assert Path(row["image"]).name == r"caf\xe9.jpg" and r"caf\xe9.jpg cannot be read" in row["error"]
 
 
-def test_an_output_that_is_no_folder(images):
-    with pytest.raises(UserError, match="cannot write to .*c.jpg: File exists"):
-        predict(images, images / "c.jpg")
-
-
 def test_parts_that_are_there_are_not_done_again(images, tmp_path):
     output = tmp_path / "poses"
     predict(images, output)
     (output / "part-00001.parquet").unlink()
     (part,) = make_parts(list_images([str(images)]), output, 2)
     assert [Path(image).name for image in part["images"]] == ["c.jpg", "d.jpg"]
-    with pytest.raises(UserError, match="holds the poses of other images"):
-        list(make_parts(list_images([str(images / "a.jpg")]), output, 2))
+    for folder, words in (
+        (output, "holds the poses of other images"),
+        (images / "c.jpg", "cannot write to .*c.jpg: File exists"),
+    ):
+        with pytest.raises(UserError, match=words):
+            list(make_parts(list_images([str(images / "a.jpg")]), folder, 2))
 
 
 def test_lists_of_images(images, tmp_path):
@@ -99,13 +97,16 @@ def test_lists_of_images(images, tmp_path):
 
 
 @pytest.mark.slow
-def test_ray_writes_the_same_rows(images, tmp_path):
-    pytest.importorskip("ray")
+def test_the_tool_writes_the_same_rows_by_ray(images, tmp_path, capsys):
+    ray = pytest.importorskip("ray")
     predict(images, tmp_path / "alone")
-    command = [sys.executable, str(ROOT / "tools/predict_dataset.py"), "--config-file", FILES["config_file"]]
-    command += ["--input", str(images), "--output", str(tmp_path / "ray"), "--workers", "2", "--images-per-part", "2"]
-    command += ["--device", "cpu", "--precision", "float32", "MODEL.WEIGHTS", FILES["weights"]]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
-    assert done.returncode == 2, done.stderr
-    assert "4 of 4 images" in done.stdout and "1 images could not be used" in done.stdout
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)  # less to start
+    arguments = f"--config-file {FILES['config_file']} --input {images} --output {tmp_path / 'ray'} --images-per-part 2"
+    arguments += f" --device cpu --precision float32 MODEL.WEIGHTS {FILES['weights']}"
+    try:
+        assert load_tool("predict_dataset").main(arguments.split()) == 2
+    finally:
+        ray.shutdown()
+    printed = capsys.readouterr().out
+    assert "4 of 4 images" in printed and "1 images could not be used" in printed
     assert json.dumps(rows_of(tmp_path / "ray")) == json.dumps(rows_of(tmp_path / "alone"))
