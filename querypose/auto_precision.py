@@ -12,8 +12,7 @@ from torch import nn
 
 from querypose.atomic_io import whole_file
 
-FASTER = 0.8
-"""bfloat16 is chosen where it takes at most this share of float32's time."""
+_FASTER = 0.8  # bfloat16 is chosen where it takes at most this share of float32's time
 
 
 def fastest_precision(device: torch.device) -> str:
@@ -30,7 +29,7 @@ def fastest_precision(device: torch.device) -> str:
         known = dict(json.loads(file.read_text()))
     if known.get(key) not in ("float32", "bfloat16"):
         ratio = convolution_seconds(torch.bfloat16) / convolution_seconds(torch.float32)
-        known[key] = "bfloat16" if ratio <= FASTER else "float32"
+        known[key] = "bfloat16" if ratio <= _FASTER else "float32"
         with contextlib.suppress(OSError), whole_file(file) as target:
             target.write(json.dumps(known, indent=1).encode())
     return known[key]

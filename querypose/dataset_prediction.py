@@ -40,10 +40,7 @@ def list_images(inputs: Sequence[str], column: str = "image") -> list[str]:
 
 
 def make_parts(images: Sequence[str], output: Path, images_per_part: int) -> Iterator[dict[str, Any]]:
-    """The parts of the work without a file in `output` yet: {"file", "images"}.
-
-    Raises `UserError` where `output` holds the parts of other images, or cannot be written to.
-    """
+    """The parts of the work without a file in `output` yet, which may hold no other images: {"file", "images"}."""
     make_output_folder(output)
     plan, work = output / "_parts.json", {"images_per_part": images_per_part, "images": list(images)}
     if plan.exists() and json.loads(plan.read_text()) != work:
@@ -57,10 +54,7 @@ def make_parts(images: Sequence[str], output: Path, images_per_part: int) -> Ite
 
 
 class PartPredictor:
-    """Predicts the images of a part and writes its file; Ray makes one in each worker.
-
-    options: of `PosePredictor`. threads: of PyTorch.
-    """
+    """Predicts the images of parts and writes their files, with options of `PosePredictor`; one for each worker."""
 
     def __init__(self, options: dict[str, Any], threads: int):
         torch.set_num_threads(threads)

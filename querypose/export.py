@@ -27,8 +27,7 @@ from querypose.onnx import FORMAT_VERSION, METADATA_KEY
 from querypose.skeleton import Skeleton
 
 DEFAULT_OPSET = 17
-# from the first whose RoiAlign has the half-pixel offset to the last that PyTorch's exporter by tracing knows
-_OPSETS = range(16, 21)
+_OPSETS = range(16, 21)  # the first has RoiAlign with half-pixel offset, the last is PyTorch's exporter's by tracing
 # Height and width of the traced image: different and no multiples of 32, so that no size becomes a constant, and large
 # enough for shifted windows on all of Swin's maps.
 _TRACED_SIZE = (330, 260)
@@ -106,11 +105,7 @@ def export_onnx(
 
 
 class OnnxGraph(nn.Module):
-    """A `QueryPose` from images to persons, with every shape a function of the input's, none of the values.
-
-    It computes the model's inference up to the scaling to another size: normalization, padding, network,
-    scores, keypoints in pixels, the best persons first.
-    """
+    """The inference of a `QueryPose` up to the scaling to another size, every shape a function of the input's."""
 
     def __init__(self, model: QueryPose):
         super().__init__()
@@ -118,18 +113,11 @@ class OnnxGraph(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor, image_sizes: Tensor, score_threshold: Tensor) -> tuple[Tensor, ...]:
-        """
-        Args:
-            images: (B, 3, H, W) of 0 .. 255, channels as the model was trained; images smaller than the batch's
-                (H, W) fill its upper left corner.
-            image_sizes: (B, 2) or (1, 2), width and height of the images in pixels; 0 stands for W and H.
-            score_threshold: (1,); the keypoint stages run only for queries that can reach this score.
+        """What the file computes:
 
-        Returns:
-            The persons of each image with at least this score and a box with an area, best first, padded with scores
-            of 0 to the most of any image of the batch, n (0 is possible): boxes (B, n, 4), corners in pixels, inside
-            of the image; scores (B, n) in [0, 1]; keypoints (B, n, K, 3): x, y in pixels and a confidence in [0, 1];
-            if the keypoint loss uses sigma, keypoint_sigmas (B, n, K, 2) of x and y in pixels.
+        images (B, 3, H, W) in the upper left corners, image_sizes (B, 2) or (1, 2): their widths and heights, 0 for W
+        and H, score_threshold (1,) -> boxes (B, n, 4), scores (B, n), keypoints (B, n, K, 3) and, if the keypoint loss
+        uses sigma, keypoint_sigmas (B, n, K, 2) of the n best persons, as docs/EXPORT.md states.
         """
         model = self.model
         batch, _, height, width = images.shape

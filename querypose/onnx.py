@@ -26,17 +26,13 @@ _LONGEST_SIDE = 100_000  # pixels, the most that a file may scale images to
 
 @dataclass
 class OnnxPoses:
-    """The n persons of an image, best first, in its pixels.
+    """The n persons of an image, best first, in its pixels."""
 
-    boxes: (n, 4) corners x0, y0, x1, y1. scores: (n,) in [0, 1]. keypoints: (n, K, 3) x, y and a confidence in
-    [0, 1]. image_size: height and width. keypoint_sigmas: (n, K, 2) of x and y in pixels; None if the file has none.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    keypoints: np.ndarray
-    image_size: tuple[int, int]
-    keypoint_sigmas: np.ndarray | None = None
+    boxes: np.ndarray  # (n, 4) corners x0, y0, x1, y1
+    scores: np.ndarray  # (n,) in [0, 1]
+    keypoints: np.ndarray  # (n, K, 3) x, y and a confidence in [0, 1]
+    image_size: tuple[int, int]  # height, width
+    keypoint_sigmas: np.ndarray | None = None  # (n, K, 2) of x and y; None if the file has none
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -56,13 +52,7 @@ class OnnxPoses:
 
 
 class OnnxPosePredictor:
-    """Finds persons and their keypoints with a file that `tools/export_onnx.py` wrote.
-
-    Example:
-        predictor = OnnxPosePredictor("model.onnx", score_threshold=0.3)
-        persons = predictor("photograph.jpg")
-        persons.keypoints   # (n, K, 3): x, y in pixels and a confidence
-    """
+    """Finds persons and their keypoints with a file that `tools/export_onnx.py` wrote (example: docs/EXPORT.md)."""
 
     def __init__(
         self,

@@ -7,10 +7,11 @@ import itertools
 import logging
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeGuard, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -36,9 +37,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 """Types of matrix products and convolutions; boxes, confidences and keypoints are always float32."""
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
-SMALL_MODEL = _REPOSITORY / "configs/querypose_small.yaml", _REPOSITORY / "weights/querypose_small.safetensors"
-"""Config and weights of the model for photographs that comes with the repository."""
-
+_SMALL_MODEL = _REPOSITORY / "configs/querypose_small.yaml", _REPOSITORY / "weights/querypose_small.safetensors"
 _NUM_READERS = 4  # threads that read and resize images ahead of the network
 
 
@@ -58,15 +57,11 @@ class PosePredictor:
         >>> predictor.skeleton.keypoint_names[:3]
         ('nose', 'left_eye', 'right_eye')
 
-        A list of images gives a list of results; arrays are RGB unless `image_format` says BGR:
+        A list of images gives a list of results:
 
-        >>> import cv2
-        >>> from_opencv = PosePredictor(
-        ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu", image_format="BGR", top_k=1
-        ... )
-        >>> bgr = cv2.imread("docs/images/synthetic_people.jpg")
-        >>> [len(found) for found in from_opencv([bgr, bgr[:, 112:]])]
-        [1, 1]
+        >>> rgb = read_image_rgb("docs/images/synthetic_people.jpg")
+        >>> [len(found) for found in predictor([rgb, rgb[:, 112:]])]
+        [3, 2]
     """
 
     _owns_model = False  # the score threshold may reach into it
@@ -99,8 +94,7 @@ class PosePredictor:
         """
         overrides = [str(item) for item in opts]
         if config_file is None:
-            config_file = SMALL_MODEL[0]
-            overrides = ["MODEL.WEIGHTS", str(SMALL_MODEL[1]), *overrides]
+            config_file, overrides = _SMALL_MODEL[0], ["MODEL.WEIGHTS", str(_SMALL_MODEL[1]), *overrides]
         if weights is not None:
             overrides += ["MODEL.WEIGHTS", str(weights)]
         if device is not None:
@@ -121,10 +115,9 @@ class PosePredictor:
 
     @classmethod
     def from_model(cls, model: nn.Module, cfg: CfgNode, skeleton: Skeleton, **options: Any) -> PosePredictor:
-        """Make a predictor of a model that already has its weights; it is put into evaluation mode.
+        """A predictor of a model with weights, which is put into evaluation mode and keeps its POSE_SCORE_FLOOR.
 
-        options: `score_threshold`, `top_k`, `image_format` and `precision` of the constructor. The model computes what
-        it did before: its own POSE_SCORE_FLOOR counts, not the score threshold.
+        options: `score_threshold`, `top_k`, `image_format` and `precision` of the constructor.
         """
         predictor = cls.__new__(cls)
         predictor._set_up(model, cfg, skeleton, **options)
@@ -188,18 +181,20 @@ class PosePredictor:
         """Predict the persons of one image, best first, or of each of several.
 
         Args:
-            image: path, binary file, PIL image, uint8 array (H, W, C) or (H, W), or tensor (C, H, W) or (H, W), see
-                `read_image_rgb`; or several: an iterable of them, an array (B, H, W, C), a tensor (B, C, H, W), or a
-                folder, whose images are predicted in the order of `image_files`.
+            image: see `read_image_rgb`; or several: an iterable of them, an array (B, H, W, C), a tensor (B, C, H, W),
+                or a folder, whose images are predicted in the order of `image_files`.
             batch_size: of several images, as of `stream`.
 
         Raises `UserError` for an image that cannot be used.
         """
         if isinstance(image, str | os.PathLike) and os.path.isdir(image):
             image = image_files(image)
-        if _is_several(image):
-            return list(self.stream(image, batch_size))
-        return self._predict([self._prepare(image)])[0]
+        if isinstance(image, np.ndarray | torch.Tensor):
+            several = image.ndim == 4
+        else:
+            is_file = isinstance(image, str | bytes | os.PathLike) or hasattr(image, "read")
+            several = isinstance(image, Iterable) and not is_file
+        return list(self.stream(image, batch_size)) if several else self._predict([self._prepare(image)])[0]
 
     def stream(
         self,
@@ -230,11 +225,10 @@ class PosePredictor:
                     raise
                 return on_error(image, error)
 
+        def next_batch() -> list[Any]:
+            return list((readers.map if overlaps else map)(prepare, itertools.islice(images, batch_size)))
+
         with ThreadPoolExecutor(1) as feeder, ThreadPoolExecutor(_NUM_READERS) as readers:
-
-            def next_batch() -> list[Any]:
-                return list((readers.map if overlaps else map)(prepare, itertools.islice(images, batch_size)))
-
             batch = next_batch()
             while batch:
                 ahead = feeder.submit(next_batch) if overlaps else None
@@ -244,11 +238,10 @@ class PosePredictor:
                 batch = ahead.result() if ahead else next_batch()
 
     def with_attention(self, image: ImageLike, stage: int = -1) -> Persons:
-        """Predict as a call does, with the parts' attention of a stage (its index).
+        """The persons of a call with the parts' attention of a stage (its index): `part_attention` (n, M, h, w), every
+        map summing to one, and `attention_boxes`, `Boxes` in pixels of the given image over which the maps lie.
 
-        Returns the same persons with `part_attention` (n, M, h, w), every map summing to one, and
-        `attention_boxes`, `Boxes` in pixels of the given image over which the maps lie. Raises `UserError` if
-        the model has no such stage, and as `check_attention`.
+        Raises `UserError` if the model has no such stage, and as `check_attention`.
         """
         check_attention(self.cfg)
         with self._precision():
@@ -268,12 +261,10 @@ class PosePredictor:
 
     def _predict(self, inputs: list[dict[str, Any]]) -> list[Persons]:
         """Images that are padded to one size share a pass through the network."""
-        groups: dict[tuple[int, ...], list[int]] = {}
+        groups, results = defaultdict(list), {}
         divisor = max(1, getattr(getattr(self.model, "backbone", None), "size_divisibility", 1))
         for index, item in enumerate(inputs):
-            padded = tuple(-(-side // divisor) for side in item["image"].shape[1:])
-            groups.setdefault(padded, []).append(index)
-        results: dict[int, Persons] = {}
+            groups[tuple(-(-side // divisor) for side in item["image"].shape[1:])].append(index)
         for indices in groups.values():
             for index, output in zip(indices, self._run([inputs[index] for index in indices]), strict=True):
                 results[index] = self._chosen(output["instances"])
@@ -296,16 +287,10 @@ class PosePredictor:
         instances = instances[instances.scores >= self.score_threshold]
         limit = getattr(self.model, "topk_poses", 0)
         if 0 < limit <= min(len(instances), self.top_k or sys.maxsize):
-            text = f"only the {limit} best persons are returned; set MODEL.QUERYPOSE.TEST.TOPK_POSES, 0 for all"
-            log_first_n(logging.WARNING, text, name=__name__)
+            advice = "set MODEL.QUERYPOSE.TEST.TOPK_POSES, 0 for all"
+            log_first_n(logging.WARNING, f"only the {limit} best persons are returned; {advice}", name=__name__)
         order = instances.scores.argsort(descending=True, stable=True)
         return Persons.from_instances(instances[order[: self.top_k]], self.skeleton)
-
-
-def _is_several(image: ImageLike | Iterable[ImageLike]) -> TypeGuard[Iterable[ImageLike]]:
-    if isinstance(image, np.ndarray | torch.Tensor):
-        return image.ndim == 4
-    return isinstance(image, Iterable) and not (isinstance(image, str | bytes | os.PathLike) or hasattr(image, "read"))
 
 
 def check_attention(cfg: CfgNode) -> None:
@@ -313,10 +298,8 @@ def check_attention(cfg: CfgNode) -> None:
     config = cfg.MODEL.QUERYPOSE
     has_parts = KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE).has_parts
     if not (has_parts and PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING).makes_attention):
-        raise UserError(
-            f"a model with KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' and PART_EMBEDDING '{config.PART_EMBEDDING}' makes "
-            "no attention maps; use a model with an SPEGM."
-        )
+        name = f"KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' and PART_EMBEDDING '{config.PART_EMBEDDING}'"
+        raise UserError(f"a model with {name} makes no attention maps; use one with an SPEGM.")
     if cfg.TEST.FLIP:
         raise UserError("attention maps of an image and of its mirror image cannot be averaged; set TEST.FLIP False.")
 
