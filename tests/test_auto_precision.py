@@ -1,7 +1,5 @@
 """The precision that a predictor chooses by itself: measured once, then read."""
 
-import json
-
 import pytest
 import torch
 
@@ -38,9 +36,7 @@ def test_a_machine_is_measured_once(measured, tmp_path, monkeypatch):
     assert fastest_precision(CPU) == "bfloat16" and len(measured[1]) == 2
     monkeypatch.setattr(auto_precision.platform, "node", lambda: "another")
     assert fastest_precision(CPU) == "float32" and len(measured[1]) == 4
-    file = tmp_path / "cache/querypose_precision.json"
-    assert sorted(json.loads(file.read_text()).values()) == ["bfloat16", "float32"]
-    file.write_text("no JSON")
+    (tmp_path / "cache/querypose_precision.json").write_text("no JSON")
     assert fastest_precision(CPU) == "float32" and len(measured[1]) == 6
 
 

@@ -20,12 +20,12 @@ OPTIONS = {**FILES, "device": "cpu", "precision": "float32"}
 
 @pytest.fixture
 def images(tmp_path):
-    """Four images, the third of which is none."""
+    """Four images, the third of which is none, and its name no text."""
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a.jpg", "b.jpg", "d.jpg"):
         shutil.copy(ROOT / "docs/images/synthetic_people.jpg", folder / name)
-    (folder / "c.jpg").write_text("no image")
+    (folder / os.fsdecode(b"c\xe9.jpg")).write_text("no image")
     return folder
 
 
@@ -45,21 +45,14 @@ def test_rows_are_the_predictors_persons_or_an_error(images, tmp_path):
     ]
     rows = rows_of(tmp_path / "poses")
     assert parquet.read_table(tmp_path / "poses").num_rows == 4, "the folder reads as one table"
-    assert [Path(row["image"]).name for row in rows] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
-    assert "c.jpg" in rows[2].pop("error") and rows[2]["scores"] == [] and rows[2]["width"] is None
-    persons = PosePredictor(**OPTIONS)(images / "a.jpg")
-    assert (rows[0]["height"], rows[0]["width"]) == persons.image_size and rows[0]["error"] is None
-    assert rows[0]["scores"] == pytest.approx(persons.scores.tolist(), abs=1e-5)
-    assert rows[0]["boxes"][0] == pytest.approx(persons.pred_boxes.tensor[0].tolist(), abs=1e-2)
-    assert rows[0]["keypoints"][2] == pytest.approx(persons.pred_keypoints[2].flatten().tolist(), abs=1e-2)
-    assert rows[0]["keypoint_sigmas"][2] == pytest.approx(persons.pred_keypoint_sigmas[2].flatten().tolist(), abs=1e-2)
-
-
-def test_a_name_that_is_no_text_costs_no_rows(images, tmp_path):
-    (images / "c.jpg").rename(images / os.fsdecode(b"caf\xe9.jpg"))
-    predict(images, tmp_path / "poses")
-    row = rows_of(tmp_path / "poses")[2]
-    assert Path(row["image"]).name == r"caf\xe9.jpg" and r"caf\xe9.jpg cannot be read" in row["error"]
+    assert [Path(row["image"]).name for row in rows] == ["a.jpg", "b.jpg", r"c\xe9.jpg", "d.jpg"]
+    assert r"c\xe9.jpg cannot be read" in rows[2]["error"] and rows[2]["scores"] == [] and rows[2]["width"] is None
+    row, persons = rows[0], PosePredictor(**OPTIONS)(images / "a.jpg")
+    assert (row["height"], row["width"]) == persons.image_size and row["error"] is None
+    assert row["scores"] == pytest.approx(persons.scores.tolist(), abs=1e-5)
+    assert row["boxes"][0] == pytest.approx(persons.pred_boxes.tensor[0].tolist(), abs=1e-2)
+    assert row["keypoints"][2] == pytest.approx(persons.pred_keypoints[2].flatten().tolist(), abs=1e-2)
+    assert row["keypoint_sigmas"][2] == pytest.approx(persons.pred_keypoint_sigmas[2].flatten().tolist(), abs=1e-2)
 
 
 def test_parts_that_are_there_are_not_done_again(images, tmp_path):
@@ -67,13 +60,10 @@ def test_parts_that_are_there_are_not_done_again(images, tmp_path):
     predict(images, output)
     (output / "part-00001.parquet").unlink()
     (part,) = make_parts(list_images([str(images)]), output, 2)
-    assert [Path(image).name for image in part["images"]] == ["c.jpg", "d.jpg"]
-    for folder, words in (
-        (output, "holds the poses of other images"),
-        (images / "c.jpg", "cannot write to .*c.jpg: File exists"),
-    ):
+    assert [Path(image).name[0] for image in part["images"]] == ["c", "d"]
+    for folder, words in ((output, "holds the poses of other images"), (images / "a.jpg", "a.jpg: File exists")):
         with pytest.raises(UserError, match=words):
-            list(make_parts(list_images([str(images / "a.jpg")]), folder, 2))
+            list(make_parts([str(images / "a.jpg")], folder, 2))
 
 
 def test_lists_of_images(images, tmp_path):
@@ -85,15 +75,10 @@ def test_lists_of_images(images, tmp_path):
     parquet.write_table(pyarrow.table({"path": [f"{images}/d.jpg", f"{images}/b.jpg"]}), tmp_path / "list.parquet")
     found = list_images([str(tmp_path / "list.txt"), str(tmp_path / "list.parquet")], "path")
     assert [Path(image).name for image in found] == ["b.jpg", "a.jpg", "d.jpg"], "each once"
-    for given, words in (
-        ("list.parquet", "cannot read a list of images"),  # there is no column "image"
-        ("null.parquet", "cannot read a list of images"),
-        ("absent.txt", "cannot read a list of images"),
-        ("images/video.mp4", "names no image"),
-        ("absent", "names no image"),
-    ):
+    for given in ("list.parquet", "null.parquet", "absent.txt", "images/video.mp4", "absent"):
+        words = "cannot read a list of images" if given.endswith(("parquet", "txt")) else "names no image"
         with pytest.raises(UserError, match=words):
-            list_images([str(tmp_path / given)])
+            list_images([str(tmp_path / given)])  # list.parquet has no column "image"
 
 
 @pytest.mark.slow

@@ -63,12 +63,3 @@ def test_the_persons_of_an_export(exports, file, boxes, visibilities):
 def test_formats_of_label_studio_without_persons_of_their_own(exports, file):
     with pytest.raises(UserError, match="merges the keypoints of all persons of an image; export 'YOLO with Images'"):
         check_keypoint_dataset(str(exports / "label_studio" / file))
-
-
-def test_two_skeletons_in_use(exports):
-    file = exports / "cvat/annotations/person_keypoints_Train.json"
-    content = json.loads(file.read_text())
-    content["annotations"][1] |= {"category_id": 5, "keypoints": [1, 2, 2, 3, 4, 2]}
-    file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"several categories with keypoints \('person', 'dog'\); keep one of them"):
-        check_keypoint_dataset(str(file))
