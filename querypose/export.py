@@ -1,6 +1,7 @@
 """Writes a model as one ONNX file, from images to persons, with everything needed to use it."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import json
@@ -56,7 +57,7 @@ def export_onnx(
         outputs.append("keypoint_sigmas")
     images = 255 * torch.rand(2, 3, *_TRACED_SIZE, device=model.device)
     sizes = torch.tensor([[0.0, 0.0], [250.0, 300.0]], device=model.device)
-    with tempfile.TemporaryDirectory() as folder, _traceable(model), warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, _traceable_operators(), warnings.catch_warnings():
         traced = os.path.join(folder, "traced.onnx")
         # about values that tracing makes constant (window sizes, numbers of queries), and about the exporter's
         # successor, which takes minutes for the same graph
@@ -109,8 +110,9 @@ class OnnxGraph(nn.Module):
 
     def __init__(self, model: QueryPose):
         super().__init__()
-        self.model = model
-        self.eval()
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        for stage in self.model.decoder.box_stages:  # whatever the boxes, the same operations
+            stage.__dict__["pool"] = functools.partial(pyramid_pooling.pool_every_level, stage.pooler)
 
     def forward(self, images: Tensor, image_sizes: Tensor, score_threshold: Tensor) -> tuple[Tensor, ...]:
         """What the file computes:
@@ -172,22 +174,13 @@ class OnnxGraph(nn.Module):
 
 
 @contextlib.contextmanager
-def _traceable(model: QueryPose) -> Iterator[None]:
-    """Inside, RoIAlign is torchvision's, on every level for every box, and attention runs without fused kernels.
-
-    The model's own RoIAlign depends on the data, and neither it nor fused attention has an ONNX operator.
-    """
-    fused, own, training = torch.backends.mha.get_fastpath_enabled(), pyramid_pooling.roi_align, model.training
+def _traceable_operators() -> Iterator[None]:
+    """Inside, RoIAlign is torchvision's, which has an ONNX operator, and attention runs without fused kernels."""
+    fused, own = torch.backends.mha.get_fastpath_enabled(), pyramid_pooling.roi_align
+    torch.backends.mha.set_fastpath_enabled(False)
+    pyramid_pooling.roi_align = functools.partial(torchvision.ops.roi_align, aligned=True)
     try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        pyramid_pooling.roi_align = functools.partial(torchvision.ops.roi_align, aligned=True)
-        for stage in model.decoder.box_stages:
-            stage.__dict__["pool"] = functools.partial(pyramid_pooling.pool_every_level, stage.pooler)
-        with torch.no_grad():
-            yield
+        yield
     finally:
-        for stage in model.decoder.box_stages:
-            stage.__dict__.pop("pool", None)
-        model.train(training)
         pyramid_pooling.roi_align = own
         torch.backends.mha.set_fastpath_enabled(fused)

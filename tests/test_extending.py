@@ -11,7 +11,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from test_train_net import TINY
-from tiny_model import tiny_batch, tiny_config
+from tiny_model import gradients_of, tiny_batch, tiny_config
 
 from querypose import modeling
 from querypose.config_checks import check_config, valid_values
@@ -46,17 +46,10 @@ def test_the_example_trains_and_finds_persons(example, variant):
     cfg = tiny_config(variant, KEY, "QueryAttention", "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT", 1.0)
     query_attention.add_query_attention_config(cfg)
     check_config(cfg)
-    torch.manual_seed(0)
     model = build_model(cfg)
-    embedding = model.decoder.keypoint_stages[0].part_embedding
-    assert type(embedding) is query_attention.QueryAttention
-
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    key = embedding.key.weight.detach().clone()
-    sum(model.train()(tiny_batch()).values()).backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-    optimizer.step()
-    assert not torch.equal(embedding.key.weight, key)
+    assert type(model.decoder.keypoint_stages[0].part_embedding) is query_attention.QueryAttention
+    gradients = gradients_of(model.train(), tiny_batch())[1]
+    assert [name for name, gradient in gradients.items() if gradient is None] == []
 
     image = tiny_batch()[0]["image"]
     with torch.no_grad():
