@@ -1,7 +1,6 @@
 """The faster precision of this processor, measured once."""
 
 import contextlib
-import json
 import platform
 import timeit
 from pathlib import Path
@@ -23,16 +22,15 @@ def fastest_precision(device: torch.device) -> str:
     """
     if device.type != "cpu":
         return "float32"
-    file, key = Path(get_cache_dir()) / "querypose_precision.json", f"{platform.node()}, PyTorch {torch.__version__}"
-    known: dict[str, str] = {}
+    file = Path(get_cache_dir()) / f"querypose_precision_{platform.node()}_{torch.__version__}.txt"
     with contextlib.suppress(OSError, ValueError):
-        known = dict(json.loads(file.read_text()))
-    if known.get(key) not in ("float32", "bfloat16"):
-        ratio = convolution_seconds(torch.bfloat16) / convolution_seconds(torch.float32)
-        known[key] = "bfloat16" if ratio <= _FASTER else "float32"
-        with contextlib.suppress(OSError), whole_file(file) as target:
-            target.write(json.dumps(known, indent=1).encode())
-    return known[key]
+        if (known := file.read_text()) in ("float32", "bfloat16"):
+            return known
+    ratio = convolution_seconds(torch.bfloat16) / convolution_seconds(torch.float32)
+    fastest = "bfloat16" if ratio <= _FASTER else "float32"
+    with contextlib.suppress(OSError), whole_file(file) as target:
+        target.write(fastest.encode())
+    return fastest
 
 
 @torch.inference_mode()

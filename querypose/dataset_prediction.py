@@ -79,8 +79,8 @@ class PartPredictor:
 
 
 def _row(image: str, persons: Persons | UserError) -> dict[str, Any]:
-    """An image: for each person, best first, a score, a box (x0, y0, x1, y1), 3K numbers: x, y, confidence, and, of
-    models with sigma, 2K numbers: sigma of x and y; or why it could not be used. What is missing becomes null."""
+    """For each person, best first, a score, a box (x0, y0, x1, y1), 3K numbers: x, y, confidence, and, of models with
+    sigma, 2K numbers: sigma of x and y; or why the image could not be used. What is missing becomes null."""
     if isinstance(persons, UserError):
         return {"image": _text(image), "scores": [], "boxes": [], "keypoints": [], "error": _text(str(persons))}
     height, width = persons.image_size
@@ -104,10 +104,9 @@ def predict_dataset(
     threads: int = 1,
     address: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Predict the parts of `make_parts` on Ray; yields what `PartPredictor` returns, as they are done.
+    """Predict the parts of `make_parts` on a Ray cluster or this machine; yields what `PartPredictor` returns.
 
-    workers: None: one for each GPU, or for each `threads` cores where there is none. address: of a Ray cluster; None:
-    this machine. Raises `UserError` for options that make no `PosePredictor`.
+    workers: None: one for each GPU, or for each `threads` cores where there is none.
     """
     if not parts:
         return

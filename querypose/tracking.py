@@ -69,11 +69,10 @@ class PoseTracker:
         self._seconds, self._first_id = 0.0, self._last_id + 1
 
     def update(self, persons: Persons, seconds: float | None = None, image: np.ndarray | None = None) -> Persons:
-        """The persons of the next frame, in their order, with the field `track_ids`.
+        """The persons of the next frame with `track_ids` (n,) from 1; -1: too low a score, or seen for the first time.
 
         seconds: the frame's time, later than the last one's; None: a frame of `frame_rate` later. image: (H, W, 3)
         uint8; without it, colors do not count.
-        Returns persons whose `track_ids` (n,) count from 1; -1: too low a score, or seen for the first time.
         """
         self._seconds = self._seconds + 1 / self.frame_rate if seconds is None else seconds
         detections = persons.to_detections()
@@ -121,7 +120,6 @@ class OneEuroFilter:
         self.min_cutoff, self.beta, self.speed_cutoff = min_cutoff, beta, speed_cutoff
         self.seconds = 0.0
         self._points: np.ndarray | None = None
-        self._speeds = np.zeros(())
 
     def __call__(self, points: np.ndarray, confidences: np.ndarray, seconds: float, scale: float = 1.0) -> np.ndarray:
         """The smoothed points (K, 2) of points and confidences (K,) in [0, 1] at that time; the first as they are."""
@@ -130,12 +128,11 @@ class OneEuroFilter:
             self._points, self._speeds = points.copy(), np.zeros_like(points)
             return points
         weights = confidences[:, None]
-        self._speeds += weights * gain(self.speed_cutoff, dt) * ((points - self._points) / dt - self._speeds)
+        self._speeds += weights * _gain(self.speed_cutoff, dt) * ((points - self._points) / dt - self._speeds)
         cutoff = self.min_cutoff + self.beta * np.linalg.norm(self._speeds, axis=1, keepdims=True) / scale
-        self._points = self._points + weights * gain(cutoff, dt) * (points - self._points)
+        self._points = self._points + weights * _gain(cutoff, dt) * (points - self._points)
         return self._points
 
 
-def gain(cutoff: float | np.ndarray, dt: float) -> float | np.ndarray:
-    """Weight of a new value in a first-order low-pass filter of that cutoff frequency (Hz)."""
+def _gain(cutoff: float | np.ndarray, dt: float) -> float | np.ndarray:
     return 1 / (1 + 1 / (2 * math.pi * cutoff * dt))

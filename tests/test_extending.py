@@ -25,16 +25,14 @@ KEY = "MODEL.QUERYPOSE.PART_EMBEDDING"
 
 @pytest.fixture
 def example(tmp_path, monkeypatch):
-    """The page's two files in a folder that Python imports from; the registry is as before afterwards."""
+    """The page's two files in a folder that Python imports from, as if for the first time."""
     module, script = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (tmp_path / "query_attention.py").write_text(module)
     (tmp_path / "train_mine.py").write_text(script)
     monkeypatch.syspath_prepend(tmp_path)
-    before = dict(PART_EMBEDDING_REGISTRY._obj_map)
-    yield tmp_path
-    PART_EMBEDDING_REGISTRY._obj_map.clear()
-    PART_EMBEDDING_REGISTRY._obj_map.update(before)
+    monkeypatch.setattr(PART_EMBEDDING_REGISTRY, "_obj_map", dict(PART_EMBEDDING_REGISTRY._obj_map))
     sys.modules.pop("query_attention", None)
+    return tmp_path
 
 
 @pytest.mark.parametrize("variant", ["light", "full"])
