@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
@@ -46,22 +45,12 @@ class PosePredictor:
 
     Examples:
         >>> from querypose import PosePredictor
-        >>> predictor = PosePredictor(
-        ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu"
-        ... )
+        >>> predictor = PosePredictor("configs/quickstart.yaml", "weights/quickstart.pth", device="cpu")
         >>> persons = predictor("docs/images/synthetic_people.jpg")
         >>> persons.pred_keypoints.shape       # persons, keypoints, (x, y in pixels, confidence)
         torch.Size([3, 17, 3])
-        >>> persons.image_size                 # height, width
-        (192, 224)
-        >>> predictor.skeleton.keypoint_names[:3]
-        ('nose', 'left_eye', 'right_eye')
-
-        A list of images gives a list of results:
-
-        >>> rgb = read_image_rgb("docs/images/synthetic_people.jpg")
-        >>> [len(found) for found in predictor([rgb, rgb[:, 112:]])]
-        [3, 2]
+        >>> [len(found) for found in predictor(["docs/images/synthetic_people.jpg"])]
+        [3]
     """
 
     _owns_model = False  # the score threshold may reach into it
@@ -111,7 +100,7 @@ class PosePredictor:
         # a compiled model would have to be compiled again
         if self.precision != "float32" and cfg.MODEL.COMPILE == "none":
             with rounding_weights(model, PRECISIONS[self.precision]):
-                self._run([{"image": torch.zeros(3, 64, 64), "height": 64, "width": 64}])
+                self._run(model, [{"image": torch.zeros(3, 64, 64), "height": 64, "width": 64}])
 
     @classmethod
     def from_model(cls, model: nn.Module, cfg: CfgNode, skeleton: Skeleton, **options: Any) -> PosePredictor:
@@ -194,7 +183,7 @@ class PosePredictor:
         else:
             is_file = isinstance(image, str | bytes | os.PathLike) or hasattr(image, "read")
             several = isinstance(image, Iterable) and not is_file
-        return list(self.stream(image, batch_size)) if several else self._predict([self._prepare(image)])[0]
+        return list(self.stream(image, batch_size)) if several else self._predict([self.network_input(image)])[0]
 
     def stream(
         self,
@@ -219,7 +208,7 @@ class PosePredictor:
 
         def prepare(image: ImageLike) -> Any:
             try:
-                return self._prepare(image)
+                return self.network_input(image)
             except UserError as error:
                 if on_error is None:
                     raise
@@ -244,42 +233,35 @@ class PosePredictor:
         Raises `UserError` if the model has no such stage, and as `check_attention`.
         """
         check_attention(self.cfg)
-        with self._precision():
-            return self._chosen(self.model.with_attention([self._prepare(image)], stage)[0]["instances"])
+        output = self._run(self.model.with_attention, [self.network_input(image)], stage)
+        return self._chosen(output[0]["instances"])
 
-    def network_input(self, image: np.ndarray) -> dict[str, Any]:
-        """Detectron2's input of a model for an (H, W, 3) uint8 RGB image: resized, in the model's channel order."""
-        height, width = image.shape[:2]
-        resized = resize_image(image, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+    def network_input(self, image: ImageLike) -> dict[str, Any]:
+        """Detectron2's input of a model for an image: resized, in the model's channel order."""
+        rgb = read_image_rgb(image, self.image_format)
+        height, width = rgb.shape[:2]
+        resized = resize_image(rgb, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
         if self.cfg.INPUT.FORMAT == "BGR":
             resized = resized[:, :, ::-1]
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).float()
         return {"image": tensor, "height": height, "width": width}
 
-    def _prepare(self, image: ImageLike) -> dict[str, Any]:
-        return self.network_input(read_image_rgb(image, self.image_format))
-
     def _predict(self, inputs: list[dict[str, Any]]) -> list[Persons]:
         """Images that are padded to one size share a pass through the network."""
-        groups, results = defaultdict(list), {}
+        groups, results = defaultdict(list), dict[int, Persons]()
         divisor = max(1, getattr(getattr(self.model, "backbone", None), "size_divisibility", 1))
         for index, item in enumerate(inputs):
             groups[tuple(-(-side // divisor) for side in item["image"].shape[1:])].append(index)
         for indices in groups.values():
-            for index, output in zip(indices, self._run([inputs[index] for index in indices]), strict=True):
-                results[index] = self._chosen(output["instances"])
+            outputs = self._run(self.model, [inputs[index] for index in indices])
+            results.update(zip(indices, (self._chosen(output["instances"]) for output in outputs), strict=True))
         return [results[index] for index in range(len(inputs))]
 
-    def _run(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        with self._precision():
-            return self.model(inputs)
-
-    @contextlib.contextmanager
-    def _precision(self) -> Iterator[None]:
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         dtype = PRECISIONS[self.precision]
         device = next(self.model.parameters()).device.type
         with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
-            yield
+            return function(*arguments)
 
     def _chosen(self, instances: Instances) -> Persons:
         # selecting outside of inference mode copies into ordinary tensors, which may be changed in place
