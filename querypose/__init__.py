@@ -20,10 +20,8 @@ def __getattr__(name: str) -> Any:
     try:
         importlib.import_module("detectron2")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "QueryPose needs Detectron2: run 'python tools/install_detectron2.py' in the QueryPose folder, or install "
-            "it from its repository"
-        ) from error
+        advice = "run 'python tools/install_detectron2.py' in the QueryPose folder, or install it from its repository"
+        raise ModuleNotFoundError(f"QueryPose needs Detectron2: {advice}") from error
     # Detectron2 then knows QueryPose's data sets, models and backbones
     importlib.import_module("querypose.data")
     importlib.import_module("querypose.modeling")

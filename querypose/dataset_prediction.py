@@ -85,8 +85,7 @@ def _row(image: str, persons: Persons | UserError) -> dict[str, Any]:
         return {"image": _text(image), "scores": [], "boxes": [], "keypoints": [], "error": _text(str(persons))}
     height, width = persons.image_size
     row = {"image": _text(image), "width": width, "height": height, "scores": persons.scores.tolist()}
-    row["boxes"] = persons.pred_boxes.tensor.tolist()
-    row["keypoints"] = persons.pred_keypoints.flatten(1).tolist()
+    row |= {"boxes": persons.pred_boxes.tensor.tolist(), "keypoints": persons.pred_keypoints.flatten(1).tolist()}
     if persons.has("pred_keypoint_sigmas"):
         row["keypoint_sigmas"] = persons.pred_keypoint_sigmas.flatten(1).tolist()
     return row

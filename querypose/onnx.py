@@ -68,8 +68,7 @@ class OnnxPosePredictor:
         """Open the file; raise `UserError` if it is missing, damaged or no export of QueryPose, or without a runtime.
 
         Args:
-            score_threshold: persons below it are not returned.
-            image_format: channel order of arrays, "RGB" or "BGR" (OpenCV's).
+            image_format: channel order of arrays.
             runtime: "openvino" or "onnxruntime"; None: OpenVINO if it is installed, unless there are `providers`.
             precision: "float32"; "auto" lets OpenVINO compute in bfloat16 where the processor is faster in it.
             providers: ONNX Runtime's execution providers, best first.

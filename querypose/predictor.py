@@ -75,8 +75,7 @@ class PosePredictor:
             weights: file or address; None: the config's MODEL.WEIGHTS.
             device: None: the config's MODEL.DEVICE, or the CPU if that is "cuda" and there is none.
             score_threshold: persons below it are dropped, and keypoint stages run only for queries that can reach it.
-            top_k: most persons returned for an image, the best ones.
-            image_format: channel order of arrays and tensors.
+            top_k: most persons of an image, the best ones. image_format: channel order of arrays and tensors.
             precision: a name of `PRECISIONS`, or "auto": see `fastest_precision`.
             add_config: adds an extension's own config keys to the defaults, in place.
             opts: `KEY, VALUE, ..` overrides of the config.
@@ -167,14 +166,10 @@ class PosePredictor:
     def __call__(self, image: Iterable[ImageLike], *, batch_size: int = ...) -> list[Persons]: ...
 
     def __call__(self, image: Any, *, batch_size: int = 8) -> Persons | list[Persons]:
-        """Predict the persons of one image, best first, or of each of several.
+        """Predict the persons of one image, best first, or of each of several, as `stream` does.
 
-        Args:
-            image: see `read_image_rgb`; or several: an iterable of them, an array (B, H, W, C), a tensor (B, C, H, W),
-                or a folder, whose images are predicted in the order of `image_files`.
-            batch_size: of several images, as of `stream`.
-
-        Raises `UserError` for an image that cannot be used.
+        image: see `read_image_rgb`; several: an iterable of such, an array (B, H, W, C), a tensor (B, C, H, W), or a
+        folder, in the order of `image_files`. Raises `UserError` for an image that cannot be used.
         """
         if isinstance(image, str | os.PathLike) and os.path.isdir(image):
             image = image_files(image)
@@ -195,10 +190,9 @@ class PosePredictor:
 
         Args:
             images: as of a call; at most two batches of them are held in memory.
-            batch_size: most images in a pass of the network, which are those of a batch that are padded to the same
-                size. An image's persons are the same as alone, except for rounding.
-            on_error: called with an image that cannot be used and the error, which is raised without it; what it
-                returns takes the place of the image's persons. On a GPU another thread calls it.
+            batch_size: most images in a pass of the network, which are those of a batch that are padded to one size.
+            on_error: called with an image that cannot be used and the error, else raised; what it returns takes the
+                place of the image's persons. On a GPU another thread calls it.
         """
         if batch_size < 1:
             raise UserError(f"the batch size must be at least 1, not {batch_size}.")

@@ -11,10 +11,8 @@ import torch
 from querypose.errors import UserError
 from querypose.structures import Persons
 
-MIN_SCORE = 0.3
-"""The score of a new person, where no other is given."""
-LOW_SCORE = 0.1
-"""The lowest score of a person who is followed: find persons down to it where they are to be tracked."""
+MIN_SCORE = 0.3  # of a new person
+LOW_SCORE = 0.1  # of a person who is followed: find persons down to it where they are to be tracked
 _MAX_IOU = 0.7  # of two persons; of more overlapping ones only the best is followed
 
 

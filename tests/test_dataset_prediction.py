@@ -85,7 +85,7 @@ def test_lists_of_images(images, tmp_path):
 def test_the_tool_writes_the_same_rows_by_ray(images, tmp_path, capsys):
     ray = pytest.importorskip("ray")
     predict(images, tmp_path / "alone")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)  # less to start
+    ray.init(num_cpus=1, log_to_driver=False)  # less to start
     arguments = f"--config-file {FILES['config_file']} --input {images} --output {tmp_path / 'ray'} --images-per-part 2"
     arguments += f" --device cpu --precision float32 MODEL.WEIGHTS {FILES['weights']}"
     try:

@@ -52,11 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
         for result in predict_dataset(parts, options, args.workers, args.threads, args.address):
             done.update(result)
             bar.update(result["images"])
-    print(
-        f"{done['images']} of {len(images)} images in {time.perf_counter() - start:.1f} s "
-        f"({len(images) - done['images']} were done before), {done['persons']} persons, {done['failures']} images "
-        f"could not be used. Poses are in {args.output}"
-    )
+    seconds, before = time.perf_counter() - start, len(images) - done["images"]
+    print(f"{done['images']} of {len(images)} images in {seconds:.1f} s ({before} were done before)", end=", ")
+    print(f"{done['persons']} persons, {done['failures']} images could not be used. Poses are in {args.output}")
     return 2 if done["failures"] else 0
 
 
