@@ -203,8 +203,8 @@ def _described(session: _OnnxRuntime | _OpenVino) -> tuple[dict[str, Any], Skele
     if found["format"] != FORMAT_VERSION:
         raise ValueError(f"its format is {found['format']}, not {FORMAT_VERSION}")
     preprocessing = found["preprocessing"]
-    for name in ("min_size", "max_size"):
-        if preprocessing[name] not in range(_LONGEST_SIDE + 1):
+    for name, least in (("min_size", 0), ("max_size", 1)):
+        if preprocessing[name] not in range(least, _LONGEST_SIDE + 1):
             raise ValueError(f"its {name} is {preprocessing[name]!r}")
     check_image_format(preprocessing["channel_order"])
     names = session.inputs | session.outputs
