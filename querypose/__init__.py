@@ -11,11 +11,7 @@ __version__ = "0.1.0"
 __all__ = ["Persons", "PosePredictor", "add_querypose_config"]
 
 # Loaded when first asked for, so that `querypose.onnx` works where neither PyTorch nor Detectron2 is installed.
-_MODULE_OF = {
-    "Persons": "querypose.structures",
-    "PosePredictor": "querypose.predictor",
-    "add_querypose_config": "querypose.config",
-}
+_MODULE_OF = {"Persons": "structures", "PosePredictor": "predictor", "add_querypose_config": "config"}
 
 
 def __getattr__(name: str) -> Any:
@@ -24,15 +20,9 @@ def __getattr__(name: str) -> Any:
     try:
         importlib.import_module("detectron2")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "QueryPose needs Detectron2, which is on no package registry under its own name: run "
-            "'python tools/install_detectron2.py' in the QueryPose folder, or install it from its repository"
-        ) from error
+        advice = "run 'python tools/install_detectron2.py' in the QueryPose folder, or install it from its repository"
+        raise ModuleNotFoundError(f"QueryPose needs Detectron2: {advice}") from error
     # Detectron2 then knows QueryPose's data sets, models and backbones
     importlib.import_module("querypose.data")
     importlib.import_module("querypose.modeling")
-    return getattr(importlib.import_module(_MODULE_OF[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULE_OF])
+    return getattr(importlib.import_module(f"querypose.{_MODULE_OF[name]}"), name)

@@ -1,9 +1,8 @@
 """The faster precision of this processor, measured once."""
 
 import contextlib
-import json
 import platform
-import time
+import timeit
 from pathlib import Path
 
 import torch
@@ -12,43 +11,36 @@ from torch import nn
 
 from querypose.atomic_io import whole_file
 
-FASTER = 0.8
-"""bfloat16 is chosen where it takes at most this share of float32's time."""
+_FASTER = 0.8  # bfloat16 is chosen where it takes at most this share of float32's time
 
 
 def fastest_precision(device: torch.device) -> str:
     """Return "bfloat16" on a CPU that computes convolutions clearly faster in it, else "float32".
 
-    The first call measures for a fraction of a second. Later calls, also of other processes, read the result from
-    `querypose_precision.json` in iopath's cache folder, where it stands for the machine and the version of PyTorch.
+    The first call measures for a fraction of a second. Later ones, also of other processes, read the result from
+    iopath's cache folder, where it stands for the machine and the version of PyTorch.
     """
     if device.type != "cpu":
         return "float32"
-    file = Path(get_cache_dir()) / "querypose_precision.json"
-    key = f"{platform.node()}, PyTorch {torch.__version__}"
-    known: dict[str, str] = {}
+    file = Path(get_cache_dir()) / f"querypose_precision_{platform.node()}_{torch.__version__}.txt"
     with contextlib.suppress(OSError, ValueError):
-        known = dict(json.loads(file.read_text()))
-    if known.get(key) not in ("float32", "bfloat16"):
-        ratio = convolution_seconds(torch.bfloat16) / convolution_seconds(torch.float32)
-        known[key] = "bfloat16" if ratio <= FASTER else "float32"
-        with contextlib.suppress(OSError), whole_file(file) as target:
-            target.write(json.dumps(known, indent=1).encode())
-    return known[key]
+        if (known := file.read_text()) in ("float32", "bfloat16"):
+            return known
+    ratio = convolution_seconds(torch.bfloat16) / convolution_seconds(torch.float32)
+    fastest = "bfloat16" if ratio <= _FASTER else "float32"
+    with contextlib.suppress(OSError), whole_file(file) as target:
+        target.write(fastest.encode())
+    return fastest
 
 
 @torch.inference_mode()
-def convolution_seconds(dtype: torch.dtype, channels: int = 256, side: int = 24, repetitions: int = 5) -> float:
-    """The least time of a 3x3 convolution of `channels` maps of side x side on one core."""
+def convolution_seconds(dtype: torch.dtype, channels: int = 256, side: int = 24) -> float:
+    """The least of five times of a 3x3 convolution of `channels` maps of side x side on one core."""
     images = torch.ones(1, channels, side, side, dtype=dtype).to(memory_format=torch.channels_last)
     convolution = nn.Conv2d(channels, channels, 3, padding=1).to(dtype).to(memory_format=torch.channels_last)
-    threads, seconds = torch.get_num_threads(), []
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # with more, other programs on the machine would be measured too
     try:
-        for _ in range(repetitions):
-            start = time.perf_counter()
-            convolution(images)
-            seconds.append(time.perf_counter() - start)
+        return min(timeit.repeat(lambda: convolution(images), number=1, repeat=5))
     finally:
         torch.set_num_threads(threads)
-    return min(seconds)

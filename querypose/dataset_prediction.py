@@ -18,11 +18,7 @@ from querypose.structures import Persons
 
 def list_images(inputs: Sequence[str], column: str = "image") -> list[str]:
     """The images that `inputs` name, each once: images, folders, globs, text files with a path in each line, Parquet
-    files with paths in `column`.
-
-    Raises:
-        UserError: an input that names no image, a list that cannot be read.
-    """
+    files with paths in `column`. Raises `UserError` for an input that names none or cannot be read."""
     found: dict[str, None] = {}
     for given in inputs:
         ending = Path(given).suffix.lower()
@@ -44,11 +40,7 @@ def list_images(inputs: Sequence[str], column: str = "image") -> list[str]:
 
 
 def make_parts(images: Sequence[str], output: Path, images_per_part: int) -> Iterator[dict[str, Any]]:
-    """The parts of the work without a file in `output` yet: {"file", "images"}.
-
-    Raises:
-        UserError: `output` holds the parts of other images, or cannot be written to.
-    """
+    """The parts of the work without a file in `output` yet, which may hold no other images: {"file", "images"}."""
     make_output_folder(output)
     plan, work = output / "_parts.json", {"images_per_part": images_per_part, "images": list(images)}
     if plan.exists() and json.loads(plan.read_text()) != work:
@@ -62,10 +54,9 @@ def make_parts(images: Sequence[str], output: Path, images_per_part: int) -> Ite
 
 
 class PartPredictor:
-    """Predicts the images of a part and writes its file; Ray makes one in each worker."""
+    """Predicts the images of parts and writes their files, with options of `PosePredictor`; one for each worker."""
 
     def __init__(self, options: dict[str, Any], threads: int):
-        """options: of `PosePredictor`. threads: of PyTorch."""
         torch.set_num_threads(threads)
         self.predictor = PosePredictor(**options)
 
@@ -76,23 +67,28 @@ class PartPredictor:
 
         images = list(part["images"])
         found = self.predictor.stream(images, on_error=lambda image, error: error)
-        rows = [self.row(image, persons) for image, persons in zip(images, found, strict=True)]
+        rows = [_row(image, persons) for image, persons in zip(images, found, strict=True)]
+        numbers = pyarrow.list_(pyarrow.list_(pyarrow.float32()))  # of each person
+        columns = {"image": pyarrow.string(), "width": pyarrow.int32(), "height": pyarrow.int32()}
+        columns |= {"scores": pyarrow.list_(pyarrow.float32()), "boxes": numbers, "keypoints": numbers}
+        columns |= {"keypoint_sigmas": numbers, "error": pyarrow.string()}
         with whole_file(part["file"]) as file:
-            parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema()), file)
+            parquet.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(columns)), file)
         persons = sum(len(row["scores"]) for row in rows)
         return {"images": len(rows), "persons": persons, "failures": sum("error" in row for row in rows)}
 
-    def row(self, image: str, persons: Persons | UserError) -> dict[str, Any]:
-        """One image: its persons, best first, or why it could not be used."""
-        if isinstance(persons, UserError):
-            return {"image": _text(image), "scores": [], "boxes": [], "keypoints": [], "error": _text(str(persons))}
-        height, width = persons.image_size
-        row = {"image": _text(image), "width": width, "height": height, "scores": persons.scores.tolist()}
-        row["boxes"] = persons.pred_boxes.tensor.tolist()
-        row["keypoints"] = persons.pred_keypoints.flatten(1).tolist()
-        if persons.has("pred_keypoint_sigmas"):
-            row["keypoint_sigmas"] = persons.pred_keypoint_sigmas.flatten(1).tolist()
-        return row
+
+def _row(image: str, persons: Persons | UserError) -> dict[str, Any]:
+    """For each person, best first, a score, a box (x0, y0, x1, y1), 3K numbers: x, y, confidence, and, of models with
+    sigma, 2K numbers: sigma of x and y; or why the image could not be used. What is missing becomes null."""
+    if isinstance(persons, UserError):
+        return {"image": _text(image), "scores": [], "boxes": [], "keypoints": [], "error": _text(str(persons))}
+    height, width = persons.image_size
+    row = {"image": _text(image), "width": width, "height": height, "scores": persons.scores.tolist()}
+    row |= {"boxes": persons.pred_boxes.tensor.tolist(), "keypoints": persons.pred_keypoints.flatten(1).tolist()}
+    if persons.has("pred_keypoint_sigmas"):
+        row["keypoint_sigmas"] = persons.pred_keypoint_sigmas.flatten(1).tolist()
+    return row
 
 
 def _text(name: str) -> str:
@@ -100,38 +96,19 @@ def _text(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def schema() -> Any:
-    """Columns of the files: for each person a score, a box (x0, y0, x1, y1), 3K numbers: x, y, confidence, and, of
-    models with sigma, 2K numbers: sigma of x and y. A row has null where it has nothing."""
-    import pyarrow
-
-    numbers = pyarrow.list_(pyarrow.list_(pyarrow.float32()))
-    size, text = pyarrow.int32(), pyarrow.string()
-    columns = {"image": text, "width": size, "height": size, "scores": pyarrow.list_(pyarrow.float32())}
-    persons = dict.fromkeys(["boxes", "keypoints", "keypoint_sigmas"], numbers)
-    return pyarrow.schema({**columns, **persons, "error": text})
-
-
 def predict_dataset(
     parts: Sequence[dict[str, Any]],
     options: dict[str, Any],
-    *,
     workers: int | None = None,
     threads: int = 1,
     address: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Predict parts on Ray; yields what `PartPredictor` returns, as the parts are done.
+    """Predict the parts of `make_parts` on a Ray cluster or this machine; yields what `PartPredictor` returns.
 
-    Args:
-        parts: of `make_parts`.
-        options: of `PosePredictor`.
-        workers: None: one for each GPU, or for each `threads` cores where there is none.
-        threads: cores of a worker.
-        address: of a Ray cluster; None: this machine.
-
-    Raises:
-        UserError: Ray is missing; options that make no predictor.
+    workers: None: one for each GPU, or for each `threads` cores where there is none.
     """
+    if not parts:
+        return
     try:
         import ray
     except ImportError as error:
@@ -141,10 +118,14 @@ def predict_dataset(
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     ray.data.DataContext.get_current().enable_progress_bars = False
     available = ray.cluster_resources()
-    gpu = int(available.get("GPU", 0)) > 0 and options.get("device") != "cpu"
-    most = int(available["GPU"]) if gpu else int(available["CPU"]) // threads
-    pool = ray.data.ActorPoolStrategy(size=max(1, min(workers or most, len(parts))))
+    gpus = 0 if options.get("device") == "cpu" else int(available.get("GPU", 0))
+    size = min(workers or gpus or int(available["CPU"]) // threads, len(parts))
     work = ray.data.from_items(list(parts), override_num_blocks=len(parts))
-    arguments: dict[str, Any] = {"fn": PartPredictor, "fn_constructor_args": (options, threads), "compute": pool}
-    arguments |= {"num_cpus": threads, "num_gpus": 1 if gpu else 0}
-    yield from work.map(**arguments).iter_rows()
+    found = work.map(
+        PartPredictor,  # type: ignore[arg-type]
+        fn_constructor_args=(options, threads),
+        compute=ray.data.ActorPoolStrategy(size=max(1, size)),
+        num_cpus=threads,
+        num_gpus=1 if gpus else 0,
+    )
+    yield from found.iter_rows()

@@ -12,6 +12,12 @@ class UserError(ValueError):
     """A mistake in a config, a file or a command line; its message says what is wrong and how to fix it."""
 
 
+def check_fraction(name: str, value: float) -> None:
+    """Raise a `UserError` unless the value is from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise UserError(f"the {name} must be from 0 to 1, not {value}.")
+
+
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """Turn a `UserError` inside the block into `error: <message>` on stderr and exit code 2, without a traceback.

@@ -2,38 +2,37 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from querypose.errors import UserError
+from querypose.errors import UserError, check_fraction
 from querypose.image_io import ChannelOrder, ImageLike, check_image_format, read_image_rgb, resize_image
-from querypose.onnx_runtimes import OnnxRuntimeSession, OpenVinoSession, open_session
 from querypose.skeleton import Skeleton
+
+RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+"""Packages that run ONNX files, the faster one first, and their names."""
 
 METADATA_KEY = "querypose"
 FORMAT_VERSION = 1
-_INPUT, _THRESHOLD, _OUTPUTS = "images", "score_threshold", ["boxes", "scores", "keypoints"]
-_SIGMAS = "keypoint_sigmas"  # not in files of older versions and of models whose loss does not use sigma
+_OUTPUTS = ["boxes", "scores", "keypoints"]
 _AGAIN = "; export the model again with tools/export_onnx.py."
 _LONGEST_SIDE = 100_000  # pixels, the most that a file may scale images to
 
 
 @dataclass
 class OnnxPoses:
-    """The n persons of an image, best first, in its pixels.
+    """The n persons of an image, best first, in its pixels."""
 
-    boxes: (n, 4) corners x0, y0, x1, y1. scores: (n,) in [0, 1]. keypoints: (n, K, 3) x, y and a confidence in
-    [0, 1]. image_size: height and width. keypoint_sigmas: (n, K, 2) of x and y in pixels; None if the file has none.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    keypoints: np.ndarray
-    image_size: tuple[int, int]
-    keypoint_sigmas: np.ndarray | None = None
+    boxes: np.ndarray  # (n, 4) corners x0, y0, x1, y1
+    scores: np.ndarray  # (n,) in [0, 1]
+    keypoints: np.ndarray  # (n, K, 3) x, y and a confidence in [0, 1]
+    image_size: tuple[int, int]  # height, width
+    keypoint_sigmas: np.ndarray | None = None  # (n, K, 2) of x and y; None if the file has none
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -41,24 +40,19 @@ class OnnxPoses:
     def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
         """COCO results: boxes (x, y, width, height), keypoints as 3K numbers, half a pixel up and left of ours."""
         boxes = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
-        keypoints = (self.keypoints - np.array([0.5, 0.5, 0.0], np.float32)).reshape(len(self), -1)
-        columns = {"bbox": boxes, "score": self.scores, "keypoints": keypoints}
+        keypoints = self.keypoints - np.array([0.5, 0.5, 0.0], np.float32)
+        columns = {"bbox": boxes, "keypoints": keypoints}
         if self.keypoint_sigmas is not None:
-            columns["keypoint_sigmas"] = self.keypoint_sigmas.reshape(len(self), -1)
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        return [
-            {"image_id": image_id, "category_id": category_id, **dict(zip(columns, row, strict=True))} for row in rows
-        ]
+            columns["keypoint_sigmas"] = self.keypoint_sigmas
+        results: list[dict[str, Any]] = []
+        for person, score in enumerate(self.scores.tolist()):
+            numbers = {name: column[person].flatten().tolist() for name, column in columns.items()}
+            results.append({"image_id": image_id, "category_id": category_id, "score": score, **numbers})
+        return results
 
 
 class OnnxPosePredictor:
-    """Finds persons and their keypoints with a file that `tools/export_onnx.py` wrote.
-
-    Example:
-        predictor = OnnxPosePredictor("model.onnx", score_threshold=0.3)
-        persons = predictor("photograph.jpg")
-        persons.keypoints   # (n, K, 3): x, y in pixels and a confidence
-    """
+    """Finds persons and their keypoints with a file that `tools/export_onnx.py` wrote (example: docs/EXPORT.md)."""
 
     def __init__(
         self,
@@ -71,41 +65,47 @@ class OnnxPosePredictor:
         providers: Sequence[str] = ("CPUExecutionProvider",),
         num_threads: int = 0,
     ):
-        """Open the file.
+        """Open the file; raise `UserError` if it is missing, damaged or no export of QueryPose, or without a runtime.
 
         Args:
-            score_threshold: persons below it are not returned.
-            image_format: channel order of arrays, "RGB" or "BGR" (OpenCV's).
+            image_format: channel order of arrays.
             runtime: "openvino" or "onnxruntime"; None: OpenVINO if it is installed, unless there are `providers`.
             precision: "float32"; "auto" lets OpenVINO compute in bfloat16 where the processor is faster in it.
             providers: ONNX Runtime's execution providers, best first.
             num_threads: 0 leaves it to the runtime.
-
-        Raises:
-            UserError: a file that is missing, damaged or no export of QueryPose; the runtime is missing.
         """
         check_image_format(image_format)
-        if not 0 <= score_threshold <= 1:
-            raise UserError(f"the score threshold must be from 0 to 1, not {score_threshold}.")
-        self.score_threshold = score_threshold
-        self.image_format = image_format
-        self._file = os.fspath(file)
+        check_fraction("score threshold", score_threshold)
+        if precision not in ("auto", "float32"):
+            raise UserError(f"the precision must be float32 or auto, not {precision}.")
+        if runtime is None:
+            installed = [name for name in RUNTIMES if find_spec(name)]
+            on_cpu = list(providers) == ["CPUExecutionProvider"]
+            runtime = installed[0] if installed and on_cpu else "onnxruntime"
+        if runtime not in RUNTIMES:
+            raise UserError(f"the runtime must be one of {', '.join(RUNTIMES)}, not {runtime}.")
+        if not find_spec(runtime):
+            raise UserError(f"OnnxPosePredictor needs {RUNTIMES[runtime]}: pip install {runtime}")
+        if not os.path.isfile(file):
+            raise UserError(f"there is no ONNX file {file}; make one with tools/export_onnx.py.")
+        self.runtime = RUNTIMES[runtime]
+        self.score_threshold, self.image_format, self._file = score_threshold, image_format, os.fspath(file)
+        self._session: _OpenVino | _OnnxRuntime
         try:
-            self._session = open_session(self._file, runtime, precision, providers, num_threads)
+            if runtime == "openvino":
+                self._session = _OpenVino(self._file, precision, num_threads)
+            else:
+                self._session = _OnnxRuntime(self._file, providers, num_threads)
         except UserError:
             raise
         except Exception as error:  # the runtimes' errors have no common class but this
             raise UserError(f"{self._file} is damaged or no ONNX file{_AGAIN}") from error
-        self.metadata = _metadata(self._session, self._file)
-        self.skeleton = Skeleton(**self.metadata["skeleton"])
-        # files of older versions return every query
-        self._prunes = _THRESHOLD in self._session.defaults
-        self._outputs = [*_OUTPUTS, _SIGMAS] if _SIGMAS in self._session.outputs else _OUTPUTS
-
-    @property
-    def runtime(self) -> str:
-        """The name of the runtime: OpenVINO or ONNX Runtime."""
-        return self._session.name
+        try:
+            self.metadata, self.skeleton = _described(self._session)
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{self._file} is not an export of this version of QueryPose ({error}){_AGAIN}") from error
+        # not in files of older versions and of models whose loss does not use sigma
+        self._outputs = [*_OUTPUTS, *({"keypoint_sigmas"} & self._session.outputs)]
 
     def __call__(self, image: ImageLike) -> OnnxPoses:
         """The persons of one image of any kind, see `read_image_rgb`."""
@@ -115,10 +115,9 @@ class OnnxPosePredictor:
         resized = resize_image(pixels, preprocessing["min_size"], preprocessing["max_size"])
         if preprocessing["channel_order"] == "BGR":
             resized = resized[:, :, ::-1]
-        tensor = np.ascontiguousarray(resized.transpose(2, 0, 1)[None], dtype=np.float32)
-        inputs = {_INPUT: tensor}
-        if self._prunes:
-            inputs[_THRESHOLD] = np.array([self.score_threshold], np.float32)
+        inputs = {"images": np.ascontiguousarray(resized.transpose(2, 0, 1)[None], dtype=np.float32)}
+        if "score_threshold" in self._session.inputs:  # files of older versions return every query
+            inputs["score_threshold"] = np.array([self.score_threshold], np.float32)
         try:
             boxes, scores, keypoints, *others = (output[0] for output in self._session.run(self._outputs, inputs))
             # a score of 0 is a box without area
@@ -133,20 +132,82 @@ class OnnxPosePredictor:
             ) from error
 
 
-def _metadata(session: OnnxRuntimeSession | OpenVinoSession, file: str) -> dict[str, Any]:
-    """The file's description of itself, checked."""
-    try:
-        found: dict[str, Any] = json.loads(session.metadata[METADATA_KEY])
-        if found["format"] != FORMAT_VERSION:
-            raise ValueError(f"its format is {found['format']}, not {FORMAT_VERSION}")
-        Skeleton(**found["skeleton"])
-        preprocessing = found["preprocessing"]
-        for name, least in (("min_size", 0), ("max_size", 1)):
-            if not isinstance(preprocessing[name], int) or not least <= preprocessing[name] <= _LONGEST_SIDE:
-                raise ValueError(f"its {name} is {preprocessing[name]!r}")
-        check_image_format(preprocessing["channel_order"])
-        if not session.inputs | session.outputs >= {_INPUT, *_OUTPUTS}:
-            raise ValueError(f"its inputs and outputs are {', '.join(sorted(session.inputs | session.outputs))}")
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is not an export of this version of QueryPose ({error}){_AGAIN}") from error
-    return found
+class _OnnxRuntime:
+    """A file in ONNX Runtime: the names of its inputs and outputs, and its texts by their keys."""
+
+    def __init__(self, file: str, providers: Sequence[str], num_threads: int):
+        import onnxruntime
+
+        if missing := set(providers) - set(onnxruntime.get_available_providers()):
+            raise UserError(f"this ONNX Runtime has no execution provider {' and '.join(missing)}.")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = 3  # its warnings are about optimizations that it did not make
+        session = self._session = onnxruntime.InferenceSession(file, options, providers=list(providers))
+        self.metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+        self.inputs = {value.name for value in [*session.get_inputs(), *session.get_overridable_initializers()]}
+        self.outputs = {value.name for value in session.get_outputs()}
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return self._session.run(outputs, inputs)
+
+
+@cache
+def _openvino_core() -> Any:
+    """The process's `openvino.Core`: its CPU plugin replaces the thread's alternate signal stack and frees it when
+    it ends, so that the process dies at its next signal where a second one had been made (seen with 2026.4)."""
+    import openvino
+
+    return openvino.Core()
+
+
+class _OpenVino:
+    """As `_OnnxRuntime`, in OpenVINO on the CPU."""
+
+    def __init__(self, file: str, precision: str, num_threads: int):
+        from openvino import opset13
+
+        model = _openvino_core().read_model(file)
+        self._defaults: dict[str, np.ndarray] = {}
+        for constant in model.get_ops():
+            name = constant.get_friendly_name()
+            # OpenVINO makes constants of the inputs that have defaults
+            if constant.get_type_name() == "Constant" and name in ("image_sizes", "score_threshold"):
+                self._defaults[name] = constant.get_data()
+                parameter = opset13.parameter(self._defaults[name].shape, np.float32, name=name)
+                parameter.output(0).set_names({name})
+                for target in constant.output(0).get_target_inputs():
+                    target.replace_source_output(parameter.output(0))
+                model.add_parameters([parameter])
+        model.validate_nodes_and_infer_types()
+        self.inputs = {value.get_any_name() for value in model.inputs}
+        self.outputs = {value.get_any_name() for value in model.outputs}
+        info = model.rt_info["framework"] if model.has_rt_info("framework") else {}
+        self.metadata = {key: value.astype(str) for key, value in info.items()}
+        properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if num_threads:
+            properties["INFERENCE_NUM_THREADS"] = num_threads
+        if precision == "float32":
+            properties["INFERENCE_PRECISION_HINT"] = "f32"
+        self._model = _openvino_core().compile_model(model, "CPU", properties)
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        # a request for each pass: several threads may run the model
+        found = self._model.create_infer_request().infer({**self._defaults, **inputs})
+        return [found[name] for name in outputs]
+
+
+def _described(session: _OnnxRuntime | _OpenVino) -> tuple[dict[str, Any], Skeleton]:
+    """The file's description of itself, checked, and its skeleton."""
+    found: dict[str, Any] = json.loads(session.metadata[METADATA_KEY])
+    if found["format"] != FORMAT_VERSION:
+        raise ValueError(f"its format is {found['format']}, not {FORMAT_VERSION}")
+    preprocessing = found["preprocessing"]
+    for name, least in (("min_size", 0), ("max_size", 1)):
+        if preprocessing[name] not in range(least, _LONGEST_SIDE + 1):
+            raise ValueError(f"its {name} is {preprocessing[name]!r}")
+    check_image_format(preprocessing["channel_order"])
+    names = session.inputs | session.outputs
+    if not names >= {"images", *_OUTPUTS}:
+        raise ValueError(f"its inputs and outputs are {', '.join(sorted(names))}")
+    return found, Skeleton(**found["skeleton"])

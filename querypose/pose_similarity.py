@@ -22,11 +22,9 @@ _LEARNING_RATE = 0.1
 
 @dataclass
 class _Look:
-    """Colors (L, 3) of a track's limbs, how much of each was seen (L,), and when last, in seconds."""
-
-    colors: np.ndarray
-    weights: np.ndarray
-    seconds: float
+    colors: np.ndarray  # (L, 3), of a track's limbs
+    weights: np.ndarray  # (L,), how much of each was seen
+    seconds: float  # when last
 
 
 class PoseSimilarity(BaseIoU):
@@ -38,9 +36,10 @@ class PoseSimilarity(BaseIoU):
     last factor is 0.5.
     """
 
+    tracker: Any
+    """Whose tracks are compared; it has this object as its `iou`."""
+
     def __init__(self) -> None:
-        self.tracker: Any = None
-        """Whose tracks are compared; it has this object as its `iou`."""
         self._looks: dict[int, _Look] = {}
 
     def begin(self, persons: Persons, image: np.ndarray | None, seconds: float) -> None:
@@ -65,9 +64,9 @@ class PoseSimilarity(BaseIoU):
     def _compute(self, boxes_1: np.ndarray, boxes_2: np.ndarray) -> np.ndarray:
         """(tracks, persons) similarities of the boxes (n, 4) of some tracks, where they are expected, and persons."""
         tracks = self.tracker.tracks
-        chosen = [tracks[row] for row in _rows(boxes_1, np.array([track.get_state_bbox() for track in tracks]))]
-        none = _Look(np.zeros(self._colors.shape[1:]), np.zeros(self._weights.shape[1]), self._seconds)
-        looks = [self._looks.get(track.tracker_id, none) for track in chosen]
+        rows = _rows(boxes_1, np.array([track.get_state_bbox() for track in tracks]))
+        unseen = _Look(np.zeros(self._colors.shape[1:]), np.zeros(self._weights.shape[1]), self._seconds)
+        looks = [self._looks.get(tracks[row].tracker_id, unseen) for row in rows]
         persons = _rows(boxes_2, self._boxes)
 
         centers_1, centers_2 = ((boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (boxes_1, boxes_2))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeGuard, cast, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import nn
 
 from querypose.auto_precision import fastest_precision
 from querypose.data import skeleton_of
-from querypose.errors import UserError
+from querypose.errors import UserError, check_fraction
 from querypose.hub import pretrained_files, save_pretrained
 from querypose.image_io import ChannelOrder, ImageLike, check_image_format, image_files, read_image_rgb, resize_image
 from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
@@ -30,48 +30,30 @@ from querypose.rounded_weights import rounding_weights
 from querypose.safe_loading import SafeCheckpointer
 from querypose.setup_config import setup_config
 from querypose.skeleton import Skeleton
-from querypose.structures import SCORE_THRESHOLD, Persons, to_coco
-
-__all__ = ["PRECISIONS", "PosePredictor", "check_attention", "load_weights", "read_image_rgb", "to_coco"]
+from querypose.structures import SCORE_THRESHOLD, Persons
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types of matrix products and convolutions; boxes, confidences and keypoints are always float32."""
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
-SMALL_MODEL = _REPOSITORY / "configs/querypose_small.yaml", _REPOSITORY / "weights/querypose_small.safetensors"
-"""Config and weights of the model for photographs that comes with the repository."""
-
+_SMALL_MODEL = _REPOSITORY / "configs/querypose_small.yaml", _REPOSITORY / "weights/querypose_small.safetensors"
 _NUM_READERS = 4  # threads that read and resize images ahead of the network
 
 
 class PosePredictor:
-    """Finds persons and their keypoints in images.
-
-    Several threads may call one predictor at the same time.
+    """Finds persons and their keypoints in images; several threads may call one predictor at the same time.
 
     Examples:
         >>> from querypose import PosePredictor
-        >>> predictor = PosePredictor(
-        ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu"
-        ... )
+        >>> predictor = PosePredictor("configs/quickstart.yaml", "weights/quickstart.pth", device="cpu")
         >>> persons = predictor("docs/images/synthetic_people.jpg")
         >>> persons.pred_keypoints.shape       # persons, keypoints, (x, y in pixels, confidence)
         torch.Size([3, 17, 3])
-        >>> persons.image_size                 # height, width
-        (192, 224)
-        >>> predictor.skeleton.keypoint_names[:3]
-        ('nose', 'left_eye', 'right_eye')
-
-        A list of images gives a list of results; arrays are RGB unless `image_format` says BGR:
-
-        >>> import cv2
-        >>> from_opencv = PosePredictor(
-        ...     "configs/quickstart.yaml", "weights/quickstart.pth", device="cpu", image_format="BGR", top_k=1
-        ... )
-        >>> bgr = cv2.imread("docs/images/synthetic_people.jpg")
-        >>> [len(found) for found in from_opencv([bgr, bgr[:, 112:]])]
-        [1, 1]
+        >>> [len(found) for found in predictor(["docs/images/synthetic_people.jpg"])]
+        [3]
     """
+
+    _owns_model = False  # the score threshold may reach into it
 
     def __init__(
         self,
@@ -86,54 +68,44 @@ class PosePredictor:
         add_config: Callable[[CfgNode], None] | None = None,
         opts: Sequence[Any] = (),
     ):
-        """Build the model that `config_file` describes and load its weights.
+        """Build a model and load its weights; raise `UserError` for weights that do not fit and absent devices.
 
         Args:
-            config_file: a YAML file; None: `SMALL_MODEL`, the small model for photographs with its weights.
+            config_file: a YAML file; None: the small model for photographs, with its weights.
             weights: file or address; None: the config's MODEL.WEIGHTS.
-            device: "cpu", "cuda", "cuda:1", ..; None: the config's MODEL.DEVICE, or the CPU if that is "cuda" and
-                there is none.
+            device: None: the config's MODEL.DEVICE, or the CPU if that is "cuda" and there is none.
             score_threshold: persons below it are dropped, and keypoint stages run only for queries that can reach it.
-            top_k: most persons returned for an image, the best ones.
-            image_format: channel order of arrays and tensors, "RGB" or "BGR" (OpenCV's).
+            top_k: most persons of an image, the best ones. image_format: channel order of arrays and tensors.
             precision: a name of `PRECISIONS`, or "auto": see `fastest_precision`.
             add_config: adds an extension's own config keys to the defaults, in place.
             opts: `KEY, VALUE, ..` overrides of the config.
-
-        Raises:
-            UserError: weights that are missing, unreadable or of another model; a device that does not exist.
         """
         overrides = [str(item) for item in opts]
         if config_file is None:
-            config_file = SMALL_MODEL[0]
-            overrides = ["MODEL.WEIGHTS", str(SMALL_MODEL[1]), *overrides]
+            config_file, overrides = _SMALL_MODEL[0], ["MODEL.WEIGHTS", str(_SMALL_MODEL[1]), *overrides]
         if weights is not None:
             overrides += ["MODEL.WEIGHTS", str(weights)]
         if device is not None:
-            if str(device).startswith("cuda") and not torch.cuda.is_available():
-                raise UserError(f"the device {device} was asked for but PyTorch finds no CUDA device; use cpu.")
+            if str(device) == "meta" or (str(device).startswith("cuda") and not torch.cuda.is_available()):
+                raise UserError(f"PyTorch computes nothing on the device {device} here; use cpu.")
             overrides += ["MODEL.DEVICE", str(device)]
         cfg = setup_config(str(config_file), overrides, add_config)
         if "://" not in cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
             raise UserError(f"there is no weights file '{cfg.MODEL.WEIGHTS}'; set MODEL.WEIGHTS to trained weights.")
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
-        if precision == "auto":
-            precision = fastest_precision(torch.device(cfg.MODEL.DEVICE))
-        self._set_up(model, cfg, skeleton_of(cfg), top_k=top_k, image_format=image_format, precision=precision)
         self._owns_model = True
-        self.score_threshold = score_threshold
+        self._set_up(model, cfg, skeleton_of(cfg), score_threshold, top_k, image_format, precision)
         # a compiled model would have to be compiled again
-        if precision != "float32" and cfg.MODEL.COMPILE == "none":
-            with rounding_weights(model, PRECISIONS[precision]):
-                self._run([{"image": torch.zeros(3, 64, 64), "height": 64, "width": 64}])
+        if self.precision != "float32" and cfg.MODEL.COMPILE == "none":
+            with rounding_weights(model, PRECISIONS[self.precision]):
+                self._run(model, [{"image": torch.zeros(3, 64, 64), "height": 64, "width": 64}])
 
     @classmethod
     def from_model(cls, model: nn.Module, cfg: CfgNode, skeleton: Skeleton, **options: Any) -> PosePredictor:
-        """Make a predictor of a model that already has its weights; it is put into evaluation mode.
+        """A predictor of a model with weights, which is put into evaluation mode and keeps its POSE_SCORE_FLOOR.
 
-        options: `score_threshold`, `top_k`, `image_format` and `precision` of the constructor. The model computes what
-        it did before: its own POSE_SCORE_FLOOR counts, not the score threshold.
+        options: `score_threshold`, `top_k`, `image_format` and `precision` of the constructor.
         """
         predictor = cls.__new__(cls)
         predictor._set_up(model, cfg, skeleton, **options)
@@ -143,10 +115,7 @@ class PosePredictor:
     def from_pretrained(
         cls, name: str | Path, revision: str | None = None, cache_dir: str | Path | None = None, **options: Any
     ) -> PosePredictor:
-        """Make a predictor of a model in Hugging Face's layout.
-
-        name, revision, cache_dir: of `pretrained_files`. options: of the constructor.
-        """
+        """A predictor of `pretrained_files(name, revision, cache_dir)`; options: of the constructor."""
         return cls(*pretrained_files(name, revision, cache_dir), **options)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -162,20 +131,20 @@ class PosePredictor:
         model: nn.Module,
         cfg: CfgNode,
         skeleton: Skeleton,
-        *,
         score_threshold: float = SCORE_THRESHOLD,
         top_k: int | None = None,
         image_format: ChannelOrder = "RGB",
         precision: str = "float32",
     ) -> None:
         check_image_format(image_format)
+        if precision == "auto":
+            precision = fastest_precision(torch.device(cfg.MODEL.DEVICE))
         if precision not in PRECISIONS:
             raise UserError(f"the precision must be auto or one of {', '.join(PRECISIONS)}, not {precision}.")
-        if top_k is not None and top_k < 1:
-            raise UserError(f"top_k must be at least 1, or None for all persons, not {top_k}.")
-        self.cfg, self.model, self.skeleton = cfg, model.eval(), skeleton
-        self._owns_model = False
-        self.score_threshold = score_threshold
+        if top_k is not None and not (isinstance(top_k, int | np.integer) and top_k >= 1):
+            raise UserError(f"top_k must be a whole number of at least 1, or None for all persons, not {top_k}.")
+        self.model: Any = model.eval()
+        self.cfg, self.skeleton, self.score_threshold = cfg, skeleton, score_threshold
         self.top_k, self.image_format, self.precision = top_k, image_format, precision
 
     @property
@@ -185,11 +154,9 @@ class PosePredictor:
 
     @score_threshold.setter
     def score_threshold(self, threshold: float) -> None:
-        if not 0 <= threshold <= 1:
-            raise UserError(f"the score threshold must be from 0 to 1, not {threshold}.")
+        check_fraction("score threshold", threshold)
         self._score_threshold = threshold
-        if self._owns_model:
-            # a person's score is at most its class probability
+        if self._owns_model:  # a person's score is at most its class probability
             self.model.pose_score_floor = max(threshold, self.cfg.MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR)
 
     @overload
@@ -199,26 +166,19 @@ class PosePredictor:
     def __call__(self, image: Iterable[ImageLike], *, batch_size: int = ...) -> list[Persons]: ...
 
     def __call__(self, image: Any, *, batch_size: int = 8) -> Persons | list[Persons]:
-        """Predict the persons of one image, or of each of several.
+        """Predict the persons of one image, best first, or of each of several, as `stream` does.
 
-        Args:
-            image: path, binary file, PIL image, uint8 array (H, W, C) or (H, W), or tensor (C, H, W) or (H, W), see
-                `read_image_rgb`; or several: a list or another iterable of them, an array (B, H, W, C), a tensor
-                (B, C, H, W), or a folder, whose images are predicted in the order of `image_files`.
-            batch_size: of several images, as of `stream`.
-
-        Returns:
-            `Persons`, Detectron2 `Instances` with `pred_boxes`, `scores`, `pred_classes` and `pred_keypoints`
-            (n, K, 3) on the CPU, in pixels of the given image, best score first; of several images, a list of them.
-
-        Raises:
-            UserError: an image that cannot be used.
+        image: see `read_image_rgb`; several: an iterable of such, an array (B, H, W, C), a tensor (B, C, H, W), or a
+        folder, in the order of `image_files`. Raises `UserError` for an image that cannot be used.
         """
         if isinstance(image, str | os.PathLike) and os.path.isdir(image):
             image = image_files(image)
-        if _is_several(image):
-            return list(self.stream(image, batch_size))
-        return self._predict([self._prepare(image)])[0]
+        if isinstance(image, np.ndarray | torch.Tensor):
+            several = image.ndim == 4
+        else:
+            is_file = isinstance(image, str | bytes | os.PathLike) or hasattr(image, "read")
+            several = isinstance(image, Iterable) and not is_file
+        return list(self.stream(image, batch_size)) if several else self._predict([self.network_input(image)])[0]
 
     def stream(
         self,
@@ -230,33 +190,28 @@ class PosePredictor:
 
         Args:
             images: as of a call; at most two batches of them are held in memory.
-            batch_size: most images in a pass of the network, which are those of a batch that are padded to the same
-                size. An image's persons are the same as alone, except for rounding.
-            on_error: called with an image that cannot be used and the error; what it returns takes the place of the
-                image's persons. On a GPU another thread calls it.
-
-        Raises:
-            UserError: an image that cannot be used, without `on_error`.
+            batch_size: most images in a pass of the network, which are those of a batch that are padded to one size.
+            on_error: called with an image that cannot be used and the error, else raised; what it returns takes the
+                place of the image's persons. On a GPU another thread calls it.
         """
         if batch_size < 1:
             raise UserError(f"the batch size must be at least 1, not {batch_size}.")
         images = iter(images)
         # on a CPU, other threads take the cores that the network's threads wait for
         overlaps = next(self.model.parameters()).device.type != "cpu"
+
+        def prepare(image: ImageLike) -> Any:
+            try:
+                return self.network_input(image)
+            except UserError as error:
+                if on_error is None:
+                    raise
+                return on_error(image, error)
+
+        def next_batch() -> list[Any]:
+            return list((readers.map if overlaps else map)(prepare, itertools.islice(images, batch_size)))
+
         with ThreadPoolExecutor(1) as feeder, ThreadPoolExecutor(_NUM_READERS) as readers:
-
-            def prepare(image: ImageLike) -> Any:
-                try:
-                    return self._prepare(image)
-                except UserError as error:
-                    if on_error is None:
-                        raise
-                    return on_error(image, error)
-
-            def next_batch() -> list[Any]:
-                chosen = itertools.islice(images, batch_size)
-                return list(readers.map(prepare, chosen) if overlaps else map(prepare, chosen))
-
             batch = next_batch()
             while batch:
                 ahead = feeder.submit(next_batch) if overlaps else None
@@ -266,51 +221,41 @@ class PosePredictor:
                 batch = ahead.result() if ahead else next_batch()
 
     def with_attention(self, image: ImageLike, stage: int = -1) -> Persons:
-        """Predict as a call does, with the parts' attention of a stage (its index).
+        """The persons of a call with the parts' attention of a stage (its index): `part_attention` (n, M, h, w), every
+        map summing to one, and `attention_boxes`, `Boxes` in pixels of the given image over which the maps lie.
 
-        Returns the same persons with `part_attention` (n, M, h, w), every map summing to one, and
-        `attention_boxes`, `Boxes` in pixels of the given image over which the maps lie. Raises `UserError` if
-        the model has no such stage, and as `check_attention`.
+        Raises `UserError` if the model has no such stage, and as `check_attention`.
         """
         check_attention(self.cfg)
-        with self._precision():
-            return self._chosen(cast(Any, self.model).with_attention([self._prepare(image)], stage)[0]["instances"])
+        output = self._run(self.model.with_attention, [self.network_input(image)], stage)
+        return self._chosen(output[0]["instances"])
 
-    def network_input(self, image: np.ndarray) -> dict[str, Any]:
-        """Detectron2's input of a model for an (H, W, 3) uint8 RGB image: resized, in the model's channel order."""
-        height, width = image.shape[:2]
-        resized = resize_image(image, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+    def network_input(self, image: ImageLike) -> dict[str, Any]:
+        """Detectron2's input of a model for an image: resized, in the model's channel order."""
+        rgb = read_image_rgb(image, self.image_format)
+        height, width = rgb.shape[:2]
+        resized = resize_image(rgb, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
         if self.cfg.INPUT.FORMAT == "BGR":
             resized = resized[:, :, ::-1]
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).float()
         return {"image": tensor, "height": height, "width": width}
 
-    def _prepare(self, image: ImageLike) -> dict[str, Any]:
-        return self.network_input(read_image_rgb(image, self.image_format))
-
     def _predict(self, inputs: list[dict[str, Any]]) -> list[Persons]:
         """Images that are padded to one size share a pass through the network."""
-        groups: dict[tuple[int, ...], list[int]] = {}
+        groups, results = defaultdict(list), dict[int, Persons]()
         divisor = max(1, getattr(getattr(self.model, "backbone", None), "size_divisibility", 1))
         for index, item in enumerate(inputs):
-            padded = tuple(-(-side // divisor) for side in item["image"].shape[1:])
-            groups.setdefault(padded, []).append(index)
-        results: dict[int, Persons] = {}
+            groups[tuple(-(-side // divisor) for side in item["image"].shape[1:])].append(index)
         for indices in groups.values():
-            for index, output in zip(indices, self._run([inputs[index] for index in indices]), strict=True):
-                results[index] = self._chosen(output["instances"])
+            outputs = self._run(self.model, [inputs[index] for index in indices])
+            results.update(zip(indices, (self._chosen(output["instances"]) for output in outputs), strict=True))
         return [results[index] for index in range(len(inputs))]
 
-    def _run(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        with self._precision():
-            return self.model(inputs)
-
-    @contextlib.contextmanager
-    def _precision(self) -> Iterator[None]:
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         dtype = PRECISIONS[self.precision]
         device = next(self.model.parameters()).device.type
         with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
-            yield
+            return function(*arguments)
 
     def _chosen(self, instances: Instances) -> Persons:
         # selecting outside of inference mode copies into ordinary tensors, which may be changed in place
@@ -318,16 +263,10 @@ class PosePredictor:
         instances = instances[instances.scores >= self.score_threshold]
         limit = getattr(self.model, "topk_poses", 0)
         if 0 < limit <= min(len(instances), self.top_k or sys.maxsize):
-            text = f"only the {limit} best persons are returned; set MODEL.QUERYPOSE.TEST.TOPK_POSES, 0 for all"
-            log_first_n(logging.WARNING, text, name=__name__)
+            advice = "set MODEL.QUERYPOSE.TEST.TOPK_POSES, 0 for all"
+            log_first_n(logging.WARNING, f"only the {limit} best persons are returned; {advice}", name=__name__)
         order = instances.scores.argsort(descending=True, stable=True)
         return Persons.from_instances(instances[order[: self.top_k]], self.skeleton)
-
-
-def _is_several(image: ImageLike | Iterable[ImageLike]) -> TypeGuard[Iterable[ImageLike]]:
-    if isinstance(image, np.ndarray | torch.Tensor):
-        return image.ndim == 4
-    return isinstance(image, Iterable) and not (isinstance(image, str | bytes | os.PathLike) or hasattr(image, "read"))
 
 
 def check_attention(cfg: CfgNode) -> None:
@@ -335,10 +274,8 @@ def check_attention(cfg: CfgNode) -> None:
     config = cfg.MODEL.QUERYPOSE
     has_parts = KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE).has_parts
     if not (has_parts and PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING).makes_attention):
-        raise UserError(
-            f"a model with KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' and PART_EMBEDDING '{config.PART_EMBEDDING}' makes "
-            "no attention maps; use a model with an SPEGM."
-        )
+        name = f"KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' and PART_EMBEDDING '{config.PART_EMBEDDING}'"
+        raise UserError(f"a model with {name} makes no attention maps; use one with an SPEGM.")
     if cfg.TEST.FLIP:
         raise UserError("attention maps of an image and of its mirror image cannot be averaged; set TEST.FLIP False.")
 

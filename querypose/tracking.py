@@ -1,20 +1,18 @@
-"""Identities of persons in a video, by the package `trackers`."""
+"""Identities of persons in a video, by the package `trackers`, and keypoints without jitter."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 
 from querypose.errors import UserError
-from querypose.one_euro import OneEuroFilter
 from querypose.structures import Persons
 
-MIN_SCORE = 0.3
-"""The score of a new person, where no other is given."""
-LOW_SCORE = 0.1
-"""The lowest score of a person who is followed: find persons down to it where they are to be tracked."""
+MIN_SCORE = 0.3  # of a new person
+LOW_SCORE = 0.1  # of a person who is followed: find persons down to it where they are to be tracked
 _MAX_IOU = 0.7  # of two persons; of more overlapping ones only the best is followed
 
 
@@ -40,9 +38,6 @@ class PoseTracker:
             frame_rate: frames per second where `update` gets no time.
             min_score: of a new person; who has an id keeps it at a lower score too. As `max_gap`, of ByteTrack only.
             smooth: filter every keypoint, see `OneEuroFilter`.
-
-        Raises:
-            UserError: `trackers` is not installed.
         """
         self._similarity = None
         if tracker is None:
@@ -63,7 +58,7 @@ class PoseTracker:
         self.tracker, self.frame_rate, self.min_score = tracker, frame_rate, min_score
         self.max_gap, self.smooth = max_gap, smooth
         self._seconds, self._first_id, self._last_id = 0.0, 1, 0
-        self._filters: dict[int, tuple[OneEuroFilter, float]] = {}  # by id, with the time of its last use
+        self._filters: dict[int, OneEuroFilter] = {}
 
     def reset(self) -> None:
         """Forget all persons, as between two videos; ids are not used again."""
@@ -72,11 +67,10 @@ class PoseTracker:
         self._seconds, self._first_id = 0.0, self._last_id + 1
 
     def update(self, persons: Persons, seconds: float | None = None, image: np.ndarray | None = None) -> Persons:
-        """The persons of the next frame, in their order, with the field `track_ids`.
+        """The persons of the next frame with `track_ids` (n,) from 1; -1: too low a score, or seen for the first time.
 
         seconds: the frame's time, later than the last one's; None: a frame of `frame_rate` later. image: (H, W, 3)
         uint8; without it, colors do not count.
-        Returns persons whose `track_ids` (n,) count from 1; -1: too low a score, or seen for the first time.
         """
         self._seconds = self._seconds + 1 / self.frame_rate if seconds is None else seconds
         detections = persons.to_detections()
@@ -101,14 +95,42 @@ class PoseTracker:
     def _smoothed(self, persons: Persons) -> torch.Tensor:
         keypoints = persons.pred_keypoints.clone()
         sizes = persons.pred_boxes.area().clamp(min=1).sqrt().tolist()
-        for index, (track_id, size) in enumerate(zip(persons.track_ids.tolist(), sizes, strict=True)):
-            if track_id < 0:
-                continue
-            one_euro, last = self._filters.get(track_id, (OneEuroFilter(), self._seconds - 1 / self.frame_rate))
-            points = keypoints[index].double().numpy()
-            smoothed = one_euro(points[:, :2], points[:, 2], max(self._seconds - last, 1e-6), size)
-            keypoints[index, :, :2] = torch.from_numpy(smoothed)
-            self._filters[track_id] = one_euro, self._seconds
+        for index, track_id in enumerate(persons.track_ids.tolist()):
+            if track_id >= 0:
+                one_euro = self._filters.setdefault(track_id, OneEuroFilter())
+                points = keypoints[index].double().numpy()
+                smoothed = one_euro(points[:, :2], points[:, 2], self._seconds, sizes[index])
+                keypoints[index, :, :2] = torch.from_numpy(smoothed)
         oldest = self._seconds - self.max_gap
-        self._filters = {key: value for key, value in self._filters.items() if value[1] >= oldest}
+        self._filters = {key: one_euro for key, one_euro in self._filters.items() if one_euro.seconds >= oldest}
         return keypoints
+
+
+class OneEuroFilter:
+    """Smooths points over time: little jitter at rest, little lag in motion (Casiez et al., CHI 2012).
+
+    A first-order low-pass filter whose cutoff frequency is `min_cutoff` (Hz) at rest and grows by `beta` Hz with every
+    unit of speed (lengths of `scale` per second). With gain a = 1 / (1 + 1 / (2 pi cutoff dt)) and confidence c, the
+    estimate moves by c a of the way to the measurement; `speed_cutoff` (Hz) smooths the speed likewise.
+    """
+
+    def __init__(self, *, min_cutoff: float = 1.0, beta: float = 8.0, speed_cutoff: float = 0.5):
+        self.min_cutoff, self.beta, self.speed_cutoff = min_cutoff, beta, speed_cutoff
+        self.seconds = 0.0
+        self._points: np.ndarray | None = None
+
+    def __call__(self, points: np.ndarray, confidences: np.ndarray, seconds: float, scale: float = 1.0) -> np.ndarray:
+        """The smoothed points (K, 2) of points and confidences (K,) in [0, 1] at that time; the first as they are."""
+        dt, self.seconds = max(seconds - self.seconds, 1e-6), seconds
+        if self._points is None:
+            self._points, self._speeds = points.copy(), np.zeros_like(points)
+            return points
+        weights = confidences[:, None]
+        self._speeds += weights * _gain(self.speed_cutoff, dt) * ((points - self._points) / dt - self._speeds)
+        cutoff = self.min_cutoff + self.beta * np.linalg.norm(self._speeds, axis=1, keepdims=True) / scale
+        self._points = self._points + weights * _gain(cutoff, dt) * (points - self._points)
+        return self._points
+
+
+def _gain(cutoff: float | np.ndarray, dt: float) -> float | np.ndarray:
+    return 1 / (1 + 1 / (2 * math.pi * cutoff * dt))

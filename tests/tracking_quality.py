@@ -27,14 +27,15 @@ def truth(annotations, skeleton, size) -> Persons:
     boxes[:, 2:] += boxes[:, :2]
     keypoints = torch.tensor([each["keypoints"] for each in annotations]).reshape(-1, 17, 3)
     keypoints = torch.cat([keypoints[..., :2] + 0.5, (keypoints[..., 2:] > 0).float()], dim=2)
-    n = len(boxes)
-    return Persons(size, skeleton, pred_boxes=Boxes(boxes), scores=torch.full((n,), 0.9),
-                   pred_classes=torch.zeros(n, dtype=torch.int64), pred_keypoints=keypoints)  # fmt: skip
+    fields = {"pred_boxes": Boxes(boxes), "pred_classes": torch.zeros(len(boxes), dtype=torch.int64)}
+    return Persons(size, skeleton, **fields, scores=torch.full((len(boxes),), 0.9), pred_keypoints=keypoints)
 
 
-def visible(annotations):
-    """Those of persons who count."""
-    return [each for each in annotations if each["visibility"] >= MIN_VISIBLE_SHARE]
+def perfect(video, skeleton):
+    """(image, annotations, `Persons`) of every frame, as of a detector that finds all persons who count."""
+    for image, annotations in video:
+        visible = [each for each in annotations if each["visibility"] >= MIN_VISIBLE_SHARE]
+        yield image, annotations, truth(visible, skeleton, image.shape[:2])
 
 
 def follow(frames, smooth=False, colors=True):
@@ -74,41 +75,31 @@ def follow(frames, smooth=False, colors=True):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=4, help="number of videos (default 4)")
-    parser.add_argument("--frames", type=int, default=200, help="of each video (default 200)")
-    parser.add_argument("--first-seed", type=int, default=0, help="of the videos (default 0)")
+    parser.add_argument("--videos", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=200, help="of each video")
+    parser.add_argument("--first-seed", type=int, default=0, help="of the videos")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    predictor = PosePredictor(
-        ROOT / "configs/quickstart.yaml",
-        ROOT / "weights/quickstart.pth",
-        device="cpu",
-        precision="float32",
-        score_threshold=LOW_SCORE,
-    )
-    found, perfect = [], []
-    for seed in range(args.first_seed, args.first_seed + args.videos):
-        video = [(image, each, predictor(image)) for image, each in render_video(seed, args.frames)]
-        found.append(video)
-        perfect.append([])
-        for image, each, persons in video:
-            perfect[-1].append((image, each, truth(visible(each), persons.skeleton, persons.image_size)))
+    files = ROOT / "configs/quickstart.yaml", ROOT / "weights/quickstart.pth"
+    predictor = PosePredictor(*files, device="cpu", precision="float32", score_threshold=LOW_SCORE)
+    rendered = [render_video(args.first_seed + number, args.frames) for number in range(args.videos)]
+    found = [[(image, each, predictor(image)) for image, each in video] for video in rendered]
+    ideal = [list(perfect([frame[:2] for frame in video], predictor.skeleton)) for video in found]
     print("| persons of | IDF1 | MOTA | exchanged ids | error in pixels | acceleration in pixels per frame^2 |")
     print("|---|---|---|---|---|---|")
-    cases = {
-        "the renderer": (perfect, {}),
-        "the model": (found, {}),
-        "the model, without colors": (found, {"colors": False}),
-        "the model, smoothed": (found, {"smooth": True}),
-    }
-    for name, (videos, options) in cases.items():
+    for name, videos, options in (
+        ("the renderer", ideal, {}),
+        ("the model", found, {}),
+        ("the model, without colors", found, {"colors": False}),
+        ("the model, smoothed", found, {"smooth": True}),
+    ):
         accumulators, errors, accelerations = zip(*(follow(video, **options) for video in videos), strict=True)
         summary = motmetrics.metrics.create().compute_many(
             accumulators, metrics=["idf1", "mota", "num_switches"], generate_overall=True
         )
         idf1, mota, switches = summary.loc["OVERALL"]
-        print(f"| {name} | {idf1:.3f} | {mota:.3f} | {switches:.0f} | {np.mean(errors):.2f} |"
-              f" {np.mean(accelerations):.2f} |", flush=True)  # fmt: skip
+        columns = f"{idf1:.3f} | {mota:.3f} | {switches:.0f} | {np.mean(errors):.2f} | {np.mean(accelerations):.2f}"
+        print(f"| {name} | {columns} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,38 +19,32 @@ import torch
 from querypose import PosePredictor
 from querypose.atomic_io import check_output_file
 from querypose.errors import exit_on_user_error
-from querypose.export import export_onnx
-from querypose.export.onnx_export import DEFAULT_OPSET
+from querypose.export import DEFAULT_OPSET, export_onnx
 from querypose.image_io import read_image_rgb
 from querypose.onnx import OnnxPosePredictor
-from querypose.onnx_runtimes import RUNTIMES
 
 RUNS = 7
 
 
 def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> Iterator[str]:
-    """Run the model in every installed runtime on an image (H, W, 3), in turns; yield a line on each.
-
-    As many threads for all; bfloat16 in OpenVINO where the processor is faster in it.
-    """
+    """Run the model in every installed runtime on an image (H, W, 3), in turns on as many threads; a line on each."""
     threads = torch.get_num_threads()
-    runs: dict[str, PosePredictor | OnnxPosePredictor] = {"PyTorch, float32": predictor}
-    for runtime, name in RUNTIMES.items():
-        for precision in ("float32", "auto") if runtime == "openvino" else ("float32",):
-            if find_spec(runtime):
-                options = {"runtime": runtime, "precision": precision, "num_threads": threads}
-                runs[f"{name}, {precision}"] = OnnxPosePredictor(file, **options)
+    runs = {"PyTorch, float32": predictor}
+    for runtime, precision in (("openvino", "float32"), ("openvino", "auto"), ("onnxruntime", "float32")):
+        if find_spec(runtime):
+            run = OnnxPosePredictor(file, runtime=runtime, precision=precision, num_threads=threads)
+            runs[f"{run.runtime}, {precision}"] = run
     expected = predictor(image)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds = {name: [] for name in runs}
     for _ in range(RUNS):
         for name, run in runs.items():
             seconds[name].append(timeit.timeit(lambda run=run: run(image), number=1))
-    reference = statistics.median(seconds["PyTorch, float32"])
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
     for name, run in runs.items():
-        median, found = statistics.median(seconds[name]), run(image)
-        line = f"{name}, {threads} threads: {1000 * median:.0f} ms, {len(found)} persons"
+        found = run(image)
+        line = f"{name}, {threads} threads: {1000 * medians[name]:.0f} ms, {len(found)} persons"
         if run is not predictor:
-            line += f", {reference / median:.1f} times as fast as PyTorch"
+            line += f", {medians['PyTorch, float32'] / medians[name]:.1f} times as fast as PyTorch"
             if len(expected) and len(found):
                 # rounding may change the order of the others
                 distance = found.keypoints[..., :2] - expected.pred_keypoints[0, :, :2].numpy()
@@ -60,17 +54,13 @@ def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> Iterator
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="KEY VALUE pairs override the config, for example MODEL.QUERYPOSE.TEST.TOPK_POSES 20 (light variant): "
-        "at most 20 persons in an image.",
-    )
-    parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
-    parser.add_argument("--output", required=True, metavar="FILE.onnx", help="file to write")
-    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, help=f"ONNX opset (default {DEFAULT_OPSET})")
-    parser.add_argument("--compare", metavar="IMAGE", help="run the file and PyTorch on an image, all persons")
-    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
+    add("--output", required=True, metavar="FILE.onnx", help="file to write")
+    add("--opset", type=int, default=DEFAULT_OPSET, help=f"ONNX opset (default {DEFAULT_OPSET})")
+    add("--compare", metavar="IMAGE", help="run the file and PyTorch on an image, all persons")
+    add("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
 
     check_output_file(args.output)

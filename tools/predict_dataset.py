@@ -12,6 +12,7 @@ resumes with the same arguments.
 import argparse
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
@@ -29,8 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--input", nargs="+", required=True, metavar="PATH", help="images, folders, globs, .txt or .parquet lists")
     add("--column", default="image", help="of a .parquet list, with paths (default image)")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the Parquet files")
-    shown = "leave out persons below it (default %(default)s)"
-    add("--score-threshold", type=float, default=SCORE_THRESHOLD, help=shown)
+    add("--score-threshold", type=float, default=SCORE_THRESHOLD, help=f"of persons (default {SCORE_THRESHOLD})")
     add("--workers", type=int, help="default: one for each GPU, else for each core")
     add("--threads", type=int, default=1, help="cores of a worker (default 1)")
     add("--images-per-part", type=int, default=64, help="images in a file (default 64)")
@@ -44,24 +44,17 @@ def main(arguments: list[str] | None = None) -> int:
 
     images = list_images(args.input, args.column)
     parts = list(make_parts(images, args.output, args.images_per_part))
-    options = {"device": args.device, "precision": args.precision, "score_threshold": args.score_threshold}
-    options["opts"] = args.opts
+    options = {name: getattr(args, name) for name in ("device", "precision", "score_threshold", "opts")}
     if args.config_file:
         options["config_file"] = str(Path(args.config_file).resolve())
-    start, done = time.perf_counter(), {"images": 0, "persons": 0, "failures": 0}
-    if parts:
-        with tqdm(total=sum(len(part["images"]) for part in parts), unit="image") as bar:
-            for result in predict_dataset(
-                parts, options, workers=args.workers, threads=args.threads, address=args.address
-            ):
-                done = {name: done[name] + result[name] for name in done}
-                bar.update(result["images"])
-    seconds = time.perf_counter() - start
-    before = len(images) - done["images"]
-    print(
-        f"{done['images']} of {len(images)} images in {seconds:.1f} s ({before} were done before), {done['persons']} "
-        f"persons, {done['failures']} images could not be used. Poses are in {args.output}"
-    )
+    start, done = time.perf_counter(), Counter()
+    with tqdm(total=sum(len(part["images"]) for part in parts), unit="image") as bar:
+        for result in predict_dataset(parts, options, args.workers, args.threads, args.address):
+            done.update(result)
+            bar.update(result["images"])
+    seconds, before = time.perf_counter() - start, len(images) - done["images"]
+    print(f"{done['images']} of {len(images)} images in {seconds:.1f} s ({before} were done before)", end=", ")
+    print(f"{done['persons']} persons, {done['failures']} images could not be used. Poses are in {args.output}")
     return 2 if done["failures"] else 0
 
 

@@ -5,7 +5,7 @@ from detectron2.layers import ROIAlign
 from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 
-from querypose.modeling.ops.roi_align import roi_align as roi_align  # `traceable` of the ONNX export replaces it
+from querypose.modeling.ops.roi_align import roi_align as roi_align  # the ONNX export replaces it
 
 _FAR = 1e6  # pixels; no image reaches as far
 
