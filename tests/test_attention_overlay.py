@@ -12,7 +12,7 @@ from tiny_model import tiny_config
 from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton
-from querypose.visualization import overlay_attention, part_names, person_panels
+from querypose.visualization.attention import overlay_attention, part_names
 
 HANDS = Skeleton(("left_hand", "right_hand"), (("left_hand", "right_hand"),), ((0, 1),), (0.05, 0.05))
 

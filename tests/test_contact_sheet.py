@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from querypose.visualization import contact_sheet
+from querypose.visualization.contact_sheet import contact_sheet
 from querypose.visualization.contact_sheet import GAP, MAT, PAPER
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from refusals import ROOT
 from tiny_model import tiny_config
 
-from querypose.demo import find_inputs
+from querypose.demo.inputs import find_inputs
 from querypose.demo.inputs import image_ids, output_names
 from querypose.errors import UserError
 from querypose.structures import SCORE_THRESHOLD

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton
-from querypose.visualization import Poses, draw_poses
+from querypose.visualization.draw_poses import Poses, draw_poses
 
 # The package's function has the module's name.
 module = importlib.import_module("querypose.visualization.draw_poses")

@@ -13,7 +13,7 @@ from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 from PIL import Image
 
 from querypose.skeleton import Skeleton, flip_pairs_by_name, known_sigmas, limbs_by_name
-from querypose.visualization import Poses, draw_poses
+from querypose.visualization.draw_poses import Poses, draw_poses
 
 FOLDER = Path(__file__).resolve().parent / "data"
 

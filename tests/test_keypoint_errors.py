@@ -8,7 +8,7 @@ from evaluation_data import ground_truth_of, results_near
 from PIL import Image
 
 from querypose.evaluation import keypoint_errors
-from querypose.visualization import plot_keypoint_errors
+from querypose.visualization.plots import plot_keypoint_errors
 
 
 def four_corners(*labels):

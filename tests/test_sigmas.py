@@ -10,7 +10,7 @@ from querypose.errors import UserError
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.inference import poses, rescaled
 from querypose.skeleton import Skeleton
-from querypose.visualization import draw_poses
+from querypose.visualization.draw_poses import draw_poses
 
 
 def test_a_sigma_of_a_tenth_of_a_box():

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from querypose.errors import UserError
-from querypose.visualization import plot_training
+from querypose.visualization.training_plot import plot_training
 from querypose.visualization.training_plot import read_metrics, running_mean, training_curves
 
 

@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from querypose import PosePredictor
@@ -20,9 +21,24 @@ from querypose.cli import split_overrides
 from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.image_io import read_image_rgb
 from querypose.structures import SCORE_THRESHOLD
-from querypose.visualization import contact_sheet, part_names, person_panels
+from querypose.visualization.attention import overlay_attention, part_names
+from querypose.visualization.contact_sheet import contact_sheet
+from querypose.visualization.draw_poses import Poses, draw_poses
 
 CELL = (200, 240)  # width and height of a part's image in pixels
+
+
+def person_panels(image, persons, index):
+    """Crop one person and draw its pose, and on darkened crops the attention of each part: M + 1 images."""
+    box = persons.attention_boxes.tensor[index].numpy()
+    size, margin = np.array(image.shape[1::-1]), 0.1 * (box[2:] - box[:2])
+    low = np.clip(np.floor(box[:2] - margin), 0, size - 1).astype(int)
+    high = np.clip(np.ceil(box[2:] + margin), low + 1, size).astype(int)
+    crop = image[low[1] : high[1], low[0] : high[0]]
+    keypoints = persons.pred_keypoints[index : index + 1].numpy() - (*low, 0)
+    pose = draw_poses(crop, Poses(keypoints), persons.skeleton, keypoint_threshold=0.0, scale=CELL[1] / len(crop))
+    boxes = [box - np.tile(low, 2)]
+    return [pose, *(overlay_attention(crop // 2, part[None, None], boxes) for part in persons.part_attention[index])]
 
 
 def parse_arguments(arguments=None):
@@ -52,11 +68,11 @@ def main(arguments=None):
         raise UserError(f"two images are named {repeated[0]}, so their outputs would be too; draw them one by one.")
     options = {"score_threshold": args.score_threshold, "top_k": args.persons, "opts": args.opts}
     predictor = PosePredictor(args.config_file, **options)
-    skeleton, num_stages = predictor.skeleton, predictor.cfg.MODEL.QUERYPOSE.NUM_STAGES
+    num_stages = predictor.cfg.MODEL.QUERYPOSE.NUM_STAGES
     stage = num_stages if args.stage is None else args.stage
     if not 1 <= stage <= num_stages:
         raise UserError(f"--stage {stage}, but this model has the stages 1 to {num_stages}")
-    headings = ("pose", *part_names(predictor.cfg, skeleton))
+    headings = ("pose", *part_names(predictor.cfg, predictor.skeleton))
     failed = False
     with writing(args.output):
         args.output.mkdir(parents=True, exist_ok=True)
@@ -68,7 +84,7 @@ def main(arguments=None):
                 failed = True
                 continue
             persons = predictor.with_attention(image, stage - 1)
-            rows = [person_panels(image, persons, index, skeleton, height=CELL[1]) for index in range(len(persons))]
+            rows = [person_panels(image, persons, index) for index in range(len(persons))]
             titles = [f"person {i}, score {score:.2f}" for i, score in enumerate(persons.scores.tolist(), start=1)]
             sheets = {f"person{i + 1}": slice(i, i + 1) for i in range(len(rows))}
             for name, chosen in (sheets | {"attention": slice(None)} if rows else {}).items():

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import sys
 import threading
 from collections import deque
@@ -24,8 +25,8 @@ from querypose.modeling import KEYPOINT_LOSS_REGISTRY
 from querypose.predictor import PosePredictor, check_attention
 from querypose.structures import Persons
 from querypose.tracking import PoseTracker
-from querypose.visualization import draw_poses, overlay_attention
-from querypose.visualization.draw_poses import default_scale
+from querypose.visualization.attention import overlay_attention
+from querypose.visualization.draw_poses import draw_poses
 
 # Some containers only estimate how long they are; less than this part of it is a fault.
 _MIN_READ = 0.9
@@ -64,16 +65,11 @@ class Demo:
         **drawing: Any,
     ):
         """
-        Args:
-            predictor: finds the persons.
-            output: an existing folder to write to.
-            attention: overlay the attention of the parts' embeddings.
-            max_frames: most frames of a video or camera.
-            tracker: gives the persons ids; the images of a folder are frames of one video, see `frames_in_order`.
-            drawing: other options of `draw_poses` than the score threshold, which is the predictor's.
+        output: an existing folder. attention: overlay that of the parts' embeddings. max_frames: most frames of a video
+        or camera. tracker: gives the persons ids; the images of a folder are frames of one video, see
+        `frames_in_order`. drawing: options of `draw_poses`, whose score threshold is the predictor's.
 
-        Raises:
-            UserError: attention of a model without attention maps, ellipses of one without sigma.
+        Raises `UserError` for attention or ellipses of a model that has no attention maps or no sigma.
         """
         if attention:
             check_attention(predictor.cfg)
@@ -106,17 +102,17 @@ class Demo:
         fields = {"tracked": self.tracker is not None, "sigmas": self._has_sigmas}
         with (
             stop_on_interrupt() as stop,
-            Results(self.output, self.predictor.skeleton, **fields) as results,
+            contextlib.closing(Results(self.output, self.predictor.skeleton, **fields)) as results,
             ThreadPoolExecutor(1) as drawing,
         ):
             pending: Future[None] | None = None
-            video: Path | None = None
+            video = ""
             for frame, persons in self._predictions(self._frames(sources, stop)):
                 number = results.images.length + 1 if self.has_frames else ids[frame.source]
                 seconds = None if frame.seconds is None else round(frame.seconds, 4)
                 if self.tracker is not None:
-                    before, video = video, Path(frame.name) if frame.index is not None else Path(frame.name).parent
-                    if before is not None and before != video:
+                    before, video = video, os.path.dirname(frame.name) if frame.index is None else frame.name
+                    if video != before:
                         self.tracker.reset()
                     persons = self.tracker.update(persons, seconds, frame.image)
                     persons = persons[(persons.track_ids >= 0) | (persons.scores >= self.tracker.min_score)]
@@ -128,7 +124,7 @@ class Demo:
                     break
             drawing.submit(self._close_writer)
         self.interrupted = stop.is_set()
-        self.num_persons, self.num_images = results.predictions.length, results.images.length
+        self.num_persons, self.num_images = results.persons.length, results.images.length
 
     def fail(self, message: str) -> None:
         """Report an input that cannot be used, and remember it."""
@@ -157,15 +153,13 @@ class Demo:
     def _video_frames(self, source: Source, output: Path) -> Iterator[_Frame]:
         with contextlib.closing(VideoReader(source)) as reader:
             count, seconds = 0, 0.0
-            lengths = [round(reader.duration * reader.frame_rate), self.max_frames]
-            total = min(filter(None, lengths), default=None)
-            with tqdm(total=total, desc=Path(reader.name).name, unit="frame", disable=None) as progress:
-                for seconds, image in itertools.islice(reader, self.max_frames):
-                    if source in self._failed:
-                        return
-                    yield _Frame(source, reader.name, output, image, count, seconds, reader.frame_rate)
-                    count += 1
-                    progress.update()
+            total = min(filter(None, [round(reader.duration * reader.frame_rate), self.max_frames]), default=None)
+            frames = itertools.islice(reader, self.max_frames)
+            for seconds, image in tqdm(frames, Path(reader.name).name, total, unit="frame", disable=None):
+                if source in self._failed:
+                    return
+                yield _Frame(source, reader.name, output, image, count, seconds, reader.frame_rate)
+                count += 1
         if count == 0:
             raise UserError(f"{reader.name} has no frame that can be read; repair it or leave it out.")
         if count != self.max_frames and seconds + 1 / reader.frame_rate < _MIN_READ * reader.duration:
@@ -178,15 +172,8 @@ class Demo:
         """Each frame with its persons; where the network fails on one, its source is reported and left."""
         while True:
             waiting: deque[_Frame] = deque()
-
-            def images(waiting: deque[_Frame] = waiting, frames: Iterator[_Frame] = frames) -> Iterator[np.ndarray]:
-                for frame in frames:
-                    if frame.source not in self._failed:
-                        waiting.append(frame)
-                        yield frame.image
-
             try:
-                for persons in self._predict(images()):
+                for persons in self._predict(self._images(frames, waiting)):
                     yield waiting.popleft(), persons
                 return
             except Exception as error:  # out of memory, for example
@@ -202,17 +189,21 @@ class Demo:
             return map(self.predictor.with_attention, images)
         return self.predictor.stream(images, self._batch_size)
 
+    def _images(self, frames: Iterator[_Frame], waiting: deque[_Frame]) -> Iterator[np.ndarray]:
+        for frame in frames:
+            if frame.source not in self._failed:
+                waiting.append(frame)
+                yield frame.image
+
     def _draw(self, frame: _Frame, persons: Persons) -> None:
         if frame.output in self._unwritable:
             return
         try:
-            image, is_frame = frame.image, frame.index is not None
+            image = frame.image
             if self.attention:
                 image = overlay_attention(image, persons.part_attention, persons.attention_boxes.tensor)
-            # all frames of a video are as large as the first
-            scale = default_scale(*image.shape[:2]) if is_frame else None
-            image = draw_poses(image, persons, persons.skeleton, scale=scale, **self.drawing)
-            if not is_frame:
+            image = draw_poses(image, persons, persons.skeleton, **self.drawing)
+            if frame.index is None:
                 Image.fromarray(image).save(frame.output, quality=95, subsampling=0)
                 return
             if self._writer is None or self._writer.path != str(frame.output):

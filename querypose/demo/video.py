@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
-from types import FrameType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,14 +35,11 @@ class VideoReader:
     """
 
     def __init__(self, source: Source):
-        """Raises `UserError` if the source cannot be opened."""
         self._is_camera = isinstance(source, int)
         self.name = f"camera {source}" if self._is_camera else str(source)
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else _checked_name(self.name))
         if not self._capture.isOpened():
-            if self._is_camera:
-                raise UserError(f"cannot open {self.name}; check that it is connected and not in use.")
-            raise UserError(f"cannot open the video {self.name}; check the address, or repair or leave out the file.")
+            raise UserError(f"cannot open {self.name}; is the camera connected, the address right, the file whole?")
         rate, count = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frame_rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_FRAME_RATE
         self.duration = 0.0
@@ -58,7 +55,7 @@ class VideoReader:
         probe = cv2.VideoCapture(self.name)
         times = [probe.get(cv2.CAP_PROP_POS_MSEC) / 1000 for _ in range(_PROBED_FRAMES) if probe.grab()]
         probe.release()
-        steps = [after - before for before, after in zip(times, times[1:], strict=False) if after > before]
+        steps = [step for step in np.diff(times).tolist() if step > 0]
         # timestamps may be rounded to milliseconds
         if all(abs(step - 1 / self.frame_rate) < 0.0011 for step in steps):
             return self.frame_rate
@@ -89,7 +86,8 @@ class VideoWriter:
 
     def __init__(self, path: str | os.PathLike[str], frame_rate: float):
         self.path = _checked_name(os.fspath(path))
-        self.frame_rate = writable_rate(frame_rate)
+        # MPEG-4's fractions as OpenCV writes them: over a power of ten
+        self.frame_rate = round(frame_rate, max(0, min(3, int(math.log10(_MAX_TERM / frame_rate)))))
         self.num_frames = 0
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
@@ -100,7 +98,6 @@ class VideoWriter:
 
         seconds: when the frame is shown; until then the one before it is repeated, and a frame whose place is taken
         replaces it in what follows. None: right after the one before.
-        Raises `UserError` if the file cannot be written.
         """
         if self._writer is None:
             height, width = frame.shape[:2]
@@ -115,16 +112,12 @@ class VideoWriter:
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
         frame = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR)
         place = self.num_frames if seconds is None else round(seconds * self.frame_rate)
-        while self._last is not None and self.num_frames < place:
-            self._put(self._last)
-        if self.num_frames <= place:
-            self._put(frame)
+        last = frame if self._last is None else self._last
+        shown = [last] * (place - self.num_frames) + [frame] * (self.num_frames <= place)
+        for image in shown:
+            self._writer.write(image)
+        self.num_frames += len(shown)
         self._last = frame
-
-    def _put(self, frame: np.ndarray) -> None:
-        assert self._writer is not None
-        self._writer.write(frame)
-        self.num_frames += 1
 
     def close(self) -> None:
         if self._writer is not None:
@@ -139,20 +132,12 @@ def _checked_name(path: str) -> str:
     return path
 
 
-def writable_rate(rate: float) -> float:
-    """The closest frame rate that MPEG-4 can state as OpenCV writes it: over a power of ten."""
-    digits = 3
-    while digits and rate * 10**digits > _MAX_TERM:
-        digits -= 1
-    return round(rate, digits)
-
-
 @contextlib.contextmanager
 def stop_on_interrupt() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets, so that a loop can end after its frame; a second Ctrl-C interrupts."""
     requested = threading.Event()
 
-    def handle(signal_number: int, frame: FrameType | None) -> None:
+    def handle(*_: Any) -> None:
         if requested.is_set():
             raise KeyboardInterrupt
         requested.set()

@@ -4,6 +4,8 @@ Coordinates are Detectron2's, where the first pixel's center is (0.5, 0.5). Open
 (0, 0), hence every `- 0.5` here.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +16,6 @@ from PIL import Image, ImageDraw, ImageFont
 from querypose.errors import UserError
 from querypose.skeleton import SIDE_COLORS, Skeleton
 from querypose.structures import SCORE_THRESHOLD
-from querypose.visualization.poses import Poses
 
 # The colors of Okabe and Ito's palette that the sides leave over, then some of Paul Tol's.
 PERSON_COLORS = (
@@ -28,7 +29,51 @@ _CROWD = 8  # boxes of more persons than that are thinner, so that they do not h
 _FAR = 1e6  # pixels; OpenCV's fixed-point coordinates overflow beyond some hundred millions
 
 _Color = tuple[int, int, int]
-_Colors = dict[str, _Color]
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Persons to draw: keypoints (n, K, 3), boxes (n, 4) XYXY, scores (n,) and keypoints' sigmas (n, K, 2), in pixels.
+
+    A keypoint has a confidence in [0, 1], or if `ground_truth` COCO's visibility: 0 not labeled, 1 hidden, 2 visible.
+    """
+
+    keypoints: np.ndarray
+    boxes: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    ground_truth: bool = False
+    track_ids: np.ndarray | None = None
+    sigmas: np.ndarray | None = None
+
+    @classmethod
+    def from_instances(cls, instances: Any) -> "Poses":
+        """Convert `Instances` or a mapping with `pred_keypoints`, and optionally `pred_boxes`, `scores`, `track_ids`,
+        `pred_keypoint_sigmas`, or else with `gt_keypoints`, `gt_boxes`."""
+        fields = instances if isinstance(instances, Mapping) else instances.get_fields()
+        kind = "pred" if "pred_keypoints" in fields else "gt"
+        if f"{kind}_keypoints" not in fields:
+            raise UserError(f"nothing to draw: neither pred_keypoints nor gt_keypoints are among {sorted(fields)}.")
+        names = f"{kind}_keypoints", f"{kind}_boxes", "scores", "track_ids", "pred_keypoint_sigmas"
+        keypoints, boxes, scores, ids, sigmas = (as_array(fields[name]) if name in fields else None for name in names)
+        assert keypoints is not None
+        return cls(keypoints, boxes, scores, kind == "gt", None if ids is None else ids.astype(int), sigmas)
+
+    @classmethod
+    def from_coco(
+        cls, entries: Sequence[Mapping[str, Any]], num_keypoints: int, *, ground_truth: bool, offset: float = 0.5
+    ) -> "Poses":
+        """Convert the COCO annotations or results of one image; boxes are drawn if every entry has one.
+
+        offset: added to keypoints; 0.5 as Detectron2 does, since COCO counts from the pixels' corners.
+        """
+        keypoints = as_array([entry.get("keypoints", [0.0] * 3 * num_keypoints) for entry in entries])
+        keypoints = keypoints.reshape(-1, num_keypoints, 3) + (offset, offset, 0)
+        boxes = None
+        if all("bbox" in entry for entry in entries):
+            boxes = as_array([entry["bbox"] for entry in entries]).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+        scores = None if ground_truth else as_array([entry["score"] for entry in entries])
+        return cls(keypoints, boxes, scores, ground_truth)
 
 
 def draw_poses(
@@ -47,29 +92,30 @@ def draw_poses(
 ) -> np.ndarray:
     """Draw persons on a copy of an image (H, W, 3) uint8 and return it, scaled.
 
-    instances: predictions or ground truth in pixels of the image, see `Poses.from_instances`. Persons with `track_ids`
-    have the color of their id.
+    instances: `Poses`, or what `Poses.from_instances` converts, in pixels of the image. Ground truth keypoints that are
+    hidden are hollow and fainter. Persons with `track_ids` have the color of their id.
     score_threshold, keypoint_threshold: predicted persons, keypoints and limbs with an end below it are not drawn.
     color_by: "side", the same for every person, so that a left-right swap is visible; or "person".
-    confidence: what shows the confidence of a keypoint above the threshold: "size", "opacity", "both" or "none".
-    Labeled but hidden ground truth keypoints are hollow and fainter.
+    confidence: what shows the confidence of a keypoint above the threshold, of `CONFIDENCE`.
     sigmas: half axes of the ellipses around keypoints, in predicted sigmas (True: one); 0 or False draws none.
-    scale: resize the image by this factor before drawing; None enlarges only images below 400 pixels, 2 to 4 times.
+    scale: resize the image by this factor before drawing; None enlarges images below 400 pixels, 2 to 4 times.
     """
-    for name, value, valid in (("color_by", color_by, COLOR_BY), ("confidence", confidence, CONFIDENCE)):
-        if value not in valid:
-            raise UserError(f"{name} must be one of {', '.join(valid)}, not {value}.")
-    poses = Poses.from_instances(instances, skeleton.num_keypoints)
+    if color_by not in COLOR_BY or confidence not in CONFIDENCE:
+        raise UserError(f"color_by must be one of {COLOR_BY} and confidence of {CONFIDENCE}.")
+    poses = instances if isinstance(instances, Poses) else Poses.from_instances(instances)
+    number, expected = poses.keypoints.shape[1], skeleton.num_keypoints
+    if number != expected:
+        raise UserError(f"persons to draw have {number} keypoints but the skeleton has {expected}.")
     if sigmas and poses.sigmas is None:
         raise UserError("these persons have no pred_keypoint_sigmas: the loss of their model must use sigma.")
     height, width = image_rgb.shape[:2]
-    scale = default_scale(height, width) if scale is None else scale
+    scale = min(max(1, -(-400 // max(height, width))), 4) if scale is None else scale
     size = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = cv2.resize(image_rgb, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
 
     keypoints = poses.keypoints * (scale, scale, 1.0)
     boxes = _boxes_around(keypoints, keypoint_threshold) if poses.boxes is None else poses.boxes * scale
-    areas = np.nan_to_num(np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0), axis=1), nan=0.0)
+    areas = np.nan_to_num(np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0).prod(axis=1), nan=0.0)
     shown = np.full(len(keypoints), True) if poses.scores is None else poses.scores >= score_threshold
     # Large persons first: the marks of a small one in front of them, or behind, then stay on top.
     persons = sorted(np.flatnonzero(shown).tolist(), key=lambda i: -areas[i])
@@ -85,20 +131,13 @@ def draw_poses(
         # Half the width of a limb, in pixels: by the person's size, within what is legible on this canvas.
         half_width = float(np.clip(0.007 * np.sqrt(areas[i]), 0.9, max(1.2, 0.005 * max(size))))
         side_colors = SIDE_COLORS if color_by == "side" else dict.fromkeys(SIDE_COLORS, colors[i])
-        _draw_person(canvas, keypoints[i], marks[i], half_width, skeleton, side_colors)
-        if sigmas and poses.sigmas is not None:
-            shapes = np.concatenate([keypoints[i, :, :2] - 0.5, sigmas * scale * poses.sigmas[i]], axis=1)
-            _draw_ellipses(canvas, shapes, marks[i, :, 0], [side_colors[side] for side in skeleton.sides])
+        half_axes = sigmas * scale * poses.sigmas[i] if sigmas and poses.sigmas is not None else None
+        _draw_person(canvas, keypoints[i], half_axes, marks[i], half_width, skeleton, side_colors)
     if show_scores and poses.scores is not None:
         names = ["" if poses.track_ids is None or i < 0 else f"#{i}: " for i in ids.tolist()]
         texts = [f"{name}{score:.2f}" for name, score in zip(names, poses.scores, strict=True)]
         _draw_labels(canvas, corners, texts, colors)
     return canvas
-
-
-def default_scale(height: int, width: int) -> int:
-    """Return the integer, at most 4, that enlarges the longer side to 400 pixels or more."""
-    return int(np.clip(np.ceil(400 / max(height, width)), 1, 4))
 
 
 def _boxes_around(keypoints: np.ndarray, threshold: float) -> np.ndarray:
@@ -123,9 +162,18 @@ def _marks(keypoints: np.ndarray, threshold: float, confidence: str, ground_trut
 
 
 def _draw_person(
-    canvas: np.ndarray, keypoints: np.ndarray, marks: np.ndarray, half_width: float, skeleton: Skeleton, colors: _Colors
+    canvas: np.ndarray,
+    keypoints: np.ndarray,
+    half_axes: np.ndarray | None,
+    marks: np.ndarray,
+    half_width: float,
+    skeleton: Skeleton,
+    colors: dict[str, _Color],
 ) -> None:
-    """Draw limbs, then keypoints (K, 3) in pixels of the canvas; marks: (K, 3), as of `_marks`; colors: by side."""
+    """Draw limbs, then keypoints (K, 3) and ellipses of half axes (K, 2), in pixels of the canvas.
+
+    marks: (K, 3), as of `_marks`; half_width: of a limb; colors: by side.
+    """
     opacity, size, hollow = marks.T
     radius, casing = 1.7 * half_width * size, max(0.7, 0.35 * half_width)
     points = np.clip(keypoints[:, :2] - 0.5, -_FAR, _FAR)
@@ -134,20 +182,19 @@ def _draw_person(
         _fill_capsule(canvas, points[i], points[j], half_width + casing, CASING_COLOR, 0.5 * strength)
     for i, j, strength in limbs:
         _fill_capsule(canvas, points[i], points[j], half_width, colors[skeleton.limb_side(i, j)], strength)
-    for i in np.flatnonzero(np.isfinite(opacity)).tolist():
+    shown = np.flatnonzero(np.isfinite(opacity)).tolist()
+    for i in shown:
         discs = [(radius[i] + casing, CASING_COLOR), (radius[i], colors[skeleton.sides[i]])]
         if hollow[i]:
             discs.append((0.6 * radius[i], CASING_COLOR))
         for extent, color in discs:
             _fill_capsule(canvas, points[i], points[i], extent, color, opacity[i])
-
-
-def _draw_ellipses(canvas: np.ndarray, ellipses: np.ndarray, opacity: np.ndarray, colors: list[_Color]) -> None:
-    """Outline ellipses (K, 4): center and half axes in pixels, OpenCV's coordinates; not where opacity (K,) is NaN."""
-    for i in np.flatnonzero(np.isfinite(opacity) & np.isfinite(ellipses).all(axis=1)).tolist():
+    if half_axes is None:
+        return
+    for i in shown:
         # 16ths of a pixel; what is far outside would overflow
-        x, y, a, b = np.round(16 * np.clip(ellipses[i], -_FAR, _FAR)).astype(int).tolist()
-        for thickness, color in ((3, CASING_COLOR), (1, colors[i])):
+        (x, y), (a, b) = np.round(16 * np.clip([points[i], half_axes[i]], -_FAR, _FAR)).astype(int).tolist()
+        for thickness, color in ((3, CASING_COLOR), (1, colors[skeleton.sides[i]])):
             cv2.ellipse(canvas, (x, y), (a, b), 0, 0, 360, color, thickness, cv2.LINE_AA, shift=4)
 
 
@@ -208,3 +255,10 @@ def draw_label(canvas: np.ndarray, text: str, top_left: tuple[int, int], size: i
     x, y = top_left
     region = canvas[y : y + label.height, x : x + label.width]
     region[:] = np.asarray(label)[: region.shape[0], : region.shape[1]]
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Convert a tensor, a `Boxes`, a `Keypoints` or an array to a float64 array."""
+    values = getattr(values, "tensor", values)
+    values = values.detach().cpu() if hasattr(values, "detach") else values
+    return np.asarray(values, dtype=np.float64)

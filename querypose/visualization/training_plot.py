@@ -1,5 +1,6 @@
 """Curves of one or several training runs: losses, learning rate, average precision."""
 
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -8,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from querypose.errors import UserError
 from querypose.visualization.plots import PALETTE, save_figure
+
+_STYLES: list[dict[str, Any]] = list(cycler(linestyle=["-", "--", ":"]) * cycler(color=PALETTE))
 
 
 def plot_training(
@@ -30,8 +33,7 @@ def plot_training(
     their folders'. smoothing: number of records in the running mean over the raw curve, else a fiftieth of a run.
     """
     files = [metrics_files] if isinstance(metrics_files, str | Path) else list(metrics_files)
-    folders = [Path(file).resolve().parent.name for file in files]
-    labels = labels or (folders if len(set(folders)) == len(folders) else [str(file) for file in files])
+    labels = labels or [Path(file).resolve().parent.name for file in files]
     if len(labels) != len(files):
         raise UserError(f"{len(files)} metrics files need as many labels, not {len(labels)}.")
     runs = [training_curves(read_metrics(file)) for file in files]
@@ -44,9 +46,11 @@ def plot_training(
     figure = Figure(figsize=(4.6 * columns, 3.1 * rows + 0.3), dpi=120, layout="constrained")
     for place, name in enumerate(names, start=1):
         axis = figure.add_subplot(rows, columns, place)
-        _draw_panel(axis, name, [(i, *run[name]) for i, run in enumerate(runs) if name in run], smoothing)
+        curves = zip(itertools.cycle(_STYLES), runs, strict=False)
+        _draw_panel(axis, name, [(style, *run[name]) for style, run in curves if name in run], smoothing)
     if len(runs) > 1:
-        handles = [Line2D([], [], **_style(i), label=label) for i, label in enumerate(labels)]
+        styles = zip(itertools.cycle(_STYLES), labels, strict=False)
+        handles = [Line2D([], [], **style, label=label) for style, label in styles]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(labels), 4), frameon=False)
     return save_figure(figure, output)
 
@@ -76,10 +80,8 @@ def training_curves(records: dict[int, dict[str, float]]) -> dict[str, tuple[np.
     points: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for iteration, record in records.items():
         for name, value in record.items():
-            if name.startswith("loss_"):
+            if name.startswith("loss_") or name in ("total_loss", "lr") or name.endswith("/AP"):
                 points[re.sub(r"_\d+$", "", name)][iteration] += value
-            elif name in ("total_loss", "lr") or name.endswith("/AP"):
-                points[name][iteration] = value
     arrays = {name: np.array(list(sums.items()), dtype=float) for name, sums in points.items()}
     finite = {name: array[np.isfinite(array[:, 1])] for name, array in arrays.items()}
     return {name: (array[:, 0], array[:, 1]) for name, array in finite.items() if len(array)}
@@ -87,9 +89,8 @@ def training_curves(records: dict[int, dict[str, float]]) -> dict[str, tuple[np.
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Return the mean of the `window` values (made odd) around each; of fewer at the ends."""
-    half = min(max(int(window), 1) // 2, len(values) - 1)
-    kernel, inside = np.ones(2 * half + 1), slice(half, half + len(values))
-    return np.convolve(values, kernel)[inside] / np.convolve(np.ones(len(values)), kernel)[inside]
+    kernel = np.ones(2 * min(window // 2, (len(values) - 1) // 2) + 1)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
 def _panel_order(name: str) -> tuple[int, str]:
@@ -97,11 +98,12 @@ def _panel_order(name: str) -> tuple[int, str]:
     return {"total_loss": 0, "keypoints/AP": 2, "lr": 4}.get(name, 3 if name.endswith("/AP") else 1), name
 
 
-def _draw_panel(axis: Axes, name: str, curves: list[tuple[int, np.ndarray, np.ndarray]], smoothing: int | None) -> None:
-    """Draw the curves (run, iterations, values) of a quantity."""
+def _draw_panel(
+    axis: Axes, name: str, curves: list[tuple[dict[str, Any], np.ndarray, np.ndarray]], smoothing: int | None
+) -> None:
+    """Draw the curves (style, iterations, values) of a quantity."""
     is_loss, is_result = "loss" in name, name.endswith("/AP")
-    for run, iterations, values in curves:
-        style = _style(run)
+    for style, iterations, values in curves:
         if is_loss:
             axis.plot(iterations, values, color=style["color"], linewidth=0.7, alpha=0.3)
             values = running_mean(values, smoothing or len(values) // 50)
@@ -115,15 +117,7 @@ def _draw_panel(axis: Axes, name: str, curves: list[tuple[int, np.ndarray, np.nd
     # a likelihood loss falls below 0, and few decades need no log axis
     if is_loss and every.min() > 0 and every.max() > 10 * every.min():
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_title({"lr": "learning rate", "total_loss": "total loss"}.get(name, name), fontsize=10)
     axis.set_xlabel("iteration", fontsize=8)
-    axis.tick_params(labelsize=8)
+    axis.tick_params(labelsize=8, which="both")
     axis.grid(alpha=0.25)
-
-
-def _style(run: int) -> dict[str, Any]:
-    """Color and line style of a run: styles distinguish those that share a color."""
-    return {"color": PALETTE[run % len(PALETTE)], "linestyle": ("-", "--", ":")[run // len(PALETTE) % 3]}
