@@ -1,19 +1,14 @@
 """draw_poses: thresholds, geometry, robustness; colors and marks are those of the golden images."""
 
-import importlib
 import itertools
 
 import numpy as np
 import pytest
-import torch
-from detectron2.structures import Boxes, Instances
 
 from querypose.errors import UserError
-from querypose.skeleton import Skeleton
-from querypose.visualization.draw_poses import Poses, draw_poses
-
-# The package's function has the module's name.
-module = importlib.import_module("querypose.visualization.draw_poses")
+from querypose.skeleton import SIDE_COLORS, Skeleton
+from querypose.visualization import draw_poses as module
+from querypose.visualization.draw_poses import PERSON_COLORS, Poses, draw_poses, label_size
 
 SKELETON = Skeleton(
     keypoint_names=("head", "left_hand", "right_hand", "left_foot", "right_foot", "tail"),
@@ -83,13 +78,13 @@ def test_the_image_is_scaled_and_a_mark_centered_on_its_keypoint(height, width, 
 
 def test_what_lies_far_outside_or_is_not_finite_does_no_harm():
     image = draw(predictions(person({1: (-1e9, 200.5), 3: (1e9, 200.5)})))
-    assert (image[200] == module.SIDE_COLORS["left"]).all(), "a limb is drawn where it crosses the image"
+    assert (image[200] == SIDE_COLORS["left"]).all(), "a limb is drawn where it crosses the image"
     assert not changed(image)[:180].any() and not changed(image)[220:].any()
     for point in ((-300.0, 50.0), (50.0, 1e12), (np.nan, 50.0), (np.inf, 50.0), (900.0, 900.0)):
         assert not changed(draw(predictions(person({1: point})))).any()
     boxes = [[np.nan] * 4, [600, 10, 700, 90], [-1e12, -1e12, 1e12, 1e12]]
     image = draw(predictions(np.zeros((3, 6, 3)), boxes), show_boxes=True)
-    assert not changed(image)[10:-10, 10:-10].any() and tuple(image[0, 0]) == module.PERSON_COLORS[2]
+    assert not changed(image)[10:-10, 10:-10].any() and tuple(image[0, 0]) == PERSON_COLORS[2]
     draw(predictions(np.zeros((3, 6, 3)), boxes), show_boxes=True, show_scores=True)
 
 
@@ -97,7 +92,7 @@ def test_scores_do_not_cover_each_other(monkeypatch):
     plates = []
 
     def record(canvas, text, top_left, size, background):
-        plates.append((text, *top_left, *module.label_size(text, size)))
+        plates.append((text, *top_left, *label_size(text, size)))
 
     monkeypatch.setattr(module, "draw_label", record)
     boxes = [[100, 100, 300, 300], [101, 101, 301, 301], [102, 100, 302, 300], [-20, -30, 60, 80]]
@@ -109,28 +104,16 @@ def test_scores_do_not_cover_each_other(monkeypatch):
         assert abs(x0 - x1) >= width or abs(y0 - y1) >= height
 
 
-def test_instances_and_arrays_give_the_same_image():
-    arrays = predictions(person({1: (100, 100), 3: (200, 300)}), scores=[0.8])
-    instances = Instances((400, 500))
-    instances.pred_boxes = Boxes(torch.tensor(arrays["pred_boxes"], dtype=torch.float32))
-    instances.scores = torch.tensor(arrays["scores"], dtype=torch.float32)
-    instances.pred_keypoints = torch.tensor(arrays["pred_keypoints"], dtype=torch.float32, requires_grad=True)
-    options = {"show_boxes": True, "show_scores": True}
-    assert np.array_equal(draw(instances, **options), draw(arrays, **options))
-
-
-def test_poses_of_dataset_records_and_coco_entries():
-    labeled = {"bbox": [10, 20, 30, 40], "keypoints": [float(v) for v in range(18)], "iscrowd": 0}
-    record = {"annotations": [labeled, {"bbox": [0, 0, 9, 9], "iscrowd": 1}, {"bbox": [1, 2, 3, 4]}]}
-    poses = Poses.from_dataset_record(record, 6)
-    assert poses.boxes.tolist() == [[10, 20, 40, 60], [1, 2, 4, 6]]
-    assert poses.keypoints[0].tolist() == np.arange(18.0).reshape(6, 3).tolist()
-    assert not poses.keypoints[1].any() and poses.ground_truth
-    # those of COCO's files get Detectron2's half pixel
-    poses = Poses.from_coco([{**labeled, "score": 0.7}], 6, ground_truth=False)
+def test_poses_of_coco_entries():
+    labeled = {"bbox": [10, 20, 30, 40], "keypoints": [float(v) for v in range(18)], "score": 0.7}
+    truth = Poses.from_coco([labeled, {"bbox": [1, 2, 3, 4]}], 6, ground_truth=True, offset=0.0)
+    assert truth.boxes.tolist() == [[10, 20, 40, 60], [1, 2, 4, 6]] and truth.ground_truth
+    assert truth.keypoints[0].tolist() == np.arange(18.0).reshape(6, 3).tolist() and not truth.keypoints[1].any()
+    # as a rule with Detectron2's half pixel
+    poses = Poses.from_coco([labeled], 6, ground_truth=False)
     assert poses.keypoints[0, 1].tolist() == [3.5, 4.5, 5] and poses.scores.tolist() == [0.7] and not poses.ground_truth
     assert Poses.from_coco([{"keypoints": [0] * 18, "score": 0.7}], 6, ground_truth=False).boxes is None
-    assert not changed(draw(Poses.from_dataset_record({}, 6))).any()
+    assert not changed(draw(Poses.from_coco([], 6, ground_truth=True))).any()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +121,7 @@ def test_poses_of_dataset_records_and_coco_entries():
     [
         (predictions(np.zeros((1, 4, 3))), {}, "4 keypoints but the skeleton has 6"),
         ({"scores": np.zeros(1)}, {}, "neither pred_keypoints nor gt_keypoints"),
-        (predictions(np.zeros((1, 6, 3))), {"color_by": "red"}, "color_by must be one of side, person"),
+        (predictions(np.zeros((1, 6, 3))), {"color_by": "red"}, "color_by must be one of"),
     ],
 )
 def test_unusable_arguments_are_rejected(instances, options, reason):

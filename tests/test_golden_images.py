@@ -122,16 +122,6 @@ def test_the_drawing_is_the_golden_image(case):
     assert np.abs(image.astype(float) - golden).mean() < 0.1, "many pixels differ a little"
 
 
-def test_faults_exceed_the_tolerance():
-    """A shift by a third of a pixel and swapped sides."""
-    image, poses, skeleton, _ = coco_small()
-    golden = np.asarray(Image.open(FOLDER / "drawn_coco_small.png"))
-    shifted = Poses(poses.keypoints + (0.3, 0, 0), poses.boxes, poses.scores)
-    assert distance(draw_poses(image, shifted, skeleton), golden) > 0.005
-    swapped = Poses(poses.keypoints[:, skeleton.flip_indices], poses.boxes, poses.scores)
-    assert distance(draw_poses(image, swapped, skeleton), golden) > 0.005
-
-
 if __name__ == "__main__":
     for case in CASES:
         Image.fromarray(drawn(case)).save(FOLDER / f"drawn_{case.__name__}.png", optimize=True)

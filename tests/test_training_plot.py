@@ -5,11 +5,9 @@ import json
 import pytest
 from load_tool import load_tool
 from matplotlib.figure import Figure
-from PIL import Image
 
 from querypose.errors import UserError
-from querypose.visualization.training_plot import plot_training
-from querypose.visualization.training_plot import read_metrics, running_mean, training_curves
+from querypose.visualization.plots import plot_training, read_metrics, running_mean, training_curves
 
 
 def write(folder, records, end=""):
@@ -57,20 +55,14 @@ def test_running_mean(values, window, expected):
 @pytest.fixture
 def drawn(monkeypatch):
     """The Matplotlib figures that were saved."""
-    figures, save = [], Figure.savefig
-
-    def savefig(self, *args, **kwargs):
-        figures.append(self)
-        return save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: figures.append(figure))
     return figures
 
 
 def test_one_panel_per_quantity(tmp_path, drawn):
     file = write(tmp_path, run_records(), end='{"iteration": 100, "tot')
-    figure = plot_training(file, tmp_path / "new" / "curves.png")
-    assert Image.open(figure).format == "PNG"
+    plot_training(file, tmp_path / "new" / "curves.png")
     panels = {axis.get_title(): axis for axis in drawn[0].axes}
     assert list(panels) == ["total loss", "loss_l1", "keypoints/AP", "bbox/AP", "learning rate"]
     raw, smooth = panels["total loss"].lines
@@ -82,13 +74,12 @@ def test_one_panel_per_quantity(tmp_path, drawn):
     assert panels["keypoints/AP"].texts[0].get_text() == "50.0"
 
 
-def test_tool_draws_runs_by_folder_and_file_in_different_colors(tmp_path, drawn, capsys):
+def test_tool_draws_runs_by_folder_and_file_in_different_colors(tmp_path, drawn):
     main = load_tool("plot_training").main
     first, second = write(tmp_path / "first", run_records()), write(tmp_path / "second", run_records(-5.0))
     given = [str(first.parent), str(second), "--output", str(tmp_path / "curves.png")]
     main([*given, "--smoothing", "3"])
     main([*given, "--labels", "one", "two"])
-    assert f"written: {tmp_path / 'curves.png'}" in capsys.readouterr().out
     names = [[text.get_text() for text in figure.legends[0].texts] for figure in drawn]
     assert names == [["first", "second"], ["one", "two"]]
     total = next(axis for axis in drawn[0].axes if axis.get_title() == "total loss")
@@ -102,11 +93,11 @@ def test_tool_draws_runs_by_folder_and_file_in_different_colors(tmp_path, drawn,
 def test_unusable_files_are_rejected(tmp_path):
     good = write(tmp_path / "good", run_records())
     for file, output, reason in (
-        (good, tmp_path / "curves.docx", "curves.docx cannot be written: Format 'docx' is not supported"),
-        (good, good / "curves.png", "cannot be written"),
-        (tmp_path / "absent.json", tmp_path / "a.png", "cannot read .*absent.json: No such file"),
-        (write(tmp_path, [], end='{"iteration": 3'), tmp_path / "a.png", "holds no training record"),
-        (write(tmp_path / "time", [{"iteration": 1, "time": 2.0}]), tmp_path / "a.png", "no losses"),
+        (good, "curves.docx", "curves.docx cannot be written: Format 'docx' is not supported"),
+        (good, "good/metrics.json/curves.png", "cannot be written"),
+        (tmp_path / "absent.json", "a.png", "cannot read .*absent.json: No such file"),
+        (write(tmp_path, [], end='{"iteration": 3'), "a.png", "holds no training record"),
+        (write(tmp_path / "time", [{"iteration": 1, "time": 2.0}]), "a.png", "no losses"),
     ):
         with pytest.raises(UserError, match=reason):
-            plot_training(file, output)
+            plot_training(file, tmp_path / output)

@@ -42,7 +42,7 @@ from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import load_weights
 from querypose.setup_config import setup_config
 from querypose.visualization.contact_sheet import prediction_sheet
-from querypose.visualization.training_plot import plot_training
+from querypose.visualization.plots import plot_training
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = REPOSITORY / "configs/quickstart.yaml"

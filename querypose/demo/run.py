@@ -28,8 +28,7 @@ from querypose.tracking import PoseTracker
 from querypose.visualization.attention import overlay_attention
 from querypose.visualization.draw_poses import draw_poses
 
-# Some containers only estimate how long they are; less than this part of it is a fault.
-_MIN_READ = 0.9
+_MIN_READ = 0.9  # of how long a video states to be, which some containers only estimate
 _BATCH_SIZE = 4
 
 
@@ -49,9 +48,8 @@ class _Frame:
 class Demo:
     """Finds and draws the persons of images, videos and cameras, and writes visualizations, videos and `Results`.
 
-    After `run`: `failures`, a message for each input that could not be used, also printed to stderr as it happens;
-    `interrupted`, whether Ctrl-C ended it; `has_frames`, whether there were videos or a camera; `num_persons` and
-    `num_images`, images and frames.
+    After `run`: `failures`, a message for each input that could not be used; `interrupted`, whether Ctrl-C ended it;
+    `has_frames`, whether there were videos or a camera; `num_persons` and `num_images`, images and frames.
     """
 
     def __init__(
@@ -64,12 +62,8 @@ class Demo:
         tracker: PoseTracker | None = None,
         **drawing: Any,
     ):
-        """
-        output: an existing folder. attention: overlay that of the parts' embeddings. max_frames: most frames of a video
-        or camera. tracker: gives the persons ids; the images of a folder are frames of one video, see
-        `frames_in_order`. drawing: options of `draw_poses`, whose score threshold is the predictor's.
-
-        Raises `UserError` for attention or ellipses of a model that has no attention maps or no sigma.
+        """output: an existing folder. attention: overlay that of the parts. max_frames: most of a video or camera.
+        tracker: gives persons ids; the images of a folder are frames of a video. drawing: options of `draw_poses`.
         """
         if attention:
             check_attention(predictor.cfg)
@@ -84,15 +78,13 @@ class Demo:
         self.interrupted = self.has_frames = False
         self.num_persons = self.num_images = 0
         self._batch_size = 1 if attention else _BATCH_SIZE
-        self._failed: set[Source] = set()
-        self._unwritable: set[Path] = set()
+        self._failed: set[Source] = set()  # inputs and outputs
         self._writer: VideoWriter | None = None
 
     def run(self, sources: Sequence[Source]) -> None:
         """Work on image and video files, streams and cameras; an input that fails is reported and skipped.
 
-        Image ids are the numbers that images are named by, see `image_ids`; with videos or a camera, images and frames
-        count from 1.
+        Image ids are those of `image_ids`; with videos or a camera, images and frames count from 1.
         """
         self.has_frames = any(map(is_video, sources))
         files = [source for source in sources if isinstance(source, Path)]
@@ -100,11 +92,8 @@ class Demo:
             self._batch_size = 1
         ids: dict[Source, int] = dict(zip(files, image_ids(files), strict=True))
         fields = {"tracked": self.tracker is not None, "sigmas": self._has_sigmas}
-        with (
-            stop_on_interrupt() as stop,
-            contextlib.closing(Results(self.output, self.predictor.skeleton, **fields)) as results,
-            ThreadPoolExecutor(1) as drawing,
-        ):
+        files_of_persons = contextlib.closing(Results(self.output, self.predictor.skeleton, **fields))
+        with stop_on_interrupt() as stop, files_of_persons as results, ThreadPoolExecutor(1) as drawing:
             pending: Future[None] | None = None
             video = ""
             for frame, persons in self._predictions(self._frames(sources, stop)):
@@ -132,10 +121,10 @@ class Demo:
         with tqdm.external_write_mode(file=sys.stderr):
             print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
 
-    def _fail(self, source: Source, error: Exception) -> None:
-        if source not in self._failed:
-            self.fail(str(error) if isinstance(error, UserError) else f"{source}: {type(error).__name__}: {error}")
-        self._failed.add(source)
+    def _fail(self, file: Source, error: Exception) -> None:
+        if file not in self._failed:
+            self.fail(str(error) if isinstance(error, UserError) else f"{file}: {type(error).__name__}: {error}")
+        self._failed.add(file)
 
     def _frames(self, sources: Sequence[Source], stop: threading.Event) -> Iterator[_Frame]:
         jobs = list(zip(sources, output_names(sources), strict=True))
@@ -163,10 +152,8 @@ class Demo:
         if count == 0:
             raise UserError(f"{reader.name} has no frame that can be read; repair it or leave it out.")
         if count != self.max_frames and seconds + 1 / reader.frame_rate < _MIN_READ * reader.duration:
-            raise UserError(
-                f"{reader.name} ends after {seconds:.1f} of {reader.duration:.1f} seconds: it is damaged; the frames "
-                "before are kept."
-            )
+            times = f"{seconds:.1f} of {reader.duration:.1f} seconds"
+            raise UserError(f"{reader.name} ends after {times}: it is damaged; the frames before are kept.")
 
     def _predictions(self, frames: Iterator[_Frame]) -> Iterator[tuple[_Frame, Persons]]:
         """Each frame with its persons; where the network fails on one, its source is reported and left."""
@@ -196,7 +183,7 @@ class Demo:
                 yield frame.image
 
     def _draw(self, frame: _Frame, persons: Persons) -> None:
-        if frame.output in self._unwritable:
+        if frame.output in self._failed:
             return
         try:
             image = frame.image
@@ -211,8 +198,8 @@ class Demo:
                 self._writer = VideoWriter(frame.output, frame.frame_rate)
             self._writer.write(image, frame.seconds)
         except Exception as error:  # the keypoints are already written
-            self._unwritable.add(frame.output)
-            self.fail(f"cannot write {frame.output} ({error}); the keypoints of {frame.name} are kept.")
+            message = f"cannot write {frame.output} ({error}); the keypoints of {frame.name} are kept."
+            self._fail(frame.output, UserError(message))
 
     def _close_writer(self) -> None:
         if self._writer is not None:

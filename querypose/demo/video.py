@@ -18,9 +18,7 @@ from querypose.errors import UserError
 Source = Path | str | int
 """A file; the address of a stream, such as "rtsp://.."; the number of a camera."""
 
-DEFAULT_FRAME_RATE = 25.0
-"""Frames per second where a file or camera names none."""
-
+_DEFAULT_FRAME_RATE = 25.0  # where a file or camera names none
 _MAX_TERM = 65_535  # MPEG-4's limit for both terms of a frame rate
 _LONGEST_PAUSE = 600.0  # seconds between two frames; a larger step is a fault in the file's timestamps
 _PROBED_FRAMES = 30
@@ -41,7 +39,7 @@ class VideoReader:
         if not self._capture.isOpened():
             raise UserError(f"cannot open {self.name}; is the camera connected, the address right, the file whole?")
         rate, count = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.frame_rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_FRAME_RATE
+        self.frame_rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else _DEFAULT_FRAME_RATE
         self.duration = 0.0
         if not self._is_camera and "://" not in self.name:
             self.duration = count / self.frame_rate if math.isfinite(count) and count > 0 else 0.0
@@ -90,27 +88,21 @@ class VideoWriter:
         self.frame_rate = round(frame_rate, max(0, min(3, int(math.log10(_MAX_TERM / frame_rate)))))
         self.num_frames = 0
         self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)
         self._last: np.ndarray | None = None
 
     def write(self, frame: np.ndarray, seconds: float | None = None) -> None:
-        """Add an (H, W, 3) uint8 RGB frame; all are scaled to the size of the first, odd sides cropped by a pixel.
+        """Add an (H, W, 3) uint8 RGB frame, as large as the first; odd sides are cropped by a pixel.
 
         seconds: when the frame is shown; until then the one before it is repeated, and a frame whose place is taken
         replaces it in what follows. None: right after the one before.
         """
+        height, width = (side - side % 2 for side in frame.shape[:2])
+        frame = cv2.cvtColor(np.ascontiguousarray(frame[:height, :width]), cv2.COLOR_RGB2BGR)
         if self._writer is None:
-            height, width = frame.shape[:2]
-            self._size = (max(2, width - width % 2), max(2, height - height % 2))
-            self._writer = cv2.VideoWriter(self.path, cv2.VideoWriter.fourcc(*"mp4v"), self.frame_rate, self._size)
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(self.path, codec, self.frame_rate, (width, height))
             if not self._writer.isOpened():
                 raise UserError(f"cannot write the video {self.path}; check the folder, or OpenCV's build for FFmpeg.")
-        width, height = self._size
-        if frame.shape[0] - height in (0, 1) and frame.shape[1] - width in (0, 1):
-            frame = frame[:height, :width]
-        else:
-            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
-        frame = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR)
         place = self.num_frames if seconds is None else round(seconds * self.frame_rate)
         last = frame if self._last is None else self._last
         shown = [last] * (place - self.num_frames) + [frame] * (self.num_frames <= place)
@@ -127,7 +119,7 @@ class VideoWriter:
 
 def _checked_name(path: str) -> str:
     """The path itself; raise `UserError` for bytes that are no text, on which OpenCV 5 crashes the process."""
-    if not path.isascii() and path != path.encode(errors="replace").decode():
+    if path != path.encode(errors="replace").decode():
         raise UserError(f"the name of the video {path} is not valid UTF-8; rename it.")
     return path
 
