@@ -74,18 +74,17 @@ def test_attention_and_sigmas_are_drawn_on_request(demo, tmp_path, monkeypatch):
     assert content(tmp_path / "out")[0]["keypoint_sigmas"] == [8.0, 3.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize(
-    ("flag", "key", "value", "words"),
-    [
-        ("--sigmas", "MODEL.QUERYPOSE.KEYPOINT_LOSS", "L1", "KEYPOINT_LOSS 'L1' predicts no sigma; leave out --sigmas"),
-        ("--attention", "MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention", "makes no attention maps"),
-        ("--attention", "TEST.FLIP", True, "set TEST.FLIP False"),
-    ],
-)
-def test_what_the_model_does_not_make_is_refused(demo, tmp_path, monkeypatch, flag, key, value, words):
-    monkeypatch.setattr(StubPredictor, "cfg", tiny_config("full", key, value))
-    with pytest.raises(UserError, match=words):
-        demo.run("--input", save_image(tmp_path / "in" / "a.png"), flag)
+def test_what_the_model_does_not_make_is_refused(demo, tmp_path, monkeypatch):
+    image = save_image(tmp_path / "in" / "a.png")
+    with pytest.raises(UserError, match="KEYPOINT_LOSS 'L1' predicts no sigma; leave out --sigmas"):
+        demo.run("--input", image, "--sigmas")
+    for opts, words in (
+        (("MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention"), "makes no attention maps"),
+        (("TEST.FLIP", True), "set TEST.FLIP False"),
+    ):
+        monkeypatch.setattr(StubPredictor, "cfg", tiny_config("full", *opts))
+        with pytest.raises(UserError, match=words):
+            demo.run("--input", image, "--attention")
 
 
 def test_folders_globs_and_files_are_found_once(tmp_path):
@@ -117,26 +116,15 @@ def test_names_and_ids_of_outputs(demo, tmp_path):
     assert ids == [(1, str(first)), (2, str(second))]
 
 
-OPTS = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "w.pth"]
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--input", "a.jpg", "b", "--no-boxes", *OPTS], ["--input", "a.jpg", "b", *OPTS, "--no-boxes"]]
-)
-def test_config_overrides_may_stand_anywhere(demo, arguments):
-    args = demo.parse_arguments(arguments)
-    assert args.input == ["a.jpg", "b"] and args.opts == OPTS and args.no_boxes
-    assert args.score_threshold == SCORE_THRESHOLD
-    assert demo.parse_arguments(["--track", *arguments]).score_threshold == 0.3, "ids need surer persons"
-
-
-def test_the_predictor_gets_the_options(demo, tmp_path):
-    options = ("--score-threshold", 0.7, "--top-k", 3, "--device", "cpu", "--precision", "bfloat16")
-    demo.run("--input", save_image(tmp_path / "in" / "a.png"), *options, "INPUT.MIN_SIZE_TEST", "64")
-    assert StubPredictor.options == {
-        "score_threshold": 0.7, "top_k": 3, "device": "cpu", "precision": "bfloat16",
-        "opts": ["INPUT.MIN_SIZE_TEST", "64"],
-    }  # fmt: skip
+def test_the_predictor_gets_the_options_wherever_they_stand(demo, tmp_path):
+    given = ["--input", save_image(tmp_path / "in" / "a.png"), "INPUT.MIN_SIZE_TEST", "64"]
+    options = ["--score-threshold", 0.7, "--top-k", 3, "--device", "cpu", "--precision", "bfloat16"]
+    expected = {"score_threshold": 0.7, "top_k": 3, "device": "cpu", "precision": "bfloat16", "opts": given[2:]}
+    for arguments in ([*given, *options], [*given[:2], *options, *given[2:]]):
+        demo.run(*arguments)
+        assert StubPredictor.options == expected
+    demo.run(*given)
+    assert StubPredictor.options["score_threshold"] == SCORE_THRESHOLD
 
 
 def test_an_unreadable_image_is_reported_and_the_others_are_used(demo, tmp_path, capsys):
@@ -182,44 +170,26 @@ def test_a_failing_network_leaves_out_its_image_alone(demo, tmp_path, monkeypatc
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "c.png"]
 
 
-# in a process for each kind of output, all of one that has imported everything
-RUN_WITH_STUB = """
-import os, sys, tools.demo, demo_stub
-from querypose.errors import exit_on_user_error
+def test_names_in_any_encoding(demo, tmp_path):
+    for name in (b"caf\xe9.png", "ü ☃.png".encode(), b"two\nlines.png"):
+        save_image(tmp_path / "in" / "x.png").rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name))
+    assert demo.run("--input", tmp_path / "in") == 0
+    assert len(lines(tmp_path / "out")) == len(content(tmp_path / "out")) == 3
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
 
-tools.demo.PosePredictor = demo_stub.StubPredictor
-reading, unread = os.pipe()
-os.close(reading)
-full = os.open("/dev/full", os.O_WRONLY)
-for kind, target in {"open": None, "closed": -1, "full": full, "unread": unread}.items():
-    process = os.fork()
-    if process:
-        with open("codes", "a") as codes:
-            print(kind, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), file=codes)
-        continue
-    for stream in (1, 2):
-        if target == -1:
-            os.close(stream)
-            sys.stdout = sys.stderr = None  # as Python starts then
-        elif target is not None:
-            os.dup2(target, stream)
-    with exit_on_user_error():
-        sys.exit(tools.demo.main(["--config-file", "c.yaml", "--input", "in", "--output", kind]))
+
+PRINTING = r"""
+import os
+from querypose.errors import UserError, exit_on_user_error
+with exit_on_user_error():
+    assert os.open(os.devnull, os.O_WRONLY) > 2, "what is printed would get into a file"
+    print("\u2603" * 100_000)
+    raise UserError("no \udce9")
 """
 
 
-def test_names_in_any_encoding_and_closed_output(tmp_path):
-    names = [b"caf\xe9.png", "ü ☃.png".encode(), b"two\nlines.png"]
-    for name in names:
-        save_image(tmp_path / "in" / "x.png").rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name))
-    (tmp_path / "in" / "ö.png").write_text("no image")
-    environment = {
-        **os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-        "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict",
-    }  # fmt: skip
-    subprocess.run([sys.executable, "-c", RUN_WITH_STUB], cwd=tmp_path, env=environment, timeout=120)
-    codes = dict(line.split() for line in (tmp_path / "codes").read_text().splitlines())
-    assert codes == dict.fromkeys(["open", "closed", "full", "unread"], "2"), "the unreadable image"
-    for kind in codes:
-        assert len(lines(tmp_path / kind)) == len(content(tmp_path / kind)) == 3
-        assert len(list((tmp_path / kind).glob("*.png"))) == 3
+@pytest.mark.parametrize("output", ["", ">&- 2>&-", ">/dev/full 2>/dev/full", "2>&1 | true; exit ${PIPESTATUS[0]}"])
+def test_tools_print_in_any_locale_and_into_nothing(output):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict"}
+    command = ["bash", "-c", f'"$0" -c "$1" {output}', sys.executable, PRINTING]
+    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, timeout=60).returncode == 2

@@ -157,9 +157,7 @@ def test_a_camera_ends_after_max_frames(demo, tmp_path, monkeypatch):
     assert demo.run("--webcam", "1", "--max-frames", 3) == 0
     assert opened == [1] and len(frames_of(tmp_path / "out" / "webcam.mp4")[0]) >= 3
     assert len(lines(tmp_path / "out")) == 3
-
-
-def test_an_absent_camera_is_reported():
+    monkeypatch.undo()
     with pytest.raises(UserError, match="cannot open camera 93"):
         VideoReader(93)
 

@@ -55,15 +55,8 @@ def test_thresholds_leave_out_persons_keypoints_and_limbs():
 
 
 @pytest.mark.parametrize(
-    "height, width, scale, expected",
-    [
-        (400, 500, 1, 1),
-        (400, 500, 3, 3),
-        (120, 160, 1.5, 1.5),
-        (120, 160, None, 3),  # the longer side reaches 400
-        (400, 300, None, 1),
-        (40, 30, None, 4),  # never more
-    ],
+    "height, width, scale, expected",  # None: the longer side reaches 400, at most 4 times as large
+    [(400, 500, 3, 3), (120, 160, 1.5, 1.5), (120, 160, None, 3), (400, 300, None, 1), (40, 30, None, 4)],
 )
 def test_the_image_is_scaled_and_a_mark_centered_on_its_keypoint(height, width, scale, expected):
     given = np.full((height, width, 3), BACKGROUND, np.uint8)
@@ -116,14 +109,11 @@ def test_poses_of_coco_entries():
     assert not changed(draw(Poses.from_coco([], 6, ground_truth=True))).any()
 
 
-@pytest.mark.parametrize(
-    "instances, options, reason",
-    [
+def test_unusable_arguments_are_rejected():
+    for instances, options, reason in (
         (predictions(np.zeros((1, 4, 3))), {}, "4 keypoints but the skeleton has 6"),
         ({"scores": np.zeros(1)}, {}, "neither pred_keypoints nor gt_keypoints"),
         (predictions(np.zeros((1, 6, 3))), {"color_by": "red"}, "color_by must be one of"),
-    ],
-)
-def test_unusable_arguments_are_rejected(instances, options, reason):
-    with pytest.raises(UserError, match=reason):
-        draw(instances, **options)
+    ):
+        with pytest.raises(UserError, match=reason):
+            draw(instances, **options)

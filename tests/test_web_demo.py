@@ -149,13 +149,10 @@ def test_the_page_in_a_browser_without_internet(serve, browser, tmp_path):
     config, weights = ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth"
     page = serve(PosePredictor(config, weights, device="cpu", score_threshold=web.MIN_SCORE))
 
-    def text():
-        return browser.find_element("tag name", "body").text
-
     def wait_for(condition):
         until = time.monotonic() + 60
         while not (value := condition()):
-            assert time.monotonic() < until, text()
+            assert time.monotonic() < until, browser.find_element("tag name", "body").text
             time.sleep(0.1)
         return value
 
@@ -175,15 +172,12 @@ def test_the_page_in_a_browser_without_internet(serve, browser, tmp_path):
         browser.execute_script("arguments[0].select()", field)
         field.send_keys(typed, "\n")
 
-    def upload(file):
-        wait_for(lambda: elements("#upload input[type=file]"))[0].send_keys(str(file))
-
     browser.get(page.local_url)
     wait_for(lambda: elements("#upload input[type=file]"))
     time.sleep(2)  # until the page's scripts listen to the input
     with Image.open(ROOT / "docs" / "images" / "quickstart.jpg") as opened:
         opened.crop((0, 0, 400, 300)).save(tmp_path / "scene.png")
-    upload(tmp_path / "scene.png")
+    elements("#upload input[type=file]")[0].send_keys(str(tmp_path / "scene.png"))
     poses, everyone = wait_for(image), wait_for(rows)
     type_into("#score input[type=number]", "0.95")
     wait_for(lambda: rows() < everyone)
@@ -198,11 +192,8 @@ def test_the_page_in_a_browser_without_internet(serve, browser, tmp_path):
     results = json.loads(saved.read_text())
     assert len(results) == everyone and len(results[0]["keypoints"]) == 51
 
-    (tmp_path / "text.png").write_text("no image")
     elements("#upload button[aria-label=Clear]")[0].click()
     wait_for(lambda: not image() and not rows())
-    upload(tmp_path / "text.png")
-    wait_for(lambda: "image text.png cannot be read" in text())
 
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     requests = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
