@@ -8,7 +8,7 @@ import pytest
 from querypose.errors import UserError
 from querypose.skeleton import SIDE_COLORS, Skeleton
 from querypose.visualization import draw_poses as module
-from querypose.visualization.draw_poses import PERSON_COLORS, Poses, draw_poses, label_size
+from querypose.visualization.draw_poses import PERSON_COLORS, coco_fields, draw_poses, label_size
 
 SKELETON = Skeleton(
     keypoint_names=("head", "left_hand", "right_hand", "left_foot", "right_foot", "tail"),
@@ -97,16 +97,16 @@ def test_scores_do_not_cover_each_other(monkeypatch):
         assert abs(x0 - x1) >= width or abs(y0 - y1) >= height
 
 
-def test_poses_of_coco_entries():
+def test_fields_of_coco_entries():
     labeled = {"bbox": [10, 20, 30, 40], "keypoints": [float(v) for v in range(18)], "score": 0.7}
-    truth = Poses.from_coco([labeled, {"bbox": [1, 2, 3, 4]}], 6, ground_truth=True, offset=0.0)
-    assert truth.boxes.tolist() == [[10, 20, 40, 60], [1, 2, 4, 6]] and truth.ground_truth
-    assert truth.keypoints[0].tolist() == np.arange(18.0).reshape(6, 3).tolist() and not truth.keypoints[1].any()
+    truth = coco_fields([labeled, {"bbox": [1, 2, 3, 4]}], 6, ground_truth=True, offset=0.0)
+    assert truth["gt_boxes"].tolist() == [[10, 20, 40, 60], [1, 2, 4, 6]] and "scores" not in truth
+    assert truth["gt_keypoints"][0].tolist() == np.arange(18.0).reshape(6, 3).tolist()
     # as a rule with Detectron2's half pixel
-    poses = Poses.from_coco([labeled], 6, ground_truth=False)
-    assert poses.keypoints[0, 1].tolist() == [3.5, 4.5, 5] and poses.scores.tolist() == [0.7] and not poses.ground_truth
-    assert Poses.from_coco([{"keypoints": [0] * 18, "score": 0.7}], 6, ground_truth=False).boxes is None
-    assert not changed(draw(Poses.from_coco([], 6, ground_truth=True))).any()
+    poses = coco_fields([labeled], 6, ground_truth=False)
+    assert poses["pred_keypoints"][0, 1].tolist() == [3.5, 4.5, 5] and poses["scores"].tolist() == [0.7]
+    assert "pred_boxes" not in coco_fields([{"keypoints": [0] * 18, "score": 0.7}], 6, ground_truth=False)
+    assert not changed(draw(coco_fields([], 6, ground_truth=True))).any()
 
 
 def test_unusable_arguments_are_rejected():

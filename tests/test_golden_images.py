@@ -13,7 +13,7 @@ from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 from PIL import Image
 
 from querypose.skeleton import Skeleton, flip_pairs_by_name, known_sigmas, limbs_by_name
-from querypose.visualization.draw_poses import Poses, draw_poses
+from querypose.visualization.draw_poses import draw_poses
 
 FOLDER = Path(__file__).resolve().parent / "data"
 
@@ -53,6 +53,10 @@ def boxes_of(persons):
     return np.concatenate([low - room, high + room], axis=1)
 
 
+def predicted(persons, scores):
+    return {"pred_keypoints": persons, "pred_boxes": boxes_of(persons), "scores": scores}
+
+
 def background(height, width):
     """A dark wall, a light floor and a white door, on all of which lines must be visible."""
     image = np.full((height, width, 3), (70, 80, 90), np.uint8)
@@ -65,20 +69,20 @@ def coco_small():
     """A person of 70 pixels, with confidences that fall from head to foot."""
     persons = standing(COCO, 48, 10, 70, swing=0.6)[None]
     persons[0, :, 2] = np.linspace(1.0, 0.45, len(COCO))
-    return background(90, 96), Poses(persons, boxes_of(persons), np.array([0.87])), skeleton_of_names(COCO), {}
+    return background(90, 96), predicted(persons, [0.87]), skeleton_of_names(COCO), {}
 
 
 def coco_large():
     """Two persons in an image of 1280 x 960 pixels."""
     persons = np.stack([standing(COCO, 420, 120, 780, swing=1.2), standing(COCO, 900, 420, 300)])
-    return background(960, 1280), Poses(persons, boxes_of(persons), np.array([0.98, 0.61])), skeleton_of_names(COCO), {}
+    return background(960, 1280), predicted(persons, [0.98, 0.61]), skeleton_of_names(COCO), {}
 
 
 def crowdpose_twenty():
     """Twenty persons in two rows, overlapping."""
     persons = [standing(CROWDPOSE, 45 + 62 * i, 60 + 9 * (i % 3), 190, swing=0.25 * (i % 4)) for i in range(10)]
     persons += [standing(CROWDPOSE, 40 + 62 * i, 235 + 7 * (i % 2), 220, swing=0.2 * (i % 5)) for i in range(10)]
-    poses = Poses(np.stack(persons), boxes_of(np.stack(persons)), np.linspace(0.99, 0.4, len(persons)))
+    poses = predicted(np.stack(persons), np.linspace(0.99, 0.4, len(persons)))
     return background(480, 640), poses, skeleton_of_names(CROWDPOSE), {}
 
 
@@ -89,7 +93,7 @@ def custom_truth():
     dogs = np.stack([dog, 0.6 * dog + (230, 60)])
     visible = np.full((2, len(DOG), 1), 2.0)
     visible[0, 6], visible[1, 2] = 1, 0
-    truth = Poses(np.concatenate([dogs, visible], axis=2), boxes_of(dogs), ground_truth=True)
+    truth = {"gt_keypoints": np.concatenate([dogs, visible], axis=2), "gt_boxes": boxes_of(dogs)}
     return background(160, 380), truth, skeleton_of_names(DOG, limbs), {}
 
 
@@ -97,7 +101,7 @@ def by_person():
     """Four persons, each in a color, without boxes, all keypoints alike."""
     persons = np.stack([standing(COCO, 60 + 90 * i, 20, 180, swing=0.3 * i) for i in range(4)])
     options = {"color_by": "person", "show_boxes": False, "confidence": "none"}
-    return background(240, 400), Poses(persons, boxes_of(persons), np.full(4, 0.9)), skeleton_of_names(COCO), options
+    return background(240, 400), predicted(persons, [0.9] * 4), skeleton_of_names(COCO), options
 
 
 CASES = (coco_small, coco_large, crowdpose_twenty, custom_truth, by_person)

@@ -7,7 +7,7 @@ from load_tool import load_tool
 from matplotlib.figure import Figure
 
 from querypose.errors import UserError
-from querypose.visualization.plots import plot_training, read_metrics, running_mean, training_curves
+from querypose.visualization.plots import plot_training, read_curves, running_mean
 
 
 def write(folder, records, end=""):
@@ -23,25 +23,18 @@ def run_records(offset=0.0):
     return losses + [{"iteration": 99, "bbox/AP": 30.0, "keypoints/AP": 50.0, "keypoints/AP50": 80.0}]
 
 
-def test_later_lines_replace_earlier_ones_and_incomplete_lines_are_left_out(tmp_path):
-    # what a killed run and its resumption leave behind
+def test_reading(tmp_path):
+    """Losses are summed over stages, not over kinds; what a killed run and its resumption leave behind; no NaN."""
     (tmp_path / "metrics.json").write_text(
         """{"iteration": 20, "lr": 1}
         {"iteration": 30, "l{"iteration": 30, "lr": 3}
-        {"iteration": 40, "lr": 4}
-        {"iteration": 20, "lr": 5, "total_loss": 7}
+        {"iteration": 40, "lr": 4, "loss_l2": NaN, "bbox/AP": NaN}
+        {"iteration": 20, "lr": 5, "loss_l1": 1, "loss_l1_0": 2, "loss_l1_10": 4, "loss_l2": 8, "eta_seconds": 1}
         {"iteration": 0, "lr": 0.5}
         {"iteration": 60, "l"""
     )
-    expected = [(0, {"lr": 0.5}), (20, {"lr": 5.0, "total_loss": 7.0}), (40, {"lr": 4.0})]
-    assert list(read_metrics(tmp_path / "metrics.json").items()) == expected
-
-
-def test_losses_are_summed_over_stages_but_not_over_kinds_and_only_finite_numbers_remain():
-    losses = {"loss_l1": 1.0, "loss_l1_0": 2.0, "loss_l1_10": 4.0, "loss_l2": 8.0, "eta_seconds": 1.0}
-    curves = training_curves({5: losses, 6: {"loss_l2": float("nan"), "keypoints/AP": float("nan")}})
-    points = {name: (iterations.tolist(), values.tolist()) for name, (iterations, values) in curves.items()}
-    assert points == {"loss_l1": ([5], [7.0]), "loss_l2": ([5], [8.0])}
+    curves = {name: curve.tolist() for name, curve in read_curves(tmp_path / "metrics.json").items()}
+    assert curves == {"lr": [[0, 20, 40], [0.5, 5, 4]], "loss_l1": [[20], [7]], "loss_l2": [[20], [8]]}
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from querypose import PosePredictor
-from querypose.atomic_io import writing
 from querypose.cli import split_overrides
 from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.image_io import read_image_rgb
 from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization.attention import overlay_attention, part_names
-from querypose.visualization.contact_sheet import contact_sheet
-from querypose.visualization.draw_poses import Poses, draw_poses
+from querypose.visualization.contact_sheet import write_sheets
+from querypose.visualization.draw_poses import draw_poses
 
 CELL = (200, 240)  # width and height of a part's image in pixels
 
@@ -35,8 +33,8 @@ def person_panels(image, persons, index):
     low = np.clip(np.floor(box[:2] - margin), 0, size - 1).astype(int)
     high = np.clip(np.ceil(box[2:] + margin), low + 1, size).astype(int)
     crop = image[low[1] : high[1], low[0] : high[0]]
-    keypoints = persons.pred_keypoints[index : index + 1].numpy() - (*low, 0)
-    pose = draw_poses(crop, Poses(keypoints), persons.skeleton, keypoint_threshold=0.0, scale=CELL[1] / len(crop))
+    person = {"pred_keypoints": persons.pred_keypoints[index : index + 1].numpy() - (*low, 0)}
+    pose = draw_poses(crop, person, persons.skeleton, keypoint_threshold=0.0, scale=CELL[1] / len(crop))
     boxes = [box - np.tile(low, 2)]
     return [pose, *(overlay_attention(crop // 2, part[None, None], boxes) for part in persons.part_attention[index])]
 
@@ -74,23 +72,20 @@ def main(arguments=None):
         raise UserError(f"--stage {stage}, but this model has the stages 1 to {num_stages}")
     headings = ("pose", *part_names(predictor.cfg, predictor.skeleton))
     failed = False
-    with writing(args.output):
-        args.output.mkdir(parents=True, exist_ok=True)
-        for path, stem in zip(args.input, stems, strict=True):
-            try:
-                image = read_image_rgb(path)
-            except UserError as error:
-                report_error(error)
-                failed = True
-                continue
-            persons = predictor.with_attention(image, stage - 1)
-            rows = [person_panels(image, persons, index) for index in range(len(persons))]
-            titles = [f"person {i}, score {score:.2f}" for i, score in enumerate(persons.scores.tolist(), start=1)]
-            sheets = {f"person{i + 1}": slice(i, i + 1) for i in range(len(rows))}
-            for name, chosen in (sheets | {"attention": slice(None)} if rows else {}).items():
-                sheet = contact_sheet(rows[chosen], titles[chosen], cell_size=CELL, headings=headings)
-                Image.fromarray(sheet).save(args.output / f"{stem}_{name}.png")
-            print(f"{path}: {len(persons)} persons, attention of stage {stage} in {args.output}")
+    for path, stem in zip(args.input, stems, strict=True):
+        try:
+            image = read_image_rgb(path)
+        except UserError as error:
+            report_error(error)
+            failed = True
+            continue
+        persons = predictor.with_attention(image, stage - 1)
+        sheets = [
+            (f"{stem}_person{i + 1}.png", f"person {i + 1}, score {score:.2f}", person_panels(image, persons, i))
+            for i, score in enumerate(persons.scores.tolist())
+        ]
+        write_sheets(sheets, args.output, f"{stem}_attention.png", headings, columns=1, cell_size=CELL)
+        print(f"{path}: {len(persons)} persons, attention of stage {stage} in {args.output}")
     return 2 if failed else 0
 
 

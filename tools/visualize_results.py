@@ -29,7 +29,7 @@ from querypose.evaluation.matching import match_poses
 from querypose.image_io import UnreadableImageError, read_image_rgb
 from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization.contact_sheet import write_sheets
-from querypose.visualization.draw_poses import Poses, draw_poses
+from querypose.visualization.draw_poses import coco_fields, draw_poses
 
 
 def sort_errors(errors, order):
@@ -40,15 +40,18 @@ def sort_errors(errors, order):
     return sorted(errors, key=lambda error: (error.persons + error.false_positives == 0, sign * error.error))
 
 
-def sheets(errors, ground_truth, results, image_root, limits, failures):
+def by_image(entries):
+    groups = defaultdict(list)
+    for entry in entries:
+        groups[entry["image_id"]].append(entry)
+    return groups
+
+
+def sheets(errors, ground_truth, results, names, image_root, limits, failures):
     """For each image the file name, the title and the two images of its sheet; one that cannot be read is a failure."""
-    skeleton = ground_truth.skeleton
-    names = {image["id"]: image["file_name"] for image in ground_truth.content["images"]}
-    persons = [person for person in ground_truth.content["annotations"] if not person["iscrowd"]]
-    entries_of = defaultdict(lambda: ([], []))
-    for column, entries in enumerate((persons, results)):
-        for entry in entries:
-            entries_of[entry["image_id"]][column].append(entry)
+    skeleton, number = ground_truth.skeleton, ground_truth.skeleton.num_keypoints
+    truths = by_image(person for person in ground_truth.content["annotations"] if not person["iscrowd"])
+    results = by_image(results)
     for rank, error in enumerate(tqdm(errors, unit="image", disable=None), start=1):
         name = Path(names[error.image_id])
         title = f"{rank}. {name.name}: error {error.error:.2f}, {error.found} of {error.persons} found"
@@ -59,16 +62,13 @@ def sheets(errors, ground_truth, results, image_root, limits, failures):
         except UnreadableImageError as unreadable:
             failures.append(unreadable)
             continue
-        truth, found = entries_of[error.image_id]
-        poses = [
-            Poses.from_coco(truth, skeleton.num_keypoints, ground_truth=True),
-            Poses.from_coco(found, skeleton.num_keypoints, ground_truth=False),
-        ]
-        yield f"{rank:04d}_{name.stem}.png", title, [draw_poses(image, each, skeleton, **limits) for each in poses]
+        truth = coco_fields(truths[error.image_id], number, ground_truth=True)
+        found = coco_fields(results[error.image_id], number, ground_truth=False)
+        drawn = [draw_poses(image, persons, skeleton, **limits) for persons in (truth, found)]
+        yield f"{rank:04d}_{name.stem}.png", title, drawn
 
 
-def write_table(errors, ground_truth, path):
-    names = {image["id"]: image["file_name"] for image in ground_truth.content["images"]}
+def write_table(errors, names, path):
     with writing(path.parent), open(path, "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("rank", "image_id", "file_name", "error", "persons", "found", "false_positives", "mean_oks"))
@@ -101,9 +101,10 @@ def main(arguments=None):
     errors = sort_errors(list(match_poses(truth, results)), args.sort)
     limits = {"score_threshold": args.score_threshold, "keypoint_threshold": args.keypoint_threshold}
     failures = []
-    drawn = sheets(errors[: args.number], truth, results, image_root, limits, failures)
+    names = {image["id"]: image["file_name"] for image in truth.content["images"]}
+    drawn = sheets(errors[: args.number], truth, results, names, image_root, limits, failures)
     write_sheets(drawn, args.output, "images.png", ("ground truth", "results"))
-    write_table(errors, truth, args.output / "images.csv")
+    write_table(errors, names, args.output / "images.csv")
     if failures:
         raise UserError(f"{len(failures)} images could not be drawn, the others are in {args.output}: {failures[0]}")
     mean = sum(error.error for error in errors) / len(errors)

@@ -35,21 +35,21 @@ class VideoReader:
     def __init__(self, source: Source):
         self._is_camera = isinstance(source, int)
         self.name = f"camera {source}" if self._is_camera else str(source)
-        self._capture = cv2.VideoCapture(source if isinstance(source, int) else _checked_name(self.name))
+        if self.name != self.name.encode(errors="replace").decode():  # OpenCV 5 crashes on bytes that are no text
+            raise UserError(f"the name of the video {self.name} is not valid UTF-8; rename it.")
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else self.name)
         if not self._capture.isOpened():
             raise UserError(f"cannot open {self.name}; is the camera connected, the address right, the file whole?")
         rate, count = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.frame_rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else _DEFAULT_FRAME_RATE
+        self.frame_rate = rate if 0 < rate <= 1000 else _DEFAULT_FRAME_RATE
         self.duration = 0.0
         if not self._is_camera and "://" not in self.name:
-            self.duration = count / self.frame_rate if math.isfinite(count) and count > 0 else 0.0
+            self.duration = max(count, 0.0) / self.frame_rate
             self.frame_rate = self._highest_rate()
 
     def _highest_rate(self) -> float:
-        """The stated rate, unless the first frames' timestamps differ from it: then that of the two closest frames.
-
-        Of a variable rate, containers state the average or the resolution of the timestamps.
-        """
+        """The stated rate, unless the first frames' timestamps differ from it, since of a variable rate containers
+        state the average or the resolution of the timestamps: then that of the two closest frames."""
         probe = cv2.VideoCapture(self.name)
         times = [probe.get(cv2.CAP_PROP_POS_MSEC) / 1000 for _ in range(_PROBED_FRAMES) if probe.grab()]
         probe.release()
@@ -83,7 +83,7 @@ class VideoWriter:
     """Writes an MP4 file of constant frame rate, complete once it is closed; without frames, no file."""
 
     def __init__(self, path: str | os.PathLike[str], frame_rate: float):
-        self.path = _checked_name(os.fspath(path))
+        self.path = os.fspath(path)
         # MPEG-4's fractions as OpenCV writes them: over a power of ten
         self.frame_rate = round(frame_rate, max(0, min(3, int(math.log10(_MAX_TERM / frame_rate)))))
         self.num_frames = 0
@@ -115,13 +115,6 @@ class VideoWriter:
         if self._writer is not None:
             self._writer.release()
             self._writer = None
-
-
-def _checked_name(path: str) -> str:
-    """The path itself; raise `UserError` for bytes that are no text, on which OpenCV 5 crashes the process."""
-    if path != path.encode(errors="replace").decode():
-        raise UserError(f"the name of the video {path} is not valid UTF-8; rename it.")
-    return path
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from querypose.atomic_io import writing
 from querypose.image_io import read_image_rgb
 from querypose.skeleton import Skeleton
 from querypose.structures import Persons
-from querypose.visualization.draw_poses import Poses, draw_label, draw_poses, label_size
+from querypose.visualization.draw_poses import coco_fields, draw_label, draw_poses, label_size
 
 PAPER, MAT = (255, 255, 255), (236, 236, 236)
 GAP, SLIT = 12, 3  # pixels between rows, and between the images of a row
@@ -58,9 +58,14 @@ def contact_sheet(
 
 
 def write_sheets(
-    entries: Iterable[tuple[str, str, Sequence[np.ndarray]]], folder: Path, overview: str, headings: Sequence[str]
+    entries: Iterable[tuple[str, str, Sequence[np.ndarray]]],
+    folder: Path,
+    overview: str,
+    headings: Sequence[str],
+    **layout: Any,
 ) -> None:
-    """Write a sheet for each entry (file name, title, an image per heading), and one of the first `SHEET_ROWS`."""
+    """Write a sheet for each entry (file name, title, an image per heading), and one of the first `SHEET_ROWS`, whose
+    columns and cell size may be given."""
     first: list[tuple[str, Sequence[np.ndarray]]] = []
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +76,8 @@ def write_sheets(
             first = [*first, (title, images)][:SHEET_ROWS]
         if first:
             titles, rows = zip(*first, strict=True)
-            Image.fromarray(contact_sheet(rows, titles, columns=2, headings=headings)).save(folder / overview)
+            sheet = contact_sheet(rows, titles, headings=headings, **{"columns": 2, **layout})
+            Image.fromarray(sheet).save(folder / overview)
 
 
 def prediction_sheet(
@@ -83,7 +89,7 @@ def prediction_sheet(
         image = read_image_rgb(record["file_name"])
         labeled = [person for person in record.get("annotations", ()) if not person.get("iscrowd", 0)]
         # Detectron2 has added the half pixel already
-        truth = Poses.from_coco(labeled, skeleton.num_keypoints, ground_truth=True, offset=0.0)
+        truth = coco_fields(labeled, skeleton.num_keypoints, ground_truth=True, offset=0.0)
         found = [truth, *(predict(image) for predict in predictors.values())]
         rows.append([draw_poses(image, poses, skeleton) for poses in found])
     return contact_sheet(rows, columns=2, headings=("ground truth", *predictors))

@@ -5,7 +5,6 @@ Coordinates are Detectron2's, where the first pixel's center is (0.5, 0.5). Open
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -31,51 +30,6 @@ _FAR = 1e6  # pixels; OpenCV's fixed-point coordinates overflow beyond some hund
 _Color = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class Poses:
-    """Persons to draw: keypoints (n, K, 3), boxes (n, 4) XYXY, scores (n,) and keypoints' sigmas (n, K, 2), in pixels.
-
-    A keypoint has a confidence in [0, 1], or if `ground_truth` COCO's visibility: 0 not labeled, 1 hidden, 2 visible.
-    """
-
-    keypoints: np.ndarray
-    boxes: np.ndarray | None = None
-    scores: np.ndarray | None = None
-    ground_truth: bool = False
-    track_ids: np.ndarray | None = None
-    sigmas: np.ndarray | None = None
-
-    @classmethod
-    def from_instances(cls, instances: Any) -> "Poses":
-        """Convert `Instances` or a mapping with `pred_keypoints`, and optionally `pred_boxes`, `scores`, `track_ids`,
-        `pred_keypoint_sigmas`, or else with `gt_keypoints`, `gt_boxes`."""
-        fields = instances if isinstance(instances, Mapping) else instances.get_fields()
-        kind = "pred" if "pred_keypoints" in fields else "gt"
-        if f"{kind}_keypoints" not in fields:
-            raise UserError(f"nothing to draw: neither pred_keypoints nor gt_keypoints are among {sorted(fields)}.")
-        names = f"{kind}_keypoints", f"{kind}_boxes", "scores", "track_ids", "pred_keypoint_sigmas"
-        keypoints, boxes, scores, ids, sigmas = (as_array(fields[name]) if name in fields else None for name in names)
-        assert keypoints is not None
-        return cls(keypoints, boxes, scores, kind == "gt", None if ids is None else ids.astype(int), sigmas)
-
-    @classmethod
-    def from_coco(
-        cls, entries: Sequence[Mapping[str, Any]], num_keypoints: int, *, ground_truth: bool, offset: float = 0.5
-    ) -> "Poses":
-        """Convert the COCO annotations or results of one image; boxes are drawn if every entry has one.
-
-        offset: added to keypoints; 0.5 as Detectron2 does, since COCO counts from the pixels' corners.
-        """
-        keypoints = as_array([entry.get("keypoints", [0.0] * 3 * num_keypoints) for entry in entries])
-        keypoints = keypoints.reshape(-1, num_keypoints, 3) + (offset, offset, 0)
-        boxes = None
-        if all("bbox" in entry for entry in entries):
-            boxes = as_array([entry["bbox"] for entry in entries]).reshape(-1, 4)
-            boxes[:, 2:] += boxes[:, :2]
-        scores = None if ground_truth else as_array([entry["score"] for entry in entries])
-        return cls(keypoints, boxes, scores, ground_truth)
-
-
 def draw_poses(
     image_rgb: np.ndarray,
     instances: Any,
@@ -92,8 +46,10 @@ def draw_poses(
 ) -> np.ndarray:
     """Draw persons on a copy of an image (H, W, 3) uint8 and return it, scaled.
 
-    instances: `Poses`, or what `Poses.from_instances` converts, in pixels of the image. Ground truth keypoints that are
-    hidden are hollow and fainter. Persons with `track_ids` have the color of their id.
+    instances: Detectron2's, or a mapping of their fields, in pixels of the image: `pred_keypoints` (n, K, 3) with
+    confidences in [0, 1] and maybe `pred_boxes` (n, 4) XYXY, `scores` (n,), `pred_keypoint_sigmas` (n, K, 2) and
+    `track_ids` (n,), by which persons are then colored; or `gt_keypoints` with COCO's visibilities and `gt_boxes`:
+    hidden keypoints are hollow and fainter.
     score_threshold, keypoint_threshold: predicted persons, keypoints and limbs with an end below it are not drawn.
     color_by: "side", the same for every person, so that a left-right swap is visible; or "person".
     confidence: what shows the confidence of a keypoint above the threshold, of `CONFIDENCE`.
@@ -102,40 +58,45 @@ def draw_poses(
     """
     if color_by not in COLOR_BY or confidence not in CONFIDENCE:
         raise UserError(f"color_by must be one of {COLOR_BY} and confidence of {CONFIDENCE}.")
-    poses = instances if isinstance(instances, Poses) else Poses.from_instances(instances)
-    number, expected = poses.keypoints.shape[1], skeleton.num_keypoints
-    if number != expected:
-        raise UserError(f"persons to draw have {number} keypoints but the skeleton has {expected}.")
-    if sigmas and poses.sigmas is None:
+    fields = instances if isinstance(instances, Mapping) else instances.get_fields()
+    kind = "pred" if "pred_keypoints" in fields else "gt"
+    if f"{kind}_keypoints" not in fields:
+        raise UserError(f"nothing to draw: neither pred_keypoints nor gt_keypoints are among {sorted(fields)}.")
+    if sigmas and "pred_keypoint_sigmas" not in fields:
         raise UserError("these persons have no pred_keypoint_sigmas: the loss of their model must use sigma.")
+    keypoints, names = as_array(fields[f"{kind}_keypoints"]), (f"{kind}_boxes", "scores", "pred_keypoint_sigmas")
+    boxes, scores, half_axes = (as_array(fields[name]) if name in fields else None for name in names)
+    if keypoints.shape[1] != skeleton.num_keypoints:
+        number = keypoints.shape[1]
+        raise UserError(f"persons to draw have {number} keypoints but the skeleton has {skeleton.num_keypoints}.")
     height, width = image_rgb.shape[:2]
     scale = min(max(1, -(-400 // max(height, width))), 4) if scale is None else scale
     size = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = cv2.resize(image_rgb, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
 
-    keypoints = poses.keypoints * (scale, scale, 1.0)
-    boxes = _boxes_around(keypoints, keypoint_threshold) if poses.boxes is None else poses.boxes * scale
-    areas = np.nan_to_num(np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0).prod(axis=1), nan=0.0)
-    shown = np.full(len(keypoints), True) if poses.scores is None else poses.scores >= score_threshold
+    keypoints = keypoints * (scale, scale, 1.0)
+    extents = _boxes_around(keypoints, keypoint_threshold) if boxes is None else boxes * scale
+    areas = np.nan_to_num(np.maximum(extents[:, 2:] - extents[:, :2], 0.0).prod(axis=1), nan=0.0)
+    shown = np.full(len(keypoints), True) if scores is None else scores >= score_threshold
     # Large persons first: the marks of a small one in front of them, or behind, then stay on top.
     persons = sorted(np.flatnonzero(shown).tolist(), key=lambda i: -areas[i])
-    ids = np.arange(len(keypoints)) if poses.track_ids is None else poses.track_ids
-    colors = [PERSON_COLORS[i % len(PERSON_COLORS)] if i >= 0 else CASING_COLOR for i in ids.tolist()]
-    corners = {i: c for i in persons if (c := _visible_corners(canvas, boxes[i]))}
-    if show_boxes and poses.boxes is not None:
+    ids = fields["track_ids"].tolist() if "track_ids" in fields else range(len(keypoints))
+    colors = [PERSON_COLORS[i % len(PERSON_COLORS)] if i >= 0 else CASING_COLOR for i in ids]
+    corners = {i: c for i in persons if (c := _visible_corners(canvas, extents[i]))}
+    if show_boxes and boxes is not None:
         thickness = max(1, round((0.003 if len(persons) <= _CROWD else 0.0015) * max(size)))
         for i, (x0, y0, x1, y1) in corners.items():
             cv2.rectangle(canvas, (x0, y0), (x1, y1), colors[i], thickness)
-    marks = _marks(keypoints, keypoint_threshold, confidence, poses.ground_truth)
+    marks = _marks(keypoints, keypoint_threshold, confidence, kind == "gt")
     for i in persons:
         # Half the width of a limb, in pixels: by the person's size, within what is legible on this canvas.
         half_width = float(np.clip(0.007 * np.sqrt(areas[i]), 0.9, max(1.2, 0.005 * max(size))))
         side_colors = SIDE_COLORS if color_by == "side" else dict.fromkeys(SIDE_COLORS, colors[i])
-        half_axes = sigmas * scale * poses.sigmas[i] if sigmas and poses.sigmas is not None else None
-        _draw_person(canvas, keypoints[i], half_axes, marks[i], half_width, skeleton, side_colors)
-    if show_scores and poses.scores is not None:
-        names = ["" if poses.track_ids is None or i < 0 else f"#{i}: " for i in ids.tolist()]
-        texts = [f"{name}{score:.2f}" for name, score in zip(names, poses.scores, strict=True)]
+        ellipses = sigmas * scale * half_axes[i] if sigmas and half_axes is not None else None
+        _draw_person(canvas, keypoints[i], ellipses, marks[i], half_width, skeleton, side_colors)
+    if show_scores and scores is not None:
+        tags = [f"#{i}: " if "track_ids" in fields and i >= 0 else "" for i in ids]
+        texts = [f"{tag}{score:.2f}" for tag, score in zip(tags, scores, strict=True)]
         _draw_labels(canvas, corners, texts, colors)
     return canvas
 
@@ -255,6 +216,25 @@ def draw_label(canvas: np.ndarray, text: str, top_left: tuple[int, int], size: i
     x, y = top_left
     region = canvas[y : y + label.height, x : x + label.width]
     region[:] = np.asarray(label)[: region.shape[0], : region.shape[1]]
+
+
+def coco_fields(
+    entries: Sequence[Mapping[str, Any]], num_keypoints: int, *, ground_truth: bool, offset: float = 0.5
+) -> dict[str, np.ndarray]:
+    """The COCO annotations or results of one image as fields for `draw_poses`, with boxes if every entry has one.
+
+    offset: added to keypoints; 0.5 as Detectron2 does, since COCO counts from the pixels' corners.
+    """
+    kind = "gt" if ground_truth else "pred"
+    keypoints = as_array([entry.get("keypoints", [0.0] * 3 * num_keypoints) for entry in entries])
+    fields = {f"{kind}_keypoints": keypoints.reshape(-1, num_keypoints, 3) + (offset, offset, 0)}
+    if all("bbox" in entry for entry in entries):
+        boxes = as_array([entry["bbox"] for entry in entries]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        fields[f"{kind}_boxes"] = boxes
+    if not ground_truth:
+        fields["scores"] = as_array([entry["score"] for entry in entries])
+    return fields
 
 
 def as_array(values: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Plots of training runs, data sets and errors."""
 
+import contextlib
 import itertools
 import json
 import re
@@ -13,7 +14,6 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from querypose.errors import UserError
 
@@ -57,59 +57,47 @@ def plot_training(
     labels = labels or [Path(file).resolve().parent.name for file in files]
     if len(labels) != len(files):
         raise UserError(f"{len(files)} metrics files need as many labels, not {len(labels)}.")
-    runs = [training_curves(read_metrics(file)) for file in files]
-    quantities = {name for run in runs for name in run}
-    if not quantities:
-        raise UserError(f"nothing to plot: no losses, learning rate or AP in {', '.join(map(str, files))}.")
+    runs = list(zip(itertools.cycle(_STYLES), labels, map(read_curves, files), strict=False))
     # the total loss, its terms, results with keypoints before boxes, the learning rate
     order = {"total_loss": 0, "keypoints/AP": 2, "lr": 4}
+    quantities = {name for *_, curves in runs for name in curves}
     names = sorted(quantities, key=lambda name: (order.get(name, 3 if name.endswith("/AP") else 1), name))
-
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
+    if not names:
+        raise UserError(f"nothing to plot: no losses, learning rate or AP in {', '.join(map(str, files))}.")
+    rows, columns = -(-len(names) // 3), min(3, len(names))
     figure = Figure(figsize=(4.6 * columns, 3.1 * rows + 0.3), dpi=120, layout="constrained")
     for place, name in enumerate(names, start=1):
         axis = figure.add_subplot(rows, columns, place)
-        curves = zip(itertools.cycle(_STYLES), runs, strict=False)
-        _draw_panel(axis, name, [(style, *run[name]) for style, run in curves if name in run], smoothing)
+        curves = [({**style, "label": label}, *curves[name]) for style, label, curves in runs if name in curves]
+        _draw_panel(axis, name, curves, smoothing)
     if len(runs) > 1:
-        styles = zip(itertools.cycle(_STYLES), labels, strict=False)
-        handles = [Line2D([], [], **style, label=label) for style, label in styles]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(labels), 4), frameon=False)
+        legend = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*legend, loc="outside upper center", ncols=min(len(labels), 4), frameon=False)
     return save_figure(figure, output)
 
 
-def read_metrics(file: str | Path) -> dict[int, dict[str, float]]:
-    """JSON lines as {iteration: {name: number}}, sorted; later ones replace earlier ones; broken ones are skipped."""
+def read_curves(file: str | Path) -> dict[str, np.ndarray]:
+    """Iterations and finite values (2, n) of the total loss, `lr`, AP and each loss summed over its stages (`loss_l1`,
+    `loss_l1_0`, ..) in a `metrics.json`; later lines replace earlier ones, broken ones are skipped."""
     try:
         text = Path(file).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}; give a metrics.json of a training run.") from error
-    records: dict[int, dict[str, float]] = {}
+    records: dict[int, dict[str, Any]] = {}
     for line in text.splitlines():
-        try:
+        with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
             record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("iteration"), int):
-            numbers = {k: float(v) for k, v in record.items() if isinstance(v, int | float) and k != "iteration"}
-            records.setdefault(record["iteration"], {}).update(numbers)
+            records.setdefault(record["iteration"], {}).update(record)
     if not records:
         raise UserError(f"{file} holds no training record; give a metrics.json that Detectron2 wrote.")
-    return dict(sorted(records.items()))
-
-
-def training_curves(records: dict[int, dict[str, float]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Iterations and values, those that are finite, of the total loss, `lr`, AP and every loss summed over its stages
-    (`loss_l1`, `loss_l1_0`, ...)."""
     points: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    for iteration, record in records.items():
+    for iteration, record in sorted(records.items()):
         for name, value in record.items():
             if name.startswith("loss_") or name in ("total_loss", "lr") or name.endswith("/AP"):
                 points[re.sub(r"_\d+$", "", name)][iteration] += value
-    arrays = {name: np.array(list(sums.items()), dtype=float) for name, sums in points.items()}
-    finite = {name: array[np.isfinite(array[:, 1])] for name, array in arrays.items()}
-    return {name: (array[:, 0], array[:, 1]) for name, array in finite.items() if len(array)}
+    curves = {name: np.array([*sums.items()], dtype=float).T for name, sums in points.items()}
+    curves = {name: curve[:, np.isfinite(curve[1])] for name, curve in curves.items()}
+    return {name: curve for name, curve in curves.items() if curve.size}
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
