@@ -1,12 +1,14 @@
-"""plot_training: reading metrics.json and drawing its curves."""
+"""plot_training: reading metrics.json and drawing its curves; the figure of the model."""
 
 import json
 
 import pytest
 from load_tool import load_tool
 from matplotlib.figure import Figure
+from tiny_model import tiny_model
 
 from querypose.errors import UserError
+from querypose.modeling import decoder as decoder_module
 from querypose.visualization.plots import plot_training, read_curves, running_mean
 
 
@@ -94,3 +96,29 @@ def test_unusable_files_are_rejected(tmp_path):
     ):
         with pytest.raises(UserError, match=reason):
             plot_training(file, tmp_path / output)
+
+
+def test_names_in_the_figure_are_those_of_the_modules(tmp_path, drawn):
+    draw = load_tool("draw_architecture").draw_architecture
+    draw(tmp_path / "figure.svg")
+    written = "\n".join(text.get_text() for text in drawn[0].axes[0].texts)
+    model = tiny_model("full")
+    decoder = model.decoder
+    stage = decoder.keypoint_stages[0]
+    for owner, names in {
+        model: "preprocess backbone",
+        decoder: "proposal_boxes instance_queries part_queries",
+        stage: "tower part_embedding part_update self_attention feedforward heads instance_to_part",
+        decoder_module: "pool_regions",
+    }.items():
+        for name in names.split():
+            assert hasattr(owner, name) and name in written
+    for module in (decoder.box_stages[0], stage, stage.part_embedding, stage.part_update, stage.heads, model.criterion):
+        assert type(module).__name__ in written
+    assert hasattr(stage, "instance_interaction") and "instance_interaction" in written
+
+
+def test_the_figure_is_the_same_file_every_time(tmp_path):
+    for name in ("a.svg", "b.svg"):
+        load_tool("draw_architecture").draw_architecture(tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
