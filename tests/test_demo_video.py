@@ -34,15 +34,11 @@ def frames_of(path):
         return [frame for _, frame in reader], reader.frame_rate
 
 
-def test_frames_come_back_in_their_colors_order_and_rate(tmp_path):
-    frames, rate = frames_of(make_video(tmp_path / "a.mp4"))
-    assert len(frames) == 6 and rate == pytest.approx(12.5) and frames[0].shape == (60, 100, 3)
-    for index, frame in enumerate(frames):
-        assert frame[..., 0].mean() == pytest.approx(40 * index, abs=6) and frame[..., 2].mean() < 8
-
-
 def test_a_video_becomes_a_video_and_tables(demo, tmp_path):
     video = make_video(tmp_path / "a.mp4")
+    for index, frame in enumerate(frames_of(video)[0]):
+        assert frame.shape == (60, 100, 3), "odd sides lose a pixel"
+        assert frame[..., 0].mean() == pytest.approx(40 * index, abs=6) and frame[..., 2].mean() < 8
     assert demo.run("--input", video) == 0
     frames, rate = frames_of(tmp_path / "out" / "a.mp4")
     assert len(frames) == 6 and rate == pytest.approx(12.5) and frames[0].shape == (240, 400, 3)
@@ -51,8 +47,7 @@ def test_a_video_becomes_a_video_and_tables(demo, tmp_path):
     assert content(tmp_path / "out", "images.json")["images"][2] == expected
     frames = lines(tmp_path / "out")
     assert [line["frame"] for line in frames] == list(range(6)) and frames[0]["persons"][0]["left_hand_x"] == 10.5
-    table = rows(tmp_path / "out")
-    assert len(table) == 6 and table[5]["frame"] == "5" and float(table[5]["right_hand_confidence"]) == 0.75
+    assert [(row["frame"], row["right_hand_confidence"]) for row in rows(tmp_path / "out")][5] == ("5", "0.75")
 
 
 def test_a_variable_frame_rate_keeps_its_times(demo, tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """The web page: what it shows, what it refuses, and the page itself in headless Chromium where there is one."""
 
-import http.client
 import json
 import shutil
 import socket
@@ -22,6 +21,7 @@ from querypose.data import skeleton_of
 from querypose.errors import UserError
 
 gr = pytest.importorskip("gradio", reason="needs Gradio: pip install 'gradio>=6'")
+httpx = pytest.importorskip("httpx")  # Gradio needs it
 web = pytest.importorskip("querypose.web")
 
 VIEWS = [web.POSES, web.ALL_PARTS, "left hand", "right hand"]
@@ -104,11 +104,8 @@ def test_the_server_is_local_bounded_and_private(serve, monkeypatch):
         serve(predictor_of(), port=page.server_port)
 
     for size, status in ((10, 200), (2000, 413)):
-        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + b"0" * size
-        connection = http.client.HTTPConnection("127.0.0.1", page.server_port, timeout=20)
-        headers = {"Content-Type": "multipart/form-data; boundary=x"}
-        connection.request("POST", "/gradio_api/upload", body + b"\r\n--x--\r\n", headers)
-        assert connection.getresponse().status == status
+        sent = httpx.post(f"{page.local_url}gradio_api/upload", files={"files": ("a.png", b"0" * size)})
+        assert sent.status_code == status
 
 
 def test_the_tool_listens_on_this_machine_alone(monkeypatch):
