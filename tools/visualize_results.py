@@ -32,14 +32,6 @@ from querypose.visualization.contact_sheet import write_sheets
 from querypose.visualization.draw_poses import coco_fields, draw_poses
 
 
-def sort_errors(errors, order):
-    """Sort "worst" or "best" first, images with neither persons nor poses last; "none" keeps the file's order."""
-    if order == "none":
-        return errors
-    sign = 1 if order == "best" else -1
-    return sorted(errors, key=lambda error: (error.persons + error.false_positives == 0, sign * error.error))
-
-
 def by_image(entries):
     groups = defaultdict(list)
     for entry in entries:
@@ -98,7 +90,11 @@ def main(arguments=None):
     results = check_results(read_json(args.results, "results"), truth, ("keypoints",))
     results = [result for result in results if result["score"] >= args.score_threshold]
     image_root = MetadataCatalog.get(resolve_dataset(args.dataset)).image_root
-    errors = sort_errors(list(match_poses(truth, results)), args.sort)
+    errors = list(match_poses(truth, results))
+    if args.sort != "none":
+        sign = 1 if args.sort == "best" else -1
+        # images with neither persons nor poses are last
+        errors.sort(key=lambda error: (error.persons + error.false_positives == 0, sign * error.error))
     limits = {"score_threshold": args.score_threshold, "keypoint_threshold": args.keypoint_threshold}
     failures = []
     names = {image["id"]: image["file_name"] for image in truth.content["images"]}
