@@ -104,7 +104,6 @@ def test_fields_of_coco_entries():
 def test_unusable_arguments_are_rejected():
     for instances, options, reason in (
         (predictions(np.zeros((1, 4, 3))), {}, "4 keypoints but the skeleton has 6"),
-        ({"scores": np.zeros(1)}, {}, "neither pred_keypoints nor gt_keypoints"),
         (predictions(np.zeros((1, 6, 3))), {"color_by": "red"}, "color_by must be one of"),
     ):
         with pytest.raises(UserError, match=reason):

@@ -39,7 +39,7 @@ def person_panels(image, persons, index):
     return [pose, *(overlay_attention(crop // 2, part[None, None], boxes) for part in persons.part_attention[index])]
 
 
-def parse_arguments(arguments=None):
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     parser.add_argument("--input", required=True, nargs="+", metavar="IMAGE", help="image files")
@@ -55,11 +55,7 @@ def parse_arguments(arguments=None):
         parser.error("--input needs at least one image")
     if args.persons < 1:
         parser.error(f"--persons {args.persons} must be at least 1")
-    return args
 
-
-def main(arguments=None):
-    args = parse_arguments(arguments)
     stems = [Path(path).stem for path in args.input]
     repeated = [stem for stem in stems if stems.count(stem) > 1]
     if repeated:

@@ -32,18 +32,14 @@ from querypose.visualization.contact_sheet import write_sheets
 from querypose.visualization.draw_poses import coco_fields, draw_poses
 
 
-def by_image(entries):
-    groups = defaultdict(list)
-    for entry in entries:
-        groups[entry["image_id"]].append(entry)
-    return groups
-
-
-def sheets(errors, ground_truth, results, names, image_root, limits, failures):
+def sheets(errors, truth, results, image_root, limits, failures):
     """For each image the file name, the title and the two images of its sheet; one that cannot be read is a failure."""
-    skeleton, number = ground_truth.skeleton, ground_truth.skeleton.num_keypoints
-    truths = by_image(person for person in ground_truth.content["annotations"] if not person["iscrowd"])
-    results = by_image(results)
+    names = {image["id"]: image["file_name"] for image in truth.content["images"]}
+    persons = [person for person in truth.content["annotations"] if not person["iscrowd"]]
+    entries_of = defaultdict(lambda: ([], []))
+    for column, entries in enumerate((persons, results)):
+        for entry in entries:
+            entries_of[entry["image_id"]][column].append(entry)
     for rank, error in enumerate(tqdm(errors, unit="image", disable=None), start=1):
         name = Path(names[error.image_id])
         title = f"{rank}. {name.name}: error {error.error:.2f}, {error.found} of {error.persons} found"
@@ -54,13 +50,15 @@ def sheets(errors, ground_truth, results, names, image_root, limits, failures):
         except UnreadableImageError as unreadable:
             failures.append(unreadable)
             continue
-        truth = coco_fields(truths[error.image_id], number, ground_truth=True)
-        found = coco_fields(results[error.image_id], number, ground_truth=False)
-        drawn = [draw_poses(image, persons, skeleton, **limits) for persons in (truth, found)]
+        drawn = []
+        for entries, is_truth in zip(entries_of[error.image_id], (True, False), strict=True):
+            fields = coco_fields(entries, truth.skeleton.num_keypoints, ground_truth=is_truth)
+            drawn.append(draw_poses(image, fields, truth.skeleton, **limits))
         yield f"{rank:04d}_{name.stem}.png", title, drawn
 
 
-def write_table(errors, names, path):
+def write_table(errors, truth, path):
+    names = {image["id"]: image["file_name"] for image in truth.content["images"]}
     with writing(path.parent), open(path, "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("rank", "image_id", "file_name", "error", "persons", "found", "false_positives", "mean_oks"))
@@ -97,10 +95,9 @@ def main(arguments=None):
         errors.sort(key=lambda error: (error.persons + error.false_positives == 0, sign * error.error))
     limits = {"score_threshold": args.score_threshold, "keypoint_threshold": args.keypoint_threshold}
     failures = []
-    names = {image["id"]: image["file_name"] for image in truth.content["images"]}
-    drawn = sheets(errors[: args.number], truth, results, names, image_root, limits, failures)
+    drawn = sheets(errors[: args.number], truth, results, image_root, limits, failures)
     write_sheets(drawn, args.output, "images.png", ("ground truth", "results"))
-    write_table(errors, names, args.output / "images.csv")
+    write_table(errors, truth, args.output / "images.csv")
     if failures:
         raise UserError(f"{len(failures)} images could not be drawn, the others are in {args.output}: {failures[0]}")
     mean = sum(error.error for error in errors) / len(errors)

@@ -60,8 +60,6 @@ def draw_poses(
         raise UserError(f"color_by must be one of {COLOR_BY} and confidence of {CONFIDENCE}.")
     fields = instances if isinstance(instances, Mapping) else instances.get_fields()
     kind = "pred" if "pred_keypoints" in fields else "gt"
-    if f"{kind}_keypoints" not in fields:
-        raise UserError(f"nothing to draw: neither pred_keypoints nor gt_keypoints are among {sorted(fields)}.")
     if sigmas and "pred_keypoint_sigmas" not in fields:
         raise UserError("these persons have no pred_keypoint_sigmas: the loss of their model must use sigma.")
     keypoints, names = as_array(fields[f"{kind}_keypoints"]), (f"{kind}_boxes", "scores", "pred_keypoint_sigmas")
