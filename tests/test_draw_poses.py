@@ -177,14 +177,10 @@ def standing(names, x, y, height, swing=0.0):
     return keypoints
 
 
-def boxes_of(persons):
+def fields(kind, persons, **others):
     low, high = persons[:, :, :2].min(axis=1), persons[:, :, :2].max(axis=1)
     room = 0.08 * (high - low)
-    return np.concatenate([low - room, high + room], axis=1)
-
-
-def predicted(persons, scores):
-    return {"pred_keypoints": persons, "pred_boxes": boxes_of(persons), "scores": scores}
+    return {f"{kind}_keypoints": persons, f"{kind}_boxes": np.concatenate([low - room, high + room], axis=1), **others}
 
 
 def golden_cases():
@@ -194,19 +190,19 @@ def golden_cases():
     large = np.stack([standing(COCO, 420, 120, 780, swing=1.2), standing(COCO, 900, 420, 300)])
     crowd = [standing(CROWDPOSE, 45 + 62 * i, 60 + 9 * (i % 3), 190, swing=0.25 * (i % 4)) for i in range(10)]
     crowd += [standing(CROWDPOSE, 40 + 62 * i, 235 + 7 * (i % 2), 220, swing=0.2 * (i % 5)) for i in range(10)]
+    twenty = fields("pred", np.stack(crowd), scores=np.linspace(0.99, 0.4, 20))
     row = np.stack([standing(COCO, 60 + 90 * i, 20, 180, swing=0.3 * i) for i in range(4)])
     by_person = {"color_by": "person", "show_boxes": False, "confidence": "none"}
     dog = np.array([(20, 40), (60, 45), (150, 50), (50, 120), (75, 118), (140, 120), (165, 116)], float)
     dogs, dog_limbs = np.stack([dog, 0.6 * dog + (230, 60)]), ((0, 1), (1, 2), (1, 3), (1, 4), (2, 5), (2, 6))
     visible = np.full((2, len(DOG), 1), 2.0)
     visible[0, 6], visible[1, 2] = 1, 0  # a hidden paw is hollow, the tail of the second has no label
-    truth = {"gt_keypoints": np.concatenate([dogs, visible], axis=2), "gt_boxes": boxes_of(dogs)}
     return {
-        "coco_small": (COCO, None, (90, 96), predicted(small, [0.87]), {}),
-        "coco_large": (COCO, None, (960, 1280), predicted(large, [0.98, 0.61]), {}),
-        "crowdpose_twenty": (CROWDPOSE, None, (480, 640), predicted(np.stack(crowd), np.linspace(0.99, 0.4, 20)), {}),
-        "custom_truth": (DOG, dog_limbs, (160, 380), truth, {}),
-        "by_person": (COCO, None, (240, 400), predicted(row, [0.9] * 4), by_person),
+        "coco_small": (COCO, None, (90, 96), fields("pred", small, scores=[0.87]), {}),
+        "coco_large": (COCO, None, (960, 1280), fields("pred", large, scores=[0.98, 0.61]), {}),
+        "crowdpose_twenty": (CROWDPOSE, None, (480, 640), twenty, {}),
+        "custom_truth": (DOG, dog_limbs, (160, 380), fields("gt", np.concatenate([dogs, visible], axis=2)), {}),
+        "by_person": (COCO, None, (240, 400), fields("pred", row, scores=[0.9] * 4), by_person),
     }
 
 
@@ -215,12 +211,12 @@ CASES = golden_cases()
 
 def drawn(case):
     """On a dark wall, a light floor and a white door, on all of which lines must be visible."""
-    names, limbs, (height, width), fields, options = CASES[case]
+    names, limbs, (height, width), persons, options = CASES[case]
     image = np.full((height, width, 3), (70, 80, 90), np.uint8)
     image[int(0.6 * height) :] = (190, 180, 160)
     image[int(0.1 * height) : int(0.6 * height), int(0.7 * width) : int(0.9 * width)] = 245
     skeleton = Skeleton(names, flip_pairs_by_name(names), limbs or limbs_by_name(names), known_sigmas(names))
-    return draw_poses(image, fields, skeleton, **options)
+    return draw_poses(image, persons, skeleton, **options)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,5 +1,6 @@
 """The web page: what it shows, what it refuses, and the page itself in headless Chromium where there is one."""
 
+import contextlib
 import json
 import shutil
 import socket
@@ -70,25 +71,12 @@ def test_a_file_that_is_no_image_gets_a_sentence(tmp_path):
     assert "scene.png" in raised.value.message and str(tmp_path) not in raised.value.message
 
 
-@pytest.fixture
-def serve():
-    pages = []
-
-    def start(predictor, **options):
-        pages.append(web.serve(predictor, **options))
-        return pages[-1]
-
-    yield start
-    for page in pages:
-        page.close(verbose=False)
-
-
 def predictor_of(*opts):
     cfg = tiny_config("full", *opts)
     return SimpleNamespace(cfg=cfg, skeleton=skeleton_of(cfg), with_attention=persons_with_equal_scores)
 
 
-def test_the_server_is_local_bounded_and_private(serve, monkeypatch):
+def test_the_server_is_local_bounded_and_private(monkeypatch):
     monkeypatch.setattr(web, "MAX_UPLOAD", 1000)
     asked, resolve = set(), socket.getaddrinfo
 
@@ -97,15 +85,14 @@ def test_the_server_is_local_bounded_and_private(serve, monkeypatch):
         return resolve(host, *args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", record)
-    page = serve(predictor_of())
-    assert page.local_url.startswith("http://127.0.0.1:") and page.share_url is None
-    assert not page.analytics_enabled and asked <= {"127.0.0.1", "localhost"}
-    with pytest.raises(UserError, match="cannot listen on .*choose another"):
-        serve(predictor_of(), port=page.server_port)
-
-    for size, status in ((10, 200), (2000, 413)):
-        sent = httpx.post(f"{page.local_url}gradio_api/upload", files={"files": ("a.png", b"0" * size)})
-        assert sent.status_code == status
+    with contextlib.closing(web.serve(predictor_of())) as page:
+        assert page.local_url.startswith("http://127.0.0.1:") and page.share_url is None
+        assert not page.analytics_enabled and asked <= {"127.0.0.1", "localhost"}
+        with pytest.raises(UserError, match="cannot listen on .*choose another"):
+            web.serve(predictor_of(), port=page.server_port)
+        for size, status in ((10, 200), (2000, 413)):
+            sent = httpx.post(f"{page.local_url}gradio_api/upload", files={"files": ("a.png", b"0" * size)})
+            assert sent.status_code == status
 
 
 def test_the_tool_listens_on_this_machine_alone(monkeypatch):
@@ -141,10 +128,16 @@ def browser(tmp_path):
     opened.quit()
 
 
-@pytest.mark.slow
-def test_the_page_in_a_browser_without_internet(serve, browser, tmp_path):
+@pytest.fixture
+def page():
     config, weights = ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth"
-    page = serve(PosePredictor(config, weights, device="cpu", score_threshold=web.MIN_SCORE))
+    predictor = PosePredictor(config, weights, device="cpu", score_threshold=web.MIN_SCORE)
+    with contextlib.closing(web.serve(predictor)) as opened:
+        yield opened
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser_without_internet(browser, page, tmp_path):
 
     def wait_for(condition):
         until = time.monotonic() + 60

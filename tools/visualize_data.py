@@ -57,13 +57,6 @@ class SampleMaker:
         image = np.ascontiguousarray(image[:, :, ::-1] if self.image_format == "BGR" else image)
         return draw_poses(image, sample["instances"], self.skeleton)
 
-    def sheets(self, chosen, seed):
-        """For each index the file name, the title and the two images of its sheet."""
-        for count, index in enumerate(tqdm(chosen, unit="sample", disable=None), start=1):
-            samples, name = self.make(index, seed), Path(self.records[index]["file_name"])
-            title = f"{name.name}: {len(samples[0]['instances'])} persons"
-            yield f"{count:03d}_{name.stem}.png", title, [self.draw(sample) for sample in samples]
-
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,8 +72,14 @@ def main(arguments=None):
 
     maker = SampleMaker(setup_config(args.config_file, args.opts), args.split)
     chosen = np.random.default_rng(args.seed).permutation(len(maker.records))[: args.number].tolist()
-    headings = "sample: left blue, right orange", "mirrored"
-    write_sheets(maker.sheets(chosen, args.seed), args.output, "samples.png", headings)
+
+    def sheets():
+        for count, index in enumerate(tqdm(chosen, unit="sample", disable=None), start=1):
+            samples, name = maker.make(index, args.seed), Path(maker.records[index]["file_name"])
+            title = f"{name.name}: {len(samples[0]['instances'])} persons"
+            yield f"{count:03d}_{name.stem}.png", title, [maker.draw(sample) for sample in samples]
+
+    write_sheets(sheets(), args.output, "samples.png", ("sample: left blue, right orange", "mirrored"))
     print(f"{len(chosen)} samples of {len(maker.records)} images are in {args.output}; see samples.png")
 
 

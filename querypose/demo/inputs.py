@@ -27,11 +27,8 @@ def is_video(source: Source) -> bool:
 def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], list[Path]]:
     """Find the images and videos that `inputs` name: files, folders, globs or addresses of streams.
 
-    Of a folder, the images and videos directly in it are used, by name.
-
-    Returns:
-        the sources, each once and in order; the inputs that name none; the files of folders that were left out because
-        of their endings.
+    Returns the sources, each once and in order, of a folder those directly in it; the inputs that name none; the files
+    of folders that were left out because of their endings.
     """
     found: dict[str, Path | str] = {}
     empty, left_out = [], []
