@@ -57,15 +57,10 @@ def test_a_variable_frame_rate_keeps_its_times(demo, tmp_path, monkeypatch):
     class Capture:
         def __init__(self, source, open_=cv2.VideoCapture):
             self.capture, self.index = open_(source), -1
-            self.isOpened, self.release = self.capture.isOpened, self.capture.release
 
-        def grab(self):
-            self.index += 1
-            return self.capture.grab()
-
-        def read(self):
-            self.index += 1
-            return self.capture.read()
+        def __getattr__(self, name):
+            self.index += name in ("grab", "read")
+            return getattr(self.capture, name)
 
         def get(self, key):
             stated = {cv2.CAP_PROP_FPS: 18.0, cv2.CAP_PROP_POS_MSEC: 1000 * times[self.index] + 40}

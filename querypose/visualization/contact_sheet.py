@@ -24,21 +24,18 @@ def contact_sheet(
     *,
     columns: int = 1,
     cell_size: tuple[int, int] = (400, 320),
-    headings: Sequence[str] = ("ground truth", "prediction"),
+    headings: Sequence[str],
 ) -> np.ndarray:
-    """Lay images out in a grid of equal cells, `columns` rows side by side.
+    """Lay images out in a grid of equal cells, `columns` rows side by side, as one (H, W, 3) uint8 RGB image.
 
     rows: sequences of (H, W, 3) uint8 RGB images of any size, one per heading. titles: written above each row.
     cell_size: width and height in pixels in which an image is fitted.
-
-    Returns one (H, W, 3) uint8 RGB image.
     """
     columns, (width, height) = min(columns, len(rows)), cell_size
     size = max(11, width // 24)
     line_height = label_size("", size)[1]
-    top = GAP + (line_height if any(headings) else 0)
-    tile_width = len(headings) * (width + SLIT) - SLIT
-    tile_height = height + (line_height if any(titles) else 0)
+    top, tile_width = GAP + line_height, len(headings) * (width + SLIT) - SLIT
+    tile_height = height + (line_height if titles else 0)
     lines = -(-len(rows) // columns)
     sheet = np.full((top + lines * (tile_height + GAP), GAP + columns * (tile_width + GAP), 3), PAPER, np.uint8)
 
@@ -50,7 +47,7 @@ def contact_sheet(
         if titles:
             write(titles[number], x, y, tile_width)
         for left, heading, image in zip(range(x, x + tile_width, width + SLIT), headings, row, strict=True):
-            if number < columns and heading:
+            if number < columns:
                 write(heading, left, GAP // 2, width)
             cell = ImageOps.pad(Image.fromarray(image), cell_size, method=Image.Resampling.BICUBIC, color=MAT)
             sheet[y + tile_height - height :, left:][:height, :width] = np.asarray(cell)
@@ -64,8 +61,10 @@ def write_sheets(
     headings: Sequence[str],
     **layout: Any,
 ) -> None:
-    """Write a sheet for each entry (file name, title, an image per heading), and one of the first `SHEET_ROWS`, whose
-    columns and cell size may be given."""
+    """Write a sheet for each entry (file name, title, an image per heading), and one of the first `SHEET_ROWS`.
+
+    layout: its columns and cell size.
+    """
     first: list[tuple[str, Sequence[np.ndarray]]] = []
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
