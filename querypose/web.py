@@ -14,8 +14,7 @@ from querypose.errors import UserError
 from querypose.image_io import read_image_rgb
 from querypose.predictor import PosePredictor, check_attention
 from querypose.structures import SCORE_THRESHOLD, Persons
-from querypose.visualization.attention import overlay_attention, part_names
-from querypose.visualization.draw_poses import draw_poses
+from querypose.visualization.draw_poses import draw_poses, overlay_attention, part_names
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 try:

@@ -91,13 +91,16 @@ def test_folders_globs_and_files_are_found_once(tmp_path):
     for name in ("b.jpg", "a.PNG", "c.jpeg", "d[1].png", ".hidden.png"):
         save_image(tmp_path / "in" / name)
     (tmp_path / "in" / "notes.txt").write_text("")
-    (tmp_path / "in" / "sub.jpg").mkdir()
-    (tmp_path / "none").mkdir()
+    for name in ("sub.jpg", "none"):
+        (tmp_path / "in" / name).mkdir()
     folder, stream = str(tmp_path / "in"), "rtsp://camera/live"
-    given = [folder + "/d[1].png", folder, folder + "/b.jpg", folder + "/*.jpeg", str(tmp_path / "none"), "x*", stream]
-    sources, empty, left_out = find_inputs(given)
+    files, nothing = (
+        [folder + "/d[1].png", folder, folder + "/b.jpg", folder + "/*.jpeg"],
+        [folder + "/none", "absent*"],
+    )
+    sources, empty, left_out = find_inputs([*files, *nothing, stream])
     assert [Path(source).name for source in sources] == ["d[1].png", "a.PNG", "b.jpg", "c.jpeg", "live"]
-    assert sources[-1] == stream and empty == given[4:6] and [file.name for file in left_out] == ["notes.txt"]
+    assert sources[-1] == stream and empty == nothing and [file.name for file in left_out] == ["notes.txt"]
 
 
 def test_names_and_ids_of_outputs(demo, tmp_path):

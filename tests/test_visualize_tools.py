@@ -21,7 +21,7 @@ from querypose.errors import UserError
 from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.evaluation.matching import ImageMatching, match_poses
 from querypose.skeleton import SIDE_COLORS
-from querypose.visualization.attention import overlay_attention, part_names
+from querypose.visualization.draw_poses import overlay_attention, part_names
 
 
 def save_noise(file, height, width):

@@ -19,9 +19,8 @@ from querypose.cli import split_overrides
 from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.image_io import read_image_rgb
 from querypose.structures import SCORE_THRESHOLD
-from querypose.visualization.attention import overlay_attention, part_names
 from querypose.visualization.contact_sheet import write_sheets
-from querypose.visualization.draw_poses import draw_poses
+from querypose.visualization.draw_poses import draw_poses, overlay_attention, part_names
 
 CELL = (200, 240)  # width and height of a part's image in pixels
 

@@ -25,8 +25,7 @@ from querypose.modeling import KEYPOINT_LOSS_REGISTRY
 from querypose.predictor import PosePredictor, check_attention
 from querypose.structures import Persons
 from querypose.tracking import PoseTracker
-from querypose.visualization.attention import overlay_attention
-from querypose.visualization.draw_poses import draw_poses
+from querypose.visualization.draw_poses import draw_poses, overlay_attention
 
 _MIN_READ = 0.9  # of how long a video states to be, which some containers only estimate
 _BATCH_SIZE = 4
