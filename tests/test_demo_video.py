@@ -34,6 +34,15 @@ def frames_of(path):
         return [frame for _, frame in reader], reader.frame_rate
 
 
+def test_frames_of_another_size_are_scaled(tmp_path):
+    writer = VideoWriter(tmp_path / "a.mp4", 25)
+    for size, value in (((60, 100), 0), ((121, 201), 200)):
+        writer.write(np.full((*size, 3), value, np.uint8))
+    writer.close()
+    frames, _ = frames_of(tmp_path / "a.mp4")
+    assert [frame.shape for frame in frames] == [(60, 100, 3)] * 2 and frames[1].mean() > 190
+
+
 def test_a_video_becomes_a_video_and_tables(demo, tmp_path):
     video = make_video(tmp_path / "a.mp4")
     for index, frame in enumerate(frames_of(video)[0]):

@@ -91,7 +91,7 @@ class VideoWriter:
         self._last: np.ndarray | None = None
 
     def write(self, frame: np.ndarray, seconds: float | None = None) -> None:
-        """Add an (H, W, 3) uint8 RGB frame, as large as the first; odd sides are cropped by a pixel.
+        """Add an (H, W, 3) uint8 RGB frame; all are scaled to the size of the first, odd sides cropped by a pixel.
 
         seconds: when the frame is shown; until then the one before it is repeated, and a frame whose place is taken
         replaces it in what follows. None: right after the one before.
@@ -103,6 +103,9 @@ class VideoWriter:
             self._writer = cv2.VideoWriter(self.path, codec, self.frame_rate, (width, height))
             if not self._writer.isOpened():
                 raise UserError(f"cannot write the video {self.path}; check the folder, or OpenCV's build for FFmpeg.")
+            self._size = (width, height)
+        if (width, height) != self._size:  # OpenCV would leave it out
+            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
         place = self.num_frames if seconds is None else round(seconds * self.frame_rate)
         last = frame if self._last is None else self._last
         shown = [last] * (place - self.num_frames) + [frame] * (self.num_frames <= place)
