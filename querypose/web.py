@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from querypose.errors import UserError
 from querypose.image_io import read_image_rgb
 from querypose.predictor import PosePredictor, check_attention
 from querypose.structures import SCORE_THRESHOLD, Persons
-from querypose.visualization import draw_poses, overlay_attention, part_names
+from querypose.visualization.draw_poses import draw_poses, overlay_attention, part_names
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 try:
@@ -38,8 +38,11 @@ Found = tuple[str, Persons]
 
 def find_poses(find_persons: Callable[[np.ndarray], Persons], file: str) -> Found:
     """Find the persons in an uploaded file; a `UserError` becomes a message on the page."""
-    with _errors_on_page(file):
+    try:
         return file, find_persons(read_image_rgb(file))[:MAX_PERSONS]
+    except UserError as error:
+        message = str(error).replace(file, Path(file).name)  # without the folder of uploaded files
+        raise gr.Error(message, duration=None, print_exception=False) from error
 
 
 def show_poses(
@@ -60,21 +63,13 @@ def show_poses(
     confidences = persons.pred_keypoints[..., 2].mean(dim=1)
     values = np.column_stack([persons.scores, confidences, persons.pred_boxes.tensor]).astype(float)
     rows = [[i, *np.round(row[:2], 3).tolist(), *np.round(row[2:], 1).tolist()] for i, row in enumerate(values, 1)]
-    with _errors_on_page(file):
-        image = read_image_rgb(file)
+    image = read_image_rgb(file)
     if view != POSES:
         parts = slice(None) if view == ALL_PARTS else [list(views).index(view) - 2]
         image = overlay_attention(image, persons.part_attention[:, parts], persons.attention_boxes.tensor)
-    image = draw_poses(
-        image,
-        persons,
-        persons.skeleton,
-        score_threshold=score,
-        keypoint_threshold=keypoint,
-        show_boxes=boxes,
-        show_scores=boxes,
-        scale=MAX_SIDE / max(image.shape) if max(image.shape) > MAX_SIDE else None,
-    )
+    scale = MAX_SIDE / max(image.shape) if max(image.shape) > MAX_SIDE else None
+    options: dict[str, Any] = {"show_boxes": boxes, "show_scores": boxes, "scale": scale, "score_threshold": score}
+    image = draw_poses(image, persons, persons.skeleton, keypoint_threshold=keypoint, **options)
     return image, rows, gr.DownloadButton(value=coco_file, interactive=True)
 
 
@@ -139,12 +134,3 @@ def serve(predictor: PosePredictor, host: str = "127.0.0.1", port: int = 0) -> g
             f"cannot listen on {host}:{port}: the address is not valid or in use; choose another --host or --port"
         ) from error
     return page
-
-
-@contextlib.contextmanager
-def _errors_on_page(file: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        message = str(error).replace(file, Path(file).name)  # without the folder of uploaded files
-        raise gr.Error(message, duration=None, print_exception=False) from error

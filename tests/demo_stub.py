@@ -29,20 +29,27 @@ class StubPredictor:
 
 
 @pytest.fixture
-def demo(monkeypatch):
+def demo(tmp_path, monkeypatch):
+    """The module; its function `run(*inputs_and_options, output="out")` gives the exit code."""
     module = load_tool("demo")
     monkeypatch.setattr(module, "PosePredictor", StubPredictor)
+
+    def run(*arguments, output="out"):
+        options = ["--config-file", "c.yaml", "--output", str(tmp_path / output)]
+        return module.main([*options, *map(str, arguments)])
+
+    module.run = run
     return module
-
-
-def run(demo, *arguments):
-    return demo.main(["--config-file", "config.yaml", *map(str, arguments)])
 
 
 def save_image(file, color=40):
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((60, 100, 3), color, np.uint8)).save(file)
     return file
+
+
+def pixels(file):
+    return np.asarray(Image.open(file))
 
 
 def content(folder, name="predictions.json"):

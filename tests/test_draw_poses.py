@@ -1,20 +1,23 @@
-"""draw_poses: thresholds, geometry, robustness; colors and marks are those of the golden images."""
+"""draw_poses: thresholds, geometry, robustness, and reviewed images; sheets of images.
 
-import importlib
-import itertools
+    python tests/test_draw_poses.py
+
+writes the reviewed images tests/data/drawn_*.png again; review them before they are committed.
+"""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
+from PIL import Image
 
 from querypose.errors import UserError
-from querypose.skeleton import Skeleton
-from querypose.visualization import Poses, draw_poses
+from querypose.skeleton import SIDE_COLORS, Skeleton, flip_pairs_by_name, known_sigmas, limbs_by_name
+from querypose.visualization.contact_sheet import GAP, MAT, PAPER, contact_sheet
+from querypose.visualization.draw_poses import PERSON_COLORS, coco_fields, draw_poses
 
-# The package's function has the module's name.
-module = importlib.import_module("querypose.visualization.draw_poses")
-
+FOLDER = Path(__file__).resolve().parent / "data"
 SKELETON = Skeleton(
     keypoint_names=("head", "left_hand", "right_hand", "left_foot", "right_foot", "tail"),
     flip_pairs=(("left_hand", "right_hand"), ("left_foot", "right_foot")),
@@ -60,15 +63,8 @@ def test_thresholds_leave_out_persons_keypoints_and_limbs():
 
 
 @pytest.mark.parametrize(
-    "height, width, scale, expected",
-    [
-        (400, 500, 1, 1),
-        (400, 500, 3, 3),
-        (120, 160, 1.5, 1.5),
-        (120, 160, None, 3),  # the longer side reaches 400
-        (400, 300, None, 1),
-        (40, 30, None, 4),  # never more
-    ],
+    "height, width, scale, expected",  # None: the longer side reaches 400, at most 4 times as large
+    [(400, 500, 3, 3), (120, 160, 1.5, 1.5), (120, 160, None, 3), (400, 300, None, 1), (40, 30, None, 4)],
 )
 def test_the_image_is_scaled_and_a_mark_centered_on_its_keypoint(height, width, scale, expected):
     given = np.full((height, width, 3), BACKGROUND, np.uint8)
@@ -83,64 +79,154 @@ def test_the_image_is_scaled_and_a_mark_centered_on_its_keypoint(height, width, 
 
 def test_what_lies_far_outside_or_is_not_finite_does_no_harm():
     image = draw(predictions(person({1: (-1e9, 200.5), 3: (1e9, 200.5)})))
-    assert (image[200] == module.SIDE_COLORS["left"]).all(), "a limb is drawn where it crosses the image"
+    assert (image[200] == SIDE_COLORS["left"]).all(), "a limb is drawn where it crosses the image"
     assert not changed(image)[:180].any() and not changed(image)[220:].any()
     for point in ((-300.0, 50.0), (50.0, 1e12), (np.nan, 50.0), (np.inf, 50.0), (900.0, 900.0)):
         assert not changed(draw(predictions(person({1: point})))).any()
     boxes = [[np.nan] * 4, [600, 10, 700, 90], [-1e12, -1e12, 1e12, 1e12]]
     image = draw(predictions(np.zeros((3, 6, 3)), boxes), show_boxes=True)
-    assert not changed(image)[10:-10, 10:-10].any() and tuple(image[0, 0]) == module.PERSON_COLORS[2]
+    assert not changed(image)[10:-10, 10:-10].any() and tuple(image[0, 0]) == PERSON_COLORS[2]
     draw(predictions(np.zeros((3, 6, 3)), boxes), show_boxes=True, show_scores=True)
 
 
-def test_scores_do_not_cover_each_other(monkeypatch):
-    plates = []
-
-    def record(canvas, text, top_left, size, background):
-        plates.append((text, *top_left, *module.label_size(text, size)))
-
-    monkeypatch.setattr(module, "draw_label", record)
-    boxes = [[100, 100, 300, 300], [101, 101, 301, 301], [102, 100, 302, 300], [-20, -30, 60, 80]]
-    draw(predictions(np.zeros((4, 6, 3)), boxes, [0.9, 0.8, 0.7, 0.654]), show_scores=True)
-    assert sorted(text for text, *_ in plates) == ["0.65", "0.70", "0.80", "0.90"]
-    for _, x, y, width, height in plates:
-        assert 0 <= x <= 500 - width and 0 <= y <= 400 - height
-    for (_, x0, y0, width, height), (_, x1, y1, *_) in itertools.combinations(plates, 2):
-        assert abs(x0 - x1) >= width or abs(y0 - y1) >= height
+def test_fields_of_coco_entries():
+    labeled = {"bbox": [10, 20, 30, 40], "keypoints": [float(v) for v in range(18)], "score": 0.7}
+    truth = coco_fields([labeled, {"bbox": [1, 2, 3, 4]}], 6, ground_truth=True, offset=0.0)
+    assert truth["gt_boxes"].tolist() == [[10, 20, 40, 60], [1, 2, 4, 6]] and "scores" not in truth
+    assert truth["gt_keypoints"][0].tolist() == np.arange(18.0).reshape(6, 3).tolist()
+    # as a rule with Detectron2's half pixel
+    poses = coco_fields([labeled], 6, ground_truth=False)
+    assert poses["pred_keypoints"][0, 1].tolist() == [3.5, 4.5, 5] and poses["scores"].tolist() == [0.7]
+    assert "pred_boxes" not in coco_fields([{"keypoints": [0] * 18, "score": 0.7}], 6, ground_truth=False)
+    assert not changed(draw(coco_fields([], 6, ground_truth=True))).any()
 
 
-def test_instances_and_arrays_give_the_same_image():
-    arrays = predictions(person({1: (100, 100), 3: (200, 300)}), scores=[0.8])
-    instances = Instances((400, 500))
-    instances.pred_boxes = Boxes(torch.tensor(arrays["pred_boxes"], dtype=torch.float32))
-    instances.scores = torch.tensor(arrays["scores"], dtype=torch.float32)
-    instances.pred_keypoints = torch.tensor(arrays["pred_keypoints"], dtype=torch.float32, requires_grad=True)
-    options = {"show_boxes": True, "show_scores": True}
-    assert np.array_equal(draw(instances, **options), draw(arrays, **options))
-
-
-def test_poses_of_dataset_records_and_coco_entries():
-    labeled = {"bbox": [10, 20, 30, 40], "keypoints": [float(v) for v in range(18)], "iscrowd": 0}
-    record = {"annotations": [labeled, {"bbox": [0, 0, 9, 9], "iscrowd": 1}, {"bbox": [1, 2, 3, 4]}]}
-    poses = Poses.from_dataset_record(record, 6)
-    assert poses.boxes.tolist() == [[10, 20, 40, 60], [1, 2, 4, 6]]
-    assert poses.keypoints[0].tolist() == np.arange(18.0).reshape(6, 3).tolist()
-    assert not poses.keypoints[1].any() and poses.ground_truth
-    # those of COCO's files get Detectron2's half pixel
-    poses = Poses.from_coco([{**labeled, "score": 0.7}], 6, ground_truth=False)
-    assert poses.keypoints[0, 1].tolist() == [3.5, 4.5, 5] and poses.scores.tolist() == [0.7] and not poses.ground_truth
-    assert Poses.from_coco([{"keypoints": [0] * 18, "score": 0.7}], 6, ground_truth=False).boxes is None
-    assert not changed(draw(Poses.from_dataset_record({}, 6))).any()
-
-
-@pytest.mark.parametrize(
-    "instances, options, reason",
-    [
+def test_unusable_arguments_are_rejected():
+    for instances, options, reason in (
         (predictions(np.zeros((1, 4, 3))), {}, "4 keypoints but the skeleton has 6"),
-        ({"scores": np.zeros(1)}, {}, "neither pred_keypoints nor gt_keypoints"),
-        (predictions(np.zeros((1, 6, 3))), {"color_by": "red"}, "color_by must be one of side, person"),
-    ],
-)
-def test_unusable_arguments_are_rejected(instances, options, reason):
-    with pytest.raises(UserError, match=reason):
-        draw(instances, **options)
+        (predictions(np.zeros((1, 6, 3))), {"color_by": "red"}, "color_by must be one of"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            draw(instances, **options)
+
+
+def plain(color, height=30, width=40):
+    return np.full((height, width, 3), color, np.uint8)
+
+
+def bounds(sheet, color):
+    """Return top, left, bottom, right of the pixels of a color."""
+    rows, columns = np.nonzero((sheet == color).all(axis=2))
+    return rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_images_are_in_order_and_of_the_same_size(columns):
+    colors = [[(20 * i + 10, 0, 200), (20 * i + 10, 200, 0)] for i in range(5)]
+    rows = [(plain(truth), plain(found)) for truth, found in colors]
+    sheet = contact_sheet(rows, [f"image {i}" for i in range(5)], columns=columns, cell_size=(120, 90), headings="ab")
+    places = np.array([[bounds(sheet, color) for color in pair] for pair in colors])
+    assert (places[..., 2:] - places[..., :2] == [90, 120]).all()
+    tops, lefts = places[..., 0], places[..., 1]
+    assert (tops[:, 0] == tops[:, 1]).all() and (lefts[:, 0] + 120 <= lefts[:, 1]).all(), "a pair stands side by side"
+    grid = [np.unique(values[:, 0], return_inverse=True)[1].tolist() for values in (tops, lefts)]
+    assert grid == [[i // columns for i in range(5)], [i % columns for i in range(5)]]
+
+
+def test_an_image_keeps_its_proportions():
+    sheet = contact_sheet([(plain((255, 0, 0), height=100, width=50),)], cell_size=(120, 90), headings=("",))
+    top, left, bottom, right = bounds(sheet, (255, 0, 0))
+    assert (bottom - top, right - left) == (90, 45)
+    assert abs((left - GAP) - (GAP + 120 - right)) <= 1 and tuple(sheet[top, GAP]) == MAT, "it is centered"
+
+
+def test_titles_and_headings_are_written_and_a_long_title_stays_within_its_tile():
+    rows = [(plain((255, 0, 0)), plain((255, 0, 0)))] * 2
+    options = ({"headings": ("", "")}, {"headings": "ab"}, {"headings": "ab", "titles": ["M" * 500, ""]})
+    bare, headed, titled = (contact_sheet(rows, columns=2, cell_size=(120, 90), **each) for each in options)
+    ink = [(sheet.max(axis=2) < 100).sum() for sheet in (bare, headed, titled)]
+    assert ink[0] == 0 < ink[1] < ink[2] and headed.shape[0] < titled.shape[0]
+    end = GAP + 2 * 120 + GAP // 4
+    assert (titled[:, end : end + GAP] == PAPER).all()
+
+
+# A person that faces us, in units of its height, x from its middle and y from its top: the left side is on our right.
+STANDING = {
+    "nose": (0.0, 0.08), "eye": (0.025, 0.06), "ear": (0.05, 0.07), "shoulder": (0.11, 0.2), "elbow": (0.17, 0.34),
+    "wrist": (0.19, 0.48), "hip": (0.07, 0.5), "knee": (0.08, 0.73), "ankle": (0.09, 0.95), "head": (0.0, 0.0),
+    "neck": (0.0, 0.17),
+}  # fmt: skip
+COCO = list(COCO_PERSON_KEYPOINT_NAMES)
+CROWDPOSE = [*COCO[5:], "head", "neck"]
+DOG = ["nose", "withers", "tail", "left_fore_paw", "right_fore_paw", "left_hind_paw", "right_hind_paw"]
+
+
+def standing(names, x, y, height, swing=0.0):
+    """One person (K, 3) of that height in pixels, its top at (x, y); swing lifts arms and parts legs."""
+    keypoints = np.ones((len(names), 3))
+    for index, name in enumerate(names):
+        side, _, joint = name.rpartition("_")
+        right, down = STANDING[joint]
+        sign = {"left": 1, "right": -1, "": 0}[side]
+        if joint in ("elbow", "wrist"):
+            right, down = right + swing * (down - 0.2), down - sign * swing * (down - 0.2)
+        if joint in ("knee", "ankle"):
+            right += 0.4 * swing * (down - 0.5)
+        keypoints[index, :2] = x + sign * right * height, y + down * height
+    return keypoints
+
+
+def fields(kind, persons, **others):
+    low, high = persons[:, :, :2].min(axis=1), persons[:, :, :2].max(axis=1)
+    room = 0.08 * (high - low)
+    return {f"{kind}_keypoints": persons, f"{kind}_boxes": np.concatenate([low - room, high + room], axis=1), **others}
+
+
+def golden_cases():
+    """By name: names of keypoints, limbs, height and width of the image, what is drawn, options."""
+    small = standing(COCO, 48, 10, 70, swing=0.6)[None]
+    small[0, :, 2] = np.linspace(1.0, 0.45, len(COCO))  # confidences fall from head to foot
+    large = np.stack([standing(COCO, 420, 120, 780, swing=1.2), standing(COCO, 900, 420, 300)])
+    crowd = [standing(CROWDPOSE, 45 + 62 * i, 60 + 9 * (i % 3), 190, swing=0.25 * (i % 4)) for i in range(10)]
+    crowd += [standing(CROWDPOSE, 40 + 62 * i, 235 + 7 * (i % 2), 220, swing=0.2 * (i % 5)) for i in range(10)]
+    twenty = fields("pred", np.stack(crowd), scores=np.linspace(0.99, 0.4, 20))
+    row = np.stack([standing(COCO, 60 + 90 * i, 20, 180, swing=0.3 * i) for i in range(4)])
+    by_person = {"color_by": "person", "show_boxes": False, "confidence": "none"}
+    dog = np.array([(20, 40), (60, 45), (150, 50), (50, 120), (75, 118), (140, 120), (165, 116)], float)
+    dogs, dog_limbs = np.stack([dog, 0.6 * dog + (230, 60)]), ((0, 1), (1, 2), (1, 3), (1, 4), (2, 5), (2, 6))
+    visible = np.full((2, len(DOG), 1), 2.0)
+    visible[0, 6], visible[1, 2] = 1, 0  # a hidden paw is hollow, the tail of the second has no label
+    return {
+        "coco_small": (COCO, None, (90, 96), fields("pred", small, scores=[0.87]), {}),
+        "coco_large": (COCO, None, (960, 1280), fields("pred", large, scores=[0.98, 0.61]), {}),
+        "crowdpose_twenty": (CROWDPOSE, None, (480, 640), twenty, {}),
+        "custom_truth": (DOG, dog_limbs, (160, 380), fields("gt", np.concatenate([dogs, visible], axis=2)), {}),
+        "by_person": (COCO, None, (240, 400), fields("pred", row, scores=[0.9] * 4), by_person),
+    }
+
+
+CASES = golden_cases()
+
+
+def drawn(case):
+    """On a dark wall, a light floor and a white door, on all of which lines must be visible."""
+    names, limbs, (height, width), persons, options = CASES[case]
+    image = np.full((height, width, 3), (70, 80, 90), np.uint8)
+    image[int(0.6 * height) :] = (190, 180, 160)
+    image[int(0.1 * height) : int(0.6 * height), int(0.7 * width) : int(0.9 * width)] = 245
+    skeleton = Skeleton(names, flip_pairs_by_name(names), limbs or limbs_by_name(names), known_sigmas(names))
+    return draw_poses(image, persons, skeleton, **options)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_drawing_is_the_golden_image(case):
+    golden, image = np.asarray(Image.open(FOLDER / f"drawn_{case}.png")), drawn(case)
+    assert image.shape == golden.shape
+    difference = np.abs(image.astype(float) - golden)
+    assert (difference.max(axis=2) > 32).mean() < 0.001, f"review it: python {Path(__file__).name} writes it again"
+    assert difference.mean() < 0.1, "many pixels differ a little"
+
+
+if __name__ == "__main__":
+    for case in CASES:
+        Image.fromarray(drawn(case)).save(FOLDER / f"drawn_{case}.png", optimize=True)

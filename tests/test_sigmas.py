@@ -7,7 +7,7 @@ from tiny_model import spread, tiny_batch, tiny_model
 
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton
-from querypose.visualization import draw_poses
+from querypose.visualization.draw_poses import draw_poses
 
 
 @torch.no_grad()

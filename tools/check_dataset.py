@@ -25,7 +25,7 @@ from querypose.data import annotation_file, resolve_dataset
 from querypose.data.dataset_check import PROBLEMS, check_dataset
 from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.skeleton import Skeleton
-from querypose.visualization import plot_dataset
+from querypose.visualization.plots import plot_dataset
 
 
 def main(args=None):

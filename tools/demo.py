@@ -1,11 +1,16 @@
 #!/usr/bin/env python3
-"""Find persons in images, videos or a camera, draw them, and write their keypoints as JSON and CSV.
+r"""Find persons in images, videos or a camera, draw them, and write their keypoints as JSON and CSV.
 
 Examples, the first with the small model for photographs:
     python tools/demo.py --input photo.jpg folder 'more/*.png' --output found
     python tools/demo.py --config-file configs/querypose_R50.yaml --input match.mp4 --output found --top-k 22 \
         MODEL.WEIGHTS model.pth
     python tools/demo.py --config-file configs/querypose_R50.yaml --webcam --output found MODEL.WEIGHTS model.pth
+
+Writes to OUTPUT: <name>.jpg (or .png) of an image and <name>.mp4 of a video; predictions.json (COCO results),
+images.json (ids, names and sizes), frames.jsonl (a line for each image or frame) and persons.csv (a line for each
+person). The image id is the number that is the file's name if all names are numbers, as in COCO; else images and frames
+count from 1. Ctrl-C ends a video or camera after the current frame; the results so far are kept.
 """
 
 import argparse
@@ -13,7 +18,8 @@ import sys
 
 from querypose import PosePredictor
 from querypose.cli import split_overrides
-from querypose.demo import Demo, find_inputs, frames_in_order, prepare_output
+from querypose.demo.inputs import find_inputs, frames_in_order, prepare_output
+from querypose.demo.run import Demo
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import PRECISIONS
 from querypose.structures import SCORE_THRESHOLD
@@ -21,31 +27,14 @@ from querypose.tracking import LOW_SCORE, MIN_SCORE, PoseTracker
 from querypose.visualization.draw_poses import COLOR_BY, CONFIDENCE
 
 
-def positive(text):
-    """A finite number above 0, for argparse."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise ValueError
-    return number
-
-
 def parse_arguments(arguments=None):
     """Parse the command line; `opts` are the KEY VALUE pairs, wherever they appear."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
-        epilog="KEY VALUE pairs override the config, for example: MODEL.WEIGHTS model.pth. "
-        "Results: OUTPUT/<name>.jpg (or .png) of an image and OUTPUT/<name>.mp4 of a video; OUTPUT/predictions.json "
-        "(COCO results), OUTPUT/images.json (ids, names and sizes), OUTPUT/frames.jsonl (a line for each image or "
-        "frame) and OUTPUT/persons.csv (a line for each person). The image id is the number that is the file's name "
-        "if all names are numbers, as in COCO; else images and frames count from 1. Ctrl-C ends a video or camera "
-        "after the current frame; the results so far are kept.",
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--input", nargs="+", metavar="PATH", help="images, videos, folders of them, globs, addresses of streams"
-    )
+    inputs = "images, videos, folders of them, globs, addresses of streams"
+    source.add_argument("--input", nargs="+", metavar="PATH", help=inputs)
     source.add_argument("--webcam", nargs="?", type=int, const=0, metavar="N", help="a camera, by number (default 0)")
     add("--output", default="output/poses", metavar="DIR", help="folder to write to (default output/poses)")
     shown = "(default %(default)s)"
@@ -62,7 +51,7 @@ def parse_arguments(arguments=None):
     add("--color-by", choices=COLOR_BY, help="what colors limbs (default side; with --track: person)")
     add("--confidence", choices=CONFIDENCE, default="both", help=f"how a keypoint's confidence shows {shown}")
     ellipses = "draw ellipses of N predicted sigmas around keypoints (without a number: 1); docs/UNCERTAINTY.md"
-    add("--sigmas", nargs="?", type=positive, const=1.0, default=0.0, metavar="N", help=ellipses)
+    add("--sigmas", nargs="?", type=float, const=1.0, default=0.0, metavar="N", help=ellipses)
     add("--no-boxes", action="store_true", help="draw neither boxes nor scores")
     add("--attention", action="store_true", help="overlay the attention of the parts of the last stage")
     add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
@@ -73,8 +62,8 @@ def parse_arguments(arguments=None):
         parser.error("--input needs at least one image, video, folder or glob")
     if args.webcam is not None and args.webcam < 0:  # OpenCV would crash
         parser.error("--webcam must be 0 or greater")
-    if args.max_frames is not None and args.max_frames < 1:
-        parser.error("--max-frames must be at least 1")
+    if args.max_frames is not None and args.max_frames < 1 or not 0 <= args.sigmas < float("inf"):
+        parser.error("--max-frames must be at least 1 and --sigmas a positive number")
     if args.smooth and not args.track:
         parser.error("--smooth needs --track, which tells whose keypoints to smooth")
     if args.score_threshold is None:
@@ -92,27 +81,13 @@ def main(arguments=None):
     if args.track:
         sources = frames_in_order(sources)
     output = prepare_output(args.output, sources)
-    predictor = PosePredictor(
-        args.config_file,
-        device=args.device,
-        score_threshold=min(args.score_threshold, LOW_SCORE) if args.track else args.score_threshold,
-        top_k=args.top_k,
-        precision=args.precision,
-        opts=args.opts,
-    )
-    demo = Demo(
-        predictor,
-        output,
-        attention=args.attention,
-        max_frames=args.max_frames,
-        tracker=tracker,
-        keypoint_threshold=args.keypoint_threshold,
-        show_boxes=not args.no_boxes,
-        show_scores=not args.no_boxes,
-        color_by=args.color_by or ("person" if args.track else "side"),
-        confidence=args.confidence,
-        sigmas=args.sigmas,
-    )
+    score = min(args.score_threshold, LOW_SCORE) if args.track else args.score_threshold
+    options = {"device": args.device, "top_k": args.top_k, "precision": args.precision, "opts": args.opts}
+    predictor = PosePredictor(args.config_file, score_threshold=score, **options)
+    drawing = {"keypoint_threshold": args.keypoint_threshold, "confidence": args.confidence, "sigmas": args.sigmas}
+    drawing["color_by"] = args.color_by or ("person" if args.track else "side")
+    drawing["show_boxes"] = drawing["show_scores"] = not args.no_boxes
+    demo = Demo(predictor, output, attention=args.attention, max_frames=args.max_frames, tracker=tracker, **drawing)
     for given in empty:
         demo.fail(f"no images found in {given}.")
     demo.run(sources)

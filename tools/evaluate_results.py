@@ -20,7 +20,7 @@ from querypose.data.coco_format import read_json
 from querypose.errors import UserError, exit_on_user_error
 from querypose.evaluation import BACKENDS, PROTOCOLS, TASKS, evaluate_coco_results, keypoint_errors
 from querypose.evaluation.ground_truth import load_ground_truth
-from querypose.visualization import plot_keypoint_errors
+from querypose.visualization.plots import plot_keypoint_errors
 
 
 def main(args=None):

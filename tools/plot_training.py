@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from querypose.errors import exit_on_user_error
-from querypose.visualization import plot_training
+from querypose.visualization.plots import plot_training
 
 
 def main(arguments=None):

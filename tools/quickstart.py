@@ -32,7 +32,8 @@ from tqdm import tqdm
 from querypose.atomic_io import make_output_folder
 from querypose.benchmark.clock import repeat
 from querypose.data import check_datasets, skeleton_of
-from querypose.demo import Demo, find_inputs, prepare_output
+from querypose.demo.inputs import find_inputs, prepare_output
+from querypose.demo.run import Demo
 from querypose.engine import PoseTrainer
 from querypose.engine.cpu_memory import speed_up_cpu_training
 from querypose.engine.train_loop import StepTrainer
@@ -40,8 +41,8 @@ from querypose.engine.trainer import use_bfloat16
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import load_weights
 from querypose.setup_config import setup_config
-from querypose.visualization import plot_training
-from querypose.visualization.prediction_sheet import prediction_sheet
+from querypose.visualization.contact_sheet import prediction_sheet
+from querypose.visualization.plots import plot_training
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = REPOSITORY / "configs/quickstart.yaml"

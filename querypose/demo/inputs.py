@@ -2,9 +2,9 @@
 
 import contextlib
 import glob
-import itertools
 import os
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,35 +27,23 @@ def is_video(source: Source) -> bool:
 def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], list[Path]]:
     """Find the images and videos that `inputs` name: files, folders, globs or addresses of streams.
 
-    Of a folder, the images and videos in it are used, by name; folders in it are not.
-
-    Returns:
-        the sources, each once and in order; the inputs that name none; the files of folders that were left out because
-        of their endings.
-
-    Raises:
-        UserError: a folder that cannot be read.
+    Returns the sources, each once and in order, of a folder those directly in it; the inputs that name none; the files
+    of folders that were left out because of their endings.
     """
     found: dict[str, Path | str] = {}
     empty, left_out = [], []
     for given in inputs:
-        files: list[Path]
         if "://" in given:
-            found.setdefault(given, given)
+            found[given] = given
             continue
-        if os.path.isdir(given):
-            try:
-                entries = sorted(Path(given).iterdir())
-            except OSError as error:
-                raise UserError(f"cannot read the folder {given}: {error.strerror}; check its permissions") from error
-            files = [path for path in entries if not (path.is_dir() or path.name.startswith("."))]
+        is_folder = os.path.isdir(given)
+        pattern = glob.escape(given) if os.path.exists(given) else given
+        names = sorted(glob.glob(os.path.join(pattern, "*") if is_folder else pattern, recursive=True))
+        files = [Path(name) for name in names if not os.path.isdir(name)]
+        if is_folder:
             readable = image_endings() | VIDEO_ENDINGS
-            left_out += [path for path in files if path.suffix.lower() not in readable]
-            files = [path for path in files if path.suffix.lower() in readable]
-        elif os.path.exists(given):
-            files = [Path(given)]
-        else:
-            files = [Path(path) for path in sorted(glob.glob(given, recursive=True)) if os.path.isfile(path)]
+            left_out += [file for file in files if file.suffix.lower() not in readable]
+            files = [file for file in files if file.suffix.lower() in readable]
         if not files:
             empty.append(given)
         for file in files:
@@ -68,10 +56,10 @@ def frames_in_order(sources: Sequence[Source]) -> list[Source]:
 
     Raises `UserError` for images that cannot be frames: a single one in its folder, or of different sizes.
     """
-    folders: dict[Path, list[Path]] = {}
+    folders: defaultdict[Path, list[Path]] = defaultdict(list)
     for source in sources:
         if isinstance(source, Path) and not is_video(source):
-            folders.setdefault(source.parent, []).append(source)
+            folders[source.parent].append(source)
     for folder, files in folders.items():
         files.sort(key=lambda file: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)])
         sizes = set()
@@ -80,12 +68,8 @@ def frames_in_order(sources: Sequence[Source]) -> list[Source]:
                 sizes.add(upright_size(image))
         if len(files) < 2 or len(sizes) > 1:
             what = "images of different sizes" if len(files) > 1 else "a single image"
-            raise UserError(
-                f"--track follows persons from frame to frame, but {folder} gives {what}; give a video, a camera or "
-                "the frames of one, or leave out --track."
-            )
-    videos = [source for source in sources if is_video(source)]
-    return [*videos, *(file for files in folders.values() for file in files)]
+            raise UserError(f"{folder} gives {what}; --track needs a video, a camera or the frames of one.")
+    return [*filter(is_video, sources), *(file for files in folders.values() for file in files)]
 
 
 def output_names(sources: Sequence[Source]) -> list[str]:
@@ -96,18 +80,19 @@ def output_names(sources: Sequence[Source]) -> list[str]:
     taken: set[str] = set()
     names = []
     for source in sources:
-        ending = ".mp4" if is_video(source) else ".jpg"
         if isinstance(source, Path):
             original = source.stem
-            ending = ".png" if source.suffix.lower() == ".png" else ending
         elif isinstance(source, int):
             original = "webcam"
         else:
             original = re.sub(r"\W+", "_", source.partition("://")[2]).strip("_")[-60:] or "stream"
-        numbered = (f"{original}_{number}" for number in itertools.count(2))
-        stem = next(name for name in itertools.chain([original], numbered) if name.lower() not in taken)
+        stem, number = original, 1
+        while stem.lower() in taken:
+            number += 1
+            stem = f"{original}_{number}"
         taken.add(stem.lower())
-        names.append(stem + ending)
+        is_png = isinstance(source, Path) and source.suffix.lower() == ".png"
+        names.append(stem + (".mp4" if is_video(source) else ".png" if is_png else ".jpg"))
     return names
 
 

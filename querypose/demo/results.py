@@ -1,6 +1,5 @@
 """The persons found, as files for other programs."""
 
-import contextlib
 import csv
 import json
 import shutil
@@ -18,33 +17,24 @@ class Results:
     """Files of the persons found, written image by image, so that memory does not grow with their number.
 
     `frames.jsonl` has a line for each image or frame, `persons.csv` one for each person; however the run ends, they
-    hold what was found until then. `predictions.json` are COCO results and `images.json` the ids, names and sizes for
-    them; of tracked persons `tracks.json` has both in the form of COCO with videos. These three appear with `close`.
+    hold what was found until then. With `close` appear `predictions.json`, COCO results, `images.json`, the ids, names
+    and sizes for them, and of tracked persons `tracks.json`, both in the form of COCO with videos: a folder of frames
+    counts as a video, and persons without id are left out.
     """
 
     def __init__(self, folder: Path, skeleton: Skeleton, *, tracked: bool = False, sigmas: bool = False):
-        """tracked, sigmas: whether persons have these. All methods raise `UserError` if the files cannot be written."""
-        self.folder = folder
-        self._files = contextlib.ExitStack()
+        """tracked, sigmas: whether persons have these."""
+        self.folder, self.skeleton, self.tracked = folder, skeleton, tracked
         columns = ["image_id", "file_name", "frame", "time", *(["track_id"] if tracked else [])]
         with writing(folder):
-            self._lines = self._files.enter_context(open(folder / "frames.jsonl", "w", encoding="utf-8"))
+            self.persons, self.images, self._tracked_persons, self._tracked_images = (_List(folder) for _ in range(4))
+            self._lines = open(folder / "frames.jsonl", "w", encoding="utf-8")
             # names of files may hold bytes that are no UTF-8
-            table = open(folder / "persons.csv", "w", encoding="utf-8", errors="surrogateescape", newline="")
-            self._rows = csv.DictWriter(
-                self._files.enter_context(table), [*columns, *record_columns(skeleton, sigmas=sigmas)]
-            )
+            self._table = open(folder / "persons.csv", "w", encoding="utf-8", errors="surrogateescape", newline="")
+            self._rows = csv.DictWriter(self._table, [*columns, *record_columns(skeleton, sigmas=sigmas)])
             self._rows.writeheader()
-            self.predictions = JsonArray(self._atomic("predictions.json"), "[")
-            self._files.callback(self.predictions.file.write, b"]")
-            self.images = JsonArray(self._atomic("images.json"), '{"images": [')
-            self._files.callback(self.images.file.write, b"]}")
-            self._tracks = CocoVideo(self._atomic("tracks.json"), skeleton) if tracked else None
-            if self._tracks is not None:
-                self._files.callback(self._tracks.finish)
-
-    def _atomic(self, name: str) -> IO[bytes]:
-        return self._files.enter_context(whole_file(self.folder / name))
+        self._frames_of: Counter[str] = Counter()  # by video
+        self._video_of: dict[int, int] = {}  # by track
 
     def add(
         self, persons: Persons, image_id: int, name: str, frame: int | None = None, seconds: float | None = None
@@ -62,73 +52,56 @@ class Results:
             self._lines.write(json.dumps({**place, "persons": records}) + "\n")
             self.images.append(image)
             for result in results:
-                self.predictions.append(result)
-            if self._tracks is not None:
-                self._tracks.add(image, results)
+                self.persons.append(result)
+            if self.tracked:
+                self._add_to_tracks(image, results)
+
+    def _add_to_tracks(self, image: dict[str, Any], results: list[dict[str, Any]]) -> None:
+        name = image["file_name"] if "frame" in image else str(Path(image["file_name"]).parent)
+        self._frames_of[name] += 1
+        video = len(self._frames_of)  # whose images follow one another
+        self._tracked_images.append({**image, "video_id": video, "frame_id": self._frames_of[name] - 1})
+        for result in results:
+            if result["track_id"] >= 0:
+                number, area = self._tracked_persons.length + 1, result["bbox"][2] * result["bbox"][3]
+                self._tracked_persons.append({"id": number, **result, "video_id": video, "area": area})
+                self._video_of[result["track_id"]] = video
 
     def close(self) -> None:
         """Complete all files."""
-        with writing(self.folder):
-            self._files.close()
+        with writing(self.folder), self._lines, self._table:
+            self._write("predictions.json", b"", self.persons, b"")
+            self._write("images.json", b'{"images": ', self.images, b"}")
+            if self.tracked:
+                names, limbs = list(self.skeleton.keypoint_names), [[i + 1, j + 1] for i, j in self.skeleton.limbs]
+                rest = {
+                    "videos": [{"id": number, "name": name} for number, name in enumerate(self._frames_of, start=1)],
+                    "tracks": [{"id": i, "video_id": video, "category_id": 1} for i, video in self._video_of.items()],
+                    "categories": [{"id": 1, "name": "person", "keypoints": names, "skeleton": limbs}],
+                }
+                arrays = b'{"annotations": ', self._tracked_persons, b', "images": ', self._tracked_images
+                self._write("tracks.json", *arrays, b", " + json.dumps(rest)[1:].encode())
 
-    def __enter__(self) -> "Results":
-        return self
+    def _write(self, name: str, *parts: "bytes | _List") -> None:
+        with whole_file(self.folder / name) as file:
+            for part in parts:
+                if isinstance(part, _List):
+                    part.copy_to(file)
+                else:
+                    file.write(part)
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
+class _List:
+    """An array of JSON values on the disk."""
 
-class JsonArray:
-    """An array in a JSON file that is written item by item, a line each; `length` counts them."""
+    def __init__(self, folder: Path):
+        self.file, self.length = tempfile.TemporaryFile(dir=folder), 0
 
-    def __init__(self, file: IO[bytes], opening: str = ""):
-        """opening: what stands in the file before the items."""
-        self.file, self.length = file, 0
-        file.write(opening.encode())
-
-    def append(self, item: Any) -> None:
-        self.file.write((",\n" if self.length else "").encode() + json.dumps(item).encode())
+    def append(self, value: Any) -> None:
+        self.file.write((b",\n" if self.length else b"[") + json.dumps(value).encode())
         self.length += 1
 
-
-class CocoVideo:
-    """COCO's content with `videos` and `tracks`: a folder of frames counts as a video; persons without id are left out.
-
-    The images of a video follow one another.
-    """
-
-    def __init__(self, file: IO[bytes], skeleton: Skeleton):
-        self._skeleton = skeleton
-        self._annotations = JsonArray(file, '{"annotations": [')
-        self._images = JsonArray(tempfile.TemporaryFile())  # they follow the annotations in the file
-        self._frames: Counter[str] = Counter()  # by video
-        self._tracks: dict[int, int] = {}  # the video of each
-
-    def add(self, image: dict[str, Any], results: list[dict[str, Any]]) -> None:
-        """An image and its persons, as `Results` has them."""
-        video = image["file_name"] if "frame" in image else str(Path(image["file_name"]).parent)
-        self._frames[video] += 1
-        number = len(self._frames)
-        self._images.append({**image, "video_id": number, "frame_id": self._frames[video] - 1})
-        for result in results:
-            if result["track_id"] >= 0:
-                area = result["bbox"][2] * result["bbox"][3]
-                annotation = {"id": self._annotations.length + 1, **result, "video_id": number, "area": area}
-                self._annotations.append(annotation)
-                self._tracks[result["track_id"]] = number
-
-    def finish(self) -> None:
-        """Write the rest of the file."""
-        file = self._annotations.file
-        file.write(b'], "images": [')
-        with self._images.file as images:
-            images.seek(0)
-            shutil.copyfileobj(images, file)
-        skeleton = self._skeleton
-        category = {"id": 1, "name": "person", "keypoints": list(skeleton.keypoint_names)}
-        rest = {
-            "videos": [{"id": number, "name": name} for number, name in enumerate(self._frames, start=1)],
-            "tracks": [{"id": i, "video_id": video, "category_id": 1} for i, video in self._tracks.items()],
-            "categories": [{**category, "skeleton": [[i + 1, j + 1] for i, j in skeleton.limbs]}],
-        }
-        file.write(b"], " + json.dumps(rest)[1:].encode())
+    def copy_to(self, file: IO[bytes]) -> None:
+        self.file.write(b"]" if self.length else b"[]")
+        self.file.seek(0)
+        shutil.copyfileobj(self.file, file)

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import sys
 import threading
 from collections import deque
@@ -24,11 +25,9 @@ from querypose.modeling import KEYPOINT_LOSS_REGISTRY
 from querypose.predictor import PosePredictor, check_attention
 from querypose.structures import Persons
 from querypose.tracking import PoseTracker
-from querypose.visualization import draw_poses, overlay_attention
-from querypose.visualization.draw_poses import default_scale
+from querypose.visualization.draw_poses import draw_poses, overlay_attention
 
-# Some containers only estimate how long they are; less than this part of it is a fault.
-_MIN_READ = 0.9
+_MIN_READ = 0.9  # of how long a video states to be, which some containers only estimate
 _BATCH_SIZE = 4
 
 
@@ -48,9 +47,8 @@ class _Frame:
 class Demo:
     """Finds and draws the persons of images, videos and cameras, and writes visualizations, videos and `Results`.
 
-    After `run`: `failures`, a message for each input that could not be used, also printed to stderr as it happens;
-    `interrupted`, whether Ctrl-C ended it; `has_frames`, whether there were videos or a camera; `num_persons` and
-    `num_images`, images and frames.
+    After `run`: `failures`, a message for each input that could not be used; `interrupted`, whether Ctrl-C ended it;
+    `has_frames`, whether there were videos or a camera; `num_persons` and `num_images`, images and frames.
     """
 
     def __init__(
@@ -63,17 +61,8 @@ class Demo:
         tracker: PoseTracker | None = None,
         **drawing: Any,
     ):
-        """
-        Args:
-            predictor: finds the persons.
-            output: an existing folder to write to.
-            attention: overlay the attention of the parts' embeddings.
-            max_frames: most frames of a video or camera.
-            tracker: gives the persons ids; the images of a folder are frames of one video, see `frames_in_order`.
-            drawing: other options of `draw_poses` than the score threshold, which is the predictor's.
-
-        Raises:
-            UserError: attention of a model without attention maps, ellipses of one without sigma.
+        """output: an existing folder. attention: overlay that of the parts. max_frames: most of a video or camera.
+        tracker: gives persons ids; the images of a folder are frames of a video. drawing: options of `draw_poses`.
         """
         if attention:
             check_attention(predictor.cfg)
@@ -88,15 +77,13 @@ class Demo:
         self.interrupted = self.has_frames = False
         self.num_persons = self.num_images = 0
         self._batch_size = 1 if attention else _BATCH_SIZE
-        self._failed: set[Source] = set()
-        self._unwritable: set[Path] = set()
+        self._failed: set[Source] = set()  # inputs and outputs
         self._writer: VideoWriter | None = None
 
     def run(self, sources: Sequence[Source]) -> None:
         """Work on image and video files, streams and cameras; an input that fails is reported and skipped.
 
-        Image ids are the numbers that images are named by, see `image_ids`; with videos or a camera, images and frames
-        count from 1.
+        Image ids are those of `image_ids`; with videos or a camera, images and frames count from 1.
         """
         self.has_frames = any(map(is_video, sources))
         files = [source for source in sources if isinstance(source, Path)]
@@ -104,19 +91,16 @@ class Demo:
             self._batch_size = 1
         ids: dict[Source, int] = dict(zip(files, image_ids(files), strict=True))
         fields = {"tracked": self.tracker is not None, "sigmas": self._has_sigmas}
-        with (
-            stop_on_interrupt() as stop,
-            Results(self.output, self.predictor.skeleton, **fields) as results,
-            ThreadPoolExecutor(1) as drawing,
-        ):
+        files_of_persons = contextlib.closing(Results(self.output, self.predictor.skeleton, **fields))
+        with stop_on_interrupt() as stop, files_of_persons as results, ThreadPoolExecutor(1) as drawing:
             pending: Future[None] | None = None
-            video: Path | None = None
+            video = ""
             for frame, persons in self._predictions(self._frames(sources, stop)):
                 number = results.images.length + 1 if self.has_frames else ids[frame.source]
                 seconds = None if frame.seconds is None else round(frame.seconds, 4)
                 if self.tracker is not None:
-                    before, video = video, Path(frame.name) if frame.index is not None else Path(frame.name).parent
-                    if before is not None and before != video:
+                    before, video = video, os.path.dirname(frame.name) if frame.index is None else frame.name
+                    if video != before:
                         self.tracker.reset()
                     persons = self.tracker.update(persons, seconds, frame.image)
                     persons = persons[(persons.track_ids >= 0) | (persons.scores >= self.tracker.min_score)]
@@ -128,7 +112,7 @@ class Demo:
                     break
             drawing.submit(self._close_writer)
         self.interrupted = stop.is_set()
-        self.num_persons, self.num_images = results.predictions.length, results.images.length
+        self.num_persons, self.num_images = results.persons.length, results.images.length
 
     def fail(self, message: str) -> None:
         """Report an input that cannot be used, and remember it."""
@@ -136,10 +120,10 @@ class Demo:
         with tqdm.external_write_mode(file=sys.stderr):
             print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
 
-    def _fail(self, source: Source, error: Exception) -> None:
-        if source not in self._failed:
-            self.fail(str(error) if isinstance(error, UserError) else f"{source}: {type(error).__name__}: {error}")
-        self._failed.add(source)
+    def _fail(self, file: Source, error: Exception) -> None:
+        if file not in self._failed:
+            self.fail(str(error) if isinstance(error, UserError) else f"{file}: {type(error).__name__}: {error}")
+        self._failed.add(file)
 
     def _frames(self, sources: Sequence[Source], stop: threading.Event) -> Iterator[_Frame]:
         jobs = list(zip(sources, output_names(sources), strict=True))
@@ -157,36 +141,25 @@ class Demo:
     def _video_frames(self, source: Source, output: Path) -> Iterator[_Frame]:
         with contextlib.closing(VideoReader(source)) as reader:
             count, seconds = 0, 0.0
-            lengths = [round(reader.duration * reader.frame_rate), self.max_frames]
-            total = min(filter(None, lengths), default=None)
-            with tqdm(total=total, desc=Path(reader.name).name, unit="frame", disable=None) as progress:
-                for seconds, image in itertools.islice(reader, self.max_frames):
-                    if source in self._failed:
-                        return
-                    yield _Frame(source, reader.name, output, image, count, seconds, reader.frame_rate)
-                    count += 1
-                    progress.update()
+            total = min(filter(None, [round(reader.duration * reader.frame_rate), self.max_frames]), default=None)
+            frames = itertools.islice(reader, self.max_frames)
+            for seconds, image in tqdm(frames, Path(reader.name).name, total, unit="frame", disable=None):
+                if source in self._failed:
+                    return
+                yield _Frame(source, reader.name, output, image, count, seconds, reader.frame_rate)
+                count += 1
         if count == 0:
             raise UserError(f"{reader.name} has no frame that can be read; repair it or leave it out.")
         if count != self.max_frames and seconds + 1 / reader.frame_rate < _MIN_READ * reader.duration:
-            raise UserError(
-                f"{reader.name} ends after {seconds:.1f} of {reader.duration:.1f} seconds: it is damaged; the frames "
-                "before are kept."
-            )
+            times = f"{seconds:.1f} of {reader.duration:.1f} seconds"
+            raise UserError(f"{reader.name} ends after {times}: it is damaged; the frames before are kept.")
 
     def _predictions(self, frames: Iterator[_Frame]) -> Iterator[tuple[_Frame, Persons]]:
         """Each frame with its persons; where the network fails on one, its source is reported and left."""
         while True:
             waiting: deque[_Frame] = deque()
-
-            def images(waiting: deque[_Frame] = waiting, frames: Iterator[_Frame] = frames) -> Iterator[np.ndarray]:
-                for frame in frames:
-                    if frame.source not in self._failed:
-                        waiting.append(frame)
-                        yield frame.image
-
             try:
-                for persons in self._predict(images()):
+                for persons in self._predict(self._images(frames, waiting)):
                     yield waiting.popleft(), persons
                 return
             except Exception as error:  # out of memory, for example
@@ -202,17 +175,21 @@ class Demo:
             return map(self.predictor.with_attention, images)
         return self.predictor.stream(images, self._batch_size)
 
+    def _images(self, frames: Iterator[_Frame], waiting: deque[_Frame]) -> Iterator[np.ndarray]:
+        for frame in frames:
+            if frame.source not in self._failed:
+                waiting.append(frame)
+                yield frame.image
+
     def _draw(self, frame: _Frame, persons: Persons) -> None:
-        if frame.output in self._unwritable:
+        if frame.output in self._failed:
             return
         try:
-            image, is_frame = frame.image, frame.index is not None
+            image = frame.image
             if self.attention:
                 image = overlay_attention(image, persons.part_attention, persons.attention_boxes.tensor)
-            # all frames of a video are as large as the first
-            scale = default_scale(*image.shape[:2]) if is_frame else None
-            image = draw_poses(image, persons, persons.skeleton, scale=scale, **self.drawing)
-            if not is_frame:
+            image = draw_poses(image, persons, persons.skeleton, **self.drawing)
+            if frame.index is None:
                 Image.fromarray(image).save(frame.output, quality=95, subsampling=0)
                 return
             if self._writer is None or self._writer.path != str(frame.output):
@@ -220,8 +197,8 @@ class Demo:
                 self._writer = VideoWriter(frame.output, frame.frame_rate)
             self._writer.write(image, frame.seconds)
         except Exception as error:  # the keypoints are already written
-            self._unwritable.add(frame.output)
-            self.fail(f"cannot write {frame.output} ({error}); the keypoints of {frame.name} are kept.")
+            message = f"cannot write {frame.output} ({error}); the keypoints of {frame.name} are kept."
+            self._fail(frame.output, UserError(message))
 
     def _close_writer(self) -> None:
         if self._writer is not None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
-from types import FrameType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,9 +18,7 @@ from querypose.errors import UserError
 Source = Path | str | int
 """A file; the address of a stream, such as "rtsp://.."; the number of a camera."""
 
-DEFAULT_FRAME_RATE = 25.0
-"""Frames per second where a file or camera names none."""
-
+_DEFAULT_FRAME_RATE = 25.0  # where a file or camera names none
 _MAX_TERM = 65_535  # MPEG-4's limit for both terms of a frame rate
 _LONGEST_PAUSE = 600.0  # seconds between two frames; a larger step is a fault in the file's timestamps
 _PROBED_FRAMES = 30
@@ -35,30 +33,27 @@ class VideoReader:
     """
 
     def __init__(self, source: Source):
-        """Raises `UserError` if the source cannot be opened."""
         self._is_camera = isinstance(source, int)
         self.name = f"camera {source}" if self._is_camera else str(source)
-        self._capture = cv2.VideoCapture(source if isinstance(source, int) else _checked_name(self.name))
+        if self.name != self.name.encode(errors="replace").decode():  # OpenCV 5 crashes on bytes that are no text
+            raise UserError(f"the name of the video {self.name} is not valid UTF-8; rename it.")
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else self.name)
         if not self._capture.isOpened():
-            if self._is_camera:
-                raise UserError(f"cannot open {self.name}; check that it is connected and not in use.")
-            raise UserError(f"cannot open the video {self.name}; check the address, or repair or leave out the file.")
+            raise UserError(f"cannot open {self.name}; is the camera connected, the address right, the file whole?")
         rate, count = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.frame_rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_FRAME_RATE
+        self.frame_rate = rate if 0 < rate <= 1000 else _DEFAULT_FRAME_RATE
         self.duration = 0.0
         if not self._is_camera and "://" not in self.name:
-            self.duration = count / self.frame_rate if math.isfinite(count) and count > 0 else 0.0
+            self.duration = max(count, 0.0) / self.frame_rate
             self.frame_rate = self._highest_rate()
 
     def _highest_rate(self) -> float:
-        """The stated rate, unless the first frames' timestamps differ from it: then that of the two closest frames.
-
-        Of a variable rate, containers state the average or the resolution of the timestamps.
-        """
+        """The stated rate, unless the first frames' timestamps differ from it, since of a variable rate containers
+        state the average or the resolution of the timestamps: then that of the two closest frames."""
         probe = cv2.VideoCapture(self.name)
         times = [probe.get(cv2.CAP_PROP_POS_MSEC) / 1000 for _ in range(_PROBED_FRAMES) if probe.grab()]
         probe.release()
-        steps = [after - before for before, after in zip(times, times[1:], strict=False) if after > before]
+        steps = [step for step in np.diff(times).tolist() if step > 0]
         # timestamps may be rounded to milliseconds
         if all(abs(step - 1 / self.frame_rate) < 0.0011 for step in steps):
             return self.frame_rate
@@ -88,11 +83,11 @@ class VideoWriter:
     """Writes an MP4 file of constant frame rate, complete once it is closed; without frames, no file."""
 
     def __init__(self, path: str | os.PathLike[str], frame_rate: float):
-        self.path = _checked_name(os.fspath(path))
-        self.frame_rate = writable_rate(frame_rate)
+        self.path = os.fspath(path)
+        # MPEG-4's fractions as OpenCV writes them: over a power of ten
+        self.frame_rate = round(frame_rate, max(0, min(3, int(math.log10(_MAX_TERM / frame_rate)))))
         self.num_frames = 0
         self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)
         self._last: np.ndarray | None = None
 
     def write(self, frame: np.ndarray, seconds: float | None = None) -> None:
@@ -100,31 +95,24 @@ class VideoWriter:
 
         seconds: when the frame is shown; until then the one before it is repeated, and a frame whose place is taken
         replaces it in what follows. None: right after the one before.
-        Raises `UserError` if the file cannot be written.
         """
+        height, width = (side - side % 2 for side in frame.shape[:2])
+        frame = cv2.cvtColor(np.ascontiguousarray(frame[:height, :width]), cv2.COLOR_RGB2BGR)
         if self._writer is None:
-            height, width = frame.shape[:2]
-            self._size = (max(2, width - width % 2), max(2, height - height % 2))
-            self._writer = cv2.VideoWriter(self.path, cv2.VideoWriter.fourcc(*"mp4v"), self.frame_rate, self._size)
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(self.path, codec, self.frame_rate, (width, height))
             if not self._writer.isOpened():
                 raise UserError(f"cannot write the video {self.path}; check the folder, or OpenCV's build for FFmpeg.")
-        width, height = self._size
-        if frame.shape[0] - height in (0, 1) and frame.shape[1] - width in (0, 1):
-            frame = frame[:height, :width]
-        else:
+            self._size = (width, height)
+        if (width, height) != self._size:  # OpenCV would leave it out
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
-        frame = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR)
         place = self.num_frames if seconds is None else round(seconds * self.frame_rate)
-        while self._last is not None and self.num_frames < place:
-            self._put(self._last)
-        if self.num_frames <= place:
-            self._put(frame)
+        last = frame if self._last is None else self._last
+        shown = [last] * (place - self.num_frames) + [frame] * (self.num_frames <= place)
+        for image in shown:
+            self._writer.write(image)
+        self.num_frames += len(shown)
         self._last = frame
-
-    def _put(self, frame: np.ndarray) -> None:
-        assert self._writer is not None
-        self._writer.write(frame)
-        self.num_frames += 1
 
     def close(self) -> None:
         if self._writer is not None:
@@ -132,27 +120,12 @@ class VideoWriter:
             self._writer = None
 
 
-def _checked_name(path: str) -> str:
-    """The path itself; raise `UserError` for bytes that are no text, on which OpenCV 5 crashes the process."""
-    if not path.isascii() and path != path.encode(errors="replace").decode():
-        raise UserError(f"the name of the video {path} is not valid UTF-8; rename it.")
-    return path
-
-
-def writable_rate(rate: float) -> float:
-    """The closest frame rate that MPEG-4 can state as OpenCV writes it: over a power of ten."""
-    digits = 3
-    while digits and rate * 10**digits > _MAX_TERM:
-        digits -= 1
-    return round(rate, digits)
-
-
 @contextlib.contextmanager
 def stop_on_interrupt() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets, so that a loop can end after its frame; a second Ctrl-C interrupts."""
     requested = threading.Event()
 
-    def handle(signal_number: int, frame: FrameType | None) -> None:
+    def handle(*_: Any) -> None:
         if requested.is_set():
             raise KeyboardInterrupt
         requested.set()

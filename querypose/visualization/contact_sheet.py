@@ -1,70 +1,70 @@
-"""A sheet of images side by side: predictions beside the ground truth, say."""
+"""Sheets of images side by side: predictions beside the ground truth, say."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 
 from querypose.atomic_io import writing
-from querypose.visualization.draw_poses import font, label_size
+from querypose.image_io import read_image_rgb
+from querypose.skeleton import Skeleton
+from querypose.structures import Persons
+from querypose.visualization.draw_poses import coco_fields, draw_label, draw_poses, label_size
 
 PAPER, MAT = (255, 255, 255), (236, 236, 236)
-GAP = 12  # pixels between rows
+GAP, SLIT = 12, 3  # pixels between rows, and between the images of a row
 SHEET_ROWS = 24
 
 
 def contact_sheet(
     rows: Sequence[Sequence[np.ndarray]],
-    titles: Sequence[str] | None = None,
+    titles: Sequence[str] = (),
     *,
     columns: int = 1,
-    cell_size: tuple[int, int] = (480, 360),
-    headings: Sequence[str] = ("ground truth", "prediction"),
+    cell_size: tuple[int, int] = (400, 320),
+    headings: Sequence[str],
 ) -> np.ndarray:
-    """Lay images out in a grid of equal cells, `columns` rows side by side.
+    """Lay images out in a grid of equal cells, `columns` rows side by side, as one (H, W, 3) uint8 RGB image.
 
-    rows: sequences of (H, W, 3) uint8 RGB images of any size, one per heading. titles: one per row, written above it.
-    cell_size: width and height in pixels of the cell in which an image is fitted.
-
-    Returns one (H, W, 3) uint8 RGB image.
+    rows: sequences of (H, W, 3) uint8 RGB images of any size, one per heading. titles: written above each row.
+    cell_size: width and height in pixels in which an image is fitted.
     """
-    titles, columns = titles or [""] * len(rows), min(columns, len(rows))
-    cell_width, cell_height = cell_size
-    size = max(11, cell_width // 24)
+    columns, (width, height) = min(columns, len(rows)), cell_size
+    size = max(11, width // 24)
     line_height = label_size("", size)[1]
-    top = GAP + (line_height if any(headings) else 0)
-    title_height = line_height if any(titles) else 0
-    # narrow lines separate the images of a row, broad ones the rows
-    pitch = cell_width + GAP // 4
-    tile_width, tile_height = len(headings) * pitch - GAP // 4, title_height + cell_height
-    height = top + -(-len(rows) // columns) * (tile_height + GAP)
-    sheet = Image.new("RGB", (GAP + columns * (tile_width + GAP), height), PAPER)
-    ink = ImageDraw.Draw(sheet)
+    top, tile_width = GAP + line_height, len(headings) * (width + SLIT) - SLIT
+    tile_height = height + (line_height if titles else 0)
+    lines = -(-len(rows) // columns)
+    sheet = np.full((top + lines * (tile_height + GAP), GAP + columns * (tile_width + GAP), 3), PAPER, np.uint8)
 
     def write(text: str, left: int, top: int, room: int) -> None:
-        shown = text
-        while shown and label_size(shown, size)[0] > room:
-            text = text[:-1]
-            shown = text + "…"
-        ink.text((left + 2, top + line_height / 2), shown, font=font(size), fill=(0, 0, 0), anchor="lm")
+        draw_label(sheet[:, : left + room], text, (left, top), size, PAPER)  # cut off where the room ends
 
-    for column in range(columns):
-        for index, heading in enumerate(headings):
-            write(heading, GAP + column * (tile_width + GAP) + index * pitch, GAP // 2, cell_width)
-    for number, (row, title) in enumerate(zip(rows, titles, strict=True)):
+    for number, row in enumerate(rows):
         x, y = GAP + number % columns * (tile_width + GAP), top + number // columns * (tile_height + GAP)
-        write(title, x, y, tile_width)
-        for index, image in zip(range(len(headings)), row, strict=True):
+        if titles:
+            write(titles[number], x, y, tile_width)
+        for left, heading, image in zip(range(x, x + tile_width, width + SLIT), headings, row, strict=True):
+            if number < columns:
+                write(heading, left, GAP // 2, width)
             cell = ImageOps.pad(Image.fromarray(image), cell_size, method=Image.Resampling.BICUBIC, color=MAT)
-            sheet.paste(cell, (x + index * pitch, y + title_height))
-    return np.asarray(sheet)
+            sheet[y + tile_height - height :, left:][:height, :width] = np.asarray(cell)
+    return sheet
 
 
 def write_sheets(
-    entries: Iterable[tuple[str, str, Sequence[np.ndarray]]], folder: Path, overview: str, headings: Sequence[str]
+    entries: Iterable[tuple[str, str, Sequence[np.ndarray]]],
+    folder: Path,
+    overview: str,
+    headings: Sequence[str],
+    **layout: Any,
 ) -> None:
-    """Write a sheet for each entry (file name, title, an image per heading), and one of the first `SHEET_ROWS`."""
+    """Write a sheet for each entry (file name, title, an image per heading), and one of the first `SHEET_ROWS`.
+
+    layout: its columns and cell size.
+    """
     first: list[tuple[str, Sequence[np.ndarray]]] = []
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,5 +75,20 @@ def write_sheets(
             first = [*first, (title, images)][:SHEET_ROWS]
         if first:
             titles, rows = zip(*first, strict=True)
-            sheet = contact_sheet(rows, titles, columns=2, cell_size=(400, 320), headings=headings)
+            sheet = contact_sheet(rows, titles, headings=headings, **{"columns": 2, **layout})
             Image.fromarray(sheet).save(folder / overview)
+
+
+def prediction_sheet(
+    records: Iterable[dict[str, Any]], predictors: Mapping[str, Callable[[np.ndarray], Persons]], skeleton: Skeleton
+) -> np.ndarray:
+    """A row for each image, Detectron2's dataset dict: its ground truth and the poses of each predictor, by heading."""
+    rows = []
+    for record in records:
+        image = read_image_rgb(record["file_name"])
+        labeled = [person for person in record.get("annotations", ()) if not person.get("iscrowd", 0)]
+        # Detectron2 has added the half pixel already
+        truth = coco_fields(labeled, skeleton.num_keypoints, ground_truth=True, offset=0.0)
+        found = [truth, *(predict(image) for predict in predictors.values())]
+        rows.append([draw_poses(image, poses, skeleton) for poses in found])
+    return contact_sheet(rows, columns=2, headings=("ground truth", *predictors))

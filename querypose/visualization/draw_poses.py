@@ -1,20 +1,22 @@
-"""Draw persons on an image: limbs colored by side, boxes and scores by person.
+"""Draw persons on an image: limbs colored by side, boxes and scores by person, the attention of their parts.
 
 Coordinates are Detectron2's, where the first pixel's center is (0.5, 0.5). OpenCV's drawing calls put that center at
 (0, 0), hence every `- 0.5` here.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
+from detectron2.config import CfgNode
 from PIL import Image, ImageDraw, ImageFont
 
 from querypose.errors import UserError
+from querypose.modeling.part_division import build_part_division, part_groups
 from querypose.skeleton import SIDE_COLORS, Skeleton
 from querypose.structures import SCORE_THRESHOLD
-from querypose.visualization.poses import Poses
 
 # The colors of Okabe and Ito's palette that the sides leave over, then some of Paul Tol's.
 PERSON_COLORS = (
@@ -28,7 +30,6 @@ _CROWD = 8  # boxes of more persons than that are thinner, so that they do not h
 _FAR = 1e6  # pixels; OpenCV's fixed-point coordinates overflow beyond some hundred millions
 
 _Color = tuple[int, int, int]
-_Colors = dict[str, _Color]
 
 
 def draw_poses(
@@ -47,58 +48,57 @@ def draw_poses(
 ) -> np.ndarray:
     """Draw persons on a copy of an image (H, W, 3) uint8 and return it, scaled.
 
-    instances: predictions or ground truth in pixels of the image, see `Poses.from_instances`. Persons with `track_ids`
-    have the color of their id.
+    instances: Detectron2's, or a mapping of their fields, in pixels of the image: `pred_keypoints` (n, K, 3) with
+    confidences in [0, 1] and maybe `pred_boxes` (n, 4) XYXY, `scores` (n,), `pred_keypoint_sigmas` (n, K, 2) and
+    `track_ids` (n,), by which persons are then colored; or `gt_keypoints` with COCO's visibilities and `gt_boxes`:
+    hidden keypoints are hollow and fainter.
     score_threshold, keypoint_threshold: predicted persons, keypoints and limbs with an end below it are not drawn.
     color_by: "side", the same for every person, so that a left-right swap is visible; or "person".
-    confidence: what shows the confidence of a keypoint above the threshold: "size", "opacity", "both" or "none".
-    Labeled but hidden ground truth keypoints are hollow and fainter.
+    confidence: what shows the confidence of a keypoint above the threshold, of `CONFIDENCE`.
     sigmas: half axes of the ellipses around keypoints, in predicted sigmas (True: one); 0 or False draws none.
-    scale: resize the image by this factor before drawing; None enlarges only images below 400 pixels, 2 to 4 times.
+    scale: resize the image by this factor before drawing; None enlarges images below 400 pixels, 2 to 4 times.
     """
-    for name, value, valid in (("color_by", color_by, COLOR_BY), ("confidence", confidence, CONFIDENCE)):
-        if value not in valid:
-            raise UserError(f"{name} must be one of {', '.join(valid)}, not {value}.")
-    poses = Poses.from_instances(instances, skeleton.num_keypoints)
-    if sigmas and poses.sigmas is None:
+    if color_by not in COLOR_BY or confidence not in CONFIDENCE:
+        raise UserError(f"color_by must be one of {COLOR_BY} and confidence of {CONFIDENCE}.")
+    fields = instances if isinstance(instances, Mapping) else instances.get_fields()
+    kind = "pred" if "pred_keypoints" in fields else "gt"
+    if sigmas and "pred_keypoint_sigmas" not in fields:
         raise UserError("these persons have no pred_keypoint_sigmas: the loss of their model must use sigma.")
+    keypoints, names = as_array(fields[f"{kind}_keypoints"]), (f"{kind}_boxes", "scores", "pred_keypoint_sigmas")
+    boxes, scores, half_axes = (as_array(fields[name]) if name in fields else None for name in names)
+    if keypoints.shape[1] != skeleton.num_keypoints:
+        number = keypoints.shape[1]
+        raise UserError(f"persons to draw have {number} keypoints but the skeleton has {skeleton.num_keypoints}.")
     height, width = image_rgb.shape[:2]
-    scale = default_scale(height, width) if scale is None else scale
+    scale = min(max(1, -(-400 // max(height, width))), 4) if scale is None else scale
     size = max(1, round(width * scale)), max(1, round(height * scale))
     canvas = cv2.resize(image_rgb, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
 
-    keypoints = poses.keypoints * (scale, scale, 1.0)
-    boxes = _boxes_around(keypoints, keypoint_threshold) if poses.boxes is None else poses.boxes * scale
-    areas = np.nan_to_num(np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0), axis=1), nan=0.0)
-    shown = np.full(len(keypoints), True) if poses.scores is None else poses.scores >= score_threshold
+    keypoints = keypoints * (scale, scale, 1.0)
+    extents = _boxes_around(keypoints, keypoint_threshold) if boxes is None else boxes * scale
+    areas = np.nan_to_num(np.maximum(extents[:, 2:] - extents[:, :2], 0.0).prod(axis=1), nan=0.0)
+    shown = np.full(len(keypoints), True) if scores is None else scores >= score_threshold
     # Large persons first: the marks of a small one in front of them, or behind, then stay on top.
     persons = sorted(np.flatnonzero(shown).tolist(), key=lambda i: -areas[i])
-    ids = np.arange(len(keypoints)) if poses.track_ids is None else poses.track_ids
-    colors = [PERSON_COLORS[i % len(PERSON_COLORS)] if i >= 0 else CASING_COLOR for i in ids.tolist()]
-    corners = {i: c for i in persons if (c := _visible_corners(canvas, boxes[i]))}
-    if show_boxes and poses.boxes is not None:
+    ids = fields["track_ids"].tolist() if "track_ids" in fields else range(len(keypoints))
+    colors = [PERSON_COLORS[i % len(PERSON_COLORS)] if i >= 0 else CASING_COLOR for i in ids]
+    corners = {i: c for i in persons if (c := _visible_corners(canvas, extents[i]))}
+    if show_boxes and boxes is not None:
         thickness = max(1, round((0.003 if len(persons) <= _CROWD else 0.0015) * max(size)))
         for i, (x0, y0, x1, y1) in corners.items():
             cv2.rectangle(canvas, (x0, y0), (x1, y1), colors[i], thickness)
-    marks = _marks(keypoints, keypoint_threshold, confidence, poses.ground_truth)
+    marks = _marks(keypoints, keypoint_threshold, confidence, kind == "gt")
     for i in persons:
         # Half the width of a limb, in pixels: by the person's size, within what is legible on this canvas.
         half_width = float(np.clip(0.007 * np.sqrt(areas[i]), 0.9, max(1.2, 0.005 * max(size))))
         side_colors = SIDE_COLORS if color_by == "side" else dict.fromkeys(SIDE_COLORS, colors[i])
-        _draw_person(canvas, keypoints[i], marks[i], half_width, skeleton, side_colors)
-        if sigmas and poses.sigmas is not None:
-            shapes = np.concatenate([keypoints[i, :, :2] - 0.5, sigmas * scale * poses.sigmas[i]], axis=1)
-            _draw_ellipses(canvas, shapes, marks[i, :, 0], [side_colors[side] for side in skeleton.sides])
-    if show_scores and poses.scores is not None:
-        names = ["" if poses.track_ids is None or i < 0 else f"#{i}: " for i in ids.tolist()]
-        texts = [f"{name}{score:.2f}" for name, score in zip(names, poses.scores, strict=True)]
+        ellipses = sigmas * scale * half_axes[i] if sigmas and half_axes is not None else None
+        _draw_person(canvas, keypoints[i], ellipses, marks[i], half_width, skeleton, side_colors)
+    if show_scores and scores is not None:
+        tags = [f"#{i}: " if "track_ids" in fields and i >= 0 else "" for i in ids]
+        texts = [f"{tag}{score:.2f}" for tag, score in zip(tags, scores, strict=True)]
         _draw_labels(canvas, corners, texts, colors)
     return canvas
-
-
-def default_scale(height: int, width: int) -> int:
-    """Return the integer, at most 4, that enlarges the longer side to 400 pixels or more."""
-    return int(np.clip(np.ceil(400 / max(height, width)), 1, 4))
 
 
 def _boxes_around(keypoints: np.ndarray, threshold: float) -> np.ndarray:
@@ -123,9 +123,18 @@ def _marks(keypoints: np.ndarray, threshold: float, confidence: str, ground_trut
 
 
 def _draw_person(
-    canvas: np.ndarray, keypoints: np.ndarray, marks: np.ndarray, half_width: float, skeleton: Skeleton, colors: _Colors
+    canvas: np.ndarray,
+    keypoints: np.ndarray,
+    half_axes: np.ndarray | None,
+    marks: np.ndarray,
+    half_width: float,
+    skeleton: Skeleton,
+    colors: dict[str, _Color],
 ) -> None:
-    """Draw limbs, then keypoints (K, 3) in pixels of the canvas; marks: (K, 3), as of `_marks`; colors: by side."""
+    """Draw limbs, then keypoints (K, 3) and ellipses of half axes (K, 2), in pixels of the canvas.
+
+    marks: (K, 3), as of `_marks`; half_width: of a limb; colors: by side.
+    """
     opacity, size, hollow = marks.T
     radius, casing = 1.7 * half_width * size, max(0.7, 0.35 * half_width)
     points = np.clip(keypoints[:, :2] - 0.5, -_FAR, _FAR)
@@ -134,20 +143,19 @@ def _draw_person(
         _fill_capsule(canvas, points[i], points[j], half_width + casing, CASING_COLOR, 0.5 * strength)
     for i, j, strength in limbs:
         _fill_capsule(canvas, points[i], points[j], half_width, colors[skeleton.limb_side(i, j)], strength)
-    for i in np.flatnonzero(np.isfinite(opacity)).tolist():
+    shown = np.flatnonzero(np.isfinite(opacity)).tolist()
+    for i in shown:
         discs = [(radius[i] + casing, CASING_COLOR), (radius[i], colors[skeleton.sides[i]])]
         if hollow[i]:
             discs.append((0.6 * radius[i], CASING_COLOR))
         for extent, color in discs:
             _fill_capsule(canvas, points[i], points[i], extent, color, opacity[i])
-
-
-def _draw_ellipses(canvas: np.ndarray, ellipses: np.ndarray, opacity: np.ndarray, colors: list[_Color]) -> None:
-    """Outline ellipses (K, 4): center and half axes in pixels, OpenCV's coordinates; not where opacity (K,) is NaN."""
-    for i in np.flatnonzero(np.isfinite(opacity) & np.isfinite(ellipses).all(axis=1)).tolist():
+    if half_axes is None:
+        return
+    for i in shown:
         # 16ths of a pixel; what is far outside would overflow
-        x, y, a, b = np.round(16 * np.clip(ellipses[i], -_FAR, _FAR)).astype(int).tolist()
-        for thickness, color in ((3, CASING_COLOR), (1, colors[i])):
+        (x, y), (a, b) = np.round(16 * np.clip([points[i], half_axes[i]], -_FAR, _FAR)).astype(int).tolist()
+        for thickness, color in ((3, CASING_COLOR), (1, colors[skeleton.sides[i]])):
             cv2.ellipse(canvas, (x, y), (a, b), 0, 0, 360, color, thickness, cv2.LINE_AA, shift=4)
 
 
@@ -208,3 +216,59 @@ def draw_label(canvas: np.ndarray, text: str, top_left: tuple[int, int], size: i
     x, y = top_left
     region = canvas[y : y + label.height, x : x + label.width]
     region[:] = np.asarray(label)[: region.shape[0], : region.shape[1]]
+
+
+def overlay_attention(image_rgb: np.ndarray, attention: Any, boxes: Any, opacity: float = 0.85) -> np.ndarray:
+    """Overlay the attention maps of the parts of n persons on a copy of an image (H, W, 3) uint8 (Figure 5).
+
+    attention: (n, M, h, w), not negative; each map is scaled to a maximum of 1, and where maps overlap the larger value
+    counts. boxes: (n, 4) XYXY in pixels, over which the maps lie; a box without area is skipped. opacity: of the
+    largest value, 0 to 1.
+    """
+    heat = np.zeros(image_rgb.shape[:2], np.float32)
+    for maps, box in zip(as_array(attention).astype(np.float32), as_array(boxes), strict=True):
+        size = box[2:] - box[:2]
+        if not (size > 0).all():
+            continue
+        strength = (maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)).max(axis=0)
+        # the center of pixel i is at i + 0.5, and so is that of location j of the map
+        scale = size / strength.shape[::-1]
+        shift = box[:2] + 0.5 * scale - 0.5
+        to_image = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
+        np.maximum(heat, cv2.warpAffine(strength, to_image, heat.shape[::-1]), out=heat)
+    colors = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_MAGMA)[:, :, ::-1]
+    weight = opacity * np.minimum(1.3 * heat, 1)[..., None]
+    return np.round((1 - weight) * image_rgb + weight * colors).astype(np.uint8)
+
+
+def part_names(cfg: CfgNode, skeleton: Skeleton) -> list[str]:
+    """Name each part of a config's model by its keypoints: 'left elbow, left wrist'."""
+    config = cfg.MODEL.QUERYPOSE
+    division = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
+    return [", ".join(group).replace("_", " ") for group in part_groups(skeleton, division)]
+
+
+def coco_fields(
+    entries: Sequence[Mapping[str, Any]], num_keypoints: int, *, ground_truth: bool, offset: float = 0.5
+) -> dict[str, np.ndarray]:
+    """The COCO annotations or results of one image as fields for `draw_poses`, with boxes if every entry has one.
+
+    offset: added to keypoints; 0.5 as Detectron2 does, since COCO counts from the pixels' corners.
+    """
+    kind = "gt" if ground_truth else "pred"
+    keypoints = as_array([entry.get("keypoints", [0.0] * 3 * num_keypoints) for entry in entries])
+    fields = {f"{kind}_keypoints": keypoints.reshape(-1, num_keypoints, 3) + (offset, offset, 0)}
+    if all("bbox" in entry for entry in entries):
+        boxes = as_array([entry["bbox"] for entry in entries]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        fields[f"{kind}_boxes"] = boxes
+    if not ground_truth:
+        fields["scores"] = as_array([entry["score"] for entry in entries])
+    return fields
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Convert a tensor, a `Boxes`, a `Keypoints` or an array to a float64 array."""
+    values = getattr(values, "tensor", values)
+    values = values.detach().cpu() if hasattr(values, "detach") else values
+    return np.asarray(values, dtype=np.float64)

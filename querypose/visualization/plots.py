@@ -1,10 +1,16 @@
-"""Plots of data sets and of errors by keypoint, and what all plots share: the palette and how they are written."""
+"""Plots of training runs, data sets and errors."""
 
+import contextlib
+import itertools
+import json
+import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -21,20 +27,108 @@ BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK = PALETTE = (
 )  # fmt: skip
 """Okabe and Ito's palette without yellow, which is faint on paper."""
 
+_STYLES: list[dict[str, Any]] = list(cycler(linestyle=["-", "--", ":"]) * cycler(color=PALETTE))
+
 
 def save_figure(figure: Figure, path: str | Path, **options: Any) -> Path:
-    """Write a figure with options of `Figure.savefig`, and return the path; missing folders are created.
-
-    Raises `UserError` for a suffix that matplotlib does not know and for a path that cannot be written.
-    """
+    """Write a figure with options of `Figure.savefig`, and return the path; missing folders are created."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, **options)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be written: {reason}; give a writable path that ends in .png") from error
+        raise UserError(f"{path} cannot be written: {error}; give a writable path that ends in .png") from error
     return path
+
+
+def plot_training(
+    metrics_files: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    smoothing: int | None = None,
+) -> Path:
+    """Draw what Detectron2 wrote to `metrics.json` of each run: a panel per quantity, a color per run.
+
+    labels: the runs' names, else their folders'. smoothing: number of records in the running mean over the raw curve,
+    else a fiftieth of a run.
+    """
+    files = [metrics_files] if isinstance(metrics_files, str | Path) else list(metrics_files)
+    labels = labels or [Path(file).resolve().parent.name for file in files]
+    if len(labels) != len(files):
+        raise UserError(f"{len(files)} metrics files need as many labels, not {len(labels)}.")
+    runs = list(zip(itertools.cycle(_STYLES), labels, map(read_curves, files), strict=False))
+    # the total loss, its terms, results with keypoints before boxes, the learning rate
+    order = {"total_loss": 0, "keypoints/AP": 2, "lr": 4}
+    quantities = {name for *_, curves in runs for name in curves}
+    names = sorted(quantities, key=lambda name: (order.get(name, 3 if name.endswith("/AP") else 1), name))
+    if not names:
+        raise UserError(f"nothing to plot: no losses, learning rate or AP in {', '.join(map(str, files))}.")
+    rows, columns = -(-len(names) // 3), min(3, len(names))
+    figure = Figure(figsize=(4.6 * columns, 3.1 * rows + 0.3), dpi=120, layout="constrained")
+    for place, name in enumerate(names, start=1):
+        axis = figure.add_subplot(rows, columns, place)
+        curves = [({**style, "label": label}, *curves[name]) for style, label, curves in runs if name in curves]
+        _draw_panel(axis, name, curves, smoothing)
+    if len(runs) > 1:
+        legend = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*legend, loc="outside upper center", ncols=min(len(labels), 4), frameon=False)
+    return save_figure(figure, output)
+
+
+def read_curves(file: str | Path) -> dict[str, np.ndarray]:
+    """Iterations and finite values (2, n) of the total loss, `lr`, AP and each loss summed over its stages (`loss_l1`,
+    `loss_l1_0`, ..) in a `metrics.json`; later lines replace earlier ones, broken ones are skipped."""
+    try:
+        text = Path(file).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; give a metrics.json of a training run.") from error
+    records: dict[int, dict[str, Any]] = {}
+    for line in text.splitlines():
+        with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
+            record = json.loads(line)
+            records.setdefault(record["iteration"], {}).update(record)
+    if not records:
+        raise UserError(f"{file} holds no training record; give a metrics.json that Detectron2 wrote.")
+    points: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    for iteration, record in sorted(records.items()):
+        for name, value in record.items():
+            if name.startswith("loss_") or name in ("total_loss", "lr") or name.endswith("/AP"):
+                points[re.sub(r"_\d+$", "", name)][iteration] += value
+    curves = {name: np.array([*sums.items()], dtype=float).T for name, sums in points.items()}
+    curves = {name: curve[:, np.isfinite(curve[1])] for name, curve in curves.items()}
+    return {name: curve for name, curve in curves.items() if curve.size}
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Return the mean of the `window` values (made odd) around each; of fewer at the ends."""
+    kernel = np.ones(2 * min(window // 2, (len(values) - 1) // 2) + 1)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+
+
+def _draw_panel(
+    axis: Axes, name: str, curves: list[tuple[dict[str, Any], np.ndarray, np.ndarray]], smoothing: int | None
+) -> None:
+    """Draw the curves (style, iterations, values) of a quantity."""
+    is_loss, is_result = "loss" in name, name.endswith("/AP")
+    for style, iterations, values in curves:
+        if is_loss:
+            axis.plot(iterations, values, color=style["color"], linewidth=0.7, alpha=0.3)
+            values = running_mean(values, smoothing or len(values) // 50)
+        axis.plot(iterations, values, **style, linewidth=1.5, marker="o" if is_result else None, markersize=3)
+        if is_result:
+            best = int(np.argmax(values))
+            place: Any = {"textcoords": "offset points", "xytext": (0, 4), "ha": "center", "fontsize": 8}
+            axis.annotate(f"{values[best]:.1f}", (iterations[best], values[best]), color=style["color"], **place)
+            axis.margins(y=0.15)
+    every = np.concatenate([values for _, _, values in curves])
+    # a likelihood loss falls below 0, and few decades need no log axis
+    if is_loss and every.min() > 0 and every.max() > 10 * every.min():
+        axis.set_yscale("log")
+    axis.set_title({"lr": "learning rate", "total_loss": "total loss"}.get(name, name), fontsize=10)
+    axis.set_xlabel("iteration", fontsize=8)
+    axis.tick_params(labelsize=8, which="both")
+    axis.grid(alpha=0.25)
 
 
 def plot_dataset(reports: "Sequence[DatasetReport]", path: str | Path) -> None:

@@ -1,15 +1,15 @@
-"""plot_training: reading metrics.json and drawing its curves."""
+"""plot_training: reading metrics.json and drawing its curves; the figure of the model."""
 
 import json
 
 import pytest
 from load_tool import load_tool
 from matplotlib.figure import Figure
-from PIL import Image
+from tiny_model import tiny_model
 
 from querypose.errors import UserError
-from querypose.visualization import plot_training
-from querypose.visualization.training_plot import read_metrics, running_mean, training_curves
+from querypose.modeling import decoder as decoder_module
+from querypose.visualization.plots import plot_training, read_curves, running_mean
 
 
 def write(folder, records, end=""):
@@ -25,25 +25,18 @@ def run_records(offset=0.0):
     return losses + [{"iteration": 99, "bbox/AP": 30.0, "keypoints/AP": 50.0, "keypoints/AP50": 80.0}]
 
 
-def test_later_lines_replace_earlier_ones_and_incomplete_lines_are_left_out(tmp_path):
-    # what a killed run and its resumption leave behind
+def test_reading(tmp_path):
+    """Losses are summed over stages, not over kinds; what a killed run and its resumption leave behind; no NaN."""
     (tmp_path / "metrics.json").write_text(
         """{"iteration": 20, "lr": 1}
         {"iteration": 30, "l{"iteration": 30, "lr": 3}
-        {"iteration": 40, "lr": 4}
-        {"iteration": 20, "lr": 5, "total_loss": 7}
+        {"iteration": 40, "lr": 4, "loss_l2": NaN, "bbox/AP": NaN}
+        {"iteration": 20, "lr": 5, "loss_l1": 1, "loss_l1_0": 2, "loss_l1_10": 4, "loss_l2": 8, "eta_seconds": 1}
         {"iteration": 0, "lr": 0.5}
         {"iteration": 60, "l"""
     )
-    expected = [(0, {"lr": 0.5}), (20, {"lr": 5.0, "total_loss": 7.0}), (40, {"lr": 4.0})]
-    assert list(read_metrics(tmp_path / "metrics.json").items()) == expected
-
-
-def test_losses_are_summed_over_stages_but_not_over_kinds_and_only_finite_numbers_remain():
-    losses = {"loss_l1": 1.0, "loss_l1_0": 2.0, "loss_l1_10": 4.0, "loss_l2": 8.0, "eta_seconds": 1.0}
-    curves = training_curves({5: losses, 6: {"loss_l2": float("nan"), "keypoints/AP": float("nan")}})
-    points = {name: (iterations.tolist(), values.tolist()) for name, (iterations, values) in curves.items()}
-    assert points == {"loss_l1": ([5], [7.0]), "loss_l2": ([5], [8.0])}
+    curves = {name: curve.tolist() for name, curve in read_curves(tmp_path / "metrics.json").items()}
+    assert curves == {"lr": [[0, 20, 40], [0.5, 5, 4]], "loss_l1": [[20], [7]], "loss_l2": [[20], [8]]}
 
 
 @pytest.mark.parametrize(
@@ -57,20 +50,14 @@ def test_running_mean(values, window, expected):
 @pytest.fixture
 def drawn(monkeypatch):
     """The Matplotlib figures that were saved."""
-    figures, save = [], Figure.savefig
-
-    def savefig(self, *args, **kwargs):
-        figures.append(self)
-        return save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: figures.append(figure))
     return figures
 
 
 def test_one_panel_per_quantity(tmp_path, drawn):
     file = write(tmp_path, run_records(), end='{"iteration": 100, "tot')
-    figure = plot_training(file, tmp_path / "new" / "curves.png")
-    assert Image.open(figure).format == "PNG"
+    plot_training(file, tmp_path / "new" / "curves.png")
     panels = {axis.get_title(): axis for axis in drawn[0].axes}
     assert list(panels) == ["total loss", "loss_l1", "keypoints/AP", "bbox/AP", "learning rate"]
     raw, smooth = panels["total loss"].lines
@@ -82,13 +69,12 @@ def test_one_panel_per_quantity(tmp_path, drawn):
     assert panels["keypoints/AP"].texts[0].get_text() == "50.0"
 
 
-def test_tool_draws_runs_by_folder_and_file_in_different_colors(tmp_path, drawn, capsys):
+def test_tool_draws_runs_by_folder_and_file_in_different_colors(tmp_path, drawn):
     main = load_tool("plot_training").main
     first, second = write(tmp_path / "first", run_records()), write(tmp_path / "second", run_records(-5.0))
     given = [str(first.parent), str(second), "--output", str(tmp_path / "curves.png")]
     main([*given, "--smoothing", "3"])
     main([*given, "--labels", "one", "two"])
-    assert f"written: {tmp_path / 'curves.png'}" in capsys.readouterr().out
     names = [[text.get_text() for text in figure.legends[0].texts] for figure in drawn]
     assert names == [["first", "second"], ["one", "two"]]
     total = next(axis for axis in drawn[0].axes if axis.get_title() == "total loss")
@@ -102,11 +88,37 @@ def test_tool_draws_runs_by_folder_and_file_in_different_colors(tmp_path, drawn,
 def test_unusable_files_are_rejected(tmp_path):
     good = write(tmp_path / "good", run_records())
     for file, output, reason in (
-        (good, tmp_path / "curves.docx", "curves.docx cannot be written: Format 'docx' is not supported"),
-        (good, good / "curves.png", "cannot be written"),
-        (tmp_path / "absent.json", tmp_path / "a.png", "cannot read .*absent.json: No such file"),
-        (write(tmp_path, [], end='{"iteration": 3'), tmp_path / "a.png", "holds no training record"),
-        (write(tmp_path / "time", [{"iteration": 1, "time": 2.0}]), tmp_path / "a.png", "no losses"),
+        (good, "curves.docx", "curves.docx cannot be written: Format 'docx' is not supported"),
+        (good, "good/metrics.json/curves.png", "cannot be written"),
+        (tmp_path / "absent.json", "a.png", "cannot read .*absent.json: No such file"),
+        (write(tmp_path, [], end='{"iteration": 3'), "a.png", "holds no training record"),
+        (write(tmp_path / "time", [{"iteration": 1, "time": 2.0}]), "a.png", "no losses"),
     ):
         with pytest.raises(UserError, match=reason):
-            plot_training(file, output)
+            plot_training(file, tmp_path / output)
+
+
+def test_names_in_the_figure_are_those_of_the_modules(tmp_path, drawn):
+    draw = load_tool("draw_architecture").draw_architecture
+    draw(tmp_path / "figure.svg")
+    written = "\n".join(text.get_text() for text in drawn[0].axes[0].texts)
+    model = tiny_model("full")
+    decoder = model.decoder
+    stage = decoder.keypoint_stages[0]
+    for owner, names in {
+        model: "preprocess backbone",
+        decoder: "proposal_boxes instance_queries part_queries",
+        stage: "tower part_embedding part_update self_attention feedforward heads instance_to_part",
+        decoder_module: "pool_regions",
+    }.items():
+        for name in names.split():
+            assert hasattr(owner, name) and name in written
+    for module in (decoder.box_stages[0], stage, stage.part_embedding, stage.part_update, stage.heads, model.criterion):
+        assert type(module).__name__ in written
+    assert hasattr(stage, "instance_interaction") and "instance_interaction" in written
+
+
+def test_the_figure_is_the_same_file_every_time(tmp_path):
+    for name in ("a.svg", "b.svg"):
+        load_tool("draw_architecture").draw_architecture(tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

@@ -1,0 +1,260 @@
+"""tools/visualize_{data,results,attention}.py: what they draw beside what, and the errors of images in closed form."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Boxes
+from evaluation_data import ground_truth_of, one_person, results_near
+from hands import HANDS, two_persons
+from load_tool import load_tool
+from PIL import Image
+from refusals import ROOT
+from tiny_model import tiny_config
+
+from querypose.data import PoseDatasetMapper, skeleton_of
+from querypose.errors import UserError
+from querypose.evaluation.ground_truth import load_ground_truth
+from querypose.evaluation.matching import ImageMatching, match_poses
+from querypose.skeleton import SIDE_COLORS
+from querypose.visualization.draw_poses import overlay_attention, part_names
+
+
+def save_noise(file, height, width):
+    Image.fromarray(np.random.default_rng(0).integers(0, 60, (height, width, 3), dtype=np.uint8)).save(file)
+    return {"file_name": file.name, "height": height, "width": width}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two images of noise, a person with spread arms in each; the data set's name."""
+    content = ground_truth_of(num_images=2)
+    content["categories"][0]["skeleton"] = [[1, 2], [1, 3]]
+    for image, person in zip(content["images"], content["annotations"], strict=True):
+        image.update(save_noise(tmp_path / f"{image['id']}.png", 120, 200))
+        keypoints = [100, 20, 2, 150, 60, 2, 30, 60, 2]  # the left hand on our right
+        person.update(bbox=[20, 10, 140, 100], area=9000, keypoints=keypoints, num_keypoints=3)
+    (tmp_path / "data.json").write_text(json.dumps(content))
+    return str(tmp_path / "data.json")
+
+
+def samples(data, split="train", *opts):
+    cfg = tiny_config("light", "DATASETS.TRAIN", (data,), "DATASETS.TEST", (data,), "INPUT.MIN_SIZE_TRAIN", (100, 140))
+    cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.RESIZE_BEFORE = [80, 110], [120, 150]
+    cfg.merge_from_list(list(opts))
+    return load_tool("visualize_data").SampleMaker(cfg, split), cfg
+
+
+def test_a_sample_is_the_mapper_s_and_its_mirror_image_exact(data):
+    maker, cfg = samples(data)
+    flipped, sizes = maker.skeleton.flip_indices, set()
+    for seed in range(6):
+        sample, mirrored = maker.make(1, seed)
+        assert torch.equal(mirrored["image"], sample["image"].flip(2))
+        width = sample["image"].shape[2]
+        here, there = (item["instances"].gt_keypoints.tensor for item in (sample, mirrored))
+        expected = here[:, flipped].clone()
+        expected[..., 0] = torch.where(expected[..., 2] > 0, width - expected[..., 0], 0.0)
+        torch.testing.assert_close(there, expected)
+        here, there = (item["instances"].gt_boxes.tensor for item in (sample, mirrored))
+        torch.testing.assert_close(there[:, [2, 0]], width - here[:, [0, 2]])
+        np.random.seed(seed + 1)
+        plain = PoseDatasetMapper(cfg, is_train=True)(maker.records[1])
+        assert torch.equal(plain["image"], sample["image"])
+        sizes.add(plain["image"].shape)
+    assert len(sizes) > 2, "the augmentation varies"
+
+
+def test_sides_have_their_colors_and_a_wrong_swap_is_visible(data):
+    opts = ("INPUT.RANDOM_FLIP", "none", "INPUT.CROP.ENABLED", False, "INPUT.MIN_SIZE_TRAIN", (120,))
+    maker, _ = samples(data, "train", *opts)
+    images = [maker.draw(sample) for sample in maker.make(0, 0)]
+    # hands at (150.5, 60.5) and (30.5, 60.5), in the mirrored image of 200 pixels at 49.5 and 169.5; twice as large
+    for image, left, right in zip(images, (301, 339), (61, 99), strict=True):
+        assert image.shape == (240, 400, 3)
+        # in both images, the hand on our right is the left one
+        assert tuple(image[121, left]) == SIDE_COLORS["left"]
+        assert tuple(image[121, right]) == SIDE_COLORS["right"]
+    bgr, _ = samples(data, "train", "INPUT.FORMAT", "BGR", *opts)
+    assert np.array_equal(bgr.draw(bgr.make(0, 0)[0]), images[0])
+    maker.mappers[1].flip_indices = np.arange(3)
+    assert tuple(maker.draw(maker.make(0, 0)[1])[121, 339]) == SIDE_COLORS["right"]
+
+
+def test_test_data_are_only_resized(data):
+    maker, _ = samples(data, "test", "INPUT.MIN_SIZE_TEST", 60)
+    (first, _), (second, _) = maker.make(0, 0), maker.make(0, 5)
+    assert first["image"].shape == (3, 60, 100) and torch.equal(first["image"], second["image"])
+    assert first["instances"].gt_keypoints.tensor[0, 0].tolist() == [50.25, 10.25, 2]
+
+
+def test_files_of_samples(data, tmp_path, capsys):
+    main = load_tool("visualize_data").main
+    given = ["--config-file", str(ROOT / "configs/quickstart.yaml"), "--output", str(tmp_path / "out")]
+    overrides = ["DATASETS.TRAIN", f"('{data}',)", "DATASETS.TEST"]
+    main([*given, "--number", "5", *overrides, f"('{data}',)"])
+    assert "2 samples of 2 images" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert len(names) == 3 and names[2] == "samples.png" and {name[3:] for name in names[:2]} == {"_1.png", "_2.png"}
+    sheet = np.asarray(Image.open(tmp_path / "out" / "samples.png"))
+    assert all((sheet == color).all(axis=2).sum() > 20 for color in SIDE_COLORS.values())
+    with pytest.raises(UserError, match="set DATASETS.TEST"):
+        main([*given, "--split", "test", *overrides, "()"])
+
+
+def errors_of(content, results):
+    return list(match_poses(load_ground_truth(content), results))
+
+
+def numbers(error):
+    return error.persons, error.found, error.false_positives, error.error
+
+
+def test_error_in_closed_form():
+    # sigma .05 and area 100^2: exp(-6^2 / (2 * 10^4 * .1^2))
+    truth, (result,) = one_person(shift=6)
+    oks = math.exp(-0.18)
+    (error,) = errors_of(truth, [result])
+    assert numbers(error) == (1, 1, 0, pytest.approx(1 - oks)) and error.mean_oks == pytest.approx(oks)
+    # a second pose of the same person is a false positive, and the surer one counts
+    exact = {**result, "keypoints": [50.0, 50, 1, 0, 0, 1, 0, 0, 1], "score": 0.4}
+    (error,) = errors_of(truth, [exact, result])
+    assert numbers(error) == (1, 1, 1, pytest.approx(1 - oks / 2))
+    # below OKS 0.5 it is a false positive: one person missed, one false positive
+    far, (result,) = one_person(shift=12)
+    (error,) = errors_of(far, [result])
+    assert numbers(error) == (1, 0, 1, 1) and error.mean_oks is None
+    assert errors_of(truth, [])[0].error == 1
+
+
+def test_what_the_evaluation_ignores_is_ignored():
+    truth, (result,) = one_person()
+    truth["images"].append({"id": 7, "file_name": "7.jpg", "width": 9, "height": 9})
+    for change in ({"iscrowd": 1}, {"num_keypoints": 0, "keypoints": [0] * 9}):
+        missed = {**truth["annotations"][0], "id": 2, "image_id": 7}
+        ignored = {**truth, "annotations": [{**truth["annotations"][0], **change}, missed]}
+        assert errors_of(ignored, [result]) == [ImageMatching(1, [], [], 0), ImageMatching(7, [0.0], [], 0)]
+    ids = {**truth, "annotations": [{**truth["annotations"][0], "id": 0}]}
+    assert numbers(errors_of(ids, [result])[0]) == (1, 1, 0, 0), "id 0 is a person's, too"
+
+
+def test_images_in_any_order():
+    truth = ground_truth_of(num_images=12, num_persons=6, seed=3)
+    results = results_near(truth, noise=0.05)
+    order = np.random.default_rng(0).permutation(12)
+    shuffled = {**truth, "images": [truth["images"][i] for i in order]}
+    assert errors_of(shuffled, results) == [errors_of(truth, results)[i] for i in order]
+
+
+@pytest.fixture
+def draw(tmp_path):
+    """visualize_results on three images of one person with both hands labeled, found exactly, 10 pixels beside and
+    below the threshold, and on one of nobody."""
+    content, results = ground_truth_of(num_images=3), []
+    content["categories"][0]["skeleton"] = [[2, 3]]
+    content["images"].append({"id": 4})
+    for image in content["images"]:
+        image.update(save_noise(tmp_path / f"{image['id']}.png", 200, 260))
+    for person, shift, score in zip(content["annotations"], (0, 10, 0), (0.9, 0.8, 0.1), strict=True):
+        person.update(bbox=[30, 20, 200, 160], area=1e4, keypoints=[0, 0, 0, 200, 100, 2, 60, 100, 2], num_keypoints=2)
+        result = {name: person[name] for name in ("image_id", "category_id", "bbox")}
+        results.append({**result, "keypoints": [0, 0, 0, 200 + shift, 100, 1, 60 + shift, 100, 1], "score": score})
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    given = ["--dataset", f"{tmp_path}/truth.json@{tmp_path}", "--results", str(tmp_path / "results.json")]
+    main = load_tool("visualize_results").main
+
+    def run(*options):
+        main([*given, "--output", str(tmp_path / "out"), *options])
+
+    return run
+
+
+def test_results_beside_the_ground_truth(draw, tmp_path, capsys):
+    out = tmp_path / "out"
+    draw("--number", "2")
+    assert "2 of 4 images are in" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["0001_3.png", "0002_2.png", "images.csv", "images.png"]
+    with open(out / "images.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    # sigma .1 and area 100^2: exp(-10^2 / (2 * 10^4 * .2^2)); nobody comes last
+    errors = [("3", "1.0000"), ("2", f"{1 - math.exp(-0.125):.4f}"), ("1", "0.0000"), ("4", "0.0000")]
+    assert [(row["image_id"], row["error"]) for row in rows] == errors
+    assert (rows[0]["found"], rows[0]["false_positives"], rows[0]["mean_oks"]) == ("0", "0", "")
+    # ground truth left, results right, each enlarged twice; left hands at 200.5 and 210.5
+    picture = np.asarray(Image.open(out / "0002_2.png"))
+    truth, found = picture[-412:-12, 12 : 12 + 520], picture[-412:-12, -532:-12]
+    places = [np.nonzero((part[:, 100:] == SIDE_COLORS["left"]).all(axis=2))[1] + 100.5 for part in (truth, found)]
+    assert [place.mean() / 2 for place in places] == pytest.approx([200.5, 210.5], abs=0.5)
+    (tmp_path / "2.png").unlink()
+    for order, ids in (("best", "1324"), ("none", "1234")):
+        with pytest.raises(UserError, match="1 images could not be drawn.*2.png"):
+            draw("--sort", order, "--score-threshold", "0.1")
+        lines = (out / "images.csv").read_text().splitlines()[1:]
+        assert [line.split(",")[1] for line in lines] == list(ids)
+    assert {"0001_1.png", "0003_3.png", "0004_4.png"} <= {path.name for path in out.iterdir()}
+
+
+def test_maps_lie_over_their_boxes_and_leave_the_rest():
+    image = np.full((60, 100, 3), 128, np.uint8)
+    attention = np.zeros((3, 2, 4, 4))
+    attention[0, 0, 1, 3], attention[0, 1, 3, 0] = 0.9, 0.001  # each part by its own maximum
+    attention[1, 0, 2, 2] = 1.0
+    attention[2] = 1.0
+    boxes = [[0, 0, 40, 40], [60, 20, 100, 60], [50, 10, 50, 20]]  # the last one has no area
+    overlaid = overlay_attention(image, attention, boxes, opacity=1.0).astype(int)
+    # a location spans 10 pixels; between two centers the overlay fades
+    brightness = overlaid.sum(axis=2)
+    for x, y in ((35, 15), (5, 35), (85, 45)):
+        assert brightness[y - 1 : y + 1, x - 1 : x + 1].min() > 600
+    changed = (overlaid != 128).any(axis=2)
+    assert not changed[:, 46:74].any() and not changed[:4].any() and not changed[50:, :74].any()
+    assert np.array_equal(overlay_attention(image, np.zeros((0, 2, 4, 4)), np.zeros((0, 4))), image)
+
+
+def test_names_of_parts():
+    cfg = tiny_config()
+    names = part_names(cfg, skeleton_of(cfg))
+    assert len(names) == 7 and names[2] == "left elbow, left wrist"
+
+
+class StubPredictor:
+    skeleton = HANDS
+    cfg = CfgNode({"MODEL": {"QUERYPOSE": {"NUM_STAGES": 3, "PART_DIVISION": "per_keypoint", "PART_GROUPS": []}}})
+
+    def __init__(self, config_file, score_threshold=0.2, top_k=10, opts=()):
+        StubPredictor.opts = opts
+
+    def with_attention(self, image, stage):
+        StubPredictor.stage = stage
+        persons = two_persons()
+        persons.attention_boxes = Boxes(torch.tensor([[10.0, 10.0, 50.0, 50.0], [0, 0, 9, 9]]))
+        persons.part_attention = torch.full((2, 2, 16, 16), 1 / 256)
+        return persons[: int(image.max() > 0)]
+
+
+def test_attention_of_each_person_and_a_sheet(tmp_path, capsys, monkeypatch):
+    tool = load_tool("visualize_attention")
+    monkeypatch.setattr(tool, "PosePredictor", StubPredictor)
+    for name, value in (("one", 80), ("none", 0)):
+        Image.fromarray(np.full((60, 100, 3), value, np.uint8)).save(tmp_path / f"{name}.png")
+    given, files = ["--output", str(tmp_path / "out")], [str(tmp_path / "one.png"), str(tmp_path / "none.png")]
+    tool.main([*given, "--input", *files, "MODEL.WEIGHTS", "w.pth"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one_attention.png", "one_person1.png"]
+    assert StubPredictor.opts == ["MODEL.WEIGHTS", "w.pth"] and StubPredictor.stage == 2
+    assert "none.png: 0 persons" in capsys.readouterr().out
+    # the box of 40 x 40 with 4 pixels around it, the pose five times as large
+    image = np.full((60, 100, 3), 80, np.uint8)
+    pose, part, _ = tool.person_panels(image, StubPredictor("").with_attention(image, 0), 0)
+    assert pose.shape == (240, 240, 3) and part.shape == (48, 48, 3)
+    assert (pose[72, 22] != 80).any(), "the left hand at (10.5, 20.5)"
+    assert (part[24, 24] != 40).any() and (part[1, 1] == 40).all(), "the map lies over the box"
+
+    assert tool.main([*given, "--stage", "1", "--input", str(tmp_path / "absent.png"), files[0]]) == 2
+    assert StubPredictor.stage == 0 and "absent.png does not exist" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--stage 0, but this model has the stages 1 to 3"):
+        tool.main([*given, "--input", *files, "--stage", "0"])
