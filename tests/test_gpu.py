@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from killed_training import config, largest_difference, state_of
+from killed_training import Do, config, largest_difference, state_of, train
 from test_query_selection import BEYOND, MATCHED
-from test_resume import Do, kill, train
+from test_resume import kill
 from tiny_model import spread, tiny_batch, tiny_model
 
 from querypose import PosePredictor

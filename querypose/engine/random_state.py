@@ -1,6 +1,5 @@
 """Randomness in training is a function of the seed, the process and the iteration: a resumed run samples the same."""
 
-import logging
 import os
 import random
 
@@ -13,17 +12,9 @@ from detectron2.utils import comm
 from querypose.data import TrainingLoader
 from querypose.data.training_loader import hashed
 
-logger = logging.getLogger(__name__)
-
-# The seed of a deterministic run whose config gives none.
-FIXED_SEED = 0
-
 
 class SeedSteps(HookBase):
-    """Seeds every iteration's generators, and starts the loader with the batch that a resumed run stopped before.
-
-    Checkpoints hold the seed, so that a resumed run without a SEED continues with the one it drew.
-    """
+    """Seeds every iteration, and starts the loader where a resumed run stopped, with the seed that it drew."""
 
     def __init__(self, loader: TrainingLoader):
         self.loader = loader
@@ -37,7 +28,6 @@ class SeedSteps(HookBase):
         self.seed_step(self.trainer.iter)
 
     def seed_step(self, iteration: int) -> None:
-        """Seed Python's, NumPy's and PyTorch's generators, those of GPUs included, for an iteration's computations."""
         python, numpy, pytorch = hashed(self.seed, iteration, comm.get_rank())
         random.seed(python)
         np.random.seed(numpy)
@@ -47,19 +37,15 @@ class SeedSteps(HookBase):
         return {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        if state_dict["seed"] != self.seed:
-            logger.info("Continuing with the seed %d of the checkpoint", state_dict["seed"])
         self.seed = state_dict["seed"]
 
 
 def make_deterministic(cfg: CfgNode) -> None:
-    """Have PyTorch compute the same bits in every run, and set a SEED where the config has none.
+    """Have PyTorch compute the same bits in every run, with SEED 0 where the config has none; call it first.
 
-    Call it before anything is computed. Where a GPU has no deterministic algorithm for an operation PyTorch warns; on
-    a CPU, where all have, it would raise.
+    PyTorch warns of operations for which a GPU has no deterministic algorithm.
     """
-    if cfg.SEED < 0:
-        cfg.SEED = FIXED_SEED
+    cfg.SEED = max(cfg.SEED, 0)
     cfg.CUDNN_BENCHMARK = False
     # read when CUDA's matrix multiplication is first used: its workspaces must not be shared between streams
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -9,16 +9,13 @@ from typing import Any
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A terminal sends Ctrl-C to every process, and the launcher passes it on: the same one, twice.
-_ECHO_SECONDS = 2.0
+_ECHO_SECONDS = 2.0  # a terminal sends Ctrl-C to every process, and the launcher passes it on: the same one, twice
 
 
 class Interrupted(SystemExit):
-    """Ends the process with code 128 + the signal's number, as shells expect."""
+    """Ends the process with code 128 + the signal; `between_steps`: the state after an iteration can be saved."""
 
     def __init__(self, signum: int, between_steps: bool):
-        """between_steps: whether the model is in the state after an iteration, which can be saved."""
         super().__init__(128 + signum)
         self.signal_name = signal.Signals(signum).name
         self.between_steps = between_steps
@@ -27,9 +24,8 @@ class Interrupted(SystemExit):
 class StopOnSignal(HookBase):
     """Raises `Interrupted` in every process after the same iteration once any of them has received a signal.
 
-    Processes agree on it whenever they exchange metrics (`StepTrainer.reports`). During an evaluation a single process
-    raises it at once; several finish the evaluation, as they have to stay together. A second signal, two seconds later
-    or more, ends the process at once.
+    Processes agree on it when they exchange metrics. During an evaluation a single process raises it at once; several
+    have to stay together and finish it. A second signal ends the process at once.
     """
 
     def __init__(self) -> None:
@@ -40,7 +36,8 @@ class StopOnSignal(HookBase):
 
     def before_train(self) -> None:
         if threading.current_thread() is threading.main_thread():  # others cannot have handlers
-            self._before = {signum: signal.signal(signum, self._on_signal) for signum in SIGNALS}
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                self._before[signum] = signal.signal(signum, self._on_signal)
 
     def before_step(self) -> None:
         self._in_step = True
@@ -56,15 +53,12 @@ class StopOnSignal(HookBase):
     def after_train(self) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
-        self._before = {}
         if self._received and self.trainer.iter >= self.trainer.max_iter:
-            # the last iteration is saved; its evaluation, which comes next, can be done separately
             raise Interrupted(self._received, between_steps=True)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        again = self._received and now - self._at > _ECHO_SECONDS
+        again = self._received and time.monotonic() - self._at > _ECHO_SECONDS
         if not self._received:
-            self._received, self._at = signum, now
+            self._received, self._at = signum, time.monotonic()
         if again or (not self._in_step and comm.get_world_size() == 1):
             raise Interrupted(signum, between_steps=not self._in_step)

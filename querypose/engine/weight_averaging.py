@@ -8,15 +8,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class WeightAveraging(HookBase):
-    """Averages the weights after every step: average = decay * average + (1 - decay) * weights.
+    """After every step of `model`, which is not wrapped: average = decay * average + (1 - decay) * weights.
 
-    `averaged` is the model to evaluate and to save; BatchNorm's statistics in it are the latest. What its checkpoints
-    hold under `model` are the averaged weights, so that every program loads these; the weights that are trained are in
-    the state of this hook.
+    `averaged` is the model to evaluate and to save; BatchNorm's statistics in it are the latest. Checkpoints hold its
+    weights under `model`, where every program finds them, and the weights that are trained in the state of this hook.
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        """model: the one that is trained, not wrapped; decay: in (0, 1)."""
         self.model = model
         self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.averaged = self._average.module
