@@ -16,8 +16,7 @@ _PARTIAL = ".partial"
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file to write inside the block; it replaces `path` when the block ends without an error.
 
-    Until then it has another name in the same folder, which `remove_partial_files` removes after a process that was
-    killed. The content is on the disk before the name is.
+    Until then it has another name in the same folder, which `remove_partial_files` removes after a kill.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")  # several processes may write the same file
@@ -27,12 +26,6 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        with contextlib.suppress(OSError):  # not every system lets folders be opened
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

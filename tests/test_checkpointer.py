@@ -55,7 +55,7 @@ def checkpointer_of(*opts, folder=""):
 def test_timm_weights_fill_the_backbone_and_nothing_else(hub, opts, name):
     checkpointer = checkpointer_of(*opts)
     before = copy.deepcopy(checkpointer.model.state_dict())
-    assert checkpointer.resume_or_load(f"timm://{name}", resume=False) == {} and hub == [name]
+    assert checkpointer.load(f"timm://{name}") == {} and hub == [name]
     bottom_up = 0
     for key, tensor in checkpointer.model.state_dict().items():
         if key.startswith("backbone.bottom_up.") and not key.endswith("num_batches_tracked"):

@@ -33,7 +33,7 @@ def test_evaluates_the_shipped_weights_trains_and_draws(tmp_path):
     results = json.loads((tmp_path / "ap.json").read_text())
     shipped, short = (results[name]["keypoints"]["AP"] for name in ("shipped weights", "this short run"))
     assert shipped == pytest.approx(63.8, abs=1) and short < shipped  # 71.0 on all 300
-    assert "This was a short run: 20 iterations" in done.stdout and str(tmp_path) in done.stdout
+    assert "This was a short run" in done.stdout and str(tmp_path) in done.stdout
     for name in ("predictions.png", "training.png", "photographs/grace_hopper.jpg"):
         assert min(Image.open(tmp_path / name).size) > 300
     assert "shipped weights" in (tmp_path / "ap.md").read_text()

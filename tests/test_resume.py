@@ -1,5 +1,6 @@
 """An interrupted run resumes as if nothing had happened: the same weights, optimizer state and learning rate."""
 
+import functools
 import json
 import os
 import resource
@@ -13,7 +14,7 @@ import torch
 from killed_training import Do, config, largest_difference, resumed, state_of, train
 
 from querypose.engine import PoseTrainer
-from querypose.engine.signals import Interrupted
+from querypose.engine.hooks import Interrupted
 from querypose.errors import UserError
 
 
@@ -146,31 +147,21 @@ def test_newest_checkpoints_and_the_best_stay(people, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "model_best.json").read_text())["value"] == 40.0
 
 
-@pytest.fixture
-def full_disk():
-    """A function after which no file can grow beyond a few kilobytes."""
+def test_a_full_disk_keeps_the_older_checkpoint_and_is_an_error_at_the_end(people, tmp_path, messages):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_keeps_the_older_checkpoint(people, tmp_path, full_disk, messages):
-    cfg = config(people, tmp_path, "SOLVER.MAX_ITER", 7)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    relief = Do(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before))
-    train(cfg, Do(2, full_disk), relief)
+    full, relief = (
+        functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, limit) for limit in ((20_000, before[1]), before)
+    )
+    hooks = [Do(2, full), Do(5, relief), Do(6, full)]
+    try:
+        with pytest.raises(UserError, match="cannot write to .*/model_final.pth: File too large; older checkpoints"):
+            train(config(people, tmp_path, "SOLVER.MAX_ITER", 7), *hooks)
+    finally:
+        relief()
     assert "model_0000003.pth: File too large; older checkpoints are kept" in messages()
     assert "(training continues without it)" in messages()
-    names = sorted(path.name for path in tmp_path.iterdir() if "model" in path.name)
-    assert names == ["model_0000001.pth", "model_0000005.pth", "model_final.pth"]
-
-
-def test_a_disk_that_is_full_at_the_end_is_an_error(people, tmp_path, full_disk):
-    cfg = config(people, tmp_path, "SOLVER.MAX_ITER", 3)
-    with pytest.raises(UserError, match="cannot write to .*/model_final.pth: File too large; older checkpoints"):
-        train(cfg, Do(2, full_disk))
-    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
-    assert not list(tmp_path.glob(".*"))
+    assert sorted(path.name for path in tmp_path.glob("model*")) == ["model_0000001.pth", "model_0000005.pth"]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000005.pth" and not list(tmp_path.glob(".*"))
 
 
 def test_ctrl_c_during_an_evaluation(people, tmp_path):

@@ -13,10 +13,9 @@ from torch import nn
 
 from querypose.engine import PoseTrainer
 from querypose.engine.checkpointer import PoseCheckpointer
+from querypose.engine.hooks import ProgressBar, WeightAveraging
 from querypose.engine.train_loop import StepTrainer
 from querypose.engine.trainer import use_bfloat16
-from querypose.engine.training_hooks import ProgressBar
-from querypose.engine.weight_averaging import WeightAveraging
 
 
 def test_two_steps_leave_metrics_and_a_checkpoint(people, tmp_path):

@@ -13,12 +13,9 @@ from pathlib import Path
 
 import torch
 from detectron2.engine import HookBase, create_ddp_model
-from detectron2.evaluation import inference_on_dataset
-from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from killed_training import Do, Poison, config
-from tiny_model import spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
-from torch import nn
+from tiny_model import spread, tiny_batch, tiny_model, without_batch_statistics
 
 from querypose.data import resolve_dataset
 from querypose.engine import PoseTrainer, launch, process_group, processes, train_net
@@ -61,44 +58,6 @@ def same_everywhere(tensors):
     return all(torch.equal(other, everyone[0]) for other in everyone)
 
 
-class Oracle(nn.Module):
-    """Returns the annotations, the more disturbed the higher the image's number."""
-
-    def __init__(self, json_file):
-        super().__init__()
-        with open(json_file.split("@")[0]) as file:
-            self.persons = json.load(file)["annotations"]
-
-    def forward(self, inputs):
-        return [{"instances": self.instances(entry)} for entry in inputs]
-
-    def instances(self, entry):
-        mine = [person for person in self.persons if person["image_id"] == entry["image_id"]]
-        generator = torch.Generator().manual_seed(entry["image_id"])
-        boxes = torch.tensor([person["bbox"] for person in mine])
-        boxes[:, 2:] += boxes[:, :2]
-        keypoints = torch.tensor([person["keypoints"] for person in mine], dtype=torch.float32)
-        keypoints = keypoints.view(len(mine), -1, 3)
-        keypoints[..., :2] += entry["image_id"] * torch.randn(keypoints[..., :2].shape, generator=generator)
-        return Instances(
-            (entry["height"], entry["width"]),
-            pred_boxes=Boxes(boxes),
-            scores=torch.rand(len(mine), generator=generator),
-            pred_classes=torch.zeros(len(mine), dtype=torch.long),
-            pred_keypoints=keypoints,
-        )
-
-
-def evaluate(json_file):
-    """Metrics by task; an empty dict on all but the first process."""
-    cfg = tiny_config("light", "DATASETS.TEST", (json_file,), "DATALOADER.NUM_WORKERS", 0)
-    resolve_dataset(json_file)
-    evaluator = PoseTrainer.build_evaluator(cfg, json_file)
-    evaluator._output_dir = None
-    found = inference_on_dataset(Oracle(json_file), PoseTrainer.build_test_loader(cfg, json_file), evaluator)
-    return {task: dict(metrics) for task, metrics in found.items()}
-
-
 def trainer_config(people, folder, *opts):
     """Two images in every iteration, each seen alone, however many processes there are."""
     return config(
@@ -110,20 +69,23 @@ def trainer_config(people, folder, *opts):
     )  # fmt: skip
 
 
-def train_whole(people, folder):
-    """Three iterations of the trainer, the second one with an infinite image, which is left out.
+def train_and_evaluate(people, one_image, folder):
+    """Three iterations of the trainer, the second one with an infinite image, which is left out, and an evaluation.
 
-    Returns the weights by name, whether all processes have them, and what is left in the folder.
+    Returns the weights by name, whether all processes have them, the checkpoints in the folder, and the results.
     """
     torch.manual_seed(comm.get_rank())  # the first process's weights count
-    trainer = PoseTrainer(trainer_config(people, folder, "SOLVER.MAX_ITER", 3, "SOLVER.NON_FINITE", "skip"))
+    opts = ("SOLVER.MAX_ITER", 3, "SOLVER.NON_FINITE", "skip", "DATASETS.TEST", (people, one_image))
+    trainer = PoseTrainer(trainer_config(people, folder, *opts))
     without_batch_statistics(spread(trainer._trainer.plain_model))
     trainer.register_hooks([Poison(1)])
+    resolve_dataset(one_image)
     trainer.train()
     comm.synchronize()
     weights = {name: p.detach() for name, p in trainer._trainer.plain_model.named_parameters()}
     names = sorted(path.name for path in Path(folder).iterdir() if path.suffix == ".pth")
-    return weights, same_everywhere(weights.values()), names
+    results = [json.loads(file.read_text()) for file in sorted(Path(folder).glob("inference/*/coco_instances*.json"))]
+    return weights, same_everywhere(weights.values()), names, results
 
 
 class Report(HookBase):
@@ -161,8 +123,7 @@ def main(args):
             result["gradients"] = {name: gradients(opts, batch) for name, opts in VARIANTS.items()}
             result["buffers"] = shared_buffers()
             one_image = f"{Path(data).with_name('one_image.json')}@{Path(data).parents[1] / 'val'}"
-            result["metrics"] = [evaluate(data), evaluate(one_image)]
-            result["trained"] = train_whole(data, f"{output}_run")
+            result["trained"] = train_and_evaluate(data, one_image, f"{output}_run")
         if comm.is_main_process():
             torch.save(result, output)
         comm.synchronize()

@@ -46,9 +46,9 @@ class PoseCheckpointer(SafeCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
-        """Write `name`.pth and `kwargs` in it, on the main process; a UserError, of a full disk, leaves the old files.
+        """Write `name`.pth, on the main process; a UserError, of a full disk, leaves the old files.
 
-        tag: whether a resumed run continues from this one.
+        tag: whether a resumed run continues from this one. kwargs: what else to put into it.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -66,9 +66,6 @@ class PoseCheckpointer(SafeCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         with whole_file(os.path.join(self.save_dir, "last_checkpoint")) as file:
             file.write(last_filename_basename.encode())
-
-    def has_checkpoint(self) -> bool:
-        return bool(self._candidates())
 
     def get_checkpoint_file(self) -> str:
         """Path of the checkpoint that `last_checkpoint` names, or else of the newest intact one; "" without any.
@@ -88,13 +85,8 @@ class PoseCheckpointer(SafeCheckpointer):
 
     def _candidates(self) -> list[Path]:
         """The checkpoint that `last_checkpoint` names, then the others of the run, newest first."""
-        if not self.save_dir:
-            return []
-        found = [
-            path
-            for path in Path(self.save_dir).glob("model_*.pth")
-            if re.fullmatch(r"model_(\d+|final|best)", path.stem)
-        ]
+        files = Path(self.save_dir).glob("model_*.pth")
+        found = [path for path in files if re.fullmatch(r"model_(\d+|final|best)", path.stem)]
         named = os.path.basename(super().get_checkpoint_file())
         return sorted(found, key=lambda path: (path.name == named, path.stat().st_mtime_ns), reverse=True)
 

@@ -51,9 +51,8 @@ class NonFiniteGuard(HookBase):
             return
         self.number, self._in_a_row = self.number + 1, self._in_a_row + 1
         message = self._explain()
-        skips = self.mode == "skip" and self._in_a_row < MOST_IN_A_ROW
-        logger.warning("%s%s", message, "; the step is skipped" if skips else "")
-        if skips:
+        if self.mode == "skip" and self._in_a_row < MOST_IN_A_ROW:
+            logger.warning("%s; the step is skipped", message)
             self.trainer.storage.put_scalar("non_finite_steps", self.number, smoothing_hint=False)
             return
         advice = "lower SOLVER.BASE_LR, or skip such steps with SOLVER.NON_FINITE skip"

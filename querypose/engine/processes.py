@@ -29,8 +29,7 @@ def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
     """Call `main(args)` in every process of the job; in this one if it is the only one, or if torchrun started it.
 
     `main` must be importable, and call `process_group` before it communicates; `args` are Detectron2's. Returns what it
-    returns, None of started processes. A UserError of any process is raised here; of a process that fails otherwise
-    this one takes over the exit code, which is 128 + the number of a signal.
+    returns, None of started processes. Ends as the process that fails first: with its UserError or its exit code.
     """
     if min(args.num_gpus, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
         raise UserError(

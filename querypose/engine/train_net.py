@@ -3,10 +3,12 @@
 import argparse
 import functools
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
@@ -17,7 +19,6 @@ from querypose.data import check_datasets
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.cpu_memory import speed_up_cpu_training
 from querypose.engine.processes import DEFAULT_TIMEOUT, launch, process_group
-from querypose.engine.random_state import make_deterministic
 from querypose.engine.run_summary import timed_inference, write_results
 from querypose.engine.trainer import PoseTrainer
 from querypose.errors import UserError
@@ -34,8 +35,8 @@ def main(
 ) -> dict[str, Any] | None:
     """Train or evaluate in as many processes as the arguments of `parser()` ask for.
 
-    add_config: adds an extension's own keys to the defaults; it and the trainer must be importable. Returns the metrics
-    of the last evaluation; None where processes were started.
+    add_config: adds an extension's keys; it and the trainer must be importable. Returns the metrics of the last
+    evaluation; None where processes were started.
     """
     return launch(functools.partial(_run, trainer=trainer, add_config=add_config), args)
 
@@ -80,7 +81,7 @@ def _run(
             model = trainer.build_model(cfg)
             checkpointer = PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
             checkpointer.must_fit = True
-            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+            checkpointer.load((checkpointer.get_checkpoint_file() if args.resume else "") or cfg.MODEL.WEIGHTS)
             run = functools.partial(trainer.test, cfg, model)
         else:
             speed_up_cpu_training(cfg)
@@ -93,6 +94,19 @@ def _run(
         if args.eval_only and comm.is_main_process():
             verify_results(cfg, results)
         return results
+
+
+def make_deterministic(cfg: CfgNode) -> None:
+    """Have PyTorch compute the same bits in every run, with SEED 0 where the config has none; call it first.
+
+    PyTorch warns of operations for which a GPU has no deterministic algorithm.
+    """
+    cfg.SEED = max(cfg.SEED, 0)
+    cfg.CUDNN_BENCHMARK = False
+    # read when CUDA's matrix multiplication is first used: its workspaces must not be shared between streams
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=cfg.MODEL.DEVICE != "cpu")
 
 
 def refuse_existing_run(folder: str) -> None:

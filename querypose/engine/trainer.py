@@ -23,14 +23,11 @@ from torch.utils.data import DataLoader
 from querypose.atomic_io import cut_unfinished_line, remove_partial_files, whole_file, writing
 from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, count_unreadable, training_records
 from querypose.engine.checkpointer import PeriodicCheckpoints, PoseCheckpointer
+from querypose.engine.hooks import Interrupted, MetricsWriter, ProgressBar, SeedSteps, StopOnSignal, WeightAveraging
 from querypose.engine.non_finite import NonFiniteGuard
 from querypose.engine.optimizer import build_optimizer
-from querypose.engine.random_state import SeedSteps
 from querypose.engine.resume_check import check_resumable
-from querypose.engine.signals import Interrupted, StopOnSignal
 from querypose.engine.train_loop import METRIC_PERIOD, StepTrainer
-from querypose.engine.training_hooks import MetricsWriter, ProgressBar
-from querypose.engine.weight_averaging import WeightAveraging
 from querypose.errors import UserError
 from querypose.evaluation import PoseEvaluator
 
@@ -96,11 +93,7 @@ class PoseTrainer(DefaultTrainer):
             self.best = json.loads((output / "model_best.json").read_text())["value"]
 
     def train(self) -> dict[str, Any] | None:
-        """Train to the end; returns the metrics of the evaluation there.
-
-        The state after the last completed iteration is saved before any exception: a UserError, or `Interrupted`, with
-        whose code the process may end.
-        """
+        """Train to the end, and return the metrics of the evaluation there; an exception saves the last state first."""
         try:
             super().train()
         except Interrupted as stop:
@@ -145,10 +138,7 @@ class PoseTrainer(DefaultTrainer):
         return f"; the state after iteration {self.completed} is in {path}: continue with --resume"
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's, and those for fault tolerance: seeds, numbers that are not finite, checkpoints, signals.
-
-        Their order matters: a step is checked before it is saved, and saved before it is evaluated.
-        """
+        """Detectron2's, and those for fault tolerance; a step is checked before it is saved, and then evaluated."""
         cfg = self.cfg
         self.seed_steps = SeedSteps(self._trainer.data_loader)
         self.guard = NonFiniteGuard(cfg.SOLVER.NON_FINITE, cfg.OUTPUT_DIR)
@@ -249,11 +239,7 @@ class PoseTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[Any] | None = None) -> dict[str, Any]:
-        """Detectron2's, in every process with the model that a checkpoint holds.
-
-        Every query is run, as box AP counts up to 100 boxes of an image, unless MODEL.QUERYPOSE.TEST.TOPK_POSES is a
-        number. In bfloat16 where TEST.AMP.ENABLED asks for it.
-        """
+        """Detectron2's, with every query unless TOPK_POSES is a number, as box AP counts 100 boxes of an image."""
         share_buffers(model)
         queries = contextlib.nullcontext()
         if cfg.MODEL.QUERYPOSE.TEST.TOPK_POSES is None and hasattr(model, "every_query"):
@@ -267,8 +253,8 @@ def use_bfloat16(cfg: CfgNode) -> bool:
     """SOLVER.AMP.ENABLED, except on CPUs without bfloat16 instructions: emulation is slower than float32."""
     if not cfg.SOLVER.AMP.ENABLED or not cfg.MODEL.DEVICE.startswith("cpu"):
         return cfg.SOLVER.AMP.ENABLED
-    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    native = any(check is not None and check() for check in checks)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in names)
     if not native:
         logger.warning("SOLVER.AMP.ENABLED: this processor has no bfloat16 instructions; training in float32")
     return native
