@@ -138,7 +138,7 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
-    # "ADAMW" or "SGD"; parameters with the same settings share a group
+    # "ADAMW", "SGD" or another name in querypose.engine.OPTIMIZER_REGISTRY
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # learning rate for IMS_PER_BATCH images in a step, all GPUs together; scale it with them
     cfg.SOLVER.BASE_LR = 2.5e-5

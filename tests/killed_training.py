@@ -1,11 +1,8 @@
-"""Short training runs: the config of most tests of training, and a run that is killed again and again."""
+"""Short training runs: the config of most tests of training, and a run that kills itself."""
 
 import itertools
-import json
 import os
-import random
 import signal
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +13,6 @@ from tiny_model import tiny_config
 
 from querypose.data import resolve_dataset
 from querypose.engine import PoseTrainer
-from querypose.engine.checkpointer import PoseCheckpointer, why_damaged
-from querypose.synthetic.dataset import write_synthetic_people
 
 
 def config(people: str, folder: Path, *opts):
@@ -96,12 +91,11 @@ def largest_difference(first, second) -> float:
     return 0.0
 
 
-def train_until_struck(cfg, strike: str, at: int) -> None:
+def train_until_struck(people: str, folder: Path, strike: str = "", at: int = 0) -> None:
     """Train in this process; "write" kills it at that many calls of write while it saves a checkpoint, "replace" before
     a file takes its name, "step" within an iteration."""
-    torch.set_num_threads(1)
-    trainer = resumed(cfg)
-    (Path(cfg.OUTPUT_DIR) / "started").write_text(str(trainer.start_iter))
+    trainer = resumed(config(people, folder))
+    (folder / "started").write_text(str(trainer.start_iter))
     calls = itertools.count()
 
     def or_die(function):
@@ -120,46 +114,3 @@ def train_until_struck(cfg, strike: str, at: int) -> None:
         save = torch.save
         torch.save = lambda data, file: save(data, SimpleNamespace(write=or_die(file.write), flush=file.flush))
     trainer.train()
-
-
-def forked(function, *args) -> int:
-    """Run it in a child; the child's process id."""
-    child = os.fork()
-    if child == 0:
-        for number in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-        code = 1
-        try:
-            function(*args)
-            code = 0
-        finally:
-            os._exit(code)
-    return child
-
-
-def kill_again_and_again(root: Path, kills: int) -> None:
-    """Print as JSON the iterations that were resumed, what is left over, and the difference from a run left alone."""
-    people = write_synthetic_people(root / "people", "train", 6)
-    alone, killed = config(people, root / "alone"), config(people, root / "killed")
-    folder, starts, draw = root / "killed", [], random.Random(1)
-    folder.mkdir()
-    assert os.waitpid(forked(train, alone), 0)[1] == 0, "the training that is left alone fails"
-    for kind in itertools.islice(itertools.cycle(["write", "time", "replace", "step"]), kills):
-        at = {"write": draw.randrange(150), "replace": draw.randrange(3), "step": draw.randrange(4)}.get(kind, 0)
-        (folder / "started").unlink(missing_ok=True)
-        child = forked(train_until_struck, killed, kind, at)
-        if kind == "time":
-            while not (folder / "started").is_file() and os.waitpid(child, os.WNOHANG) == (0, 0):
-                time.sleep(0.005)
-            time.sleep(0.3 * draw.random())
-            os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-        assert os.WIFSIGNALED(status), f"{kind} {at}: the training ended with {status} after {len(starts)} kills"
-        starts.append(int((folder / "started").read_text()))
-        checkpoint = PoseCheckpointer(torch.nn.Identity(), str(folder)).get_checkpoint_file()
-        assert checkpoint or starts[-1] == 0, "no whole checkpoint is left"
-        assert not checkpoint or why_damaged(checkpoint) is None
-    assert os.waitpid(forked(train, killed), 0)[1] == 0, "the training does not end"
-    partial = [path.name for path in folder.iterdir() if path.name.endswith(".partial")]
-    difference = largest_difference(state_of(root / "alone"), state_of(folder))
-    print(json.dumps({"starts": starts, "partial": partial, "difference": difference}))

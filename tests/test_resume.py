@@ -3,9 +3,11 @@
 import functools
 import json
 import os
+import random
 import resource
 import shutil
 import signal
+import time
 
 import fresh_process
 import killed_training
@@ -14,6 +16,7 @@ import torch
 from killed_training import Do, config, largest_difference, resumed, state_of, train
 
 from querypose.engine import PoseTrainer
+from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.hooks import Interrupted
 from querypose.errors import UserError
 
@@ -23,12 +26,32 @@ def kill(signum=signal.SIGTERM):
 
 
 @pytest.mark.slow
-def test_kills_leave_no_trace(tmp_path):
-    done = fresh_process.run(tmp_path, killed_training.kill_again_and_again, tmp_path, 8)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result["starts"] == sorted(result["starts"]) and result["starts"][-1] > 0, "it never falls back"
-    assert result["partial"] == [] and result["difference"] <= 1e-6
+def test_kills_leave_no_trace(people, tmp_path):
+    folder, starts, draw = tmp_path / "killed", [], random.Random(1)
+
+    def start(*args):
+        return fresh_process.start(tmp_path / "output", killed_training.train_until_struck, people, *args)
+
+    for kind, most in 2 * [("write", 150), ("time", 1), ("replace", 3), ("step", 4)]:
+        (folder / "started").unlink(missing_ok=True)
+        child = start(folder, kind, draw.randrange(most))
+        if kind == "time":
+            while not (folder / "started").is_file() and child.is_alive():
+                time.sleep(0.005)
+            time.sleep(0.3 * draw.random())
+            child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, f"{kind}: the training ended after {len(starts)} kills"
+        starts.append(int((folder / "started").read_text()))
+        checkpoint = PoseCheckpointer(torch.nn.Identity(), str(folder)).get_checkpoint_file()
+        assert checkpoint or starts[-1] == 0, "no whole checkpoint is left"
+    for last in (folder, tmp_path / "alone"):
+        child = start(last)
+        child.join()
+        assert child.exitcode == 0
+    assert starts == sorted(starts) and starts[-1] > 0, "it never falls back"
+    assert not list(folder.glob("*.partial")) and not list(folder.glob(".*.partial"))
+    assert largest_difference(state_of(tmp_path / "alone"), state_of(folder)) <= 1e-6
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ run; nothing is downloaded.
 import argparse
 import json
 import logging
-import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,7 +21,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import inference_on_dataset
-from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 from matplotlib.cbook import get_sample_data
 from PIL import Image
@@ -30,13 +29,10 @@ from torch import nn
 from tqdm import tqdm
 
 from querypose.atomic_io import make_output_folder
-from querypose.benchmark.clock import repeat
 from querypose.data import check_datasets, skeleton_of
 from querypose.demo import Demo, find_inputs, prepare_output
 from querypose.engine import PoseTrainer
 from querypose.engine.cpu_memory import speed_up_cpu_training
-from querypose.engine.train_loop import StepTrainer
-from querypose.engine.trainer import use_bfloat16
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import load_weights
 from querypose.setup_config import setup_config
@@ -127,15 +123,16 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict:
 
 
 def train(cfg: CfgNode, minutes: float) -> nn.Module:
-    """Train from scratch for as many iterations as fit, by the median time of a few steps of another model."""
-    torch.manual_seed(cfg.SEED)
+    """Train from scratch for as many iterations as fit, by the time that eight take."""
     speed_up_cpu_training(cfg)
-    model = PoseTrainer.build_model(cfg)
-    optimizer, loader = PoseTrainer.build_optimizer(cfg, model), PoseTrainer.build_train_loader(cfg)
-    loop = StepTrainer(model, loader, optimizer, bfloat16=use_bfloat16(cfg))
-    with EventStorage():
-        seconds = statistics.median(repeat(loop.run_step, cfg.MODEL.DEVICE, 8, warm_up=0))
+    with tempfile.TemporaryDirectory() as folder:
+        trial = cfg.clone()
+        trial.SOLVER.MAX_ITER, trial.DATASETS.TEST, trial.OUTPUT_DIR = 8, (), folder
+        start = time.monotonic()
+        PoseTrainer(trial).train()
+        seconds = (time.monotonic() - start) / 8
     cfg = cfg.clone()
+    torch.manual_seed(cfg.SEED)
     cfg.SOLVER.MAX_ITER = min(max(int(60 * minutes / seconds), 20), 3000)
     cfg.SOLVER.WARMUP_ITERS = cfg.SOLVER.MAX_ITER // 10
     trainer = PoseTrainer(cfg)

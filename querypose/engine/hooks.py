@@ -1,4 +1,4 @@
-"""Hooks of training: seeds, signals, averaged weights, metrics on a full disk, a progress bar."""
+"""Hooks of training: seeds, signals, averaged weights, evaluation and metrics after a failure, a progress bar."""
 
 import logging
 import random
@@ -130,6 +130,14 @@ class WeightAveraging(HookBase):
         self.averaged.load_state_dict(self.model.state_dict())
         self.model.load_state_dict(state_dict["weights"])
         self._average.n_averaged.fill_(state_dict["n_averaged"])
+
+
+class EvalHook(hooks.EvalHook):
+    """Detectron2's, without an evaluation after a run that was stopped in its last iteration."""
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
 
 
 class MetricsWriter(hooks.PeriodicWriter):

@@ -23,7 +23,15 @@ from torch.utils.data import DataLoader
 from querypose.atomic_io import cut_unfinished_line, remove_partial_files, whole_file, writing
 from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, count_unreadable, training_records
 from querypose.engine.checkpointer import PeriodicCheckpoints, PoseCheckpointer
-from querypose.engine.hooks import Interrupted, MetricsWriter, ProgressBar, SeedSteps, StopOnSignal, WeightAveraging
+from querypose.engine.hooks import (
+    EvalHook,
+    Interrupted,
+    MetricsWriter,
+    ProgressBar,
+    SeedSteps,
+    StopOnSignal,
+    WeightAveraging,
+)
 from querypose.engine.non_finite import NonFiniteGuard
 from querypose.engine.optimizer import build_optimizer
 from querypose.engine.resume_check import check_resumable
@@ -155,15 +163,13 @@ class PoseTrainer(DefaultTrainer):
             self.averaging,
             self.checkpoints,
             StopOnSignal(),
-            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
         ]
         if comm.is_main_process():
             found += [MetricsWriter(self.build_writers(), period=METRIC_PERIOD), ProgressBar()]
         return found
 
-    def _evaluate(self) -> dict[str, Any] | None:
-        if self.iter == self.max_iter - 1:  # Detectron2 also calls it when the last iteration was stopped
-            return None
+    def _evaluate(self) -> dict[str, Any]:
         model = self.averaging.averaged if self.averaging else self._trainer.plain_model
         self._last_eval_results = results = self.test(self.cfg, model)
         if results:
