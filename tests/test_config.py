@@ -74,15 +74,6 @@ def test_values_of_a_file_take_the_kind_of_their_default(tmp_path):
     assert cfg.MODEL.TIMM.OPTIONS.channels == [8, 8, 16, 16]
 
 
-def test_extensions_add_keys():
-    def add_keys(cfg):
-        cfg.MODEL.QUERYPOSE.MINE = 1.0
-
-    with pytest.raises(UserError, match="unknown key MODEL.QUERYPOSE.MINE"):
-        setup_config(R50, ["MODEL.QUERYPOSE.MINE", "2"])
-    assert setup_config(R50, ["MODEL.QUERYPOSE.MINE", "2"], add_keys).MODEL.QUERYPOSE.MINE == 2.0
-
-
 def test_skeleton_and_parts_are_stored(tmp_path):
     cfg = setup_config(R50)
     skeleton, groups = cfg.MODEL.QUERYPOSE.SKELETON, cfg.MODEL.QUERYPOSE.PART_GROUPS
