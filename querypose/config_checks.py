@@ -188,12 +188,9 @@ def _contradictions_of_model(cfg: CfgNode) -> Iterator[str]:
             f"set VARIANT to {' or '.join(stage.variants)}"
         )
     making = sorted(name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if embedding.makes_attention)
-    needing = {
-        "LOSS.ATTENTION_WEIGHT": config.LOSS.ATTENTION_WEIGHT,
-        "ANCHORED_COORDINATES": config.ANCHORED_COORDINATES,
-    }
-    if any(needing.values()) and (not stage.has_parts or config.PART_EMBEDDING not in making):
-        option = next(option for option, value in needing.items() if value)
+    option = "LOSS.ATTENTION_WEIGHT" if config.LOSS.ATTENTION_WEIGHT else "ANCHORED_COORDINATES"
+    needs_attention = config.LOSS.ATTENTION_WEIGHT or config.ANCHORED_COORDINATES
+    if needs_attention and (not stage.has_parts or config.PART_EMBEDDING not in making):
         key = "PART_EMBEDDING" if stage.has_parts else "KEYPOINT_STAGE"
         yield (
             f"MODEL.QUERYPOSE.{option} needs attention maps, and {key} '{config[key]}' makes none; turn it off, or use "
