@@ -146,8 +146,9 @@ def test_the_device_chooses_the_backend_and_counts_gpus(monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "set_device", seen.append)
     monkeypatch.setattr(processes.dist, "init_process_group", lambda name, timeout: seen.append(name))
     monkeypatch.setattr(processes.dist, "destroy_process_group", lambda: seen.append("end"))
+    monkeypatch.setattr(processes, "_create_local_group", lambda number: seen.append("local"))
     with processes.process_group(device):
-        assert seen == ([1, "nccl"] if device == "cuda" else ["gloo"])
+        assert seen == ([1, "nccl", "local"] if device == "cuda" else ["gloo", "local"])
     assert seen[-1] == "end"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     if device == "cuda":

@@ -72,13 +72,14 @@ def process_group(device: str, timeout: float = DEFAULT_TIMEOUT) -> Iterator[Non
     if not dist.is_torchelastic_launched():
         yield
         return
-    on_gpu = device.startswith("cuda")
+    on_gpu, processes = device.startswith("cuda"), int(os.environ["LOCAL_WORLD_SIZE"])
     if on_gpu:
-        processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        gpus = torch.cuda.device_count()
         if processes > gpus:
             raise UserError(f"--num-gpus {processes}, but this machine has {gpus}; or give MODEL.DEVICE cpu")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=datetime.timedelta(seconds=timeout))
+    _create_local_group(processes)
     comm.synchronize()
     yield
     dist.destroy_process_group()  # not after an error: the others would fail before this process could report it
@@ -106,3 +107,14 @@ def _run(main: Callable[[Namespace], Any], args: Namespace) -> None:
     except Exception:
         time.sleep(2)  # a lost connection: the launcher reports the process that ended first, the cause
         raise
+
+
+def _create_local_group(processes: int) -> None:
+    """Tell Detectron2 which ranks share this machine; v0.6 and later versions store it differently."""
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(processes)
+        return
+    for first in range(0, dist.get_world_size(), processes):
+        group = dist.new_group(list(range(first, first + processes)))
+        if first <= dist.get_rank() < first + processes:
+            comm._LOCAL_PROCESS_GROUP = group

@@ -17,6 +17,7 @@ from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -161,6 +162,7 @@ class PoseTrainer(DefaultTrainer):
             hooks.LRScheduler(),
             self.guard,
             self.averaging,
+            self._precise_bn(),
             self.checkpoints,
             StopOnSignal(),
             EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
@@ -189,6 +191,17 @@ class PoseTrainer(DefaultTrainer):
                 file.write(json.dumps(content).encode())
         except UserError as error:
             logger.error("%s (training continues without the best checkpoint)", error)
+
+    def _precise_bn(self) -> HookBase | None:
+        """Detectron2's hook before checkpoints and evaluations, where the config asks for it."""
+        model = self._trainer.model
+        if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(model):
+            return None
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0
+        loader = self.build_train_loader(cfg)  # its own: that of training must not advance
+        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
 
     def build_writers(self) -> list[EventWriter]:
         # a line that a killed run has begun would spoil the next one
