@@ -16,8 +16,7 @@ _PARTIAL = ".partial"
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file to write inside the block; it replaces `path` when the block ends without an error.
 
-    Until then it has another name in the same folder, which `remove_partial_files` removes after a process that was
-    killed. The content is on the disk before the name is.
+    Until then it has another name in the same folder, which `remove_partial_files` removes after a kill.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")  # several processes may write the same file
@@ -27,12 +26,6 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        with contextlib.suppress(OSError):  # not every system lets folders be opened
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -46,10 +39,8 @@ def remove_partial_files(folder: str | Path) -> None:
 
 def cut_unfinished_line(path: str | Path) -> None:
     """Cut an unfinished last line off a text file, if the file exists."""
-    path = Path(path)
-    if path.is_file():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
+    if os.path.isfile(path):
+        os.truncate(path, Path(path).read_bytes().rfind(b"\n") + 1)
 
 
 @contextlib.contextmanager
@@ -57,15 +48,16 @@ def writing(place: str | os.PathLike[str], advice: str = "choose another --outpu
     """Turn an `OSError` inside the block into a `UserError`: `place` cannot be written."""
     try:
         yield
-    except OSError as error:
-        raise UserError(f"cannot write to {place}: {error.strerror or error}; {advice}") from error
+    except (OSError, RuntimeError) as error:
+        # PyTorch raises an error of its own from one inside the file's write()
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise UserError(f"cannot write to {place}: {cause.strerror or cause}; {advice}") from error
 
 
 def make_output_folder(folder: str | os.PathLike[str], option: str = "--output") -> Path:
-    """Make a folder with its parents; raise a `UserError` if it cannot be made or written to.
-
-    option: where the user names it.
-    """
+    """Make a folder with its parents; a `UserError`, which names the user's option, if it cannot be written to."""
     with writing(folder, f"choose another {option}"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -9,6 +9,7 @@ from pathlib import Path
 from querypose.errors import UserError, exit_on_user_error
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
+# scripts and descriptions by command
 COMMANDS = {
     "predict": ("demo", "find persons in images, videos or a camera: querypose predict photo.jpg"),
     "track": ("demo", "follow persons through a video: querypose track match.mp4 --smooth"),
@@ -19,7 +20,6 @@ COMMANDS = {
     "check": ("check_dataset", "check the annotations and images of a data set"),
     "benchmark": ("benchmark", "time a model's parts"),
 }
-"""Scripts and descriptions by command."""
 
 _CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 
@@ -30,13 +30,10 @@ def split_overrides(paths: Sequence[str], opts: Sequence[str]) -> tuple[list[str
     from querypose.image_io import image_endings
 
     media = tuple(image_endings() | VIDEO_ENDINGS)  # of an absent IMG_1.JPG, for example
-    keys = (
-        i
-        for i, path in enumerate(paths)
-        if _CONFIG_KEY.fullmatch(path) and not (path.lower().endswith(media) or os.path.exists(path))
-    )
-    first = next(keys, len(paths))
-    return list(paths[:first]), [*paths[first:], *opts]
+    for i, path in enumerate(paths):
+        if _CONFIG_KEY.fullmatch(path) and not path.lower().endswith(media) and not os.path.exists(path):
+            return list(paths[:i]), [*paths[i:], *opts]
+    return list(paths), list(opts)
 
 
 def main() -> None:

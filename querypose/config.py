@@ -7,10 +7,9 @@ from detectron2.config import CfgNode
 
 
 def __getattr__(name: str) -> Any:
-    # setup_config was defined here, and users' scripts import it from here
-    if name != "setup_config":
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return importlib.import_module("querypose.setup_config").setup_config
+    if name == "setup_config":  # was defined here, and users' scripts import it from here
+        return importlib.import_module("querypose.setup_config").setup_config
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def add_querypose_config(cfg: CfgNode) -> None:
@@ -36,12 +35,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # "light": they do not update it, as in the authors' downloadable models.
     # In the last two boxes do not depend on keypoint stages.
     node.VARIANT = "full"
-    # N, the most persons that can be found in an image
-    node.NUM_QUERIES = 100
-    # S, pairs of a box stage and a keypoint stage
-    node.NUM_STAGES = 6
-    # d, width of instance queries and feature maps; MODEL.FPN.OUT_CHANNELS must equal it
-    node.HIDDEN_DIM = 256
+    node.NUM_QUERIES = 100  # N, the most persons that can be found in an image
+    node.NUM_STAGES = 6  # S, pairs of a box stage and a keypoint stage
+    node.HIDDEN_DIM = 256  # d, width of instance queries and feature maps; MODEL.FPN.OUT_CHANNELS must equal it
     # dp, width of part queries (Table 2c)
     node.PART_DIM = 128
     # RoI resolution of box stages (on p2 .. p5) and of keypoint stages (on p2)
@@ -50,14 +46,12 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # self-attention and feed-forward blocks of both stages
     node.NUM_HEADS = 8
     node.FEEDFORWARD_DIM = 2048
-    # hidden width of the dynamic MLP
-    node.DYNAMIC_DIM = 64
+    node.DYNAMIC_DIM = 64  # hidden width of the dynamic MLP
     # 3x3 convolutions before the SPEGM, and their inner width
     node.NUM_TOWER_LAYERS = 6
     node.TOWER_DIM = 512
-    # The next keys are names in the registries of querypose.modeling (docs/EXTENDING.md); docs/ABLATIONS.md lists those
-    # of the paper.
 
+    # The next keys are names in the registries of querypose.modeling (docs/EXTENDING.md, docs/ABLATIONS.md).
     # how the instance query interacts with its RoI features, in the box stage and in the keypoint stage (Table 1)
     node.QUERY_INTERACTION = "DynamicChannelMLP"
     node.KEYPOINT_INTERACTION = "DynamicChannelMLP"
@@ -67,80 +61,66 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # how part embeddings are made of RoI features (Table 1), and part queries updated with them (Table 2a)
     node.PART_EMBEDDING = "SPEGM"
     node.PART_UPDATE = "SelectiveIteration"
-    # residual log-likelihood with or without its flow, or L1, SmoothL1 (docs/ABLATIONS.md)
-    node.KEYPOINT_LOSS = "RLE"
+    node.KEYPOINT_LOSS = "RLE"  # residual log-likelihood with or without its flow, or L1, SmoothL1 (docs/ABLATIONS.md)
     # keypoints that share a part query (Figure 4): per_keypoint (a), joined_head (b), rigid (c), head_and_limbs (d), of
-    # which (b) and (d) are for COCO's keypoints; limbs: rigid segments found from any skeleton's limbs, which `rigid`
-    # also takes for other keypoints than COCO's. None: the parts of PART_GROUPS, or rigid where there are none
+    # which (b) and (d) are for COCO's keypoints; limbs: rigid segments of any skeleton, which `rigid` also takes for
+    # other keypoints than COCO's. None: the parts of PART_GROUPS, or rigid where there are none
     node.PART_DIVISION = None
-    # the parts as lists of keypoint names. A training run writes them into its config.yaml; a PART_DIVISION that makes
-    # other parts is then refused: set PART_GROUPS to [] or PART_DIVISION to None
+    # the parts as lists of keypoint names. A run's config.yaml holds them; set [] to change the PART_DIVISION there
     node.PART_GROUPS = []
     # "deliberate": small initial weights of attention and coordinates; "authors": Xavier for all
     node.INITIALIZATION = "deliberate"
-    # queries that train the keypoint stages: "all" (the paper), or those "matched" to a person.
-    # branched, light: each keypoint stage runs only the queries matched at it or at a later one: the same losses and
-    # gradients, but for BatchNorm's statistics, in a fraction of the time.
+    # queries that train the keypoint stages: "all" (the paper), or those "matched" to a person: in branched and light
+    # the same losses and gradients, but for BatchNorm's statistics, in a fraction of the time
     node.TRAIN_QUERIES = "all"
 
     # weights of the losses (Section 3.4); the matcher weighs its costs of class, L1 and GIoU by the same numbers
     node.LOSS = CfgNode({"CLASS_WEIGHT": 2.0, "L1_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0, "KEYPOINT_WEIGHT": 1.0})
-    # above 0: an auxiliary loss on keypoint heatmaps of p2 in training (Section 4.3: useless on pre-trained backbones)
+    # auxiliary loss on keypoint heatmaps of p2 (Section 4.3: useless on pre-trained backbones)
     node.LOSS.HEATMAP_WEIGHT = 0.0
-    # above 0: an auxiliary loss in training that centers each part's attention map on its keypoints; not the paper's
+    # auxiliary loss that centers each part's attention map on its keypoints; not the paper's
     node.LOSS.ATTENTION_WEIGHT = 0.0
 
     # The next four are not the paper's (docs/BEYOND_THE_PAPER.md); off, they change nothing.
-
     # keypoints are offsets from the expected position under their part's attention map
     node.ANCHORED_COORDINATES = False
-    # COPIES more rows per matched query train the keypoint stages on ground-truth boxes whose corners move at random; 0
-    # for none
+    # COPIES more rows per matched query train the keypoint stages on ground-truth boxes with randomly moved corners
     node.GROUND_TRUTH_REGIONS = CfgNode({"COPIES": 0})
-    # a second set of NUM_QUERIES queries trains the box stages, each person matched to 4 of them; 0 for none
+    # a second set of NUM_QUERIES queries trains the box stages, each person matched to 4 of them
     node.ONE_TO_MANY = CfgNode({"NUM_QUERIES": 0})
     # first boxes from the peaks of a person-center map, whose features add to the instance queries
     node.IMAGE_QUERIES = CfgNode({"ENABLED": False})
 
-    # inference: keypoint stages only for the k queries of an image with the highest class score; only they are
-    # returned. 0 runs all N. None is 0 in the full variant, where k is an approximation (each stage leaves out the
-    # queries that it scores lowest itself), and 30 in the others, where each is returned as it would be among all N.
-    # Evaluations run every query with None, because box AP counts 100 boxes of an image, and k queries with a number
+    # inference: keypoint stages run only for the k queries with the highest class score, which are returned; 0: all N.
+    # None is 0 in the full variant, where k is an approximation, and 30 in the others, where it is exact. Evaluations
+    # run every query with None: box AP counts 100 boxes of an image
     node.TEST = CfgNode({"TOPK_POSES": None})
-    # of these, only queries with at least this class score, 0 .. 1; 0 keeps them all
-    node.TEST.POSE_SCORE_FLOOR = 0.0
+    node.TEST.POSE_SCORE_FLOOR = 0.0  # of these, only queries with at least this class score, 0 .. 1; 0 keeps them all
 
-    # the skeleton of the model; without names that of the data set. A training run writes it into its config.yaml, so
-    # that its weights can be used where the data set is absent.
+    # the skeleton of the model; without names that of the data set. A run's config.yaml holds it, for use without data
     node.SKELETON = CfgNode({"KEYPOINT_NAMES": [], "FLIP_PAIRS": [], "LIMBS": [], "SIGMAS": []})
 
-    # memory layout of the images and the convolutions' weights, True or False; the results are the same but for
-    # rounding. None takes the faster one: True on a CPU with AVX-512, unless PyTorch crashes there with the backbone
-    # (strided 1x1 convolutions of fewer than 16 channels), else False
+    # memory layout of the images and the convolutions' weights, which only changes rounding. None: True on a CPU with
+    # AVX-512, unless PyTorch crashes there with the backbone (strided 1x1 convolutions of fewer than 16 channels)
     cfg.MODEL.CHANNELS_LAST = None
-    # torch.compile for the parts of box stages and keypoint stages whose shapes do not depend on the image: "none",
-    # "default", "reduce-overhead" (with CUDA graphs). Where the compiler fails, they run without it, with a warning.
+    # torch.compile for box stages and keypoint stages: "none", "default", "reduce-overhead" (with CUDA graphs). Where
+    # the compiler fails, they run without it, with a warning
     cfg.MODEL.COMPILE = "none"
 
 
 def _add_backbone_keys(cfg: CfgNode) -> None:
     # MODEL.BACKBONE.NAME chooses one of the backbones below or Detectron2's build_resnet_fpn_backbone, for which
-    # MODEL.RESNETS counts and, for it alone, MODEL.BACKBONE.FREEZE_AT. Keys that mean the same everywhere:
-    # - NORM, what BatchNorm does in training: "BN" batch statistics, trainable; "FrozenBN" constants; "SyncBN" batch
-    #   statistics over all GPUs. MODEL.RESNETS.NORM is Detectron2's FrozenBN. Here it is BN: the authors' HRNet
-    #   checkpoints hold counters of trained batches, which only trainable BatchNorm has, and a timm model may start
-    #   from random weights, which frozen statistics would not normalize. FrozenBN is for few images on each GPU.
+    # MODEL.RESNETS and MODEL.BACKBONE.FREEZE_AT count.
+    # NORM, what BatchNorm does in training: "BN" batch statistics, as the authors' HRNets have; "FrozenBN" constants,
+    # for pre-trained weights and few images on each GPU; "SyncBN" batch statistics over all GPUs
 
-    # residual blocks keep only their inputs for the backward pass and recompute the rest: the same numbers with less
-    # memory and a third more time
+    # residual blocks recompute what the backward pass needs: the same numbers with less memory and a third more time
     cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING = False
 
     # build_timm_fpn_backbone: a timm model by name; PRETRAINED loads timm's own weights; OPTIONS are further
     # arguments of timm's constructor (any key); FROZEN keeps the weights as they are (the neck is trained)
-    cfg.MODEL.TIMM = CfgNode({"NAME": "resnet18", "PRETRAINED": False})
+    cfg.MODEL.TIMM = CfgNode({"NAME": "resnet18", "PRETRAINED": False, "NORM": "BN", "FROZEN": False})
     cfg.MODEL.TIMM.OPTIONS = CfgNode(new_allowed=True)
-    cfg.MODEL.TIMM.NORM = "BN"
-    cfg.MODEL.TIMM.FROZEN = False
 
     # build_hrnet_backbone: NAME is one of timm's HRNets. NECK, what p3 .. p5 are made of: "pooled", as in the authors'
     # W32: all branches joined at stride 4 and averaged; "lateral", as in their W48: each level from the one before it
@@ -158,14 +138,13 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
-    # "ADAMW" or "SGD"; parameters with the same settings share a group
+    # "ADAMW", "SGD" or another name in querypose.engine.OPTIMIZER_REGISTRY
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # learning rate for IMS_PER_BATCH images in a step, all GPUs together; scale it with them
     cfg.SOLVER.BASE_LR = 2.5e-5
     cfg.SOLVER.IMS_PER_BATCH = 16
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
-    # None: as WEIGHT_DECAY
-    cfg.SOLVER.WEIGHT_DECAY_NORM = None
+    cfg.SOLVER.WEIGHT_DECAY_NORM = None  # None: as WEIGHT_DECAY
     # each process splits its images of a batch into this many parts, one after the other, and steps once: the gradient
     # of the whole batch (BatchNorm's statistics apart) in the memory of one part
     cfg.SOLVER.ACCUMULATION_STEPS = 1
@@ -176,16 +155,12 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.WARMUP_FACTOR = 0.01
     cfg.SOLVER.WARMUP_ITERS = 1000
     # a step whose loss or gradient is NaN or infinite never changes the weights. "stop" then ends the run, "skip"
-    # continues with the next batch, at most ten times in a row; both name the first such tensor, and write the batch to
-    # OUTPUT_DIR/non_finite_<iteration>.pth
+    # continues with the next batch, at most ten times in a row; the batch is in OUTPUT_DIR/non_finite_<iteration>.pth
     cfg.SOLVER.NON_FINITE = "stop"
     # decay of the moving average of the weights, which is then evaluated and saved, such as 0.999; 0 turns it off
     cfg.SOLVER.EMA = 0.0
     # gradients are scaled down together where the norm of all of them is above CLIP_VALUE
-    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0
-    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
+    cfg.SOLVER.CLIP_GRADIENTS.update({"ENABLED": True, "CLIP_TYPE": "full_model", "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0})
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
@@ -194,25 +169,20 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # lengths in pixels of an image's short side, one of which is sampled, and the most that its long side may have
     cfg.INPUT.MIN_SIZE_TRAIN = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     cfg.INPUT.MAX_SIZE_TRAIN = 1333
-    # with probability 0.5: short side to one of RESIZE_BEFORE, then a crop with sides in SIZE (pixels); then the
-    # resizing of MIN_SIZE_TRAIN
-    cfg.INPUT.CROP.ENABLED = True
-    cfg.INPUT.CROP.TYPE = "absolute_range"
-    cfg.INPUT.CROP.SIZE = [384, 600]
+    # training, with probability 0.5: short side to one of RESIZE_BEFORE, then a crop with sides in SIZE (pixels); then
+    # the resizing of MIN_SIZE_TRAIN
+    cfg.INPUT.CROP.update({"ENABLED": True, "TYPE": "absolute_range", "SIZE": [384, 600]})
     cfg.INPUT.CROP.RESIZE_BEFORE = [400, 500, 600]
     # training: brightness, contrast and saturation are each scaled by a factor within 1 +- this
     cfg.INPUT.COLOR_JITTER = 0.0
-    # training: images are rotated by up to this many degrees in either direction
-    cfg.INPUT.ROTATION = 0.0
+    cfg.INPUT.ROTATION = 0.0  # training: images are rotated by up to this many degrees in either direction
     # images without any labeled keypoint are excluded (the paper's 57k of train2017 remain); 0 keeps them
     cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 1
     # images that cannot be read stop the run; True takes other ones, counts them and lists them in
     # OUTPUT_DIR/unreadable_images.txt
     cfg.DATALOADER.SKIP_UNREADABLE_IMAGES = False
-    # what computes AP: "faster-coco-eval" or "pycocotools" (same numbers); for CrowdPose also "crowdposetools", the
-    # official tool, where it is installed
+    # what computes AP: "faster-coco-eval" or "pycocotools" (same numbers); for CrowdPose also "crowdposetools"
     cfg.TEST.EVALUATOR_BACKEND = "faster-coco-eval"
-    # inference on the image and its mirror image, averaged (docs/BEYOND_THE_PAPER.md)
-    cfg.TEST.FLIP = False
+    cfg.TEST.FLIP = False  # inference on the image and its mirror image, averaged (docs/BEYOND_THE_PAPER.md)
     # evaluate in bfloat16; a CPU without its instructions computes the same, slower
     cfg.TEST.AMP = CfgNode({"ENABLED": False})

@@ -25,7 +25,6 @@ _VALID_VALUES = {
     "MODEL.HRNET.NORM": ("BN", "FrozenBN", "SyncBN"),
     "MODEL.TIMM.NORM": ("BN", "FrozenBN", "SyncBN"),
     "SOLVER.NON_FINITE": ("stop", "skip"),
-    "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
     "TEST.EVALUATOR_BACKEND": ("faster-coco-eval", "pycocotools", "crowdposetools"),
     # Detectron2's keys
     "INPUT.FORMAT": ("RGB", "BGR"),
@@ -84,9 +83,7 @@ def valid_values() -> dict[str, list[Any]]:
 
 def check_config(cfg: CfgNode) -> None:
     """Raise a UserError for values that no part of the model accepts or that contradict each other."""
-    values = dict(leaves(cfg))
-    valid = valid_values()
-    defaults = get_cfg()
+    values, valid, defaults = dict(leaves(cfg)), valid_values(), get_cfg()
     add_querypose_config(defaults)
     for key, default in leaves(defaults):
         if key not in valid:
@@ -108,46 +105,35 @@ def leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _check_numbers(key: str, value: Any, default: Any) -> None:
     """A number, or each of a list, is finite, and not negative where its default is not."""
-    if default is None and not (value is None or _is_number(value)):
+    if default is None and not (value is None or _numbers_of(value)):
         raise UserError(f"{key} is {value!r}; give a number or None")
-    usual = _numbers_of(0 if default is None else default)
-    positive = key in _POSITIVE or (key.startswith("MODEL.QUERYPOSE.") and isinstance(default, int) and default > 0)
+    usual = min(_numbers_of(0 if default is None else default), default=-1)
+    positive = key in _POSITIVE or (key.startswith("MODEL.QUERYPOSE.") and type(default) is int and default > 0)
     for number in _numbers_of(value):
-        if not math.isfinite(number):
-            raise UserError(f"{key} is {value!r}; it must be finite")
-        if positive and number <= 0:
-            raise UserError(f"{key} is {value!r}; it must be greater than 0")
-        if number < 0 and usual and min(usual) >= 0:
-            raise UserError(f"{key} is {value!r}; it must be 0 or greater")
-        if key in _BELOW_ONE and number >= 1:
-            raise UserError(f"{key} is {value!r}; it must be less than 1")
+        for is_valid, condition in (
+            (math.isfinite(number), "finite"),
+            (number > 0 or not positive, "greater than 0"),
+            (number >= 0 or usual < 0, "0 or greater"),
+            (number < 1 or key not in _BELOW_ONE, "less than 1"),
+        ):
+            if not is_valid:
+                raise UserError(f"{key} is {value!r}; it must be {condition}")
 
 
 def _numbers_of(value: Any) -> list[float]:
-    return [number for number in (value if isinstance(value, list | tuple) else [value]) if _is_number(number)]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    values = value if isinstance(value, list | tuple) else [value]
+    return [number for number in values if isinstance(number, int | float) and not isinstance(number, bool)]
 
 
 def _contradictions(cfg: CfgNode) -> Iterator[str]:
     """Sentences about values that contradict each other, and about those that no list of valid ones describes."""
-    try:
-        device = torch.device(cfg.MODEL.DEVICE)
-        if device.type != "cuda":
-            torch.empty(0, device=device)
-        found = device.type != "cuda" or device.index is None or device.index < torch.cuda.device_count()
-    except (RuntimeError, AssertionError):  # of a kind that PyTorch was built without
-        found = False
-    if not found:
+    if not _exists(cfg.MODEL.DEVICE):
         yield f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which PyTorch does not find here; give cpu, cuda or cuda:1"
-    if list(cfg.SOLVER.STEPS) != sorted(set(cfg.SOLVER.STEPS)):
-        yield f"SOLVER.STEPS is {cfg.SOLVER.STEPS}; each step must be greater than the one before"
-    steps, last = cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER
+    steps, last, crop = cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER, cfg.INPUT.CROP
+    if list(steps) != sorted(set(steps)):
+        yield f"SOLVER.STEPS is {steps}; each step must be greater than the one before"
     if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR" and sum(step <= last for step in steps) >= last:
         yield f"SOLVER.STEPS is {steps}; SOLVER.MAX_ITER {last} must be greater than their number"
-    crop = cfg.INPUT.CROP
     for key, value, length in (
         ("MODEL.PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN, 3),
         ("MODEL.PIXEL_STD", cfg.MODEL.PIXEL_STD, 3),
@@ -168,6 +154,17 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
         yield from _contradictions_of_model(cfg)
     elif cfg.TEST.FLIP:
         yield f"TEST.FLIP needs MODEL.META_ARCHITECTURE 'QueryPose', not '{cfg.MODEL.META_ARCHITECTURE}'"
+
+
+def _exists(name: str) -> bool:
+    """Whether PyTorch can use a device; `cuda` becomes `cpu` where there is none."""
+    try:
+        device = torch.device(name)
+        if device.type != "cuda":
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # of a kind that PyTorch was built without
+        return False
+    return device.type != "cuda" or device.index is None or device.index < torch.cuda.device_count()
 
 
 def _contradictions_of_model(cfg: CfgNode) -> Iterator[str]:
@@ -191,14 +188,11 @@ def _contradictions_of_model(cfg: CfgNode) -> Iterator[str]:
             f"set VARIANT to {' or '.join(stage.variants)}"
         )
     making = sorted(name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if embedding.makes_attention)
-    if not stage.has_parts or config.PART_EMBEDDING not in making:
+    option = "LOSS.ATTENTION_WEIGHT" if config.LOSS.ATTENTION_WEIGHT else "ANCHORED_COORDINATES"
+    needs_attention = config.LOSS.ATTENTION_WEIGHT or config.ANCHORED_COORDINATES
+    if needs_attention and (not stage.has_parts or config.PART_EMBEDDING not in making):
         key = "PART_EMBEDDING" if stage.has_parts else "KEYPOINT_STAGE"
-        needing = {
-            "LOSS.ATTENTION_WEIGHT": config.LOSS.ATTENTION_WEIGHT,
-            "ANCHORED_COORDINATES": config.ANCHORED_COORDINATES,
-        }
-        for option in (option for option, value in needing.items() if value):
-            yield (
-                f"MODEL.QUERYPOSE.{option} needs attention maps, and {key} '{config[key]}' makes none; turn it off, or "
-                f"use KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(making)}"
-            )
+        yield (
+            f"MODEL.QUERYPOSE.{option} needs attention maps, and {key} '{config[key]}' makes none; turn it off, or use "
+            f"KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(making)}"
+        )

@@ -24,7 +24,12 @@ def exit_on_user_error() -> Iterator[None]:
 
     From then on, stdout and stderr print any text in any locale, and may be closed, full, or a pipe without a reader.
     """
-    _open_closed_streams()
+    # open what was closed when Python started, so that files do not get its numbers
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = _forgiving(sys.stdout or open(1, "w", closefd=False))
+    sys.stderr = _forgiving(sys.stderr or open(2, "w", closefd=False))
     try:
         yield
     except UserError as error:
@@ -34,16 +39,15 @@ def exit_on_user_error() -> Iterator[None]:
 
 def report_error(error: UserError) -> None:
     """Print `error: <message>` on stderr, on one line."""
-    print(f"error: {one_line(_sentence(error))}", file=sys.stderr, flush=True)
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:  # PyTorch's, around one of a data loader's worker
+        text = text.strip().splitlines()[-1].partition("Error: ")[2]
+    print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
 
 
-def _open_closed_streams() -> None:
-    """Open what was closed when Python started, so that files do not get its numbers; let no text be unprintable."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-    sys.stdout = _forgiving(sys.stdout or open(1, "w", closefd=False))
-    sys.stderr = _forgiving(sys.stderr or open(2, "w", closefd=False))
+def one_line(text: str) -> str:
+    """Return text for a terminal: one line, without control characters, which names in hostile files may hold."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 class _ForgivingStream(io.TextIOWrapper):
@@ -68,23 +72,8 @@ class _ForgivingStream(io.TextIOWrapper):
 
 
 def _forgiving(stream: TextIO) -> TextIO:
-    if type(stream) is io.TextIOWrapper:  # no test's or notebook's
-        stream.flush()
-        binary = open(stream.fileno(), "wb", closefd=False)
-        return _ForgivingStream(binary, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")
-    return stream
-
-
-def one_line(text: str) -> str:
-    """Return text for a terminal: one line, without control characters, which names in hostile files may hold."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
-def _sentence(error: UserError) -> str:
-    """The message, for an error of a data loader's worker taken from the traceback that PyTorch makes its message."""
-    text = str(error)
-    if text.startswith("Caught ") and "Original Traceback" in text:
-        return text.strip().splitlines()[-1].partition("Error: ")[2]
-    return text
+    if type(stream) is not io.TextIOWrapper:  # a test's or a notebook's
+        return stream
+    stream.flush()
+    binary = open(stream.fileno(), "wb", closefd=False)
+    return _ForgivingStream(binary, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)

@@ -1,6 +1,7 @@
 """The config of a run: the defaults, a YAML file and `KEY VALUE` overrides, checked before anything is built."""
 
 import ast
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,12 +16,12 @@ from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.modeling.part_division import build_part_division, part_groups
 
+# keys of older configs with the only value that there is now, which they may still give
 REMOVED_KEYS = {
     "MODEL.QUERYPOSE.DROPOUT": 0.0,
     "MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.JITTER": 0.1,
     "MODEL.QUERYPOSE.ONE_TO_MANY.REPEATS": 4,
 }
-"""Keys of older configs with the only value that there is now, which they may still give."""
 
 
 def setup_config(
@@ -28,12 +29,8 @@ def setup_config(
 ) -> CfgNode:
     """Defaults, then the file, then the overrides; checked, with the skeleton and the parts of the data set stored.
 
-    MODEL.DEVICE "cuda", Detectron2's default, becomes "cpu" on a machine without CUDA.
-
-    Args:
-        config_file: a YAML file; `_BASE_` names the one that it starts from.
-        opts: `KEY, VALUE, KEY, VALUE, ..`.
-        add_config: adds the keys of an extension to the defaults (docs/EXTENDING.md).
+    MODEL.DEVICE "cuda", Detectron2's default, becomes "cpu" on a machine without CUDA. opts: `KEY, VALUE, KEY, VALUE,
+    ..`. add_config: adds the keys of an extension to the defaults (docs/EXTENDING.md).
     """
     cfg = get_cfg()
     add_querypose_config(cfg)
@@ -56,9 +53,8 @@ def setup_config(
     if len(opts) % 2:
         raise UserError(f"overrides are KEY VALUE pairs, but {opts[-1]} has no value")
     for key, value in zip(opts[::2], opts[1::2], strict=True):
-        *nodes, name = key.split(".")
-        values: dict[str, Any] = {name: value}
-        for node in reversed(nodes):
+        values: Any = value
+        for node in reversed(key.split(".")):
             values = {node: values}
         _merge(cfg, values, defaults)
     check_config(cfg)
@@ -93,12 +89,11 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], defaults: CfgNode, prefix: s
 
 
 def _in_kind_of(default: Any, value: Any, key: str) -> Any:
-    """`value` as YAML or a command line gives it, in the kind of `default`, if it is clear what is meant.
-
-    An integer stands for a float, a single value for a list of one, and a number for text. None as the default takes
-    any value.
-    """
-    text, value = value, _literal(value)
+    """`value` as YAML or a command line gives it, in the kind of `default`, if it is clear what is meant."""
+    text = value
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
     if isinstance(default, list | tuple):
         if isinstance(value, str) and value.startswith(("(", "[")):  # names without quotes
             value = [name.strip(" '\"") for name in value.strip("()[]").split(",") if name.strip()]
@@ -117,11 +112,3 @@ def _in_kind_of(default: Any, value: Any, key: str) -> Any:
         return int(value)
     example = f"its keys, {', '.join(sorted(default))}" if isinstance(default, CfgNode) else f"its default {default!r}"
     raise UserError(f"{key} is {value!r}; give a value such as {example}")
-
-
-def _literal(value: Any) -> Any:
-    """The Python value that a text writes, as in Detectron2; any other text and value as it is."""
-    try:
-        return ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError):
-        return value

@@ -43,6 +43,16 @@ def people(tmp_path_factory) -> str:
     return write_synthetic_people(tmp_path_factory.mktemp("people"), "train", 5)
 
 
+@pytest.fixture(scope="session")
+def finished(people, tmp_path_factory) -> Path:
+    """A run of 5 iterations; copy it to write into it."""
+    from killed_training import config, train  # slow to import
+
+    folder = tmp_path_factory.mktemp("run")
+    train(config(people, folder, "SOLVER.MAX_ITER", 5))
+    return folder
+
+
 @pytest.fixture
 def messages():
     """A function that returns what the `querypose` loggers have logged from INFO on."""

@@ -45,59 +45,40 @@ def memory_mb() -> float:
     return sum(int(re.search(r"^Pss_Anon:\s+(\d+) kB", text, re.MULTILINE)[1]) for text in texts) / 1024
 
 
-def milliseconds_of(function, *args) -> float:
-    start = time.perf_counter()
-    function(*args)
-    return 1000 * (time.perf_counter() - start)
-
-
-def soak_predictor(number: int):
-    """Yield after each image, whose size is random, the milliseconds for a megapixel of the network's input."""
-    predictor = PosePredictor(CONFIG, WEIGHTS, device="cpu")
+def predictor():
+    """Predict an image of random size at each step; yields its share of a million pixels of the network's input."""
+    predict = PosePredictor(CONFIG, WEIGHTS, device="cpu")
     rng = np.random.default_rng(0)
-    for _ in range(number):
-        height, width = rng.integers(16, 1200, 2)
-        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        inputs = predictor.network_input(image)["image"].shape
-        yield milliseconds_of(predictor, image) / (inputs[1] * inputs[2] / 1e6)
+    while True:
+        image = rng.integers(0, 256, (*rng.integers(16, 1200, 2), 3), dtype=np.uint8)
+        predict(image)
+        yield predict.network_input(image)["image"][0].numel() / 1e6
 
 
-def soak_loader(number: int):
-    """Yield after each batch the milliseconds that it took."""
+def loader():
+    """Load a batch at each step."""
     with tempfile.TemporaryDirectory() as folder:
         people = write_synthetic_people(Path(folder), "train", 40)
         cfg = setup_config(str(CONFIG), ["DATASETS.TRAIN", f"('{people}',)", "DATALOADER.NUM_WORKERS", "2"])
         resolve_dataset(people)
-        batches = iter(PoseTrainer.build_train_loader(cfg))
-        for _ in range(number):
-            yield milliseconds_of(next, batches)
+        for _ in PoseTrainer.build_train_loader(cfg):
+            yield 1.0
 
 
-def soak_tracker(number: int):
-    """Yield after each frame the milliseconds that it took."""
-    tracker, rng = PoseTracker(smooth=True), np.random.default_rng(0)
-    for frame in range(number):
+def tracker():
+    """Track a frame at each step."""
+    track, rng = PoseTracker(smooth=True), np.random.default_rng(0)
+    frame = 0
+    while True:
         lefts = [40 + 0.02 * (frame % 1000), 200 - 0.02 * (frame % 1000), 300 + 60 * (frame // 100 % 5)]
         boxes = torch.tensor([[left, 50.0, left + 40, 150.0] for left in lefts])
         keypoints = torch.rand(3, CROWDPOSE_SKELETON.num_keypoints, 3)
         keypoints[..., :2] = boxes[:, None, :2] + keypoints[..., :2] * 40 + torch.from_numpy(rng.normal(0, 1, 2))
         persons = Persons((200, 640), CROWDPOSE_SKELETON, pred_boxes=Boxes(boxes), scores=torch.full((3,), 0.9),
                           pred_classes=torch.zeros(3, dtype=torch.int64), pred_keypoints=keypoints)  # fmt: skip
-        yield milliseconds_of(tracker.update, persons)
-
-
-def watch(milliseconds, number: int) -> list[tuple[float, float]]:
-    """(memory in MB, median milliseconds) for every tenth."""
-    rows, times = [], []
-    print("| of all | memory in MB | median ms |\n|---|---|---|")
-    for index, value in enumerate(milliseconds, start=1):
-        times.append(value)
-        if index % max(1, number // 10) == 0:
-            gc.collect()
-            rows.append((memory_mb(), statistics.median(times)))
-            print(f"| {index} | {rows[-1][0]:.0f} | {rows[-1][1]:.2f} |", flush=True)
-            times.clear()
-    return rows
+        track.update(persons)
+        frame += 1
+        yield 1.0
 
 
 def main() -> None:
@@ -106,8 +87,18 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=2000, help="of images, batches or frames (default 2000)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    run = {"predictor": soak_predictor, "loader": soak_loader, "tracker": soak_tracker}[args.what]
-    rows = watch(run(args.number), args.number)
+    steps = {"predictor": predictor, "loader": loader, "tracker": tracker}[args.what]()
+    rows, times = [], []
+    print("| of all | memory in MB | median ms |\n|---|---|---|")
+    for number in range(1, args.number + 1):
+        start = time.perf_counter()
+        size = next(steps)
+        times.append(1000 * (time.perf_counter() - start) / size)
+        if number % max(1, args.number // 10) == 0:
+            gc.collect()
+            rows.append((memory_mb(), statistics.median(times)))
+            print(f"| {number} | {rows[-1][0]:.0f} | {rows[-1][1]:.2f} |", flush=True)
+            times.clear()
     memory, latency = (rows[-1][column] / rows[1][column] for column in (0, 1))
     print(f"\nfrom the second tenth to the last: memory x {memory:.3f}, median time x {latency:.3f}")
     sys.exit(1 if memory > MEMORY_GROWTH or latency > LATENCY_GROWTH else 0)

@@ -1,9 +1,10 @@
 """The command `querypose` runs the scripts of tools/."""
 
 import csv
-import subprocess
+import os
 import sys
 
+import fresh_process
 import pytest
 from matplotlib.cbook import get_sample_data
 
@@ -20,28 +21,31 @@ def run(monkeypatch, *arguments):
     return 0
 
 
-def test_help_names_every_command(monkeypatch, capsys):
-    assert run(monkeypatch) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert {line.split()[0] for line in lines if line.startswith("  ")} == set(cli.COMMANDS)
-
-
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_a_command_shows_its_script_s_help(command, monkeypatch, capsys):
     assert run(monkeypatch, command, "--help") == 0
     assert f"usage: querypose {command}" in capsys.readouterr().out
 
 
-def test_an_unknown_command(monkeypatch, capsys):
+def test_help_and_errors(monkeypatch, capsys):
+    assert run(monkeypatch) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if line.startswith("  ")} == set(cli.COMMANDS)
     assert run(monkeypatch, "prdict") == 2
     assert "there is no command prdict; give one of predict, track, train" in capsys.readouterr().err
+    assert run(monkeypatch, "predict", "absent.jpg") == 2
+    assert "absent.jpg" in capsys.readouterr().err
+
+
+def predict(folder, photograph):
+    os.chdir(folder)
+    sys.argv = ["querypose", "predict", photograph]
+    cli.main()
 
 
 def test_predict_needs_only_a_photograph(tmp_path):
-    """In a process of its own, from another folder, with the small model."""
-    photograph = get_sample_data("grace_hopper.jpg", asfileobj=False)
-    script = [sys.executable, "-c", "from querypose.cli import main; main()"]
-    done = subprocess.run([*script, "predict", photograph], cwd=tmp_path, capture_output=True, text=True)
+    """From another folder, with the small model."""
+    done = fresh_process.run(tmp_path, predict, tmp_path, get_sample_data("grace_hopper.jpg", asfileobj=False))
     assert done.returncode == 0, done.stderr
     found = tmp_path / "output" / "poses"
     assert (found / "grace_hopper.jpg").is_file()
@@ -55,8 +59,3 @@ def test_overrides_behind_the_paths(tmp_path, monkeypatch):
     assert cli.split_overrides(*given) == (["a.jpg"], ["MODEL.DEVICE", "cpu", "SEED", "1"])
     (tmp_path / "MODEL.DEVICE").touch()
     assert cli.split_overrides(*given) == given, "a file of such a name is an input"
-
-
-def test_an_error_of_the_script_is_the_command_s(monkeypatch, capsys):
-    assert run(monkeypatch, "predict", "absent.jpg") == 2
-    assert "absent.jpg" in capsys.readouterr().err

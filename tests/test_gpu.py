@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from killed_training import config, largest_difference, state_of
+from killed_training import Do, config, largest_difference, state_of, train
 from test_query_selection import BEYOND, MATCHED
-from test_resume import Do, kill, train
+from test_resume import kill
 from tiny_model import spread, tiny_batch, tiny_model
 
 from querypose import PosePredictor
@@ -13,7 +13,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
-VARIANTS = ["light", "branched", "full"]
 PHOTO = "docs/images/synthetic_people.jpg"
 QUICK_START = ("configs/quickstart.yaml", "weights/quickstart.pth")
 
@@ -29,6 +28,12 @@ def predictions(model, batch):
     return [result.to("cpu") for result in model.eval()(batch, do_postprocess=False)]
 
 
+def trained_on(model, batch=None):
+    losses = model.train()(batch or tiny_batch())
+    sum(losses.values()).backward()
+    return losses
+
+
 def assert_close(results, wanted, rtol=1e-3, atol=1e-2):
     for result, expected in zip(results, wanted, strict=True):
         torch.testing.assert_close(result.scores, expected.scores, rtol=rtol, atol=atol)
@@ -36,23 +41,17 @@ def assert_close(results, wanted, rtol=1e-3, atol=1e-2):
         torch.testing.assert_close(result.pred_keypoints, expected.pred_keypoints, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_predictions_are_those_of_the_cpu(variant):
-    model = spread(tiny_model(variant))
-    wanted = predictions(model, tiny_batch())
-    assert_close(predictions(model.cuda(), tiny_batch()), wanted)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_losses_and_gradients_are_those_of_the_cpu(variant):
-    found = []
+@pytest.mark.parametrize("variant", ["light", "branched", "full"])
+def test_predictions_losses_and_gradients_are_those_of_the_cpu(variant):
+    found, losses = [], []
     for device in ("cpu", "cuda"):
-        model = spread(tiny_model(variant)).to(device).train()
-        losses = model(tiny_batch())
-        sum(losses.values()).backward()
+        model = spread(tiny_model(variant)).to(device)
+        found.append(predictions(model, tiny_batch()))
+        losses.append({name: value.item() for name, value in trained_on(model).items()})
         norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
-        found.append({name: value.item() for name, value in losses.items()} | {"norm": norm.item()})
-    assert found[1] == pytest.approx(found[0], rel=1e-2)
+        losses[-1]["norm"] = norm.item()
+    assert_close(*found)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -60,8 +59,7 @@ def test_mixed_precision_trains(dtype):
     model = spread(tiny_model("full")).cuda().train()
     exact = {name: value.item() for name, value in model(tiny_batch()).items()}
     with torch.autocast("cuda", dtype=dtype):
-        losses = model(tiny_batch())
-    sum(losses.values()).backward()
+        losses = trained_on(model)
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(exact, rel=0.1, abs=0.05)
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
@@ -116,9 +114,9 @@ def test_a_training_step_waits_for_nothing_but_the_matching(opts, monkeypatch):
 
     monkeypatch.setattr(model.criterion.matcher, "assign", allowed)
     batch = tiny_batch()
-    sum(model(batch).values()).backward()  # libraries set themselves up
+    trained_on(model, batch)  # libraries set themselves up
     torch.cuda.set_sync_debug_mode("error")
     try:
-        sum(model(batch).values()).backward()
+        trained_on(model, batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from itertools import accumulate
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "querypose"
@@ -12,8 +13,7 @@ LAYERS = ("errors", "skeleton", "config", "data", "modeling", "config_checks", "
 
 
 def module_name(path):
-    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
 FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
@@ -21,31 +21,26 @@ FILES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 def packages_of(name):
     """a, a.b, a.b.c of a.b.c: importing the last also runs the others."""
-    parts = name.split(".")
-    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return set(accumulate(name.split("."), "{}.{}".format))
 
 
 def imported_by(name, source, files=FILES):
     """Modules that `source`, the text of the module `name`, imports; its own packages are running already."""
-    package = name if name in files and files[name].name == "__init__.py" else name.rpartition(".")[0]
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found.update(*(packages_of(alias.name) for alias in node.names))
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
-            base = ".".join(filter(None, [base, node.module]))
-            names = [f"{base}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        found.update(part for imported in names for part in packages_of(imported) if part in files)
-    return found - set(packages_of(name))
+            assert not node.level, f"{name}: imports are absolute"
+            found.update(*(packages_of(f"{node.module}.{alias.name}") for alias in node.names))
+    return (found & set(files)) - packages_of(name)
 
 
 GRAPH = {name: imported_by(name, path.read_text()) for name, path in FILES.items()}
 
 
 def test_no_module_is_in_a_cycle():
+    assert imported_by("p.a", "def f():\n    from p.b.c import x", ("p", "p.a", "p.b", "p.b.c")) == {"p.b", "p.b.c"}
     assert "querypose.data" in GRAPH["querypose.modeling.meta_arch"]
     TopologicalSorter(GRAPH).prepare()
 
@@ -62,22 +57,15 @@ def test_packages_are_in_layers():
         assert not parts[layer] & set(LAYERS[height:]), layer
 
 
-def test_imports_are_found():
-    """In functions, through a package's __init__, and by relative imports."""
-    files = {name: PACKAGE / f"{name}.py" for name in ("p.a", "p.b.c")}
-    files |= {name: PACKAGE / name / "__init__.py" for name in ("p", "p.b")}
-    assert imported_by("p.a", "def f():\n    from p.b.c import x", files) == {"p.b", "p.b.c"}
-    assert imported_by("p.b.c", "from .. import a\nfrom . import c", files) == {"p.a"}
-    assert imported_by("p.b", "from .c import x\nimport p.a", files) == {"p.b.c", "p.a"}
-
-
 def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
 
 
-def test_importing_querypose_imports_nothing_large():
-    done = run("import sys, querypose; print([n for n in ('torch', 'detectron2', 'cv2', 'numpy') if n in sys.modules])")
-    assert done.stdout == "[]\n", done.stderr
+def test_importing_querypose_imports_nothing_large_and_missing_detectron2_is_named():
+    code = "import sys, querypose; print([n for n in ('torch', 'detectron2', 'cv2', 'numpy') if n in sys.modules])\n"
+    done = run(code + "sys.modules['detectron2'] = None; from querypose import PosePredictor")
+    assert done.stdout == "[]\n"
+    assert done.returncode == 1 and "run 'python tools/install_detectron2.py'" in done.stderr
 
 
 def test_add_querypose_config_is_all_that_users_import():
@@ -94,8 +82,3 @@ print(type(build_model(cfg)).__name__, "crowdpose_trainval" in DatasetCatalog.li
 """
     done = run(code)
     assert done.stdout.split() == ["QueryPose", "True"], done.stderr
-
-
-def test_missing_detectron2_is_named():
-    done = run("import sys; sys.modules['detectron2'] = None; from querypose import PosePredictor")
-    assert done.returncode == 1 and "run 'python tools/install_detectron2.py'" in done.stderr

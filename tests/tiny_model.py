@@ -24,17 +24,8 @@ def tiny_config(variant: str = "light", *opts) -> CfgNode:
     cfg.MODEL.TIMM.OPTIONS.channels = [8, 8, 16, 16]
     cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.FPN.OUT_CHANNELS = 16
-    config = cfg.MODEL.QUERYPOSE
-    config.VARIANT = variant
-    config.NUM_QUERIES = NUM_QUERIES
-    config.NUM_STAGES = 2
-    config.HIDDEN_DIM = 16
-    config.PART_DIM = 16
-    config.NUM_HEADS = 4
-    config.FEEDFORWARD_DIM = 32
-    config.DYNAMIC_DIM = 4
-    config.NUM_TOWER_LAYERS = 2
-    config.TOWER_DIM = 16
+    cfg.MODEL.QUERYPOSE.update(VARIANT=variant, NUM_QUERIES=NUM_QUERIES, NUM_STAGES=2, HIDDEN_DIM=16, PART_DIM=16)
+    cfg.MODEL.QUERYPOSE.update(NUM_HEADS=4, FEEDFORWARD_DIM=32, DYNAMIC_DIM=4, NUM_TOWER_LAYERS=2, TOWER_DIM=16)
     cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 5
     cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION = 6
     cfg.merge_from_list(list(opts))

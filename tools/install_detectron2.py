@@ -14,13 +14,9 @@ Examples:
 
 import argparse
 import base64
-import csv
 import hashlib
-import importlib.metadata
 import importlib.util
-import io
 import os
-import re
 import subprocess
 import sys
 import tarfile
@@ -28,16 +24,16 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from detectron2_patches import PATCHES, STAND_IN, patched_files
+from detectron2_patches import patched_files
 
 SDIST_REQUIREMENT = "pb1-detectron2==0.6"
 SDIST_ROOT = "pb1-detectron2-0.6"
 SDIST_NAME = f"{SDIST_ROOT}.tar.gz"
 SDIST_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 
-NAME, VERSION = "detectron2", "0.6"
-WHEEL_NAME = f"{NAME}-{VERSION}-py3-none-any.whl"
-DIST_INFO = f"{NAME}-{VERSION}.dist-info"
+PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
+WHEEL_NAME = "detectron2-0.6-py3-none-any.whl"
+DIST_INFO = "detectron2-0.6.dist-info"
 
 # Where the source distribution's folders go in the wheel: Detectron2's own package mapping.
 PACKAGES = {
@@ -50,26 +46,20 @@ PACKAGES = {
 # What Detectron2 imports; its own list has more, for the retired Caffe2 export, and excludes the current iopath.
 # hydra-core 1.3 and omegaconf 2.4 do not go together.
 REQUIREMENTS = (
-    "Pillow>=7.1",
-    "cloudpickle",
-    "fvcore>=0.1.5,<0.1.6",
-    "hydra-core>=1.1",
-    "iopath>=0.1.7,<0.2",
-    "matplotlib",
-    "numpy",
-    "omegaconf>=2.1,<2.4",
-    "pycocotools>=2.0.2",
-    "tabulate",
-    "tensorboard",
-    "termcolor>=1.1",
-    "tqdm>4.29.0",
-    "yacs>=0.1.8",
+    *("Pillow>=7.1", "cloudpickle", "fvcore>=0.1.5,<0.1.6", "hydra-core>=1.1", "iopath>=0.1.7,<0.2", "matplotlib"),
+    *("numpy", "omegaconf>=2.1,<2.4", "pycocotools>=2.0.2", "tabulate", "tensorboard", "termcolor>=1.1"),
+    *("tqdm>4.29.0", "yacs>=0.1.8"),
 )
-
-
-class InstallError(Exception):
-    """A failure that the user can act on; its message is one sentence."""
-
+METADATA = """\
+Metadata-Version: 2.1
+Name: detectron2
+Version: 0.6
+Summary: Detectron2 v0.6 (Python files), patched to run on current versions of its dependencies
+Home-page: https://github.com/facebookresearch/detectron2
+Author: FAIR
+License: Apache-2.0
+Requires-Python: >=3.9
+""" + "".join(f"Requires-Dist: {requirement}\n" for requirement in REQUIREMENTS)
 
 # pip asks a source distribution for its metadata by running its setup.py. A build backend under setuptools' name
 # answers instead: nothing downloaded is run, and neither torch nor setuptools is needed.
@@ -88,45 +78,41 @@ class __legacy__:
 """
 
 
+class InstallError(Exception):
+    """What the user can act on, in one sentence."""
+
+
 def download_sdist(folder: Path) -> Path:
     """Fetch the source distribution into `folder` with pip, check it, and return its path."""
     backend = folder / "backend" / "setuptools"
     backend.mkdir(parents=True)
     (backend / "__init__.py").write_text("")
     (backend / "build_meta.py").write_text(BACKEND)
-    target = folder / "download"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--no-binary", "pb1-detectron2", "--use-pep517", "--no-build-isolation"]
-    result = run([*command, "--dest", str(target), SDIST_REQUIREMENT], PYTHONPATH=str(backend.parent))
-    path = target / SDIST_NAME
-    if result.returncode != 0 or not path.is_file():
+    options = ["--no-deps", "--no-binary", "pb1-detectron2", "--use-pep517", "--no-build-isolation"]
+    command = [*PIP, "download", *options, "--dest", str(folder), SDIST_REQUIREMENT]
+    result = run(*command, PYTHONPATH=str(backend.parent))
+    path = folder / SDIST_NAME
+    if not path.is_file():
         raise InstallError(
-            f"pip could not download {SDIST_REQUIREMENT} ({last_error(result.stderr)}): check the network and pip's "
+            f"pip could not download {SDIST_REQUIREMENT} ({last_line(result.stderr)}): check the network and pip's "
             f"settings, or name a folder that holds {SDIST_NAME} in PIP_FIND_LINKS"
         )
-    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-    if checksum != SDIST_SHA256:
+    if hashlib.sha256(path.read_bytes()).hexdigest() != SDIST_SHA256:
         raise InstallError(
-            f"{path.name} has SHA-256 {checksum} instead of {SDIST_SHA256}, so nothing was installed: empty pip's "
-            "cache ('pip cache purge') or use another package index"
+            f"{path.name} has another SHA-256 than {SDIST_SHA256}, so nothing was installed: empty pip's cache ('pip "
+            "cache purge') or use another package index"
         )
     return path
 
 
-def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
-    """Run a command without input and with additional environment variables, and keep what it prints."""
-    return subprocess.run(
-        command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run this Python without input and with additional environment variables, and keep what it prints."""
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    return subprocess.run([sys.executable, *arguments], env={**os.environ, **environment}, **options)
 
 
-def last_error(output: str) -> str:
-    """The last error in pip's output, without its prefix."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
-    if any("No module named pip" in line for line in lines):
-        return "this Python has no pip: run 'python -m ensurepip' first"
-    return (errors or lines or ["no message"])[-1].rstrip(".")
+def last_line(output: str) -> str:
+    return (output.strip().splitlines() or ["no message"])[-1].removeprefix("ERROR:").strip(" .")
 
 
 def read_sdist(path: Path) -> dict[str, bytes]:
@@ -142,40 +128,21 @@ def read_sdist(path: Path) -> dict[str, bytes]:
     return files
 
 
-def generator() -> str:
-    """The wheel's generator; it changes with the patches, so that an outdated wheel is recognized."""
-    recipe = repr((PATCHES, STAND_IN, PACKAGES, REQUIREMENTS)).encode()
-    return f"querypose-install-detectron2 ({hashlib.sha256(recipe).hexdigest()[:12]})"
-
-
 def write_wheel(files: dict[str, bytes], folder: Path) -> Path:
-    """Write `files` as a wheel into `folder`, with METADATA, WHEEL and RECORD, and return its path.
-
-    The same files give the same bytes.
-    """
-    metadata = f"""Metadata-Version: 2.1
-Name: {NAME}
-Version: {VERSION}
-Summary: Detectron2 v0.6 (Python files), patched to run on current versions of its dependencies
-Home-page: https://github.com/facebookresearch/detectron2
-Author: FAIR
-License: Apache-2.0
-Requires-Python: >=3.9
-"""
-    metadata += "".join(f"Requires-Dist: {requirement}\n" for requirement in REQUIREMENTS)
-    wheel = f"Wheel-Version: 1.0\nGenerator: {generator()}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files = {**files, f"{DIST_INFO}/METADATA": metadata.encode(), f"{DIST_INFO}/WHEEL": wheel.encode()}
-    record = io.StringIO()
-    rows = csv.writer(record, lineterminator="\n")
-    for name, content in sorted(files.items()):
+    """Write `files` as a wheel into `folder`, and return its path; the same files give the same bytes."""
+    wheel = "Wheel-Version: 1.0\nGenerator: querypose-install-detectron2\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files = {**files, f"{DIST_INFO}/METADATA": METADATA.encode(), f"{DIST_INFO}/WHEEL": wheel.encode()}
+    files = dict(sorted(files.items()))
+    record = f"{DIST_INFO}/RECORD,,\n"
+    for name, content in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-        rows.writerow((name, f"sha256={digest}", len(content)))
-    rows.writerow((f"{DIST_INFO}/RECORD", "", ""))
+        record += f"{name},sha256={digest},{len(content)}\n"
+    files[f"{DIST_INFO}/RECORD"] = record.encode()
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / WHEEL_NAME
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content in [*sorted(files.items()), (f"{DIST_INFO}/RECORD", record.getvalue().encode())]:
+        for name, content in files.items():
             entry = zipfile.ZipInfo(name, date_time=(2021, 11, 15, 0, 0, 0))
             entry.external_attr = 0o100644 << 16
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
@@ -185,71 +152,42 @@ Requires-Python: >=3.9
 def build_wheel(folder: Path) -> Path:
     """Download, verify, patch and pack Detectron2; return the path of the wheel in `folder`."""
     with tempfile.TemporaryDirectory() as temporary:
-        sdist = download_sdist(Path(temporary))
-        try:
-            files = patched_files(read_sdist(sdist))
-        except ValueError as error:
-            raise InstallError(str(error)) from error
-        return write_wheel(files, folder)
-
-
-def existing_detectron2() -> str | None:
-    """Describe the Detectron2 that this Python would import; None also for an earlier version of our wheel."""
-    spec = importlib.util.find_spec(NAME)
-    if spec is None or spec.origin is None:  # without an origin it is a mere folder of that name
-        return None
-    try:
-        distribution = importlib.metadata.distribution(NAME)
-    except importlib.metadata.PackageNotFoundError:
-        return f"Detectron2 at {Path(spec.origin).parent}"
-    wheel = distribution.read_text("WHEEL") or ""
-    made_by = re.search(r"^Generator: (querypose-install-detectron2 .*)$", wheel, re.MULTILINE)
-    if made_by and made_by[1] != generator():
-        return None
-    return f"Detectron2 {distribution.version} at {Path(spec.origin).parent}"
+        return write_wheel(patched_files(read_sdist(download_sdist(Path(temporary)))), folder)
 
 
 def install(wheel: Path) -> None:
     """Install the wheel and its dependencies with pip and check that it imports."""
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # The wheel's version never changes, so pip is forced to replace an older wheel; its dependencies stay.
-    for arguments in ([], ["--force-reinstall", "--no-deps"]):
-        result = run([*pip, *arguments, str(wheel)])
-        if result.returncode != 0:
-            raise InstallError(f"pip could not install {WHEEL_NAME} with its dependencies: {last_error(result.stderr)}")
-    # -P: a folder named detectron2 where the user happens to stand is not what was installed
-    check = "import detectron2.model_zoo, detectron2.modeling, detectron2.data"
-    result = run([sys.executable, "-P", "-c", check])
+    result = run(*PIP, "install", str(wheel))
     if result.returncode != 0:
-        raise InstallError(f"Detectron2 was installed but does not import: {last_error(result.stderr)}")
+        raise InstallError(f"pip could not install {WHEEL_NAME} with its dependencies: {last_line(result.stderr)}")
+    # -P: a folder named detectron2 where the user happens to stand is not what was installed
+    result = run("-P", "-c", "import detectron2.model_zoo, detectron2.modeling, detectron2.data")
+    if result.returncode != 0:
+        raise InstallError(f"Detectron2 was installed but does not import: {last_line(result.stderr)}")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--wheel-dir",
-        metavar="DIR",
-        type=Path,
-        help="only write the wheel into this folder, for a machine without a package registry",
-    )
-    options = parser.parse_args(arguments)
+    text = "only write the wheel into this folder, for a machine without a package registry"
+    parser.add_argument("--wheel-dir", metavar="DIR", type=Path, help=text)
+    options = parser.parse_args()
     if options.wheel_dir:
         print(f"wrote {build_wheel(options.wheel_dir)}")
         return
-    existing = existing_detectron2()
-    if existing:
-        print(f"{existing} is already installed and stays as it is")
+    existing = importlib.util.find_spec("detectron2")
+    if existing and existing.origin:  # without an origin it is a mere folder of that name
+        print(f"Detectron2 at {existing.origin} is already installed and stays as it is")
         return
     if not (importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision")):
         raise InstallError("Detectron2 needs PyTorch: run 'pip install torch torchvision' first")
     with tempfile.TemporaryDirectory() as temporary:
         install(build_wheel(Path(temporary)))
-    print(f"installed Detectron2 {VERSION}")
+    print("installed Detectron2 0.6")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (InstallError, OSError) as error:
+    except (InstallError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

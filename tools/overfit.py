@@ -28,7 +28,7 @@ from querypose.visualization.contact_sheet import prediction_sheet
 CONFIG = Path(__file__).resolve().parents[1] / "configs/overfit.yaml"
 MIN_AREA = 48**2  # pixels; smaller persons cover only a few locations of the feature map
 MIN_KEYPOINTS = 5
-PERSONS = (2, 6)
+MIN_PERSONS, MAX_PERSONS = 2, 6
 
 
 def main() -> None:
@@ -42,10 +42,9 @@ def main() -> None:
     if args.num_images < 1:
         raise UserError(f"--num-images {args.num_images} must be at least 1")
     cfg = setup_config(str(CONFIG), ["DATASETS.TRAIN", repr((args.dataset,)), *args.opts])
-    output = Path(cfg.OUTPUT_DIR)
     if not args.resume:
         train_net.refuse_existing_run(cfg.OUTPUT_DIR)
-    make_output_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
+    output = make_output_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     subset = write_subset(args.dataset, args.num_images, output / "photographs.json")
     dataset = f"{subset}@{MetadataCatalog.get(args.dataset).image_root}"
 
@@ -56,8 +55,7 @@ def main() -> None:
     minutes = (time.monotonic() - start) / 60
 
     predictor = PosePredictor(output / "config.yaml", output / "model_final.pth")
-    records = DatasetCatalog.get(dataset)
-    sheet = prediction_sheet(records, {"prediction": predictor}, predictor.skeleton)
+    sheet = prediction_sheet(DatasetCatalog.get(dataset), {"prediction": predictor}, predictor.skeleton)
     Image.fromarray(sheet).save(output / "predictions.png")
     print(
         f"keypoint AP {results['keypoints']['AP']:.1f}, box AP {results['bbox']['AP']:.1f} on the {args.num_images} "
@@ -69,27 +67,22 @@ def main() -> None:
 def write_subset(dataset: str, num_images: int, path: Path) -> Path:
     """Write the annotations of the first suitable photographs, with all their persons; returns the path."""
     file = read_annotations(annotation_file(dataset))
+    min_keypoints = min(MIN_KEYPOINTS, len(file.category["keypoints"]) if file.category else 0)
     persons: dict[int | str, list] = {image["id"]: [] for image in file.images}
     for person in file.persons:
-        persons[person["image_id"]].append(person)
-    names = file.category["keypoints"] if file.category else []
-    min_keypoints = min(MIN_KEYPOINTS, len(names))
-
-    def suits(image: dict) -> bool:
-        here = persons[image["id"]]
-        labeled = all(person["num_keypoints"] >= min_keypoints for person in here)
-        large = all(person["area"] >= MIN_AREA and not person["iscrowd"] for person in here)
-        return PERSONS[0] <= len(here) <= PERSONS[1] and labeled and large
-
-    images = [image for image in file.images if suits(image)][:num_images]
-    if len(images) < num_images:
+        labeled, large = person["num_keypoints"] >= min_keypoints, person["area"] >= MIN_AREA
+        persons[person["image_id"]].append((person, labeled and large and not person["iscrowd"]))
+    suitable = [here for here in persons.values() if MIN_PERSONS <= len(here) <= MAX_PERSONS]
+    chosen = [[person for person, _ in here] for here in suitable if all(suits for _, suits in here)][:num_images]
+    if len(chosen) < num_images:
         raise UserError(
-            f"{dataset} has {len(images)} suitable photographs, of {PERSONS[0]} to {PERSONS[1]} persons, each with "
+            f"{dataset} has {len(chosen)} suitable photographs, of {MIN_PERSONS} to {MAX_PERSONS} persons, each with "
             f"{min_keypoints} labeled keypoints and {MIN_AREA} square pixels; set --num-images or use others"
         )
-    annotations = [person for image in images for person in persons[image["id"]]]
-    content = {"images": images, "categories": [file.category], "annotations": annotations}
-    path.write_text(json.dumps(content))
+    annotations = [person for here in chosen for person in here]
+    ids = {person["image_id"] for person in annotations}
+    images = [image for image in file.images if image["id"] in ids]
+    path.write_text(json.dumps({"images": images, "categories": [file.category], "annotations": annotations}))
     return path
 
 

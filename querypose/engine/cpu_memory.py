@@ -19,11 +19,9 @@ def speed_up_cpu_training(cfg: CfgNode) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what this process frees for its next allocations.
+    """Let glibc keep what this process frees, unless environment variables configure malloc.
 
-    PyTorch's CPU tensors come from malloc. glibc takes large ones from the system one by one and returns them when they
-    are freed, so that the system clears all of a step's memory in every step. Nothing changes with other C libraries,
-    or where environment variables configure malloc.
+    It would return large tensors' memory to the system, which clears all of a step's memory in every step.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return

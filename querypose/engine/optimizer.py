@@ -42,8 +42,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
     """Trainable parameters in one group per pair of learning rate and weight decay.
 
-    Detectron2's rules for norms and biases; then BACKBONE_MULTIPLIER for `backbone` and FLOW_MULTIPLIER for the losses'
-    flow.
+    Detectron2's rules for norms and biases, then BACKBONE_MULTIPLIER and FLOW_MULTIPLIER.
     """
     solver = cfg.SOLVER
     groups = get_default_optimizer_params(
@@ -54,11 +53,12 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
-    multipliers = {"backbone.": solver.BACKBONE_MULTIPLIER, "criterion.keypoint_loss.flow.": solver.FLOW_MULTIPLIER}
-    factors = {
-        parameter: next((factor for prefix, factor in multipliers.items() if name.startswith(prefix)), 1.0)
-        for name, parameter in model.named_parameters()
-    }
+    factors = dict.fromkeys(model.parameters(), 1.0)
+    for name, parameter in model.named_parameters():
+        if name.startswith("backbone."):
+            factors[parameter] = solver.BACKBONE_MULTIPLIER
+        elif name.startswith("criterion.keypoint_loss.flow."):
+            factors[parameter] = solver.FLOW_MULTIPLIER
     return reduce_param_groups(
         [
             {**group, "params": [parameter], "lr": group["lr"] * factors[parameter]}
@@ -71,9 +71,8 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
 def clip_gradients(parameters: Sequence[nn.Parameter], clip: CfgNode) -> Tensor:
     """Clip gradients in place, and return the norm of the whole gradient before it.
 
-    Args:
-        clip: SOLVER.CLIP_GRADIENTS, of which CLIP_TYPE is "full_model": by the norm of all gradients together (the
-            paper); "norm": by that of each parameter's gradient; or "value": each number.
+    clip: SOLVER.CLIP_GRADIENTS, of which CLIP_TYPE is "full_model": by the norm of all gradients together (the paper);
+    "norm": by that of each parameter's gradient; or "value": each number.
     """
     kind = clip.CLIP_TYPE if clip.ENABLED else "none"
     largest = clip.CLIP_VALUE if kind == "full_model" else math.inf

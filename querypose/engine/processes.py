@@ -9,7 +9,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -21,25 +21,15 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from querypose.errors import UserError
 
-# Seconds that a process waits for the others: longer than one of them evaluates or saves while the rest is idle.
-DEFAULT_TIMEOUT = 1800
-# Seconds that processes have after SIGTERM or Ctrl-C to finish the iteration and save, unless the environment has them.
-SHUTDOWN_TIMEOUT = 300
+DEFAULT_TIMEOUT = 1800  # seconds: longer than a process evaluates or saves while the rest is idle
+SHUTDOWN_TIMEOUT = 300  # seconds to finish the iteration and save after a signal, unless the environment says others
 
 
 def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
     """Call `main(args)` in every process of the job; in this one if it is the only one, or if torchrun started it.
 
-    Args:
-        main: calls `process_group` before it communicates; must be importable, as the processes are spawned.
-        args: Detectron2's num_gpus (processes on this machine), num_machines, machine_rank and dist_url.
-
-    Returns:
-        what `main` returns; None of started processes.
-
-    Raises:
-        UserError: of `main` in any process; impossible numbers of processes; several machines without an address.
-        SystemExit: with the exit code of a failed process, 128 + the number of the signal that ended it.
+    `main` must be importable, and call `process_group` before it communicates; `args` are Detectron2's. Returns what it
+    returns, None of started processes. Ends as the process that fails first: with its UserError or its exit code.
     """
     if min(args.num_gpus, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
         raise UserError(
@@ -53,7 +43,20 @@ def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
     try:
         elastic_launch(_launch_config(args), _run)(main, args)
     except ChildFailedError as error:
-        _exit_as(error)
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            print(
+                f"error: process {rank} was ended by {signal.Signals(-failure.exitcode).name} (SIGKILL often means "
+                "that memory ran out); the others were stopped; continue from the last checkpoint with --resume",
+                file=sys.stderr,
+            )
+            sys.exit(128 - failure.exitcode)
+        if isinstance(failure.message, dict):
+            kind, _, text = failure.message["message"].partition(": ")
+            if kind == UserError.__name__:
+                raise UserError(text) from None
+            print(failure.message["extraInfo"]["py_callstack"], file=sys.stderr)
+        sys.exit(failure.exitcode)
     except SignalException as error:
         sys.exit(128 + error.sigval)
     finally:
@@ -64,23 +67,16 @@ def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
 def process_group(device: str, timeout: float = DEFAULT_TIMEOUT) -> Iterator[None]:
     """Inside the block the job's processes communicate, through nccl where `device` is CUDA, else through gloo.
 
-    Args:
-        device: MODEL.DEVICE.
-        timeout: seconds that a process waits for the others.
-
-    Raises:
-        UserError: more processes than GPUs.
+    timeout: seconds that a process waits for the others. A UserError for more processes than GPUs.
     """
     if not dist.is_torchelastic_launched():
         yield
         return
-    on_gpu = torch.device(device).type == "cuda"
-    processes = int(os.environ["LOCAL_WORLD_SIZE"])
+    on_gpu, processes = device.startswith("cuda"), int(os.environ["LOCAL_WORLD_SIZE"])
     if on_gpu:
-        if processes > torch.cuda.device_count():
-            raise UserError(
-                f"--num-gpus {processes}, but this machine has {torch.cuda.device_count()}; or give MODEL.DEVICE cpu"
-            )
+        gpus = torch.cuda.device_count()
+        if processes > gpus:
+            raise UserError(f"--num-gpus {processes}, but this machine has {gpus}; or give MODEL.DEVICE cpu")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=datetime.timedelta(seconds=timeout))
     _create_local_group(processes)
@@ -98,14 +94,8 @@ def _launch_config(args: Namespace) -> LaunchConfig:
             raise UserError(f"--dist-url is {args.dist_url}; give tcp://ADDRESS:PORT of the first machine on all")
         configs = {"rank": args.machine_rank}
         rendezvous = {"rdzv_backend": "static", "rdzv_endpoint": address.netloc, "rdzv_configs": configs}
-    return LaunchConfig(
-        min_nodes=args.num_machines,
-        max_nodes=args.num_machines,
-        nproc_per_node=args.num_gpus,
-        run_id="querypose",
-        max_restarts=0,
-        **rendezvous,
-    )
+    nodes = {"min_nodes": args.num_machines, "max_nodes": args.num_machines, "nproc_per_node": args.num_gpus}
+    return LaunchConfig(**nodes, run_id="querypose", max_restarts=0, **rendezvous)
 
 
 def _run(main: Callable[[Namespace], Any], args: Namespace) -> None:
@@ -117,24 +107,6 @@ def _run(main: Callable[[Namespace], Any], args: Namespace) -> None:
     except Exception:
         time.sleep(2)  # a lost connection: the launcher reports the process that ended first, the cause
         raise
-
-
-def _exit_as(error: ChildFailedError) -> NoReturn:
-    """End as the process that failed first did."""
-    rank, failure = error.get_first_failure()
-    if failure.exitcode < 0:
-        print(
-            f"error: process {rank} was ended by {signal.Signals(-failure.exitcode).name} (SIGKILL often means that "
-            "memory ran out); the others were stopped; continue from the last checkpoint with --resume",
-            file=sys.stderr,
-        )
-        sys.exit(128 - failure.exitcode)
-    if isinstance(failure.message, dict):
-        kind, _, text = failure.message["message"].partition(": ")
-        if kind == UserError.__name__:
-            raise UserError(text) from None
-        print(failure.message["extraInfo"]["py_callstack"], file=sys.stderr)
-    sys.exit(failure.exitcode)
 
 
 def _create_local_group(processes: int) -> None:

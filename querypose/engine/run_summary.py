@@ -18,42 +18,34 @@ from torch import nn
 
 from querypose.atomic_io import whole_file
 
-_WARM_UP = 5  # forward passes that are not counted
-
 
 @contextlib.contextmanager
 def timed_inference(model: nn.Module) -> Iterator[list[float]]:
-    """Yields a list that gets the seconds of the block's forward passes in evaluation, post-processing included."""
+    """Yields a list that gets the seconds of the block's forward passes in evaluation mode."""
     seconds: list[float] = []
-    started = 0.0
 
     def now() -> float:
-        if torch.cuda.is_available() and not model.training:
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def start(*_: Any) -> None:
-        nonlocal started
-        started = now()
+        if not model.training:
+            seconds.append(-now())
 
     def stop(*_: Any) -> None:
         if not model.training:
-            seconds.append(now() - started)
+            seconds[-1] += now()
 
     with model.register_forward_pre_hook(start), model.register_forward_hook(stop):
         yield seconds
 
 
 def write_results(cfg: CfgNode, config_file: str, metrics: dict[str, Any] | None, seconds: list[float]) -> None:
-    """Write `results.json` atomically into the output folder, on the main process.
-
-    Args:
-        metrics: of `PoseTrainer.test`: task -> name -> percent, or the same by data set where there are several.
-        seconds: of `timed_inference`, one image each; their median counts, without the first few.
-    """
+    """Write `results.json` on the main process; metrics: of `PoseTrainer.test`; seconds: of `timed_inference`."""
     if not comm.is_main_process():
         return
-    folder, counted = Path(cfg.OUTPUT_DIR), seconds[_WARM_UP:]
+    folder, counted = Path(cfg.OUTPUT_DIR), seconds[5:]  # the first ones are slower
     iterations, training_seconds = training_effort(folder / "metrics.json")
     on_gpu = torch.cuda.is_available()
     memory = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -76,10 +68,7 @@ def write_results(cfg: CfgNode, config_file: str, metrics: dict[str, Any] | None
 
 
 def training_effort(metrics_file: Path) -> tuple[int | None, float | None]:
-    """Iterations and their seconds from Detectron2's metrics.json, over all parts of a resumed run.
-
-    An iteration that was done twice, before and after an interruption, counts once. (None, None) without training.
-    """
+    """Iterations and their seconds from Detectron2's metrics.json; those done twice count once."""
     times = {}
     for line in metrics_file.read_text().splitlines() if metrics_file.is_file() else []:
         record = json.loads(line)
@@ -94,5 +83,4 @@ def _plain(value: Any) -> Any:
     """Nested dicts of numbers for JSON: NaN, of classes without ground truth, becomes null."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    number = float(value)
-    return number if math.isfinite(number) else None
+    return float(value) if math.isfinite(value) else None

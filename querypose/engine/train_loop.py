@@ -9,23 +9,23 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
-from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from querypose.engine.optimizer import clip_gradients
 
-# Iterations between two transfers of the losses from a GPU; Detectron2's writers write as often.
-METRIC_PERIOD = 20
+METRIC_PERIOD = 20  # iterations between transfers of the losses from a GPU; Detectron2's writers write as often
 
 
 class StepTrainer(SimpleTrainer):
     """Detectron2's loop around a step that may split its batch and may compute in bfloat16.
 
-    Attributes:
-        batch: of the last step.
-        is_updating: whether the optimizer is changing the weights; an error meanwhile leaves them half changed.
-        is_finite: whether the norm of its gradient was; the optimizer only steps if so.
+    clip: SOLVER.CLIP_GRADIENTS; None: gradients are not clipped. accumulation_steps: parts of a batch, one after the
+    other; their losses are divided by the persons and keypoints of the whole batch, so that their gradients add up to
+    its gradient. bfloat16: forward passes under autocast, without a gradient scaler, as bfloat16 has float32's range.
+
+    `batch` is that of the last step, and `is_finite` whether the norm of its gradient was; the optimizer only steps if
+    so. `is_updating` while it changes the weights: an error meanwhile leaves them half changed.
     """
 
     def __init__(
@@ -38,15 +38,6 @@ class StepTrainer(SimpleTrainer):
         accumulation_steps: int = 1,
         bfloat16: bool = False,
     ):
-        """
-        Args:
-            model, data_loader, optimizer: as Detectron2's.
-            clip: SOLVER.CLIP_GRADIENTS; None: gradients are not clipped.
-            accumulation_steps: parts that a batch is split into, one after the other. Their losses are divided by the
-                persons and keypoints of the whole batch, so that their gradients add up to its gradient.
-            bfloat16: forward passes under autocast. bfloat16 has float32's range and needs no gradient scaler;
-                flow, sigmas, box deltas and losses stay in float32.
-        """
         super().__init__(model, data_loader, optimizer)
         self.clip = clip or CfgNode({"ENABLED": False, "NORM_TYPE": 2.0})
         self.accumulation_steps = accumulation_steps
@@ -82,10 +73,7 @@ class StepTrainer(SimpleTrainer):
                 self._write_metrics(dict(zip(losses, values, strict=True)), data_time)
 
     def backward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Add the gradients of a batch's losses to the parameters'; returns the losses by name.
-
-        A loss that is not finite makes the whole gradient NaN, in all processes.
-        """
+        """Add a batch's gradient to the parameters'; a loss that is not finite makes it NaN, in all processes."""
         total: dict[str, Tensor] = {}
         parts = self.parts(batch)
         for index, (part, options) in enumerate(parts):
@@ -100,24 +88,15 @@ class StepTrainer(SimpleTrainer):
         return total
 
     def parts(self, batch: list[dict[str, Any]]) -> list[tuple[list[dict[str, Any]], dict[str, int]]]:
-        """The parts that a batch is split into, each with what the model has to know about the whole."""
+        """The parts of a batch, each with what the model has to know about the whole."""
         if self.accumulation_steps == 1:
             return [(batch, {})]
         size = -(-len(batch) // self.accumulation_steps)
-        options = {
-            "num_persons": sum(len(inputs["instances"]) for inputs in batch),
-            "num_keypoints": sum(labeled_keypoints(inputs["instances"]) for inputs in batch),
-        }
+        people = [inputs["instances"] for inputs in batch]
+        labeled = [one.gt_keypoints.tensor[..., 2] > 0 for one in people if len(one)]
+        options = {"num_persons": sum(map(len, people)), "num_keypoints": sum(int(one.sum()) for one in labeled)}
         return [(batch[first : first + size], options) for first in range(0, len(batch), size)]
 
     def forward(self, model: nn.Module, part: list[dict[str, Any]], options: dict[str, int]) -> dict[str, Tensor]:
-        """The losses of a part, computed in the precision of the training run."""
         with torch.autocast(self.parameters[0].device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             return model(part, **options)
-
-
-def labeled_keypoints(instances: Instances) -> int:
-    """The number of labeled keypoints in an image, which the auxiliary heatmap is normalized by."""
-    if not instances.has("gt_keypoints"):
-        return 0
-    return int((instances.gt_keypoints.tensor[..., 2] > 0).sum())

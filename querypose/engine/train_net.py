@@ -3,10 +3,12 @@
 import argparse
 import functools
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
@@ -17,16 +19,12 @@ from querypose.data import check_datasets
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.cpu_memory import speed_up_cpu_training
 from querypose.engine.processes import DEFAULT_TIMEOUT, launch, process_group
-from querypose.engine.random_state import make_deterministic
 from querypose.engine.run_summary import timed_inference, write_results
 from querypose.engine.trainer import PoseTrainer
 from querypose.errors import UserError
 from querypose.setup_config import setup_config
 
 logger = logging.getLogger(__name__)
-
-# What a run leaves in its folder, of which nothing may be overwritten by another one.
-RUN_TRACES = ("metrics.json", "last_checkpoint", "model_*.pth", "results.json")
 
 
 def main(
@@ -35,15 +33,10 @@ def main(
     trainer: type[PoseTrainer] = PoseTrainer,
     add_config: Callable[[CfgNode], None] | None = None,
 ) -> dict[str, Any] | None:
-    """Train, or with `eval_only` evaluate, in as many processes as the arguments ask for.
+    """Train or evaluate in as many processes as the arguments of `parser()` ask for.
 
-    Args:
-        args: of `parser()`.
-        trainer: PoseTrainer or a class derived from it.
-        add_config: adds an extension's own keys to the defaults; both must be importable.
-
-    Returns:
-        the metrics of the last evaluation, which are also in results.json; None where processes were started.
+    add_config: adds an extension's keys; it and the trainer must be importable. Returns the metrics of the last
+    evaluation; None where processes were started.
     """
     return launch(functools.partial(_run, trainer=trainer, add_config=add_config), args)
 
@@ -52,9 +45,8 @@ def parser() -> argparse.ArgumentParser:
     """Detectron2's arguments, with a free port for the processes of one machine."""
     result = default_argument_parser()
     result.set_defaults(dist_url="auto")
-    result.add_argument(
-        "--deterministic", action="store_true", help="compute the same bits in every run, slower; docs/RELIABILITY.md"
-    )
+    deterministic = "compute the same bits in every run, slower; docs/RELIABILITY.md"
+    result.add_argument("--deterministic", action="store_true", help=deterministic)
     timeout = "seconds that a process waits for the others before the job ends (default %(default)s)"
     result.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT, help=timeout)
     return result
@@ -67,11 +59,12 @@ def _run(
     cfg = setup_config(args.config_file, args.opts, add_config)
     with process_group(cfg.MODEL.DEVICE, args.timeout):
         check_datasets(cfg, train=not args.eval_only)
-        resumable = args.resume and any(Path(cfg.OUTPUT_DIR).glob("model_*.pth"))
-        if args.eval_only and not cfg.MODEL.WEIGHTS and not resumable:
-            raise UserError("nothing to evaluate: give MODEL.WEIGHTS FILE, or --resume for a checkpoint in OUTPUT_DIR")
-        if args.eval_only and not cfg.DATASETS.TEST:
-            raise UserError("there is nothing to evaluate on; set DATASETS.TEST to one or more data sets")
+        if args.eval_only:
+            resumable = args.resume and any(Path(cfg.OUTPUT_DIR).glob("model_*.pth"))
+            if not cfg.MODEL.WEIGHTS and not resumable:
+                raise UserError("nothing to evaluate: give MODEL.WEIGHTS, or --resume for a checkpoint in OUTPUT_DIR")
+            if not cfg.DATASETS.TEST:
+                raise UserError("there is nothing to evaluate on; set DATASETS.TEST to one or more data sets")
         for name in cfg.DATASETS.TEST:
             trainer.build_evaluator(cfg, name)  # its errors are reported before training, not after it
         if not args.eval_only and not args.resume:
@@ -88,13 +81,13 @@ def _run(
             model = trainer.build_model(cfg)
             checkpointer = PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
             checkpointer.must_fit = True
-            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+            checkpointer.load((checkpointer.get_checkpoint_file() if args.resume else "") or cfg.MODEL.WEIGHTS)
             run = functools.partial(trainer.test, cfg, model)
         else:
             speed_up_cpu_training(cfg)
             training = trainer(cfg)
             training.resume_or_load(resume=args.resume)
-            model, run = training.model, training.train
+            model, run = training._trainer.plain_model, training.train
         with timed_inference(model) as seconds:
             results = run()
         write_results(cfg, args.config_file, results, seconds)
@@ -103,14 +96,29 @@ def _run(
         return results
 
 
+def make_deterministic(cfg: CfgNode) -> None:
+    """Have PyTorch compute the same bits in every run, with SEED 0 where the config has none; call it first.
+
+    PyTorch warns of operations for which a GPU has no deterministic algorithm.
+    """
+    cfg.SEED = max(cfg.SEED, 0)
+    cfg.CUDNN_BENCHMARK = False
+    # read when CUDA's matrix multiplication is first used: its workspaces must not be shared between streams
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=cfg.MODEL.DEVICE != "cpu")
+
+
 def refuse_existing_run(folder: str) -> None:
     """Raise a UserError, in every process, if a training run has left metrics or checkpoints in the folder."""
-    files = [path for name in RUN_TRACES for path in Path(folder).glob(name)]
-    # a start that failed leaves empty ones
-    traces = comm.all_gather([path.name for path in files if path.stat().st_size])[0]
-    if traces:
+    traces = ("metrics.json", "last_checkpoint", "model_*.pth", "results.json")
+    files = [
+        path for name in traces for path in Path(folder).glob(name) if path.stat().st_size
+    ]  # not of a failed start
+    found = comm.all_gather([path.name for path in files])[0]
+    if found:
         raise UserError(
-            f"OUTPUT_DIR {folder} already holds a run ({traces[0]}); continue it with --resume, or give another folder"
+            f"OUTPUT_DIR {folder} already holds a run ({found[0]}); continue it with --resume, or give another folder"
         )
 
 

@@ -1,8 +1,9 @@
 """Detectron2's trainer with QueryPose's data, optimizer and evaluation; on GPUs or CPU processes."""
 
 import contextlib
-import functools
+import json
 import logging
+import math
 import os
 import re
 import weakref
@@ -12,27 +13,30 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from querypose.atomic_io import cut_unfinished_line
-from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, training_records
-from querypose.engine.checkpoint_hooks import BestCheckpoint, PeriodicCheckpoints
-from querypose.engine.checkpointer import PoseCheckpointer
+from querypose.atomic_io import cut_unfinished_line, remove_partial_files, whole_file, writing
+from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, count_unreadable, training_records
+from querypose.engine.checkpointer import PeriodicCheckpoints, PoseCheckpointer
+from querypose.engine.hooks import (
+    EvalHook,
+    Interrupted,
+    MetricsWriter,
+    ProgressBar,
+    SeedSteps,
+    StopOnSignal,
+    WeightAveraging,
+)
 from querypose.engine.non_finite import NonFiniteGuard
 from querypose.engine.optimizer import build_optimizer
-from querypose.engine.random_state import SeedSteps
 from querypose.engine.resume_check import check_resumable
-from querypose.engine.signals import Interrupted, StopOnSignal
 from querypose.engine.train_loop import METRIC_PERIOD, StepTrainer
-from querypose.engine.training_hooks import EvalHook, MetricsWriter, ProgressBar, UnreadableImages
-from querypose.engine.weight_averaging import WeightAveraging
 from querypose.errors import UserError
 from querypose.evaluation import PoseEvaluator
 
@@ -56,8 +60,13 @@ class PoseTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         steps = cfg.SOLVER.ACCUMULATION_STEPS
-        # no_sync() does not support static graphs
-        model = wrap_for_distribution(model, static_graph=steps == 1)
+        model = create_ddp_model(
+            model,
+            device_ids=[torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            static_graph=steps == 1,  # every parameter has a gradient in every step, but no_sync() does not support it
+        )
         self._trainer = StepTrainer(
             model,
             self.build_train_loader(cfg),
@@ -70,39 +79,30 @@ class PoseTrainer(DefaultTrainer):
         self.checkpointer = PoseCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.completed = -1  # the last completed iteration
+        self.best = -math.inf  # keypoint AP of all evaluations
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Detectron2's; see `PoseCheckpointer` for which checkpoint is resumed.
-
-        Raises:
-            UserError: a checkpoint of another model or optimizer (`check_resumable`); processes that do not find the
-                same checkpoint, on machines that do not share a folder.
-        """
-        resumed = resume and any(comm.all_gather(self.checkpointer.has_checkpoint()))
-        check = functools.partial(
-            check_resumable, cfg=self.cfg, model=self._trainer.plain_model, optimizer=self._trainer.optimizer
-        )
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume, check=check)
-        if resumed:
-            self.completed = self.iter  # of the checkpoint
-            self.start_iter = self.iter + 1
-        if len(set(comm.all_gather(self.start_iter))) > 1:
-            raise UserError(
-                f"not every process can read the checkpoints in {self.cfg.OUTPUT_DIR}; set OUTPUT_DIR to a folder that "
-                "all machines share"
-            )
+        """Load the newest intact checkpoint, or else MODEL.WEIGHTS; a UserError for one of another config's run."""
+        output = Path(self.cfg.OUTPUT_DIR)
+        if comm.is_main_process():
+            remove_partial_files(output)
+        path = self.checkpointer.get_checkpoint_file() if resume else ""
+        if not path:
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            return
+        content = self.checkpointer._load_file(path)
+        check_resumable(path, content, self.cfg, self._trainer.plain_model, self._trainer.optimizer)
+        self.checkpointer.load(path)
+        self.completed = self.iter  # of the checkpoint
+        self.start_iter = self.iter + 1
+        if (output / "model_best.json").is_file():
+            self.best = json.loads((output / "model_best.json").read_text())["value"]
 
     def train(self) -> dict[str, Any] | None:
-        """Train to the end; returns the metrics of the evaluation there.
-
-        Raises:
-            UserError: bad input; a loss or gradient that is not finite, unless SOLVER.NON_FINITE skips such steps. The
-                state after the last completed iteration is saved, as with any other exception.
-            Interrupted: SIGTERM or Ctrl-C; the state is saved, and the process may end with the exception's code.
-        """
+        """Train to the end, and return the metrics of the evaluation there; an exception saves the last state first."""
         try:
             super().train()
         except Interrupted as stop:
@@ -110,8 +110,6 @@ class PoseTrainer(DefaultTrainer):
             if stop.between_steps and self.start_iter <= self.completed and self.iter < self.max_iter:
                 done = f"the state after iteration {self.completed} is in {self.save_now()}"
             logger.warning("%s: %s; continue with --resume", stop.signal_name, done)
-            if comm.get_world_size() > 1:
-                comm.synchronize()  # a process that ends stops the others, the one that writes included
             raise
         except Exception as error:
             saved = self._save_after_error()
@@ -119,6 +117,9 @@ class PoseTrainer(DefaultTrainer):
                 raise UserError(f"{error}{saved}") from error
             logger.error("training failed%s", saved)
             raise
+        if self.cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
+            number = count_unreadable(unreadable_list(self.cfg))
+            logger.info("%d images could not be read and were skipped", number)
         return getattr(self, "_last_eval_results", None)
 
     def run_step(self) -> None:
@@ -126,10 +127,9 @@ class PoseTrainer(DefaultTrainer):
         self.completed = self.iter
 
     def save_now(self) -> Path:
-        """Write a checkpoint of the state after the last iteration, on the main process; its path, on every one."""
-        path = self.checkpoints.path(self.completed)
-        if comm.is_main_process():
-            self.checkpoints.save(self.completed)
+        """Write a checkpoint of the state after the last iteration; every process must call it."""
+        path = self.checkpoints.save(self.completed)
+        comm.synchronize()  # a process that ends stops the others, the one that writes included
         return path
 
     def _save_after_error(self) -> str:
@@ -140,17 +140,14 @@ class PoseTrainer(DefaultTrainer):
         if self.completed < self.iter:
             self.guard.restore_buffers()
         try:
-            path = self.save_now()
+            path = self.checkpoints.save(self.completed)
         except UserError as error:
             logger.error("%s", error)
             return ""
         return f"; the state after iteration {self.completed} is in {path}: continue with --resume"
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's, and those for fault tolerance: seeds, numbers that are not finite, checkpoints, signals.
-
-        Their order matters: a step is checked before it is saved, and saved before it is evaluated.
-        """
+        """Detectron2's, and those for fault tolerance; a step is checked before it is saved, and then evaluated."""
         cfg = self.cfg
         self.seed_steps = SeedSteps(self._trainer.data_loader)
         self.guard = NonFiniteGuard(cfg.SOLVER.NON_FINITE, cfg.OUTPUT_DIR)
@@ -159,7 +156,6 @@ class PoseTrainer(DefaultTrainer):
             self.averaging = WeightAveraging(self._trainer.plain_model, cfg.SOLVER.EMA)
             self.checkpointer.saved_model = self.averaging.averaged
         self.checkpoints = PeriodicCheckpoints(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
-        is_main = comm.is_main_process()
         found = [
             self.seed_steps,
             hooks.IterationTimer(),
@@ -167,32 +163,45 @@ class PoseTrainer(DefaultTrainer):
             self.guard,
             self.averaging,
             self._precise_bn(),
-            self.checkpoints if is_main else None,
+            self.checkpoints,
             StopOnSignal(),
             EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
         ]
-        if is_main and cfg.DATASETS.TEST:
-            names = ["keypoints/AP", f"{cfg.DATASETS.TEST[0]}/keypoints/AP"]
-            found.append(BestCheckpoint(self.checkpointer, names))
-        if is_main:
+        if comm.is_main_process():
             found += [MetricsWriter(self.build_writers(), period=METRIC_PERIOD), ProgressBar()]
-            if cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
-                found.append(UnreadableImages(unreadable_list(cfg)))
         return found
 
     def _evaluate(self) -> dict[str, Any]:
-        self._last_eval_results = self.test(self.cfg, self.averaging.averaged if self.averaging else self.model)
-        return self._last_eval_results
+        model = self.averaging.averaged if self.averaging else self._trainer.plain_model
+        self._last_eval_results = results = self.test(self.cfg, model)
+        if results:
+            first = results.get(self.cfg.DATASETS.TEST[0], results)  # by data set where there are several
+            value = first.get("keypoints", {}).get("AP", math.nan)
+            if value > self.best:  # NaN is not better than anything
+                self._save_best(value)
+        return results
+
+    def _save_best(self, value: float) -> None:
+        """`model_best.pth` and `model_best.json`: the state with the highest keypoint AP on the first test set."""
+        self.best, record = value, Path(self.cfg.OUTPUT_DIR) / "model_best.json"
+        try:
+            self.checkpointer.save("model_best", tag=False, iteration=self.completed)
+            with writing(record, "free disk space"), whole_file(record) as file:
+                content = {"metric": "keypoints/AP", "value": value, "iteration": self.completed}
+                file.write(json.dumps(content).encode())
+        except UserError as error:
+            logger.error("%s (training continues without the best checkpoint)", error)
 
     def _precise_bn(self) -> HookBase | None:
         """Detectron2's hook before checkpoints and evaluations, where the config asks for it."""
-        if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
+        model = self._trainer.model
+        if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(model):
             return None
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0
         loader = self.build_train_loader(cfg)  # its own: that of training must not advance
-        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
+        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
 
     def build_writers(self) -> list[EventWriter]:
         # a line that a killed run has begun would spoil the next one
@@ -211,10 +220,7 @@ class PoseTrainer(DefaultTrainer):
         groups = self._trainer.optimizer.param_groups
         configured = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         TrainerBase.load_state_dict(self, state_dict)
-        if "_trainer" in state_dict:
-            self._trainer.load_state_dict(state_dict["_trainer"])
-        else:
-            logger.warning("the checkpoint has no optimizer state; the optimizer starts from scratch")
+        self._trainer.load_state_dict(state_dict["_trainer"])
         averaging = state_dict.get("hooks", {}).get("WeightAveraging")
         if averaging and not self.averaging:  # a run with SOLVER.EMA resumes without: the model holds the average
             self._trainer.plain_model.load_state_dict(averaging["weights"])
@@ -252,53 +258,30 @@ class PoseTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[Any] | None = None) -> dict[str, Any]:
-        """Detectron2's, in every process with the model that a checkpoint holds.
-
-        Every query is run, as box AP counts up to 100 boxes of an image, unless MODEL.QUERYPOSE.TEST.TOPK_POSES is a
-        number. In bfloat16 where TEST.AMP.ENABLED asks for it.
-        """
+        """Detectron2's, with every query unless TOPK_POSES is a number, as box AP counts 100 boxes of an image."""
         share_buffers(model)
-        plain = model.module if isinstance(model, DistributedDataParallel) else model
         queries = contextlib.nullcontext()
-        if cfg.MODEL.QUERYPOSE.TEST.TOPK_POSES is None and hasattr(plain, "every_query"):
-            queries = plain.every_query()  # type: ignore[operator]
-        device_type = next(plain.parameters()).device.type
+        if cfg.MODEL.QUERYPOSE.TEST.TOPK_POSES is None and hasattr(model, "every_query"):
+            queries = model.every_query()  # type: ignore[operator]
+        device_type = next(model.parameters()).device.type
         with queries, torch.autocast(device_type, torch.bfloat16, enabled=cfg.TEST.AMP.ENABLED):
             return super().test(cfg, model, evaluators)
 
 
 def use_bfloat16(cfg: CfgNode) -> bool:
-    """Whether to train under autocast: where SOLVER.AMP says so, except on CPUs without bfloat16 instructions.
-
-    Those compute the same numbers by emulation, several times slower than float32; they train in float32.
-    """
+    """SOLVER.AMP.ENABLED, except on CPUs without bfloat16 instructions: emulation is slower than float32."""
     if not cfg.SOLVER.AMP.ENABLED or not cfg.MODEL.DEVICE.startswith("cpu"):
         return cfg.SOLVER.AMP.ENABLED
-    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    native = any(check is not None and check() for check in checks)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in names)
     if not native:
-        logger.warning(
-            "SOLVER.AMP.ENABLED: this processor has no bfloat16 instructions; training in float32, which is faster"
-        )
+        logger.warning("SOLVER.AMP.ENABLED: this processor has no bfloat16 instructions; training in float32")
     return native
 
 
 def unreadable_list(cfg: CfgNode) -> str:
     """Path of the file that names the skipped images."""
     return os.path.join(cfg.OUTPUT_DIR, "unreadable_images.txt")
-
-
-def wrap_for_distribution(model: nn.Module, static_graph: bool = True) -> nn.Module:
-    """DistributedDataParallel where there are several processes; every parameter has a gradient in every step.
-
-    static_graph: whether every step runs the same graph once, as all do that do not accumulate gradients.
-    """
-    if comm.get_world_size() == 1:
-        return model
-    devices = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
-    return DistributedDataParallel(
-        model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=static_graph
-    )
 
 
 def share_buffers(model: nn.Module) -> None:
