@@ -8,7 +8,7 @@ from tiny_model import spread, tiny_batch, tiny_model
 
 from querypose.errors import UserError
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
-from querypose.modeling.inference import poses, rescaled
+from querypose.modeling.meta_arch import poses, rescaled
 from querypose.skeleton import Skeleton
 from querypose.visualization import draw_poses
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
-from querypose.modeling.inference import poses
-from querypose.modeling.meta_arch import QueryPose
+from querypose.modeling.meta_arch import QueryPose, poses
 from querypose.modeling.ops import pyramid_pooling
 
 

@@ -28,13 +28,7 @@ class DynamicChannelMLP(nn.Module):
 
     @configurable
     def __init__(self, *, dim: int, hidden_dim: int, num_tokens: int, query_dim: int | None = None):
-        """
-        Args:
-            dim: d, the width of the features.
-            hidden_dim: the width between the two generated layers.
-            num_tokens: number of locations in a region.
-            query_dim: c, the width of the queries; None: as the features.
-        """
+        """dim: d; hidden_dim: between the two generated layers; num_tokens, query_dim: as of the registry."""
         super().__init__()
         query_dim = query_dim or dim
         self.dim = dim
@@ -47,13 +41,8 @@ class DynamicChannelMLP(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int | None = None) -> dict[str, Any]:
-        config = cfg.MODEL.QUERYPOSE
-        return {
-            "dim": config.HIDDEN_DIM,
-            "hidden_dim": config.DYNAMIC_DIM,
-            "num_tokens": num_tokens,
-            "query_dim": query_dim,
-        }
+        sizes = {"dim": cfg.MODEL.QUERYPOSE.HIDDEN_DIM, "hidden_dim": cfg.MODEL.QUERYPOSE.DYNAMIC_DIM}
+        return {**sizes, "num_tokens": num_tokens, "query_dim": query_dim}
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
         """query (R, c) or (R, M, c), tokens (R, num_tokens, d) -> the query's shape."""
