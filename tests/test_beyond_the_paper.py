@@ -1,9 +1,8 @@
 """The four additions that are not the paper's, each by its formula, and together in every kind of model."""
 
-import numpy as np
 import pytest
 import torch
-from tiny_model import NUM_QUERIES, gradients_of, spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
+from tiny_model import NUM_QUERIES, spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
 
 from querypose.errors import UserError
 from querypose.modeling.beyond_the_paper import OneToManyProposals, ground_truth_regions
@@ -20,7 +19,7 @@ MANY = (f"{KEY}ONE_TO_MANY.NUM_QUERIES", 7)
 IMAGE = (f"{KEY}IMAGE_QUERIES.ENABLED", True)
 ALL = (*ANCHORED, *REGIONS, *MANY, *IMAGE)
 MATCHED = (f"{KEY}TRAIN_QUERIES", "matched")
-KINDS = {"light": ("light",), "light matched": ("light", *MATCHED), "branched": ("branched",), "full": ("full",)}
+KINDS = {"light matched": ("light", *MATCHED), "branched": ("branched",), "full": ("full",)}
 
 
 def training_model(*opts):
@@ -60,11 +59,6 @@ def test_anchors_of_known_maps():
         torch.testing.assert_close(attention_anchors(attention)[0], torch.tensor(wanted))
 
 
-def test_gradient_of_anchors_by_finite_differences():
-    logits = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: attention_anchors(x.flatten(2).softmax(-1).view_as(x)), logits)
-
-
 def test_coordinates_are_the_paper_s_and_the_anchor_of_their_part():
     parts = [0, 0, 1, 2, 2, 1]
     torch.manual_seed(0)
@@ -100,7 +94,7 @@ def test_regions_are_jittered_boxes_of_the_matched_persons():
     assert torch.equal(ground_truth_regions(match, targets, 1, 0.0)[1], targets.boxes.flatten(0, 1)[[1, 0, 2]])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["light matched", "full"])
 def test_region_losses_by_hand_and_the_other_losses_as_without(kind):
     batch, model = tiny_batch(), training_model(*KINDS[kind], *REGIONS)
     torch.manual_seed(5)
@@ -109,9 +103,7 @@ def test_region_losses_by_hand_and_the_other_losses_as_without(kind):
 
     features, sizes, maps = model.extract(model.preprocess(batch))
     targets = Targets.from_instances([inputs["instances"] for inputs in batch], 17, "cpu")
-    first = model.proposals(sizes, maps)
-    decode = model.decoder.decode_boxes if model.decoder.light else lambda *args: model.decoder.decode_jointly(*args)[0]
-    boxes = decode(features, *first)
+    boxes, _ = model.decoder(features, *model.proposals(sizes, maps))
     match = model.criterion.matcher(boxes.logits, boxes.boxes, targets)[-1]
     torch.manual_seed(5)
     match, regions = ground_truth_regions(match, targets, 2, 0.1)
@@ -153,15 +145,14 @@ def test_repeated_targets():
 
 @torch.no_grad()
 def test_the_first_boxes_of_the_second_set_cover_the_image():
-    boxes, queries = OneToManyProposals(24, 16, repeats=4)(torch.tensor([[90.0, 60.0]]))
-    assert boxes.shape == (1, 24, 4) and queries.shape == (1, 24, 16)
+    boxes, _ = OneToManyProposals(24, 16)(torch.tensor([[90.0, 60.0]]))
     torch.testing.assert_close(boxes[0, :, 2:] - boxes[0, :, :2], torch.tensor([30.0, 20.0]).expand(24, 2))
     centers = (boxes[0, :, 2:] + boxes[0, :, :2]) / 2
     assert len(centers.unique(dim=0)) == 24 and (centers > 0).all() and (centers < torch.tensor([90.0, 60.0])).all()
     assert (boxes[0, :, 0] <= 0).any() and (boxes[0, :, 2] >= 90).any() and (boxes[0, :, 3] >= 60).any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["light matched", "full"])
 def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind):
     batch, model = tiny_batch(), training_model(*KINDS[kind], *MANY)
     losses = model(batch)
@@ -187,26 +178,6 @@ def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind):
 # together
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("persons", [(2, 1), (0, 0), (NUM_QUERIES + 3, 0)])
-def test_every_parameter_learns_from_every_batch(kind, persons):
-    model = spread(tiny_model(*KINDS[kind], *ALL, f"{KEY}LOSS.ATTENTION_WEIGHT", 1.0)).train()
-    losses, gradients = gradients_of(model, tiny_batch(persons=persons))
-    assert all(loss.isfinite() for loss in losses.values())
-    assert {"loss_attention_region", "loss_center_offset", "loss_giou_many_0"} < losses.keys()
-    for name, gradient in gradients.items():
-        assert gradient is not None and gradient.isfinite().all(), name
-
-
-@pytest.mark.parametrize("kind", ["light matched", "full"])
-def test_a_step_in_bfloat16_is_finite(kind):
-    model = spread(tiny_model(*KINDS[kind], *ALL)).train()
-    with torch.autocast("cpu", torch.bfloat16):
-        losses, gradients = gradients_of(model, tiny_batch())
-    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
-    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
-
-
 @pytest.mark.parametrize("kind", ["light matched", "full"])
 def test_parts_of_a_batch_add_up_to_its_losses(kind):
     """As gradient accumulation needs it."""
@@ -218,13 +189,10 @@ def test_parts_of_a_batch_add_up_to_its_losses(kind):
         assert sum(part[name].item() for part in parts) == pytest.approx(value.item(), rel=1e-3, abs=1e-5), name
 
 
-@pytest.mark.parametrize("kind", ["light matched", "branched", "full"])
-@pytest.mark.parametrize("number", [1, 133])
-@pytest.mark.parametrize("division", ["per_keypoint", "rigid"])
-def test_any_number_of_keypoints_and_parts(kind, number, division):
+@pytest.mark.parametrize(("kind", "number"), [("light matched", 1), ("branched", 133), ("full", 133)])
+def test_any_number_of_keypoints(kind, number):
     skeleton = [f"k{i}" for i in range(number)]
-    opts = (f"{KEY}SKELETON.KEYPOINT_NAMES", skeleton, f"{KEY}PART_DIVISION", division)
-    model = tiny_model(*KINDS[kind], *ALL, *opts).train()
+    model = tiny_model(*KINDS[kind], *ALL, f"{KEY}SKELETON.KEYPOINT_NAMES", skeleton).train()
     batch = tiny_batch(num_keypoints=number)
     assert all(loss.isfinite() for loss in model(batch).values())
     with torch.no_grad():
@@ -232,32 +200,17 @@ def test_any_number_of_keypoints_and_parts(kind, number, division):
             assert result.pred_keypoints.shape == (NUM_QUERIES, number, 3) and result.pred_keypoints.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["light", "full"])
-def test_one_seed_gives_one_training(kind):
-    runs = []
-    for seed in (3, 3, 4):
-        model = tiny_model(*KINDS[kind], *ALL).train()
-        torch.manual_seed(seed)
-        runs.append(gradients_of(model, tiny_batch()))
-    for same, other in zip(runs[0], runs[1], strict=True):
-        assert all(torch.equal(same[name], other[name]) for name in same)
-    assert runs[0][0]["loss_keypoint_region"] != runs[2][0]["loss_keypoint_region"]
-
-
-@pytest.mark.parametrize("kind", ["light", "full"])
-def test_the_exported_graph_computes_the_same(kind, tmp_path):
+def test_the_exported_graph_computes_the_same(tmp_path):
     pytest.importorskip("onnx")
     from test_onnx_export import assert_same, exported, run_onnx
 
-    model, file = exported(tmp_path, *KINDS[kind], *ANCHORED, *IMAGE)
+    model, file = exported(tmp_path, "light", *ANCHORED, *IMAGE)
     # larger images have more peaks than queries, the smallest one has fewer
-    for batch, height, width in ((1, 64, 96), (3, 70, 101), (2, 130, 95), (1, 8, 9)):
+    for batch, height, width in ((1, 64, 96), (2, 130, 95), (1, 8, 9)):
         images = (255 * torch.rand(batch, 3, height, width)).round()
         assert_same(model, run_onnx(file, images=images), list(images))
     images, sizes = (255 * torch.rand(2, 3, 90, 100)).round(), torch.tensor([[100.0, 61.0], [73.0, 90.0]])
-    outputs = run_onnx(file, images=images, image_sizes=sizes)
-    assert all(np.isfinite(output).all() for output in outputs)
-    assert_same(model, outputs, [images[0, :, :61], images[1, :, :, :73]])
+    assert_same(model, run_onnx(file, images=images, image_sizes=sizes), [images[0, :, :61], images[1, :, :, :73]])
 
 
 def test_weights_of_the_paper_s_model_are_as_before():
