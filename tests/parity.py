@@ -87,13 +87,5 @@ def load_parity(folder: Path, variant: str) -> Parity:
     part_of_keypoint = build_part_division(skeleton, "rigid")
     state, _ = convert_authors_weights(authors_state, part_of_keypoint)
     model.load_state_dict(state, strict=True)
-    return Parity(
-        model,
-        skeleton,
-        part_of_keypoint,
-        figures,
-        record["matches"],
-        record["losses"],
-        record["grad_norms"],
-        authors_state,
-    )
+    matches, losses, grad_norms = (record[key] for key in ("matches", "losses", "grad_norms"))
+    return Parity(model, skeleton, part_of_keypoint, figures, matches, losses, grad_norms, authors_state)

@@ -1,11 +1,12 @@
 """Every row of the ablations: its difference in the model, a training step, an inference."""
 
+import functools
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.modeling import build_model
-from tiny_model import person_boxes, tiny_batch
+from tiny_model import NUM_QUERIES, gradients_of, person_boxes, tiny_batch, tiny_config
 
 from querypose.config_checks import leaves
 from querypose.setup_config import setup_config
@@ -24,7 +25,10 @@ FLOW = 6 * 2 * (2 * 64 + 64 + 64 * 64 + 64 + 64 * 2 + 2)
 STEP_2 = (FULL - LIGHT) // STAGES
 CHANNEL_MLP = 21_267_840
 SPEGM = 1_098_119
-INSTANCE_TO_PART = M * DP * (D + 1)
+
+
+def heads(width, sigma=True):
+    return K * 2 * (width + 1) * (1 + sigma)
 
 
 def sim(dp):
@@ -35,26 +39,18 @@ def part_blocks(dp):
     return 4 * dp * (dp + 1) + 2 * dp + HIDDEN * (dp + 1) + dp * (HIDDEN + 1) + 2 * dp
 
 
-def heads(width, sigma=True):
-    return K * 2 * (width + 1) * (1 + sigma)
-
-
-SIM = sim(DP)
-PART_MACHINERY = SPEGM + SIM + INSTANCE_TO_PART + part_blocks(DP) + heads(DP)
-DIRECT = FULL - STAGES * (PART_MACHINERY - heads(D)) - M * DP  # keypoints from an instance query
-NO_SIM = FULL - STAGES * SIM
-
-
-def part_dim(dp):
+def of_part_dim(dp):
     """Parameters that depend on the width of part queries."""
-    spegm = dp * (D + 1)
-    return STAGES * (spegm + sim(dp) + M * dp * (D + 1) + part_blocks(dp) + heads(dp)) + M * dp
+    return STAGES * (dp * (D + 1) + sim(dp) + M * dp * (D + 1) + part_blocks(dp) + heads(dp)) + M * dp
 
 
-def parts(number):
+def of_parts(number):
     return FULL + (number - M) * (STAGES * (9 * D + 1 + DP * (D + 1)) + DP)
 
 
+PART_MACHINERY = SPEGM + sim(DP) + M * DP * (D + 1) + part_blocks(DP) + heads(DP)
+DIRECT = FULL - STAGES * (PART_MACHINERY - heads(D)) - M * DP  # keypoints from an instance query
+NO_SIM = FULL - STAGES * sim(DP)
 STAGE = 11_634_048 + 2 * D + 4 * D * (D + 1) + 2 * D + HIDDEN * (D + 1) + D * (HIDDEN + 1) + 2 * D  # box stage
 STAGE += 4 * (D * D + 2 * D) + (D + 1) + 4 * (D + 1)
 TOWER = (D * 512 + 4 * 512 * 512 + 512 * D) * 9 + 5 * 512 + D
@@ -76,12 +72,9 @@ PARAMETERS = {
     "table2b/baseline": LIGHT - STAGES * (PART_MACHINERY - heads(D)) - M * DP,
     "table2b/spegm": NO_SIM,
     "table2b/sim": FULL,
-    "table2b/spegm_light": LIGHT - STAGES * SIM,
-    **{f"table2c/{dp}": FULL - part_dim(DP) + part_dim(dp) for dp in (32, 64, 128, 256)},
-    "table2d/a_17_parts": parts(17),
-    "table2d/b_13_parts": parts(13),
-    "table2d/c_7_parts": FULL,
-    "table2d/d_5_parts": parts(5),
+    "table2b/spegm_light": LIGHT - STAGES * sim(DP),
+    **{f"table2c/{dp}": FULL - of_part_dim(DP) + of_part_dim(dp) for dp in (32, 64, 128, 256)},
+    **{f"table2d/{row}_parts": of_parts(int(row[2:])) for row in ("a_17", "b_13", "c_7", "d_5")},
     "table3/figure_3a": FULL,
     "table3/figure_3b": FULL,
     "table3/light": LIGHT,
@@ -100,6 +93,12 @@ def load(row, *opts):
     return setup_config(str(FOLDER / f"{row}.yaml"), [str(value) for value in opts])
 
 
+def changes(row):
+    """The keys and values in which a row differs from the base."""
+    base = dict(leaves(setup_config(str(BASE))))
+    return {key: value for key, value in leaves(load(row)) if value != base[key]}
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_number_of_parameters_at_the_paper_s_size(row):
     """Counted by formula above from the parts that the row claims to have."""
@@ -107,97 +106,59 @@ def test_number_of_parameters_at_the_paper_s_size(row):
         # equal stages: one of them tells the rest
         small = build_model(load(row, "MODEL.DEVICE", "meta", "MODEL.QUERYPOSE.NUM_STAGES", 1))
     count = sum(parameter.numel() for parameter in small.parameters())
-    stage = sum(
-        parameter.numel()
-        for stages in (small.decoder.box_stages, small.decoder.keypoint_stages)
-        for parameter in stages.parameters()
-    )
-    number = load(row).MODEL.QUERYPOSE.NUM_STAGES
-    assert count + (number - 1) * stage == PARAMETERS[row]
+    stages = (small.decoder.box_stages, small.decoder.keypoint_stages)
+    stage = sum(parameter.numel() for modules in stages for parameter in modules.parameters())
+    assert count + (load(row).MODEL.QUERYPOSE.NUM_STAGES - 1) * stage == PARAMETERS[row]
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_changes_the_model_alone(row):
-    ours, base = dict(leaves(load(row))), dict(leaves(setup_config(str(BASE))))
     # parts by what they are, not by the name of their division
-    changed = {key for key in base if ours[key] != base[key]} - {"MODEL.QUERYPOSE.PART_DIVISION"}
+    changed = changes(row).keys() - {"MODEL.QUERYPOSE.PART_DIVISION"}
     allowed = {
         "VARIANT", "KEYPOINT_STAGE", "KEYPOINT_INTERACTION", "PART_EMBEDDING", "PART_UPDATE", "PART_DIM",
         "PART_GROUPS", "KEYPOINT_LOSS", "LOSS.KEYPOINT_WEIGHT", "NUM_STAGES", "NUM_QUERIES",
     }  # fmt: skip
     assert changed <= {f"MODEL.QUERYPOSE.{key}" for key in allowed}
-    same_as_the_base = {"2a/selective", "2b/sim", "2c/128", "2d/c_7_parts", "3/figure_3b"}
-    same_as_the_base = {f"table{name}" for name in same_as_the_base}
+    same_as_the_base = {"table2a/selective", "table2b/sim", "table2c/128", "table2d/c_7_parts", "table3/figure_3b"}
     same_as_the_base |= {"regression_loss/rle", "stages/6", "queries/100"}
     assert (not changed) == (row in same_as_the_base)
 
 
-TINY = {
-    "MODEL.WEIGHTS": "", "MODEL.DEVICE": "cpu", "MODEL.BACKBONE.NAME": "build_timm_fpn_backbone",
-    "MODEL.TIMM.NAME": "resnet18", "MODEL.FPN.OUT_CHANNELS": 16,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 5, "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION": 6,
-}  # fmt: skip
-TINY_QUERYPOSE = {
-    "HIDDEN_DIM": 16, "NUM_HEADS": 4, "FEEDFORWARD_DIM": 32, "DYNAMIC_DIM": 4,
-    "NUM_TOWER_LAYERS": 2, "TOWER_DIM": 16,
-}  # fmt: skip
-
-
-def tiny_row(row):
-    """The row's model, shrunk where the row does not say otherwise, with weights that any two rows share by name."""
-    cfg = load(row)
-    cfg.merge_from_list([item for pair in TINY.items() for item in pair])
-    cfg.MODEL.TIMM.OPTIONS.channels = [8, 8, 16, 16]
-    config = cfg.MODEL.QUERYPOSE
-    for key, value in TINY_QUERYPOSE.items():
-        config[key] = value
-    if not row.startswith("table2c"):
-        config.PART_DIM = 16
-    if not row.startswith("stages"):
-        config.NUM_STAGES = 2
-    if not row.startswith("queries"):
-        config.NUM_QUERIES = 6
-    model = build_model(cfg)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            seed = sum(ord(letter) * (index + 1) for index, letter in enumerate(name))
-            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
-            if parameter.dim() > 1:
-                parameter.copy_(noise * parameter[0].numel() ** -0.5)
-            else:
-                parameter.copy_(0.1 * noise + ("norm" in name and name.endswith("weight")))
-        weight = model.decoder.proposal_boxes.weight
-        corners = person_boxes(len(weight), 1, 1, torch.Generator().manual_seed(3))
-        weight[:, :2], weight[:, 2:] = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
-    return model
-
-
 @pytest.fixture(scope="module")
 def outputs():
-    """Of each row what the losses and the persons of one batch are; made once."""
-    made = {}
+    """A function that trains and runs the tiny model with a row's changes; once per row.
 
+    Its weights are those of any other row by their names, so that a difference is that of the rows.
+    """
+
+    @functools.cache
     def run(row):
-        if row not in made:
-            torch.manual_seed(0)
-            model = tiny_row(row).train()
-            losses = model(tiny_batch())
-            sum(losses.values()).backward()
-            lacking = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-            with torch.no_grad():
-                persons = model.eval()(tiny_batch(), do_postprocess=False)
-            made[row] = model, {name: value.item() for name, value in losses.items()}, lacking, persons
-        return made[row]
+        model = build_model(tiny_config("full", *(item for pair in changes(row).items() for item in pair)))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                seed = sum(ord(letter) * (index + 1) for index, letter in enumerate(name))
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+                if parameter.dim() > 1:
+                    parameter.copy_(noise * parameter[0].numel() ** -0.5)
+                else:
+                    parameter.copy_(0.1 * noise + ("norm" in name and name.endswith("weight")))
+            weight = model.decoder.proposal_boxes.weight
+            corners = person_boxes(len(weight), 1, 1, torch.Generator().manual_seed(3))
+            weight[:, :2], weight[:, 2:] = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
+        losses, gradients = gradients_of(model.train(), tiny_batch())
+        with torch.no_grad():
+            return losses, gradients, model.eval()(tiny_batch(), do_postprocess=False)
 
     return run
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_a_training_step_and_an_inference(row, outputs):
-    model, losses, lacking, persons = outputs(row)
+    losses, gradients, persons = outputs(row)
     assert all(value == value and abs(value) < 1e5 for value in losses.values())
-    assert lacking == [], "every parameter takes part, as distributed training expects"
-    number = load(row).MODEL.QUERYPOSE.NUM_QUERIES if row.startswith("queries") else 6
+    assert None not in gradients.values(), "every parameter takes part, as distributed training expects"
+    number = changes(row).get("MODEL.QUERYPOSE.NUM_QUERIES", NUM_QUERIES)
     for instances in persons:
         assert len(instances) == min(number, 100)
         assert instances.pred_keypoints.shape[1:] == (17, 3) and instances.pred_keypoints.isfinite().all()
@@ -230,7 +191,7 @@ NEIGHBORS = [
 
 @pytest.mark.parametrize(("row", "neighbor"), NEIGHBORS)
 def test_a_row_computes_something_else_than_its_neighbor(row, neighbor, outputs):
-    first, second = (outputs(name)[3][0] for name in (row, neighbor))
+    first, second = (outputs(name)[2][0] for name in (row, neighbor))
     assert len(first) != len(second) or (first.pred_keypoints - second.pred_keypoints).abs().max() > 1e-2
 
 

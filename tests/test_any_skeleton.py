@@ -75,7 +75,7 @@ def train(cfg):
     return trainer, trainer._last_eval_results
 
 
-@pytest.mark.parametrize("number", SKELETONS)
+@pytest.mark.parametrize("number", [1, 21, 133])
 def test_any_number_of_keypoints_trains_and_evaluates(tmp_path, messages, number):
     category, num_parts = SKELETONS[number]
     cfg = config(tmp_path, [write_dataset(tmp_path / "data", category)])
@@ -101,17 +101,18 @@ def test_official_crowdpose_images_train_and_are_evaluated(shared_folder, tmp_pa
     sample = shared_folder / "data" / "crowdpose_mini"
     official = CrowdPoseFile(sample / "crowdpose_val_subset.json", sample / "images")
     write_prepared(official.content, tmp_path / "crowdpose_val.json")
-    file = f"{tmp_path}/crowdpose_val.json@{sample}/images"
     shipped = Path(__file__).resolve().parents[1] / "configs" / "crowdpose" / "Base-CrowdPose.yaml"
     groups = yaml.safe_load(shipped.read_text())["MODEL"]["QUERYPOSE"]["PART_GROUPS"]
-    trainer, metrics = train(config(tmp_path, [file], (), "MODEL.QUERYPOSE.PART_GROUPS", groups))
+    file = f"{tmp_path}/crowdpose_val.json@{sample}/images"
+    cfg = config(tmp_path, [file], (), "MODEL.QUERYPOSE.PART_GROUPS", groups, "SOLVER.BASE_LR", 0.0)
+    trainer = PoseTrainer(cfg)
+    # random deltas move boxes out of the image, and Detectron2 drops those
+    for stage in trainer._trainer.plain_model.decoder.box_stages:
+        torch.nn.init.zeros_(stage.box_delta.weight)
+    trainer.train()
+    metrics = trainer._last_eval_results
     assert tuple(metrics["keypoints"]) == CROWDPOSE_METRICS and metrics["keypoints"]["AP"] >= 0
     assert trainer.model.decoder.part_queries.weight.shape[0] == 7
-    # random deltas move boxes out of the image, and Detectron2 drops those
-    for stage in trainer.model.decoder.box_stages:
-        torch.nn.init.zeros_(stage.box_delta.weight)
-        torch.nn.init.zeros_(stage.box_delta.bias)
-    PoseTrainer.test(trainer.cfg, trainer.model)
     results = json.loads((tmp_path / "out" / "inference" / "coco_instances_results.json").read_text())
     assert len({result["image_id"] for result in results}) == 36 and len(results[0]["keypoints"]) == 3 * 14
 
@@ -126,12 +127,11 @@ def test_several_data_sets_train_together(tmp_path):
     assert folders == {"one", "two"}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_images_stop_or_are_skipped(tmp_path, messages, workers):
+def test_unreadable_images_stop_or_are_skipped(tmp_path, messages):
     file = write_dataset(tmp_path / "data", SKELETONS[6][0], images=4)
     data = (tmp_path / "data" / "2.png").read_bytes()
     (tmp_path / "data" / "2.png").write_bytes(data[: len(data) // 2])
-    opts = ["DATALOADER.NUM_WORKERS", workers, "SOLVER.MAX_ITER", 5]
+    opts = ["DATALOADER.NUM_WORKERS", 2, "SOLVER.MAX_ITER", 5]
     with pytest.raises(UserError, match="2.png cannot be read"):
         train(config(tmp_path, [file], (), *opts))
     _, metrics = train(config(tmp_path, [file], (), *opts, "DATALOADER.SKIP_UNREADABLE_IMAGES", True))
