@@ -142,21 +142,10 @@ def test_the_first_step_keeps_the_first_boxes(variant):
         torch.testing.assert_close(stage, first)
 
 
-def test_training_finds_the_persons():
-    """After a few steps on one batch the peaks are the persons' centers, and the first boxes their boxes."""
-    torch.manual_seed(0)
+@torch.no_grad()
+def test_predicted_maps_start_without_persons():
     module = ImageQueries(feature_dim=16, dim=4, stride=STRIDE, predict_maps=True)
-    features, boxes = {"p2": torch.randn(1, 16, HEIGHT, WIDTH)}, torch.tensor([[[16.0, 5, 28, 25], [2, 20, 14, 32]]])
-    targets = Targets(boxes, torch.zeros(1, 2, 17, 3), [2], torch.tensor([[48.0, 32, 48, 32]]))
-    with torch.no_grad():
-        maps = module.maps(features, "p2")
-        assert 0.005 < maps.center.sigmoid().min() and maps.center.sigmoid().max() < 0.02
-    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
-    for _ in range(150):
-        optimizer.zero_grad()
-        sum(module.losses(module.maps(features, "p2"), targets, torch.tensor(2.0)).values()).backward()
-        optimizer.step()
-    with torch.no_grad():
-        found, _ = run(module, module.maps(features, "p2"), 2)
-    found = found[0, found[0, :, 0].argsort()]
-    torch.testing.assert_close(found, boxes[0, [1, 0]], atol=1.5, rtol=0)
+    features = torch.randn(1, 16, HEIGHT, WIDTH)
+    maps = module.maps({"p2": features}, "p2")
+    assert ((maps.center.sigmoid() > 0.005) & (maps.center.sigmoid() < 0.02)).all() and maps.features is features
+    assert (maps.size - 8).abs().max() < 0.5 and (maps.offset - 0.5).abs().max() < 0.5

@@ -106,18 +106,6 @@ def test_a_stage_runs_the_queries_matched_at_it_or_later(monkeypatch):
     assert rows[6:] == [1, 1, 1]
 
 
-def test_a_query_keeps_its_parts_whichever_person_it_is_matched_to(monkeypatch):
-    """Swapping the persons of two queries between stages swaps their targets and nothing that the model computes."""
-    model, seen = without_batch_statistics(spread(tiny_model("light", *MATCHED))), []
-    for stage in model.decoder.keypoint_stages:
-        stage.register_forward_hook(lambda module, args, output: seen.append(output[0]))
-    for order in ([0, 1], [1, 0]):
-        pairs = [Match(torch.tensor([2, 4]), torch.tensor([0, 1])), Match(torch.tensor([2, 4]), torch.tensor(order))]
-        monkeypatch.setattr(model.criterion.matcher, "assign", lambda *_, pairs=pairs: pairs)
-        model(tiny_batch(persons=(2, 2)))
-    assert torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3])
-
-
 def test_matched_training_is_refused_in_the_full_variant():
     with pytest.raises(UserError, match="TRAIN_QUERIES 'matched' needs boxes that do not depend on"):
         QueryPose(tiny_config("full", *MATCHED))
@@ -158,11 +146,10 @@ def test_a_training_step_waits_for_nothing_but_the_matching(opts, monkeypatch):
         return call
 
     assign = model.criterion.matcher.assign
-    monkeypatch.setattr(model.criterion.matcher, "assign", uncounted(assign))
     # matches and image sizes are on the host there
-    monkeypatch.setattr(meta_arch, "matched_rows", uncounted(meta_arch.matched_rows))
-    monkeypatch.setattr(model, "preprocess", uncounted(model.preprocess))
-    monkeypatch.setattr(box_stage.BoxStage, "pool", lambda self, *args: pool_every_level(self.pooler, *args))
+    for owner, name in ((model.criterion.matcher, "assign"), (meta_arch, "matched_rows"), (model, "preprocess")):
+        monkeypatch.setattr(owner, name, uncounted(getattr(owner, name)))
+    monkeypatch.setattr(box_stage, "pool_own_level", pool_every_level)
     batch = tiny_batch()
     with CountWaits() as waits:
         sum(model(batch).values()).backward()

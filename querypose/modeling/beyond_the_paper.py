@@ -46,9 +46,8 @@ class OneToManyProposals(nn.Module):
         self.queries = nn.Embedding(num_queries, dim)
         self.repeats = repeats
         # a grid of boxes of a third of the image, which persons of any position have some overlap with
-        columns = max(1, round(num_queries**0.5))
-        index = torch.arange(num_queries)
-        rows = -(-num_queries // columns)
+        columns, index = round(num_queries**0.5), torch.arange(num_queries)
+        rows = math.ceil(num_queries / columns)
         with torch.no_grad():
             self.boxes.weight[:, 0] = (index % columns + 0.5) / columns
             self.boxes.weight[:, 1] = (index // columns + 0.5) / rows
@@ -161,13 +160,12 @@ class ImageQueries(nn.Module):
     def losses(self, maps: CenterMaps, targets: Targets, num_persons: Tensor) -> dict[str, Tensor]:
         """Penalty-reduced focal loss of the center map, L1 of size (a tenth) and offset at the persons' centers.
 
-        Each is a sum over the batch, divided by num_persons. Boxes that are padding do not count.
+        Each is a sum over the batch, divided by num_persons.
         """
-        batch, _, height, width = maps.center.shape
-        most = targets.boxes.shape[1]
+        height, width = maps.center.shape[2:]
         # built on the device, a list would make the host wait
         counts = torch.tensor(targets.counts).to(maps.center.device, non_blocking=True)
-        valid = (torch.arange(most, device=maps.center.device) < counts[:, None]).float()  # (B, P)
+        valid = (torch.arange(targets.boxes.shape[1], device=counts.device) < counts[:, None]).float()  # (B, P)
         center = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
         size = targets.boxes[..., 2:] - targets.boxes[..., :2]
         points = torch.cat([center, valid[..., None]], dim=-1)[:, :, None]  # (B, P, 1, 3)

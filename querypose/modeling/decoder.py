@@ -62,7 +62,6 @@ class QueryPoseDecoder(nn.Module):
     ):
         """
         Args:
-            box_stages, keypoint_stages: S modules each.
             proposal_boxes: (N, 4) as (cx, cy, w, h) in units of the image; None: the first boxes come from the image.
             instance_queries: (N, d); part_queries: (M, dp), None for keypoint stages without them.
             light: whether the box stages run without the instance queries of the keypoint stages.
@@ -106,9 +105,8 @@ class QueryPoseDecoder(nn.Module):
     def init_weights(self, initialization: str) -> None:
         """Xavier for every matrix of the stages, whole-image proposal boxes, a class probability of 0.01.
 
-        "deliberate" then applies each part's own initialization: undecided attention maps and a small
-        deconvolution in the SPEGM, coordinates near the box centre. "authors" leaves Xavier on all of them, as the
-        authors' release does.
+        "deliberate" then applies each part's own initialization: undecided attention, coordinates near the box center.
+        "authors" leaves Xavier on all of them, as the authors' release does.
         """
         stages = [*self.box_stages, *self.keypoint_stages]
         for parameter in (parameter for stage in stages for parameter in stage.parameters()):

@@ -38,9 +38,8 @@ class FlipTesting:
     def merge(self, persons: Instances, mirrored: Instances) -> Instances:
         """One set of persons; `mirrored` is in pixels of the mirror image.
 
-        The pairs are one to one, of an OKS of at least `MIN_OKS`, with the greatest sum of OKS times both scores:
-        without NMS a person has duplicates of low scores, and OKS alone could pair one of these. A person found only
-        once keeps its score.
+        The pairs are one to one, of an OKS of at least `MIN_OKS`, with the greatest sum of OKS times both scores: OKS
+        alone could pair a person's duplicates of low scores. A person found only once keeps its score.
         """
         mirrored = self.mirror(mirrored)
         similarity = oks(

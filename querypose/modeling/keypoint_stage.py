@@ -20,10 +20,9 @@ KEYPOINT_STAGE_REGISTRY.__doc__ = """
 Registry of keypoint stages, named by `MODEL.QUERYPOSE.KEYPOINT_STAGE`.
 
 A registered class is an `nn.Module` built as `cls(cfg, part_of_keypoint)`, with the index of the part of each of the K
-keypoints. Its `forward` takes and returns what `KeypointStage.forward` does. Class attributes:
-`has_parts`, without which there are no part queries, and None stands for them on both sides; `variants`, the values of
-`MODEL.QUERYPOSE.VARIANT` in which every parameter of the stage has a use. A child module's `init_weights()` is called
-after the global initialization unless the config asks for the authors' one.
+keypoints. Its `forward` takes and returns what `KeypointStage.forward` does. Class attributes: `has_parts`, without
+which None stands for the part queries; `variants`, the values of `MODEL.QUERYPOSE.VARIANT` in which every parameter of
+the stage has a use. A child module's `init_weights()` is called as a part embedding's is.
 """
 
 StageOutput = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]  # see `KeypointStage.forward`

@@ -54,7 +54,6 @@ class QueryPose(nn.Module):
         decoder: QueryPoseDecoder,
         criterion: SetCriterion,
         in_features: list[str],
-        num_keypoints: int,
         pixel_mean: list[float],
         pixel_std: list[float],
         train_matched_only: bool = False,
@@ -69,9 +68,7 @@ class QueryPose(nn.Module):
     ):
         """
         Args:
-            backbone: a Detectron2 backbone whose maps all have d channels.
-            in_features: its maps for the decoder, finest first (p2 .. p5).
-            pixel_mean, pixel_std: per channel, in the order of the input's channels.
+            backbone: its maps all have d channels; in_features: those for the decoder, finest first (p2 .. p5).
             train_matched_only: train the keypoint stages on matched queries only, see `losses`; not full variant.
             image_queries: gives the first boxes and adds to the instance queries; None: they are learnable alone.
             one_to_many: a second set of queries that trains the box stages.
@@ -79,15 +76,13 @@ class QueryPose(nn.Module):
             topk_poses: run the keypoint stages, in inference, for this many queries of an image with the highest class
                 score, and return only them; 0 runs all. Exact but in the full variant, see `decode_jointly`.
             pose_score_floor: of these, leave out queries with a class probability below it.
-            max_detections: most persons returned for an image.
-            channels_last: memory layout of images and convolution weights.
         """
         super().__init__()
         self.backbone = backbone
         self.decoder = decoder
         self.criterion = criterion
         self.in_features = in_features
-        self.num_keypoints = num_keypoints
+        self.num_keypoints = len(criterion.part_of_keypoint)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         self.train_matched_only = train_matched_only
@@ -125,7 +120,6 @@ class QueryPose(nn.Module):
             "decoder": QueryPoseDecoder(cfg, part_of_keypoint, strides),
             "criterion": SetCriterion(cfg, part_of_keypoint, strides[0]),
             "in_features": in_features,
-            "num_keypoints": skeleton.num_keypoints,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "train_matched_only": config.TRAIN_QUERIES == "matched",
@@ -181,8 +175,7 @@ class QueryPose(nn.Module):
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
     def extract(self, images: ImageList) -> tuple[list[Tensor], Tensor, CenterMaps | None]:
-        """The decoder's feature maps, finest first; the images' (width, height) (B, 2) without padding; the maps of
-        image-dependent queries."""
+        """Feature maps, finest first; the images' (width, height) (B, 2) without padding; maps of `image_queries`."""
         features = self.backbone(images.tensor.to(memory_format=self.memory_format))
         sizes = torch.tensor([(width, height) for height, width in images.image_sizes], dtype=torch.float32)
         features, maps = self.feature_maps(features)
@@ -269,10 +262,17 @@ class QueryPose(nn.Module):
         return results
 
     def postprocess(self, results: list[Instances], batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """The `finite_persons`, all in pixels scaled to the size that each input asks for."""
+        """The persons with finite coordinates, scaled to the size that each input asks for."""
         processed = []
         for persons, inputs in zip(results, batched_inputs, strict=True):
-            persons = finite_persons(persons, self, inputs.get("file_name", "an image"))
+            numbers = torch.cat([persons.pred_boxes.tensor, persons.pred_keypoints.flatten(1)], dim=1)
+            finite = numbers.isfinite().all(dim=1)
+            if not finite.all():
+                if not all(tensor.isfinite().all() for tensor in self.state_dict().values()):
+                    raise UserError("MODEL.WEIGHTS holds numbers that are not finite; give other weights")
+                name, number = inputs.get("file_name", "an image"), int((~finite).sum())
+                logger.warning("%s: left out %d persons with coordinates that are not finite", name, number)
+                persons = persons[finite]
             height, width = persons.image_size
             persons = rescaled(persons, inputs.get("height", height), inputs.get("width", width))
             processed.append({"instances": persons})
@@ -326,26 +326,11 @@ def poses(boxes: BoxOutput, keypoints: KeypointOutput) -> tuple[Tensor, Tensor, 
     return corners, probability * confidence.mean(dim=-1), points, sigmas
 
 
-def finite_persons(persons: Instances, model: nn.Module, name: str) -> Instances:
-    """The persons of an image whose boxes and keypoints are finite; a warning counts the others."""
-    numbers = torch.cat([persons.pred_boxes.tensor, persons.pred_keypoints.flatten(1)], dim=1)
-    finite = numbers.isfinite().all(dim=1)
-    if finite.all():
-        return persons
-    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-        raise UserError(
-            "MODEL.WEIGHTS holds numbers that are not finite, perhaps of a run that diverged; give other weights"
-        )
-    logger.warning("%s: left out %d persons with coordinates that are not finite", name, int((~finite).sum()))
-    return persons[finite]
-
-
 def rescaled(persons: Instances, height: int, width: int) -> Instances:
     """Detectron2's `detector_postprocess` to an image of that size, for the fields that it does not know, too."""
     scale_x, scale_y = width / persons.image_size[1], height / persons.image_size[0]
     if persons.has("pred_keypoint_sigmas"):
-        sigmas = persons.pred_keypoint_sigmas
-        persons.pred_keypoint_sigmas = sigmas * sigmas.new_tensor([scale_x, scale_y])
+        persons.pred_keypoint_sigmas = persons.pred_keypoint_sigmas * persons.scores.new_tensor([scale_x, scale_y])
     if persons.has("attention_boxes"):
         persons.attention_boxes.scale(scale_x, scale_y)
     return detector_postprocess(persons, height, width)

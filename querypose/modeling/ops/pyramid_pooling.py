@@ -19,10 +19,7 @@ def poolable(boxes: Tensor) -> Tensor:
 
 
 def pool_regions(feature: Tensor, boxes: Tensor, image_index: Tensor, size: int, scale: float) -> Tensor:
-    """RoIAlign of boxes (R, 4), in pixels, of images (R,) on feature (B, d, H, W) -> (R, d, size, size).
-
-    scale: locations of the feature map per pixel.
-    """
+    """RoIAlign of boxes (R, 4), in pixels, of images (R,) on feature (B, d, H, W) -> (R, d, size, size)."""
     rois = torch.cat([image_index[:, None].to(boxes), poolable(boxes)], dim=1)
     return roi_align(feature, rois, (size, size), scale, sampling_ratio=2)
 
