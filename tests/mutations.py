@@ -52,21 +52,19 @@ _BY_FILE = {
     ],
     "modeling/box_stage.py": [
         ("box_stage", "boxes: deltas with R-CNN's first weights",
-         "DELTA_WEIGHTS = (2.0, 2.0, 1.0, 1.0)", "DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)"),
+         "weights=(2.0, 2.0, 1.0, 1.0)", "weights=(10.0, 10.0, 5.0, 5.0)"),
     ],
     "modeling/decoder.py": [
         ("decoder", "decoder: boxes not detached between stages", "boxes = refined.detach()", "boxes = refined"),
         ("image_queries", "image queries: the first step moves the first boxes",
          "nn.init.zeros_(box_stage.box_delta.bias)", "pass"),
     ],
-    "modeling/inference.py": [
-        ("meta_arch", "inference: a score without its keypoints' confidence",
-         "probability * confidence.mean(dim=-1)", "probability"),
-    ],
     "modeling/keypoint_stage.py": [
         ("beyond_the_paper", "anchors: not relative to the box's center", "+ 0.5) / width - 0.5", "+ 0.5) / width"),
     ],
     "modeling/meta_arch.py": [
+        ("meta_arch", "inference: a score without its keypoints' confidence",
+         "probability * confidence.mean(dim=-1)", "probability"),
         ("beyond_the_paper", "one-to-many boxes: repeats add to the loss",
          "persons * self.one_to_many.repeats", "persons"),
     ],

@@ -129,7 +129,7 @@ def test_a_row_computes_something_else_than_its_neighbor(row, neighbor, outputs)
     assert first.keys() != second.keys() or first != pytest.approx(second, rel=1e-3)
 
 
-@pytest.mark.parametrize("path", (CONFIGS / "eval").glob("*/*.yaml"), ids=str)
+@pytest.mark.parametrize("path", sorted((CONFIGS / "eval").glob("*/*.yaml")), ids=str)
 def test_evaluation_configs(path):
     table = path.parent.name
     cfg, trained = load(path), load(f"{'crowdpose/' if table == 'table6' else ''}querypose_{path.stem}.yaml")

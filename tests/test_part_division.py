@@ -14,28 +14,23 @@ COCO = (
 ).split()
 HEAD = {"nose", "left_eye", "right_eye", "left_ear", "right_ear"}
 
+
+def limb(side, *joints):
+    return {f"{side}_{joint}" for joint in joints}
+
+
 FIGURE_4 = {
     "per_keypoint": [{name} for name in COCO],
     "joined_head": [HEAD, *({name} for name in COCO[5:])],
     "rigid": [
-        HEAD,
-        {"left_shoulder", "right_shoulder"},
-        {"left_elbow", "left_wrist"},
-        {"right_elbow", "right_wrist"},
-        {"left_hip", "right_hip"},
-        {"left_knee", "left_ankle"},
-        {"right_knee", "right_ankle"},
+        *(HEAD, {"left_shoulder", "right_shoulder"}, limb("left", "elbow", "wrist"), limb("right", "elbow", "wrist")),
+        *({"left_hip", "right_hip"}, limb("left", "knee", "ankle"), limb("right", "knee", "ankle")),
     ],
     "head_and_limbs": [
-        HEAD,
-        {"left_shoulder", "left_elbow", "left_wrist"},
-        {"right_shoulder", "right_elbow", "right_wrist"},
-        {"left_hip", "left_knee", "left_ankle"},
-        {"right_hip", "right_knee", "right_ankle"},
+        *(HEAD, limb("left", "shoulder", "elbow", "wrist"), limb("right", "shoulder", "elbow", "wrist")),
+        *(limb("left", "hip", "knee", "ankle"), limb("right", "hip", "knee", "ankle")),
     ],
 }
-
-
 # the limbs of person_keypoints_train2017.json
 COCO_LIMBS = [
     [16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9],
