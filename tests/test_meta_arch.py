@@ -59,7 +59,6 @@ BATCHES = {
     "no visible keypoint": lambda: changed(keypoints=lambda points: points * torch.tensor([1.0, 1.0, 0.0])),
     "keypoints outside": lambda: changed(keypoints=lambda points: points + torch.tensor([5000.0, 5000.0, 0.0])),
     "boxes without area": lambda: changed(boxes=lambda boxes: boxes[:, [0, 1, 0, 1]]),
-    "a single image": lambda: tiny_batch(persons=(1,), sizes=((64, 64),)),
 }
 # the losses that such a batch cannot have
 NO_LOSS = {
