@@ -21,8 +21,7 @@ from torch.nn import functional as F
 from querypose.atomic_io import whole_file
 from querypose.errors import UserError
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
-from querypose.modeling.inference import poses
-from querypose.modeling.meta_arch import QueryPose
+from querypose.modeling.meta_arch import QueryPose, poses
 from querypose.modeling.ops import pyramid_pooling
 from querypose.onnx import FORMAT_VERSION, METADATA_KEY
 from querypose.skeleton import Skeleton

@@ -30,7 +30,7 @@ MUTANTS = [
     ("keypoint_loss", "torch.where(valid, coordinates - targets, 0.0).float()", "(coordinates - targets).float()"),
     ("keypoint_loss", "(coordinates + 0.5) * size", "coordinates * size"),
     # stages
-    ("box_stage", "DELTA_WEIGHTS = (2.0, 2.0, 1.0, 1.0)", "DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)"),
+    ("box_stage", "weights=(2.0, 2.0, 1.0, 1.0)", "weights=(10.0, 10.0, 5.0, 5.0)"),
     ("decoder", "boxes = refined.detach()", "boxes = refined"),
     ("image_queries", "nn.init.zeros_(box_stage.box_delta.bias)", "pass"),
     ("image_queries", "center = torch.where(inside, center, -torch.inf)", "center = center + 0"),

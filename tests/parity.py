@@ -59,19 +59,11 @@ def tiny_config(variant: str) -> CfgNode:
     cfg.MODEL.RESNETS.DEPTH = 18
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = True
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.FPN.OUT_CHANNELS = 64
-    config = cfg.MODEL.QUERYPOSE
-    config.VARIANT = variant
-    config.HIDDEN_DIM = 64
-    config.FEEDFORWARD_DIM = 128
-    config.DYNAMIC_DIM = 16
-    config.NUM_STAGES = 3
-    config.NUM_QUERIES = 12
-    config.PART_DIM = 32
-    config.NUM_TOWER_LAYERS = 3
-    config.TOWER_DIM = 128
+    sizes = {"HIDDEN_DIM": 64, "FEEDFORWARD_DIM": 128, "DYNAMIC_DIM": 16, "PART_DIM": 32}
+    sizes |= {"NUM_STAGES": 3, "NUM_QUERIES": 12, "NUM_TOWER_LAYERS": 3, "TOWER_DIM": 128}
+    cfg.MODEL.QUERYPOSE.update({"VARIANT": variant, **sizes})
     return cfg
 
 
@@ -87,13 +79,5 @@ def load_parity(folder: Path, variant: str) -> Parity:
     part_of_keypoint = build_part_division(skeleton, "rigid")
     state, _ = convert_authors_weights(authors_state, part_of_keypoint)
     model.load_state_dict(state, strict=True)
-    return Parity(
-        model,
-        skeleton,
-        part_of_keypoint,
-        figures,
-        record["matches"],
-        record["losses"],
-        record["grad_norms"],
-        authors_state,
-    )
+    matches, losses, grad_norms = (record[key] for key in ("matches", "losses", "grad_norms"))
+    return Parity(model, skeleton, part_of_keypoint, figures, matches, losses, grad_norms, authors_state)

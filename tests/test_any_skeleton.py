@@ -75,7 +75,7 @@ def train(cfg):
     return trainer, trainer._last_eval_results
 
 
-@pytest.mark.parametrize("number", SKELETONS)
+@pytest.mark.parametrize("number", [1, 21, 133])
 def test_any_number_of_keypoints_trains_and_evaluates(tmp_path, messages, number):
     category, num_parts = SKELETONS[number]
     cfg = config(tmp_path, [write_dataset(tmp_path / "data", category)])
@@ -91,9 +91,9 @@ def test_any_number_of_keypoints_trains_and_evaluates(tmp_path, messages, number
 
 
 def test_crowdpose_s_skeleton_is_evaluated_by_its_rules(tmp_path):
-    category = {"keypoints": list(CROWDPOSE_NAMES)}
-    file = write_dataset(tmp_path / "data", category, crowdIndex=0.5)
-    _, metrics = train(config(tmp_path, [file]))
+    file = write_dataset(tmp_path / "data", {"keypoints": list(CROWDPOSE_NAMES)}, crowdIndex=0.5)
+    cfg = config(tmp_path, [file])
+    metrics = PoseTrainer.test(cfg, PoseTrainer.build_model(cfg))
     assert tuple(metrics["keypoints"]) == CROWDPOSE_METRICS and np.isnan(metrics["keypoints"]["APE"])
 
 
@@ -117,21 +117,17 @@ def test_official_crowdpose_images_train_and_are_evaluated(shared_folder, tmp_pa
 
 
 def test_several_data_sets_train_together(tmp_path):
-    category, _ = SKELETONS[6]
-    files = [write_dataset(tmp_path / name, category, images=4) for name in ("one", "two")]
-    cfg = config(tmp_path, files)
-    check_datasets(cfg)
-    loader = iter(PoseTrainer.build_train_loader(cfg))
+    files = [write_dataset(tmp_path / name, SKELETONS[6][0], images=4) for name in ("one", "two")]
+    loader = iter(PoseTrainer.build_train_loader(config(tmp_path, files)))
     folders = {record["file_name"].split("/")[-2] for _ in range(8) for record in next(loader)}
     assert folders == {"one", "two"}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_images_stop_or_are_skipped(tmp_path, messages, workers):
+def test_unreadable_images_stop_or_are_skipped(tmp_path, messages):
     file = write_dataset(tmp_path / "data", SKELETONS[6][0], images=4)
     data = (tmp_path / "data" / "2.png").read_bytes()
     (tmp_path / "data" / "2.png").write_bytes(data[: len(data) // 2])
-    opts = ["DATALOADER.NUM_WORKERS", workers, "SOLVER.MAX_ITER", 5]
+    opts = ["DATALOADER.NUM_WORKERS", 2, "SOLVER.MAX_ITER", 5]
     with pytest.raises(UserError, match="2.png cannot be read"):
         train(config(tmp_path, [file], (), *opts))
     _, metrics = train(config(tmp_path, [file], (), *opts, "DATALOADER.SKIP_UNREADABLE_IMAGES", True))

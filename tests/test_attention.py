@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_model import spread, tiny_batch, tiny_model
+from tiny_model import NUM_QUERIES, spread, tiny_batch, tiny_model
 
 from querypose.errors import UserError
 from querypose.modeling.losses.keypoint_loss import keypoints_in_pixels
@@ -26,19 +26,15 @@ def test_the_same_persons_with_their_own_attention(opts):
         scale = torch.tensor([1.0, 2.0, 1.0, 2.0])
         first, last = (stage.flatten(0, 1)[output.rows] * scale for stage in boxes.boxes)
         keypoints = keypoints_in_pixels(output.coordinates[1], last)
-        for person in range(len(ours)):
-            mine = output.rows // model.decoder.proposal_boxes.num_embeddings == image
-            distance = (keypoints - theirs.pred_keypoints[person, :, :2]).abs().sum(dim=(1, 2))
-            distance[~mine] = float("inf")
-            row = distance.argmin()
-            torch.testing.assert_close(ours.part_attention[person], output.attention[0][row])
-            torch.testing.assert_close(ours.attention_boxes.tensor[person], first[row])
+        keypoints[output.rows // NUM_QUERIES != image] = torch.inf
+        for person, maps, box in zip(ours.pred_keypoints, ours.part_attention, ours.attention_boxes, strict=True):
+            row = (keypoints - person[:, :2]).abs().sum(dim=(1, 2)).argmin()
+            torch.testing.assert_close(maps, output.attention[0][row])
+            torch.testing.assert_close(box, first[row])
 
 
 def test_models_without_attention_say_so():
     model = tiny_model("full", "MODEL.QUERYPOSE.PART_EMBEDDING", "PartSelfAttention").eval()
-    with torch.no_grad():
-        with pytest.raises(UserError, match="makes no attention maps"):
-            model.with_attention(tiny_batch())
-        with pytest.raises(UserError, match="has 2 stages, so there is none with index 2"):
-            model.with_attention(tiny_batch(), stage=2)
+    for stage, reason in ((-1, "makes no attention maps"), (2, "has 2 stages, so there is none with index 2")):
+        with torch.no_grad(), pytest.raises(UserError, match=reason):
+            model.with_attention(tiny_batch(), stage)

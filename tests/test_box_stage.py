@@ -53,37 +53,33 @@ def test_images_of_a_batch_are_independent_and_queries_are_not(stage, inputs):
 
 
 @torch.no_grad()
-def test_deltas_have_r_cnn_s_meaning(stage, inputs):
+@pytest.mark.parametrize(
+    ("deltas", "shift", "factor"),
+    [
+        ((0.0, 0.0, 0.0, 0.0), (0.0, 0.0), (1.0, 1.0)),
+        # weights 2, 2, 1, 1: half a width to the right, a height up, twice as wide, half as high
+        ((1.0, -2.0, math.log(2), -math.log(2)), (0.5, -1.0), (2.0, 0.5)),
+        ((0.0, 0.0, 1e4, 1e4), (0.0, 0.0), (100000 / 16,) * 2),
+    ],
+)
+def test_deltas_have_r_cnn_s_meaning(stage, inputs, deltas, shift, factor):
     features, boxes, queries = inputs
     stage.box_delta.weight.zero_()
-    stage.box_delta.bias.zero_()
-    torch.testing.assert_close(run(stage, features, boxes, queries)[1], boxes)
-    # weights 2, 2, 1, 1: half a width to the right, a height up, twice as wide, half as high
-    stage.box_delta.bias.copy_(torch.tensor([1.0, -2.0, math.log(2), -math.log(2)]))
+    stage.box_delta.bias.copy_(torch.tensor(deltas))
     refined = run(stage, features, boxes, queries)[1]
     size, center = boxes[..., 2:] - boxes[..., :2], (boxes[..., 2:] + boxes[..., :2]) / 2
-    center = center + size * torch.tensor([0.5, -1.0])
-    size = size * torch.tensor([2.0, 0.5])
-    torch.testing.assert_close(refined, torch.cat([center - size / 2, center + size / 2], dim=2))
-
-
-@torch.no_grad()
-def test_growth_of_a_box_is_bounded(stage, inputs):
-    features, boxes, queries = inputs
-    stage.box_delta.weight.zero_()
-    stage.box_delta.bias.copy_(torch.tensor([0.0, 0.0, 1e4, 1e4]))
-    refined = run(stage, features, boxes, queries)[1]
-    size = boxes[..., 2:] - boxes[..., :2]
-    torch.testing.assert_close(refined[..., 2:] - refined[..., :2], size * 100000 / 16, rtol=1e-4, atol=1.0)
+    center = center + size * torch.tensor(shift)
+    size = size * torch.tensor(factor)
+    torch.testing.assert_close(refined, torch.cat([center - size / 2, center + size / 2], dim=2), rtol=1e-5, atol=1e-4)
 
 
 @torch.no_grad()
 def test_boxes_are_float32_under_autocast(stage, inputs):
-    expected = run(stage, *inputs)
+    expected = run(stage, *inputs)[1]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits, boxes, queries = run(stage, *inputs)
+        boxes = run(stage, *inputs)[1]
     assert boxes.dtype == torch.float32
-    torch.testing.assert_close(boxes, expected[1], rtol=0.1, atol=2.0)
+    torch.testing.assert_close(boxes, expected, rtol=0.1, atol=2.0)
 
 
 def test_level_by_size_of_the_box(stage):

@@ -20,8 +20,6 @@ LAYOUTS = {
     "swinL_full": "querypose_Swin-L.yaml",
 }
 
-QUERIES = 4  # of the 100, which take 25 times as long
-
 
 def checkpoint_of(folder, layout):
     names_and_shapes = json.loads((folder / f"keys_{layout}.json").read_text())
@@ -38,9 +36,8 @@ def checkpoint_of(folder, layout):
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 @torch.no_grad()
 def test_a_checkpoint_of_full_size(shared_folder, tmp_path, layout, monkeypatch):
-    folder = shared_folder / "parity"
     path = tmp_path / "theirs.pth"
-    torch.save({"model": checkpoint_of(folder, layout)}, path)
+    torch.save({"model": checkpoint_of(shared_folder / "parity", layout)}, path)
     conversion = convert_authors_checkpoint(str(path))
     path.unlink()
     assert conversion.configs[0] == LAYOUTS[layout] and not conversion.overrides
@@ -50,15 +47,15 @@ def test_a_checkpoint_of_full_size(shared_folder, tmp_path, layout, monkeypatch)
     model = build_model(setup_config(str(CONFIG_FOLDER / LAYOUTS[layout]), ["MODEL.DEVICE", "cpu"])).eval()
     model.load_state_dict(conversion.state_dict, strict=True)
     for queries in (model.decoder.proposal_boxes, model.decoder.instance_queries):
-        queries.weight.data = queries.weight[:QUERIES]
+        queries.weight.data = queries.weight[:4]  # of 100, which take 25 times as long
     image = torch.rand(3, 256, 320, generator=torch.Generator().manual_seed(0)) * 255
     output, keypoints = model.decode(*model.extract(model.preprocess([{"image": image}])))
-    assert len(output.boxes) == 6
-    for stage in range(6):
-        boxes, sigmas, coordinates = output.boxes[stage], keypoints.sigmas[stage], keypoints.coordinates[stage]
-        for tensor in (output.logits[stage], boxes, sigmas, coordinates):
+    stages = zip(output.logits, output.boxes, keypoints.sigmas, keypoints.coordinates, strict=True)
+    for logits, boxes, sigmas, coordinates in stages:
+        for tensor in (logits, boxes, sigmas, coordinates):
             assert tensor.isfinite().all() and tensor.std() > 0
         # queries and keypoints differ from one another, and nothing has run away
         assert boxes.std(dim=1).min() > 1 and boxes.abs().max() < 1e4
         assert coordinates.std(dim=0).min() > 1e-3 and coordinates.abs().max() < 20
         assert 0 < sigmas.min() and sigmas.max() < 1
+    assert len(output.boxes) == 6

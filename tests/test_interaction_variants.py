@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_model import tiny_config
 from torch.nn import functional as F
 
 from querypose.modeling.ablations import (
@@ -12,13 +13,13 @@ from querypose.modeling.ablations import (
 )
 from querypose.modeling.query_interaction import DynamicChannelMLP
 
-DIM, HEADS, PLACES = 8, 2, 9
+DIM, HEADS, PLACES = 16, 4, 9
+CONFIG = tiny_config("light", "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION", 3, "MODEL.QUERYPOSE.PART_DIM", 12)
 
 
 def randomly(module):
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
     return module.eval()
 
 
@@ -36,47 +37,35 @@ def mlp_by_hand(module, query, tokens):
 
 def attention_by_hand(module, queries, tokens):
     """queries (M, c), tokens (places, d) -> (M, c): softmax attention over the queries and the places, head by head."""
-    mapped = module.project(tokens)
-    sequence = torch.cat([queries, mapped])
+    sequence = torch.cat([queries, module.project(tokens)])
     weights, biases = module.attention.in_proj_weight.chunk(3), module.attention.in_proj_bias.chunk(3)
     q = queries @ weights[0].T + biases[0]
     k, v = (sequence @ w.T + b for w, b in zip(weights[1:], biases[1:], strict=True))
     size = q.shape[1] // HEADS
     heads = []
-    for head in range(HEADS):
-        part = slice(head * size, (head + 1) * size)
+    for part in (slice(head * size, (head + 1) * size) for head in range(HEADS)):
         heads.append(torch.softmax(q[:, part] @ k[:, part].T / size**0.5, dim=1) @ v[:, part])
     return torch.cat(heads, dim=1) @ module.attention.out_proj.weight.T + module.attention.out_proj.bias
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("width", [DIM, 6])
-@pytest.mark.parametrize("mlp", [DynamicChannelMLP, DynamicSpatialMLP])
-def test_dynamic_mlps_over_channels_and_over_places(mlp, width):
-    module = randomly(mlp(dim=DIM, hidden_dim=4, num_tokens=PLACES, query_dim=width))
+@pytest.mark.parametrize("width", [DIM, 12])
+@pytest.mark.parametrize("interaction", [DynamicChannelMLP, DynamicSpatialMLP, MultiHeadSelfAttention])
+def test_interactions_by_hand(interaction, width):
+    module = randomly(interaction(CONFIG, PLACES, query_dim=width))
     queries, tokens = torch.randn(3, 2, width), torch.randn(3, PLACES, DIM)
-    result = module(queries, tokens)
-    for row in range(3):
-        for part in range(2):
-            region = tokens[row] if mlp is DynamicChannelMLP else tokens[row].T
-            wanted = mlp_by_hand(module, queries[row, part], region)
-            torch.testing.assert_close(result[row, part], wanted, rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("width", [DIM, 6])
-def test_self_attention_of_queries_and_places(width):
-    module = randomly(MultiHeadSelfAttention(dim=DIM, num_heads=HEADS, query_dim=width))
-    queries, tokens = torch.randn(3, 2, width), torch.randn(3, PLACES, DIM)
-    result = module(queries, tokens)
-    for row in range(3):
-        wanted = attention_by_hand(module, queries[row], tokens[row])
-        torch.testing.assert_close(result[row], wanted, rtol=1e-4, atol=1e-4)
+    for result, mine, region in zip(module(queries, tokens), queries, tokens, strict=True):
+        if interaction is MultiHeadSelfAttention:
+            wanted = attention_by_hand(module, mine, region)
+        else:
+            region = region if interaction is DynamicChannelMLP else region.T
+            wanted = torch.stack([mlp_by_hand(module, query, region) for query in mine])
+        torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-3)
 
 
 @torch.no_grad()
 def test_global_attention_weighs_the_whole_region():
-    module = SpatialAttention(dim=DIM, num_tokens=PLACES).eval()
+    module = SpatialAttention(CONFIG, PLACES).eval()
     module.init_weights()
     module.embedding.attention.weight.zero_()
     tokens = torch.randn(3, PLACES, DIM)
@@ -86,24 +75,18 @@ def test_global_attention_weighs_the_whole_region():
     torch.testing.assert_close(module(torch.randn(3, DIM), tokens), wanted)
 
 
-CLASSES = {
-    DynamicChannelMLP: {"dim": DIM, "hidden_dim": 4, "num_tokens": PLACES},
-    DynamicSpatialMLP: {"dim": DIM, "hidden_dim": 4, "num_tokens": PLACES},
-    MultiHeadSelfAttention: {"dim": DIM, "num_heads": HEADS},
-    SpatialAttention: {"dim": DIM, "num_tokens": PLACES},
-}
-
-
 @torch.no_grad()
-@pytest.mark.parametrize("interaction", CLASSES)
+@pytest.mark.parametrize(
+    "interaction", [DynamicChannelMLP, DynamicSpatialMLP, MultiHeadSelfAttention, SpatialAttention]
+)
 def test_the_contract(interaction):
-    module = randomly(interaction(**CLASSES[interaction]))
+    module = randomly(interaction(CONFIG, PLACES))
     queries, tokens = torch.randn(5, DIM), torch.randn(5, PLACES, DIM)
     before = module(queries, tokens)
-    torch.testing.assert_close(module(queries[:, None], tokens)[:, 0], before)
     several = module(queries[:, None].repeat(1, 3, 1), tokens)
     assert several.shape == (5, 3, DIM)
     torch.testing.assert_close(several[:, 0], several[:, 2])
+    torch.testing.assert_close(module(queries[:, None], tokens)[:, 0], before)
     tokens[2] = torch.randn(PLACES, DIM)
     changed = (module(queries, tokens) - before).abs().amax(dim=1) > 1e-3
     assert changed.tolist() == [False, False, True, False, False]
@@ -112,9 +95,9 @@ def test_the_contract(interaction):
 
 @torch.no_grad()
 def test_part_queries_read_their_own_region():
-    module = randomly(PartSelfAttention(interaction=MultiHeadSelfAttention(dim=DIM, num_heads=HEADS, query_dim=4)))
-    regions, queries = torch.randn(2, DIM, 3, 3), torch.randn(2, 5, 4)
+    module = randomly(PartSelfAttention(CONFIG, 5))
+    regions, queries = torch.randn(2, DIM, 3, 3), torch.randn(2, 5, 12)
     embeddings, attention = module(regions, queries)
-    tokens = regions[1].reshape(DIM, PLACES).T
-    torch.testing.assert_close(embeddings[1], attention_by_hand(module.interaction, queries[1], tokens))
+    wanted = attention_by_hand(module.interaction, queries[1], regions[1].reshape(DIM, PLACES).T)
+    torch.testing.assert_close(embeddings[1], wanted, rtol=1e-4, atol=1e-4)
     assert attention is None and module.makes_attention is False

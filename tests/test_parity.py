@@ -7,7 +7,6 @@ import torchvision
 from parity import load_parity
 
 from querypose.conversion.authors import per_part_slot, rename
-from querypose.modeling.losses.targets import Targets
 from querypose.modeling.ops import pyramid_pooling
 
 
@@ -23,56 +22,65 @@ def relative_error(ours, theirs) -> float:
 
 
 @pytest.fixture(scope="module")
-def eval_output(parity):
+def features(parity):
+    """What one batch is in eval mode: the feature maps and what else `extract` returns."""
     parity.model.eval()
-    images = parity.model.preprocess(parity.inputs(training=False))
     with torch.no_grad():
-        return parity.model.decode(*parity.model.extract(images))
+        return parity.model.extract(parity.model.preprocess(parity.inputs(training=False)))
+
+
+def test_feature_maps(parity, features):
+    # the figures are those of the first image alone, which is the larger one
+    for level, feature in (("p2", features[0][0]), ("p5", features[0][3])):
+        assert relative_error(feature[:1, :4], parity.figures[level]) < 1e-4
 
 
 @torch.no_grad()
-def test_feature_maps(parity):
-    parity.model.eval()
-    features = parity.model.backbone(parity.model.preprocess(parity.inputs(training=False)[:1]).tensor)
-    for level in ("p2", "p5"):
-        assert relative_error(features[level][:, :4], parity.figures[level]) < 1e-4
+def test_every_stage_and_the_final_instances(parity, features):
+    figures, model = parity.figures, parity.model
+    model.eval()
+    inputs = parity.inputs(training=False)
+    boxes, keypoints = model.decode(*features)
+    assert relative_error(torch.stack(boxes.logits), figures["logits"]) < 1e-4
+    assert relative_error(torch.stack(boxes.boxes), figures["boxes"]) < 1e-4
+    sigma = torch.stack(keypoints.sigmas).view(figures["sigma"].shape)
+    pose = torch.stack(keypoints.coordinates).view(sigma.shape)
+    assert relative_error(pose, figures["pose"][..., :2]) < 1e-4
+    assert relative_error(sigma, figures["sigma"]) < 1e-4
+    assert relative_error(1 - sigma.mean(dim=-1), figures["pose"][..., 2]) < 1e-4
 
-
-def test_every_stage_in_eval_mode(parity, eval_output):
-    box_output, keypoint_output = eval_output
-    logits, boxes = torch.stack(box_output.logits), torch.stack(box_output.boxes)
-    assert relative_error(logits, parity.figures["logits"]) < 1e-4
-    assert relative_error(boxes, parity.figures["boxes"]) < 1e-4
-    pose = torch.stack(keypoint_output.coordinates).view(parity.figures["pose"][..., :2].shape)
-    sigma = torch.stack(keypoint_output.sigmas).view(parity.figures["sigma"].shape)
-    assert relative_error(pose, parity.figures["pose"][..., :2]) < 1e-4
-    assert relative_error(sigma, parity.figures["sigma"]) < 1e-4
-    assert relative_error(1 - sigma.mean(dim=-1), parity.figures["pose"][..., 2]) < 1e-4
-
-
-@torch.no_grad()
-def test_final_instances(parity):
-    parity.model.eval()
-    results = parity.model(parity.inputs(training=False))
+    sizes = [tuple(entry["image"].shape[1:]) for entry in inputs]
+    results = model.postprocess(model.inference(boxes, keypoints, sizes), inputs)
     for index, result in enumerate(results, start=1):
         ours = result["instances"]
-        order = np.argsort(-parity.figures[f"final{index}_scores"])
-        assert relative_error(ours.scores, parity.figures[f"final{index}_scores"][order]) < 1e-4
-        assert relative_error(ours.pred_boxes.tensor, parity.figures[f"final{index}_boxes"][order]) < 1e-4
-        assert relative_error(ours.pred_keypoints, parity.figures[f"final{index}_keypoints"][order]) < 1e-4
+        order = np.argsort(-figures[f"final{index}_scores"])
+        assert relative_error(ours.scores, figures[f"final{index}_scores"][order]) < 1e-4
+        assert relative_error(ours.pred_boxes.tensor, figures[f"final{index}_boxes"][order]) < 1e-4
+        assert relative_error(ours.pred_keypoints, figures[f"final{index}_keypoints"][order]) < 1e-4
 
 
-def test_matches(parity):
-    parity.model.train()
-    inputs = parity.inputs(training=True)
-    images = parity.model.preprocess(inputs)
-    targets = Targets.from_instances([entry["instances"] for entry in inputs], parity.model.num_keypoints, "cpu")
-    with torch.no_grad():
-        output, _ = parity.model.decode(*parity.model.extract(images))
-    most = targets.boxes.shape[1]
-    for match, theirs in zip(
-        parity.model.criterion.matcher(output.logits, output.boxes, targets), parity.matches, strict=True
-    ):
+def torchvision_roi_align(feature, rois, size, scale, sampling_ratio):
+    return torchvision.ops.roi_align(feature, rois, size, scale, sampling_ratio, aligned=True)
+
+
+@pytest.fixture(scope="module")
+def train_step(parity):
+    """The losses of a batch, its matches, and the gradients in the model."""
+    model, matches = parity.model.train(), []
+    assign = model.criterion.matcher.assign
+    # oneDNN's convolutions, and RoIAlign as rows of the map, round differently from what the authors' code ran on, by
+    # enough to switch a ReLU near its kink
+    with torch.backends.mkldnn.flags(enabled=False), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyramid_pooling, "roi_align", torchvision_roi_align)
+        patch.setattr(model.criterion.matcher, "assign", lambda *args: matches.append(assign(*args)) or matches[0])
+        losses = model(parity.inputs(training=True))
+        sum(losses.values()).backward()
+    return losses, matches[0]
+
+
+def test_matches(parity, train_step):
+    most = max(len(parity.figures[f"gt{index}_boxes"]) for index in (1, 2))
+    for match, theirs in zip(train_step[1], parity.matches, strict=True):
         ours = {(int(row), int(person)) for row, person in zip(match.rows, match.persons, strict=True)}
         wanted = {
             (image * 12 + query, image * most + person)
@@ -82,57 +90,27 @@ def test_matches(parity):
         assert ours == wanted
 
 
-def torchvision_roi_align(feature, rois, size, scale, sampling_ratio):
-    return torchvision.ops.roi_align(feature, rois, size, scale, sampling_ratio, aligned=True)
-
-
-@pytest.fixture(scope="module")
-def train_step(parity):
-    parity.model.train()
-    parity.model.zero_grad()
-    # oneDNN's convolutions, and RoIAlign as rows of the map, round differently from what the authors' code ran on, by
-    # enough to switch a ReLU near its kink
-    with torch.backends.mkldnn.flags(enabled=False), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pyramid_pooling, "roi_align", torchvision_roi_align)
-        losses = parity.model(parity.inputs(training=True))
-        sum(losses.values()).backward()
-    return losses
-
-
 def test_losses(parity, train_step):
-    names = {
-        "loss_ce": "loss_class",
-        "loss_bbox": "loss_l1",
-        "loss_giou": "loss_giou",
-        "loss_kps": "loss_keypoint",
-    }
+    names = {"loss_ce": "loss_class", "loss_bbox": "loss_l1", "loss_giou": "loss_giou", "loss_kps": "loss_keypoint"}
     theirs = {}
     for name, value in parity.losses.items():
-        stem, _, stage = name.rpartition("_") if name[-1].isdigit() else (name, "", "")
-        theirs[names[stem] + (f"_{stage}" if stage else "")] = value
-    assert set(theirs) == set(train_step)
-    for name, value in theirs.items():
-        assert train_step[name].item() == pytest.approx(value, rel=1e-4), name
+        stem = name.rstrip("_0123456789")
+        theirs[names[stem] + name.removeprefix(stem)] = value
+    assert {name: loss.item() for name, loss in train_step[0].items()} == pytest.approx(theirs, rel=1e-4)
 
 
 def test_gradient_norms(parity, train_step):
-    parameters = dict(parity.model.named_parameters())
-    largest = max(parity.grad_norms.values())
-    checked = 0
+    gradients = {name: parameter.grad for name, parameter in parity.model.named_parameters() if parameter.requires_grad}
+    largest, seen = max(parity.grad_norms.values()), set()
     for name, theirs in parity.grad_norms.items():
-        if slot := per_part_slot(name):
-            gradient = parameters[slot[0]].grad
-            if ".heads." in slot[0]:
-                gradient = gradient[[index for index, part in enumerate(parity.part_of_keypoint) if part == slot[1]]]
-            else:
-                gradient = gradient[slot[1]]
-        else:
-            gradient = parameters[rename(name)].grad
+        slot = per_part_slot(name)
+        ours, part = slot or (rename(name), None)
+        gradient = gradients[ours]
+        if slot and ".heads." in ours:
+            gradient = gradient[[index for index, of in enumerate(parity.part_of_keypoint) if of == part]]
+        elif slot:
+            gradient = gradient[part]
         # what is zero but for rounding (biases before a norm) is compared on the scale of the largest
         assert gradient.double().norm().item() == pytest.approx(theirs, rel=1e-3, abs=1e-8 * largest), name
-        checked += 1
-    assert checked == len(parity.grad_norms)
-    trainable = sum(parameter.requires_grad for parameter in parameters.values())
-    stacked = {slot[0] for name in parity.grad_norms if (slot := per_part_slot(name))}
-    alone = sum(per_part_slot(name) is None for name in parity.grad_norms)
-    assert trainable == alone + len(stacked), "a parameter of ours has no counterpart"
+        seen.add(ours)
+    assert seen == gradients.keys(), "a parameter of ours has no counterpart"

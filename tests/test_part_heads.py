@@ -1,5 +1,6 @@
 """Stacked heads are what separate layers for every part would be."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -8,18 +9,17 @@ from querypose.modeling.part_heads import KeypointHeads, PartLinear
 PARTS = [0, 0, 2, 1, 2]
 
 
-def random_heads(part_dim=8):
-    heads = KeypointHeads(PARTS, part_dim)
-    with torch.no_grad():
-        for parameter in heads.parameters():
-            parameter.normal_()
+@pytest.fixture
+def heads():
+    heads = KeypointHeads(PARTS, 8)
+    for parameter in heads.parameters():
+        nn.init.normal_(parameter)
     return heads
 
 
 def test_part_linear_is_a_linear_for_each_part():
     stacked = PartLinear(3, 6, 4)
-    with torch.no_grad():
-        stacked.bias.normal_()
+    nn.init.normal_(stacked.bias)
     query = torch.randn(5, 6)
     result = stacked(query)
     assert result.shape == (5, 3, 4)
@@ -29,8 +29,7 @@ def test_part_linear_is_a_linear_for_each_part():
         torch.testing.assert_close(result[:, part], single(query))
 
 
-def test_keypoint_heads_are_separate_layers_of_their_part():
-    heads = random_heads()
+def test_keypoint_heads_are_separate_layers_of_their_part(heads):
     queries = torch.randn(4, 3, 8)
     coordinates, sigmas = heads(queries)
     assert coordinates.shape == sigmas.shape == (4, 5, 2)
@@ -43,8 +42,7 @@ def test_keypoint_heads_are_separate_layers_of_their_part():
         torch.testing.assert_close(sigmas[:, keypoint], 1 / (1 + torch.exp(-logit)))
 
 
-def test_a_query_of_zero_is_finite():
-    heads = random_heads()
+def test_a_query_of_zero_is_finite(heads):
     queries = torch.zeros(1, 3, 8, requires_grad=True)
     coordinates, sigmas = heads(queries)
     torch.testing.assert_close(coordinates[0], heads.coordinate_bias)
@@ -52,14 +50,14 @@ def test_a_query_of_zero_is_finite():
     assert queries.grad.isfinite().all()
 
 
-def test_starts_near_the_centre_with_sigma_one_half():
+def test_starts_near_the_center_with_sigma_one_half():
     coordinates, sigmas = KeypointHeads(PARTS, 128)(torch.randn(50, 3, 128))
     assert coordinates.abs().max() < 0.01 and coordinates.abs().max() > 0
     assert (sigmas - 0.5).abs().max() < 0.05
 
 
-def test_float32_under_autocast():
-    heads, queries = random_heads(), torch.randn(4, 3, 8)
+def test_float32_under_autocast(heads):
+    queries = torch.randn(4, 3, 8)
     expected = heads(queries)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         results = heads(queries)

@@ -6,10 +6,9 @@ import torchvision
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
-from querypose.modeling.ops.pyramid_pooling import is_aligned, pool_every_level, pool_own_level, poolable
+from querypose.modeling.ops.pyramid_pooling import pool_every_level, pool_own_level, poolable
 from querypose.modeling.ops.roi_align import roi_align
 
-LAYOUTS = (torch.contiguous_format, torch.channels_last)
 # (width, height) of the maps is 20, 12 at a quarter of the pixels
 ROIS = torch.tensor(
     [
@@ -28,17 +27,14 @@ ROIS = torch.tensor(
 )
 
 
-def theirs(feature, rois, size, ratio):
-    return torchvision.ops.roi_align(feature, rois, size, 0.25, ratio, aligned=True)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("size", "ratio"), [((7, 7), 2), ((5, 3), 1), ((2, 4), 3)])
 def test_values_and_gradients_are_torchvision_s(layout, size, ratio):
     torch.manual_seed(0)
     feature = torch.randn(2, 6, 12, 20).contiguous(memory_format=layout).requires_grad_()
     other = feature.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
-    ours, wanted = roi_align(feature, ROIS, size, 0.25, ratio), theirs(other, ROIS, size, ratio)
+    ours = roi_align(feature, ROIS, size, 0.25, ratio)
+    wanted = torchvision.ops.roi_align(other, ROIS, size, 0.25, ratio, aligned=True)
     torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=2e-6)
     assert wanted[3].eq(0).all() and wanted[0].ne(0).all()
     assert ours.is_contiguous(memory_format=layout)
@@ -46,12 +42,6 @@ def test_values_and_gradients_are_torchvision_s(layout, size, ratio):
     (ours * weights).sum().backward()
     (wanted * weights).sum().backward()
     torch.testing.assert_close(feature.grad, other.grad, rtol=1e-5, atol=1e-5)
-
-
-def test_gradients_by_finite_differences():
-    torch.manual_seed(0)
-    feature = torch.randn(2, 2, 12, 20, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda maps: roi_align(maps, ROIS[:3].double(), (3, 3), 0.25, 2), feature)
 
 
 def test_no_box_at_all():
@@ -77,10 +67,3 @@ def test_a_pyramid_is_read_as_detectron2_does(largest):
     wanted = pooler(features, [Boxes(image_boxes) for image_boxes in poolable(boxes)])
     for pool in (pool_every_level, pool_own_level):
         torch.testing.assert_close(pool(pooler, features, boxes), wanted, rtol=1e-5, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    ("kind", "ratio", "expected"), [("ROIAlignV2", 2, True), ("ROIAlignV2", 0, False), ("ROIAlign", 2, False)]
-)
-def test_which_poolers_are_computed_here(kind, ratio, expected):
-    assert is_aligned(ROIPooler(7, [1 / 4, 1 / 8], sampling_ratio=ratio, pooler_type=kind)) is expected

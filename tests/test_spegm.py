@@ -5,8 +5,8 @@ import torch
 from querypose.modeling.spegm import SPEGM, CoordinateSPEGM
 
 
-def random_spegm(dim=8, part_dim=5, num_parts=3):
-    spegm = SPEGM(dim=dim, part_dim=part_dim, num_parts=num_parts).eval()
+def random_spegm():
+    spegm = SPEGM(dim=8, part_dim=5, num_parts=3).eval()
     with torch.no_grad():
         spegm.attention.weight.normal_()
     return spegm
@@ -17,22 +17,17 @@ def test_embedding_is_the_weighted_sum_over_all_places():
     spegm = random_spegm()
     regions = torch.randn(2, 8, 6, 5)
     embeddings, attention = spegm(regions)
-    assert embeddings.shape == (2, 3, 5)
     upsampled = spegm.upsample(regions)
     assert upsampled.shape == (2, 8, 12, 10) and (upsampled >= 0).all()
-    maps = spegm.attention(upsampled)
-    for person in range(2):
-        for part in range(3):
-            weights = torch.exp(maps[person, part])
-            weighted = torch.zeros(8)
-            for row in range(12):
-                for column in range(10):
-                    weighted += weights[row, column] / weights.sum() * upsampled[person, :, row, column]
-            torch.testing.assert_close(attention[person, part], weights / weights.sum(), rtol=1e-4, atol=1e-7)
-            torch.testing.assert_close(embeddings[person, part], spegm.project(weighted), rtol=1e-4, atol=1e-5)
+    weights = spegm.attention(upsampled).exp()
+    weights = weights / weights.sum(dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(attention, weights, rtol=1e-4, atol=1e-7)
+    for person, part in torch.cartesian_prod(torch.arange(2), torch.arange(3)).tolist():
+        weighted = (weights[person, part] * upsampled[person]).sum(dim=(1, 2))
+        torch.testing.assert_close(embeddings[person, part], spegm.project(weighted), rtol=1e-4, atol=1e-5)
 
 
-def test_initialisation_leaves_attention_undecided():
+def test_initialization_leaves_attention_undecided():
     spegm = SPEGM(dim=64, part_dim=8, num_parts=7)
     spegm.init_weights()
     assert not spegm.attention.bias.any()

@@ -11,23 +11,12 @@ Shape letters, used in every docstring of this package:
 
 from querypose.modeling import ablations as ablations  # registers its classes
 from querypose.modeling import backbones as backbones
-from querypose.modeling.decoder import QueryPoseDecoder
-from querypose.modeling.keypoint_stage import KEYPOINT_STAGE_REGISTRY
-from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY
-from querypose.modeling.meta_arch import QueryPose
-from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
-from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY
-from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY
-from querypose.modeling.spegm import PART_EMBEDDING_REGISTRY
-
-__all__ = [
-    "KEYPOINT_LOSS_REGISTRY",
-    "KEYPOINT_STAGE_REGISTRY",
-    "PART_DIVISION_REGISTRY",
-    "PART_EMBEDDING_REGISTRY",
-    "PART_UPDATE_REGISTRY",
-    "QUERY_INTERACTION_REGISTRY",
-    "QueryPose",
-    "QueryPoseDecoder",
-    "build_part_division",
-]
+from querypose.modeling.decoder import QueryPoseDecoder as QueryPoseDecoder
+from querypose.modeling.keypoint_stage import KEYPOINT_STAGE_REGISTRY as KEYPOINT_STAGE_REGISTRY
+from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY as KEYPOINT_LOSS_REGISTRY
+from querypose.modeling.meta_arch import QueryPose as QueryPose
+from querypose.modeling.part_division import PART_DIVISION_REGISTRY as PART_DIVISION_REGISTRY
+from querypose.modeling.part_division import build_part_division as build_part_division
+from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY as QUERY_INTERACTION_REGISTRY
+from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY as PART_UPDATE_REGISTRY
+from querypose.modeling.spegm import PART_EMBEDDING_REGISTRY as PART_EMBEDDING_REGISTRY

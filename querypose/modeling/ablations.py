@@ -1,7 +1,7 @@
 """The variants that Tables 1 to 3 of the paper compare; docs/ABLATIONS.md says why they are so."""
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from querypose.modeling.keypoint_stage import (
     KEYPOINT_STAGE_REGISTRY,
+    StageOutput,
     build_instance_interaction,
     build_tower,
-    tower_and_heads_config,
 )
+from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY
 from querypose.modeling.part_heads import KeypointHeads
 from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY, DynamicChannelMLP
 from querypose.modeling.selective_iteration import PART_UPDATE_REGISTRY
@@ -38,22 +39,16 @@ class DynamicSpatialMLP(DynamicChannelMLP):
 class MultiHeadSelfAttention(nn.Module):
     """MHSA of Table 1: one self-attention layer over the sequence of a region's queries and locations.
 
-    Of its output only the queries' part is used, so only that is computed. As in the SPEGM, locations have no position
-    encoding.
+    Only the queries' part of its output is computed. As in the SPEGM, locations have no position encoding. Features are
+    mapped to the width of the queries where that is another one.
     """
 
-    @configurable
-    def __init__(self, *, dim: int, num_heads: int, query_dim: int | None = None):
-        """dim: d, the width of the features; query_dim: c, that of the queries, to which features are mapped."""
+    def __init__(self, cfg: CfgNode, num_tokens: int, query_dim: int | None = None):
         super().__init__()
+        dim = cfg.MODEL.QUERYPOSE.HIDDEN_DIM
         query_dim = query_dim or dim
         self.project = nn.Identity() if query_dim == dim else nn.Linear(dim, query_dim)
-        self.attention = nn.MultiheadAttention(query_dim, num_heads, batch_first=True)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int | None = None) -> dict[str, Any]:
-        config = cfg.MODEL.QUERYPOSE
-        return {"dim": config.HIDDEN_DIM, "num_heads": config.NUM_HEADS, "query_dim": query_dim}
+        self.attention = nn.MultiheadAttention(query_dim, cfg.MODEL.QUERYPOSE.NUM_HEADS, batch_first=True)
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
         queries = query if query.dim() == 3 else query[:, None]
@@ -66,16 +61,11 @@ class MultiHeadSelfAttention(nn.Module):
 class SpatialAttention(nn.Module):
     """Spatial Attn. of Table 1: an SPEGM with one map makes an instance embedding, the same for each of M queries."""
 
-    @configurable
-    def __init__(self, *, dim: int, num_tokens: int, query_dim: int | None = None):
-        """dim: d; num_tokens: locations in a region, a square number; query_dim: c, d if None."""
+    def __init__(self, cfg: CfgNode, num_tokens: int, query_dim: int | None = None):
         super().__init__()
+        dim = cfg.MODEL.QUERYPOSE.HIDDEN_DIM
         self.side = math.isqrt(num_tokens)
         self.embedding = SPEGM(dim=dim, part_dim=query_dim or dim, num_parts=1)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int | None = None) -> dict[str, Any]:
-        return {"dim": cfg.MODEL.QUERYPOSE.HIDDEN_DIM, "num_tokens": num_tokens, "query_dim": query_dim}
 
     def init_weights(self) -> None:
         self.embedding.init_weights()
@@ -90,18 +80,12 @@ class PartInteraction(nn.Module):
     """PQ rows of Table 1: what an interaction, shared by all parts, adds to the part queries is their embedding."""
 
     makes_attention = False
-    interaction_class: ClassVar[type[nn.Module]]  # a class of QUERY_INTERACTION_REGISTRY, given by the subclass
+    interaction_class: ClassVar[type[nn.Module]]  # of QUERY_INTERACTION_REGISTRY, given by the subclass
 
-    @configurable
-    def __init__(self, *, interaction: nn.Module):
-        """interaction: as QUERY_INTERACTION_REGISTRY states, for queries of width dp."""
+    def __init__(self, cfg: CfgNode, num_parts: int):
         super().__init__()
-        self.interaction = interaction
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, num_parts: int) -> dict[str, Any]:
         num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
-        return {"interaction": cls.interaction_class(cfg, num_tokens, query_dim=cfg.MODEL.QUERYPOSE.PART_DIM)}
+        self.interaction = self.interaction_class(cfg, num_tokens, query_dim=cfg.MODEL.QUERYPOSE.PART_DIM)
 
     def forward(self, regions: Tensor, queries: Tensor) -> tuple[Tensor, None]:
         """regions (R, d, H, W), part queries (R, M, dp) -> embeddings (R, M, dp) and no maps."""
@@ -154,15 +138,10 @@ class NoIteration(Summation):
 class Concatenation(nn.Module):
     """Q^s = Linear([E^s, Q^{s-1}]) (Concatenation, Table 2a)."""
 
-    @configurable
-    def __init__(self, *, part_dim: int):
-        """part_dim: dp, the width of a part query."""
+    def __init__(self, cfg: CfgNode):
         super().__init__()
+        part_dim = cfg.MODEL.QUERYPOSE.PART_DIM
         self.fuse = nn.Linear(2 * part_dim, part_dim)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {"part_dim": cfg.MODEL.QUERYPOSE.PART_DIM}
 
     def forward(self, embeddings: Tensor, queries: Tensor) -> Tensor:
         return self.fuse(torch.cat([embeddings, queries], dim=-1))
@@ -178,23 +157,15 @@ class PooledKeypointStage(nn.Module):
     has_parts = False
     variants: tuple[str, ...] = ("light",)
 
-    @configurable
-    def __init__(
-        self, *, part_of_keypoint: list[int], dim: int, tower_dim: int, num_tower_layers: int, with_sigma: bool = True
-    ):
-        """As of `KeypointStage`; the parts do not matter."""
+    def __init__(self, cfg: CfgNode, part_of_keypoint: list[int]):
         super().__init__()
-        self.tower = build_tower(dim, tower_dim, num_tower_layers)
-        self.heads = KeypointHeads([0] * len(part_of_keypoint), dim, with_sigma)
+        config = cfg.MODEL.QUERYPOSE
+        self.tower = build_tower(config.HIDDEN_DIM, config.TOWER_DIM, config.NUM_TOWER_LAYERS)
+        with_sigma = KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS).uses_sigma
+        self.heads = KeypointHeads([0] * len(part_of_keypoint), config.HIDDEN_DIM, with_sigma)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int]) -> dict[str, Any]:
-        return tower_and_heads_config(cfg, part_of_keypoint)
-
-    def forward(
-        self, regions: Tensor, instance_queries: Tensor, part_queries: None
-    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """As KEYPOINT_STAGE_REGISTRY states; the instance queries (R, d) go out as they come in."""
+    def forward(self, regions: Tensor, instance_queries: Tensor, part_queries: None) -> StageOutput:
+        """As `KeypointStage.forward`; the instance queries (R, d) go out as they come in."""
         coordinates, sigmas = self.heads(self.tower(regions).mean(dim=(2, 3))[:, None])
         return coordinates, sigmas, instance_queries, None, None
 
@@ -205,28 +176,16 @@ class InstanceKeypointStage(PooledKeypointStage):
 
     variants = ("full", "branched")
 
-    @configurable
-    def __init__(self, *, instance_interaction: nn.Module, dim: int, feedforward_dim: int, **kwargs: Any):
-        """kwargs: of `PooledKeypointStage`; the others as of `KeypointStage`."""
-        super().__init__(dim=dim, **kwargs)
-        self.instance_interaction = instance_interaction
-        self.instance_norm = nn.LayerNorm(dim)
-        self.instance_feedforward = FeedForward(dim, feedforward_dim)
+    def __init__(self, cfg: CfgNode, part_of_keypoint: list[int]):
+        interaction = build_instance_interaction(cfg)
+        super().__init__(cfg, part_of_keypoint)
+        self.instance_interaction = interaction
+        self.instance_norm = nn.LayerNorm(cfg.MODEL.QUERYPOSE.HIDDEN_DIM)
+        self.instance_feedforward = FeedForward(cfg.MODEL.QUERYPOSE.HIDDEN_DIM, cfg.MODEL.QUERYPOSE.FEEDFORWARD_DIM)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int]) -> dict[str, Any]:
-        return {
-            **tower_and_heads_config(cfg, part_of_keypoint),
-            "instance_interaction": build_instance_interaction(cfg),
-            "feedforward_dim": cfg.MODEL.QUERYPOSE.FEEDFORWARD_DIM,
-        }
-
-    def forward(
-        self, regions: Tensor, instance_queries: Tensor, part_queries: None
-    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """As KEYPOINT_STAGE_REGISTRY states; the instance queries (R, d) go out updated."""
-        tokens = self.tower(regions).flatten(2).transpose(1, 2)
-        updated = self.instance_interaction(instance_queries, tokens)
+    def forward(self, regions: Tensor, instance_queries: Tensor, part_queries: None) -> StageOutput:
+        """As `KeypointStage.forward`; the instance queries (R, d) go out updated."""
+        updated = self.instance_interaction(instance_queries, self.tower(regions).flatten(2).transpose(1, 2))
         instance_queries = self.instance_feedforward(self.instance_norm(instance_queries + updated))
         coordinates, sigmas = self.heads(instance_queries[:, None])
         return coordinates, sigmas, instance_queries, None, None

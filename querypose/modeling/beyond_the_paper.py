@@ -20,9 +20,7 @@ MIN_SIDE = 8.0  # pixels; a first box is at least this wide and high before it i
 def ground_truth_regions(match: Match, targets: Targets, copies: int, jitter: float) -> tuple[Match, Tensor]:
     """For each matched query, `copies` boxes of its person, each corner moved by U(-jitter, jitter) of the side.
 
-    Early predicted boxes miss most of a person, and keypoints outside of the box do not count, so that keypoint stages
-    learn only after the boxes have. As R-CNN does, ground truth is added to the proposals. A batch without a person
-    gives one row without a labeled keypoint, so that every parameter takes part in the step.
+    A batch without a person gives one row without a labeled keypoint, so that every parameter takes part in the step.
 
     Returns:
         R rows and their persons; the boxes (R, 4) that every keypoint stage reads, corners in pixels.
@@ -37,22 +35,19 @@ def ground_truth_regions(match: Match, targets: Targets, copies: int, jitter: fl
 
 
 class OneToManyProposals(nn.Module):
-    """Learnable boxes and instance queries that go through the box stages by themselves, in training only.
+    """Learnable boxes and N' instance queries that go through the box stages by themselves, in training only.
 
-    Hybrid matching (arXiv 2207.13080) for boxes alone: each person is matched to `repeats` of these queries, so that
-    the box stages see as many times the positive examples of one-to-one matching.
+    Hybrid matching (arXiv 2207.13080) for boxes alone: each person is matched to `repeats` of these queries.
     """
 
     def __init__(self, num_queries: int, dim: int, repeats: int = 4):
-        """num_queries: N' of the second set; dim: d; repeats: queries that each person is matched to."""
         super().__init__()
         self.boxes = nn.Embedding(num_queries, 4)
         self.queries = nn.Embedding(num_queries, dim)
         self.repeats = repeats
         # a grid of boxes of a third of the image, which persons of any position have some overlap with
-        columns = max(1, round(num_queries**0.5))
-        index = torch.arange(num_queries)
-        rows = -(-num_queries // columns)
+        columns, index = round(num_queries**0.5), torch.arange(num_queries)
+        rows = math.ceil(num_queries / columns)
         with torch.no_grad():
             self.boxes.weight[:, 0] = (index % columns + 0.5) / columns
             self.boxes.weight[:, 1] = (index // columns + 0.5) / rows
@@ -60,53 +55,31 @@ class OneToManyProposals(nn.Module):
 
     def forward(self, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
         """(width, height) (B, 2) in pixels -> boxes (B, N', 4), corners in pixels, and queries (B, N', d)."""
-        return (
-            corners_in_pixels(self.boxes.weight, image_sizes),
-            self.queries.weight.expand(len(image_sizes), -1, -1),
-        )
+        boxes = corners_in_pixels(self.boxes.weight, image_sizes)
+        return boxes, self.queries.weight.expand(len(image_sizes), -1, -1)
 
     def targets(self, targets: Targets) -> Targets:
-        """The ground truth with each person repeated."""
-        most, repeats = targets.boxes.shape[1], self.repeats
-        index = torch.zeros(len(targets.counts), most * repeats, dtype=torch.long)
-        for image, count in enumerate(targets.counts):
-            index[image, : count * repeats] = torch.arange(count).repeat(repeats)
-        index = index.to(targets.boxes.device, non_blocking=True)[..., None].expand(-1, -1, 4)
-        counts = [count * repeats for count in targets.counts]
-        return Targets(targets.boxes.gather(1, index), targets.keypoints, counts, targets.box_scale)
+        """The ground truth with each person repeated, which leaves the padding behind the persons."""
+        boxes = targets.boxes.repeat_interleave(self.repeats, dim=1)
+        return Targets(boxes, targets.keypoints, [count * self.repeats for count in targets.counts], targets.box_scale)
 
 
 @dataclass
 class CenterMaps:
-    """Dense predictions at the stride of the finest feature map, in float32.
+    """Dense predictions at the stride of the finest feature map, in float32 and in units of the stride."""
 
-    center: (B, 1, H, W) logit of a person's center. size: (B, 2, H, W) height and width of the person's box in units
-    of the stride. offset: (B, 2, H, W) y and x of the center from the location's corner, in the same units.
-    features: (B, C, H, W) read at the peaks.
-    """
-
-    center: Tensor
-    size: Tensor
-    offset: Tensor
-    features: Tensor
+    center: Tensor  # (B, 1, H, W) logit of a person's center
+    size: Tensor  # (B, 2, H, W) height and width of the person's box
+    offset: Tensor  # (B, 2, H, W) y and x of the center from the location's corner
+    features: Tensor  # (B, C, H, W) read at the peaks
 
 
 class ImageQueries(nn.Module):
-    """Chooses the N highest local maxima of the center map; each gives a first box and an addition to a query.
-
-    Featurized queries (arXiv 2206.06258) are its relatives. Matching stays one-to-one, and nothing suppresses persons
-    close to each other but the 3x3 maximum.
-    """
+    """The N highest local maxima (3x3) of the center map; each gives a first box and an addition to a query."""
 
     @configurable
     def __init__(self, *, feature_dim: int, dim: int, stride: int, predict_maps: bool):
-        """
-        Args:
-            feature_dim: C, channels that are read at the peaks.
-            dim: d, the width of instance queries.
-            stride: pixels per location of the maps.
-            predict_maps: whether the maps are predicted here from the features; else the backbone gives them.
-        """
+        """feature_dim: C; dim: d; stride: of the maps; predict_maps: here, from the features, not by the backbone."""
         super().__init__()
         self.stride = stride
         self.project = nn.Linear(feature_dim + 2, dim)
@@ -125,14 +98,9 @@ class ImageQueries(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, backbone: nn.Module, stride: int) -> dict[str, Any]:
-        config = cfg.MODEL.QUERYPOSE
+        dim = cfg.MODEL.QUERYPOSE.HIDDEN_DIM
         own = getattr(backbone, "peak_channels", None)  # a backbone with center maps of its own
-        return {
-            "feature_dim": config.HIDDEN_DIM if own is None else own,
-            "dim": config.HIDDEN_DIM,
-            "stride": stride,
-            "predict_maps": own is None,
-        }
+        return {"feature_dim": own or dim, "dim": dim, "stride": stride, "predict_maps": own is None}
 
     def maps(self, features: dict[str, Tensor], finest: str) -> CenterMaps:
         """The backbone's maps "center", "size", "offset" and "peak_features", or predictions from its map `finest`."""
@@ -149,14 +117,13 @@ class ImageQueries(nn.Module):
     def forward(self, maps: CenterMaps, queries: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
         """
         Args:
-            maps: of the images.
-            queries: (B, N, d) learnable instance queries; the peak with the n-th highest score adds to the n-th.
+            queries: (N, d) learnable instance queries; the peak with the n-th highest score adds to the n-th.
             image_sizes: (B, 2) width and height in pixels without padding.
 
         Returns:
             boxes (B, N, 4), corners in pixels, inside of the image and detached; queries (B, N, d).
         """
-        scores, index = self.peaks(maps.center.detach(), queries.shape[1], image_sizes)
+        scores, index = self.peaks(maps.center.detach(), queries.shape[0], image_sizes)
         boxes = self.boxes_at(maps, index, image_sizes)
         features = torch.cat([_at(maps.features, index), scores, scores.clamp(min=1e-4).log()], dim=-1)
         return boxes, queries + self.project(features.to(self.project.weight.dtype))
@@ -193,13 +160,12 @@ class ImageQueries(nn.Module):
     def losses(self, maps: CenterMaps, targets: Targets, num_persons: Tensor) -> dict[str, Tensor]:
         """Penalty-reduced focal loss of the center map, L1 of size (a tenth) and offset at the persons' centers.
 
-        Each is a sum over the batch, divided by num_persons. Boxes that are padding do not count.
+        Each is a sum over the batch, divided by num_persons.
         """
-        batch, _, height, width = maps.center.shape
-        most = targets.boxes.shape[1]
+        height, width = maps.center.shape[2:]
         # built on the device, a list would make the host wait
         counts = torch.tensor(targets.counts).to(maps.center.device, non_blocking=True)
-        valid = (torch.arange(most, device=maps.center.device) < counts[:, None]).float()  # (B, P)
+        valid = (torch.arange(targets.boxes.shape[1], device=counts.device) < counts[:, None]).float()  # (B, P)
         center = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
         size = targets.boxes[..., 2:] - targets.boxes[..., :2]
         points = torch.cat([center, valid[..., None]], dim=-1)[:, :, None]  # (B, P, 1, 3)

@@ -7,17 +7,11 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler
-from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from querypose.modeling.ops.pyramid_pooling import is_aligned, pool_every_level, pool_own_level, poolable
+from querypose.modeling.ops.pyramid_pooling import pool_every_level, pool_own_level
 from querypose.modeling.query_interaction import QUERY_INTERACTION_REGISTRY
 from querypose.modeling.transformer import FeedForward, SelfAttention
-
-# The deltas' weights of R-CNN's last cascade stages are softer here, and a box may grow to 100000 / 16 times its
-# size in one stage, as in Sparse R-CNN.
-DELTA_WEIGHTS = (2.0, 2.0, 1.0, 1.0)
-DELTA_CLAMP = math.log(100000.0 / 16)
 
 
 class BoxStage(nn.Module):
@@ -27,48 +21,34 @@ class BoxStage(nn.Module):
     def __init__(
         self,
         *,
-        pooler: nn.Module,
+        feature_strides: list[int],
+        resolution: int,
         interaction: nn.Module,
         dim: int,
         num_heads: int,
         feedforward_dim: int,
-        num_class_layers: int = 1,
-        num_box_layers: int = 3,
     ):
-        """
-        Args:
-            pooler: (feature maps, list of B `Boxes`) -> (R, d, 7, 7), or Detectron2's ROIPooler of ROIAlignV2 with a
-                sampling ratio, which is computed faster.
-            interaction: as QUERY_INTERACTION_REGISTRY states.
-            dim: d, the width of queries and feature maps.
-            num_heads: heads of the self-attention over the N queries of an image.
-            feedforward_dim: hidden width of the feed-forward block.
-            num_class_layers, num_box_layers: depth of the two branches before their last Linear.
-        """
+        """feature_strides: finest first; resolution: height and width of the RoI features (7); dim: d."""
         super().__init__()
-        self.pooler = pooler
+        scales = [1.0 / stride for stride in feature_strides]
+        self.pooler = ROIPooler(resolution, scales, sampling_ratio=2, pooler_type="ROIAlignV2")
         self.self_attention = SelfAttention(dim, num_heads)
         self.interaction = interaction
         self.interaction_norm = nn.LayerNorm(dim)
         self.feedforward = FeedForward(dim, feedforward_dim)
-        self.class_branch = _branch(dim, num_class_layers)
+        self.class_branch = _branch(dim, 1)
         self.class_logit = nn.Linear(dim, 1)
-        self.box_branch = _branch(dim, num_box_layers)
+        self.box_branch = _branch(dim, 3)
         self.box_delta = nn.Linear(dim, 4)
-        self.box_transform = Box2BoxTransform(weights=DELTA_WEIGHTS, scale_clamp=DELTA_CLAMP)
+        # as in Sparse R-CNN: a box may grow to 100000 / 16 times its size in one stage
+        self.box_transform = Box2BoxTransform(weights=(2.0, 2.0, 1.0, 1.0), scale_clamp=math.log(100000.0 / 16))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, feature_strides: list[int]) -> dict[str, Any]:
-        config = cfg.MODEL.QUERYPOSE
-        size = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
-        pooler = ROIPooler(
-            output_size=size,
-            scales=[1.0 / stride for stride in feature_strides],
-            sampling_ratio=2,
-            pooler_type="ROIAlignV2",
-        )
+        config, size = cfg.MODEL.QUERYPOSE, cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
         return {
-            "pooler": pooler,
+            "feature_strides": feature_strides,
+            "resolution": size,
             "interaction": QUERY_INTERACTION_REGISTRY.get(config.QUERY_INTERACTION)(cfg, size * size),
             "dim": config.HIDDEN_DIM,
             "num_heads": config.NUM_HEADS,
@@ -77,13 +57,8 @@ class BoxStage(nn.Module):
 
     def pool(self, features: list[Tensor], boxes: Tensor) -> Tensor:
         """feature maps (B, d, H_l, W_l), boxes (B, N, 4) in pixels -> RoI features (B * N, d, 7, 7)."""
-        if is_aligned(self.pooler):
-            if self.training and features[0].is_cuda:
-                # the pooler asks the GPU how many boxes each level has, and training waits for the answer
-                return pool_every_level(self.pooler, features, boxes)
-            if features[0].is_cpu:
-                return pool_own_level(self.pooler, features, boxes)
-        return self.pooler(features, [Boxes(image_boxes) for image_boxes in poolable(boxes)])
+        pool = pool_every_level if self.training and features[0].is_cuda else pool_own_level
+        return pool(self.pooler, features, boxes)
 
     def forward(self, regions: Tensor, boxes: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """
@@ -107,11 +82,7 @@ class BoxStage(nn.Module):
         # exp() of a delta needs more than 8 bits of mantissa
         with torch.autocast(deltas.device.type, enabled=False):
             refined = self.box_transform.apply_deltas(deltas.float(), boxes.reshape(-1, 4).float())
-        return (
-            logits.view(batch, number, 1),
-            refined.view(batch, number, 4),
-            queries.view(batch, number, dim),
-        )
+        return logits.view(batch, number, 1), refined.view(batch, number, 4), queries.view(batch, number, dim)
 
 
 def _branch(dim: int, num_layers: int) -> nn.Sequential:

@@ -1,5 +1,6 @@
 """One stage of the keypoint decoder: tower, SPEGM, SIM, self-attention over the parts, heads (Section 3.1, Eq. 2)."""
 
+import itertools
 from typing import Any
 
 import torch
@@ -19,11 +20,12 @@ KEYPOINT_STAGE_REGISTRY.__doc__ = """
 Registry of keypoint stages, named by `MODEL.QUERYPOSE.KEYPOINT_STAGE`.
 
 A registered class is an `nn.Module` built as `cls(cfg, part_of_keypoint)`, with the index of the part of each of the K
-keypoints. Its `forward` takes and returns what `KeypointStage.forward` does. Class attributes:
-`has_parts`, without which there are no part queries, and None stands for them on both sides; `variants`, the values of
-`MODEL.QUERYPOSE.VARIANT` in which every parameter of the stage has a use. A child module's `init_weights()` is called
-after the global initialization unless the config asks for the authors' one.
+keypoints. Its `forward` takes and returns what `KeypointStage.forward` does. Class attributes: `has_parts`, without
+which None stands for the part queries; `variants`, the values of `MODEL.QUERYPOSE.VARIANT` in which every parameter of
+the stage has a use. A child module's `init_weights()` is called as a part embedding's is.
 """
+
+StageOutput = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]  # see `KeypointStage.forward`
 
 
 @KEYPOINT_STAGE_REGISTRY.register()
@@ -52,15 +54,11 @@ class KeypointStage(nn.Module):
     ):
         """
         Args:
-            part_embedding, part_update: as PART_EMBEDDING_REGISTRY and PART_UPDATE_REGISTRY state.
-            instance_interaction: as QUERY_INTERACTION_REGISTRY states; None makes the light variant, which
-                leaves the instance query as it is.
+            part_embedding, part_update, instance_interaction: as their registries state; the light variant has no
+                interaction.
             part_of_keypoint: for each of the K keypoints the index of its part.
-            dim: d; part_dim: dp; tower_dim: width inside the tower of num_tower_layers convolutions.
-            num_heads, feedforward_dim: of the attention blocks.
-            with_sigma: as of `KeypointHeads`.
-            anchored: whether coordinates are offsets from the expected position under the part's attention map, which
-                the part embedding must make; not the paper's, see `attention_anchors`.
+            dim: d; part_dim: dp; tower_dim: width inside the tower.
+            anchored: whether coordinates are offsets from `attention_anchors`; not the paper's.
         """
         super().__init__()
         num_parts = max(part_of_keypoint) + 1
@@ -81,33 +79,33 @@ class KeypointStage(nn.Module):
     def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int]) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         return {
-            **tower_and_heads_config(cfg, part_of_keypoint),
             "part_embedding": PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING)(cfg, max(part_of_keypoint) + 1),
             "part_update": PART_UPDATE_REGISTRY.get(config.PART_UPDATE)(cfg),
             "instance_interaction": None if config.VARIANT == "light" else build_instance_interaction(cfg),
+            "part_of_keypoint": part_of_keypoint,
+            "dim": config.HIDDEN_DIM,
             "part_dim": config.PART_DIM,
+            "tower_dim": config.TOWER_DIM,
+            "num_tower_layers": config.NUM_TOWER_LAYERS,
             "num_heads": config.NUM_HEADS,
             "feedforward_dim": config.FEEDFORWARD_DIM,
+            "with_sigma": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS).uses_sigma,
             "anchored": config.ANCHORED_COORDINATES,
         }
 
-    def forward(
-        self, regions: Tensor, instance_queries: Tensor, part_queries: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    def forward(self, regions: Tensor, instance_queries: Tensor, part_queries: Tensor) -> StageOutput:
         """
         Args:
             regions: (R, d, 14, 14) RoI features of the stage's boxes.
             instance_queries: (R, d); part_queries: (R, M, dp).
 
         Returns:
-            coordinates (R, K, 2) and sigmas (R, K, 2) in box units, then the updated instance queries (R, d)
-            (in the light variant the given ones) and the part queries (R, M, dp) that the next stage starts from, and
-            the attention maps of the part embedding (None where it makes none).
+            coordinates (R, K, 2) and sigmas (R, K, 2) in box units; instance queries (R, d), and the part queries
+            (R, M, dp) that the next stage starts from; the attention maps of the part embedding or None.
         """
         regions = self.tower(regions)
         if self.instance_interaction is not None:
-            tokens = regions.flatten(2).transpose(1, 2)
-            updated = self.instance_interaction(instance_queries, tokens)
+            updated = self.instance_interaction(instance_queries, regions.flatten(2).transpose(1, 2))
             instance_queries = self.instance_feedforward(self.instance_norm(instance_queries + updated))
 
         embeddings, attention = self.part_embedding(regions, part_queries)
@@ -122,20 +120,7 @@ class KeypointStage(nn.Module):
         return coordinates, sigmas, instance_queries, part_queries, attention
 
 
-def tower_and_heads_config(cfg: CfgNode, part_of_keypoint: list[int]) -> dict[str, Any]:
-    """The arguments that all keypoint stages have."""
-    config = cfg.MODEL.QUERYPOSE
-    return {
-        "part_of_keypoint": part_of_keypoint,
-        "dim": config.HIDDEN_DIM,
-        "tower_dim": config.TOWER_DIM,
-        "num_tower_layers": config.NUM_TOWER_LAYERS,
-        "with_sigma": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS).uses_sigma,
-    }
-
-
 def build_instance_interaction(cfg: CfgNode) -> nn.Module:
-    """`MODEL.QUERYPOSE.KEYPOINT_INTERACTION` for the regions of a keypoint stage."""
     num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
     return QUERY_INTERACTION_REGISTRY.get(cfg.MODEL.QUERYPOSE.KEYPOINT_INTERACTION)(cfg, num_tokens)
 
@@ -144,22 +129,15 @@ def build_tower(dim: int, tower_dim: int, num_layers: int) -> nn.Sequential:
     """3x3 convolutions from dim over tower_dim back to dim, each with a ReLU."""
     widths = [dim] + [tower_dim] * (num_layers - 1) + [dim]
     layers = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Conv2d(before, after, kernel_size=3, padding=1), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
 def attention_anchors(attention: Tensor) -> Tensor:
-    """The expected position under each attention map, in box units.
+    """attention (R, M, h, w) -> expected positions (R, M, 2), x and y in box units, -0.5 to 0.5.
 
-    Keypoint k of part m is then u_k = sum_p A_m(p) p + (q W_k^T) / ||q|| + b_k with p the center of a location, so
-    that the keypoint loss moves the attention itself and the heads learn small offsets only.
-
-    Args:
-        attention: (R, M, h, w) in float32, every map summing to one.
-
-    Returns:
-        (R, M, 2) x, y; the box's center is 0, its sides are at -0.5 and 0.5.
+    Keypoint k of part m is then u_k = sum_p A_m(p) p + (q W_k^T) / ||q|| + b_k with p the center of a location.
     """
     height, width = attention.shape[2:]
     x = (torch.arange(width, device=attention.device) + 0.5) / width - 0.5

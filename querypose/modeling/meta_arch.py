@@ -1,12 +1,14 @@
 """QueryPose: from images to persons with boxes, keypoints and a confidence per keypoint."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
@@ -14,14 +16,16 @@ from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.modeling.backbones.checkpointing import checkpoint_blocks
 from querypose.modeling.beyond_the_paper import CenterMaps, ImageQueries, OneToManyProposals, ground_truth_regions
-from querypose.modeling.decoder import BoxOutput, KeypointOutput, QueryPoseDecoder, select_rows
-from querypose.modeling.flip_testing import FlipTesting, flip_testing
-from querypose.modeling.inference import finite_persons, poses, rescaled
+from querypose.modeling.decoder import BoxOutput, KeypointOutput, QueryPoseDecoder
+from querypose.modeling.flip_testing import FlipTesting
 from querypose.modeling.losses.criterion import SetCriterion
+from querypose.modeling.losses.keypoint_loss import keypoints_in_pixels
 from querypose.modeling.losses.matcher import matched_rows, matches_on
 from querypose.modeling.losses.targets import Targets
 from querypose.modeling.ops.memory_layout import use_channels_last
 from querypose.modeling.part_division import build_part_division
+
+logger = logging.getLogger(__name__)
 
 
 def topk_poses(cfg: CfgNode) -> int:
@@ -40,6 +44,7 @@ class QueryPose(nn.Module):
     criterion: SetCriterion
     pixel_mean: Tensor
     pixel_std: Tensor
+    region_jitter = 0.1  # of `ground_truth_regions`
 
     @configurable
     def __init__(
@@ -49,14 +54,12 @@ class QueryPose(nn.Module):
         decoder: QueryPoseDecoder,
         criterion: SetCriterion,
         in_features: list[str],
-        num_keypoints: int,
         pixel_mean: list[float],
         pixel_std: list[float],
         train_matched_only: bool = False,
         image_queries: ImageQueries | None = None,
         one_to_many: OneToManyProposals | None = None,
         region_copies: int = 0,
-        region_jitter: float = 0.1,
         topk_poses: int = 0,
         pose_score_floor: float = 0.0,
         max_detections: int = 100,
@@ -65,35 +68,27 @@ class QueryPose(nn.Module):
     ):
         """
         Args:
-            backbone: a Detectron2 backbone whose maps all have d channels.
-            decoder, criterion: as their classes state.
-            in_features: the backbone's maps for the decoder, finest first (p2 .. p5).
-            num_keypoints: K.
-            pixel_mean, pixel_std: per channel, in the order of the input's channels.
+            backbone: its maps all have d channels; in_features: those for the decoder, finest first (p2 .. p5).
             train_matched_only: train the keypoint stages on matched queries only, see `losses`; not full variant.
             image_queries: gives the first boxes and adds to the instance queries; None: they are learnable alone.
-            one_to_many: a second set of queries that trains the box stages; None for none.
-            region_copies, region_jitter: of `ground_truth_regions`; 0 copies for none.
+            one_to_many: a second set of queries that trains the box stages.
+            region_copies: of `ground_truth_regions`; 0 for none.
             topk_poses: run the keypoint stages, in inference, for this many queries of an image with the highest class
                 score, and return only them; 0 runs all. Exact but in the full variant, see `decode_jointly`.
-            pose_score_floor: of these, leave out queries with a class probability below it; 0 leaves out none.
-            max_detections: most persons returned for an image.
-            flip_testing: averages with the mirrored images; None for none.
-            channels_last: memory layout of images and convolution weights.
+            pose_score_floor: of these, leave out queries with a class probability below it.
         """
         super().__init__()
         self.backbone = backbone
         self.decoder = decoder
         self.criterion = criterion
-        self.in_features = list(in_features)
-        self.num_keypoints = num_keypoints
+        self.in_features = in_features
+        self.num_keypoints = len(criterion.part_of_keypoint)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         self.train_matched_only = train_matched_only
         self.image_queries = image_queries
         self.one_to_many = one_to_many
         self.region_copies = region_copies
-        self.region_jitter = region_jitter
         self.topk_poses = topk_poses
         self.pose_score_floor = pose_score_floor
         self.max_detections = max_detections
@@ -125,7 +120,6 @@ class QueryPose(nn.Module):
             "decoder": QueryPoseDecoder(cfg, part_of_keypoint, strides),
             "criterion": SetCriterion(cfg, part_of_keypoint, strides[0]),
             "in_features": in_features,
-            "num_keypoints": skeleton.num_keypoints,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "train_matched_only": config.TRAIN_QUERIES == "matched",
@@ -135,7 +129,7 @@ class QueryPose(nn.Module):
             "topk_poses": topk_poses(cfg),
             "pose_score_floor": config.TEST.POSE_SCORE_FLOOR,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "flip_testing": flip_testing(cfg, skeleton) if cfg.TEST.FLIP else None,
+            "flip_testing": FlipTesting(skeleton, cfg.TEST.DETECTIONS_PER_IMAGE) if cfg.TEST.FLIP else None,
             "channels_last": use_channels_last(cfg.MODEL.CHANNELS_LAST, cfg.MODEL.DEVICE, backbone),
         }
 
@@ -156,7 +150,7 @@ class QueryPose(nn.Module):
                 `instances` with `gt_boxes` and `gt_keypoints`, in inference optionally `height` and `width`, the
                 size in pixels that the output is wanted in.
             do_postprocess: inference: scale to that size and wrap as below; else `Instances`, in the input's pixels.
-            num_persons, num_keypoints: training: of the larger batch that this is a part of, see `SetCriterion`.
+            num_persons, num_keypoints: training: of the larger batch that this is a part of.
 
         Returns:
             In training the weighted losses by name. In inference a list of {"instances": Instances} with
@@ -164,16 +158,13 @@ class QueryPose(nn.Module):
             the keypoint loss uses sigma, `pred_keypoint_sigmas` (n, K, 2) of x and y in pixels; best score first.
         """
         if self.training:
-            features, sizes, maps = self.extract(self.preprocess(batched_inputs))
-            instances = [inputs["instances"] for inputs in batched_inputs]
-            targets = Targets.from_instances(instances, self.num_keypoints, self.device)
-            return self.losses(features, sizes, maps, targets, num_persons, num_keypoints)
+            return self.losses(batched_inputs, num_persons, num_keypoints)
         flip = self.flip_testing
         results = flip(self.detect, batched_inputs) if flip else self.detect(batched_inputs)
         return self.postprocess(results, batched_inputs) if do_postprocess else results
 
     def detect(self, batched_inputs: list[dict[str, Any]]) -> list[Instances]:
-        """`inference` of the images as they are."""
+        """Inference of the images as they are."""
         images = self.preprocess(batched_inputs)
         return self.inference(*self.decode(*self.extract(images)), images.image_sizes)
 
@@ -184,8 +175,7 @@ class QueryPose(nn.Module):
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
     def extract(self, images: ImageList) -> tuple[list[Tensor], Tensor, CenterMaps | None]:
-        """The decoder's feature maps, finest first, the images' (width, height) (B, 2) in pixels without padding, and
-        the center maps of image-dependent queries, None without them."""
+        """Feature maps, finest first; the images' (width, height) (B, 2) without padding; maps of `image_queries`."""
         features = self.backbone(images.tensor.to(memory_format=self.memory_format))
         sizes = torch.tensor([(width, height) for height, width in images.image_sizes], dtype=torch.float32)
         features, maps = self.feature_maps(features)
@@ -202,46 +192,36 @@ class QueryPose(nn.Module):
         """The first boxes (B, N, 4), corners in pixels, and instance queries (B, N, d)."""
         if self.image_queries is None:
             return self.decoder.proposals(sizes)
-        return self.image_queries(maps, self.decoder.learnable_queries(sizes.shape[0]), sizes)
+        return self.image_queries(maps, self.decoder.instance_queries.weight, sizes)
 
     def decode(
         self, features: list[Tensor], sizes: Tensor, maps: CenterMaps | None
     ) -> tuple[BoxOutput, KeypointOutput]:
-        """Inference from the feature maps: keypoints of the queries that `topk_poses` and `pose_score_floor` keep."""
-        first = self.proposals(sizes, maps)
-        if not self.decoder.light:
-            return self.decoder.decode_jointly(features, *first, self.topk_poses, self.pose_score_floor)
-        boxes = self.decoder.decode_boxes(features, *first)
-        rows = select_rows(boxes.logits[-1], self.topk_poses, self.pose_score_floor)
-        return boxes, self.decoder.decode_keypoints(features[0], boxes, rows)
+        """Inference from what `extract` returns."""
+        return self.decoder(features, *self.proposals(sizes, maps), self.topk_poses, self.pose_score_floor)
 
     def losses(
-        self,
-        features: list[Tensor],
-        sizes: Tensor,
-        maps: CenterMaps | None,
-        targets: Targets,
-        num_persons: int | None = None,
-        num_keypoints: int | None = None,
+        self, batched_inputs: list[dict[str, Any]], num_persons: int | None, num_keypoints: int | None
     ) -> dict[str, Tensor]:
-        """Losses of a batch from what `extract` returns and the ground truth.
+        """The weighted losses by name; arguments as of `forward`.
 
         With `train_matched_only` one matching for all stages follows the box stages, and each keypoint stage runs only
         for the queries matched at it or later: the losses and gradients of all queries, but for BatchNorm's statistics.
         """
+        features, sizes, maps = self.extract(self.preprocess(batched_inputs))
+        instances = [inputs["instances"] for inputs in batched_inputs]
+        targets = Targets.from_instances(instances, self.num_keypoints, self.device)
         decoder, criterion = self.decoder, self.criterion
         persons = criterion.normalizer(targets, num_persons)
         first = self.proposals(sizes, maps)
-        if decoder.light:
+        if self.train_matched_only:
             boxes = decoder.decode_boxes(features, *first)
             matches = criterion.matcher.assign(boxes.logits, boxes.boxes, targets)
-            rows, rows_per_stage = select_rows(boxes.logits[-1]), None
-            if self.train_matched_only:
-                rows, rows_per_stage = matched_rows(matches)
-                rows = rows.to(self.device, non_blocking=True)
-            keypoints = decoder.decode_keypoints(features[0], boxes, rows, rows_per_stage)
+            rows, numbers = matched_rows(matches)
+            rows = rows.to(self.device, non_blocking=True)
+            keypoints = decoder.decode_keypoints(features[0], boxes, rows, numbers)
         else:
-            boxes, keypoints = decoder.decode_jointly(features, *first)
+            boxes, keypoints = decoder(features, *first)
             matches = criterion.matcher.assign(boxes.logits, boxes.boxes, targets)
         matches = matches_on(matches, self.device)
         losses = criterion.box_losses(boxes, matches, targets, persons)
@@ -262,61 +242,48 @@ class QueryPose(nn.Module):
         return losses
 
     def inference(
-        self,
-        boxes: BoxOutput,
-        keypoints: KeypointOutput,
-        image_sizes: list[tuple[int, int]],
-        attention_stage: int | None = None,
+        self, boxes: BoxOutput, keypoints: KeypointOutput, image_sizes: list[tuple[int, int]], stage: int | None = None
     ) -> list[Instances]:
-        """`Instances` of every image in pixels of the network's input, best score first, see `poses`.
-
-        `attention_stage` adds the fields of `with_attention`.
-        """
+        """The persons of each image in pixels of the network's input, best score first; `stage` is for attention."""
         corners, scores, points, sigmas = poses(boxes, keypoints)
+        fields: dict[str, Any] = {"pred_boxes": Boxes(corners), "scores": scores, "pred_keypoints": points}
+        fields["pred_classes"] = torch.zeros_like(keypoints.rows)
+        if self.criterion.keypoint_loss.uses_sigma:
+            fields["pred_keypoint_sigmas"] = sigmas
+        if stage is not None:
+            fields["part_attention"] = keypoints.attention[stage]
+            fields["attention_boxes"] = Boxes(boxes.boxes[stage].flatten(0, 1)[keypoints.rows])
         image_of_row = keypoints.rows // boxes.logits[-1].shape[1]
         results = []
         for index, image_size in enumerate(image_sizes):
-            keep = torch.where(image_of_row == index)[0]
-            keep = keep[scores[keep].argsort(descending=True)[: self.max_detections]]
-            persons = Instances(
-                image_size,
-                pred_boxes=Boxes(corners[keep]),
-                scores=scores[keep],
-                pred_classes=torch.zeros_like(keep),
-                pred_keypoints=points[keep],
-            )
-            if self.criterion.keypoint_loss.uses_sigma:
-                persons.pred_keypoint_sigmas = sigmas[keep]
-            if attention_stage is not None:
-                persons.part_attention = keypoints.attention[attention_stage][keep]  # type: ignore[index]
-                persons.attention_boxes = Boxes(boxes.boxes[attention_stage].flatten(0, 1)[keypoints.rows][keep])
-            results.append(persons)
+            mine = torch.where(image_of_row == index)[0]
+            best = scores[mine].argsort(descending=True)[: self.max_detections]
+            results.append(Instances(image_size, **fields)[mine[best]])
         return results
 
     def postprocess(self, results: list[Instances], batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """The `finite_persons`, all in pixels scaled to the size that each input asks for."""
+        """The persons with finite coordinates, scaled to the size that each input asks for."""
         processed = []
-        for image_results, inputs in zip(results, batched_inputs, strict=True):
-            image_results = finite_persons(image_results, self, inputs.get("file_name", "an image"))
-            height, width = image_results.image_size
-            wanted = inputs.get("height", height), inputs.get("width", width)
-            processed.append({"instances": rescaled(image_results, *wanted)})
+        for persons, inputs in zip(results, batched_inputs, strict=True):
+            numbers = torch.cat([persons.pred_boxes.tensor, persons.pred_keypoints.flatten(1)], dim=1)
+            finite = numbers.isfinite().all(dim=1)
+            if not finite.all():
+                if not all(tensor.isfinite().all() for tensor in self.state_dict().values()):
+                    raise UserError("MODEL.WEIGHTS holds numbers that are not finite; give other weights")
+                name, number = inputs.get("file_name", "an image"), int((~finite).sum())
+                logger.warning("%s: left out %d persons with coordinates that are not finite", name, number)
+                persons = persons[finite]
+            height, width = persons.image_size
+            persons = rescaled(persons, inputs.get("height", height), inputs.get("width", width))
+            processed.append({"instances": persons})
         return processed
 
     def with_attention(self, batched_inputs: list[dict[str, Any]], stage: int = -1) -> list[dict[str, Instances]]:
         """Inference that also shows where the parts' embeddings come from (Figure 5).
 
-        Args:
-            batched_inputs: as of `forward`.
-            stage: index of the stage whose attention is wanted; the persons are those of the last. The full variant
-                computes every query for any other stage than the last.
-
-        Returns:
-            what `forward` does, the instances with two more fields: `part_attention` (n, M, h, w), every map summing
-            to one, and `attention_boxes`, the box of that stage, over which the maps lie.
-
-        Raises:
-            UserError: a model without such a stage or without attention maps.
+        What `forward` returns, the instances with two more fields: `part_attention` (n, M, h, w) of the stage with that
+        index, every map summing to one, and `attention_boxes`, the stage's boxes, over which the maps lie. The persons
+        are those of the last stage; for any other the full variant computes every query.
         """
         number = len(self.decoder.box_stages)
         if not -number <= stage < number:
@@ -328,7 +295,7 @@ class QueryPose(nn.Module):
         stage = -1 if last else stage
         if keypoints.attention[stage] is None:
             raise UserError("this model makes no attention maps: its part embedding is not an SPEGM")
-        results = self.inference(boxes, keypoints, images.image_sizes, attention_stage=stage)
+        results = self.inference(boxes, keypoints, images.image_sizes, stage)
         return self.postprocess(results, batched_inputs)
 
     @contextlib.contextmanager
@@ -340,3 +307,30 @@ class QueryPose(nn.Module):
             yield
         finally:
             self.topk_poses, self.pose_score_floor = before
+
+
+def poses(boxes: BoxOutput, keypoints: KeypointOutput) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The persons of the R rows of the last stage, in pixels of the network's input (Section 3.4, Testing).
+
+    A keypoint's confidence is the mean over x and y of 1 - sigma; a person's score is its class probability times the
+    mean confidence of its keypoints.
+
+    Returns:
+        boxes (R, 4), corners; scores (R,); keypoints (R, K, 3): x, y and confidence; sigmas (R, K, 2) of x and y.
+    """
+    corners = boxes.boxes[-1].flatten(0, 1)[keypoints.rows]
+    probability = boxes.logits[-1].float().flatten()[keypoints.rows].sigmoid()
+    confidence = (1 - keypoints.sigmas[-1]).mean(dim=-1)
+    points = torch.cat([keypoints_in_pixels(keypoints.coordinates[-1], corners), confidence[..., None]], dim=-1)
+    sigmas = keypoints.sigmas[-1] * (corners[:, 2:] - corners[:, :2])[:, None]
+    return corners, probability * confidence.mean(dim=-1), points, sigmas
+
+
+def rescaled(persons: Instances, height: int, width: int) -> Instances:
+    """Detectron2's `detector_postprocess` to an image of that size, for the fields that it does not know, too."""
+    scale_x, scale_y = width / persons.image_size[1], height / persons.image_size[0]
+    if persons.has("pred_keypoint_sigmas"):
+        persons.pred_keypoint_sigmas = persons.pred_keypoint_sigmas * persons.scores.new_tensor([scale_x, scale_y])
+    if persons.has("attention_boxes"):
+        persons.attention_boxes.scale(scale_x, scale_y)
+    return detector_postprocess(persons, height, width)

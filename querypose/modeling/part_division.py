@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from detectron2.utils.registry import Registry
+from networkx import Graph
+from networkx.algorithms.community import k_clique_communities
 
 from querypose.errors import UserError
-from querypose.modeling.rigid_segments import rigid_segments
 from querypose.skeleton import Skeleton
 
 PART_DIVISION_REGISTRY = Registry("PART_DIVISION")
@@ -17,6 +18,15 @@ of the part queries. Every keypoint stands in exactly one part; `build_part_divi
 """
 
 _HEAD = ["nose", "left_eye", "right_eye", "left_ear", "right_ear"]
+_RIGID = [
+    _HEAD,
+    ["left_shoulder", "right_shoulder"],
+    ["left_elbow", "left_wrist"],
+    ["right_elbow", "right_wrist"],
+    ["left_hip", "right_hip"],
+    ["left_knee", "left_ankle"],
+    ["right_knee", "right_ankle"],
+]
 
 
 @PART_DIVISION_REGISTRY.register()
@@ -29,17 +39,6 @@ def per_keypoint(skeleton: Skeleton) -> list[list[str]]:
 def joined_head(skeleton: Skeleton) -> list[list[str]]:
     """Figure 4 (b): the head is one part, every other keypoint another (13 parts of the COCO skeleton)."""
     return [_HEAD] + [[name] for name in skeleton.keypoint_names if name not in _HEAD]
-
-
-_RIGID = [
-    _HEAD,
-    ["left_shoulder", "right_shoulder"],
-    ["left_elbow", "left_wrist"],
-    ["right_elbow", "right_wrist"],
-    ["left_hip", "right_hip"],
-    ["left_knee", "left_ankle"],
-    ["right_knee", "right_ankle"],
-]
 
 
 @PART_DIVISION_REGISTRY.register()
@@ -59,35 +58,76 @@ def head_and_limbs(skeleton: Skeleton) -> list[list[str]]:
 
 @PART_DIVISION_REGISTRY.register()
 def limbs(skeleton: Skeleton) -> list[list[str]]:
-    """Rigid segments found from any skeleton's limbs (see `rigid_segments`); of COCO's limbs they are Figure 4 (c)."""
-    return [[skeleton.keypoint_names[i] for i in part] for part in rigid_segments(skeleton)]
+    """Parts without a joint inside, found from any skeleton's limbs; of COCO's limbs they are Figure 4 (c).
+
+    1. Triangles of limbs do not bend (longer rings do). Those that share a limb are one body.
+    2. From the extremities inwards, a keypoint with one limb left makes a part with its neighbor: wrist and elbow. If
+       the neighbor belongs to a body, the keypoint joins it: ear and head. If a neighbor has several such keypoints,
+       none that mirror each other can be preferred, and of the others the last in order is taken.
+    3. Where no extremity is left, limbs that join mirror images are parts (the shoulders, the hips), and where there
+       is none of these either, the first limb in order.
+
+    Left and right are treated alike as long as limbs and order of the keypoints are the same on both sides.
+    """
+    graph, mirror = Graph(list(skeleton.limbs)), skeleton.flip_indices
+    graph.add_nodes_from(range(skeleton.num_keypoints))
+    parts: list[set[int]] = []
+    for body in sorted(map(sorted, k_clique_communities(graph, 3))):
+        # bodies that touch in one keypoint can turn about it: that keypoint stays with the first
+        parts.append(set(body).difference(*parts))
+    parts = [body for body in parts if body]
+    body_of = {i: body for body in parts for i in body}
+    left = set(graph) - set(body_of)
+
+    def join(i: int, neighbor: int) -> None:
+        if neighbor in body_of:
+            body_of[neighbor].add(i)
+            body_of[i] = body_of[neighbor]
+        else:
+            parts.append({i, neighbor})
+        left.difference_update({i, neighbor})
+
+    while left:
+        room = {i: [j for j in sorted(graph[i]) if j in left or j in body_of] for i in sorted(left)}
+        alone = [i for i in room if not room[i]]
+        extremities: dict[int, list[int]] = {}  # by their one neighbor
+        for i in room:
+            if len(room[i]) == 1:
+                extremities.setdefault(room[i][0], []).append(i)
+        mirrored = [(i, mirror[i]) for i in room if i < mirror[i] and mirror[i] in left and mirror[i] in room[i]]
+        for neighbor, ends in extremities.items():
+            ends = [i for i in ends if i in left]
+            if neighbor not in body_of:
+                chosen = [i for i in ends if mirror[i] == i or mirror[i] not in ends][-1:]
+                alone += [i for i in ends if i not in chosen]
+                ends = chosen
+            for i in ends:
+                join(i, neighbor)
+        parts += [{i} for i in alone]
+        left.difference_update(alone)
+        if not extremities and mirrored:
+            for pair in mirrored:
+                join(*pair)
+        elif not extremities and left:
+            first = min(left)
+            join(first, next((j for j in room[first] if j in left), room[first][0]))
+    return [[skeleton.keypoint_names[i] for i in part] for part in sorted(map(sorted, parts))]
 
 
 def build_part_division(
     skeleton: Skeleton, division: str | None = None, groups: Sequence[Sequence[str]] = ()
 ) -> list[int]:
-    """The index of the part of each keypoint.
+    """The index of the part, 0 .. M - 1, of each of the K keypoints.
 
-    Args:
-        skeleton: names and order of the K keypoints.
-        division: a name in PART_DIVISION_REGISTRY; None: `groups`, or "rigid" if there are none.
-        groups: parts as lists of keypoint names.
-
-    Returns:
-        K part indices, 0 .. M - 1.
-
-    Raises:
-        UserError: a division that is not registered or makes other parts than `groups`, a name that the skeleton
-            lacks, a keypoint in two parts or in none.
+    The parts are those of `division`, a name in PART_DIVISION_REGISTRY ("rigid" by default), or `groups` of keypoint
+    names; given both, they must agree.
     """
     if not groups:
         division = division or "rigid"
-        known = sorted(name for name, _ in PART_DIVISION_REGISTRY)
-        if division not in known:
-            raise UserError(f"MODEL.QUERYPOSE.PART_DIVISION is '{division}'; valid are {', '.join(known)}")
-        parts = PART_DIVISION_REGISTRY.get(division)(skeleton)
-        return _part_indices(skeleton, parts, f"the part division '{division}'")
-    if not all(isinstance(group, list | tuple) and all(isinstance(name, str) for name in group) for group in groups):
+        return _part_indices(
+            skeleton, PART_DIVISION_REGISTRY.get(division)(skeleton), f"the part division '{division}'"
+        )
+    if not all(isinstance(group, list | tuple) for group in groups):
         raise UserError(
             f"MODEL.QUERYPOSE.PART_GROUPS is {groups}; it must be a list of lists of keypoint names, such as "
             "[['head', 'neck'], ['left_hand']]"
@@ -111,18 +151,18 @@ def part_groups(skeleton: Skeleton, part_of_keypoint: Sequence[int]) -> list[lis
 
 def _part_indices(skeleton: Skeleton, parts: Sequence[Sequence[str]], source: str) -> list[int]:
     names = [name for part in parts for name in part]
-    unknown = [name for name in names if name not in skeleton.keypoint_names]
-    repeated = [name for name in names if names.count(name) > 1]
+    for name in names:
+        if name not in skeleton.keypoint_names:
+            raise UserError(
+                f"{source} names the keypoint '{name}', which this data set's skeleton lacks (it has "
+                f"{', '.join(skeleton.keypoint_names)}); set PART_DIVISION to 'limbs' or 'per_keypoint', or "
+                "PART_GROUPS to your parts"
+            )
+    faults = [f"holds the keypoint '{name}' twice" for name in names if names.count(name) > 1]
     missing = [name for name in skeleton.keypoint_names if name not in names]
-    if unknown:
-        raise UserError(
-            f"{source} names the keypoint '{unknown[0]}', which this data set's skeleton lacks (it has "
-            f"{', '.join(skeleton.keypoint_names)}); set PART_DIVISION to 'limbs' or 'per_keypoint', or PART_GROUPS to "
-            "your parts"
-        )
-    if repeated or missing or not all(parts):
-        fault = f"holds the keypoint '{repeated[0]}' twice" if repeated else f"leaves out {', '.join(missing)}"
-        fault = fault if repeated or missing else "has an empty part"
-        raise UserError(f"{source} {fault}; every keypoint belongs to exactly one part")
+    faults += [f"leaves out {', '.join(missing)}"] if missing else []
+    faults += [] if all(parts) else ["has an empty part"]
+    if faults:
+        raise UserError(f"{source} {faults[0]}; every keypoint belongs to exactly one part")
     part_of = {name: index for index, part in enumerate(parts) for name in part}
     return [part_of[name] for name in skeleton.keypoint_names]

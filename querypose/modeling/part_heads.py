@@ -15,29 +15,21 @@ class PartLinear(nn.Module):
             nn.init.xavier_uniform_(part)
 
     def forward(self, query: Tensor) -> Tensor:
-        """query (R, in) -> (R, M, out)."""
-        parts, out_dim, in_dim = self.weight.shape
-        stacked = nn.functional.linear(query, self.weight.view(parts * out_dim, in_dim), self.bias.flatten())
-        return stacked.view(-1, parts, out_dim)
+        stacked = nn.functional.linear(query, self.weight.flatten(0, 1), self.bias.flatten())
+        return stacked.view(-1, *self.bias.shape)
 
 
 class KeypointHeads(nn.Module):
     """Coordinates and their spread, two numbers each per keypoint, from the part query that holds the keypoint.
 
     Coordinates are (q W^T) / ||q|| + b in units of the stage's box, with its centre at 0; sigma = sigmoid(q W^T + b)
-    in the same units, or 0 without sigma. Not shared: every keypoint has its own rows, stacked here in the skeleton's
-    order.
+    in the same units, or 0 without sigma. Every keypoint has its own rows of W, in the skeleton's order.
     """
 
     part_of_keypoint: Tensor
 
     def __init__(self, part_of_keypoint: list[int], part_dim: int, with_sigma: bool = True):
-        """
-        Args:
-            part_of_keypoint: for each of the K keypoints the index of its part.
-            part_dim: dp.
-            with_sigma: whether the spread is predicted; some losses have no use for it.
-        """
+        """part_of_keypoint: for each of the K keypoints the index of its part; part_dim: dp."""
         super().__init__()
         num_keypoints = len(part_of_keypoint)
         self.register_buffer("part_of_keypoint", torch.tensor(part_of_keypoint), persistent=False)
@@ -47,11 +39,11 @@ class KeypointHeads(nn.Module):
         self.sigma_bias = nn.Parameter(torch.zeros(num_keypoints, 2)) if with_sigma else None
         self.init_weights()
 
-    def init_weights(self, gain: float = 0.01) -> None:
+    def init_weights(self) -> None:
         """Start every keypoint near its box's centre with sigma 0.5: a gain of 0.01 on Xavier's weights."""
         for weight in (self.coordinate_weight, self.sigma_weight):
             for keypoint in weight if weight is not None else ():
-                nn.init.xavier_uniform_(keypoint, gain=gain)
+                nn.init.xavier_uniform_(keypoint, gain=0.01)
 
     def forward(self, part_queries: Tensor) -> tuple[Tensor, Tensor]:
         """part_queries (R, M, dp) -> coordinates (R, K, 2) and sigmas (R, K, 2), float32, in box units."""

@@ -13,12 +13,11 @@ QUERY_INTERACTION_REGISTRY.__doc__ = """
 Registry of interactions between queries and the features of their region: `MODEL.QUERYPOSE.QUERY_INTERACTION` names
 the box stage's, `MODEL.QUERYPOSE.KEYPOINT_INTERACTION` that of the keypoint stage (Table 1; not in the light variant).
 
-A registered class is an `nn.Module` built as `cls(cfg, num_tokens, query_dim)`, with `num_tokens` locations in
-the square region (7 x 7 in the box stage, 14 x 14 in the keypoint stage) and `query_dim` the width c of the queries,
-d unless told otherwise. Its `forward(query, tokens)` takes the queries, (R, c), or (R, M, c) where M of them read the
-same region, and the region's features (R, num_tokens, d) and returns what is added to the queries, in their shape;
-the caller adds the residual and normalizes. A child of its stage, it may offer `init_weights()`, which is called after
-the global initialization unless the config asks for the authors' one.
+A registered class is an `nn.Module` built as `cls(cfg, num_tokens, query_dim)`, with `num_tokens` locations in the
+square region (7 x 7 in the box stage, 14 x 14 in the keypoint stage) and `query_dim` the width c of the queries, d
+unless told otherwise. Its `forward(query, tokens)` takes the queries, (R, c), or (R, M, c) where M of them read the
+same region, and the region's features (R, num_tokens, d) and returns what the caller adds to the queries, in their
+shape. It may offer `init_weights()`, as a part embedding may.
 """
 
 
@@ -28,13 +27,7 @@ class DynamicChannelMLP(nn.Module):
 
     @configurable
     def __init__(self, *, dim: int, hidden_dim: int, num_tokens: int, query_dim: int | None = None):
-        """
-        Args:
-            dim: d, the width of the features.
-            hidden_dim: the width between the two generated layers.
-            num_tokens: number of locations in a region.
-            query_dim: c, the width of the queries; None: as the features.
-        """
+        """dim: d; hidden_dim: between the two generated layers; num_tokens, query_dim: as of the registry."""
         super().__init__()
         query_dim = query_dim or dim
         self.dim = dim
@@ -47,13 +40,8 @@ class DynamicChannelMLP(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int | None = None) -> dict[str, Any]:
-        config = cfg.MODEL.QUERYPOSE
-        return {
-            "dim": config.HIDDEN_DIM,
-            "hidden_dim": config.DYNAMIC_DIM,
-            "num_tokens": num_tokens,
-            "query_dim": query_dim,
-        }
+        sizes = {"dim": cfg.MODEL.QUERYPOSE.HIDDEN_DIM, "hidden_dim": cfg.MODEL.QUERYPOSE.DYNAMIC_DIM}
+        return {**sizes, "num_tokens": num_tokens, "query_dim": query_dim}
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
         """query (R, c) or (R, M, c), tokens (R, num_tokens, d) -> the query's shape."""

@@ -25,17 +25,11 @@ class SelectiveIteration(nn.Module):
     """Two gates, computed from the sum of both, weigh embeddings and queries channel by channel (Eq. 3)."""
 
     @configurable
-    def __init__(self, *, part_dim: int, reduction: int = 4):
-        """
-        Args:
-            part_dim: dp, the width of a part query.
-            reduction: the gates' hidden layer has dp / reduction channels.
-        """
+    def __init__(self, *, part_dim: int):
         super().__init__()
-        hidden_dim = part_dim // reduction
-        self.reduce = nn.Linear(part_dim, hidden_dim, bias=False)
-        self.norm = nn.LayerNorm(hidden_dim)
-        self.expand = nn.Linear(hidden_dim, 2 * part_dim)
+        self.reduce = nn.Linear(part_dim, part_dim // 4, bias=False)
+        self.norm = nn.LayerNorm(part_dim // 4)
+        self.expand = nn.Linear(part_dim // 4, 2 * part_dim)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

@@ -30,12 +30,7 @@ class SPEGM(nn.Module):
 
     @configurable
     def __init__(self, *, dim: int, part_dim: int, num_parts: int):
-        """
-        Args:
-            dim: d, channels of the region's features.
-            part_dim: dp, width of a part embedding.
-            num_parts: M.
-        """
+        """dim: d, channels of the region's features; part_dim: dp; num_parts: M."""
         super().__init__()
         self.upsample = nn.Sequential(
             nn.ConvTranspose2d(dim, dim, kernel_size=4, stride=2, padding=1, bias=False),
@@ -74,11 +69,7 @@ class SPEGM(nn.Module):
 
 @PART_EMBEDDING_REGISTRY.register()
 class CoordinateSPEGM(SPEGM):
-    """An SPEGM that also sums up the locations' coordinates, so that an embedding says where its part is.
-
-    Not the paper's: there, only the tower's zero padding tells where a location lies, which takes long to learn.
-    With the coordinates given, a small model learns within an hour on a CPU.
-    """
+    """An SPEGM that also sums up the locations' coordinates; not the paper's, see docs/BEYOND_THE_PAPER.md."""
 
     extra_dim = 2
 

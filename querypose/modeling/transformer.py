@@ -5,10 +5,7 @@ from torch.nn import functional as F
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention (MHSA in equations 1 and 2), residual, LayerNorm.
-
-    It runs without attention weights, so PyTorch takes its fused scaled-dot-product kernel.
-    """
+    """Multi-head self-attention (MHSA in equations 1 and 2), residual, LayerNorm."""
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
@@ -17,6 +14,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens (batch, length, dim) -> the same shape."""
+        # without weights PyTorch takes its fused kernel
         attended, _ = self.attention(tokens, tokens, tokens, need_weights=False)
         return self.norm(tokens + attended)
 
@@ -32,5 +30,4 @@ class FeedForward(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens (..., dim) -> the same shape."""
-        hidden = F.relu(self.linear1(tokens))
-        return self.norm(tokens + self.linear2(hidden))
+        return self.norm(tokens + self.linear2(F.relu(self.linear1(tokens))))

@@ -1,1 +1,0 @@
-"""RoI pooling, memory layout and compilation."""

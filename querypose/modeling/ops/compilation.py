@@ -13,10 +13,7 @@ logger = logging.getLogger(__name__)
 def compile_module(module: nn.Module, mode: str) -> None:
     """Compile a module in place; if the compiler fails on it, warn once and run it uncompiled from then on.
 
-    Errors of the module itself, out of memory included, are raised. A copy of the module is not compiled.
-
-    Args:
-        mode: of torch.compile: "default", "reduce-overhead".
+    Errors of the module itself are raised. A copy of the module is not compiled. mode: of torch.compile.
     """
     module.compile(mode=mode)
     compiled: Any = module._compiled_call_impl

@@ -1,9 +1,8 @@
 """RoIAlign over a pyramid: boxes that it can read at, and for CPU and GPU the way that is fast there."""
 
 import torch
-from detectron2.layers import ROIAlign
 from detectron2.modeling.poolers import ROIPooler
-from torch import Tensor, nn
+from torch import Tensor
 
 from querypose.modeling.ops.roi_align import roi_align as roi_align  # the ONNX export replaces it
 
@@ -20,19 +19,9 @@ def poolable(boxes: Tensor) -> Tensor:
 
 
 def pool_regions(feature: Tensor, boxes: Tensor, image_index: Tensor, size: int, scale: float) -> Tensor:
-    """RoIAlign of boxes (R, 4), in pixels, of images (R,) on feature (B, d, H, W) -> (R, d, size, size).
-
-    scale: locations of the feature map per pixel.
-    """
+    """RoIAlign of boxes (R, 4), in pixels, of images (R,) on feature (B, d, H, W) -> (R, d, size, size)."""
     rois = torch.cat([image_index[:, None].to(boxes), poolable(boxes)], dim=1)
     return roi_align(feature, rois, (size, size), scale, sampling_ratio=2)
-
-
-def is_aligned(pooler: nn.Module) -> bool:
-    """Whether `pool_every_level` and `pool_own_level` compute what `pooler` does: a ROIPooler of ROIAlignV2."""
-    return isinstance(pooler, ROIPooler) and all(
-        isinstance(align, ROIAlign) and align.aligned and align.sampling_ratio > 0 for align in pooler.level_poolers
-    )
 
 
 def pool_every_level(pooler: ROIPooler, features: list[Tensor], boxes: Tensor) -> Tensor:
@@ -45,13 +34,12 @@ def pool_every_level(pooler: ROIPooler, features: list[Tensor], boxes: Tensor) -
     regions = features[0].new_zeros(())
     for index, (feature, align) in enumerate(zip(features, pooler.level_poolers, strict=True)):
         pooled = roi_align(feature, rois.to(feature), align.output_size, align.spatial_scale, align.sampling_ratio)
-        mine = (level == index).view(-1, 1, 1, 1)
-        regions = torch.where(mine, pooled, regions)
+        regions = torch.where((level == index).view(-1, 1, 1, 1), pooled, regions)
     return regions
 
 
 def pool_own_level(pooler: ROIPooler, features: list[Tensor], boxes: Tensor) -> Tensor:
-    """As `pool_every_level`, each box from its own level alone, for devices that answer at once."""
+    """As `pool_every_level`, each box from its own level alone, which a GPU's host waits for."""
     rois, level = _rois_and_levels(pooler, boxes)
     parts, order = [], []
     for index, (feature, align) in enumerate(zip(features, pooler.level_poolers, strict=True)):

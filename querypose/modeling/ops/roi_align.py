@@ -7,21 +7,14 @@ from torch.nn import functional as F
 
 
 def roi_align(feature: Tensor, rois: Tensor, size: tuple[int, int], scale: float, sampling_ratio: int) -> Tensor:
-    """torchvision's `roi_align` with `aligned=True`: the same numbers but for rounding.
+    """torchvision's `roi_align` with `aligned=True`, the same numbers but for rounding -> (R, d, height, width).
 
     torchvision's CPU kernels read, and in the backward pass write, one channel at a time at scattered locations, the
     latter on one core. On a CPU every location of the RoI features is computed here as a weighted sum of the map's
     locations, with all their channels side by side, by `embedding_bag`.
 
-    Args:
-        feature: (B, d, H, W); `channels_last` saves a copy, and is then the layout of the regions too.
-        rois: (R, 5) index of the image, then corners in pixels of the network's input; finite. Without a gradient.
-        size: height and width of a region in locations.
-        scale: locations of the map per pixel.
-        sampling_ratio: at least 1, points per location in each direction.
-
-    Returns:
-        (R, d, height, width)
+    feature: (B, d, H, W); `channels_last` saves a copy, and is then the layout of the regions too. rois: (R, 5), index
+    of the image, then finite corners in pixels of the network's input; without a gradient. sampling_ratio: at least 1.
     """
     if not feature.is_cpu:
         return torchvision.ops.roi_align(feature, rois, size, scale, sampling_ratio, aligned=True)
