@@ -1,7 +1,7 @@
 """The variants that Tables 1 to 3 of the paper compare; docs/ABLATIONS.md says why they are so."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -43,12 +43,17 @@ class MultiHeadSelfAttention(nn.Module):
     mapped to the width of the queries where that is another one.
     """
 
-    def __init__(self, cfg: CfgNode, num_tokens: int, query_dim: int | None = None):
+    @configurable
+    def __init__(self, *, dim: int, num_heads: int, query_dim: int | None = None):
         super().__init__()
-        dim = cfg.MODEL.QUERYPOSE.HIDDEN_DIM
         query_dim = query_dim or dim
         self.project = nn.Identity() if query_dim == dim else nn.Linear(dim, query_dim)
-        self.attention = nn.MultiheadAttention(query_dim, cfg.MODEL.QUERYPOSE.NUM_HEADS, batch_first=True)
+        self.attention = nn.MultiheadAttention(query_dim, num_heads, batch_first=True)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int | None = None) -> dict[str, Any]:
+        config = cfg.MODEL.QUERYPOSE
+        return {"dim": config.HIDDEN_DIM, "num_heads": config.NUM_HEADS, "query_dim": query_dim}
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
         queries = query if query.dim() == 3 else query[:, None]
@@ -61,11 +66,15 @@ class MultiHeadSelfAttention(nn.Module):
 class SpatialAttention(nn.Module):
     """Spatial Attn. of Table 1: an SPEGM with one map makes an instance embedding, the same for each of M queries."""
 
-    def __init__(self, cfg: CfgNode, num_tokens: int, query_dim: int | None = None):
+    @configurable
+    def __init__(self, *, dim: int, num_tokens: int, query_dim: int | None = None):
         super().__init__()
-        dim = cfg.MODEL.QUERYPOSE.HIDDEN_DIM
         self.side = math.isqrt(num_tokens)
         self.embedding = SPEGM(dim=dim, part_dim=query_dim or dim, num_parts=1)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int | None = None) -> dict[str, Any]:
+        return {"dim": cfg.MODEL.QUERYPOSE.HIDDEN_DIM, "num_tokens": num_tokens, "query_dim": query_dim}
 
     def init_weights(self) -> None:
         self.embedding.init_weights()
@@ -82,10 +91,15 @@ class PartInteraction(nn.Module):
     makes_attention = False
     interaction_class: ClassVar[type[nn.Module]]  # of QUERY_INTERACTION_REGISTRY, given by the subclass
 
-    def __init__(self, cfg: CfgNode, num_parts: int):
+    @configurable
+    def __init__(self, *, interaction: nn.Module):
         super().__init__()
+        self.interaction = interaction
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, num_parts: int) -> dict[str, Any]:
         num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
-        self.interaction = self.interaction_class(cfg, num_tokens, query_dim=cfg.MODEL.QUERYPOSE.PART_DIM)
+        return {"interaction": cls.interaction_class(cfg, num_tokens, query_dim=cfg.MODEL.QUERYPOSE.PART_DIM)}
 
     def forward(self, regions: Tensor, queries: Tensor) -> tuple[Tensor, None]:
         """regions (R, d, H, W), part queries (R, M, dp) -> embeddings (R, M, dp) and no maps."""
@@ -138,10 +152,14 @@ class NoIteration(Summation):
 class Concatenation(nn.Module):
     """Q^s = Linear([E^s, Q^{s-1}]) (Concatenation, Table 2a)."""
 
-    def __init__(self, cfg: CfgNode):
+    @configurable
+    def __init__(self, *, part_dim: int):
         super().__init__()
-        part_dim = cfg.MODEL.QUERYPOSE.PART_DIM
         self.fuse = nn.Linear(2 * part_dim, part_dim)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {"part_dim": cfg.MODEL.QUERYPOSE.PART_DIM}
 
     def forward(self, embeddings: Tensor, queries: Tensor) -> Tensor:
         return self.fuse(torch.cat([embeddings, queries], dim=-1))
@@ -157,12 +175,22 @@ class PooledKeypointStage(nn.Module):
     has_parts = False
     variants: tuple[str, ...] = ("light",)
 
-    def __init__(self, cfg: CfgNode, part_of_keypoint: list[int]):
+    @configurable
+    def __init__(self, *, num_keypoints: int, dim: int, tower_dim: int, num_tower_layers: int, with_sigma: bool = True):
         super().__init__()
+        self.tower = build_tower(dim, tower_dim, num_tower_layers)
+        self.heads = KeypointHeads([0] * num_keypoints, dim, with_sigma)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int]) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
-        self.tower = build_tower(config.HIDDEN_DIM, config.TOWER_DIM, config.NUM_TOWER_LAYERS)
-        with_sigma = KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS).uses_sigma
-        self.heads = KeypointHeads([0] * len(part_of_keypoint), config.HIDDEN_DIM, with_sigma)
+        return {
+            "num_keypoints": len(part_of_keypoint),
+            "dim": config.HIDDEN_DIM,
+            "tower_dim": config.TOWER_DIM,
+            "num_tower_layers": config.NUM_TOWER_LAYERS,
+            "with_sigma": KEYPOINT_LOSS_REGISTRY.get(config.KEYPOINT_LOSS).uses_sigma,
+        }
 
     def forward(self, regions: Tensor, instance_queries: Tensor, part_queries: None) -> StageOutput:
         """As `KeypointStage.forward`; the instance queries (R, d) go out as they come in."""
@@ -176,12 +204,20 @@ class InstanceKeypointStage(PooledKeypointStage):
 
     variants = ("full", "branched")
 
-    def __init__(self, cfg: CfgNode, part_of_keypoint: list[int]):
-        interaction = build_instance_interaction(cfg)
-        super().__init__(cfg, part_of_keypoint)
-        self.instance_interaction = interaction
-        self.instance_norm = nn.LayerNorm(cfg.MODEL.QUERYPOSE.HIDDEN_DIM)
-        self.instance_feedforward = FeedForward(cfg.MODEL.QUERYPOSE.HIDDEN_DIM, cfg.MODEL.QUERYPOSE.FEEDFORWARD_DIM)
+    @configurable
+    def __init__(self, *, instance_interaction: nn.Module, dim: int, feedforward_dim: int, **kwargs: Any):
+        super().__init__(dim=dim, **kwargs)
+        self.instance_interaction = instance_interaction
+        self.instance_norm = nn.LayerNorm(dim)
+        self.instance_feedforward = FeedForward(dim, feedforward_dim)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int]) -> dict[str, Any]:
+        return {
+            "instance_interaction": build_instance_interaction(cfg),
+            "feedforward_dim": cfg.MODEL.QUERYPOSE.FEEDFORWARD_DIM,
+            **super().from_config(cfg, part_of_keypoint),
+        }
 
     def forward(self, regions: Tensor, instance_queries: Tensor, part_queries: None) -> StageOutput:
         """As `KeypointStage.forward`; the instance queries (R, d) go out updated."""
