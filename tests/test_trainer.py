@@ -148,7 +148,7 @@ def test_parts_of_a_batch_add_up_to_its_gradient(opts, steps):
 def test_a_batch_that_cannot_be_split():
     cfg = tiny_config("light", "SOLVER.IMS_PER_BATCH", 8, "SOLVER.ACCUMULATION_STEPS", 3)
     with pytest.raises(UserError, match="IMS_PER_BATCH is 8; it must be a multiple of 3 .1 processes x 3 SOLVER"):
-        TrainingLoader.from_config(cfg, mapper=None, records=[])
+        TrainingLoader(cfg, None, [])
 
 
 @pytest.mark.parametrize(("topk", "number", "bfloat16"), [(None, NUM_QUERIES, False), (2, 2, True)])
