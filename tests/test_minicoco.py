@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.modeling import build_model
-from load_tool import load_tool
 from PIL import Image
 
+from querypose.data.prepare.minicoco import make_minicoco, split_labelled_images
 from querypose.errors import UserError
 from querypose.setup_config import setup_config
 
-TOOL = load_tool("prepare_minicoco")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ABLATIONS = {
     "baseline": "ablations/table2b/baseline", "spegm": "ablations/table2a/none",
@@ -35,7 +34,7 @@ def content(number=11):
 
 
 def test_every_fifth_labeled_image_is_held_out():
-    train, val = TOOL.split_labelled_images(content(20))
+    train, val = split_labelled_images(content(20))
     labeled = [10 * i for i in range(1, 21) if i % 3]
     assert [image["id"] for image in val] == labeled[::5] == [10, 80, 160]
     assert sorted(image["id"] for image in train + val) == labeled
@@ -53,7 +52,7 @@ def source(tmp_path):
 
 
 def test_training_images_shrink_with_their_annotations(source, tmp_path):
-    assert TOOL.make_minicoco(*source, tmp_path / "minicoco") == {"train": 6, "val": 2}
+    assert make_minicoco(*source, tmp_path / "minicoco") == {"train": 6, "val": 2}
     for split, side, scale in (("train", 360, 0.5), ("val", 720, 1.0)):
         data = json.loads((tmp_path / f"minicoco/person_keypoints_{split}.json").read_text())
         for image in data["images"]:
@@ -70,7 +69,7 @@ def test_training_images_shrink_with_their_annotations(source, tmp_path):
 def test_a_missing_image_leaves_nothing_behind(source, tmp_path):
     (source[1] / "4.jpg").unlink()
     with pytest.raises(UserError, match="4.jpg does not exist; give COCO's val2017"):
-        TOOL.make_minicoco(*source, tmp_path / "minicoco")
+        make_minicoco(*source, tmp_path / "minicoco")
     assert not (tmp_path / "minicoco").exists()
 
 
