@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import builtin  # noqa: F401  (registers COCO)
 
-from querypose.data.coco_keypoints import annotation_file, dataset_root, load_coco_keypoints, register_coco_keypoints
+from querypose.data.coco_keypoints import dataset_root, load_coco_keypoints, register_coco_keypoints
 from querypose.data.crowdpose import CROWDPOSE_SKELETON, CROWDPOSE_SPLITS
 from querypose.skeleton import Skeleton
 from querypose.synthetic.dataset import CATEGORY, SPLIT_SIZES, VERSION, write_synthetic_people
@@ -25,17 +25,15 @@ def register_all() -> None:
     """
     root = dataset_root()
     for name in ("keypoints_coco_2017_train", "keypoints_coco_2017_val", "keypoints_coco_2017_val_100"):
-        load = functools.partial(_load, name, MetadataCatalog.get(name).image_root)
         DatasetCatalog.remove(name)
-        DatasetCatalog.register(name, load)
+        DatasetCatalog.register(name, functools.partial(load_coco_keypoints, name))
     register_synthetic_people(root)
     coco = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_val"))
     for split in ("train", "val"):
         file = root / "minicoco" / f"person_keypoints_{split}.json"
         _register(f"minicoco_{split}", file, root / "minicoco" / split, coco)
-    file = root / "coco" / "annotations" / "image_info_test-dev2017.json"
-    submission = {"submission_split": "test-dev2017"}
-    _register("keypoints_coco_2017_test-dev", file, root / "coco" / "test2017", coco, **submission)
+    name, file = "keypoints_coco_2017_test-dev", root / "coco" / "annotations" / "image_info_test-dev2017.json"
+    _register(name, file, root / "coco" / "test2017", coco, submission_split="test-dev2017")
     made_by = "tools/prepare_crowdpose.py makes it from the official files"
     metadata = {"evaluator_type": "crowdpose", "made_by": made_by}
     for split in CROWDPOSE_SPLITS:
@@ -55,7 +53,3 @@ def register_synthetic_people(root: Path) -> None:
 def _register(name: str, *arguments: Any, **metadata: Any) -> None:
     if name not in DatasetCatalog.list():
         register_coco_keypoints(name, *arguments, **metadata)
-
-
-def _load(name: str, image_root: str) -> list[dict[str, Any]]:
-    return load_coco_keypoints(annotation_file(name), image_root, name)
