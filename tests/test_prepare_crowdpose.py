@@ -93,7 +93,6 @@ def test_what_is_repaired_and_left_out_is_counted(official, capsys):
         "not changed: 1 images without crowdIndex",
         "not changed: 1 labeled keypoints outside their image",
         "not changed: 1 images without persons",
-        "not written, because their files are missing: crowdpose_val, crowdpose_trainval",
     ):
         assert line in out
 
@@ -114,7 +113,7 @@ MISTAKES = [
     (lambda official: (official / "images" / "4.jpg").write_text("?"), "4.jpg cannot be read"),
     (lambda official: change(official, "val", lambda c: c["images"][0].update(width=61)), "val.json is made for 61x40"),
     (lambda official: change(official, "val", turned_by_exif_alone), "no swap of width and height explains"),
-    (lambda official: change(official, "train", lambda c: c["categories"][0]["keypoints"].pop()), "14 keypoints"),
+    (lambda official: change(official, "train", lambda c: c["categories"][0]["keypoints"].sort()), "14 keypoints"),
     (lambda official: change(official, "val", lambda c: c["images"][0].update(file_name="1.jpg")), "both in"),
     (lambda official: shutil.rmtree(official / "images"), "no image folder"),
     (lambda official: [path.unlink() for path in (official / "json").iterdir()], r"no crowdpose_\(train\|val\|test\)"),

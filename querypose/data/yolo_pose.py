@@ -134,10 +134,8 @@ def _category(description: dict[str, Any], data_yaml: Path, class_id: int) -> di
         names = list(COCO_PERSON_KEYPOINT_NAMES) if is_coco else [f"keypoint_{i}" for i in range(count)]
     elif isinstance(names, dict) or isinstance(names, list) and isinstance(names[0], list):
         names = _at(names, class_id)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"kpt_names of {data_yaml} must be a list of names for the class {class_id}")
-    if len(names) != count:
-        raise UserError(f"kpt_names of {data_yaml} has {len(names)} names, but kpt_shape has {count} keypoints")
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise UserError(f"kpt_names of {data_yaml} must be a list of {count} names for the class {class_id}")
     if flip is None or flip == []:
         pairs = flip_pairs_by_name(names)
     else:

@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from querypose.atomic_io import whole_file
-from querypose.data.annotations import AREA_PER_BOX_AREA, NO_SIZE, UNKNOWN_IMAGE, Entry, normalize
-from querypose.data.coco_format import image_path, keypoint_category, load_coco_format
+from querypose.data.annotations import AREA_PER_BOX_AREA, NO_SIZE, UNKNOWN_IMAGE, Entry, read_annotations
+from querypose.data.coco_format import image_path, load_coco_format
 from querypose.data.crowdpose import CROWDPOSE_NAMES, CROWDPOSE_SKELETON, CROWDPOSE_SPLITS
 from querypose.errors import UserError
 from querypose.image_io import open_image, upright_size
@@ -46,12 +46,11 @@ def find_official_files(sources: Sequence[str]) -> dict[str, Path]:
 
 def complete(file: Path, image_root: Path, allow_missing: bool) -> tuple[Entry, list[str]]:
     """Return the content of an official file, checked and completed, and what was changed and noticed, in words."""
-    content = load_coco_format(file)
-    category, _ = keypoint_category(content, file)
-    if category is None or tuple(category["keypoints"]) != CROWDPOSE_NAMES or not content["images"]:
+    annotations = read_annotations(file)
+    category = annotations.category
+    if category is None or tuple(category["keypoints"]) != CROWDPOSE_NAMES or not annotations.images:
         names = ", ".join(CROWDPOSE_NAMES)
         raise UserError(f"{file} has not CrowdPose's images and 14 keypoints, {names}; use the official files")
-    annotations = normalize(content, str(file))
     persons_of: dict[int | str, list[Entry]] = {image["id"]: [] for image in annotations.images}
     for person in annotations.persons:
         width, height = person["bbox"][2:]
@@ -76,18 +75,19 @@ def complete(file: Path, image_root: Path, allow_missing: bool) -> tuple[Entry, 
         advice = "give their folder by --images, or leave out what is missing by --allow-missing"
         raise UserError(f"{counts}, the first is {missing[0]}; {advice}")
     kept = {image["id"] for image in images}
-    changed = {"skeletons (limbs) corrected": int(category.get("skeleton") != _CATEGORY["skeleton"])}
-    changed |= {f"persons left out: {why}": len(annotations.left_out[why]) for why in (NO_SIZE, UNKNOWN_IMAGE)}
-    changed["areas computed (0.53 x box)"] = len(annotations.persons)
-    changed |= {"images whose width and height were swapped": swapped, "missing images left out": len(missing)}
-    no_index = "images without crowdIndex (such a file cannot be evaluated by CrowdPose's rules)"
-    noticed = {
-        no_index: sum(not isinstance(image.get("crowdIndex"), int | float) for image in images),
-        "labeled keypoints outside their image": outside,
-        "images without persons": sum(not persons_of[image_id] for image_id in kept),
+    no_index = sum(not isinstance(image.get("crowdIndex"), int | float) for image in images)
+    notes = {
+        "changed: {} skeletons (limbs) corrected": int(category.get("skeleton") != _CATEGORY["skeleton"]),
+        f"changed: {{}} persons left out: {NO_SIZE}": len(annotations.left_out[NO_SIZE]),
+        f"changed: {{}} persons left out: {UNKNOWN_IMAGE}": len(annotations.left_out[UNKNOWN_IMAGE]),
+        "changed: {} areas computed (0.53 x box)": len(annotations.persons),
+        "changed: {} images whose width and height were swapped": swapped,
+        "changed: {} missing images left out": len(missing),
+        "not changed: {} images without crowdIndex (such a file cannot be evaluated by CrowdPose's rules)": no_index,
+        "not changed: {} labeled keypoints outside their image": outside,
+        "not changed: {} images without persons": sum(not persons_of[image_id] for image_id in kept),
     }
-    words = [f"changed: {number} {what}" for what, number in changed.items() if number]
-    words += [f"not changed: {number} {what}" for what, number in noticed.items() if number]
+    words = [note.format(number) for note, number in notes.items() if number]
     return _content(images, [person for person in annotations.persons if person["image_id"] in kept]), words
 
 
