@@ -144,10 +144,8 @@ def test_training_and_checks_follow_the_same_rules(tmp_path, messages):
     assert len(found) == 16 and [person["iscrowd"] for person in found] == [int(i % 5 == 4) for i in range(16)]
     assert not any("segmentation" in person for person in found)
     # of 16 persons three are crowds (every fifth) and two unlabeled (every seventh)
-    line = (
-        "13 of 20 persons used; left out: crowd 3, unknown image 2, box without size 2; "
-        "without keypoints 2, which count for boxes only; repaired: iscrowd 16, area 16"
-    )
+    line = "13 of 20 persons used; left out: crowd 3, unknown image 2, box without size 2; without keypoints 2, "
+    line += "which count for boxes only; repaired: iscrowd 16, area 16"
     report = check_dataset(tmp_path / "data.json", tmp_path, "data")
     assert line in report.summary and line in messages()
     assert [len(report.problems[kind]) for kind in ("unknown image", "box without size")] == [2, 2]
