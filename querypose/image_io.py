@@ -199,7 +199,7 @@ def resized_shape(height: int, width: int, min_size: int, max_size: int) -> tupl
 
 def resize_image(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:
     """Scale an array (H, W, 3) uint8 bilinearly to `resized_shape`."""
-    new_height, new_width = resized_shape(*image.shape[:2], min_size, max_size)
+    new_height, new_width = resized_shape(image.shape[0], image.shape[1], min_size, max_size)
     if (new_height, new_width) == image.shape[:2]:
         return image
     return np.asarray(Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR))

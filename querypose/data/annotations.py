@@ -52,8 +52,7 @@ class KeypointAnnotations:
         text = f"{self.path}: {self.num_used} of {self.num_annotations} persons used"
         if self.left_out:
             text += "; left out: " + ", ".join(f"{reason} {len(titles)}" for reason, titles in self.left_out.items())
-        bare = sum(not person["iscrowd"] and not person["num_keypoints"] for person in self.persons)
-        if bare:
+        if bare := sum(not person["iscrowd"] and not person["num_keypoints"] for person in self.persons):
             text += f"; without keypoints {bare}, which count for boxes only"
         if self.repaired:
             text += "; repaired: " + ", ".join(f"{what} {number}" for what, number in self.repaired.items())
@@ -80,8 +79,7 @@ def _refuse(kind: str, sentence: str) -> NoReturn:
 def normalize(content: Entry, path: str, on_problem: Callable[[str, str], None] = _refuse) -> KeypointAnnotations:
     """Normalize the content of the COCO-format file `path`, as of `load_coco_format`; `content` is left as it is.
 
-    on_problem: called with a kind and a sentence for each entry that cannot be repaired, which is then left out; by
-    default the first one raises a `UserError`.
+    on_problem: called with a kind and a sentence for each entry that cannot be repaired, which is then left out.
     """
     result = KeypointAnnotations(path, *keypoint_category(content, path))
     images: dict[str | None, Entry] = {}

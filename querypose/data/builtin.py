@@ -17,11 +17,6 @@ def register_all() -> None:
     """Register QueryPose's data sets, in the folder `dataset_root()`; those that are registered already stay.
 
     Detectron2's own `keypoints_coco_2017_*` are from now on loaded by QueryPose's loader.
-
-    - `synthetic_people_{train,minitrain,val}`: synthetic people, rendered when they are first used.
-    - `minicoco_train`, `minicoco_val`: a split of COCO val2017 (tools/prepare_minicoco.py).
-    - `keypoints_coco_2017_test-dev`: COCO's test images, without annotations.
-    - `crowdpose_train`, `crowdpose_val`, `crowdpose_trainval`, `crowdpose_test`.
     """
     root = dataset_root()
     for name in ("keypoints_coco_2017_train", "keypoints_coco_2017_val", "keypoints_coco_2017_val_100"):

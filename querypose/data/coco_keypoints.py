@@ -122,15 +122,11 @@ def check_keypoint_dataset(name: str, skip_missing: bool = False) -> Skeleton:
         raise UserError(f"{path} has the keypoints {found}, but {name!r} is registered with {list(names)}")
     if problem or not file_names:
         raise UserError(problem if file_names else f"the file {path} lists no images")
-    folders: dict[Path, set[str]] = {}  # each is listed once, which is fast on network disks
-    missing = []
-    for file in (image_path(metadata.image_root, file_name) for file_name in file_names):
-        if file.parent not in folders:
-            entries = os.scandir(file.parent) if file.parent.is_dir() else ()
-            folders[file.parent] = {entry.name for entry in entries if entry.is_file()}
-        if file.name not in folders[file.parent] and not os.path.isfile(file):
-            missing.append(file)
-    if missing:
+    files = [image_path(metadata.image_root, file_name) for file_name in file_names]
+    folders = filter(Path.is_dir, {file.parent for file in files})
+    listed = {entry.path for folder in folders for entry in os.scandir(folder) if entry.is_file()}
+    # those listed need no look, which would be slow on network disks
+    if missing := [file for file in files if str(file) not in listed and not os.path.isfile(file)]:
         counts = f"{len(missing)} of the {len(file_names)} images of the data set {name!r}"
         text = f"{counts} do not exist; the first is {missing[0]}"
         if not skip_missing or len(missing) == len(file_names):

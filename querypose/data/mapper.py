@@ -141,8 +141,8 @@ class PoseDatasetMapper:
             output["instances"] = self._transform(annotations, transforms, augmented.image.shape[:2])
         return output
 
-    def _transform(self, annotations: Records, transforms: T.TransformList, image_size: tuple[int, int]) -> Instances:
-        """The persons after augmentation, to `image_size` (height, width)."""
+    def _transform(self, annotations: Records, transforms: T.TransformList, size: tuple[int, int]) -> Instances:
+        """The persons after augmentation, to `size` (height, width)."""
         num_keypoints = len(self.flip_indices)
         persons = []
         for annotation in annotations:
@@ -151,13 +151,11 @@ class PoseDatasetMapper:
             person = {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id")}
             # A person without labeled keypoints still counts for the box losses.
             person["keypoints"] = annotation.get("keypoints") or [0.0] * (3 * num_keypoints)
-            utils.transform_instance_annotations(
-                person, transforms, image_size, keypoint_hflip_indices=self.flip_indices
-            )
+            utils.transform_instance_annotations(person, transforms, size, keypoint_hflip_indices=self.flip_indices)
             persons.append(person)
         # One array, of the same shape without persons: a tensor from a list of arrays would be slow.
         keypoints = np.array([person.pop("keypoints") for person in persons]).reshape(-1, num_keypoints, 3)
-        instances = utils.annotations_to_instances(persons, image_size)
+        instances = utils.annotations_to_instances(persons, size)
         instances.gt_keypoints = Keypoints(keypoints.astype(np.float32))
         return utils.filter_empty_instances(instances)
 

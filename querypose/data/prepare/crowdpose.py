@@ -27,7 +27,7 @@ _CATEGORY = {
 
 
 def find_official_files(sources: Sequence[str]) -> dict[str, Path]:
-    """Return the official files of files and folders, by split; a trainval only if there is neither train nor val."""
+    """Return the official files of files and folders, by split."""
     found: dict[str, Path] = {}
     for source in map(Path, sources):
         for file in sorted(source.glob("crowdpose_*.json")) if source.is_dir() else [source]:
@@ -37,8 +37,6 @@ def find_official_files(sources: Sequence[str]) -> dict[str, Path]:
             if match[1] in found:
                 raise UserError(f"{found[match[1]]} and {file} are both of the split {match[1]}; name one of them")
             found[match[1]] = file
-    if {"train", "val"} & found.keys():
-        found.pop("trainval", None)
     if not found:
         raise UserError(f"no crowdpose_(train|val|test).json in {', '.join(map(str, sources))}; name the files")
     return {split: found[split] for split in CROWDPOSE_SPLITS if split in found}
