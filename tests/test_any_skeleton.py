@@ -1,4 +1,4 @@
-"""Files with 1, 6, 21 and 133 keypoints, several files at once, damaged images, test-dev: trained and evaluated."""
+"""Files with 1, 6 and 133 keypoints, several files at once, damaged images, test-dev: trained and evaluated."""
 
 import json
 from pathlib import Path
@@ -21,13 +21,10 @@ from querypose.evaluation import CROWDPOSE_METRICS
 from querypose.setup_config import setup_config
 from querypose.skeleton import Skeleton
 
-HAND = ["wrist", *(f"{f}{j}" for f in ("thumb", "index", "middle", "ring", "little") for j in range(1, 5))]
-HAND_LIMBS = [[1, 2 + 4 * f] for f in range(5)] + [[4 * f + j + 1, 4 * f + j + 2] for f in range(5) for j in (1, 2, 3)]
 WHOLE_BODY = [f"left_{i}" for i in range(66)] + [f"right_{i}" for i in range(66)] + ["nose"]
 SKELETONS = {
     1: ({"keypoints": ["centre"]}, 1),
     6: ({"keypoints": BODY_NAMES, "skeleton": [[1, 2], [2, 3], [2, 4], [2, 5], [2, 6]]}, 5),
-    21: ({"keypoints": HAND, "skeleton": HAND_LIMBS}, 11),
     133: ({"keypoints": WHOLE_BODY, "skeleton": [[i, i + 1] for i in range(1, 66, 2)]}, 33 + 67),
 }
 

@@ -11,8 +11,6 @@ from refusals import tool
 from querypose.data.crowdpose import CROWDPOSE_NAMES, CROWDPOSE_SKELETON
 from querypose.skeleton import Skeleton
 
-WRONG_LIMBS = [[16, 14], [14, 12], [17, 15]]  # as in the official files: COCO's
-
 
 @pytest.fixture
 def official(tmp_path):
@@ -27,7 +25,8 @@ def official(tmp_path):
             keypoints = [30, 20, 2] * 10 + [0, 0, 0] * 3 + [55, 20, 1]
             person = {"keypoints": keypoints, "num_keypoints": 10, "image_id": i, "bbox": [10, 5, 40, 30]}
             annotations.append({**person, "iscrowd": 0, "category_id": 1, "id": 100 + i})
-        category = {"id": 1, "name": "person", "keypoints": list(CROWDPOSE_NAMES), "skeleton": WRONG_LIMBS}
+        limbs = [[16, 14], [14, 12], [17, 15]]  # as in the official files: COCO's
+        category = {"id": 1, "name": "person", "keypoints": list(CROWDPOSE_NAMES), "skeleton": limbs}
         content = {"images": images, "annotations": annotations, "categories": [category]}
         (tmp_path / "json" / f"crowdpose_{split}.json").write_text(json.dumps(content))
     return tmp_path

@@ -55,17 +55,14 @@ def assert_persons(found, folder, images="images/train", visibility=lambda v: v)
         assert name == image and person["bbox"] == pytest.approx(box) and person["keypoints"] == pytest.approx(expected)
 
 
-def test_fractions_become_pixels(tmp_path):
-    name = f"{write_yolo(tmp_path)}@train"
+@pytest.mark.parametrize("size", [3, 2])
+def test_fractions_become_pixels(tmp_path, size):
+    name = f"{write_yolo(tmp_path, size=size)}@train"
     skeleton = check_keypoint_dataset(name)
     assert skeleton.keypoint_names == tuple(NAMES) and skeleton.flip_pairs == (("left_paw", "right_paw"),)
     assert MetadataCatalog.get(name).thing_classes == ["dog"]
-    assert_persons(DatasetCatalog.get(name), tmp_path)
-
-
-def test_without_visibility_all_keypoints_but_those_at_zero_are_visible(tmp_path):
-    name = resolve_dataset(f"{write_yolo(tmp_path, size=2)}@train")
-    assert_persons(DatasetCatalog.get(name), tmp_path, visibility=lambda v: 2 if v else 0)
+    # without visibility, all keypoints but those at zero are visible
+    assert_persons(DatasetCatalog.get(name), tmp_path, visibility=lambda v: v if size == 3 or not v else 2)
 
 
 def test_what_other_programs_write(tmp_path):

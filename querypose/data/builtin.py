@@ -1,7 +1,6 @@
 """The data sets that QueryPose knows by name, besides Detectron2's own `keypoints_coco_2017_*`."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -22,7 +21,11 @@ def register_all() -> None:
     for name in ("keypoints_coco_2017_train", "keypoints_coco_2017_val", "keypoints_coco_2017_val_100"):
         DatasetCatalog.remove(name)
         DatasetCatalog.register(name, functools.partial(load_coco_keypoints, name))
-    register_synthetic_people(root)
+    folder, skeleton = root / "synthetic_people" / f"v{VERSION}", Skeleton.from_coco_category(CATEGORY)
+    for split, num_images in SPLIT_SIZES.items():  # rendered when they are first used
+        prepare = functools.partial(write_synthetic_people, folder, split, num_images)
+        file = folder / "annotations" / f"person_keypoints_{split}.json"
+        _register(f"synthetic_people_{split}", file, folder / split, skeleton, prepare=prepare)
     coco = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_val"))
     for split in ("train", "val"):
         file = root / "minicoco" / f"person_keypoints_{split}.json"
@@ -34,15 +37,6 @@ def register_all() -> None:
     for split in CROWDPOSE_SPLITS:
         file = root / "crowdpose" / "annotations" / f"crowdpose_{split}.json"
         _register(f"crowdpose_{split}", file, root / "crowdpose" / "images", CROWDPOSE_SKELETON, **metadata)
-
-
-def register_synthetic_people(root: Path) -> None:
-    """Register `synthetic_people_*`, rendered into `<root>/synthetic_people/v<version>` when first used."""
-    folder, skeleton = root / "synthetic_people" / f"v{VERSION}", Skeleton.from_coco_category(CATEGORY)
-    for split, num_images in SPLIT_SIZES.items():
-        prepare = functools.partial(write_synthetic_people, folder, split, num_images)
-        file = folder / "annotations" / f"person_keypoints_{split}.json"
-        _register(f"synthetic_people_{split}", file, folder / split, skeleton, prepare=prepare)
 
 
 def _register(name: str, *arguments: Any, **metadata: Any) -> None:

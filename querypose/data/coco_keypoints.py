@@ -136,10 +136,7 @@ def check_keypoint_dataset(name: str, skip_missing: bool = False) -> Skeleton:
 
 
 def annotation_file(name: str) -> Path:
-    """Return the path of a data set's annotation file, as of `resolve_dataset` but without a look at its images.
-
-    The `prepare` of its metadata is called first: synthetic people are rendered when they are first used.
-    """
+    """Return the path of a data set's annotation file, written first if need be; its images are not looked for."""
     if split_yolo_name(name):
         name = resolve_dataset(name)
     if name not in DatasetCatalog.list():
@@ -188,7 +185,6 @@ def _split_file_name(name: str) -> tuple[str, str]:
 
 
 def _find(given: str, exists: Callable[[Path], bool], kind: str) -> Path:
-    """The path `given`, or the one below the data set root, whichever exists."""
     tried = [Path(given).expanduser(), dataset_root() / given]
     for path in filter(exists, tried):
         return path

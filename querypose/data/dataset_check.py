@@ -132,8 +132,7 @@ def _check_persons(annotations: KeypointAnnotations, report: DatasetReport) -> N
 
     used = [person for person in annotations.persons if not person["iscrowd"]]
     names = annotations.category["keypoints"] if annotations.category else []
-    flags = np.array([person["keypoints"][2::3] for person in used], dtype=float).reshape(len(used), len(names))
-    report.labeled = dict(zip(names, (flags > 0).sum(axis=0).tolist(), strict=True))
+    report.labeled = {name: sum(p["keypoints"][3 * i + 2] > 0 for p in used) for i, name in enumerate(names)}
     num_labeled = [person["num_keypoints"] for person in used if person["num_keypoints"]]
     per_image = Counter(person["image_id"] for person in annotations.persons)
     report.counts = {

@@ -92,10 +92,7 @@ class _SeededImages(Dataset[dict[str, Any]]):
 
 
 def training_records(cfg: CfgNode) -> DatasetFromList:
-    """Return the images of DATASETS.TRAIN that have enough keypoints, serialized so that workers share their memory.
-
-    Warns if an image has more persons than the model has queries.
-    """
+    """Return the images of DATASETS.TRAIN that have enough keypoints, serialized so that workers share their memory."""
     min_keypoints, num_queries = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE, cfg.MODEL.QUERYPOSE.NUM_QUERIES
     try:
         records = get_detection_dataset_dicts(
