@@ -24,16 +24,14 @@ logger = logging.getLogger(__name__)
 ChannelOrder = Literal["RGB", "BGR"]
 ImageLike: TypeAlias = "str | os.PathLike[str] | IO[bytes] | Image.Image | np.ndarray | torch.Tensor"
 
-MAX_PIXELS = 100_000_000
-"""Most pixels of an image file (300 MB of memory); Pillow alone only warns up to 179 million."""
+MAX_PIXELS = 100_000_000  # of a file (300 MB of memory); Pillow alone only warns up to 179 million
 
-# Pillow detects the format from the content and passes some formats to external programs (EPS to Ghostscript) or to
-# rarely maintained readers.
+# Pillow tells it by the content; it passes others to external programs (EPS to Ghostscript) or unmaintained readers.
 _FORMATS = {
     "AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "SUN",
     "TGA", "TIFF", "WEBP",
 }  # fmt: skip
-# Listed without their readers too, so that such a file is reported instead of left out.
+# read if their packages are there; without them such a file is reported instead of left out
 _OPTIONAL_FORMATS = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".avif": "AVIF"}
 _REQUIREMENTS = {"HEIF": "querypose[heif]", "AVIF": "Pillow>=11.3"}
 _MORE_JPEG_ENDINGS = {".pjp", ".pjpeg"}  # browsers save these
@@ -58,18 +56,11 @@ def image_endings() -> frozenset[str]:
 
 
 def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.ndarray:
-    """Convert an image of any kind into an array (H, W, 3) uint8 RGB.
+    """Convert an image of any kind into an array (H, W, 3) uint8 RGB, without an alpha channel.
 
-    Gray images get three equal channels, 16-bit ones are scaled to 8 bits, palettes and CMYK become RGB, and an alpha
-    channel is dropped.
-
-    Args:
-        image: one of
-            - a path, a binary file object or a PIL image, rotated as its EXIF orientation says;
-            - a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4);
-            - a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W) on any device, uint8 or, as of torchvision's
-              `to_tensor`, floating point in [0, 1].
-        image_format: channel order of arrays and tensors.
+    image: a path, a binary file object or a PIL image of any mode, rotated as its EXIF orientation says; a uint8 array
+    (H, W) or (H, W, C); or a tensor (H, W) or (C, H, W) on any device, uint8 or floating point in [0, 1], as of
+    torchvision's `to_tensor`, where C is 1, 3 or 4. image_format: channel order of arrays and tensors.
 
     Raises `UnreadableImageError` for a file that cannot be read, `UserError` for anything else than the above.
     """
@@ -114,7 +105,6 @@ def _tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def check_image_format(image_format: str) -> None:
-    """Raise a `UserError` unless `image_format` is a channel order."""
     if image_format not in ("RGB", "BGR"):
         raise UserError(f"the image format must be RGB or BGR, not {image_format}.")
 
@@ -130,18 +120,17 @@ def _register_readers() -> None:
 
 
 @contextlib.contextmanager
-def open_image(source: str | os.PathLike[str] | IO[bytes], max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Image]:
     """Open an image file with Pillow, its size checked before it is decoded: `with open_image(source) as image`.
 
-    Any exception inside the block is attributed to the file, as `UnreadableImageError`, so only decode the image there.
-    Of a file with several frames the first is read, which is logged once.
+    Any exception inside the block becomes an `UnreadableImageError` of the file, so only decode the image there.
     """
     _register_readers()
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     title = "the image" if name is None else f"the image {name}"
     try:
         with Image.open(source, formats=sorted(_FORMATS & Image.OPEN.keys())) as image:
-            if image.width * image.height > max_pixels:
+            if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             if name is not None and image.format != "MPO" and getattr(image, "is_animated", False):
                 _log_first_frame(name)
@@ -149,7 +138,7 @@ def open_image(source: str | os.PathLike[str] | IO[bytes], max_pixels: int = MAX
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{title} does not exist; check the path") from error
     except Image.DecompressionBombError as error:
-        raise UnreadableImageError(f"{title} has more than {max_pixels / 1e6:g} million pixels; shrink it") from error
+        raise UnreadableImageError(f"{title} has more than {MAX_PIXELS / 1e6:g} million pixels; shrink it") from error
     except Exception as error:  # Pillow's readers raise any exception on damaged files
         kind = _OPTIONAL_FORMATS.get(os.path.splitext(name or "")[1].lower(), "JPEG")
         if isinstance(error, UserError):
@@ -200,18 +189,17 @@ def resized_shape(height: int, width: int, min_size: int, max_size: int) -> tupl
     if min_size == 0:
         return height, width
     # Detectron2's order of operations: the last bit of a product decides how it is rounded
-    scale = min_size * 1.0 / min(height, width)
+    scale = min_size / min(height, width)
     new_height, new_width = (min_size, scale * width) if height < width else (scale * height, min_size)
     if max(new_height, new_width) > max_size:
-        scale = max_size * 1.0 / max(new_height, new_width)
+        scale = max_size / max(new_height, new_width)
         new_height, new_width = new_height * scale, new_width * scale
     return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
 
 
 def resize_image(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:
     """Scale an array (H, W, 3) uint8 bilinearly to `resized_shape`."""
-    height, width = image.shape[:2]
-    new_height, new_width = resized_shape(height, width, min_size, max_size)
-    if (new_height, new_width) == (height, width):
+    new_height, new_width = resized_shape(image.shape[0], image.shape[1], min_size, max_size)
+    if (new_height, new_width) == image.shape[:2]:
         return image
     return np.asarray(Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR))

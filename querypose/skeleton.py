@@ -20,14 +20,10 @@ _KNOWN_SIGMAS = {
 DEFAULT_SIGMA = 0.05
 """OKS sigma of a keypoint whose name is unknown: between COCO's eyes (0.025) and hips (0.107)."""
 
-# Limbs of a person by joint, for files that give none or those of another skeleton.
-_SIDE_LIMBS = (
-    ("ear", "eye"), ("shoulder", "elbow"), ("elbow", "wrist"), ("shoulder", "hip"), ("hip", "knee"), ("knee", "ankle"),
-)  # fmt: skip
-_SIDE_TO_MIDDLE_LIMBS = (("eye", "nose"), ("shoulder", "neck"))
-_OTHER_LIMBS = (
-    (("left", "shoulder"), ("right", "shoulder")), (("left", "hip"), ("right", "hip")),
-    (("middle", "nose"), ("middle", "neck")), (("middle", "head"), ("middle", "neck")),
+# Limbs of a person, * standing for each side, for files that give none or those of another skeleton.
+_LIMBS = (
+    "*_ear *_eye", "*_shoulder *_elbow", "*_elbow *_wrist", "*_shoulder *_hip", "*_hip *_knee", "*_knee *_ankle",
+    "*_eye nose", "*_shoulder neck", "left_shoulder right_shoulder", "left_hip right_hip", "nose neck", "head neck",
 )  # fmt: skip
 
 SIDE_COLORS = {"left": (86, 180, 233), "right": (213, 94, 0), "middle": (240, 228, 66)}
@@ -46,9 +42,8 @@ SIDE_WORDS = [
 def split_side(name: str) -> tuple[str, str]:
     """Split a keypoint's name into its side ("left", "right" or "middle") and the rest, in lower case, joined by "_".
 
-    Understands the words of `SIDE_WORDS` in `left_x`, `x_left`, `l_x`, `x_l`, `left x`, `leftX`, `LShoulder`,
-    `front_left_x`, in any case; short ones (up to three letters) only at an end of the name. Two keypoints that mirror
-    each other have the same rest.
+    Understands the words of `SIDE_WORDS` in `x_left`, `l_x`, `left x`, `leftX`, `LShoulder`, `front_left_x`, in any
+    case; short ones (up to three letters) only at an end of the name.
     """
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=^[LR])(?=[A-Z][a-z])", "_", name)
     words = [word for word in re.split(r"[\s_\-.]+", spaced.lower()) if word]
@@ -93,8 +88,7 @@ class Skeleton:
     sigmas: Sequence[float]
 
     def __post_init__(self) -> None:
-        # Lists are welcome; tuples keep the object hashable and its equality independent of the container.
-        try:
+        try:  # lists are welcome; tuples are hashable, and compare independently of what was given
             object.__setattr__(self, "keypoint_names", tuple(self.keypoint_names))
             object.__setattr__(self, "flip_pairs", tuple(map(tuple, self.flip_pairs)))
             object.__setattr__(self, "limbs", tuple(tuple(map(int, limb)) for limb in self.limbs))
@@ -174,10 +168,7 @@ class Skeleton:
 
     @classmethod
     def from_coco_category(cls, category: Mapping[str, Any], sigmas: Sequence[float] | None = None) -> Skeleton:
-        """Build the skeleton from a category of a COCO-format keypoint file; what it leaves out follows from the names.
-
-        `sigmas` replace the category's.
-        """
+        """Build it from a category of a COCO-format file, or by the names; `sigmas` replace the category's."""
         try:
             names, pairs = category["keypoints"], category.get("flip_pairs")
             limbs: Sequence[tuple[int, int]] = [(i - 1, j - 1) for i, j in category.get("skeleton") or ()]
@@ -213,10 +204,10 @@ def known_sigmas(names: Sequence[str]) -> tuple[float, ...]:
 
 def limbs_by_name(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """Return the limbs (i, j) of a person between those joints that `names` holds."""
-    index = {key: i for i, key in enumerate(split_sides(names))}
-    wanted = [((side, a), (side, b)) for a, b in _SIDE_LIMBS for side in ("left", "right")]
-    wanted += [((side, a), ("middle", b)) for a, b in _SIDE_TO_MIDDLE_LIMBS for side in ("left", "right")]
-    return tuple((index[a], index[b]) for a, b in (*wanted, *_OTHER_LIMBS) if a in index and b in index)
+    index = {f"{side}_{base}".removeprefix("middle_"): i for i, (side, base) in enumerate(split_sides(names))}
+    limbs = dict.fromkeys(limb.replace("*", side) for limb in _LIMBS for side in ("left", "right"))
+    pairs = map(str.split, limbs)
+    return tuple((index[a], index[b]) for a, b in pairs if a in index and b in index)
 
 
 def _first_given(sigmas: Any, others: Any, names: Sequence[str]) -> Sequence[float]:

@@ -48,7 +48,7 @@ MUTANTS = [
     ("safe_loading", "weights_only=True", "weights_only=False"),
     ("annotations", '"id": len(result.persons) + 1,', '"id": annotation.get("id"),'),
     ("annotations", "or area <= 0:", "or area < 0:"),
-    ("bad_input", "if image.width * image.height > max_pixels:", "if False:"),
+    ("bad_input", "if image.width * image.height > MAX_PIXELS:", "if False:"),
     ("bad_input", 'or ".." in parts or', "or"),
 ]
 

@@ -7,14 +7,11 @@ import math
 import pytest
 from detectron2.data import DatasetCatalog
 from evaluation_data import COCO_BACKENDS, assert_same, ground_truth_of, results_near
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from querypose.data import check_keypoint_dataset, resolve_dataset
 from querypose.data.annotations import normalize, read_annotations
 from querypose.data.dataset_check import check_dataset
-from querypose.errors import UserError
 from querypose.evaluation import evaluate_coco_results
 
 TRUTH = ground_truth_of(num_images=4, num_persons=4, seed=5)
@@ -87,11 +84,12 @@ SPOILINGS = {
     "category as text": both(
         each("categories", id="person-7"), persons(category_id="person-7"), each("results", category_id="person-7")
     ),
-    **{f"area {str(value)[:8]}": persons(area=value) for value in (None, "1500.5", math.nan, 0.0, 10**400)},
+    **{f"area {str(value)[:8]}": persons(area=value) for value in (None, "1500.5", math.nan, 0.0, True, 10**400)},
     **{f"num_keypoints {value}": persons(num_keypoints=value) for value in (0, None, "17")},
     "iscrowd text": persons(iscrowd=lambda entry, number: str(entry["iscrowd"])),
     "iscrowd bool": persons(iscrowd=lambda entry, number: bool(entry["iscrowd"])),
     "iscrowd null": persons(iscrowd=lambda entry, number: entry["iscrowd"] or None),
+    **{f"ignore {value!r}": persons(ignore=value) for value in (None, [], "", 0.0, False, math.nan)},
     "ignore instead of iscrowd": persons(ignore=lambda entry, number: entry["iscrowd"], iscrowd=0),
     "segmentation point": persons(segmentation=[[3, 4]]),
     "nested keypoints": persons(keypoints=nested),
@@ -109,31 +107,6 @@ def test_ap_does_not_change(name):
     SPOILINGS[name](truth, results)
     for backend in COCO_BACKENDS:
         assert_same(evaluate_coco_results(truth, results, backend=backend), EXPECTED)
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(st.data())
-def test_scorers_agree_on_any_spoiled_file(data):
-    """Several spoilings of the whole file at once, and values of single persons drawn at random."""
-    truth = ground_truth_of(num_images=3, num_persons=4, seed=data.draw(st.integers(0, 50)))
-    results = results_near(truth, noise=data.draw(st.sampled_from([0.02, 0.1, 0.3])))
-    names = sorted(name for name in SPOILINGS if "image ids" not in name)
-    for name in data.draw(st.lists(st.sampled_from(names), max_size=3, unique=True)):
-        SPOILINGS[name](truth, results)
-    odd = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.just([]))
-    for person in truth["annotations"]:
-        for key in ("id", "area", "num_keypoints", "iscrowd", "ignore", "segmentation"):
-            if data.draw(st.booleans()):
-                person[key] = data.draw(odd)
-        if data.draw(st.booleans()):
-            width, height = data.draw(st.tuples(st.floats(-50, 200), st.floats(-50, 200)))
-            person["bbox"] = [*person["bbox"][:2], width, height]
-    try:
-        fast, official = (evaluate_coco_results(truth, results, backend=backend) for backend in COCO_BACKENDS)
-    except UserError as error:
-        assert "no person is left" in str(error)
-        return
-    assert_same(fast, official)
 
 
 def test_crowdpose_counts_twelve_joints():
@@ -171,10 +144,8 @@ def test_training_and_checks_follow_the_same_rules(tmp_path, messages):
     assert len(found) == 16 and [person["iscrowd"] for person in found] == [int(i % 5 == 4) for i in range(16)]
     assert not any("segmentation" in person for person in found)
     # of 16 persons three are crowds (every fifth) and two unlabeled (every seventh)
-    line = (
-        "13 of 20 persons used; left out: crowd 3, unknown image 2, box without size 2; "
-        "without keypoints 2, which count for boxes only; repaired: iscrowd 16, area 16"
-    )
+    line = "13 of 20 persons used; left out: crowd 3, unknown image 2, box without size 2; without keypoints 2, "
+    line += "which count for boxes only; repaired: iscrowd 16, area 16"
     report = check_dataset(tmp_path / "data.json", tmp_path, "data")
     assert line in report.summary and line in messages()
     assert [len(report.problems[kind]) for kind in ("unknown image", "box without size")] == [2, 2]

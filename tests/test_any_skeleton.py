@@ -1,4 +1,4 @@
-"""Files with 1, 6, 21 and 133 keypoints, several files at once, damaged images, test-dev: trained and evaluated."""
+"""Files with 1, 6 and 133 keypoints, several files at once, damaged images, test-dev: trained and evaluated."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from PIL import Image
 from refusals import tool
 from tiny_model import BODY_NAMES, tiny_config
 
-from querypose.data import check_datasets, register_coco_keypoints, resolve_dataset
+from querypose.data import check_datasets, register_coco_keypoints, resolve_dataset, training_records
 from querypose.data.crowdpose import CROWDPOSE_NAMES
 from querypose.engine import PoseTrainer
 from querypose.engine.train_net import log_parts
@@ -21,13 +21,10 @@ from querypose.evaluation import CROWDPOSE_METRICS
 from querypose.setup_config import setup_config
 from querypose.skeleton import Skeleton
 
-HAND = ["wrist", *(f"{f}{j}" for f in ("thumb", "index", "middle", "ring", "little") for j in range(1, 5))]
-HAND_LIMBS = [[1, 2 + 4 * f] for f in range(5)] + [[4 * f + j + 1, 4 * f + j + 2] for f in range(5) for j in (1, 2, 3)]
 WHOLE_BODY = [f"left_{i}" for i in range(66)] + [f"right_{i}" for i in range(66)] + ["nose"]
 SKELETONS = {
     1: ({"keypoints": ["centre"]}, 1),
     6: ({"keypoints": BODY_NAMES, "skeleton": [[1, 2], [2, 3], [2, 4], [2, 5], [2, 6]]}, 5),
-    21: ({"keypoints": HAND, "skeleton": HAND_LIMBS}, 11),
     133: ({"keypoints": WHOLE_BODY, "skeleton": [[i, i + 1] for i in range(1, 66, 2)]}, 33 + 67),
 }
 
@@ -78,7 +75,8 @@ def train(cfg):
 @pytest.mark.parametrize("number", [1, 21, 133])
 def test_any_number_of_keypoints_trains_and_evaluates(tmp_path, messages, number):
     category, num_parts = SKELETONS[number]
-    cfg = config(tmp_path, [write_dataset(tmp_path / "data", category)])
+    cfg = config(tmp_path, [write_dataset(tmp_path / name, category) for name in ("one", "two")])
+    assert len({record["file_name"] for record in training_records(cfg)}) == 6
     (tmp_path / "config.yaml").write_text(cfg.dump())
     log_parts(setup_config(str(tmp_path / "config.yaml")))
     assert f"{number} keypoints in {num_parts} parts:" in messages()
@@ -116,13 +114,6 @@ def test_official_crowdpose_images_train_and_are_evaluated(shared_folder, tmp_pa
     assert len({result["image_id"] for result in results}) == 36 and len(results[0]["keypoints"]) == 3 * 14
 
 
-def test_several_data_sets_train_together(tmp_path):
-    files = [write_dataset(tmp_path / name, SKELETONS[6][0], images=4) for name in ("one", "two")]
-    loader = iter(PoseTrainer.build_train_loader(config(tmp_path, files)))
-    folders = {record["file_name"].split("/")[-2] for _ in range(8) for record in next(loader)}
-    assert folders == {"one", "two"}
-
-
 def test_unreadable_images_stop_or_are_skipped(tmp_path, messages):
     file = write_dataset(tmp_path / "data", SKELETONS[6][0], images=4)
     data = (tmp_path / "data" / "2.png").read_bytes()
@@ -130,26 +121,23 @@ def test_unreadable_images_stop_or_are_skipped(tmp_path, messages):
     opts = ["DATALOADER.NUM_WORKERS", 2, "SOLVER.MAX_ITER", 5]
     with pytest.raises(UserError, match="2.png cannot be read"):
         train(config(tmp_path, [file], (), *opts))
-    _, metrics = train(config(tmp_path, [file], (), *opts, "DATALOADER.SKIP_UNREADABLE_IMAGES", True))
-    assert "1 images could not be read and were skipped" in messages()
+    train(config(tmp_path, [file], (), *opts, "DATALOADER.SKIP_UNREADABLE_IMAGES", True))
     assert "2.png" in (tmp_path / "out" / "unreadable_images.txt").read_text()
-    assert "1 images of" in messages() and "their persons count as missed" in messages()
+    for text in ("1 images could not be read and were skipped", "1 images of", "their persons count as missed"):
+        assert text in messages()
     results = json.loads((tmp_path / "out" / "inference" / "coco_instances_results.json").read_text())
-    assert {result["image_id"] for result in results} <= {1, 2, 4} and metrics["keypoints"]["AP"] >= 0
+    assert {result["image_id"] for result in results} <= {1, 2, 4}
 
 
 @pytest.mark.usefixtures("own_data_sets")
 def test_a_test_set_becomes_a_submission(tmp_path, messages):
     """As keypoints_coco_2017_test-dev is registered: images and categories without keypoint names."""
-    file = write_dataset(tmp_path / "data", {"keypoints": BODY_NAMES})
-    content = json.loads(open(file).read())
-    content.update(annotations=[], categories=[{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}])
-    (tmp_path / "data" / "image_info.json").write_text(json.dumps(content))
+    file = Path(write_dataset(tmp_path / "data", {"keypoints": BODY_NAMES}))
+    categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}]
+    file.write_text(json.dumps({"images": json.loads(file.read_text())["images"], "categories": categories}))
     split = MetadataCatalog.get("keypoints_coco_2017_test-dev").submission_split
     skeleton = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_val"))
-    register_coco_keypoints(
-        "test_dev", tmp_path / "data" / "image_info.json", tmp_path / "data", skeleton, submission_split=split
-    )
+    register_coco_keypoints("test_dev", file, file.parent, skeleton, submission_split=split)
     cfg = config(tmp_path, ["keypoints_coco_2017_train"], ["test_dev"])
     check_datasets(cfg, train=False)
     assert PoseTrainer.test(cfg, PoseTrainer.build_model(cfg)) == {}

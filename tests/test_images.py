@@ -122,10 +122,8 @@ def test_inference_marks_them(given, tmp_path):
 
 
 def test_an_error_in_a_worker_is_one_sentence(capsys):
-    text = (
-        "Caught UnreadableImageError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "images.py", line 30, in read\nquerypose.image_io.UnreadableImageError: a.jpg: no Error: x\n'
-    )
+    text = "Caught UnreadableImageError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+    text += '  File "images.py", line 30, in read\nquerypose.image_io.UnreadableImageError: a.jpg: no Error: x\n'
     with pytest.raises(SystemExit), exit_on_user_error():
         raise UnreadableImageError(text)
     assert capsys.readouterr().err == "error: a.jpg: no Error: x\n"

@@ -16,14 +16,9 @@ from querypose.errors import UserError
 
 WIDTH, HEIGHT = 60, 40
 PERSON = {
-    "bbox": [10.0, 5.0, 30.0, 20.0],
-    "bbox_mode": BoxMode.XYWH_ABS,
-    "category_id": 0,
-    "iscrowd": 0,
+    "bbox": [10.0, 5.0, 30.0, 20.0], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0,
     "keypoints": [20.5, 6.5, 2, 38.5, 12.5, 1, 0.5, 0.5, 0],  # head, left hand, right hand
-    "segmentation": [[10, 5, 40, 5, 40, 25]],
-    "area": 400.0,
-}
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -98,25 +93,20 @@ def test_the_box_of_a_rotated_person_is_that_of_its_ellipse():
     assert -30 <= min(angles) < -25 and 25 < max(angles) <= 30
 
 
-@pytest.mark.parametrize("persons", [[], [{**PERSON, "bbox": [5.0, 5.0, 0.0, 9.0]}]])
-def test_images_without_persons_give_empty_instances_of_the_usual_shape(image, persons):
-    instances = mapper()(record(image, *persons))["instances"]
-    assert instances.gt_boxes.tensor.shape == (0, 4) and instances.gt_classes.shape == (0,)
-    assert instances.gt_keypoints.tensor.shape == (0, 3, 3)
-
-
-@pytest.mark.parametrize("keypoints", [None, [], [0] * 9])
-def test_persons_without_labeled_keypoints_are_kept(image, keypoints):
-    found = mapper()(record(image, {**PERSON, "keypoints": keypoints}, PERSON))["instances"].gt_keypoints.tensor
-    assert found.tolist() == [[NOTHING] * 3, [HEAD, HAND, NOTHING]]
+def test_images_without_persons_and_persons_without_keypoints(image):
+    for persons in ([], [{**PERSON, "bbox": [5.0, 5.0, 0.0, 9.0]}]):
+        instances = mapper()(record(image, *persons))["instances"]
+        assert instances.gt_boxes.tensor.shape == (0, 4) and instances.gt_classes.shape == (0,)
+        assert instances.gt_keypoints.tensor.shape == (0, 3, 3)
+    for keypoints in (None, [], [0] * 9):
+        found = mapper()(record(image, {**PERSON, "keypoints": keypoints}, PERSON))["instances"].gt_keypoints.tensor
+        assert found.tolist() == [[NOTHING] * 3, [HEAD, HAND, NOTHING]]
 
 
 def test_inference_resizes_and_returns_no_annotations(image):
     cfg = tiny_config("light", "INPUT.MIN_SIZE_TEST", 80, "INPUT.MAX_SIZE_TEST", 1000)
-    for seed in range(3):
-        np.random.seed(seed)
-        output = PoseDatasetMapper(cfg, is_train=False)(record(image, PERSON))
-        assert output["image"].shape == (3, 80, 120) and output["image"][0, 0, 0] < output["image"][0, 0, -1]
+    output = PoseDatasetMapper(cfg, is_train=False)(record(image, PERSON))
+    assert output["image"].shape == (3, 80, 120) and output["image"][0, 0, 0] < output["image"][0, 0, -1]
     assert "instances" not in output and "annotations" not in output
     assert (output["height"], output["width"]) == (HEIGHT, WIDTH)
 
@@ -127,8 +117,8 @@ def test_config_gives_the_papers_augmentation():
     flip, crop, resize = made.augmentations.augs
     assert flip.prob == 0.5 and flip.horizontal and crop.prob == 0.5
     before, cut = crop.aug.augs
-    assert list(before.short_edge_length) == [400, 500, 600] and list(cut.crop_size) == [384, 600]
-    assert cut.crop_type == "absolute_range"
+    assert list(before.short_edge_length) == [400, 500, 600]
+    assert list(cut.crop_size) == [384, 600] and cut.crop_type == "absolute_range"
     assert list(resize.short_edge_length) == list(range(480, 801, 32)) and resize.max_size == 1333
     assert made.flip_indices.tolist()[:3] == [0, 2, 1]
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.modeling import build_model
-from load_tool import load_tool
 from PIL import Image
 
+from querypose.data.prepare.minicoco import make_minicoco
 from querypose.errors import UserError
 from querypose.setup_config import setup_config
 
-TOOL = load_tool("prepare_minicoco")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ABLATIONS = {
     "baseline": "ablations/table2b/baseline", "spegm": "ablations/table2a/none",
@@ -21,9 +20,9 @@ ABLATIONS = {
 }  # fmt: skip
 
 
-def content(number=11):
+def content():
     """Images 10, 20 .. of 720 x 1080; every third has a person without keypoints only."""
-    images = [{"id": 10 * i, "file_name": f"{i}.jpg", "width": 720, "height": 1080} for i in range(number, 0, -1)]
+    images = [{"id": 10 * i, "file_name": f"{i}.jpg", "width": 720, "height": 1080} for i in range(11, 0, -1)]
     people = []
     for image in images:
         labeled = int(image["id"] % 30 != 0)
@@ -34,28 +33,19 @@ def content(number=11):
     return {"images": images, "annotations": people, "categories": [category]}
 
 
-def test_every_fifth_labeled_image_is_held_out():
-    train, val = TOOL.split_labelled_images(content(20))
-    labeled = [10 * i for i in range(1, 21) if i % 3]
-    assert [image["id"] for image in val] == labeled[::5] == [10, 80, 160]
-    assert sorted(image["id"] for image in train + val) == labeled
-
-
-@pytest.fixture
-def source(tmp_path):
-    (tmp_path / "val2017").mkdir()
+def test_every_fifth_labeled_image_is_held_out_and_the_others_shrink_with_their_annotations(tmp_path):
+    annotations, images = tmp_path / "annotations.json", tmp_path / "val2017"
+    images.mkdir()
     rng = np.random.default_rng(0)
     for image in content()["images"]:
         pixels = rng.integers(0, 255, (135, 90, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((720, 1080)).save(tmp_path / "val2017" / image["file_name"])
-    (tmp_path / "annotations.json").write_text(json.dumps(content()))
-    return tmp_path / "annotations.json", tmp_path / "val2017"
-
-
-def test_training_images_shrink_with_their_annotations(source, tmp_path):
-    assert TOOL.make_minicoco(*source, tmp_path / "minicoco") == {"train": 6, "val": 2}
-    for split, side, scale in (("train", 360, 0.5), ("val", 720, 1.0)):
+        Image.fromarray(pixels).resize((720, 1080)).save(images / image["file_name"])
+    annotations.write_text(json.dumps(content()))
+    assert make_minicoco(annotations, images, tmp_path / "minicoco") == {"train": 6, "val": 2}
+    train = [20, 40, 50, 70, 100, 110]
+    for split, side, scale, numbers in (("train", 360, 0.5, train), ("val", 720, 1.0, [10, 80])):
         data = json.loads((tmp_path / f"minicoco/person_keypoints_{split}.json").read_text())
+        assert [image["id"] for image in data["images"]] == numbers
         for image in data["images"]:
             with Image.open(tmp_path / "minicoco" / split / image["file_name"]) as picture:
                 assert picture.size == (image["width"], image["height"]) == (side, side * 3 // 2)
@@ -64,14 +54,12 @@ def test_training_images_shrink_with_their_annotations(source, tmp_path):
             assert person["area"] == 400 * scale**2 and "segmentation" not in person
             where = [(110 + 0.5) * scale - 0.5, (220 + 0.5) * scale - 0.5, 2, 0, 0, 0]
             assert person["keypoints"] == pytest.approx(where)
-    assert (tmp_path / "minicoco/val/1.jpg").read_bytes() == (source[1] / "1.jpg").read_bytes()
+    assert (tmp_path / "minicoco/val/1.jpg").read_bytes() == (images / "1.jpg").read_bytes()
 
-
-def test_a_missing_image_leaves_nothing_behind(source, tmp_path):
-    (source[1] / "4.jpg").unlink()
-    with pytest.raises(UserError, match="4.jpg does not exist; give COCO's val2017"):
-        TOOL.make_minicoco(*source, tmp_path / "minicoco")
-    assert not (tmp_path / "minicoco").exists()
+    (images / "4.jpg").unlink()
+    with pytest.raises(UserError, match="4.jpg does not exist"):
+        make_minicoco(annotations, images, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize("protocol", ["minicoco", "synthetic_people"])

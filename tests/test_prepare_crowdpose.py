@@ -11,8 +11,6 @@ from refusals import tool
 from querypose.data.crowdpose import CROWDPOSE_NAMES, CROWDPOSE_SKELETON
 from querypose.skeleton import Skeleton
 
-WRONG_LIMBS = [[16, 14], [14, 12], [17, 15]]  # as in the official files: COCO's
-
 
 @pytest.fixture
 def official(tmp_path):
@@ -27,7 +25,8 @@ def official(tmp_path):
             keypoints = [30, 20, 2] * 10 + [0, 0, 0] * 3 + [55, 20, 1]
             person = {"keypoints": keypoints, "num_keypoints": 10, "image_id": i, "bbox": [10, 5, 40, 30]}
             annotations.append({**person, "iscrowd": 0, "category_id": 1, "id": 100 + i})
-        category = {"id": 1, "name": "person", "keypoints": list(CROWDPOSE_NAMES), "skeleton": WRONG_LIMBS}
+        limbs = [[16, 14], [14, 12], [17, 15]]  # as in the official files: COCO's
+        category = {"id": 1, "name": "person", "keypoints": list(CROWDPOSE_NAMES), "skeleton": limbs}
         content = {"images": images, "annotations": annotations, "categories": [category]}
         (tmp_path / "json" / f"crowdpose_{split}.json").write_text(json.dumps(content))
     return tmp_path
@@ -54,8 +53,7 @@ def contents(folder):
 def test_files_are_completed_and_the_input_stays(official, capsys):
     before = contents(official)
     files = prepare(official)
-    assert before.items() <= contents(official).items()
-    assert sorted(files) == ["test", "train", "trainval", "val"]
+    assert before.items() <= contents(official).items() and sorted(files) == ["test", "train", "trainval", "val"]
     assert [image["id"] for image in files["trainval"]["images"]] == [0, 1, 2, 3]
     person = files["trainval"]["annotations"][3]
     assert person["area"] == pytest.approx(0.53 * 40 * 30) and person["id"] == 4 and person["num_keypoints"] == 10
@@ -80,22 +78,15 @@ def test_what_is_repaired_and_left_out_is_counted(official, capsys):
     (official / "json" / "crowdpose_val.json").unlink()
     (official / "images" / "1.jpg").unlink()
     files = prepare(official, "--allow-missing")
-    assert sorted(files) == ["test", "train"]
     (image,) = files["train"]["images"]
-    assert (image["id"], image["width"], image["height"]) == (0, 60, 40)
+    assert sorted(files) == ["test", "train"] and (image["id"], image["width"], image["height"]) == (0, 60, 40)
     assert [person["image_id"] for person in files["train"]["annotations"]] == [0]
     assert [person["num_keypoints"] for person in files["test"]["annotations"]] == [10]
     out = capsys.readouterr().out
-    for line in (
-        "changed: 1 images whose width and height were swapped",
-        "changed: 1 missing images left out",
-        "changed: 1 persons left out: box without size",
-        "not changed: 1 images without crowdIndex",
-        "not changed: 1 labeled keypoints outside their image",
-        "not changed: 1 images without persons",
-        "not written, because their files are missing: crowdpose_val, crowdpose_trainval",
-    ):
-        assert line in out
+    changed = "images whose width and height were swapped", "missing images left out", "persons left out: box without"
+    kept = "images without crowdIndex", "labeled keypoints outside their image", "images without persons"
+    assert all(f"    changed: 1 {what}" in out for what in changed)
+    assert all(f"not changed: 1 {what}" in out for what in kept)
 
 
 def turned_by_exif_alone(content):
@@ -114,7 +105,7 @@ MISTAKES = [
     (lambda official: (official / "images" / "4.jpg").write_text("?"), "4.jpg cannot be read"),
     (lambda official: change(official, "val", lambda c: c["images"][0].update(width=61)), "val.json is made for 61x40"),
     (lambda official: change(official, "val", turned_by_exif_alone), "no swap of width and height explains"),
-    (lambda official: change(official, "train", lambda c: c["categories"][0]["keypoints"].pop()), "14 keypoints"),
+    (lambda official: change(official, "train", lambda c: c["categories"][0]["keypoints"].sort()), "14 keypoints"),
     (lambda official: change(official, "val", lambda c: c["images"][0].update(file_name="1.jpg")), "both in"),
     (lambda official: shutil.rmtree(official / "images"), "no image folder"),
     (lambda official: [path.unlink() for path in (official / "json").iterdir()], r"no crowdpose_\(train\|val\|test\)"),

@@ -237,7 +237,8 @@ def test_registered_sets_are_rendered_when_they_are_loaded(tmp_path, monkeypatch
         others = {name: catalog[name] for name in catalog if not name.startswith("synthetic_people")}
         monkeypatch.setattr(catalog, "data", others)
     monkeypatch.setattr(builtin, "SPLIT_SIZES", {"train": 4, "minitrain": 2, "val": 3})
-    builtin.register_synthetic_people(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    builtin.register_all()
     assert not any(tmp_path.iterdir())  # registration renders nothing
     dicts = DatasetCatalog.get("synthetic_people_val")
     assert len(dicts) == 3 and all(os.path.isfile(record["file_name"]) for record in dicts)

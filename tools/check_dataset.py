@@ -5,9 +5,8 @@ Examples:
     tools/check_dataset.py keypoints_coco_2017_val
     tools/check_dataset.py mine/train.json@mine/images mine/val.json --picture histograms.png --output report.json
 
-Looks for images that are missing or unreadable, sizes that disagree, keypoints and boxes outside their image, boxes
-without size, annotations of unknown images, empty categories, and duplicate images and annotations, also between the
-data sets. The exit code is 0 if nothing was found, 1 if something was, 2 if the check could not be made.
+Duplicate images are also found between the data sets. The exit code is 0 if nothing was found, 1 if something was, 2 if
+the check could not be made.
 """
 
 import argparse

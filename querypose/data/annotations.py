@@ -20,36 +20,27 @@ logger = logging.getLogger(__name__)
 StrPath = str | os.PathLike[str]
 Entry = dict[str, Any]
 
-AREA_PER_BOX_AREA = 0.53
-"""Area of a person over that of the box, where a file gives none; CrowdPose's convention."""
-
-CROWD, NO_SIZE, UNKNOWN_IMAGE = "crowd", "box without size", "unknown image"
-"""Reasons for which persons are left out."""
+AREA_PER_BOX_AREA = 0.53  # of a person whose area a file does not give; CrowdPose's convention
+CROWD, NO_SIZE, UNKNOWN_IMAGE = "crowd", "box without size", "unknown image"  # reasons to leave persons out
 
 
 @dataclass
 class KeypointAnnotations:
     """The images and persons of a COCO-format file, normalized.
 
-    Attributes:
-        category: the one category with keypoints, or None; then `category_id` is that of "person", else 1.
-        images: the file's dicts, with `id` (a number or text), `file_name`, `width`, `height`.
-        persons: the category's annotations, crowds included: dicts with `id` (1, 2, ..), `source_id` (the file's),
-            `image_id`, `category_id`, `bbox` (x, y, width, height, of positive size), `area`, `iscrowd` (0 or 1),
-            `keypoints` (x, y, v of each, flat) and `num_keypoints` (labeled ones).
-        num_annotations: annotations of the category in the file.
-        left_out: by reason the titles of the persons left out.
-        repaired: by kind how many values were repaired.
+    persons: the category's annotations, crowds included: dicts with `id` (1, 2, ..), `source_id` (the file's),
+    `image_id`, `category_id`, `bbox` (x, y, width, height, of positive size), `area`, `iscrowd` (0 or 1), `keypoints`
+    (x, y, v of each, flat) and `num_keypoints` (labeled ones).
     """
 
     path: str
-    category: Entry | None
-    category_id: int | str
-    images: list[Entry] = field(default_factory=list)
+    category: Entry | None  # the one with keypoints
+    category_id: int | str  # without it that of "person", else 1
+    images: list[Entry] = field(default_factory=list)  # with `id` (a number or text), `file_name`, `width`, `height`
     persons: list[Entry] = field(default_factory=list)
-    num_annotations: int = 0
-    left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    repaired: Counter[str] = field(default_factory=Counter)
+    num_annotations: int = 0  # of the category in the file
+    left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # titles of persons by reason
+    repaired: Counter[str] = field(default_factory=Counter)  # numbers of values by kind
 
     @property
     def num_used(self) -> int:
@@ -61,8 +52,7 @@ class KeypointAnnotations:
         text = f"{self.path}: {self.num_used} of {self.num_annotations} persons used"
         if self.left_out:
             text += "; left out: " + ", ".join(f"{reason} {len(titles)}" for reason, titles in self.left_out.items())
-        bare = sum(not person["iscrowd"] and not person["num_keypoints"] for person in self.persons)
-        if bare:
+        if bare := sum(not person["iscrowd"] and not person["num_keypoints"] for person in self.persons):
             text += f"; without keypoints {bare}, which count for boxes only"
         if self.repaired:
             text += "; repaired: " + ", ".join(f"{what} {number}" for what, number in self.repaired.items())
@@ -89,8 +79,7 @@ def _refuse(kind: str, sentence: str) -> NoReturn:
 def normalize(content: Entry, path: str, on_problem: Callable[[str, str], None] = _refuse) -> KeypointAnnotations:
     """Normalize the content of the COCO-format file `path`, as of `load_coco_format`; `content` is left as it is.
 
-    on_problem: called with a kind and a sentence for each entry that cannot be repaired, which is then left out; by
-    default the first one raises a `UserError`.
+    on_problem: called with a kind and a sentence for each entry that cannot be repaired, which is then left out.
     """
     result = KeypointAnnotations(path, *keypoint_category(content, path))
     images: dict[str | None, Entry] = {}
@@ -187,15 +176,12 @@ def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> 
 
 
 def read_keypoint_file(path: StrPath) -> tuple[Entry | None, list[str], str]:
-    """Return what start-up needs to know of a COCO-format file: category, file names, and a sentence about a fault.
-
-    The last few files are remembered, as large ones take seconds.
-    """
+    """Return the category and the file names of a COCO-format file, and a sentence about a fault; remembered."""
     stat = os.stat(path)
     return _read_keypoint_file(os.fspath(path), stat.st_mtime_ns, stat.st_size)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16)  # a large file takes seconds
 def _read_keypoint_file(path: str, _modified: int, _size: int) -> tuple[Entry | None, list[str], str]:
     content = load_coco_format(path)
     category, _ = keypoint_category(content, path)

@@ -1,13 +1,12 @@
 """The data sets that QueryPose knows by name, besides Detectron2's own `keypoints_coco_2017_*`."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import builtin  # noqa: F401  (registers COCO)
 
-from querypose.data.coco_keypoints import annotation_file, dataset_root, load_coco_keypoints, register_coco_keypoints
+from querypose.data.coco_keypoints import dataset_root, load_coco_keypoints, register_coco_keypoints
 from querypose.data.crowdpose import CROWDPOSE_SKELETON, CROWDPOSE_SPLITS
 from querypose.skeleton import Skeleton
 from querypose.synthetic.dataset import CATEGORY, SPLIT_SIZES, VERSION, write_synthetic_people
@@ -17,25 +16,22 @@ def register_all() -> None:
     """Register QueryPose's data sets, in the folder `dataset_root()`; those that are registered already stay.
 
     Detectron2's own `keypoints_coco_2017_*` are from now on loaded by QueryPose's loader.
-
-    - `synthetic_people_{train,minitrain,val}`: synthetic people, rendered when they are first used.
-    - `minicoco_train`, `minicoco_val`: a split of COCO val2017 (tools/prepare_minicoco.py).
-    - `keypoints_coco_2017_test-dev`: COCO's test images, without annotations.
-    - `crowdpose_train`, `crowdpose_val`, `crowdpose_trainval`, `crowdpose_test`.
     """
     root = dataset_root()
     for name in ("keypoints_coco_2017_train", "keypoints_coco_2017_val", "keypoints_coco_2017_val_100"):
-        load = functools.partial(_load, name, MetadataCatalog.get(name).image_root)
         DatasetCatalog.remove(name)
-        DatasetCatalog.register(name, load)
-    register_synthetic_people(root)
+        DatasetCatalog.register(name, functools.partial(load_coco_keypoints, name))
+    folder, skeleton = root / "synthetic_people" / f"v{VERSION}", Skeleton.from_coco_category(CATEGORY)
+    for split, num_images in SPLIT_SIZES.items():  # rendered when they are first used
+        prepare = functools.partial(write_synthetic_people, folder, split, num_images)
+        file = folder / "annotations" / f"person_keypoints_{split}.json"
+        _register(f"synthetic_people_{split}", file, folder / split, skeleton, prepare=prepare)
     coco = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_val"))
     for split in ("train", "val"):
         file = root / "minicoco" / f"person_keypoints_{split}.json"
         _register(f"minicoco_{split}", file, root / "minicoco" / split, coco)
-    file = root / "coco" / "annotations" / "image_info_test-dev2017.json"
-    submission = {"submission_split": "test-dev2017"}
-    _register("keypoints_coco_2017_test-dev", file, root / "coco" / "test2017", coco, **submission)
+    name, file = "keypoints_coco_2017_test-dev", root / "coco" / "annotations" / "image_info_test-dev2017.json"
+    _register(name, file, root / "coco" / "test2017", coco, submission_split="test-dev2017")
     made_by = "tools/prepare_crowdpose.py makes it from the official files"
     metadata = {"evaluator_type": "crowdpose", "made_by": made_by}
     for split in CROWDPOSE_SPLITS:
@@ -43,19 +39,6 @@ def register_all() -> None:
         _register(f"crowdpose_{split}", file, root / "crowdpose" / "images", CROWDPOSE_SKELETON, **metadata)
 
 
-def register_synthetic_people(root: Path) -> None:
-    """Register `synthetic_people_*`, rendered into `<root>/synthetic_people/v<version>` when first used."""
-    folder, skeleton = root / "synthetic_people" / f"v{VERSION}", Skeleton.from_coco_category(CATEGORY)
-    for split, num_images in SPLIT_SIZES.items():
-        prepare = functools.partial(write_synthetic_people, folder, split, num_images)
-        file = folder / "annotations" / f"person_keypoints_{split}.json"
-        _register(f"synthetic_people_{split}", file, folder / split, skeleton, prepare=prepare)
-
-
 def _register(name: str, *arguments: Any, **metadata: Any) -> None:
     if name not in DatasetCatalog.list():
         register_coco_keypoints(name, *arguments, **metadata)
-
-
-def _load(name: str, image_root: str) -> list[dict[str, Any]]:
-    return load_coco_keypoints(annotation_file(name), image_root, name)

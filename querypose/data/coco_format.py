@@ -25,8 +25,8 @@ def read_json(path: str | os.PathLike[str], kind: str) -> Any:
 def load_coco_format(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the content of a COCO-format file, with empty `categories` and `annotations` if it has none.
 
-    Images must lie within their folder: annotation files come from others, and an absolute path or one with `..` would
-    let any file of this machine be read as an image and, by the programs that copy images, be written.
+    Files come from others: images outside their folder would let any file of this machine be read and, by the programs
+    that copy images, be written.
     """
     content = read_json(path, "annotation file")
     if _is_of_label_studio(content):

@@ -1,6 +1,7 @@
 """COCO-format keypoint files as Detectron2 data sets: naming, registering, loading and checking them."""
 
 import difflib
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -30,11 +31,9 @@ def register_coco_keypoints(
 ) -> None:
     """Register the category with keypoints of a COCO-format file as a Detectron2 data set of one class.
 
-    Args:
-        skeleton: for files without keypoint names (test sets), or those that are not to be read now.
-        metadata: further attributes of the data set's metadata: `evaluator_type` (default "coco"), `made_by` (a clause
-            on where the file comes from, for errors), `prepare` (called before the file is first read, to write it),
-            `submission_split` (of a test set, see `write_submission`).
+    skeleton: for files without keypoint names (test sets), or those that are not to be read now. metadata: more of its
+    metadata: `evaluator_type` (default "coco"), `made_by` (where the file comes from, for errors), `prepare` (writes
+    the file, called before it is read), `submission_split` (of a test set, see `write_submission`).
     """
     class_name = "person"
     if skeleton is None:
@@ -42,34 +41,31 @@ def register_coco_keypoints(
         if category is None:
             raise UserError(f"the file {json_file} has no category with keypoints; use a keypoint file")
         skeleton, class_name = Skeleton.from_coco_category(category), str(category.get("name") or class_name)
-    DatasetCatalog.register(name, lambda: load_coco_keypoints(annotation_file(name), image_root, name))
+    DatasetCatalog.register(name, functools.partial(load_coco_keypoints, name))
     metadata = {"json_file": str(json_file), "image_root": str(image_root), "evaluator_type": "coco", **metadata}
     MetadataCatalog.get(name).set(thing_classes=[class_name], **skeleton.to_metadata(), **metadata)
 
 
-def load_coco_keypoints(json_file: StrPath, image_root: StrPath, dataset_name: str | None = None) -> list[Entry]:
-    """Return the Detectron2 dataset dicts of a keypoint file: its persons alone, with `category_id` 0.
+def load_coco_keypoints(name: str) -> list[Entry]:
+    """Return the Detectron2 dataset dicts of a registered data set: its persons alone, with `category_id` 0.
 
     As Detectron2's `load_coco_json`, with 0.5 pixels added to keypoints, but of a file in any of the forms that
     `normalize` takes, and without segmentations. Images without persons stay: the config leaves them out of training.
-    The file's category id is stored in the metadata of `dataset_name`, for Detectron2's evaluators.
     """
-    file = read_annotations(json_file).require_persons()
-    if dataset_name is not None:
-        MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id = {file.category_id: 0}
+    metadata, file = MetadataCatalog.get(name), read_annotations(annotation_file(name)).require_persons()
+    metadata.thing_dataset_id_to_contiguous_id = {file.category_id: 0}  # for Detectron2's evaluators
     images = file.images
     if not any(isinstance(image["id"], str) for image in images):
         images = sorted(images, key=lambda image: image["id"])  # as Detectron2 does
     records: dict[Any, Entry] = {}
     for image in images:
-        record: Entry = {"file_name": str(image_path(image_root, image["file_name"]))}
-        record |= {"height": int(image["height"]), "width": int(image["width"]), "image_id": image["id"]}
+        path, size = image_path(metadata.image_root, image["file_name"]), (int(image["height"]), int(image["width"]))
+        record = {"file_name": str(path), "height": size[0], "width": size[1], "image_id": image["id"]}
         records[image["id"]] = {**record, "annotations": []}
     for person in file.persons:
         keypoints = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(person["keypoints"])]
-        entry = {"iscrowd": person["iscrowd"], "bbox": person["bbox"], "keypoints": keypoints}
-        entry |= {"bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
-        records[person["image_id"]]["annotations"].append(entry)
+        entry = {"iscrowd": person["iscrowd"], "bbox": person["bbox"], "bbox_mode": BoxMode.XYWH_ABS}
+        records[person["image_id"]]["annotations"].append({**entry, "category_id": 0, "keypoints": keypoints})
     return list(records.values())
 
 
@@ -77,8 +73,8 @@ def skeleton_of(cfg: CfgNode) -> Skeleton:
     """Return the `Skeleton` of the model and of its data.
 
     `cfg.MODEL.QUERYPOSE.SKELETON` if it names keypoints (without SIGMAS, what it leaves out follows from the names;
-    with them it is complete, as `setup_config` stores it); else that of the first training data set, or of the first
-    one for testing. `cfg.TEST.KEYPOINT_OKS_SIGMAS`, if not empty, takes the place of the OKS sigmas.
+    with them it is complete, as `setup_config` stores it); else that of the first data set. The OKS sigmas are
+    `cfg.TEST.KEYPOINT_OKS_SIGMAS` if these are given.
     """
     sigmas, given = cfg.TEST.KEYPOINT_OKS_SIGMAS, cfg.MODEL.QUERYPOSE.SKELETON
     if given.KEYPOINT_NAMES:
@@ -93,7 +89,7 @@ def skeleton_of(cfg: CfgNode) -> Skeleton:
 
 
 def check_datasets(cfg: CfgNode, train: bool = True, test: bool = True) -> None:
-    """Check `cfg.DATASETS.TRAIN` and `cfg.DATASETS.TEST` before work begins: each, and that all share one skeleton."""
+    """Check the data sets of a config before work begins: each, and that all share one skeleton."""
     if train and not cfg.DATASETS.TRAIN:
         raise UserError("there is nothing to train on; set DATASETS.TRAIN to one or more data sets")
     names = [*(cfg.DATASETS.TRAIN if train else ()), *(cfg.DATASETS.TEST if test else ())]
@@ -126,15 +122,11 @@ def check_keypoint_dataset(name: str, skip_missing: bool = False) -> Skeleton:
         raise UserError(f"{path} has the keypoints {found}, but {name!r} is registered with {list(names)}")
     if problem or not file_names:
         raise UserError(problem if file_names else f"the file {path} lists no images")
-    folders: dict[Path, set[str]] = {}  # each is listed once, which is fast on network disks
-    missing = []
-    for file in (image_path(metadata.image_root, file_name) for file_name in file_names):
-        if file.parent not in folders:
-            entries = os.scandir(file.parent) if file.parent.is_dir() else ()
-            folders[file.parent] = {entry.name for entry in entries if entry.is_file()}
-        if file.name not in folders[file.parent] and not os.path.isfile(file):
-            missing.append(file)
-    if missing:
+    files = [image_path(metadata.image_root, file_name) for file_name in file_names]
+    folders = filter(Path.is_dir, {file.parent for file in files})
+    listed = {entry.path for folder in folders for entry in os.scandir(folder) if entry.is_file()}
+    # those listed need no look, which would be slow on network disks
+    if missing := [file for file in files if str(file) not in listed and not os.path.isfile(file)]:
         counts = f"{len(missing)} of the {len(file_names)} images of the data set {name!r}"
         text = f"{counts} do not exist; the first is {missing[0]}"
         if not skip_missing or len(missing) == len(file_names):
@@ -144,10 +136,7 @@ def check_keypoint_dataset(name: str, skip_missing: bool = False) -> Skeleton:
 
 
 def annotation_file(name: str) -> Path:
-    """Return the path of a data set's annotation file, as of `resolve_dataset` but without a look at its images.
-
-    The `prepare` of its metadata is called first: synthetic people are rendered when they are first used.
-    """
+    """Return the path of a data set's annotation file, written first if need be; its images are not looked for."""
     if split_yolo_name(name):
         name = resolve_dataset(name)
     if name not in DatasetCatalog.list():
@@ -166,14 +155,12 @@ def annotation_file(name: str) -> Path:
 def resolve_dataset(name: str) -> str:
     """Return `name` after registering it if it names a file that is not registered yet.
 
-    A name is a registered data set, a file `FILE.json` or `FILE.json@IMAGE_FOLDER`, or a split of a YOLO-pose data
-    set, `FILE.yaml@SPLIT`. A file is looked for as given, then below `dataset_root()`; without a folder the images are
-    looked up beside it and in the usual folders.
+    A name is a registered data set, `FILE.json`, `FILE.json@IMAGE_FOLDER`, or `FILE.yaml@SPLIT` of a YOLO-pose data
+    set. A file is looked for as given, then below `dataset_root()`; without a folder its images in the usual ones.
     """
     if name in DatasetCatalog.list():
         return name
-    yolo = split_yolo_name(name)
-    if yolo is not None:
+    if yolo := split_yolo_name(name):
         json_file, image_root = write_coco_file(_find(yolo[0], Path.is_file, "data set file"), yolo[1])
         logger.info("%s is in COCO format in %s, its images in %s", name, json_file, image_root)
     else:
@@ -198,7 +185,6 @@ def _split_file_name(name: str) -> tuple[str, str]:
 
 
 def _find(given: str, exists: Callable[[Path], bool], kind: str) -> Path:
-    """The path `given`, or the one below the data set root, whichever exists."""
     tried = [Path(given).expanduser(), dataset_root() / given]
     for path in filter(exists, tried):
         return path
@@ -216,6 +202,5 @@ def _find_image_root(json_file: Path) -> Path:
     for candidate in tried:
         if os.path.isfile(image_path(candidate, file_names[0])):
             return candidate
-    folders = ", ".join(map(str, dict.fromkeys(tried)))
-    advice = f"name the folder as {json_file}@IMAGE_FOLDER"
-    raise UserError(f"the image {file_names[0]} of {json_file} is in none of {folders}; {advice}")
+    found = f"the image {file_names[0]} of {json_file} is in none of {', '.join(map(str, dict.fromkeys(tried)))}"
+    raise UserError(f"{found}; name the folder as {json_file}@IMAGE_FOLDER")

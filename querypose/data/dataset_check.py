@@ -35,33 +35,24 @@ PROBLEMS = {
 }
 """The kinds of problems, and their names in the report."""
 
-Pictures = dict[bytes, Path]
-"""Digests of images, with a path of each."""
-
+Pictures = dict[bytes, Path]  # a path of each image, by the digest of the file
 _NUM_WORKERS = 4
 _TOLERANCE = 1  # pixels by which a keypoint or box may lie outside: annotation tools round
 
 
 @dataclass
 class DatasetReport:
-    """Result of a check.
-
-    Attributes:
-        summary: a line on how many persons are used, and what is left out or repaired.
-        problems: by kind (see `PROBLEMS`) each one in words.
-        histograms: by title the values to draw.
-        labeled: by keypoint name how many are labeled.
-    """
+    """Result of a check."""
 
     name: str
-    summary: str = ""
+    summary: str = ""  # how many persons are used, and what is left out or repaired
     counts: dict[str, int] = field(default_factory=dict)
-    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    histograms: dict[str, list[float]] = field(default_factory=dict)
-    labeled: dict[str, int] = field(default_factory=dict)
+    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # in words, by kind
+    histograms: dict[str, list[float]] = field(default_factory=dict)  # values by title
+    labeled: dict[str, int] = field(default_factory=dict)  # numbers by keypoint name
 
-    def add(self, kind: str, problem: object) -> None:
-        self.problems[kind].append(str(problem))
+    def add(self, kind: str, problem: str) -> None:
+        self.problems[kind].append(problem)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON, without the values of the histograms."""
@@ -75,9 +66,8 @@ def check_dataset(
 ) -> DatasetReport:
     """Check a data set by the rules of `normalize`.
 
-    Args:
-        headers_only: read only the headers of the images; then truncated files and equal images are not found.
-        pictures: those of data sets checked before, to which these are added.
+    headers_only: do not read whole images; then truncated files and equal images are not found. pictures: those of
+    data sets checked before, to which these are added.
     """
     report, pictures = DatasetReport(name), {} if pictures is None else pictures
     annotations = normalize(load_coco_format(json_file), str(json_file), on_problem=report.add)
@@ -91,7 +81,7 @@ def check_dataset(
         bar = tqdm(found, total=len(paths), desc=report.name, unit="image", disable=None)
         for image, path, result in zip(images, paths, bar, strict=True):
             if isinstance(result, UnreadableImageError):
-                report.add("unreadable" if os.path.exists(path) else "missing", result)
+                report.add("unreadable" if os.path.exists(path) else "missing", str(result))
                 continue
             width, height, digest = result
             if (width, height) != (image["width"], image["height"]):
@@ -118,7 +108,7 @@ def _check_persons(annotations: KeypointAnnotations, report: DatasetReport) -> N
     report.summary = annotations.describe()
     report.problems |= {reason: titles for reason, titles in annotations.left_out.items() if reason in PROBLEMS}
     if annotations.category and not annotations.num_annotations:
-        report.add("category", annotations.category.get("name"))
+        report.add("category", str(annotations.category.get("name")))
     if annotations.num_annotations and not annotations.num_used:
         report.add("no person", report.summary)
     sizes = {image["id"]: (image["width"], image["height"]) for image in annotations.images}
@@ -142,8 +132,7 @@ def _check_persons(annotations: KeypointAnnotations, report: DatasetReport) -> N
 
     used = [person for person in annotations.persons if not person["iscrowd"]]
     names = annotations.category["keypoints"] if annotations.category else []
-    flags = np.array([person["keypoints"][2::3] for person in used], dtype=float).reshape(len(used), len(names))
-    report.labeled = dict(zip(names, (flags > 0).sum(axis=0).tolist(), strict=True))
+    report.labeled = {name: sum(p["keypoints"][3 * i + 2] > 0 for p in used) for i, name in enumerate(names)}
     num_labeled = [person["num_keypoints"] for person in used if person["num_keypoints"]]
     per_image = Counter(person["image_id"] for person in annotations.persons)
     report.counts = {

@@ -41,13 +41,12 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
 
 
 class PersonRotation(T.RotationTransform):
-    """Detectron2's about the image's center; a box becomes that around the rotated ellipse inscribed in it.
+    """Detectron2's, but a box (n, 4) becomes that around the rotated ellipse inscribed in it.
 
     Around its rotated corners it would be larger than the person, who seldom reaches into them.
     """
 
     def apply_box(self, box: np.ndarray) -> np.ndarray:
-        """(n, 4) corners in pixels, before and after."""
         center, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) / 2
         cos, sin = np.cos(np.radians(self.angle)), np.sin(np.radians(self.angle))
         half = np.sqrt((half * cos) ** 2 + (half[:, ::-1] * sin) ** 2)
@@ -94,9 +93,9 @@ class PoseDatasetMapper:
 
     Returns for an input with `file_name` (and, in training, `annotations`) a copy of it with:
         image: uint8 tensor (3, H, W) in the configured channel order, augmented.
-        instances (training only): `Instances` of size (H, W) with `gt_boxes` (clipped to the image, none
-            empty), `gt_classes` and `gt_keypoints` (n, K, 3) as x, y in pixels and visibility; n may be 0. A
-            keypoint without a label, or moved out of the image, is (0, 0, 0). Crowds are left out.
+        instances (training only): `Instances` of the n >= 0 persons, without crowds: `gt_boxes` (clipped to the image,
+            none empty), `gt_classes` and `gt_keypoints` (n, K, 3) as x, y in pixels and visibility, (0, 0, 0) without
+            a label or outside the image.
         height, width: size of the file's image, to which predictions are scaled.
 
     Raises `UnreadableImageError`, and `UserError` for an image that is not of the annotated size.
@@ -116,13 +115,12 @@ class PoseDatasetMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         skeleton = skeleton_of(cfg)
+        augmentations: list[T.Augmentation] = [ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
         if is_train:
             warning = skeleton.flip_warning()
             if warning and cfg.INPUT.RANDOM_FLIP == "horizontal":
                 logger.warning("%s.", warning[0].upper() + warning[1:])
             augmentations = build_pose_augmentation(cfg, bool(skeleton.flip_pairs) or skeleton.num_keypoints == 1)
-        else:
-            augmentations = [ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
         options = {"image_format": cfg.INPUT.FORMAT, "flip_indices": skeleton.flip_indices}
         return {"is_train": is_train, "augmentations": augmentations, **options}
 
@@ -143,8 +141,8 @@ class PoseDatasetMapper:
             output["instances"] = self._transform(annotations, transforms, augmented.image.shape[:2])
         return output
 
-    def _transform(self, annotations: Records, transforms: T.TransformList, image_size: tuple[int, int]) -> Instances:
-        """Return an image's persons after augmentation as `Instances` of `image_size` (height, width)."""
+    def _transform(self, annotations: Records, transforms: T.TransformList, size: tuple[int, int]) -> Instances:
+        """The persons after augmentation, to `size` (height, width)."""
         num_keypoints = len(self.flip_indices)
         persons = []
         for annotation in annotations:
@@ -153,13 +151,11 @@ class PoseDatasetMapper:
             person = {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id")}
             # A person without labeled keypoints still counts for the box losses.
             person["keypoints"] = annotation.get("keypoints") or [0.0] * (3 * num_keypoints)
-            utils.transform_instance_annotations(
-                person, transforms, image_size, keypoint_hflip_indices=self.flip_indices
-            )
+            utils.transform_instance_annotations(person, transforms, size, keypoint_hflip_indices=self.flip_indices)
             persons.append(person)
         # One array, of the same shape without persons: a tensor from a list of arrays would be slow.
         keypoints = np.array([person.pop("keypoints") for person in persons]).reshape(-1, num_keypoints, 3)
-        instances = utils.annotations_to_instances(persons, image_size)
+        instances = utils.annotations_to_instances(persons, size)
         instances.gt_keypoints = Keypoints(keypoints.astype(np.float32))
         return utils.filter_empty_instances(instances)
 
@@ -167,16 +163,13 @@ class PoseDatasetMapper:
 class SkipUnreadable:
     """A mapper around a mapper, which skips unreadable images (`DATALOADER.SKIP_UNREADABLE_IMAGES`).
 
-    In training one of `records`, sampled at random, replaces an image that cannot be read. In inference (without
-    `records`) its input is marked `unreadable`, with a black `image` of 64 x 64 in it, so that an evaluator can count
-    it as one without detections. Each such image is logged once per process and listed, with the reason, in
-    `list_file`, which all processes write to.
+    In training one of `records`, sampled at random, replaces such an image. In inference (without `records`) its input
+    is marked `unreadable`, with a black `image`, so that an evaluator can count it as one without detections. Each is
+    logged once per process and listed, with the reason, in `list_file`, which all processes write to.
     """
 
     def __init__(self, mapper: Mapper, list_file: str | os.PathLike[str], records: Records | None = None) -> None:
-        self.mapper = mapper
-        self.list_file = Path(list_file)
-        self.records = records
+        self.mapper, self.list_file, self.records = mapper, Path(list_file), records
         self._seen: set[str] = set()
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Training batches that are a function of the seed, the process and their number alone, so that runs resume anywhere.
 
 With Detectron2's loader a batch depends on the number of workers and on every batch before it. Here the order of the
-images and their grouping into batches need no image, so that finished batches are skipped at once, and the augmentation
-of an image depends on its place in that order.
+images needs no image, so that finished batches are skipped at once, and augmentation depends on the place in it.
 """
 
 import itertools
@@ -28,22 +27,20 @@ logger = logging.getLogger(__name__)
 class TrainingLoader:
     """Endless batches, as lists of what `mapper` returns for `records`; the same for any number of workers.
 
-    `seed` and `first_batch`, the number of the batch that iteration starts with, may be set until the first batch is
-    requested. Without `DATALOADER.ASPECT_RATIO_GROUPING`, batch number b of P processes together holds the images, and
-    their augmentations, that batch b of one process would; with it a batch holds only images wider than high, or none.
+    `seed` and `first_batch`, the number of the first one, may be set until it is requested. Batch b of all processes
+    together holds the images, augmented alike, that batch b of one process would, but for
+    `DATALOADER.ASPECT_RATIO_GROUPING`, with which a batch holds only images wider than high, or none.
     """
 
     def __init__(self, cfg: CfgNode, mapper: Mapper, records: Records | None = None) -> None:
-        """mapper: may use Python's, NumPy's and PyTorch's generators; records: default those of `training_records`."""
+        """records: default those of `training_records`."""
         batch, processes, steps = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
         if batch % (processes * steps):
             needed = f"{processes * steps} ({processes} processes x {steps} SOLVER.ACCUMULATION_STEPS)"
             raise UserError(f"SOLVER.IMS_PER_BATCH is {batch}; it must be a multiple of {needed}")
         self.records = training_records(cfg) if records is None else records
-        self.mapper = mapper
-        self.images_per_process = batch // processes
-        self.seed = int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed())
-        self.first_batch = 0
+        self.mapper, self.images_per_process = mapper, batch // processes
+        self.seed, self.first_batch = int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()), 0
         self.num_workers = cfg.DATALOADER.NUM_WORKERS
         self.pin_memory = cfg.MODEL.DEVICE.startswith("cuda")
         is_wide = (record.get("width", 0) > record.get("height", 0) for record in self.records)
@@ -95,10 +92,7 @@ class _SeededImages(Dataset[dict[str, Any]]):
 
 
 def training_records(cfg: CfgNode) -> DatasetFromList:
-    """Return the images of DATASETS.TRAIN that have enough keypoints, serialized so that workers share their memory.
-
-    Warns if an image has more persons than the model has queries.
-    """
+    """Return the images of DATASETS.TRAIN that have enough keypoints, serialized so that workers share their memory."""
     min_keypoints, num_queries = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE, cfg.MODEL.QUERYPOSE.NUM_QUERIES
     try:
         records = get_detection_dataset_dicts(

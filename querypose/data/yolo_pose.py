@@ -39,9 +39,8 @@ def write_coco_file(data_yaml: Path, split: str) -> tuple[Path, Path]:
         raise UserError(f"{data_yaml} is not a YOLO-pose data set: it needs kpt_shape: [keypoints, 2 or 3]")
     paths = _images(description, data_yaml, split)
     root = Path(os.path.commonpath([path.parent for path in paths]))
-    images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    classes = set()
+    images, classes = [], set()
     for number, path in enumerate(paths, 1):
         try:
             with open_image(path) as image:
@@ -65,9 +64,8 @@ def write_coco_file(data_yaml: Path, split: str) -> tuple[Path, Path]:
 
 
 def _text(path: Path) -> str:
-    """The content of a text file in UTF-8, without a byte order mark."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")  # without a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}; save it as text in UTF-8") from error
 
@@ -109,9 +107,8 @@ def _persons(image: Path, shape: list[int], width: int, height: int) -> list[tup
             values = np.array(line.split(), dtype=float)
         except ValueError as error:
             raise UserError(f"{labels}, line {number}: {error}") from error
-        if len(values) != 5 + shape[0] * shape[1]:
-            needs = f"kpt_shape needs {5 + shape[0] * shape[1]}"
-            raise UserError(f"{labels}, line {number}: {len(values)} numbers, but {needs}")
+        if len(values) != (needed := 5 + shape[0] * shape[1]):
+            raise UserError(f"{labels}, line {number}: {len(values)} numbers, but kpt_shape needs {needed}")
         if not np.isfinite(values).all() or values[1:5].max() > 2:
             raise UserError(f"{labels}, line {number}: boxes and keypoints must be fractions of the image, not pixels")
         x, y, w, h = values[1:5].tolist()
@@ -134,10 +131,8 @@ def _category(description: dict[str, Any], data_yaml: Path, class_id: int) -> di
         names = list(COCO_PERSON_KEYPOINT_NAMES) if is_coco else [f"keypoint_{i}" for i in range(count)]
     elif isinstance(names, dict) or isinstance(names, list) and isinstance(names[0], list):
         names = _at(names, class_id)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"kpt_names of {data_yaml} must be a list of names for the class {class_id}")
-    if len(names) != count:
-        raise UserError(f"kpt_names of {data_yaml} has {len(names)} names, but kpt_shape has {count} keypoints")
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise UserError(f"kpt_names of {data_yaml} must be a list of {count} names for the class {class_id}")
     if flip is None or flip == []:
         pairs = flip_pairs_by_name(names)
     else:
@@ -148,12 +143,11 @@ def _category(description: dict[str, Any], data_yaml: Path, class_id: int) -> di
         if not are_pairs:
             raise UserError(f"flip_idx of {data_yaml} must exchange pairs of the indices 0 to {count - 1}")
         pairs = tuple((names[i], names[j]) for i, j in enumerate(flip) if i < j)
-    name = str(_at(description.get("names") or {}, class_id) or "person")
+    name = str(_at(description.get("names"), class_id) or "person")
     return {"id": 1, "name": name, "keypoints": names, "flip_pairs": pairs}
 
 
 def _at(entries: Any, index: int) -> Any:
     """The entry of a list or of a dict, None if it has none."""
-    if isinstance(entries, dict):
-        return entries.get(index, entries.get(str(index)))
-    return entries[index] if isinstance(entries, list) and index < len(entries) else None
+    entries = dict(enumerate(entries)) if isinstance(entries, list) else entries
+    return entries.get(index, entries.get(str(index))) if isinstance(entries, dict) else None

@@ -1,0 +1,78 @@
+"""Mini-COCO: a small training and validation set made of COCO val2017 by a fixed rule (docs/EXPERIMENTS.md)."""
+
+import json
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from querypose.data.annotations import Entry
+from querypose.data.coco_format import load_coco_format
+from querypose.errors import UserError
+from querypose.image_io import open_image
+
+SHORT_SIDE = 360
+VAL_EVERY = 5
+
+
+def split_labelled_images(content: Entry) -> tuple[list[Entry], list[Entry]]:
+    """(train, val): of the images with labeled keypoints, ordered by id, the 1st, 6th, 11th .. are val."""
+    labeled = {person["image_id"] for person in content["annotations"] if person.get("num_keypoints", 0) > 0}
+    images = sorted((image for image in content["images"] if image["id"] in labeled), key=lambda image: image["id"])
+    return [image for index, image in enumerate(images) if index % VAL_EVERY], images[::VAL_EVERY]
+
+
+def make_minicoco(annotations: Path, images: Path, output: Path) -> dict[str, int]:
+    """Write `person_keypoints_{train,val}.json`, `train/` and `val/` into `output`; return their numbers of images.
+
+    Training images are shrunk to a short side of at most 360 pixels, their annotations with them; validation images
+    are not changed, so that COCO's size classes mean the same (the network sees them at 360).
+    """
+    if output.exists():
+        raise UserError(f"{output} exists already; remove it to make it again, or choose another --output")
+    content = load_coco_format(annotations)
+    splits = dict(zip(("train", "val"), split_labelled_images(content), strict=True))
+    if not splits["train"]:
+        raise UserError(f"{annotations} has too few images with keypoints; give COCO's person_keypoints_val2017.json")
+    # written elsewhere first, so that an interrupted run leaves no incomplete data set
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for split, records in splits.items():
+        (partial / split).mkdir(parents=True)
+        scales, scaled = {}, []
+        for record in records:
+            source, target = images / record["file_name"], partial / split / record["file_name"]
+            x, y = scales[record["id"]] = _copy_image(source, target, shrink=split == "train")
+            size = {"width": round(record["width"] * x), "height": round(record["height"] * y)}
+            scaled.append({"id": record["id"], "file_name": record["file_name"], **size})
+        persons = [person for person in content["annotations"] if person["image_id"] in scales]
+        persons = [_scaled_person(person, *scales[person["image_id"]]) for person in persons]
+        small = {"images": scaled, "annotations": persons, "categories": content["categories"]}
+        (partial / f"person_keypoints_{split}.json").write_text(json.dumps(small))
+    partial.rename(output)
+    return {split: len(records) for split, records in splits.items()}
+
+
+def _copy_image(source: Path, target: Path, shrink: bool) -> tuple[float, float]:
+    """Write the image, with a short side of at most 360 if `shrink`; return the scale of x and of y."""
+    with open_image(source) as image:
+        width, height = image.size
+        factor = SHORT_SIDE / min(width, height)
+        if not shrink or factor >= 1:
+            shutil.copyfile(source, target)
+            return 1.0, 1.0
+        small = image.convert("RGB").resize((round(width * factor), round(height * factor)), Image.Resampling.LANCZOS)
+    small.save(target, quality=90)
+    return small.width / width, small.height / height
+
+
+def _scaled_person(person: Entry, x: float, y: float) -> Entry:
+    box = [value * factor for value, factor in zip(person["bbox"], (x, y, x, y), strict=True)]
+    keypoints = list(person["keypoints"])
+    for first in range(0, len(keypoints), 3):
+        # COCO's keypoints are pixel indices, whose centers are half a pixel further; (0, 0, 0) is not labeled
+        if keypoints[first + 2] > 0:
+            keypoints[first] = (keypoints[first] + 0.5) * x - 0.5
+            keypoints[first + 1] = (keypoints[first + 1] + 0.5) * y - 0.5
+    kept = {key: person[key] for key in ("id", "image_id", "category_id", "iscrowd", "num_keypoints")}
+    return {**kept, "bbox": box, "area": person["area"] * x * y, "keypoints": keypoints}
