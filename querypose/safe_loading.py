@@ -101,11 +101,11 @@ def read_checkpoint(path: str) -> Any:
             return load_file(path)
         if path.endswith(".pkl"):
             with open(path, "rb") as file:
-                return _with_arrays(_ArrayUnpickler(file, encoding="latin1").load())
+                return _ArrayUnpickler(file, encoding="latin1").load()
         # NumPy's arrays and numbers too; before PyTorch 2.6, checkpoints that hold them are refused
         numpy: Any = [(stand_in, name) for name, stand_in in _NUMPY.items()]
         with torch.serialization.safe_globals(numpy) if torch.__version__ >= "2.6" else contextlib.nullcontext():
-            return _with_arrays(torch.load(path, map_location="cpu", weights_only=True))
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise many kinds
         raise UserError(f"cannot read the checkpoint {path}: {_why_not(error, path)}") from error
 
@@ -164,11 +164,12 @@ def find_weights(
 
 def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor] | None:
     """The state dict under the first of `keys` that `content` has, looked for one wrapper further where needed."""
-    for key in keys if isinstance(content, dict) else ():
-        inner = content.get(key)
-        found = inner if _is_state_dict(inner) else _state_dict(inner, _PLAIN)
-        if found is not None:
-            return found
+    wrapped = [content.get(key) for key in keys] if isinstance(content, dict) else []
+    for inner in wrapped:
+        further = [inner.get(key) for key in _PLAIN] if isinstance(inner, dict) else []
+        for found in (inner, *further):
+            if _is_state_dict(found):
+                return found
     return None
 
 
@@ -198,17 +199,15 @@ class _Dtype:
         return array.reshape(shape, order=order)
 
 
-class _Array:
-    """Stands for a numpy array while a pickle is read; the array is made when its state comes."""
+class _Array(np.ndarray):
+    """A numpy array while a pickle is read, empty until its state comes."""
 
-    array = np.zeros(0)
-
-    def __init__(self, *_: Any):
-        pass
+    def __new__(cls, *_: Any) -> "_Array":
+        return super().__new__(cls, 0)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran_order, data = state
-        self.array = dtype.numbers(data, shape, "F" if fortran_order else "C")
+        super().__setstate__(dtype.numbers(data, shape, "F" if fortran_order else "C").__reduce__()[2])
 
 
 # numpy's names, and what is called in their place, because its own `__setstate__` trusts the file
@@ -236,17 +235,3 @@ class _ArrayUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"Unsupported class {module}.{name}")  # in PyTorch's words
         # a new function each time: a pickle may set attributes of what it calls
         return lambda *args: stand_in(*args)
-
-
-def _with_arrays(value: Any) -> Any:
-    """`value` with the arrays in place of their stand-ins; its dicts and lists are changed in place."""
-    if isinstance(value, _Array):
-        return value.array
-    if isinstance(value, dict):
-        for key, item in value.items():
-            value[key] = _with_arrays(item)
-    elif isinstance(value, list):
-        value[:] = map(_with_arrays, value)
-    elif type(value) is tuple:
-        return tuple(map(_with_arrays, value))
-    return value

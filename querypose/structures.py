@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     import pandas
     import supervision
 
-
-SCORE_THRESHOLD = 0.2
-"""Persons below it are left out where no other threshold is given. A score is the product of two probabilities."""
+SCORE_THRESHOLD = 0.2  # persons below it are left out by default; a score is the product of two probabilities
 
 
 class Persons(Instances):
@@ -42,7 +40,6 @@ class Persons(Instances):
 
     @property
     def skeleton(self) -> Skeleton:
-        """The `Skeleton` whose keypoints these are."""
         return self._skeleton
 
     def to(self, *args: Any, **kwargs: Any) -> Persons:
@@ -52,8 +49,21 @@ class Persons(Instances):
         return self.from_instances(super().__getitem__(item), self._skeleton)
 
     def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
-        """COCO results, see `to_coco`."""
-        return to_coco(self, image_id, category_id=category_id)
+        """COCO results, which any COCO evaluator reads.
+
+        Boxes become (x, y, width, height). Keypoints become 3K numbers x, y, confidence and lose the half pixel that
+        Detectron2 adds to COCO's keypoints when it loads them. Sigmas become 2K numbers `keypoint_sigmas`.
+        """
+        persons = self.from_instances(self, self._skeleton)
+        persons.pred_keypoints = self.pred_keypoints.clone()  # Detectron2 subtracts the half pixel in place
+        results: list[dict[str, Any]] = instances_to_coco_json(persons, image_id)
+        for number, result in enumerate(results):
+            result["category_id"] = category_id
+            if self.has("track_ids"):
+                result["track_id"] = int(self.track_ids[number])
+            if self.has("pred_keypoint_sigmas"):
+                result["keypoint_sigmas"] = self.pred_keypoint_sigmas[number].flatten().tolist()
+        return results
 
     def to_records(self, **columns: Any) -> list[dict[str, Any]]:
         """One flat dict of plain numbers per person, for tables; see `record_columns` for its keys.
@@ -116,23 +126,3 @@ def record_columns(skeleton: Skeleton, *, sigmas: bool = False) -> list[str]:
     return ["person", "score", "x0", "y0", "x1", "y1"] + [
         f"{name}_{column}" for columns in groups for name in skeleton.keypoint_names for column in columns
     ]
-
-
-def to_coco(instances: Instances, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
-    """Turn predicted `Instances` into a list of COCO results, which any COCO evaluator reads.
-
-    Boxes become (x, y, width, height). Keypoints become 3K numbers x, y, confidence and lose the half pixel that
-    Detectron2 adds to COCO's keypoints when it loads them. Sigmas become 2K numbers `keypoint_sigmas`.
-    """
-    instances = instances.to("cpu")
-    if instances.has("pred_keypoints"):
-        # Detectron2 subtracts the half pixel in place
-        instances.pred_keypoints = instances.pred_keypoints.clone()
-    results: list[dict[str, Any]] = instances_to_coco_json(instances, image_id)
-    for number, result in enumerate(results):
-        result["category_id"] = category_id
-        if instances.has("track_ids"):
-            result["track_id"] = int(instances.track_ids[number])
-        if instances.has("pred_keypoint_sigmas"):
-            result["keypoint_sigmas"] = instances.pred_keypoint_sigmas[number].flatten().tolist()
-    return results

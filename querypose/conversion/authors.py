@@ -141,27 +141,18 @@ def convert_authors_weights(
 
     for name, parts in stacks.items():
         ordered = [parts[index] for index in sorted(parts)]
-        if len({part.shape[1:] if ".heads." in name else part.shape for part in ordered}) > 1:
-            raise UserError(f"the parts of {name} in the checkpoint have different shapes")
-        converted[name] = _by_keypoint(ordered, part_of_keypoint) if ".heads." in name else torch.stack(ordered)
+        if ".heads." in name:  # rows x, y of a part's keypoints -> (K, 2, ...) in the skeleton's order
+            keypoints = [iter(part.unflatten(0, (-1, 2))) for part in ordered]
+            ordered = [next(keypoints[part]) for part in part_of_keypoint]
+        converted[name] = torch.stack(ordered)
     return converted, dropped
-
-
-def _by_keypoint(parts: list[Tensor], part_of_keypoint: list[int]) -> Tensor:
-    """Rows (x, y of a part's keypoints) of every part -> (K, 2, ...) in the skeleton's order."""
-    sizes = [len(part) / 2 if part.ndim else 0 for part in parts]
-    if sizes != np.bincount(part_of_keypoint).tolist():
-        listed = ", ".join(f"{size:g}" for size in sizes)
-        raise UserError(f"the checkpoint's parts hold [{listed}] keypoints, which is not the config's part division")
-    keypoints = [iter(part.unflatten(0, (-1, 2))) for part in parts]
-    return torch.stack([next(keypoints[part]) for part in part_of_keypoint])
 
 
 def find_division(state_dict: Mapping[str, Tensor], path: str) -> tuple[str, list[int]]:
     """The part division, by name and as the part of each keypoint, that the sizes of the part heads belong to."""
     head = rf"{POSE}\.fc_(?:coord|sigma)\.{{}}\.linear\.weight"
     number = number_of(state_dict, head.format(r"(\d+)"))
-    sizes = [shape_of(state_dict, head.format(part), 2)[0] // 2 for part in range(number)]
+    sizes = [shape_of(state_dict, head.format(part))[0] // 2 for part in range(number)]
     skeleton = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_train"))
     for division, _ in PART_DIVISION_REGISTRY:
         part_of_keypoint = build_part_division(skeleton, division)
@@ -172,8 +163,8 @@ def find_division(state_dict: Mapping[str, Tensor], path: str) -> tuple[str, lis
 
 def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
     """Config values of the decoder, but for what shapes do not tell: attention heads, the light variant's regions."""
-    num_queries, dim = shape_of(state_dict, r"init_proposal_features\.weight", 2)
-    tokens = shape_of(state_dict, rf"{BOX}\.inst_interact\.out_layer\.weight", 2)[1] // dim
+    num_queries, dim = shape_of(state_dict, r"init_proposal_features\.weight")
+    tokens = shape_of(state_dict, rf"{BOX}\.inst_interact\.out_layer\.weight")[1] // dim
     full = any(".pose_decoder_inst_interact." in name for name in state_dict)
     settings: dict[str, object] = {
         "MODEL.FPN.OUT_CHANNELS": dim,
@@ -182,14 +173,14 @@ def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
         "MODEL.QUERYPOSE.NUM_QUERIES": num_queries,
         "MODEL.QUERYPOSE.NUM_STAGES": number_of(state_dict, r"head\.(?:pose_)?head_series\.(\d+)\..+"),
         "MODEL.QUERYPOSE.HIDDEN_DIM": dim,
-        "MODEL.QUERYPOSE.PART_DIM": shape_of(state_dict, r"part_query\.weight", 2)[1],
-        "MODEL.QUERYPOSE.FEEDFORWARD_DIM": shape_of(state_dict, rf"{BOX}\.linear1\.weight", 2)[0],
-        "MODEL.QUERYPOSE.DYNAMIC_DIM": shape_of(state_dict, rf"{BOX}\.inst_interact\.norm1\.weight", 1)[0],
+        "MODEL.QUERYPOSE.PART_DIM": shape_of(state_dict, r"part_query\.weight")[1],
+        "MODEL.QUERYPOSE.FEEDFORWARD_DIM": shape_of(state_dict, rf"{BOX}\.linear1\.weight")[0],
+        "MODEL.QUERYPOSE.DYNAMIC_DIM": shape_of(state_dict, rf"{BOX}\.inst_interact\.norm1\.weight")[0],
         "MODEL.QUERYPOSE.NUM_TOWER_LAYERS": (number_of(state_dict, rf"{POSE}\.inst_convs\.(\d+)\..+") + 1) // 2,
-        "MODEL.QUERYPOSE.TOWER_DIM": shape_of(state_dict, rf"{POSE}\.inst_convs\.0\.weight", 4)[0],
+        "MODEL.QUERYPOSE.TOWER_DIM": shape_of(state_dict, rf"{POSE}\.inst_convs\.0\.weight")[0],
     }
     if full:
-        tokens = shape_of(state_dict, rf"{POSE}\.pose_decoder_inst_interact\.out_layer\.weight", 2)[1] // dim
+        tokens = shape_of(state_dict, rf"{POSE}\.pose_decoder_inst_interact\.out_layer\.weight")[1] // dim
         settings["MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION"] = round(tokens**0.5)
     return settings
 
@@ -202,16 +193,14 @@ def backbone_settings(state_dict: Mapping[str, Tensor], path: str) -> dict[str, 
         return {**hrnet_settings(bottom_up), "MODEL.HRNET.NECK": neck}
     if "patch_embed.proj.weight" in bottom_up:
         return swin_settings(bottom_up)
-    if "stem.conv1.weight" not in bottom_up:
-        raise UserError(f"the checkpoint {path} has a backbone that is neither Detectron2's ResNet nor HRNet nor Swin")
     blocks = tuple(number_of(bottom_up, rf"res{stage}\.(\d+)\..+") for stage in (2, 3, 4, 5))
     bottleneck = "res2.0.conv3.weight" in bottom_up
     depths = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50 if bottleneck else 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
     if blocks not in depths:
-        raise UserError(f"the ResNet has {blocks} blocks in its stages, which none of Detectron2's has")
+        raise UserError(f"the checkpoint {path} has a backbone that is neither Detectron2's ResNet nor HRNet nor Swin")
     return {
         "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
         "MODEL.RESNETS.DEPTH": depths[blocks],
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": shape_of(bottom_up, rf"res2\.0\.conv{3 if bottleneck else 2}\.weight", 4)[0],
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": shape_of(bottom_up, rf"res2\.0\.conv{3 if bottleneck else 2}\.weight")[0],
         "MODEL.RESNETS.NORM": "BN" if any(name.endswith("num_batches_tracked") for name in bottom_up) else "FrozenBN",
     }

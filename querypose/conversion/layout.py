@@ -103,12 +103,10 @@ def _shipped_configs() -> dict[str, CfgNode]:
     return {name: setup_config(str(CONFIG_FOLDER / name)) for name in sorted(names, key=lambda name: (len(name), name))}
 
 
-def shape_of(state_dict: Mapping[str, Tensor], pattern: str, dims: int) -> Shape:
-    """The shape of the first tensor whose whole name matches; a `UserError` if there is none, or not of `dims`."""
+def shape_of(state_dict: Mapping[str, Tensor], pattern: str) -> Shape:
+    """The shape of the first tensor whose whole name matches; a `UserError` if there is none."""
     for name, tensor in state_dict.items():
         if re.fullmatch(pattern, name):
-            if tensor.ndim != dims:
-                raise UserError(f"the checkpoint's tensor {name} has {tensor.ndim} dimensions instead of {dims}")
             return tuple(tensor.shape)
     shown = pattern.replace(r"\d+", "*").replace("\\", "")
     raise UserError(f"the checkpoint is not complete: it has no tensor {shown}")
