@@ -220,10 +220,8 @@ class PosePredictor:
                 batch = ahead.result() if ahead else next_batch()
 
     def with_attention(self, image: ImageLike, stage: int = -1) -> Persons:
-        """The persons of a call with the parts' attention of a stage (its index): `part_attention` (n, M, h, w), every
-        map summing to one, and `attention_boxes`, `Boxes` in pixels of the given image over which the maps lie.
-
-        Raises `UserError` if the model has no such stage, and as `check_attention`.
+        """The persons of a call with the parts' attention of a stage: `part_attention` (n, M, h, w), every map summing
+        to one, over `attention_boxes` (`Boxes` in pixels of the image). Raises `UserError` where there is none.
         """
         check_attention(self.cfg)
         output = self._run(self.model.with_attention, [self.network_input(image)], stage)

@@ -136,41 +136,39 @@ def find_weights(
     Names in `model_names` stay as they are; `path` is for messages. Returns tensors by name, and what was dropped of
     the file's weights: reason -> names. Raises `UserError` for no state dict, or two tensors of the same name.
     """
-    averaged_found, plain_found = _state_dict(content, _AVERAGED), _state_dict(content, _PLAIN)
-    if averaged_found is None and plain_found is None:
-        if not _is_state_dict(content):
-            keys = f" of {', '.join(map(str, content))}" if isinstance(content, dict) and content else ""
-            raise UserError(
-                f"the checkpoint {path} holds no weights but a {type(content).__name__}{keys[:100]}; give a state "
-                "dict, bare or under 'model', 'state_dict' or 'ema'"
-            )
-        plain_found = content
+    averaged_found = _state_dict(content, _AVERAGED)
+    plain_found = content if _is_state_dict(content) else _state_dict(content, _PLAIN)
+    if not averaged_found and not plain_found:
+        keys = f" of {', '.join(map(str, content))}" if isinstance(content, dict) and content else ""
+        found = f"holds no weights but a {type(content).__name__}{keys[:100]}"
+        advice = "give a state dict, bare or under 'model', 'state_dict' or 'ema'"
+        raise UserError(f"the checkpoint {path} {found}; {advice}")
     plain: dict[str, Tensor] = {}
     averaged: dict[str, Tensor] = {}
-    for tensors, is_average in ((plain_found or {}, False), (averaged_found or {}, True)):
+    for tensors, is_average in ((plain_found, False), (averaged_found, True)):
         for name, tensor in tensors.items():
             if _AVERAGING_STATE.fullmatch(name):
                 continue
             bare = name if name in model_names else _PREFIXES.sub("", name)
-            found = averaged if is_average or "ema" in name.removesuffix(bare) else plain
+            target = averaged if is_average or "ema" in name.removesuffix(bare) else plain
             # a compiled part of a model has this inside of its names
             bare = bare.replace("._orig_mod.", ".")
-            if bare in found:
+            if bare in target:
                 raise UserError(f"the checkpoint {path} holds two tensors {bare}; save one model alone")
-            found[bare] = torch.as_tensor(tensor)
+            target[bare] = torch.as_tensor(tensor)
     replaced = [name for name in plain if name in averaged]
     return {**plain, **averaged}, {PLAIN_WEIGHTS: replaced} if replaced else {}
 
 
-def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor] | None:
-    """The state dict under the first of `keys` that `content` has, looked for one wrapper further where needed."""
+def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor]:
+    """The state dict under the first of `keys` that has one, if need be one wrapper further; empty if there is none."""
     wrapped = [content.get(key) for key in keys] if isinstance(content, dict) else []
     for inner in wrapped:
         further = [inner.get(key) for key in _PLAIN] if isinstance(inner, dict) else []
         for found in (inner, *further):
             if _is_state_dict(found):
                 return found
-    return None
+    return {}
 
 
 def _is_state_dict(value: Any) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-from querypose.errors import UserError
+from querypose.errors import imported
 from querypose.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class Persons(Instances):
         """The table of `to_records` as a pandas `DataFrame`, with its columns even without persons."""
         names = [*columns, *(["track_id"] if self.has("track_ids") else [])]
         names += record_columns(self._skeleton, sigmas=self.has("pred_keypoint_sigmas"))
-        return _imported("pandas", "pandas").DataFrame(self.to_records(**columns), columns=names)
+        return imported("pandas", "pandas").DataFrame(self.to_records(**columns), columns=names)
 
     def to_supervision(self) -> supervision.KeyPoints:
         """`supervision.KeyPoints` of the persons, for its annotators and trackers; `to_detections` has their boxes.
@@ -93,7 +92,7 @@ class Persons(Instances):
         Sigmas, if there are any, are `data["pred_keypoint_sigmas"]` (n, K, 2).
         """
         keypoints = self.pred_keypoints.numpy()
-        return _imported("supervision", "'supervision>=0.29'").KeyPoints(
+        return imported("supervision", "'supervision>=0.29'").KeyPoints(
             xy=keypoints[..., :2].copy(),
             class_id=self.pred_classes.numpy().copy(),
             keypoint_confidence=keypoints[..., 2].copy(),
@@ -103,19 +102,12 @@ class Persons(Instances):
 
     def to_detections(self) -> supervision.Detections:
         """`supervision.Detections` of the persons' boxes, in the order of `to_supervision`."""
-        return _imported("supervision", "'supervision>=0.29'").Detections(
+        return imported("supervision", "'supervision>=0.29'").Detections(
             xyxy=self.pred_boxes.tensor.numpy().copy(),
             confidence=self.scores.numpy().copy(),
             class_id=self.pred_classes.numpy().copy(),
             tracker_id=self.track_ids.numpy().copy() if self.has("track_ids") else None,
         )
-
-
-def _imported(package: str, requirement: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(f"{package} is not installed: pip install {requirement}") from error
 
 
 def record_columns(skeleton: Skeleton, *, sigmas: bool = False) -> list[str]:

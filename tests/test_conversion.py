@@ -109,15 +109,6 @@ def test_the_division_is_found_from_the_file(save, division):
         authors.convert_authors_checkpoint(save({**odd, head: torch.ones(12, 16)}))
 
 
-def test_what_is_no_querypose(save):
-    theirs = as_the_authors_would_save(tiny_model().state_dict(), parts_of("rigid"))
-    foreign = {"roi_heads.box.weight": torch.ones(1), "head.other.1": torch.ones(1)}
-    with pytest.raises(UserError, match="it holds roi_heads.box.weight, head.other.1$"):
-        authors.convert_authors_weights({**theirs, **foreign}, parts_of("rigid"))
-    with pytest.raises(UserError, match="is not the authors' QueryPose: it has no keypoint heads"):
-        authors.convert_authors_checkpoint(save({"layer1.weight": torch.ones(2)}))
-
-
 def test_a_public_backbone(tmp_path, capsys):
     torch.save({"model": tensors_of(original_swin("tiny", window=12))}, tmp_path / "swin.pth")
     tool("convert_weights", "--source", "swin", tmp_path / "swin.pth", tmp_path / "ours.pth")()

@@ -8,8 +8,7 @@ from detectron2.modeling import build_model
 from test_conversion_backbones import tensors_of
 
 from querypose.conversion.authors import convert_authors_checkpoint
-from querypose.conversion.files import save_weights
-from querypose.conversion.layout import CONFIG_FOLDER, closest_configs
+from querypose.conversion.layout import CONFIG_FOLDER, closest_configs, save_weights
 from querypose.errors import UserError
 from querypose.safe_loading import find_weights, read_checkpoint
 from querypose.setup_config import setup_config
@@ -75,11 +74,12 @@ def test_all_faults_are_listed(save, tiny):
     del broken["head.head_series.1.norm2.weight"]
     del broken["backbone.bottom_up.res3.0.conv1.weight"]
     broken["head.head_series.0.class_logits.weight"] = torch.ones(80, 64)
+    broken |= {"roi_heads.box.weight": torch.ones(1), "head.other.1": torch.ones(1)}
     with pytest.raises(UserError) as error:
         convert_authors_checkpoint(save(broken))
-    missing, misshapen = str(error.value).split("; ")
+    missing, unexpected, misshapen = str(error.value).split("; ")
     assert "2 missing" in missing and "box_stages.1.interaction_norm.weight" in missing
-    assert "res3.0.conv1.weight" in missing
+    assert "res3.0.conv1.weight" in missing and unexpected == "2 unexpected (roi_heads.box.weight, head.other.1)"
     assert "1 misshapen (decoder.box_stages.0.class_logit.weight (80, 64) instead of (1, 64))" in misshapen
 
 
@@ -88,7 +88,6 @@ def test_all_faults_are_listed(save, tiny):
     [
         ("head.head_series.3.norm1.weight", (64,), r"\d+ missing \(decoder.box_stages.3.*and \d+ more"),
         ("part_query.weight", None, "not complete: it has no tensor part_query.weight"),
-        ("backbone.bottom_up.stem.conv1.weight", None, "neither Detectron2's ResNet nor HRNet nor Swin"),
         ("backbone.bottom_up.res4.7.conv1.weight", (1,), "neither Detectron2's ResNet nor HRNet nor Swin"),
     ],
 )
@@ -103,6 +102,11 @@ def test_counters_of_batch_norm_may_be_missing(save, tiny):
     found = convert_authors_checkpoint(save(tiny)).state_dict
     prefix = "decoder.keypoint_stages.0.part_embedding.upsample.1"
     assert f"{prefix}.running_mean" in found and f"{prefix}.num_batches_tracked" not in found
+
+
+def test_another_model_is_refused(save):
+    with pytest.raises(UserError, match="is not the authors' QueryPose: it has no keypoint heads"):
+        convert_authors_checkpoint(save({"layer1.weight": torch.ones(2)}))
 
 
 def test_closest_configs():

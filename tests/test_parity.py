@@ -6,7 +6,7 @@ import torch
 import torchvision
 from parity import load_parity
 
-from querypose.conversion.authors import per_part_slot, rename
+from querypose.conversion.authors import rename
 from querypose.modeling.losses.targets import Targets
 from querypose.modeling.ops import pyramid_pooling
 
@@ -120,19 +120,14 @@ def test_gradient_norms(parity, train_step):
     largest = max(parity.grad_norms.values())
     checked = 0
     for name, theirs in parity.grad_norms.items():
-        if slot := per_part_slot(name):
-            gradient = parameters[slot[0]].grad
-            if ".heads." in slot[0]:
-                gradient = gradient[[index for index, part in enumerate(parity.part_of_keypoint) if part == slot[1]]]
-            else:
-                gradient = gradient[slot[1]]
-        else:
-            gradient = parameters[rename(name)].grad
+        ours, part = rename(name)
+        gradient = parameters[ours].grad
+        if part is not None:
+            keypoints = [index for index, other in enumerate(parity.part_of_keypoint) if other == part]
+            gradient = gradient[keypoints if ".heads." in ours else part]
         # what is zero but for rounding (biases before a norm) is compared on the scale of the largest
         assert gradient.double().norm().item() == pytest.approx(theirs, rel=1e-3, abs=1e-8 * largest), name
         checked += 1
     assert checked == len(parity.grad_norms)
     trainable = sum(parameter.requires_grad for parameter in parameters.values())
-    stacked = {slot[0] for name in parity.grad_norms if (slot := per_part_slot(name))}
-    alone = sum(per_part_slot(name) is None for name in parity.grad_norms)
-    assert trainable == alone + len(stacked), "a parameter of ours has no counterpart"
+    assert trainable == len({rename(name)[0] for name in parity.grad_norms}), "a parameter of ours has no counterpart"

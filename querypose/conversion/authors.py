@@ -1,6 +1,7 @@
 """The authors' checkpoints: in our naming, per-part layers stacked, and with the config that their shapes belong to."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,8 +10,7 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from querypose.conversion.backbones import SWIN_BUFFERS, hrnet_settings, index_buffers, swin_settings, to_torchvision
-from querypose.conversion.files import Conversion, load_tensors, split_off
-from querypose.conversion.layout import BOTTOM_UP, Layout, enumerate_names, number_of, shape_of
+from querypose.conversion.layout import BOTTOM_UP, Conversion, Layout, load_tensors, number_of, shape_of, split_off
 from querypose.errors import UserError
 from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
 from querypose.skeleton import Skeleton
@@ -79,28 +79,22 @@ _DROPPED = {
 }
 
 
-def rename(name: str) -> str | None:
-    """Our name of an authors' tensor that is copied as it is; None where there is no such tensor."""
+def rename(name: str) -> tuple[str, int | None]:
+    """Our name of an authors' tensor, others as they are, and the part's index where theirs is of one part."""
     if name.startswith(BOTTOM_UP):
-        return BOTTOM_UP + to_torchvision(name.removeprefix(BOTTOM_UP))
+        return BOTTOM_UP + to_torchvision(name.removeprefix(BOTTOM_UP)), None
     table, prefix, rest = ELSEWHERE, "", name
     if match := re.fullmatch(r"head\.(pose_)?head_series\.(\d+)\.(.+)", name):
         is_pose, stage, rest = match.groups()
         table = KEYPOINT_STAGE if is_pose else BOX_STAGE
         prefix = f"decoder.{'keypoint' if is_pose else 'box'}_stages.{stage}."
+    if match := re.fullmatch(r"(residual_filter|fc_coord|fc_sigma)\.(\d+)\.(?:linear\.)?(weight|bias)", rest):
+        layer, part, kind = match.groups()
+        return f"{prefix}{_PER_PART[layer]}{kind}", int(part)
     for theirs, ours in table.items():
-        if rest == theirs or rest.startswith(f"{theirs}."):
-            return prefix + ours + rest.removeprefix(theirs)
-    return None
-
-
-def per_part_slot(name: str) -> tuple[str, int] | None:
-    """Our stacked tensor's name and the part's index, of a layer that the authors keep per part; else None."""
-    pattern = r"head\.pose_head_series\.(\d+)\.(residual_filter|fc_coord|fc_sigma)\.(\d+)\.(?:linear\.)?(weight|bias)"
-    if match := re.fullmatch(pattern, name):
-        stage, layer, part, kind = match.groups()
-        return f"decoder.keypoint_stages.{stage}.{_PER_PART[layer]}{kind}", int(part)
-    return None
+        if f"{rest}.".startswith(f"{theirs}."):
+            return prefix + ours + rest.removeprefix(theirs), None
+    return name, None
 
 
 def convert_authors_checkpoint(path: str) -> Conversion:
@@ -127,18 +121,14 @@ def convert_authors_weights(
     part_of_keypoint: the index of each keypoint's part; their heads hold a part's keypoints in the skeleton's order.
     """
     kept, dropped = split_off(state_dict, _DROPPED)
-    converted, unknown = {}, []
-    stacks: dict[str, dict[int, Tensor]] = {}
+    converted: dict[str, Tensor] = {}
+    stacks: dict[str, dict[int, Tensor]] = defaultdict(dict)
     for name, tensor in kept.items():
-        if slot := per_part_slot(name):
-            stacks.setdefault(slot[0], {})[slot[1]] = tensor
-        elif ours := rename(name):
+        ours, part = rename(name)
+        if part is None:
             converted[ours] = tensor
         else:
-            unknown.append(name)
-    if unknown:
-        raise UserError(f"this is not a checkpoint of the authors' QueryPose: it holds {enumerate_names(unknown, 5)}")
-
+            stacks[ours][part] = tensor
     for name, parts in stacks.items():
         ordered = [parts[index] for index in sorted(parts)]
         if ".heads." in name:  # rows x, y of a part's keypoints -> (K, 2, ...) in the skeleton's order

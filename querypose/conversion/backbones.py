@@ -7,8 +7,7 @@ from timm.layers import resize_rel_pos_bias_table_simple
 from torch import Tensor
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-from querypose.conversion.files import Conversion, load_tensors
-from querypose.conversion.layout import BOTTOM_UP, Layout, Shape, number_of, shape_of
+from querypose.conversion.layout import BOTTOM_UP, Conversion, Layout, Shape, load_tensors, number_of, shape_of
 from querypose.errors import UserError
 
 _INDEX = "relative_position_index"

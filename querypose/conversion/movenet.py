@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from querypose.conversion.files import Conversion
-from querypose.conversion.layout import Layout, enumerate_names
+from querypose.conversion.layout import Conversion, Layout, enumerate_names
 from querypose.errors import UserError
 
 _ROOT = "StatefulPartitionedCall/"
