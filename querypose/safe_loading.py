@@ -5,7 +5,7 @@ import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -171,7 +171,7 @@ def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor]:
     return {}
 
 
-def _is_state_dict(value: Any) -> bool:
+def _is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:
     return (
         isinstance(value, dict)
         and bool(value)

@@ -1,5 +1,9 @@
-"""tools/convert_weights.py loses nothing of a checkpoint; that the authors' names are right is for test_parity.py."""
+"""tools/convert_weights.py recognizes checkpoints by their tensors, of which it loses none, or lists their faults.
 
+That the authors' names are right is for test_parity.py.
+"""
+
+import json
 import re
 
 import pytest
@@ -11,6 +15,7 @@ from test_conversion_backbones import original_swin, tensors_of
 from tiny_model import tiny_config, tiny_model
 
 from querypose.conversion import authors, backbone_of
+from querypose.conversion.layout import CONFIG_FOLDER, closest_configs
 from querypose.data import skeleton_of
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.errors import UserError
@@ -21,6 +26,23 @@ from querypose.setup_config import setup_config
 # a backbone that the authors have, unlike the tiny model's own
 RESNET = ("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH", 18)
 RESNET += ("MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"])
+
+
+THIRD_GATE = ".updater."
+MODELS = {
+    "tiny_light": "light_R50",
+    "tiny_full": "R50",
+    "keys_R50_light": "light_R50",
+    "keys_R50_full": "R50",
+    "keys_W32_light": "light_HRNet-W32",
+    "keys_W48_full": "HRNet-W48",
+    "keys_swinL_full": "Swin-L",
+}
+
+
+def read_shapes(shared_folder, name):
+    record = json.loads((shared_folder / f"parity/{name}.json").read_text())
+    return record.get("state_dict", record)
 
 
 def their_name(name, table):
@@ -109,6 +131,94 @@ def test_the_division_is_found_from_the_file(save, division):
         authors.convert_authors_checkpoint(save({**odd, head: torch.ones(12, 16)}))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_layout_of_the_authors(shared_folder, save, name):
+    shapes = read_shapes(shared_folder, name)
+    conversion = authors.convert_authors_checkpoint(save({"model": tensors_of(shapes), "iteration": 1}))
+    config = f"querypose_{MODELS[name]}.yaml"
+    assert conversion.configs == [config] and bool(conversion.overrides) == name.startswith("tiny")
+
+    cfg = setup_config(str(CONFIG_FOLDER / config), [*conversion.overrides, "MODEL.DEVICE", "meta"])
+    with torch.device("meta"):
+        model = build_model(cfg)
+    model.load_state_dict(conversion.state_dict, strict=True, assign=True)
+    assert not conversion.fresh
+
+    # nothing but the named tensors is lost, nothing but the computed index is added
+    dropped = [key for names in conversion.dropped.values() for key in names]
+    stages = cfg.MODEL.QUERYPOSE.NUM_STAGES
+    assert sum(THIRD_GATE in key for key in dropped) == 3 * stages
+    necks = {
+        "keys_W32_light": ["backbone.fpn_conv.4.weight", "backbone.fpn_conv.4.bias"],
+        "keys_W48_full": ["backbone.lateral_conv.0.weight", "backbone.fpn_conv.4.weight"],
+    }
+    others = [key for key in dropped if THIRD_GATE not in key and not key.endswith("relative_position_index")]
+    assert others == necks.get(name, [])
+    # every number of the file, each of which one tensor has, is found again
+    numbers = {float(index) for index, key in enumerate(shapes) if key not in dropped}
+    found = {
+        float(value)
+        for key, tensor in conversion.state_dict.items()
+        if not key.endswith("position_index")
+        for value in (tensor.unique() if ".heads." in key or "instance_to_part" in key else tensor.flatten()[:1])
+    }
+    assert found == numbers
+
+
+@pytest.fixture
+def tiny():
+    return as_the_authors_would_save(tiny_model("light", *RESNET).state_dict(), parts_of("rigid"))
+
+
+def test_all_faults_are_listed(save, tiny):
+    broken = dict(tiny)
+    del broken["head.head_series.1.norm2.weight"]
+    del broken["backbone.bottom_up.res3.0.conv1.weight"]
+    broken["head.head_series.0.class_logits.weight"] = torch.ones(80, 64)
+    broken |= {"roi_heads.box.weight": torch.ones(1), "head.other.1": torch.ones(1)}
+    with pytest.raises(UserError) as error:
+        authors.convert_authors_checkpoint(save(broken))
+    missing, unexpected, misshapen = str(error.value).split("; ")
+    assert "2 missing" in missing and "box_stages.1.interaction_norm.weight" in missing
+    assert "res3.0.conv1.weight" in missing and unexpected == "2 unexpected (roi_heads.box.weight, head.other.1)"
+    assert "1 misshapen (decoder.box_stages.0.class_logit.weight (80, 64) instead of (1, 16))" in misshapen
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("head.head_series.2.norm1.weight", (64,), r"\d+ missing \(decoder.box_stages.2.*and \d+ more"),
+        ("head.pose_head_series.0.fc_coord.3.linear.weight", None, r"1 missing \(.*_stages.0.heads.coordinate_weight"),
+        ("part_query.weight", None, "not complete: it has no tensor part_query.weight"),
+        ("backbone.bottom_up.res4.7.conv1.weight", (1,), "neither Detectron2's ResNet nor HRNet nor Swin"),
+    ],
+)
+def test_files_that_are_refused(save, tiny, name, shape, words):
+    tiny.pop(name, None)
+    with pytest.raises(UserError, match=words):
+        authors.convert_authors_checkpoint(save(tiny if shape is None else {**tiny, name: torch.ones(shape)}))
+
+
+def test_counters_of_batch_norm_may_be_missing(save, tiny):
+    del tiny["head.pose_head_series.0.part_embed_generator.upsample.1.num_batches_tracked"]
+    found = authors.convert_authors_checkpoint(save(tiny)).state_dict
+    prefix = "decoder.keypoint_stages.0.part_embedding.upsample.1"
+    assert f"{prefix}.running_mean" in found and f"{prefix}.num_batches_tracked" not in found
+
+
+def test_another_model_is_refused(save):
+    with pytest.raises(UserError, match="is not the authors' QueryPose: it has no keypoint heads"):
+        authors.convert_authors_checkpoint(save({"layer1.weight": torch.ones(2)}))
+
+
+def test_closest_configs():
+    resnet = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH": 50}
+    names, overrides = closest_configs(resnet)
+    assert names[0] == "querypose_R50.yaml" and "querypose_light_R50.yaml" in names and not overrides
+    fifty, overrides = closest_configs({**resnet, "MODEL.QUERYPOSE.NUM_QUERIES": 50, "MODEL.QUERYPOSE.VARIANT": "full"})
+    assert fifty == ["50_queries/querypose_R50.yaml"] and not overrides
+
+
 def test_a_public_backbone(tmp_path, capsys):
     torch.save({"model": tensors_of(original_swin("tiny", window=12))}, tmp_path / "swin.pth")
     tool("convert_weights", "--source", "swin", tmp_path / "swin.pth", tmp_path / "ours.pth")()
@@ -137,6 +247,7 @@ def test_the_backbone_of_the_shipped_weights(tmp_path, capsys, save):
 
 def test_weights_to_pass_on_in_the_safetensors_format(tmp_path):
     model, other = tiny_model("light"), tiny_model("light")
+    model.to(memory_format=torch.channels_last)
     torch.save({"model": model.state_dict(), "iteration": 7}, tmp_path / "model_final.pth")
     target = tmp_path / "weights.safetensors"
     tool("convert_weights", "--source", "querypose", tmp_path / "model_final.pth", target)()

@@ -130,6 +130,8 @@ def convert_authors_weights(
         else:
             stacks[ours][part] = tensor
     for name, parts in stacks.items():
+        if len(parts) <= max(part_of_keypoint):  # `Layout.conversion` reports it as missing
+            continue
         ordered = [parts[index] for index in sorted(parts)]
         if ".heads." in name:  # rows x, y of a part's keypoints -> (K, 2, ...) in the skeleton's order
             keypoints = [iter(part.unflatten(0, (-1, 2))) for part in ordered]
