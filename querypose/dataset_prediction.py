@@ -11,7 +11,7 @@ import torch
 
 from querypose.atomic_io import make_output_folder, whole_file
 from querypose.demo.inputs import find_inputs, is_video
-from querypose.errors import UserError
+from querypose.errors import UserError, imported
 from querypose.predictor import PosePredictor
 from querypose.structures import Persons
 
@@ -109,10 +109,7 @@ def predict_dataset(
     """
     if not parts:
         return
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("predicting data sets needs Ray: pip install 'querypose[ray]'") from error
+    ray = imported("ray", "'querypose[ray]'")
     PosePredictor(**{**options, "device": "cpu"})  # what is wrong with them is reported here, not by a worker
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
@@ -122,7 +119,7 @@ def predict_dataset(
     size = min(workers or gpus or int(available["CPU"]) // threads, len(parts))
     work = ray.data.from_items(list(parts), override_num_blocks=len(parts))
     found = work.map(
-        PartPredictor,  # type: ignore[arg-type]
+        PartPredictor,
         fn_constructor_args=(options, threads),
         compute=ray.data.ActorPoolStrategy(size=max(1, size)),
         num_cpus=threads,

@@ -1,11 +1,12 @@
 """Errors that a user can fix, reported in one sentence, and output that no terminal can break."""
 
 import contextlib
+import importlib
 import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 
 class UserError(ValueError):
@@ -16,6 +17,14 @@ def check_fraction(name: str, value: float) -> None:
     """Raise a `UserError` unless the value is from 0 to 1."""
     if not 0 <= value <= 1:
         raise UserError(f"the {name} must be from 0 to 1, not {value}.")
+
+
+def imported(package: str, requirement: str) -> Any:
+    """The package; a `UserError` that says what to install if it is not there."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"{package} is not installed: pip install {requirement}") from error
 
 
 @contextlib.contextmanager

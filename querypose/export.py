@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from querypose.atomic_io import whole_file
-from querypose.errors import UserError
+from querypose.errors import UserError, imported
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.meta_arch import QueryPose, poses
 from querypose.modeling.ops import pyramid_pooling
@@ -41,10 +41,7 @@ def export_onnx(
     The graph is `OnnxGraph` with free batch and image sizes and defaults for all inputs but `images`. Skeleton and
     preprocessing are in the metadata, see `docs/EXPORT.md`.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise UserError("the export needs the package onnx: pip install 'querypose[onnx]'") from error
+    onnx = imported("onnx", "'querypose[onnx]'")
     if opset not in _OPSETS:
         raise UserError(f"the opset is {opset}; it must be from {_OPSETS[0]} to {_OPSETS[-1]}")
     if model.topk_poses and not model.decoder.light:

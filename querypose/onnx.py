@@ -14,9 +14,7 @@ from querypose.errors import UserError, check_fraction
 from querypose.image_io import ChannelOrder, ImageLike, check_image_format, read_image_rgb, resize_image
 from querypose.skeleton import Skeleton
 
-RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
-"""Packages that run ONNX files, the faster one first, and their names."""
-
+RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}  # package -> its name
 METADATA_KEY = "querypose"
 FORMAT_VERSION = 1
 _OUTPUTS = ["boxes", "scores", "keypoints"]
@@ -79,9 +77,8 @@ class OnnxPosePredictor:
         if precision not in ("auto", "float32"):
             raise UserError(f"the precision must be float32 or auto, not {precision}.")
         if runtime is None:
-            installed = [name for name in RUNTIMES if find_spec(name)]
             on_cpu = list(providers) == ["CPUExecutionProvider"]
-            runtime = installed[0] if installed and on_cpu else "onnxruntime"
+            runtime = "openvino" if on_cpu and find_spec("openvino") else "onnxruntime"
         if runtime not in RUNTIMES:
             raise UserError(f"the runtime must be one of {', '.join(RUNTIMES)}, not {runtime}.")
         if not find_spec(runtime):
@@ -127,9 +124,7 @@ class OnnxPosePredictor:
             sigmas = others[0][keep].reshape(-1, self.skeleton.num_keypoints, 2) * scale if others else None
             return OnnxPoses(boxes[keep] * np.tile(scale, 2), scores[keep], keypoints, (height, width), sigmas)
         except Exception as error:
-            raise UserError(
-                f"{self._file} gives no boxes, scores and keypoints of an image ({error}){_AGAIN}"
-            ) from error
+            raise UserError(f"{self._file} gives no boxes, scores and keypoints ({error}){_AGAIN}") from error
 
 
 class _OnnxRuntime:

@@ -20,13 +20,12 @@ from detectron2.structures import Instances
 from detectron2.utils.logger import log_first_n
 from torch import nn
 
-from querypose.auto_precision import fastest_precision
 from querypose.data import skeleton_of
 from querypose.errors import UserError, check_fraction
 from querypose.hub import pretrained_files, save_pretrained
 from querypose.image_io import ChannelOrder, ImageLike, check_image_format, image_files, read_image_rgb, resize_image
 from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
-from querypose.rounded_weights import rounding_weights
+from querypose.precision import fastest_precision, rounding_weights
 from querypose.safe_loading import SafeCheckpointer
 from querypose.setup_config import setup_config
 from querypose.skeleton import Skeleton
@@ -221,10 +220,8 @@ class PosePredictor:
                 batch = ahead.result() if ahead else next_batch()
 
     def with_attention(self, image: ImageLike, stage: int = -1) -> Persons:
-        """The persons of a call with the parts' attention of a stage (its index): `part_attention` (n, M, h, w), every
-        map summing to one, and `attention_boxes`, `Boxes` in pixels of the given image over which the maps lie.
-
-        Raises `UserError` if the model has no such stage, and as `check_attention`.
+        """The persons of a call with the parts' attention of a stage: `part_attention` (n, M, h, w), every map summing
+        to one, over `attention_boxes` (`Boxes` in pixels of the image). Raises `UserError` where there is none.
         """
         check_attention(self.cfg)
         output = self._run(self.model.with_attention, [self.network_input(image)], stage)

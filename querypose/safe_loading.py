@@ -5,7 +5,7 @@ import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -101,11 +101,11 @@ def read_checkpoint(path: str) -> Any:
             return load_file(path)
         if path.endswith(".pkl"):
             with open(path, "rb") as file:
-                return _with_arrays(_ArrayUnpickler(file, encoding="latin1").load())
+                return _ArrayUnpickler(file, encoding="latin1").load()
         # NumPy's arrays and numbers too; before PyTorch 2.6, checkpoints that hold them are refused
         numpy: Any = [(stand_in, name) for name, stand_in in _NUMPY.items()]
         with torch.serialization.safe_globals(numpy) if torch.__version__ >= "2.6" else contextlib.nullcontext():
-            return _with_arrays(torch.load(path, map_location="cpu", weights_only=True))
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise many kinds
         raise UserError(f"cannot read the checkpoint {path}: {_why_not(error, path)}") from error
 
@@ -136,43 +136,42 @@ def find_weights(
     Names in `model_names` stay as they are; `path` is for messages. Returns tensors by name, and what was dropped of
     the file's weights: reason -> names. Raises `UserError` for no state dict, or two tensors of the same name.
     """
-    averaged_found, plain_found = _state_dict(content, _AVERAGED), _state_dict(content, _PLAIN)
-    if averaged_found is None and plain_found is None:
-        if not _is_state_dict(content):
-            keys = f" of {', '.join(map(str, content))}" if isinstance(content, dict) and content else ""
-            raise UserError(
-                f"the checkpoint {path} holds no weights but a {type(content).__name__}{keys[:100]}; give a state "
-                "dict, bare or under 'model', 'state_dict' or 'ema'"
-            )
-        plain_found = content
+    averaged_found = _state_dict(content, _AVERAGED)
+    plain_found = content if _is_state_dict(content) else _state_dict(content, _PLAIN)
+    if not averaged_found and not plain_found:
+        keys = f" of {', '.join(map(str, content))}" if isinstance(content, dict) and content else ""
+        found = f"holds no weights but a {type(content).__name__}{keys[:100]}"
+        advice = "give a state dict, bare or under 'model', 'state_dict' or 'ema'"
+        raise UserError(f"the checkpoint {path} {found}; {advice}")
     plain: dict[str, Tensor] = {}
     averaged: dict[str, Tensor] = {}
-    for tensors, is_average in ((plain_found or {}, False), (averaged_found or {}, True)):
+    for tensors, is_average in ((plain_found, False), (averaged_found, True)):
         for name, tensor in tensors.items():
             if _AVERAGING_STATE.fullmatch(name):
                 continue
             bare = name if name in model_names else _PREFIXES.sub("", name)
-            found = averaged if is_average or "ema" in name.removesuffix(bare) else plain
+            target = averaged if is_average or "ema" in name.removesuffix(bare) else plain
             # a compiled part of a model has this inside of its names
             bare = bare.replace("._orig_mod.", ".")
-            if bare in found:
+            if bare in target:
                 raise UserError(f"the checkpoint {path} holds two tensors {bare}; save one model alone")
-            found[bare] = torch.as_tensor(tensor)
+            target[bare] = torch.as_tensor(tensor)
     replaced = [name for name in plain if name in averaged]
     return {**plain, **averaged}, {PLAIN_WEIGHTS: replaced} if replaced else {}
 
 
-def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor] | None:
-    """The state dict under the first of `keys` that `content` has, looked for one wrapper further where needed."""
-    for key in keys if isinstance(content, dict) else ():
-        inner = content.get(key)
-        found = inner if _is_state_dict(inner) else _state_dict(inner, _PLAIN)
-        if found is not None:
-            return found
-    return None
+def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor]:
+    """The state dict under the first of `keys` that has one, if need be one wrapper further; empty if there is none."""
+    wrapped = [content.get(key) for key in keys] if isinstance(content, dict) else []
+    for inner in wrapped:
+        further = [inner.get(key) for key in _PLAIN] if isinstance(inner, dict) else []
+        for found in (inner, *further):
+            if _is_state_dict(found):
+                return found
+    return {}
 
 
-def _is_state_dict(value: Any) -> bool:
+def _is_state_dict(value: Any) -> TypeGuard[dict[str, Tensor]]:
     return (
         isinstance(value, dict)
         and bool(value)
@@ -198,17 +197,15 @@ class _Dtype:
         return array.reshape(shape, order=order)
 
 
-class _Array:
-    """Stands for a numpy array while a pickle is read; the array is made when its state comes."""
+class _Array(np.ndarray):
+    """A numpy array while a pickle is read, empty until its state comes."""
 
-    array = np.zeros(0)
-
-    def __init__(self, *_: Any):
-        pass
+    def __new__(cls, *_: Any) -> "_Array":
+        return super().__new__(cls, 0)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran_order, data = state
-        self.array = dtype.numbers(data, shape, "F" if fortran_order else "C")
+        super().__setstate__(dtype.numbers(data, shape, "F" if fortran_order else "C").__reduce__()[2])
 
 
 # numpy's names, and what is called in their place, because its own `__setstate__` trusts the file
@@ -236,17 +233,3 @@ class _ArrayUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"Unsupported class {module}.{name}")  # in PyTorch's words
         # a new function each time: a pickle may set attributes of what it calls
         return lambda *args: stand_in(*args)
-
-
-def _with_arrays(value: Any) -> Any:
-    """`value` with the arrays in place of their stand-ins; its dicts and lists are changed in place."""
-    if isinstance(value, _Array):
-        return value.array
-    if isinstance(value, dict):
-        for key, item in value.items():
-            value[key] = _with_arrays(item)
-    elif isinstance(value, list):
-        value[:] = map(_with_arrays, value)
-    elif type(value) is tuple:
-        return tuple(map(_with_arrays, value))
-    return value

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-from querypose.errors import UserError
+from querypose.errors import imported
 from querypose.skeleton import Skeleton
 
 if TYPE_CHECKING:
     import pandas
     import supervision
 
-
-SCORE_THRESHOLD = 0.2
-"""Persons below it are left out where no other threshold is given. A score is the product of two probabilities."""
+SCORE_THRESHOLD = 0.2  # persons below it are left out by default; a score is the product of two probabilities
 
 
 class Persons(Instances):
@@ -42,7 +39,6 @@ class Persons(Instances):
 
     @property
     def skeleton(self) -> Skeleton:
-        """The `Skeleton` whose keypoints these are."""
         return self._skeleton
 
     def to(self, *args: Any, **kwargs: Any) -> Persons:
@@ -52,8 +48,21 @@ class Persons(Instances):
         return self.from_instances(super().__getitem__(item), self._skeleton)
 
     def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
-        """COCO results, see `to_coco`."""
-        return to_coco(self, image_id, category_id=category_id)
+        """COCO results, which any COCO evaluator reads.
+
+        Boxes become (x, y, width, height). Keypoints become 3K numbers x, y, confidence and lose the half pixel that
+        Detectron2 adds to COCO's keypoints when it loads them. Sigmas become 2K numbers `keypoint_sigmas`.
+        """
+        persons = self.from_instances(self, self._skeleton)
+        persons.pred_keypoints = self.pred_keypoints.clone()  # Detectron2 subtracts the half pixel in place
+        results: list[dict[str, Any]] = instances_to_coco_json(persons, image_id)
+        for number, result in enumerate(results):
+            result["category_id"] = category_id
+            if self.has("track_ids"):
+                result["track_id"] = int(self.track_ids[number])
+            if self.has("pred_keypoint_sigmas"):
+                result["keypoint_sigmas"] = self.pred_keypoint_sigmas[number].flatten().tolist()
+        return results
 
     def to_records(self, **columns: Any) -> list[dict[str, Any]]:
         """One flat dict of plain numbers per person, for tables; see `record_columns` for its keys.
@@ -75,7 +84,7 @@ class Persons(Instances):
         """The table of `to_records` as a pandas `DataFrame`, with its columns even without persons."""
         names = [*columns, *(["track_id"] if self.has("track_ids") else [])]
         names += record_columns(self._skeleton, sigmas=self.has("pred_keypoint_sigmas"))
-        return _imported("pandas", "pandas").DataFrame(self.to_records(**columns), columns=names)
+        return imported("pandas", "pandas").DataFrame(self.to_records(**columns), columns=names)
 
     def to_supervision(self) -> supervision.KeyPoints:
         """`supervision.KeyPoints` of the persons, for its annotators and trackers; `to_detections` has their boxes.
@@ -83,7 +92,7 @@ class Persons(Instances):
         Sigmas, if there are any, are `data["pred_keypoint_sigmas"]` (n, K, 2).
         """
         keypoints = self.pred_keypoints.numpy()
-        return _imported("supervision", "'supervision>=0.29'").KeyPoints(
+        return imported("supervision", "'supervision>=0.29'").KeyPoints(
             xy=keypoints[..., :2].copy(),
             class_id=self.pred_classes.numpy().copy(),
             keypoint_confidence=keypoints[..., 2].copy(),
@@ -93,19 +102,12 @@ class Persons(Instances):
 
     def to_detections(self) -> supervision.Detections:
         """`supervision.Detections` of the persons' boxes, in the order of `to_supervision`."""
-        return _imported("supervision", "'supervision>=0.29'").Detections(
+        return imported("supervision", "'supervision>=0.29'").Detections(
             xyxy=self.pred_boxes.tensor.numpy().copy(),
             confidence=self.scores.numpy().copy(),
             class_id=self.pred_classes.numpy().copy(),
             tracker_id=self.track_ids.numpy().copy() if self.has("track_ids") else None,
         )
-
-
-def _imported(package: str, requirement: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(f"{package} is not installed: pip install {requirement}") from error
 
 
 def record_columns(skeleton: Skeleton, *, sigmas: bool = False) -> list[str]:
@@ -116,23 +118,3 @@ def record_columns(skeleton: Skeleton, *, sigmas: bool = False) -> list[str]:
     return ["person", "score", "x0", "y0", "x1", "y1"] + [
         f"{name}_{column}" for columns in groups for name in skeleton.keypoint_names for column in columns
     ]
-
-
-def to_coco(instances: Instances, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
-    """Turn predicted `Instances` into a list of COCO results, which any COCO evaluator reads.
-
-    Boxes become (x, y, width, height). Keypoints become 3K numbers x, y, confidence and lose the half pixel that
-    Detectron2 adds to COCO's keypoints when it loads them. Sigmas become 2K numbers `keypoint_sigmas`.
-    """
-    instances = instances.to("cpu")
-    if instances.has("pred_keypoints"):
-        # Detectron2 subtracts the half pixel in place
-        instances.pred_keypoints = instances.pred_keypoints.clone()
-    results: list[dict[str, Any]] = instances_to_coco_json(instances, image_id)
-    for number, result in enumerate(results):
-        result["category_id"] = category_id
-        if instances.has("track_ids"):
-            result["track_id"] = int(instances.track_ids[number])
-        if instances.has("pred_keypoint_sigmas"):
-            result["keypoint_sigmas"] = instances.pred_keypoint_sigmas[number].flatten().tolist()
-    return results

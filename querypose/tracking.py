@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from querypose.errors import UserError
+from querypose.errors import imported
 from querypose.structures import Persons
 
 MIN_SCORE = 0.3  # of a new person
@@ -41,14 +41,11 @@ class PoseTracker:
         """
         self._similarity = None
         if tracker is None:
-            try:
-                from trackers import ByteTrackTracker
+            trackers = imported("trackers", "'trackers>=2.6'")
+            from querypose.pose_similarity import PoseSimilarity
 
-                from querypose.pose_similarity import PoseSimilarity
-            except ImportError as error:
-                raise UserError("trackers is not installed: pip install 'trackers>=2.6'") from error
             self._similarity = PoseSimilarity()
-            tracker = self._similarity.tracker = ByteTrackTracker(
+            tracker = self._similarity.tracker = trackers.ByteTrackTracker(
                 lost_track_buffer=round(30 * max_gap),  # in frames of 1/30 second, whatever the frame rate
                 frame_rate=frame_rate,
                 track_activation_threshold=min_score,

@@ -17,7 +17,6 @@ from querypose.conversion.backbones import (
     convert_swin_checkpoint,
     convert_torchvision_checkpoint,
     to_torchvision,
-    window_of,
 )
 from querypose.conversion.layout import BOTTOM_UP, CONFIG_FOLDER
 from querypose.errors import UserError
@@ -147,28 +146,17 @@ def test_swin_s_tables_of_another_window_are_interpolated(save):
     expected = torch.nn.functional.interpolate(square, size=13, mode="bicubic").flatten(2)[0].T
     ours = conversion.state_dict[BOTTOM_UP + "features.3.1.attn.relative_position_bias_table"]
     assert torch.allclose(ours, expected, atol=1e-5)
-    with pytest.raises(UserError, match=r"1 misshapen \(backbone.bottom_up.features.7.1.attn"):
-        convert_swin_checkpoint(save({**tensors, TABLE: torch.ones(7)}))
-    for rows in (168, 144):
-        with pytest.raises(UserError, match=f"{rows} rows belongs to no square window"):
-            window_of(rows)
 
 
-def torchvision_resnet(depth):
-    """A torchvision ResNet in eval mode whose norms do something."""
-    model = getattr(torchvision.models, f"resnet{depth}")(weights=None).eval()
-    for name, tensor in model.state_dict().items():
+@torch.no_grad()
+def test_torchvision_s_resnet_computes_the_same(save):
+    config = "querypose_R101.yaml"
+    theirs = torchvision.models.resnet101(weights=None).eval()
+    for name, tensor in theirs.state_dict().items():  # norms that do something
         if name.endswith(("running_mean", "bn1.bias", "bn2.bias")):
             tensor.normal_(std=0.1)
         elif name.endswith("running_var"):
             tensor.uniform_(0.5, 1.5)
-    return model
-
-
-@pytest.mark.parametrize(("depth", "config"), [(50, "querypose_R50.yaml"), (101, "querypose_R101.yaml")])
-@torch.no_grad()
-def test_torchvision_s_resnets_compute_the_same(save, depth, config):
-    theirs = torchvision_resnet(depth)
     conversion = convert_torchvision_checkpoint(save(theirs.state_dict()))
     assert conversion.configs[0] == config and not conversion.overrides
     assert sum(map(len, conversion.dropped.values())) == 2 + sum("num_batches" in name for name in theirs.state_dict())
@@ -185,32 +173,14 @@ def test_torchvision_s_resnets_compute_the_same(save, depth, config):
         torch.testing.assert_close(features[name], feature, rtol=1e-4, atol=1e-5)
 
 
-TABLE = "layers.3.blocks.1.attn.relative_position_bias_table"
-
-
 @pytest.mark.parametrize(
     ("source", "name", "shape", "words"),
     [
-        (
-            "hrnet",
-            "stage4.2.fuse_layers.2.0.0.0.weight",
-            None,
-            r"1 missing \(backbone.bottom_up.stage4.2.fuse_layers.2.0",
-        ),
-        ("hrnet", "stage5.weight", (2,), r"1 unexpected \(backbone.bottom_up.stage5.weight\)"),
-        ("hrnet", "conv2.weight", (64, 64, 1, 1), r"1 misshapen \(.*conv2.weight .* instead of \(64, 64, 3, 3\)\)"),
+        ("hrnet", "stage4.2.fuse_layers.2.0.0.0.weight", None, r"1 missing \(.*stage4.2.fuse_layers.2.0"),
         ("hrnet", "transition1.0.0.weight", None, "does not match HRNet: it lacks transition1.0.0.weight"),
         ("hrnet", "transition1.0.0.weight", (20, 256, 3, 3), "timm cannot build"),
         ("swin", "layers.0.blocks.0.attn.logit_scale", (3, 1, 1), r"1 unexpected \(backbone.*attn.logit_scale\)"),
-        ("swin", "layers.3.blocks.1.norm2.bias", None, r"1 missing \(backbone.bottom_up.features.7.1.norm2.bias\)"),
-        ("swin", TABLE, (7,), f"{TABLE} has 1 dimensions instead of 2"),
         ("swin", "patch_embed.proj.weight", None, "does not match Swin in the original naming: it lacks patch"),
-        (
-            "torchvision",
-            "layer2.1.bn3.weight",
-            None,
-            r"1 missing \(backbone\.bottom_up\.res3\.1\.conv3\.norm\.weight\)",
-        ),
         ("torchvision", "layer3.0.conv3.weight", None, "of torchvision: it lacks layer3.0.conv3.weight"),
         ("torchvision", "layer3.7.conv1.weight", (1,), r"1 unexpected \(backbone\.bottom_up\.res4\.7\.conv1"),
     ],

@@ -1,4 +1,4 @@
-"""HRNet's two necks against their formulas, written out; test_conversion_layout.py has the authors' names."""
+"""HRNet's two necks against their formulas, written out; test_conversion.py has the authors' names."""
 
 import pytest
 import torch

@@ -38,14 +38,6 @@ def test_parity_with_tensorflow(shared_folder, backbone):
         assert torch.allclose(maps[ours][0].permute(1, 2, 0), torch.from_numpy(recorded[theirs]), rtol=0, atol=1e-3)
 
 
-def test_maps(backbone):
-    outputs = backbone(torch.randn(2, 3, 64, 96))
-    assert {name: outputs[name].shape[1:] for name in outputs} == {
-        **{"p2": (16, 16, 24), "p3": (16, 8, 12), "p4": (16, 4, 6), "p5": (16, 2, 3)},
-        **{"peak_features": (24, 16, 24), "center": (1, 16, 24), "size": (2, 16, 24), "offset": (2, 16, 24)},
-    }
-
-
 def test_the_finest_level_sees_the_maps(backbone):
     """p2's input: 24 channels, 4 sigmoid(center), 4 sigmoid(heatmaps), regression / 10, size / 20."""
     image = torch.randn(1, 3, 64, 64)

@@ -128,11 +128,3 @@ def test_the_runtime_is_chosen_by_what_is_installed(file, monkeypatch):
     ):
         with pytest.raises(UserError, match=words):
             OnnxPosePredictor(file, **options)
-
-
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_damaged_file(file, tmp_path, runtime):
-    pytest.importorskip(runtime)
-    (tmp_path / "model.onnx").write_bytes(file.read_bytes()[:300_000])
-    with pytest.raises(UserError, match="is damaged"):
-        OnnxPosePredictor(tmp_path / "model.onnx", runtime=runtime)

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from parity import load_parity
 
-from querypose.conversion.authors import per_part_slot, rename
+from querypose.conversion.authors import rename
 from querypose.modeling.ops import pyramid_pooling
 
 
@@ -103,13 +103,11 @@ def test_gradient_norms(parity, train_step):
     gradients = {name: parameter.grad for name, parameter in parity.model.named_parameters() if parameter.requires_grad}
     largest, seen = max(parity.grad_norms.values()), set()
     for name, theirs in parity.grad_norms.items():
-        slot = per_part_slot(name)
-        ours, part = slot or (rename(name), None)
+        ours, part = rename(name)
         gradient = gradients[ours]
-        if slot and ".heads." in ours:
-            gradient = gradient[[index for index, of in enumerate(parity.part_of_keypoint) if of == part]]
-        elif slot:
-            gradient = gradient[part]
+        if part is not None:
+            keypoints = [index for index, other in enumerate(parity.part_of_keypoint) if other == part]
+            gradient = gradient[keypoints if ".heads." in ours else part]
         # what is zero but for rounding (biases before a norm) is compared on the scale of the largest
         assert gradient.double().norm().item() == pytest.approx(theirs, rel=1e-3, abs=1e-8 * largest), name
         seen.add(ours)

@@ -17,7 +17,6 @@ from querypose import Persons, PosePredictor
 from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.image_io import image_files
-from querypose.predictor import load_weights
 from querypose.structures import SCORE_THRESHOLD, record_columns
 
 OPTS = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
@@ -201,16 +200,6 @@ def test_mistakes_are_reported(files, monkeypatch):
     ):
         with pytest.raises(UserError, match=words):
             PosePredictor(files[0], **{"weights": files[1], "precision": "float32", **options})
-
-
-def test_weights_may_lack_the_losses_alone(save):
-    model, saved = nn.ModuleDict({"head": nn.Linear(2, 3), "criterion": nn.Linear(2, 2)}), nn.Linear(2, 3)
-    load_weights(model, save({f"head.{name}": tensor for name, tensor in saved.state_dict().items()}))
-    assert torch.equal(model.head.weight, saved.weight)
-    with pytest.raises(UserError, match="lack 1 of the model's 2 parameters, first head.bias"):
-        load_weights(model, save({"head.weight": torch.zeros(3, 2)}))
-    with pytest.raises(UserError, match=r"first head.weight, \(5, 2\) instead of \(3, 2\)"):
-        load_weights(model, save({"head.weight": torch.zeros(5, 2), "head.bias": torch.zeros(3)}))
 
 
 def test_persons_stay_persons():

@@ -122,14 +122,11 @@ RECONSTRUCT = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n"
         (pickle.dumps({"a": np.array([{}], object)}), "something else than numbers"),
         (pickle.dumps({"a": np.zeros(2, "f4,O")}), "something else than numbers"),
         (pickle.dumps({"a": collections.Counter("aa")}), r"would run code \(collections.Counter\)"),
-        (pickle.dumps({"a": print}), r"would run code \(builtins.print\)"),
         (pickle.dumps({"a": np.zeros(4)})[:-20], "is damaged, cut off"),
         (RECONSTRUCT + b"}K\x01K\x02sb.", "holds no weights"),
         (RECONSTRUCT + b"\x29R.", "holds no weights"),
-        (b"\x80\x02}q\x00K\x01h\x00s.", "recursion"),
-        (pickle.dumps([1, 2]), "holds no weights"),
+        (b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s.", "holds no weights"),
         (b"", "is damaged, cut off or of another format .it is empty"),
-        (b"Not a pickle at all\n", "is damaged, cut off"),
         # an array that is shorter than it says
         (pickle.dumps({"a": np.zeros(4, np.float32)}, 2).replace(b"K\x04\x85", b"K\x40\x85"), "array of size 4"),
     ],
@@ -143,7 +140,6 @@ def test_what_a_pickle_of_arrays_may_not_hold(tmp_path, content, match):
     ("content", "words"),
     [
         ({"model": {"another.weight": torch.zeros(3)}}, "another model's: none of them has the name and the shape"),
-        ({"model": {}}, "holds no weights but a dict of model; give a state dict, bare or under 'model'"),
         ({"state_dict": {"model": {"v": torch.ones(1), "w": "text"}}}, "holds no weights but a dict of state_dict"),
         ({"model": {"w": torch.zeros(2)}, "a": argparse.Namespace(lr=1)}, r"would run code \(argparse.Namespace\); wh"),
         ({"module.a": torch.zeros(2), "a": torch.ones(2)}, "holds two tensors a; save one model alone"),

@@ -16,7 +16,7 @@ import os
 
 from querypose.atomic_io import check_output_file
 from querypose.conversion import CONVERTERS
-from querypose.conversion.files import save_weights
+from querypose.conversion.layout import save_weights
 from querypose.errors import exit_on_user_error
 
 

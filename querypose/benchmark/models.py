@@ -21,7 +21,7 @@ from querypose.benchmark.persons import counted_rows, fix_persons
 from querypose.engine.cpu_memory import keep_freed_memory
 from querypose.engine.optimizer import build_optimizer, clip_gradients
 from querypose.modeling import QueryPose
-from querypose.rounded_weights import rounding_weights
+from querypose.precision import rounding_weights
 
 BASELINE = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml"
 PRECISIONS = ("float32", "tf32", "bfloat16")

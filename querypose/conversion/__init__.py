@@ -2,7 +2,7 @@
 
 from querypose.conversion import backbones
 from querypose.conversion.authors import convert_authors_checkpoint
-from querypose.conversion.files import backbone_of, publishable_weights
+from querypose.conversion.layout import backbone_of, publishable_weights
 from querypose.conversion.movenet import convert_movenet_file
 
 CONVERTERS = {

@@ -1,6 +1,7 @@
 """The authors' checkpoints: in our naming, per-part layers stacked, and with the config that their shapes belong to."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,8 +10,7 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from querypose.conversion.backbones import SWIN_BUFFERS, hrnet_settings, index_buffers, swin_settings, to_torchvision
-from querypose.conversion.files import Conversion, load_tensors, split_off
-from querypose.conversion.layout import BOTTOM_UP, Layout, enumerate_names, number_of, shape_of
+from querypose.conversion.layout import BOTTOM_UP, Conversion, Layout, load_tensors, number_of, shape_of, split_off
 from querypose.errors import UserError
 from querypose.modeling.part_division import PART_DIVISION_REGISTRY, build_part_division
 from querypose.skeleton import Skeleton
@@ -79,28 +79,22 @@ _DROPPED = {
 }
 
 
-def rename(name: str) -> str | None:
-    """Our name of an authors' tensor that is copied as it is; None where there is no such tensor."""
+def rename(name: str) -> tuple[str, int | None]:
+    """Our name of an authors' tensor, others as they are, and the part's index where theirs is of one part."""
     if name.startswith(BOTTOM_UP):
-        return BOTTOM_UP + to_torchvision(name.removeprefix(BOTTOM_UP))
+        return BOTTOM_UP + to_torchvision(name.removeprefix(BOTTOM_UP)), None
     table, prefix, rest = ELSEWHERE, "", name
     if match := re.fullmatch(r"head\.(pose_)?head_series\.(\d+)\.(.+)", name):
         is_pose, stage, rest = match.groups()
         table = KEYPOINT_STAGE if is_pose else BOX_STAGE
         prefix = f"decoder.{'keypoint' if is_pose else 'box'}_stages.{stage}."
+    if match := re.fullmatch(r"(residual_filter|fc_coord|fc_sigma)\.(\d+)\.(?:linear\.)?(weight|bias)", rest):
+        layer, part, kind = match.groups()
+        return f"{prefix}{_PER_PART[layer]}{kind}", int(part)
     for theirs, ours in table.items():
-        if rest == theirs or rest.startswith(f"{theirs}."):
-            return prefix + ours + rest.removeprefix(theirs)
-    return None
-
-
-def per_part_slot(name: str) -> tuple[str, int] | None:
-    """Our stacked tensor's name and the part's index, of a layer that the authors keep per part; else None."""
-    pattern = r"head\.pose_head_series\.(\d+)\.(residual_filter|fc_coord|fc_sigma)\.(\d+)\.(?:linear\.)?(weight|bias)"
-    if match := re.fullmatch(pattern, name):
-        stage, layer, part, kind = match.groups()
-        return f"decoder.keypoint_stages.{stage}.{_PER_PART[layer]}{kind}", int(part)
-    return None
+        if f"{rest}.".startswith(f"{theirs}."):
+            return prefix + ours + rest.removeprefix(theirs), None
+    return name, None
 
 
 def convert_authors_checkpoint(path: str) -> Conversion:
@@ -127,41 +121,30 @@ def convert_authors_weights(
     part_of_keypoint: the index of each keypoint's part; their heads hold a part's keypoints in the skeleton's order.
     """
     kept, dropped = split_off(state_dict, _DROPPED)
-    converted, unknown = {}, []
-    stacks: dict[str, dict[int, Tensor]] = {}
+    converted: dict[str, Tensor] = {}
+    stacks: dict[str, dict[int, Tensor]] = defaultdict(dict)
     for name, tensor in kept.items():
-        if slot := per_part_slot(name):
-            stacks.setdefault(slot[0], {})[slot[1]] = tensor
-        elif ours := rename(name):
+        ours, part = rename(name)
+        if part is None:
             converted[ours] = tensor
         else:
-            unknown.append(name)
-    if unknown:
-        raise UserError(f"this is not a checkpoint of the authors' QueryPose: it holds {enumerate_names(unknown, 5)}")
-
+            stacks[ours][part] = tensor
     for name, parts in stacks.items():
+        if len(parts) <= max(part_of_keypoint):  # `Layout.conversion` reports it as missing
+            continue
         ordered = [parts[index] for index in sorted(parts)]
-        if len({part.shape[1:] if ".heads." in name else part.shape for part in ordered}) > 1:
-            raise UserError(f"the parts of {name} in the checkpoint have different shapes")
-        converted[name] = _by_keypoint(ordered, part_of_keypoint) if ".heads." in name else torch.stack(ordered)
+        if ".heads." in name:  # rows x, y of a part's keypoints -> (K, 2, ...) in the skeleton's order
+            keypoints = [iter(part.unflatten(0, (-1, 2))) for part in ordered]
+            ordered = [next(keypoints[part]) for part in part_of_keypoint]
+        converted[name] = torch.stack(ordered)
     return converted, dropped
-
-
-def _by_keypoint(parts: list[Tensor], part_of_keypoint: list[int]) -> Tensor:
-    """Rows (x, y of a part's keypoints) of every part -> (K, 2, ...) in the skeleton's order."""
-    sizes = [len(part) / 2 if part.ndim else 0 for part in parts]
-    if sizes != np.bincount(part_of_keypoint).tolist():
-        listed = ", ".join(f"{size:g}" for size in sizes)
-        raise UserError(f"the checkpoint's parts hold [{listed}] keypoints, which is not the config's part division")
-    keypoints = [iter(part.unflatten(0, (-1, 2))) for part in parts]
-    return torch.stack([next(keypoints[part]) for part in part_of_keypoint])
 
 
 def find_division(state_dict: Mapping[str, Tensor], path: str) -> tuple[str, list[int]]:
     """The part division, by name and as the part of each keypoint, that the sizes of the part heads belong to."""
     head = rf"{POSE}\.fc_(?:coord|sigma)\.{{}}\.linear\.weight"
     number = number_of(state_dict, head.format(r"(\d+)"))
-    sizes = [shape_of(state_dict, head.format(part), 2)[0] // 2 for part in range(number)]
+    sizes = [shape_of(state_dict, head.format(part))[0] // 2 for part in range(number)]
     skeleton = Skeleton.from_metadata(MetadataCatalog.get("keypoints_coco_2017_train"))
     for division, _ in PART_DIVISION_REGISTRY:
         part_of_keypoint = build_part_division(skeleton, division)
@@ -172,8 +155,8 @@ def find_division(state_dict: Mapping[str, Tensor], path: str) -> tuple[str, lis
 
 def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
     """Config values of the decoder, but for what shapes do not tell: attention heads, the light variant's regions."""
-    num_queries, dim = shape_of(state_dict, r"init_proposal_features\.weight", 2)
-    tokens = shape_of(state_dict, rf"{BOX}\.inst_interact\.out_layer\.weight", 2)[1] // dim
+    num_queries, dim = shape_of(state_dict, r"init_proposal_features\.weight")
+    tokens = shape_of(state_dict, rf"{BOX}\.inst_interact\.out_layer\.weight")[1] // dim
     full = any(".pose_decoder_inst_interact." in name for name in state_dict)
     settings: dict[str, object] = {
         "MODEL.FPN.OUT_CHANNELS": dim,
@@ -182,14 +165,14 @@ def head_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
         "MODEL.QUERYPOSE.NUM_QUERIES": num_queries,
         "MODEL.QUERYPOSE.NUM_STAGES": number_of(state_dict, r"head\.(?:pose_)?head_series\.(\d+)\..+"),
         "MODEL.QUERYPOSE.HIDDEN_DIM": dim,
-        "MODEL.QUERYPOSE.PART_DIM": shape_of(state_dict, r"part_query\.weight", 2)[1],
-        "MODEL.QUERYPOSE.FEEDFORWARD_DIM": shape_of(state_dict, rf"{BOX}\.linear1\.weight", 2)[0],
-        "MODEL.QUERYPOSE.DYNAMIC_DIM": shape_of(state_dict, rf"{BOX}\.inst_interact\.norm1\.weight", 1)[0],
+        "MODEL.QUERYPOSE.PART_DIM": shape_of(state_dict, r"part_query\.weight")[1],
+        "MODEL.QUERYPOSE.FEEDFORWARD_DIM": shape_of(state_dict, rf"{BOX}\.linear1\.weight")[0],
+        "MODEL.QUERYPOSE.DYNAMIC_DIM": shape_of(state_dict, rf"{BOX}\.inst_interact\.norm1\.weight")[0],
         "MODEL.QUERYPOSE.NUM_TOWER_LAYERS": (number_of(state_dict, rf"{POSE}\.inst_convs\.(\d+)\..+") + 1) // 2,
-        "MODEL.QUERYPOSE.TOWER_DIM": shape_of(state_dict, rf"{POSE}\.inst_convs\.0\.weight", 4)[0],
+        "MODEL.QUERYPOSE.TOWER_DIM": shape_of(state_dict, rf"{POSE}\.inst_convs\.0\.weight")[0],
     }
     if full:
-        tokens = shape_of(state_dict, rf"{POSE}\.pose_decoder_inst_interact\.out_layer\.weight", 2)[1] // dim
+        tokens = shape_of(state_dict, rf"{POSE}\.pose_decoder_inst_interact\.out_layer\.weight")[1] // dim
         settings["MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION"] = round(tokens**0.5)
     return settings
 
@@ -202,16 +185,14 @@ def backbone_settings(state_dict: Mapping[str, Tensor], path: str) -> dict[str, 
         return {**hrnet_settings(bottom_up), "MODEL.HRNET.NECK": neck}
     if "patch_embed.proj.weight" in bottom_up:
         return swin_settings(bottom_up)
-    if "stem.conv1.weight" not in bottom_up:
-        raise UserError(f"the checkpoint {path} has a backbone that is neither Detectron2's ResNet nor HRNet nor Swin")
     blocks = tuple(number_of(bottom_up, rf"res{stage}\.(\d+)\..+") for stage in (2, 3, 4, 5))
     bottleneck = "res2.0.conv3.weight" in bottom_up
     depths = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50 if bottleneck else 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
     if blocks not in depths:
-        raise UserError(f"the ResNet has {blocks} blocks in its stages, which none of Detectron2's has")
+        raise UserError(f"the checkpoint {path} has a backbone that is neither Detectron2's ResNet nor HRNet nor Swin")
     return {
         "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
         "MODEL.RESNETS.DEPTH": depths[blocks],
-        "MODEL.RESNETS.RES2_OUT_CHANNELS": shape_of(bottom_up, rf"res2\.0\.conv{3 if bottleneck else 2}\.weight", 4)[0],
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": shape_of(bottom_up, rf"res2\.0\.conv{3 if bottleneck else 2}\.weight")[0],
         "MODEL.RESNETS.NORM": "BN" if any(name.endswith("num_batches_tracked") for name in bottom_up) else "FrozenBN",
     }

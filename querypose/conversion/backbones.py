@@ -7,8 +7,7 @@ from timm.layers import resize_rel_pos_bias_table_simple
 from torch import Tensor
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-from querypose.conversion.files import Conversion, load_tensors
-from querypose.conversion.layout import BOTTOM_UP, Layout, Shape, number_of, shape_of
+from querypose.conversion.layout import BOTTOM_UP, Conversion, Layout, Shape, load_tensors, number_of, shape_of
 from querypose.errors import UserError
 
 _INDEX = "relative_position_index"
@@ -50,7 +49,7 @@ def convert_hrnet_checkpoint(path: str) -> Conversion:
 
 def hrnet_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
     """Config values inferred from the shapes of an HRNet's tensors in the original naming."""
-    width = shape_of(state_dict, r"transition1\.0\.0\.weight", 4)[0]
+    width = shape_of(state_dict, r"transition1\.0\.0\.weight")[0]
     return {"MODEL.BACKBONE.NAME": "build_hrnet_backbone", "MODEL.HRNET.NAME": f"hrnet_w{width}"}
 
 
@@ -86,12 +85,11 @@ def convert_swin_checkpoint(path: str) -> Conversion:
     layout = Layout.closest(settings, BOTTOM_UP)
     tensors = {BOTTOM_UP + to_torchvision(name): tensor for name, tensor in theirs.items()}
     tables = [name for name in tensors if name.endswith("relative_position_bias_table") and name in layout.shapes]
-    window, target = (window_of(rows) for rows in (len(tensors[tables[0]]), layout.shapes[tables[0]][0]))
+    window, target = (_window_of(shape) for shape in (tensors[tables[0]].shape, layout.shapes[tables[0]]))
     for name in tables if target != window else []:
-        table, shape = tensors[name], layout.shapes[name]
-        if table.shape == ((2 * window - 1) ** 2, shape[1]):  # a misshapen one is reported below
-            resized = resize_rel_pos_bias_table_simple(table.float(), (target, target), shape)
-            tensors[name] = resized.contiguous().to(table.dtype)
+        table = tensors[name]
+        resized = resize_rel_pos_bias_table_simple(table.float(), (target, target), layout.shapes[name])
+        tensors[name] = resized.contiguous().to(table.dtype)
     conversion = layout.conversion(path, {**tensors, **index_buffers(layout.shapes)}, dropped, _OPTIONAL)
     if target != window:
         conversion.notes = [f"interpolated {len(tables)} relative position tables from window {window} to {target}"]
@@ -104,19 +102,16 @@ def swin_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
     table = r"layers\.{}\.blocks\.\d+\.attn\.relative_position_bias_table"
     return {
         "MODEL.BACKBONE.NAME": "build_swin_fpn_backbone",
-        "MODEL.SWIN.EMBED_DIM": shape_of(state_dict, r"patch_embed\.proj\.weight", 4)[0],
+        "MODEL.SWIN.EMBED_DIM": shape_of(state_dict, r"patch_embed\.proj\.weight")[0],
         "MODEL.SWIN.DEPTHS": [number_of(state_dict, rf"layers\.{stage}\.blocks\.(\d+)\..+") for stage in stages],
-        "MODEL.SWIN.NUM_HEADS": [shape_of(state_dict, table.format(stage), 2)[1] for stage in stages],
-        "MODEL.SWIN.WINDOW_SIZE": window_of(shape_of(state_dict, table.format(r"\d+"), 2)[0]),
+        "MODEL.SWIN.NUM_HEADS": [shape_of(state_dict, table.format(stage))[1] for stage in stages],
+        "MODEL.SWIN.WINDOW_SIZE": _window_of(shape_of(state_dict, table.format(r"\d+"))),
     }
 
 
-def window_of(table_rows: int) -> int:
-    """The window that a table of (2 * window - 1) ** 2 relative positions belongs to."""
-    side = round(table_rows**0.5)
-    if side * side != table_rows or side % 2 == 0:
-        raise UserError(f"a relative position table of {table_rows} rows belongs to no square window")
-    return (side + 1) // 2
+def _window_of(table: Shape) -> int:
+    """A table has a row for each of (2 * window - 1) ** 2 relative positions."""
+    return (round(table[0] ** 0.5) + 1) // 2
 
 
 def to_torchvision(name: str) -> str:

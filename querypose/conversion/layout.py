@@ -1,19 +1,21 @@
-"""What a checkpoint is: the config that its tensors' shapes belong to, and whether they are all there."""
+"""What a checkpoint is: its tensors, the config that their shapes belong to, and whether they are all there."""
 
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone, build_model
 from torch import Tensor, nn
 
-from querypose.conversion.files import Conversion
+from querypose.atomic_io import check_output_file, whole_file
 from querypose.errors import UserError
+from querypose.safe_loading import find_weights, read_checkpoint
 from querypose.setup_config import setup_config
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
@@ -23,6 +25,40 @@ BOTTOM_UP = "backbone.bottom_up."
 _COUNTER = "num_batches_tracked"
 
 Shape = tuple[int, ...]
+
+
+@dataclass
+class Conversion:
+    """A converted checkpoint and what there is to report about it."""
+
+    state_dict: dict[str, Tensor]  # by our names
+    dropped: dict[str, list[str]] = field(default_factory=dict)  # reason -> names of the tensors that were left out
+    fresh: dict[str, list[str]] = field(default_factory=dict)  # what -> our names of those that the file lacks
+    configs: list[str] = field(default_factory=list)  # files below `configs/` that describe it, the plainest first
+    overrides: list[str] = field(default_factory=list)  # KEY, VALUE .. that those configs need
+    notes: list[str] = field(default_factory=list)  # other sentences
+
+
+def load_tensors(path: str, reasons: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """The state dict in a checkpoint, and what was left out of it, see `find_weights` and `split_off`."""
+    loaded, dropped = find_weights(read_checkpoint(path), path)
+    kept, others = split_off(loaded, reasons)
+    return kept, {**dropped, **others}
+
+
+def split_off(
+    tensors: Mapping[str, Tensor], reasons: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Leave out tensors; `reasons`: pattern of their names -> why. Returns the others, and reason -> names."""
+    kept: dict[str, Tensor] = {}
+    dropped: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        reason = next((reason for pattern, reason in reasons.items() if re.fullmatch(pattern, name)), None)
+        if reason:
+            dropped.setdefault(reason, []).append(name)
+        else:
+            kept[name] = tensor
+    return kept, dropped
 
 
 @dataclass(frozen=True)
@@ -103,12 +139,10 @@ def _shipped_configs() -> dict[str, CfgNode]:
     return {name: setup_config(str(CONFIG_FOLDER / name)) for name in sorted(names, key=lambda name: (len(name), name))}
 
 
-def shape_of(state_dict: Mapping[str, Tensor], pattern: str, dims: int) -> Shape:
-    """The shape of the first tensor whose whole name matches; a `UserError` if there is none, or not of `dims`."""
+def shape_of(state_dict: Mapping[str, Tensor], pattern: str) -> Shape:
+    """The shape of the first tensor whose whole name matches; a `UserError` if there is none."""
     for name, tensor in state_dict.items():
         if re.fullmatch(pattern, name):
-            if tensor.ndim != dims:
-                raise UserError(f"the checkpoint's tensor {name} has {tensor.ndim} dimensions instead of {dims}")
             return tuple(tensor.shape)
     shown = pattern.replace(r"\d+", "*").replace("\\", "")
     raise UserError(f"the checkpoint is not complete: it has no tensor {shown}")
@@ -122,3 +156,31 @@ def number_of(state_dict: Mapping[str, Tensor], pattern: str) -> int:
 
 def enumerate_names(names: list[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def publishable_weights(path: str) -> Conversion:
+    """The tensors of one of our training checkpoints that inference needs, floating ones in half precision."""
+    tensors, dropped = load_tensors(path, {r"criterion\..+": "the losses (criterion), which inference does not need"})
+    return Conversion(_in_type(tensors, torch.float16), dropped)
+
+
+def backbone_of(path: str) -> Conversion:
+    """The backbone and its FPN of one of our checkpoints, in float32, for any model with the same backbone."""
+    tensors, dropped = load_tensors(path, {r"(?!backbone\.).+": "what is not of the backbone"})
+    if not tensors:
+        raise UserError(f"{path} has no tensor named backbone.*; give a checkpoint or weights of a QueryPose")
+    return Conversion(_in_type(tensors, torch.float32), dropped)
+
+
+def _in_type(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def save_weights(state_dict: dict[str, Tensor], path: str, author: str) -> None:
+    """Write weights atomically, never over another file; in PyTorch's format unless `path` ends in `.safetensors`."""
+    check_output_file(path)
+    with whole_file(path) as file:
+        if path.endswith(".safetensors"):
+            file.write(safetensors.torch.save({name: tensor.contiguous() for name, tensor in state_dict.items()}))
+        else:
+            torch.save({"model": state_dict, "__author__": author}, file)

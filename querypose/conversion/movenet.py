@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from querypose.conversion.files import Conversion
-from querypose.conversion.layout import Layout, enumerate_names
+from querypose.conversion.layout import Conversion, Layout, enumerate_names
 from querypose.errors import UserError
 
 _ROOT = "StatefulPartitionedCall/"
@@ -50,10 +49,8 @@ def movenet_state(path: str) -> dict[str, Tensor]:
 def _ours(theirs: dict[str, Tensor], names: dict[str, str], path: str) -> dict[str, Tensor]:
     """The file's tensors that `names`, ours -> the file's, asks for, by our names and in PyTorch's layout."""
     if missing := [name for name in names.values() if name not in theirs]:
-        listed = enumerate_names(missing, 3)
-        raise UserError(
-            f"{path} is not MoveNet MultiPose: it lacks {len(missing)} of its {len(names)} weights ({listed})"
-        )
+        lacks = f"it lacks {len(missing)} of its {len(names)} weights ({enumerate_names(missing, 3)})"
+        raise UserError(f"{path} is not MoveNet MultiPose: {lacks}")
     return {ours: _to_torch(theirs[name]) for ours, name in names.items()}
 
 
@@ -78,8 +75,6 @@ def read_tfjs(path: str) -> dict[str, Tensor]:
                 start += array.nbytes
                 if array.dtype.kind == "f":
                     tensors[entry["name"]] = torch.from_numpy(array.astype(np.float32))
-            if start != len(data):
-                raise ValueError(f"{', '.join(group['paths'])}: {len(data)} bytes instead of {start}")
     except OSError as error:
         raise UserError(f"cannot read {error.filename} ({error.strerror}); the .bin files belong beside it") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

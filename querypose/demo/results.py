@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from querypose.atomic_io import whole_file, writing
 from querypose.skeleton import Skeleton
-from querypose.structures import Persons, record_columns, to_coco
+from querypose.structures import Persons, record_columns
 
 
 class Results:
@@ -45,7 +45,7 @@ class Results:
         image: dict[str, Any] = {"id": image_id, "file_name": name, "height": height, "width": width}
         if frame is not None:
             image |= {"frame": frame, "time": seconds}
-        results = [{**result, "file_name": name} for result in to_coco(persons, image_id)]
+        results = [{**result, "file_name": name} for result in persons.to_coco(image_id)]
         records = persons.to_records()
         with writing(self.folder):
             self._rows.writerows({**place, **record} for record in records)

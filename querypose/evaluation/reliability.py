@@ -45,7 +45,7 @@ def keypoint_deviations(ground_truth: GroundTruth, results: Entries) -> list[np.
     """Sigmas and errors of x and y of the labeled keypoints of the persons found, see `ImageMatching`.
 
     Returns four arrays (n,): sigmas and signed errors in pixels, width or height of the person's true box in pixels,
-    and the image's index. results: COCO-format, with `keypoint_sigmas`, as of `querypose.structures.to_coco`.
+    and the image's index. results: COCO-format, with `keypoint_sigmas`, as of `Persons.to_coco`.
     """
     if any("keypoint_sigmas" not in result for result in results):
         raise UserError("the results have no keypoint_sigmas; predict with a model whose keypoint loss uses sigma")

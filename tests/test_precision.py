@@ -1,4 +1,4 @@
-"""Weights that are rounded once give what autocast gives, to the last bit."""
+"""The precision that a predictor chooses, measured once; rounded weights give what autocast gives, to the last bit."""
 
 import copy
 
@@ -7,9 +7,50 @@ import torch
 from tiny_model import spread, tiny_batch, tiny_config, tiny_model
 from torch import nn
 
+from querypose import PosePredictor, precision
 from querypose.data import skeleton_of
-from querypose.predictor import PosePredictor
-from querypose.rounded_weights import rounding_weights
+from querypose.precision import convolution_seconds, fastest_precision, rounding_weights
+from querypose.predictor import PRECISIONS
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """Seconds that a convolution takes from now on, by type, and the types that were measured."""
+    seconds, found = {torch.float32: 1.0, torch.bfloat16: 0.5}, []
+    monkeypatch.setattr(precision, "convolution_seconds", lambda dtype: found.append(dtype) or seconds[dtype])
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    return seconds, found
+
+
+@pytest.mark.parametrize(("bfloat16", "chosen"), [(0.79, "bfloat16"), (0.81, "float32")])
+def test_bfloat16_where_it_is_clearly_faster(measured, bfloat16, chosen):
+    measured[0][torch.bfloat16] = bfloat16
+    predictor = PosePredictor("configs/quickstart.yaml", "weights/quickstart.pth", device="cpu")
+    assert predictor.precision == chosen
+    weight = predictor.model.decoder.keypoint_stages[0].part_embedding.upsample[0].weight
+    assert weight.dtype == PRECISIONS[chosen]
+    image = "docs/images/synthetic_people.jpg"
+    assert len(predictor(image)) == len(predictor.with_attention(image)) == 3
+    assert fastest_precision(torch.device("cuda")) == "float32" and len(measured[1]) == 2, "a GPU is not measured"
+
+
+def test_a_machine_is_measured_once(measured, tmp_path, monkeypatch):
+    assert fastest_precision(CPU) == "bfloat16" and len(measured[1]) == 2
+    measured[0][torch.bfloat16] = 9.0
+    assert fastest_precision(CPU) == "bfloat16" and len(measured[1]) == 2
+    monkeypatch.setattr(precision.platform, "node", lambda: "another")
+    assert fastest_precision(CPU) == "float32" and len(measured[1]) == 4
+    (file,) = (tmp_path / "cache").glob("querypose_precision_another_*")
+    file.write_bytes(b"\xff")
+    assert fastest_precision(CPU) == "float32" and len(measured[1]) == 6
+
+
+def test_a_measurement_is_a_time_and_leaves_the_threads_alone():
+    threads = torch.get_num_threads()
+    assert 0 < convolution_seconds(torch.float32, channels=8, side=4) < 1
+    assert torch.get_num_threads() == threads
 
 
 class Layers(nn.Module):
@@ -59,15 +100,8 @@ def test_a_model_predicts_the_same(variant):
         assert torch.equal(ours.pred_keypoints, theirs.pred_keypoints)
 
 
-def test_a_predictor_rounds_its_own_model_alone():
-    cfg = tiny_config("light")
-    model = spread(tiny_model("light"))
+def test_a_given_model_is_not_rounded():
+    cfg, model = tiny_config("light"), tiny_model("light")
     predictor = PosePredictor.from_model(model, cfg, skeleton_of(cfg), precision="bfloat16")
     predictor(torch.zeros(3, 64, 64, dtype=torch.uint8))
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
-
-    image = "docs/images/synthetic_people.jpg"
-    predictor = PosePredictor("configs/quickstart.yaml", "weights/quickstart.pth", device="cpu", precision="bfloat16")
-    assert predictor.model.decoder.keypoint_stages[0].part_embedding.upsample[0].weight.dtype == torch.bfloat16
-    persons = predictor(image)
-    assert len(persons) and len(predictor.with_attention(image)) == len(persons)
