@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import time
@@ -81,7 +82,7 @@ def test_the_server_is_local_bounded_and_private(monkeypatch):
     asked, resolve = set(), socket.getaddrinfo
 
     def record(host, *args, **options):
-        asked.add(host if isinstance(host, str) else host.decode())
+        asked.add(os.fsdecode(host))
         return resolve(host, *args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", record)
@@ -153,9 +154,8 @@ def test_the_page_in_a_browser_without_internet(browser, page, tmp_path):
         return len(elements("#persons tbody tr"))
 
     def image():
-        return browser.execute_script(
-            "return document.querySelector('.image-container img, [data-testid=image] img')?.src"
-        )
+        selector = ".image-container img, [data-testid=image] img"
+        return browser.execute_script(f"return document.querySelector('{selector}')?.src")
 
     def type_into(selector, typed):
         (field,) = elements(selector)
