@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from demo_stub import StubPredictor, content, lines, pixels, rows, save_image
+from demo_stub import RichPredictor, StubPredictor, content, lines, pixels, rows, save_image
 from hands import two_persons
 from refusals import ROOT
 from tiny_model import tiny_config
@@ -33,24 +32,6 @@ def test_visualizations_and_predictions_are_written(demo, tmp_path):
         assert (pixels(tmp_path / "other" / image.name) != picture).any()
 
 
-class RichPredictor(StubPredictor):
-    """With a part that looks at the left hand alone, and a sigma of 8 pixels in x and 3 in y of it, 1 of the right."""
-
-    cfg = tiny_config()
-
-    def __call__(self, image):
-        persons = super().__call__(image)
-        persons.pred_keypoint_sigmas = torch.tensor([[[8.0, 3.0], [1.0, 1.0]]])
-        return persons
-
-    def with_attention(self, image):
-        persons = self(image)
-        persons.attention_boxes = persons.pred_boxes
-        persons.part_attention = torch.zeros(1, 1, 6, 10)
-        persons.part_attention[0, 0, 2, 1] = 1
-        return persons
-
-
 def test_attention_and_sigmas_are_drawn_on_request(demo, tmp_path, monkeypatch):
     image = save_image(tmp_path / "in" / "a.png")
     monkeypatch.setattr(demo, "PosePredictor", RichPredictor)
@@ -59,9 +40,9 @@ def test_attention_and_sigmas_are_drawn_on_request(demo, tmp_path, monkeypatch):
         assert demo.run("--input", image, "--no-boxes", *options.split()) == 0
         drawn[options] = pixels(tmp_path / "out" / "a.png")
     plain, overlaid, one, half = drawn.values()
-    rows_, columns = np.nonzero((plain != overlaid).any(axis=2))
-    # between the centers of its neighbours, x 7.5 to 17.5 and y 17.5 to 27.5, four times as large, and a pixel around
-    assert 66 <= rows_.min() < 74 and 106 < rows_.max() < 114 and 26 <= columns.min() < 34 and 66 < columns.max() < 74
+    places = np.argwhere((plain != overlaid).any(axis=2))
+    # y 17.5 to 27.5 and x 7.5 to 17.5, between the centers of its neighbours, four times as large
+    assert [*places.min(axis=0), *places.max(axis=0)] == pytest.approx([70, 30, 110, 70], abs=4)
     assert np.array_equal(plain[82, 42], overlaid[82, 42]), "the keypoint lies on top"
     # the left hand is at (10, 20) of the image, which is drawn four times as large
     assert (plain != one)[82, 42 - 33 : 42 - 30].any() and not (plain != half)[82, : 42 - 20].any()

@@ -7,10 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.config import CfgNode
-from detectron2.structures import Boxes
+from demo_stub import RichPredictor, save_image
 from evaluation_data import ground_truth_of, one_person, results_near
-from hands import HANDS, two_persons
 from load_tool import load_tool
 from PIL import Image
 from refusals import ROOT
@@ -218,39 +216,23 @@ def test_names_of_parts():
     assert len(names) == 7 and names[2] == "left elbow, left wrist"
 
 
-class StubPredictor:
-    skeleton = HANDS
-    cfg = CfgNode({"MODEL": {"QUERYPOSE": {"NUM_STAGES": 3, "PART_DIVISION": "per_keypoint", "PART_GROUPS": []}}})
-
-    def __init__(self, config_file, score_threshold=0.2, top_k=10, opts=()):
-        StubPredictor.opts = opts
-
-    def with_attention(self, image, stage):
-        StubPredictor.stage = stage
-        persons = two_persons()
-        persons.attention_boxes = Boxes(torch.tensor([[10.0, 10.0, 50.0, 50.0], [0, 0, 9, 9]]))
-        persons.part_attention = torch.full((2, 2, 16, 16), 1 / 256)
-        return persons[: int(image.max() > 0)]
-
-
 def test_attention_of_each_person_and_a_sheet(tmp_path, capsys, monkeypatch):
     tool = load_tool("visualize_attention")
-    monkeypatch.setattr(tool, "PosePredictor", StubPredictor)
-    for name, value in (("one", 80), ("none", 0)):
-        Image.fromarray(np.full((60, 100, 3), value, np.uint8)).save(tmp_path / f"{name}.png")
-    given, files = ["--output", str(tmp_path / "out")], [str(tmp_path / "one.png"), str(tmp_path / "none.png")]
+    monkeypatch.setattr(tool, "PosePredictor", RichPredictor)
+    files = [str(save_image(tmp_path / f"{name}.png", color)) for name, color in (("one", 80), ("none", 0))]
+    given = ["--output", str(tmp_path / "out")]
     tool.main([*given, "--input", *files, "MODEL.WEIGHTS", "w.pth"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one_attention.png", "one_person1.png"]
-    assert StubPredictor.opts == ["MODEL.WEIGHTS", "w.pth"] and StubPredictor.stage == 2
+    assert RichPredictor.options["opts"] == ["MODEL.WEIGHTS", "w.pth"] and RichPredictor.stage == 1
     assert "none.png: 0 persons" in capsys.readouterr().out
-    # the box of 40 x 40 with 4 pixels around it, the pose five times as large
+    # the box of 50 x 30 with a tenth around it, from (0, 7) on; the pose five times as large
     image = np.full((60, 100, 3), 80, np.uint8)
-    pose, part, _ = attention_panels(image, StubPredictor("").with_attention(image, 0), 0, height=240)
-    assert pose.shape == (240, 240, 3) and part.shape == (48, 48, 3)
-    assert (pose[72, 22] != 80).any(), "the left hand at (10.5, 20.5)"
-    assert (part[24, 24] != 40).any() and (part[1, 1] == 40).all(), "the map lies over the box"
+    pose, part, _ = attention_panels(image, RichPredictor("").with_attention(image), 0, height=180)
+    assert pose.shape == (180, 300, 3) and part.shape == (36, 60, 3)
+    assert (pose[67, 52] != 80).any(), "the left hand at (10.5, 20.5)"
+    assert (part[15, 12] != 40).any() and (part[1, 1] == 40).all(), "the map lies over the box"
 
     assert tool.main([*given, "--stage", "1", "--input", str(tmp_path / "absent.png"), files[0]]) == 2
-    assert StubPredictor.stage == 0 and "absent.png does not exist" in capsys.readouterr().err
-    with pytest.raises(UserError, match="--stage 0, but this model has the stages 1 to 3"):
+    assert RichPredictor.stage == 0 and "absent.png does not exist" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--stage 0, but this model has the stages 1 to 2"):
         tool.main([*given, "--input", *files, "--stage", "0"])

@@ -90,9 +90,9 @@ class Demo:
         if len(files) < len(sources):  # a camera or stream must not wait for more frames
             self._batch_size = 1
         ids: dict[Source, int] = dict(zip(files, image_ids(files), strict=True))
-        fields = {"tracked": self.tracker is not None, "sigmas": self._has_sigmas}
-        files_of_persons = contextlib.closing(Results(self.output, self.predictor.skeleton, **fields))
-        with stop_on_interrupt() as stop, files_of_persons as results, ThreadPoolExecutor(1) as drawing:
+        tracked, skeleton = self.tracker is not None, self.predictor.skeleton
+        results = Results(self.output, skeleton, tracked=tracked, sigmas=self._has_sigmas)
+        with stop_on_interrupt() as stop, contextlib.closing(results), ThreadPoolExecutor(1) as drawing:
             pending: Future[None] | None = None
             video = ""
             for frame, persons in self._predictions(self._frames(sources, stop)):
