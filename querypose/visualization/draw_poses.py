@@ -66,8 +66,7 @@ def draw_poses(
         raise UserError("these persons have no pred_keypoint_sigmas: the loss of their model must use sigma.")
     keypoints, names = as_array(fields[f"{kind}_keypoints"]), (f"{kind}_boxes", "scores", "pred_keypoint_sigmas")
     boxes, scores, half_axes = (as_array(fields[name]) if name in fields else None for name in names)
-    if keypoints.shape[1] != skeleton.num_keypoints:
-        number = keypoints.shape[1]
+    if (number := keypoints.shape[1]) != skeleton.num_keypoints:
         raise UserError(f"persons to draw have {number} keypoints but the skeleton has {skeleton.num_keypoints}.")
     height, width = image_rgb.shape[:2]
     scale = min(max(1, -(-400 // max(height, width))), 4) if scale is None else scale
@@ -131,10 +130,7 @@ def _draw_person(
     skeleton: Skeleton,
     colors: dict[str, _Color],
 ) -> None:
-    """Draw limbs, then keypoints (K, 3) and ellipses of half axes (K, 2), in pixels of the canvas.
-
-    marks: (K, 3), as of `_marks`; half_width: of a limb; colors: by side.
-    """
+    """Draw limbs, then keypoints (K, 3) with `_marks` (K, 3), and ellipses, all in pixels of the canvas."""
     opacity, size, hollow = marks.T
     radius, casing = 1.7 * half_width * size, max(0.7, 0.35 * half_width)
     points = np.clip(keypoints[:, :2] - 0.5, -_FAR, _FAR)

@@ -29,14 +29,12 @@ class SampleMaker:
     evaluation, each with the same random numbers once more and a flip after them."""
 
     def __init__(self, cfg: CfgNode, split: str):
-        is_train = split == "train"
-        if not (is_train or cfg.DATASETS.TEST):
+        is_train, test = split == "train", cfg.DATASETS.TEST
+        if not (is_train or test):
             raise UserError("the config names no data to test on; set DATASETS.TEST")
         check_datasets(cfg, train=is_train, test=not is_train)
         self.skeleton, self.image_format = skeleton_of(cfg), cfg.INPUT.FORMAT
-        self.records = (
-            training_records(cfg) if is_train else get_detection_dataset_dicts(cfg.DATASETS.TEST, filter_empty=False)
-        )
+        self.records = training_records(cfg) if is_train else get_detection_dataset_dicts(test, filter_empty=False)
         # test samples have their persons, too
         options = {**PoseDatasetMapper.from_config(cfg, is_train=is_train), "is_train": True}
         mirroring = {**options, "augmentations": [*options["augmentations"], T.RandomFlip(prob=1.0)]}
@@ -71,7 +69,7 @@ def write_results(
     image_root: str,
     errors: Sequence[ImageMatching],
     number: int,
-    **limits: float,
+    **limits: Any,
 ) -> list[UserError]:
     """Write sheets of the ground truth and the results in the first `number` images of `errors`, drawn with `limits`,
     and a table of all errors; return what is wrong with images that cannot be read."""
