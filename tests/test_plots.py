@@ -57,7 +57,7 @@ def drawn(monkeypatch):
 
 def test_one_panel_per_quantity(tmp_path, drawn):
     file = write(tmp_path, run_records(), end='{"iteration": 100, "tot')
-    plot_training(file, tmp_path / "new" / "curves.png")
+    plot_training([file], tmp_path / "new" / "curves.png")
     panels = {axis.get_title(): axis for axis in drawn[0].axes}
     assert list(panels) == ["total loss", "loss_l1", "keypoints/AP", "bbox/AP", "learning rate"]
     for line in panels["total loss"].lines:  # 5 records need no smoothing
@@ -88,12 +88,10 @@ def test_unusable_files_are_rejected(tmp_path):
     for file, output, reason in (
         (good, "curves.docx", "curves.docx cannot be written: Format 'docx' is not supported"),
         (good, "good/metrics.json/curves.png", "cannot be written"),
-        (tmp_path / "absent.json", "a.png", "cannot read .*absent.json: No such file"),
-        (write(tmp_path, [], end='{"iteration": 3'), "a.png", "holds no training record"),
         (write(tmp_path / "time", [{"iteration": 1, "time": 2.0}]), "a.png", "no losses"),
     ):
         with pytest.raises(UserError, match=reason):
-            plot_training(file, tmp_path / output)
+            plot_training([file], tmp_path / output)
 
 
 def test_names_in_the_figure_are_those_of_the_modules(tmp_path, drawn):

@@ -103,7 +103,7 @@ def main() -> int:
     results["this short run"] = evaluate(short, trained)
 
     print("5/5 drawing")
-    plot_training(output / "metrics.json", output / "training.png", labels=["this short run"])
+    plot_training([output / "metrics.json"], output / "training.png", labels=["this short run"])
     skeleton = skeleton_of(cfg)
     predictors = {
         "shipped weights": PosePredictor.from_model(shipped, cfg, skeleton),

@@ -214,12 +214,11 @@ def draw_label(canvas: np.ndarray, text: str, top_left: tuple[int, int], size: i
     region[:] = np.asarray(label)[: region.shape[0], : region.shape[1]]
 
 
-def overlay_attention(image_rgb: np.ndarray, attention: Any, boxes: Any, opacity: float = 0.85) -> np.ndarray:
+def overlay_attention(image_rgb: np.ndarray, attention: Any, boxes: Any) -> np.ndarray:
     """Overlay the attention maps of the parts of n persons on a copy of an image (H, W, 3) uint8 (Figure 5).
 
     attention: (n, M, h, w), not negative; each map is scaled to a maximum of 1, and where maps overlap the larger value
-    counts. boxes: (n, 4) XYXY in pixels, over which the maps lie; a box without area is skipped. opacity: of the
-    largest value, 0 to 1.
+    counts. boxes: (n, 4) XYXY in pixels, over which the maps lie; a box without area is skipped.
     """
     heat = np.zeros(image_rgb.shape[:2], np.float32)
     for maps, box in zip(as_array(attention).astype(np.float32), as_array(boxes), strict=True):
@@ -233,7 +232,7 @@ def overlay_attention(image_rgb: np.ndarray, attention: Any, boxes: Any, opacity
         to_image = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
         np.maximum(heat, cv2.warpAffine(strength, to_image, heat.shape[::-1]), out=heat)
     colors = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_MAGMA)[:, :, ::-1]
-    weight = opacity * np.minimum(1.3 * heat, 1)[..., None]
+    weight = 0.85 * np.minimum(1.3 * heat, 1)[..., None]
     return np.round((1 - weight) * image_rgb + weight * colors).astype(np.uint8)
 
 
