@@ -37,7 +37,7 @@ Found = tuple[str, Persons]
 
 
 def find_poses(find_persons: Callable[[np.ndarray], Persons], file: str) -> Found:
-    """Find the persons in an uploaded file; a `UserError` becomes a message on the page."""
+    """The persons in an uploaded file; a `UserError` becomes a message on the page."""
     try:
         return file, find_persons(read_image_rgb(file))[:MAX_PERSONS]
     except UserError as error:
@@ -115,22 +115,13 @@ def serve(predictor: PosePredictor, host: str = "127.0.0.1", port: int = 0) -> g
     port: 0 takes the first free one from 7860. Raises `UserError` for an address that cannot be listened on.
     """
     page = build_page(predictor).queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+    options: dict[str, Any] = {"server_name": host, "server_port": port or None, "quiet": True, "footer_links": []}
+    options |= {"share": False, "ssr_mode": False, "mcp_server": False, "prevent_thread_lock": True}
+    options |= {"max_file_size": MAX_UPLOAD, "state_session_capacity": MAX_SESSIONS}
+    theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
     try:
-        page.launch(
-            server_name=host,
-            server_port=port or None,
-            prevent_thread_lock=True,
-            share=False,
-            ssr_mode=False,
-            mcp_server=False,
-            quiet=True,
-            footer_links=[],
-            max_file_size=MAX_UPLOAD,
-            state_session_capacity=MAX_SESSIONS,
-            theme=gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
-        )
+        page.launch(theme=theme, **options)
     except (OSError, OverflowError) as error:
-        raise UserError(
-            f"cannot listen on {host}:{port}: the address is not valid or in use; choose another --host or --port"
-        ) from error
+        reason = "the address is not valid or in use; choose another --host or --port"
+        raise UserError(f"cannot listen on {host}:{port}: {reason}") from error
     return page

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hands import HANDS, two_persons
 from load_tool import load_tool
 from PIL import Image
@@ -26,6 +27,29 @@ class StubPredictor:
 
     def stream(self, images, batch_size):
         return map(self, images)
+
+
+class RichPredictor(StubPredictor):
+    """Of two stages, with a part that looks at the left hand alone, a sigma of 8 pixels in x and 3 in y of it, 1 of the
+    right; black images show nobody."""
+
+    cfg = tiny_config("full", "MODEL.QUERYPOSE.PART_DIVISION", "per_keypoint")
+
+    def __init__(self, config_file, **options):
+        super().__init__(config_file, **{"score_threshold": 0.2, **options})
+
+    def __call__(self, image):
+        persons = super().__call__(image)
+        persons.pred_keypoint_sigmas = torch.tensor([[[8.0, 3.0], [1.0, 1.0]]])
+        return persons[: int(image.max() > 0)]
+
+    def with_attention(self, image, stage=-1):
+        RichPredictor.stage = stage
+        persons = self(image)
+        persons.attention_boxes = persons.pred_boxes
+        persons.part_attention = torch.zeros(len(persons), 2, 6, 10)
+        persons.part_attention[:, 0, 2, 1] = 1
+        return persons
 
 
 @pytest.fixture

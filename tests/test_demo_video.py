@@ -1,6 +1,7 @@
 """tools/demo.py on videos and cameras: what is written, also after Ctrl-C, and the messages about bad files."""
 
 import contextlib
+import itertools
 import os
 import signal
 import tracemalloc
@@ -20,12 +21,9 @@ from querypose.errors import UserError
 
 def make_video(path, num_frames=6, rate=12.5):
     """Frames of rising brightness, RGB red only."""
-    writer = VideoWriter(path, rate)
-    for index in range(num_frames):
-        frame = np.zeros((60, 101, 3), np.uint8)
-        frame[..., 0] = 40 * (index % 6)
-        writer.write(frame)
-    writer.close()
+    with contextlib.closing(VideoWriter(path, rate)) as writer:
+        for index in range(num_frames):
+            writer.write(np.full((60, 101, 3), (40 * (index % 6), 0, 0), np.uint8))
     return path
 
 
@@ -35,10 +33,9 @@ def frames_of(path):
 
 
 def test_frames_of_another_size_are_scaled(tmp_path):
-    writer = VideoWriter(tmp_path / "a.mp4", 25)
-    for size, value in (((60, 100), 0), ((121, 201), 200)):
-        writer.write(np.full((*size, 3), value, np.uint8))
-    writer.close()
+    with contextlib.closing(VideoWriter(tmp_path / "a.mp4", 25)) as writer:
+        for size, value in (((60, 100), 0), ((121, 201), 200)):
+            writer.write(np.full((*size, 3), value, np.uint8))
     frames, _ = frames_of(tmp_path / "a.mp4")
     assert [frame.shape for frame in frames] == [(60, 100, 3)] * 2 and frames[1].mean() > 190
 
@@ -106,11 +103,10 @@ def test_a_video_that_cannot_be_written_costs_no_keypoints(demo, tmp_path, monke
 
 
 def test_ctrl_c_leaves_a_playable_file(demo, tmp_path, monkeypatch, capsys):
-    video, calls = make_video(tmp_path / "a.mp4", num_frames=30), []
+    video, calls = make_video(tmp_path / "a.mp4", num_frames=30), itertools.count(1)
 
     def interrupt_at_the_fourth(self, image, call=StubPredictor.__call__):
-        calls.append(1)
-        if len(calls) == 4:
+        if next(calls) == 4:
             os.kill(os.getpid(), signal.SIGINT)
         return call(self, image)
 
@@ -124,12 +120,10 @@ def test_ctrl_c_leaves_a_playable_file(demo, tmp_path, monkeypatch, capsys):
 
 
 def test_a_bad_video_is_reported_and_the_others_are_used(demo, tmp_path, capsys):
-    folder = tmp_path / "in"
-    save_image(folder / "a.jpg")
+    folder = save_image(tmp_path / "in" / "a.jpg").parent
     make_video(folder / "c.mp4", num_frames=2)
     (folder / "d.avi").write_bytes(b"no video")
-    # OpenCV 5 crashes on this name
-    (folder / os.fsdecode(b"caf\xe9.mp4")).touch()
+    (folder / os.fsdecode(b"caf\xe9.mp4")).touch()  # OpenCV 5 crashes on this name
     assert demo.run("--input", folder) == 2
     errors = capsys.readouterr().err
     assert "d.avi; is the camera connected" in errors and ".mp4 is not valid UTF-8; rename it" in errors
@@ -178,18 +172,14 @@ def test_tracked_persons_have_their_id_in_every_file(demo, tmp_path):
 
 
 def test_persons_of_low_score_are_followed_but_are_not_new(demo, tmp_path, monkeypatch):
-    scores = iter([(0.75, 0.25)] * 3 + [(0.125, 0.25)] * 3)
-
-    def found(predictor, image):
-        persons = two_persons(image.shape[:2])
-        persons.scores = torch.tensor(next(scores))
-        return persons
-
-    monkeypatch.setattr(StubPredictor, "__call__", found)
+    found = [two_persons() for _ in range(6)]
+    for number, persons in enumerate(found):
+        persons.scores = torch.tensor([0.75 if number < 3 else 0.125, 0.25])
+    monkeypatch.setattr(StubPredictor, "__call__", lambda self, image: found.pop(0))
     assert demo.run("--track", "--input", make_video(tmp_path / "a.mp4")) == 0
     assert StubPredictor.options["score_threshold"] == 0.1
-    found = [[person["score"] for person in line["persons"]] for line in lines(tmp_path / "out")]
-    assert found == [[0.75]] * 3 + [[0.125]] * 3
+    scores = [[person["score"] for person in line["persons"]] for line in lines(tmp_path / "out")]
+    assert scores == [[0.75]] * 3 + [[0.125]] * 3
 
 
 def test_frames_must_be_readable_and_of_one_size(demo, tmp_path, monkeypatch, capsys):

@@ -7,10 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.config import CfgNode
-from detectron2.structures import Boxes
+from demo_stub import RichPredictor, save_image
 from evaluation_data import ground_truth_of, one_person, results_near
-from hands import HANDS, two_persons
 from load_tool import load_tool
 from PIL import Image
 from refusals import ROOT
@@ -22,6 +20,7 @@ from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.evaluation.matching import ImageMatching, match_poses
 from querypose.skeleton import SIDE_COLORS
 from querypose.visualization.draw_poses import overlay_attention, part_names
+from querypose.visualization.result_sheets import SampleMaker, attention_panels
 
 
 def save_noise(file, height, width):
@@ -46,18 +45,18 @@ def samples(data, split="train", *opts):
     cfg = tiny_config("light", "DATASETS.TRAIN", (data,), "DATASETS.TEST", (data,), "INPUT.MIN_SIZE_TRAIN", (100, 140))
     cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.RESIZE_BEFORE = [80, 110], [120, 150]
     cfg.merge_from_list(list(opts))
-    return load_tool("visualize_data").SampleMaker(cfg, split), cfg
+    return SampleMaker(cfg, split), cfg
 
 
 def test_a_sample_is_the_mapper_s_and_its_mirror_image_exact(data):
     maker, cfg = samples(data)
-    flipped, sizes = maker.skeleton.flip_indices, set()
+    sizes = set()
     for seed in range(6):
         sample, mirrored = maker.make(1, seed)
         assert torch.equal(mirrored["image"], sample["image"].flip(2))
         width = sample["image"].shape[2]
         here, there = (item["instances"].gt_keypoints.tensor for item in (sample, mirrored))
-        expected = here[:, flipped].clone()
+        expected = here[:, maker.skeleton.flip_indices].clone()
         expected[..., 0] = torch.where(expected[..., 2] > 0, width - expected[..., 0], 0.0)
         torch.testing.assert_close(there, expected)
         here, there = (item["instances"].gt_boxes.tensor for item in (sample, mirrored))
@@ -73,12 +72,10 @@ def test_sides_have_their_colors_and_a_wrong_swap_is_visible(data):
     opts = ("INPUT.RANDOM_FLIP", "none", "INPUT.CROP.ENABLED", False, "INPUT.MIN_SIZE_TRAIN", (120,))
     maker, _ = samples(data, "train", *opts)
     images = [maker.draw(sample) for sample in maker.make(0, 0)]
-    # hands at (150.5, 60.5) and (30.5, 60.5), in the mirrored image of 200 pixels at 49.5 and 169.5; twice as large
+    # hands at (150.5, 60.5) and (30.5, 60.5), in the mirrored image of 200 pixels at 49.5 and 169.5; twice as large:
+    # in both images, the hand on our right is the left one
     for image, left, right in zip(images, (301, 339), (61, 99), strict=True):
-        assert image.shape == (240, 400, 3)
-        # in both images, the hand on our right is the left one
-        assert tuple(image[121, left]) == SIDE_COLORS["left"]
-        assert tuple(image[121, right]) == SIDE_COLORS["right"]
+        assert [tuple(image[121, x]) for x in (left, right)] == [SIDE_COLORS["left"], SIDE_COLORS["right"]]
     bgr, _ = samples(data, "train", "INPUT.FORMAT", "BGR", *opts)
     assert np.array_equal(bgr.draw(bgr.make(0, 0)[0]), images[0])
     maker.mappers[1].flip_indices = np.arange(3)
@@ -98,8 +95,8 @@ def test_files_of_samples(data, tmp_path, capsys):
     overrides = ["DATASETS.TRAIN", f"('{data}',)", "DATASETS.TEST"]
     main([*given, "--number", "5", *overrides, f"('{data}',)"])
     assert "2 samples of 2 images" in capsys.readouterr().out
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert len(names) == 3 and names[2] == "samples.png" and {name[3:] for name in names[:2]} == {"_1.png", "_2.png"}
+    names = sorted(path.name[3:] for path in (tmp_path / "out").iterdir())
+    assert names == ["_1.png", "_2.png", "ples.png"]
     sheet = np.asarray(Image.open(tmp_path / "out" / "samples.png"))
     assert all((sheet == color).all(axis=2).sum() > 20 for color in SIDE_COLORS.values())
     with pytest.raises(UserError, match="set DATASETS.TEST"):
@@ -110,25 +107,23 @@ def errors_of(content, results):
     return list(match_poses(load_ground_truth(content), results))
 
 
-def numbers(error):
-    return error.persons, error.found, error.false_positives, error.error
+def error_of(content, *results):
+    """Of the first image."""
+    error = errors_of(content, list(results))[0]
+    return error.persons, error.found, error.false_positives, pytest.approx(error.error), error.mean_oks
 
 
 def test_error_in_closed_form():
     # sigma .05 and area 100^2: exp(-6^2 / (2 * 10^4 * .1^2))
     truth, (result,) = one_person(shift=6)
-    oks = math.exp(-0.18)
-    (error,) = errors_of(truth, [result])
-    assert numbers(error) == (1, 1, 0, pytest.approx(1 - oks)) and error.mean_oks == pytest.approx(oks)
+    oks = pytest.approx(math.exp(-0.18))
+    assert error_of(truth, result) == (1, 1, 0, 1 - math.exp(-0.18), oks)
     # a second pose of the same person is a false positive, and the surer one counts
     exact = {**result, "keypoints": [50.0, 50, 1, 0, 0, 1, 0, 0, 1], "score": 0.4}
-    (error,) = errors_of(truth, [exact, result])
-    assert numbers(error) == (1, 1, 1, pytest.approx(1 - oks / 2))
+    assert error_of(truth, exact, result) == (1, 1, 1, 1 - math.exp(-0.18) / 2, oks)
     # below OKS 0.5 it is a false positive: one person missed, one false positive
-    far, (result,) = one_person(shift=12)
-    (error,) = errors_of(far, [result])
-    assert numbers(error) == (1, 0, 1, 1) and error.mean_oks is None
-    assert errors_of(truth, [])[0].error == 1
+    far, results = one_person(shift=12)
+    assert error_of(far, *results) == (1, 0, 1, 1, None) and error_of(truth) == (1, 0, 0, 1, None)
 
 
 def test_what_the_evaluation_ignores_is_ignored():
@@ -139,7 +134,7 @@ def test_what_the_evaluation_ignores_is_ignored():
         ignored = {**truth, "annotations": [{**truth["annotations"][0], **change}, missed]}
         assert errors_of(ignored, [result]) == [ImageMatching(1, [], [], 0), ImageMatching(7, [0.0], [], 0)]
     ids = {**truth, "annotations": [{**truth["annotations"][0], "id": 0}]}
-    assert numbers(errors_of(ids, [result])[0]) == (1, 1, 0, 0), "id 0 is a person's, too"
+    assert error_of(ids, result)[:4] == (1, 1, 0, 0), "id 0 is a person's, too"
 
 
 def test_images_in_any_order():
@@ -150,10 +145,9 @@ def test_images_in_any_order():
     assert errors_of(shuffled, results) == [errors_of(truth, results)[i] for i in order]
 
 
-@pytest.fixture
-def draw(tmp_path):
-    """visualize_results on three images of one person with both hands labeled, found exactly, 10 pixels beside and
-    below the threshold, and on one of nobody."""
+def test_results_beside_the_ground_truth(tmp_path, capsys):
+    """Of three images of one person with both hands labeled, found exactly, 10 pixels beside and below the threshold,
+    and of one of nobody."""
     content, results = ground_truth_of(num_images=3), []
     content["categories"][0]["skeleton"] = [[2, 3]]
     content["images"].append({"id": 4})
@@ -165,22 +159,13 @@ def draw(tmp_path):
         results.append({**result, "keypoints": [0, 0, 0, 200 + shift, 100, 1, 60 + shift, 100, 1], "score": score})
     (tmp_path / "truth.json").write_text(json.dumps(content))
     (tmp_path / "results.json").write_text(json.dumps(results))
-    given = ["--dataset", f"{tmp_path}/truth.json@{tmp_path}", "--results", str(tmp_path / "results.json")]
-    main = load_tool("visualize_results").main
+    out, main = tmp_path / "out", load_tool("visualize_results").main
+    given = f"--dataset {tmp_path}/truth.json@{tmp_path} --results {tmp_path}/results.json --output {out}".split()
 
-    def run(*options):
-        main([*given, "--output", str(tmp_path / "out"), *options])
-
-    return run
-
-
-def test_results_beside_the_ground_truth(draw, tmp_path, capsys):
-    out = tmp_path / "out"
-    draw("--number", "2")
+    main([*given, "--number", "2"])
     assert "2 of 4 images are in" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["0001_3.png", "0002_2.png", "images.csv", "images.png"]
-    with open(out / "images.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader((out / "images.csv").read_text().splitlines()))
     # sigma .1 and area 100^2: exp(-10^2 / (2 * 10^4 * .2^2)); nobody comes last
     errors = [("3", "1.0000"), ("2", f"{1 - math.exp(-0.125):.4f}"), ("1", "0.0000"), ("4", "0.0000")]
     assert [(row["image_id"], row["error"]) for row in rows] == errors
@@ -193,7 +178,7 @@ def test_results_beside_the_ground_truth(draw, tmp_path, capsys):
     (tmp_path / "2.png").unlink()
     for order, ids in (("best", "1324"), ("none", "1234")):
         with pytest.raises(UserError, match="1 images could not be drawn.*2.png"):
-            draw("--sort", order, "--score-threshold", "0.1")
+            main([*given, "--sort", order, "--score-threshold", "0.1"])
         lines = (out / "images.csv").read_text().splitlines()[1:]
         assert [line.split(",")[1] for line in lines] == list(ids)
     assert {"0001_1.png", "0003_3.png", "0004_4.png"} <= {path.name for path in out.iterdir()}
@@ -206,11 +191,10 @@ def test_maps_lie_over_their_boxes_and_leave_the_rest():
     attention[1, 0, 2, 2] = 1.0
     attention[2] = 1.0
     boxes = [[0, 0, 40, 40], [60, 20, 100, 60], [50, 10, 50, 20]]  # the last one has no area
-    overlaid = overlay_attention(image, attention, boxes, opacity=1.0).astype(int)
+    overlaid = overlay_attention(image, attention, boxes).astype(int)
     # a location spans 10 pixels; between two centers the overlay fades
-    brightness = overlaid.sum(axis=2)
     for x, y in ((35, 15), (5, 35), (85, 45)):
-        assert brightness[y - 1 : y + 1, x - 1 : x + 1].min() > 600
+        assert overlaid[y - 1 : y + 1, x - 1 : x + 1].sum(axis=2).min() > 560
     changed = (overlaid != 128).any(axis=2)
     assert not changed[:, 46:74].any() and not changed[:4].any() and not changed[50:, :74].any()
     assert np.array_equal(overlay_attention(image, np.zeros((0, 2, 4, 4)), np.zeros((0, 4))), image)
@@ -222,39 +206,23 @@ def test_names_of_parts():
     assert len(names) == 7 and names[2] == "left elbow, left wrist"
 
 
-class StubPredictor:
-    skeleton = HANDS
-    cfg = CfgNode({"MODEL": {"QUERYPOSE": {"NUM_STAGES": 3, "PART_DIVISION": "per_keypoint", "PART_GROUPS": []}}})
-
-    def __init__(self, config_file, score_threshold=0.2, top_k=10, opts=()):
-        StubPredictor.opts = opts
-
-    def with_attention(self, image, stage):
-        StubPredictor.stage = stage
-        persons = two_persons()
-        persons.attention_boxes = Boxes(torch.tensor([[10.0, 10.0, 50.0, 50.0], [0, 0, 9, 9]]))
-        persons.part_attention = torch.full((2, 2, 16, 16), 1 / 256)
-        return persons[: int(image.max() > 0)]
-
-
 def test_attention_of_each_person_and_a_sheet(tmp_path, capsys, monkeypatch):
     tool = load_tool("visualize_attention")
-    monkeypatch.setattr(tool, "PosePredictor", StubPredictor)
-    for name, value in (("one", 80), ("none", 0)):
-        Image.fromarray(np.full((60, 100, 3), value, np.uint8)).save(tmp_path / f"{name}.png")
-    given, files = ["--output", str(tmp_path / "out")], [str(tmp_path / "one.png"), str(tmp_path / "none.png")]
+    monkeypatch.setattr(tool, "PosePredictor", RichPredictor)
+    files = [str(save_image(tmp_path / f"{name}.png", color)) for name, color in (("one", 80), ("none", 0))]
+    given = ["--output", str(tmp_path / "out")]
     tool.main([*given, "--input", *files, "MODEL.WEIGHTS", "w.pth"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one_attention.png", "one_person1.png"]
-    assert StubPredictor.opts == ["MODEL.WEIGHTS", "w.pth"] and StubPredictor.stage == 2
+    assert RichPredictor.options["opts"] == ["MODEL.WEIGHTS", "w.pth"] and RichPredictor.stage == 1
     assert "none.png: 0 persons" in capsys.readouterr().out
-    # the box of 40 x 40 with 4 pixels around it, the pose five times as large
+    # the box of 50 x 30 with a tenth around it, from (0, 7) on; the pose five times as large
     image = np.full((60, 100, 3), 80, np.uint8)
-    pose, part, _ = tool.person_panels(image, StubPredictor("").with_attention(image, 0), 0)
-    assert pose.shape == (240, 240, 3) and part.shape == (48, 48, 3)
-    assert (pose[72, 22] != 80).any(), "the left hand at (10.5, 20.5)"
-    assert (part[24, 24] != 40).any() and (part[1, 1] == 40).all(), "the map lies over the box"
+    pose, part, _ = attention_panels(image, RichPredictor("").with_attention(image), 0, height=180)
+    assert pose.shape == (180, 300, 3) and part.shape == (36, 60, 3)
+    assert (pose[67, 52] != 80).any(), "the left hand at (10.5, 20.5)"
+    assert (part[15, 12] != 40).any() and (part[1, 1] == 40).all(), "the map lies over the box"
 
     assert tool.main([*given, "--stage", "1", "--input", str(tmp_path / "absent.png"), files[0]]) == 2
-    assert StubPredictor.stage == 0 and "absent.png does not exist" in capsys.readouterr().err
-    with pytest.raises(UserError, match="--stage 0, but this model has the stages 1 to 3"):
+    assert RichPredictor.stage == 0 and "absent.png does not exist" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--stage 0, but this model has the stages 1 to 2"):
         tool.main([*given, "--input", *files, "--stage", "0"])

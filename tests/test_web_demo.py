@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import time
@@ -28,25 +29,22 @@ web = pytest.importorskip("querypose.web")
 VIEWS = [web.POSES, web.ALL_PARTS, "left hand", "right hand"]
 
 
-def persons_with_equal_scores(image):
+def find_two(image):
     """Two persons; the second part of the first looks at the top left, that of the second at the bottom right."""
     boxes = Boxes(torch.tensor([[0.0, 0, 200, 200], [300, 200, 500, 400]]))
     attention = torch.zeros(2, 2, 4, 4)
     attention[:, 0, 1, 2] = 1.0
     attention[0, 1, 0, 0] = attention[1, 1, 3, 3] = 0.2
-    persons = two_persons(image.shape[:2], part_attention=attention, attention_boxes=boxes)
-    persons.pred_boxes, persons.scores = boxes.clone(), torch.tensor([0.8, 0.8])
-    persons.pred_keypoints = torch.tensor([[[50.0, 60, 0.9], [90, 60, 0.7]], [[350, 250, 0.9], [400, 250, 0.7]]])
-    return persons
+    return two_persons(image.shape[:2], part_attention=attention, attention_boxes=boxes)
 
 
 @pytest.fixture
 def found(tmp_path):
     Image.new("RGB", (500, 400), (128, 128, 128)).save(tmp_path / "scene.png")
-    return web.find_poses(persons_with_equal_scores, str(tmp_path / "scene.png"))
+    return web.find_poses(find_two, str(tmp_path / "scene.png"))
 
 
-def test_persons_with_equal_scores_show_their_own_attention(found):
+def test_persons_show_their_own_attention(found):
     image = web.show_poses(VIEWS, found, 0.3, 0.95, False, "right hand")[0]
     changed = (image != 128).any(axis=2)
     # a location of the map is 50 pixels wide
@@ -55,25 +53,25 @@ def test_persons_with_equal_scores_show_their_own_attention(found):
 
 
 def test_table_and_results_follow_the_threshold(found):
-    image, rows, button = web.show_poses(VIEWS, found, 0.8, 0.5, True, web.ALL_PARTS)
-    assert rows == [[1, 0.8, 0.8, 0, 0, 200, 200], [2, 0.8, 0.8, 300, 200, 500, 400]]
-    assert image.shape == (400, 500, 3)
+    image, rows, button = web.show_poses(VIEWS, found, 0.5, 0.5, True, web.ALL_PARTS)
+    assert rows == [[1, 0.75, 0.875, 5, 10, 55, 40], [2, 0.5, 0.5, 0, 0, 8, 8]] and image.shape == (400, 500, 3)
     results = json.loads(Path(button.value["path"]).read_text())
-    assert results[1]["keypoints"] == pytest.approx([349.5, 249.5, 0.9, 399.5, 249.5, 0.7])
-    image, rows, _ = web.show_poses(VIEWS, found, 0.81, 0.5, True, web.POSES)
+    assert results[0]["keypoints"] == [10, 20, 1, 50, 20, 0.75] and len(results) == 2
+    assert len(web.show_poses(VIEWS, found, 0.51, 0.5, True, web.POSES)[1]) == 1
+    image, rows, _ = web.show_poses(VIEWS, found, 0.76, 0.5, True, web.POSES)
     assert rows == [] and (image == 128).all()
 
 
 def test_a_file_that_is_no_image_gets_a_sentence(tmp_path):
     (tmp_path / "scene.png").write_bytes(b"hello")
     with pytest.raises(gr.Error, match="no image") as raised:
-        web.find_poses(persons_with_equal_scores, str(tmp_path / "scene.png"))
+        web.find_poses(find_two, str(tmp_path / "scene.png"))
     assert "scene.png" in raised.value.message and str(tmp_path) not in raised.value.message
 
 
 def predictor_of(*opts):
     cfg = tiny_config("full", *opts)
-    return SimpleNamespace(cfg=cfg, skeleton=skeleton_of(cfg), with_attention=persons_with_equal_scores)
+    return SimpleNamespace(cfg=cfg, skeleton=skeleton_of(cfg), with_attention=find_two)
 
 
 def test_the_server_is_local_bounded_and_private(monkeypatch):
@@ -81,7 +79,7 @@ def test_the_server_is_local_bounded_and_private(monkeypatch):
     asked, resolve = set(), socket.getaddrinfo
 
     def record(host, *args, **options):
-        asked.add(host if isinstance(host, str) else host.decode())
+        asked.add(os.fsdecode(host))
         return resolve(host, *args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", record)
@@ -153,9 +151,8 @@ def test_the_page_in_a_browser_without_internet(browser, page, tmp_path):
         return len(elements("#persons tbody tr"))
 
     def image():
-        return browser.execute_script(
-            "return document.querySelector('.image-container img, [data-testid=image] img')?.src"
-        )
+        selector = ".image-container img, [data-testid=image] img"
+        return browser.execute_script(f"return document.querySelector('{selector}')?.src")
 
     def type_into(selector, typed):
         (field,) = elements(selector)

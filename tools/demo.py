@@ -89,7 +89,7 @@ def main(arguments=None):
     drawing["show_boxes"] = drawing["show_scores"] = not args.no_boxes
     demo = Demo(predictor, output, attention=args.attention, max_frames=args.max_frames, tracker=tracker, **drawing)
     for given in empty:
-        demo.fail(f"no images found in {given}.")
+        demo.fail(given, UserError(f"no images found in {given}."))
     demo.run(sources)
 
     if left_out:

@@ -80,7 +80,7 @@ def main() -> int:
     sources, empty, _ = find_inputs(photographs)
     demo = Demo(PosePredictor(), prepare_output(output / "photographs", sources), keypoint_threshold=0.3)
     for given in empty:
-        demo.fail(f"there is no image {given}")
+        demo.fail(given, UserError(f"there is no image {given}"))
     demo.run(sources)
     print(f"    {demo.num_persons} persons in {demo.num_images} photographs: see {output}/photographs")
 
@@ -103,7 +103,7 @@ def main() -> int:
     results["this short run"] = evaluate(short, trained)
 
     print("5/5 drawing")
-    plot_training(output / "metrics.json", output / "training.png", labels=["this short run"])
+    plot_training([output / "metrics.json"], output / "training.png", labels=["this short run"])
     skeleton = skeleton_of(cfg)
     predictors = {
         "shipped weights": PosePredictor.from_model(shipped, cfg, skeleton),

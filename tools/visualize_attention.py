@@ -12,30 +12,17 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from querypose import PosePredictor
 from querypose.cli import split_overrides
+from querypose.demo.inputs import output_names
 from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.image_io import read_image_rgb
 from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization.contact_sheet import write_sheets
-from querypose.visualization.draw_poses import draw_poses, overlay_attention, part_names
+from querypose.visualization.draw_poses import part_names
+from querypose.visualization.result_sheets import attention_panels
 
 CELL = (200, 240)  # width and height of a part's image in pixels
-
-
-def person_panels(image, persons, index):
-    """Crop one person and draw its pose, and on darkened crops the attention of each part: M + 1 images."""
-    box = persons.attention_boxes.tensor[index].numpy()
-    size, margin = np.array(image.shape[1::-1]), 0.1 * (box[2:] - box[:2])
-    low = np.clip(np.floor(box[:2] - margin), 0, size - 1).astype(int)
-    high = np.clip(np.ceil(box[2:] + margin), low + 1, size).astype(int)
-    crop = image[low[1] : high[1], low[0] : high[0]]
-    person = {"pred_keypoints": persons.pred_keypoints[index : index + 1].numpy() - (*low, 0)}
-    pose = draw_poses(crop, person, persons.skeleton, keypoint_threshold=0.0, scale=CELL[1] / len(crop))
-    boxes = [box - np.tile(low, 2)]
-    return [pose, *(overlay_attention(crop // 2, part[None, None], boxes) for part in persons.part_attention[index])]
 
 
 def main(arguments=None):
@@ -55,10 +42,6 @@ def main(arguments=None):
     if args.persons < 1:
         parser.error(f"--persons {args.persons} must be at least 1")
 
-    stems = [Path(path).stem for path in args.input]
-    repeated = [stem for stem in stems if stems.count(stem) > 1]
-    if repeated:
-        raise UserError(f"two images are named {repeated[0]}, so their outputs would be too; draw them one by one.")
     options = {"score_threshold": args.score_threshold, "top_k": args.persons, "opts": args.opts}
     predictor = PosePredictor(args.config_file, **options)
     num_stages = predictor.cfg.MODEL.QUERYPOSE.NUM_STAGES
@@ -67,18 +50,18 @@ def main(arguments=None):
         raise UserError(f"--stage {stage}, but this model has the stages 1 to {num_stages}")
     headings = ("pose", *part_names(predictor.cfg, predictor.skeleton))
     failed = False
-    for path, stem in zip(args.input, stems, strict=True):
+    for path, name in zip(args.input, output_names([Path(path) for path in args.input]), strict=True):
         try:
             image = read_image_rgb(path)
         except UserError as error:
             report_error(error)
             failed = True
             continue
-        persons = predictor.with_attention(image, stage - 1)
-        sheets = [
-            (f"{stem}_person{i + 1}.png", f"person {i + 1}, score {score:.2f}", person_panels(image, persons, i))
-            for i, score in enumerate(persons.scores.tolist())
-        ]
+        persons, stem = predictor.with_attention(image, stage - 1), Path(name).stem
+        sheets = []
+        for i, score in enumerate(persons.scores.tolist()):
+            panels = attention_panels(image, persons, i, CELL[1])
+            sheets.append((f"{stem}_person{i + 1}.png", f"person {i + 1}, score {score:.2f}", panels))
         write_sheets(sheets, args.output, f"{stem}_attention.png", headings, columns=1, cell_size=CELL)
         print(f"{path}: {len(persons)} persons, attention of stage {stage} in {args.output}")
     return 2 if failed else 0

@@ -12,60 +12,18 @@ error is 1 minus the mean OKS; missed persons (no pose of OKS 0.5) and false pos
 """
 
 import argparse
-import csv
-from collections import defaultdict
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
-from tqdm import tqdm
 
-from querypose.atomic_io import writing
-from querypose.data.coco_format import image_path, read_json
+from querypose.data.coco_format import read_json
 from querypose.data.coco_keypoints import resolve_dataset
 from querypose.errors import UserError, exit_on_user_error
 from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.evaluation.matching import match_poses
-from querypose.image_io import UnreadableImageError, read_image_rgb
 from querypose.structures import SCORE_THRESHOLD
-from querypose.visualization.contact_sheet import write_sheets
-from querypose.visualization.draw_poses import coco_fields, draw_poses
-
-
-def sheets(errors, truth, results, image_root, limits, failures):
-    """For each image the file name, the title and the two images of its sheet; one that cannot be read is a failure."""
-    names = {image["id"]: image["file_name"] for image in truth.content["images"]}
-    persons = [person for person in truth.content["annotations"] if not person["iscrowd"]]
-    entries_of = defaultdict(lambda: ([], []))
-    for column, entries in enumerate((persons, results)):
-        for entry in entries:
-            entries_of[entry["image_id"]][column].append(entry)
-    for rank, error in enumerate(tqdm(errors, unit="image", disable=None), start=1):
-        name = Path(names[error.image_id])
-        title = f"{rank}. {name.name}: error {error.error:.2f}, {error.found} of {error.persons} found"
-        if error.false_positives:
-            title += f", {error.false_positives} false positives"
-        try:
-            image = read_image_rgb(image_path(image_root, names[error.image_id]))
-        except UnreadableImageError as unreadable:
-            failures.append(unreadable)
-            continue
-        drawn = []
-        for entries, is_truth in zip(entries_of[error.image_id], (True, False), strict=True):
-            fields = coco_fields(entries, truth.skeleton.num_keypoints, ground_truth=is_truth)
-            drawn.append(draw_poses(image, fields, truth.skeleton, **limits))
-        yield f"{rank:04d}_{name.stem}.png", title, drawn
-
-
-def write_table(errors, truth, path):
-    names = {image["id"]: image["file_name"] for image in truth.content["images"]}
-    with writing(path.parent), open(path, "w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(("rank", "image_id", "file_name", "error", "persons", "found", "false_positives", "mean_oks"))
-        for rank, error in enumerate(errors, start=1):
-            oks = "" if error.mean_oks is None else f"{error.mean_oks:.4f}"
-            counts = error.persons, error.found, error.false_positives
-            rows.writerow([rank, error.image_id, names[error.image_id], f"{error.error:.4f}", *counts, oks])
+from querypose.visualization.result_sheets import write_results
 
 
 def main(arguments=None):
@@ -94,10 +52,7 @@ def main(arguments=None):
         # images with neither persons nor poses are last
         errors.sort(key=lambda error: (error.persons + error.false_positives == 0, sign * error.error))
     limits = {"score_threshold": args.score_threshold, "keypoint_threshold": args.keypoint_threshold}
-    failures = []
-    drawn = sheets(errors[: args.number], truth, results, image_root, limits, failures)
-    write_sheets(drawn, args.output, "images.png", ("ground truth", "results"))
-    write_table(errors, truth, args.output / "images.csv")
+    failures = write_results(args.output, truth, results, image_root, errors, args.number, **limits)
     if failures:
         raise UserError(f"{len(failures)} images could not be drawn, the others are in {args.output}: {failures[0]}")
     mean = sum(error.error for error in errors) / len(errors)

@@ -28,20 +28,18 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], lis
     """Find the images and videos that `inputs` name: files, folders, globs or addresses of streams.
 
     Returns the sources, each once and in order, of a folder those directly in it; the inputs that name none; the files
-    of folders that were left out because of their endings.
+    of folders with other endings.
     """
     found: dict[str, Path | str] = {}
-    empty, left_out = [], []
+    empty, left_out, readable = [], [], image_endings() | VIDEO_ENDINGS
     for given in inputs:
         if "://" in given:
             found[given] = given
             continue
-        is_folder = os.path.isdir(given)
         pattern = glob.escape(given) if os.path.exists(given) else given
-        names = sorted(glob.glob(os.path.join(pattern, "*") if is_folder else pattern, recursive=True))
-        files = [Path(name) for name in names if not os.path.isdir(name)]
-        if is_folder:
-            readable = image_endings() | VIDEO_ENDINGS
+        names = glob.glob(os.path.join(pattern, "*") if os.path.isdir(given) else pattern, recursive=True)
+        files = [Path(name) for name in sorted(names) if not os.path.isdir(name)]
+        if os.path.isdir(given):
             left_out += [file for file in files if file.suffix.lower() not in readable]
             files = [file for file in files if file.suffix.lower() in readable]
         if not files:
@@ -54,7 +52,7 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], lis
 def frames_in_order(sources: Sequence[Source]) -> list[Source]:
     """Sources for tracking: the images of each folder are frames of one video, in the order of their names' numbers.
 
-    Raises `UserError` for images that cannot be frames: a single one in its folder, or of different sizes.
+    Raises `UserError` for a single image in its folder, or of different sizes.
     """
     folders: defaultdict[Path, list[Path]] = defaultdict(list)
     for source in sources:
@@ -67,7 +65,7 @@ def frames_in_order(sources: Sequence[Source]) -> list[Source]:
             with contextlib.suppress(UserError), open_image(file) as image:  # unreadable ones are reported later
                 sizes.add(upright_size(image))
         if len(files) < 2 or len(sizes) > 1:
-            what = "images of different sizes" if len(files) > 1 else "a single image"
+            what = "a single image" if len(files) < 2 else "images of different sizes"
             raise UserError(f"{folder} gives {what}; --track needs a video, a camera or the frames of one.")
     return [*filter(is_video, sources), *(file for files in folders.values() for file in files)]
 

@@ -25,9 +25,13 @@ class Results:
     def __init__(self, folder: Path, skeleton: Skeleton, *, tracked: bool = False, sigmas: bool = False):
         """tracked, sigmas: whether persons have these."""
         self.folder, self.skeleton, self.tracked = folder, skeleton, tracked
+        self.num_persons = self.num_images = self._num_tracked = 0
         columns = ["image_id", "file_name", "frame", "time", *(["track_id"] if tracked else [])]
         with writing(folder):
-            self.persons, self.images, self._tracked_persons, self._tracked_images = (_List(folder) for _ in range(4))
+            # JSON values, each behind a comma
+            self._persons, self._images, self._tracked_persons, self._tracked_images = (
+                tempfile.TemporaryFile(dir=folder) for _ in range(4)
+            )
             self._lines = open(folder / "frames.jsonl", "w", encoding="utf-8")
             # names of files may hold bytes that are no UTF-8
             self._table = open(folder / "persons.csv", "w", encoding="utf-8", errors="surrogateescape", newline="")
@@ -50,28 +54,30 @@ class Results:
         with writing(self.folder):
             self._rows.writerows({**place, **record} for record in records)
             self._lines.write(json.dumps({**place, "persons": records}) + "\n")
-            self.images.append(image)
-            for result in results:
-                self.persons.append(result)
+            _append(self._images, image)
+            _append(self._persons, *results)
             if self.tracked:
                 self._add_to_tracks(image, results)
+        self.num_images += 1
+        self.num_persons += len(results)
 
     def _add_to_tracks(self, image: dict[str, Any], results: list[dict[str, Any]]) -> None:
         name = image["file_name"] if "frame" in image else str(Path(image["file_name"]).parent)
         self._frames_of[name] += 1
         video = len(self._frames_of)  # whose images follow one another
-        self._tracked_images.append({**image, "video_id": video, "frame_id": self._frames_of[name] - 1})
+        _append(self._tracked_images, {**image, "video_id": video, "frame_id": self._frames_of[name] - 1})
         for result in results:
             if result["track_id"] >= 0:
-                number, area = self._tracked_persons.length + 1, result["bbox"][2] * result["bbox"][3]
-                self._tracked_persons.append({"id": number, **result, "video_id": video, "area": area})
+                self._num_tracked += 1
+                area = result["bbox"][2] * result["bbox"][3]
+                _append(self._tracked_persons, {"id": self._num_tracked, **result, "video_id": video, "area": area})
                 self._video_of[result["track_id"]] = video
 
     def close(self) -> None:
         """Complete all files."""
         with writing(self.folder), self._lines, self._table:
-            self._write("predictions.json", b"", self.persons, b"")
-            self._write("images.json", b'{"images": ', self.images, b"}")
+            self._write("predictions.json", b"[", self._persons, b"]")
+            self._write("images.json", b'{"images": [', self._images, b"]}")
             if self.tracked:
                 names, limbs = list(self.skeleton.keypoint_names), [[i + 1, j + 1] for i, j in self.skeleton.limbs]
                 rest = {
@@ -79,29 +85,18 @@ class Results:
                     "tracks": [{"id": i, "video_id": video, "category_id": 1} for i, video in self._video_of.items()],
                     "categories": [{"id": 1, "name": "person", "keypoints": names, "skeleton": limbs}],
                 }
-                arrays = b'{"annotations": ', self._tracked_persons, b', "images": ', self._tracked_images
-                self._write("tracks.json", *arrays, b", " + json.dumps(rest)[1:].encode())
+                arrays = b'{"annotations": [', self._tracked_persons, b'], "images": [', self._tracked_images
+                self._write("tracks.json", *arrays, b"], " + json.dumps(rest)[1:].encode())
 
-    def _write(self, name: str, *parts: "bytes | _List") -> None:
+    def _write(self, name: str, *parts: bytes | IO[bytes]) -> None:
         with whole_file(self.folder / name) as file:
             for part in parts:
-                if isinstance(part, _List):
-                    part.copy_to(file)
-                else:
+                if isinstance(part, bytes):
                     file.write(part)
+                else:
+                    part.seek(2)  # behind the first comma
+                    shutil.copyfileobj(part, file)
 
 
-class _List:
-    """An array of JSON values on the disk."""
-
-    def __init__(self, folder: Path):
-        self.file, self.length = tempfile.TemporaryFile(dir=folder), 0
-
-    def append(self, value: Any) -> None:
-        self.file.write((b",\n" if self.length else b"[") + json.dumps(value).encode())
-        self.length += 1
-
-    def copy_to(self, file: IO[bytes]) -> None:
-        self.file.write(b"]" if self.length else b"[]")
-        self.file.seek(0)
-        shutil.copyfileobj(self.file, file)
+def _append(file: IO[bytes], *values: Any) -> None:
+    file.writelines(b",\n" + json.dumps(value).encode() for value in values)

@@ -47,8 +47,9 @@ class _Frame:
 class Demo:
     """Finds and draws the persons of images, videos and cameras, and writes visualizations, videos and `Results`.
 
-    After `run`: `failures`, a message for each input that could not be used; `interrupted`, whether Ctrl-C ended it;
-    `has_frames`, whether there were videos or a camera; `num_persons` and `num_images`, images and frames.
+    After `run`: `failures`, the error of each input that could not be used, and output that could not be written;
+    `interrupted`, whether Ctrl-C ended it; `has_frames`, whether there were videos or a camera; `num_persons` and
+    `num_images`, images and frames.
     """
 
     def __init__(
@@ -73,11 +74,10 @@ class Demo:
         self.predictor, self.output, self.attention = predictor, output, attention
         self.max_frames, self.tracker = max_frames, tracker
         self.drawing = {"score_threshold": predictor.score_threshold, **drawing}
-        self.failures: list[str] = []
+        self.failures: dict[Source, Exception] = {}
         self.interrupted = self.has_frames = False
         self.num_persons = self.num_images = 0
         self._batch_size = 1 if attention else _BATCH_SIZE
-        self._failed: set[Source] = set()  # inputs and outputs
         self._writer: VideoWriter | None = None
 
     def run(self, sources: Sequence[Source]) -> None:
@@ -90,13 +90,13 @@ class Demo:
         if len(files) < len(sources):  # a camera or stream must not wait for more frames
             self._batch_size = 1
         ids: dict[Source, int] = dict(zip(files, image_ids(files), strict=True))
-        fields = {"tracked": self.tracker is not None, "sigmas": self._has_sigmas}
-        files_of_persons = contextlib.closing(Results(self.output, self.predictor.skeleton, **fields))
-        with stop_on_interrupt() as stop, files_of_persons as results, ThreadPoolExecutor(1) as drawing:
+        tracked, skeleton = self.tracker is not None, self.predictor.skeleton
+        results = Results(self.output, skeleton, tracked=tracked, sigmas=self._has_sigmas)
+        with stop_on_interrupt() as stop, contextlib.closing(results), ThreadPoolExecutor(1) as drawing:
             pending: Future[None] | None = None
             video = ""
             for frame, persons in self._predictions(self._frames(sources, stop)):
-                number = results.images.length + 1 if self.has_frames else ids[frame.source]
+                number = results.num_images + 1 if self.has_frames else ids[frame.source]
                 seconds = None if frame.seconds is None else round(frame.seconds, 4)
                 if self.tracker is not None:
                     before, video = video, os.path.dirname(frame.name) if frame.index is None else frame.name
@@ -112,18 +112,16 @@ class Demo:
                     break
             drawing.submit(self._close_writer)
         self.interrupted = stop.is_set()
-        self.num_persons, self.num_images = results.persons.length, results.images.length
+        self.num_persons, self.num_images = results.num_persons, results.num_images
 
-    def fail(self, message: str) -> None:
-        """Report an input that cannot be used, and remember it."""
-        self.failures.append(message)
+    def fail(self, file: Source, error: Exception) -> None:
+        """Report an input or output that cannot be used, once."""
+        if file in self.failures:
+            return
+        self.failures[file] = error
+        message = str(error) if isinstance(error, UserError) else f"{file}: {type(error).__name__}: {error}"
         with tqdm.external_write_mode(file=sys.stderr):
             print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
-
-    def _fail(self, file: Source, error: Exception) -> None:
-        if file not in self._failed:
-            self.fail(str(error) if isinstance(error, UserError) else f"{file}: {type(error).__name__}: {error}")
-        self._failed.add(file)
 
     def _frames(self, sources: Sequence[Source], stop: threading.Event) -> Iterator[_Frame]:
         jobs = list(zip(sources, output_names(sources), strict=True))
@@ -136,7 +134,7 @@ class Demo:
                 else:
                     yield _Frame(source, str(source), self.output / name, read_image_rgb(source))
             except Exception as error:  # one bad input does not end the run
-                self._fail(source, error)
+                self.fail(source, error)
 
     def _video_frames(self, source: Source, output: Path) -> Iterator[_Frame]:
         with contextlib.closing(VideoReader(source)) as reader:
@@ -144,7 +142,7 @@ class Demo:
             total = min(filter(None, [round(reader.duration * reader.frame_rate), self.max_frames]), default=None)
             frames = itertools.islice(reader, self.max_frames)
             for seconds, image in tqdm(frames, Path(reader.name).name, total, unit="frame", disable=None):
-                if source in self._failed:
+                if source in self.failures:
                     return
                 yield _Frame(source, reader.name, output, image, count, seconds, reader.frame_rate)
                 count += 1
@@ -158,31 +156,28 @@ class Demo:
         """Each frame with its persons; where the network fails on one, its source is reported and left."""
         while True:
             waiting: deque[_Frame] = deque()
+            images = self._images(frames, waiting)
             try:
-                for persons in self._predict(self._images(frames, waiting)):
+                stream = self.predictor.stream(images, self._batch_size)
+                for persons in map(self.predictor.with_attention, images) if self.attention else stream:
                     yield waiting.popleft(), persons
                 return
             except Exception as error:  # out of memory, for example
                 if not waiting:
                     raise
                 if self._batch_size == 1:
-                    self._fail(waiting.popleft().source, error)
+                    self.fail(waiting.popleft().source, error)
                 self._batch_size = 1
                 frames = itertools.chain(list(waiting), frames)
 
-    def _predict(self, images: Iterator[np.ndarray]) -> Iterator[Persons]:
-        if self.attention:
-            return map(self.predictor.with_attention, images)
-        return self.predictor.stream(images, self._batch_size)
-
     def _images(self, frames: Iterator[_Frame], waiting: deque[_Frame]) -> Iterator[np.ndarray]:
         for frame in frames:
-            if frame.source not in self._failed:
+            if frame.source not in self.failures:
                 waiting.append(frame)
                 yield frame.image
 
     def _draw(self, frame: _Frame, persons: Persons) -> None:
-        if frame.output in self._failed:
+        if frame.output in self.failures:
             return
         try:
             image = frame.image
@@ -198,7 +193,7 @@ class Demo:
             self._writer.write(image, frame.seconds)
         except Exception as error:  # the keypoints are already written
             message = f"cannot write {frame.output} ({error}); the keypoints of {frame.name} are kept."
-            self._fail(frame.output, UserError(message))
+            self.fail(frame.output, UserError(message))
 
     def _close_writer(self) -> None:
         if self._writer is not None:

@@ -88,7 +88,6 @@ class VideoWriter:
         self.frame_rate = round(frame_rate, max(0, min(3, int(math.log10(_MAX_TERM / frame_rate)))))
         self.num_frames = 0
         self._writer: cv2.VideoWriter | None = None
-        self._last: np.ndarray | None = None
 
     def write(self, frame: np.ndarray, seconds: float | None = None) -> None:
         """Add an (H, W, 3) uint8 RGB frame; all are scaled to the size of the first, odd sides cropped by a pixel.
@@ -103,12 +102,11 @@ class VideoWriter:
             self._writer = cv2.VideoWriter(self.path, codec, self.frame_rate, (width, height))
             if not self._writer.isOpened():
                 raise UserError(f"cannot write the video {self.path}; check the folder, or OpenCV's build for FFmpeg.")
-            self._size = (width, height)
+            self._size, self._last = (width, height), frame
         if (width, height) != self._size:  # OpenCV would leave it out
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
         place = self.num_frames if seconds is None else round(seconds * self.frame_rate)
-        last = frame if self._last is None else self._last
-        shown = [last] * (place - self.num_frames) + [frame] * (self.num_frames <= place)
+        shown = [self._last] * (place - self.num_frames) + [frame] * (self.num_frames <= place)
         for image in shown:
             self._writer.write(image)
         self.num_frames += len(shown)

@@ -17,6 +17,9 @@ PAPER, MAT = (255, 255, 255), (236, 236, 236)
 GAP, SLIT = 12, 3  # pixels between rows, and between the images of a row
 SHEET_ROWS = 24
 
+SheetEntry = tuple[str, str, Sequence[np.ndarray]]
+"""The file name, the title and the images of a sheet."""
+
 
 def contact_sheet(
     rows: Sequence[Sequence[np.ndarray]],
@@ -55,22 +58,14 @@ def contact_sheet(
 
 
 def write_sheets(
-    entries: Iterable[tuple[str, str, Sequence[np.ndarray]]],
-    folder: Path,
-    overview: str,
-    headings: Sequence[str],
-    **layout: Any,
+    entries: Iterable[SheetEntry], folder: Path, overview: str, headings: Sequence[str], **layout: Any
 ) -> None:
-    """Write a sheet for each entry (file name, title, an image per heading), and one of the first `SHEET_ROWS`.
-
-    layout: its columns and cell size.
-    """
+    """Write a sheet for each entry, and one of the first `SHEET_ROWS` in a `layout` of columns and cell size."""
     first: list[tuple[str, Sequence[np.ndarray]]] = []
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, title, images in entries:
-            height, width = images[0].shape[:2]
-            sheet = contact_sheet([images], [title], cell_size=(width, height), headings=headings)
+            sheet = contact_sheet([images], [title], cell_size=images[0].shape[1::-1], headings=headings)
             Image.fromarray(sheet).save(folder / name)
             first = [*first, (title, images)][:SHEET_ROWS]
         if first:

@@ -66,8 +66,7 @@ def draw_poses(
         raise UserError("these persons have no pred_keypoint_sigmas: the loss of their model must use sigma.")
     keypoints, names = as_array(fields[f"{kind}_keypoints"]), (f"{kind}_boxes", "scores", "pred_keypoint_sigmas")
     boxes, scores, half_axes = (as_array(fields[name]) if name in fields else None for name in names)
-    if keypoints.shape[1] != skeleton.num_keypoints:
-        number = keypoints.shape[1]
+    if (number := keypoints.shape[1]) != skeleton.num_keypoints:
         raise UserError(f"persons to draw have {number} keypoints but the skeleton has {skeleton.num_keypoints}.")
     height, width = image_rgb.shape[:2]
     scale = min(max(1, -(-400 // max(height, width))), 4) if scale is None else scale
@@ -131,10 +130,7 @@ def _draw_person(
     skeleton: Skeleton,
     colors: dict[str, _Color],
 ) -> None:
-    """Draw limbs, then keypoints (K, 3) and ellipses of half axes (K, 2), in pixels of the canvas.
-
-    marks: (K, 3), as of `_marks`; half_width: of a limb; colors: by side.
-    """
+    """Draw limbs, then keypoints (K, 3) with `_marks` (K, 3), and ellipses, all in pixels of the canvas."""
     opacity, size, hollow = marks.T
     radius, casing = 1.7 * half_width * size, max(0.7, 0.35 * half_width)
     points = np.clip(keypoints[:, :2] - 0.5, -_FAR, _FAR)
@@ -218,12 +214,11 @@ def draw_label(canvas: np.ndarray, text: str, top_left: tuple[int, int], size: i
     region[:] = np.asarray(label)[: region.shape[0], : region.shape[1]]
 
 
-def overlay_attention(image_rgb: np.ndarray, attention: Any, boxes: Any, opacity: float = 0.85) -> np.ndarray:
+def overlay_attention(image_rgb: np.ndarray, attention: Any, boxes: Any) -> np.ndarray:
     """Overlay the attention maps of the parts of n persons on a copy of an image (H, W, 3) uint8 (Figure 5).
 
     attention: (n, M, h, w), not negative; each map is scaled to a maximum of 1, and where maps overlap the larger value
-    counts. boxes: (n, 4) XYXY in pixels, over which the maps lie; a box without area is skipped. opacity: of the
-    largest value, 0 to 1.
+    counts. boxes: (n, 4) XYXY in pixels, over which the maps lie; a box without area is skipped.
     """
     heat = np.zeros(image_rgb.shape[:2], np.float32)
     for maps, box in zip(as_array(attention).astype(np.float32), as_array(boxes), strict=True):
@@ -237,7 +232,7 @@ def overlay_attention(image_rgb: np.ndarray, attention: Any, boxes: Any, opacity
         to_image = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
         np.maximum(heat, cv2.warpAffine(strength, to_image, heat.shape[::-1]), out=heat)
     colors = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_MAGMA)[:, :, ::-1]
-    weight = opacity * np.minimum(1.3 * heat, 1)[..., None]
+    weight = 0.85 * np.minimum(1.3 * heat, 1)[..., None]
     return np.round((1 - weight) * image_rgb + weight * colors).astype(np.uint8)
 
 

@@ -42,7 +42,7 @@ def save_figure(figure: Figure, path: str | Path, **options: Any) -> Path:
 
 
 def plot_training(
-    metrics_files: str | Path | Sequence[str | Path],
+    metrics_files: Sequence[str | Path],
     output: str | Path,
     *,
     labels: Sequence[str] | None = None,
@@ -53,17 +53,16 @@ def plot_training(
     labels: the runs' names, else their folders'. smoothing: number of records in the running mean over the raw curve,
     else a fiftieth of a run.
     """
-    files = [metrics_files] if isinstance(metrics_files, str | Path) else list(metrics_files)
-    labels = labels or [Path(file).resolve().parent.name for file in files]
-    if len(labels) != len(files):
-        raise UserError(f"{len(files)} metrics files need as many labels, not {len(labels)}.")
-    runs = list(zip(itertools.cycle(_STYLES), labels, map(read_curves, files), strict=False))
+    labels = labels or [Path(file).resolve().parent.name for file in metrics_files]
+    if len(labels) != len(metrics_files):
+        raise UserError(f"{len(metrics_files)} metrics files need as many labels, not {len(labels)}.")
+    runs = list(zip(itertools.cycle(_STYLES), labels, map(read_curves, metrics_files), strict=False))
     # the total loss, its terms, results with keypoints before boxes, the learning rate
     order = {"total_loss": 0, "keypoints/AP": 2, "lr": 4}
     quantities = {name for *_, curves in runs for name in curves}
     names = sorted(quantities, key=lambda name: (order.get(name, 3 if name.endswith("/AP") else 1), name))
     if not names:
-        raise UserError(f"nothing to plot: no losses, learning rate or AP in {', '.join(map(str, files))}.")
+        raise UserError(f"nothing to plot: no losses, learning rate or AP in {', '.join(map(str, metrics_files))}.")
     rows, columns = -(-len(names) // 3), min(3, len(names))
     figure = Figure(figsize=(4.6 * columns, 3.1 * rows + 0.3), dpi=120, layout="constrained")
     for place, name in enumerate(names, start=1):
