@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from querypose.data import builtin
 from querypose.errors import UserError
 from querypose.synthetic import dataset, scene
-from querypose.synthetic.articulated_person import AVERAGE_SIZE, Pose, pose_body, sample_appearance, sample_body
+from querypose.synthetic.articulated_person import AVERAGE_SIZE, Body, Pose, sample_appearance, sample_body
 from querypose.synthetic.dataset import render_image, write_synthetic_people
 from querypose.synthetic.person_drawing import PART_IDS, SUPERSAMPLING, RenderedPerson
 
@@ -30,7 +30,7 @@ def draw(yaw, pose=None, stature=150):
     look = sample_appearance(np.random.default_rng(0))
     look.skin, look.hair, look.shirt = np.array([[240.0, 205, 175], [110, 70, 36], [60, 90, 200]])
     look.hairstyle, look.back, look.legs, look.sleeves = "short", "plain", "trousers", "short"
-    return RenderedPerson(pose_body(pose or Pose(), AVERAGE_SIZE, yaw), look, stature)
+    return RenderedPerson(Body(pose or Pose(), AVERAGE_SIZE, yaw), look, stature)
 
 
 def seen(figure):
@@ -44,7 +44,7 @@ def keypoints_of(annotation):
 def test_joints_by_hand_and_bones_of_one_length():
     size = AVERAGE_SIZE
     pose = Pose(arms=np.array([[0, 90, 0, 0], [90, 0, 0, 0]]), legs=np.array([[0, 90, 0, 90], [0, 0, 0, 0]]))
-    at = pose_body(pose, size, yaw=0).joints
+    at = Body(pose, size, yaw=0).joints
     # The left arm points to the viewer, the right arm to the image's left; a shank hangs from a level thigh.
     for end, start, expected in (
         ("left_elbow", "left_shoulder", [0, 0, size.upper_arm]),

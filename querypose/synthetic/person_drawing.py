@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 
-from querypose.synthetic.articulated_person import FACE_DIRECTIONS, HEAD_ELONGATION, SIDES, Body, on_head
+from querypose.synthetic.articulated_person import FACE_DIRECTIONS, HEAD_ELONGATION, SIDES, Body
 
 SUPERSAMPLING = 2
 # Values of the part map. A prop (backpack, stool) hides the background but is no part of the person.
@@ -294,5 +294,5 @@ class RenderedPerson:
         # The tip of the nose stands out of the ball, so that a profile has one.
         nose = FACE_DIRECTIONS["nose"]
         if -0.2 < (turn @ nose)[2] < 0.75:
-            tip = self.middle + self.scale * on_head(self.body, nose, 1.04)
+            tip = self.middle + self.scale * self.body.on_head(nose, 1.04)
             self.disc(tip, 0.19 * radius, 0.93 * look.skin, PART_IDS["head"], rim=1.0)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from querypose.synthetic import scene
-from querypose.synthetic.articulated_person import Pose, Rng, pose_body, sample_appearance, sample_size
+from querypose.synthetic.articulated_person import Body, Pose, Rng, sample_appearance, sample_size
 from querypose.synthetic.person_drawing import SUPERSAMPLING, RenderedPerson
 
 FRAME_RATE = 25.0
@@ -31,7 +31,7 @@ class _Walker:
         legs = np.array([[2, s * self.stride, 0, 8 + 26 * max(0.0, c)] for s, c in ((swing, lift), (-swing, -lift))])
         arms = np.array([[7, -s * self.swing, 0, 22] for s in (swing, -swing)])
         yaw = 60 * np.tanh(3 * np.cos(turn))  # where it walks to; it faces the viewer as it turns
-        body = pose_body(Pose(lean=3.0, arms=arms, legs=legs), self.size, yaw, camera_pitch=8.0)
+        body = Body(Pose(lean=3.0, arms=arms, legs=legs), self.size, yaw, camera_pitch=8.0)
         rendered = RenderedPerson(body, self.look, self.stature, light)
         hips = ground - (self.size.thigh + self.size.shank) * self.stature
         pelvis = np.array([self.middle + self.reach * np.sin(turn), hips])
