@@ -46,6 +46,7 @@ _CIRCLE = _directions(np.linspace(0, 2 * np.pi, 24, endpoint=False))
 
 def capsule(start: np.ndarray, end: np.ndarray, radius_start: float, radius_end: float) -> np.ndarray:
     """Return the outline (16, 2) of a tapered capsule between two circles."""
+    start, end = start[:2], end[:2]
     along = end - start
     length = np.hypot(*along)
     if length <= abs(radius_start - radius_end) + 1e-6:
@@ -98,7 +99,7 @@ class RenderedPerson:
         return visible
 
     def polygon(self, points: np.ndarray, color: np.ndarray, part: int | None = None) -> None:
-        points = np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
+        points = np.rint((points[:, :2] - 0.5) * (1 << _SHIFT)).astype(np.int32)
         rgb = tuple(int(min(max(c, 0), 255)) for c in color)
         cv2.fillConvexPoly(self.color, points, rgb, cv2.LINE_8, _SHIFT)
         if part is not None:
@@ -110,12 +111,13 @@ class RenderedPerson:
         self.polygon(inner, color)
 
     def limb(self, start: Any, end: Any, radius_start: float, radius_end: float, color: np.ndarray, part: int) -> None:
-        start, end = start[:2], end[:2]
         inner = capsule(start, end, max(radius_start - 1.6, 0.5), max(radius_end - 1.6, 0.5))
         self.solid(capsule(start, end, radius_start, radius_end), inner, color, part)
         aside = np.array([0.34 * self.light, -0.12])
-        lit = capsule(start + radius_start * aside, end + radius_end * aside, 0.38 * radius_start, 0.38 * radius_end)
-        self.polygon(lit, np.minimum(color * 1.12 + 14, 255))
+        lit = capsule(
+            start[:2] + radius_start * aside, end[:2] + radius_end * aside, 0.38 * radius_start, 0.38 * radius_end
+        )
+        self.polygon(lit, color * 1.12 + 14)
 
     def disc(self, center: Any, radius: float, color: Any, part: int | None = None, rim: float = 1.4) -> None:
         self.solid(center[:2] + radius * _CIRCLE, center[:2] + max(radius - rim, 0.5) * _CIRCLE, color, part)
@@ -154,12 +156,13 @@ class RenderedPerson:
             yield self.on_torso(0, 0.6, -0.075)[2] + near * np.sign(-self.body.torso[2, 2]), self.on_the_back
         yield head_depth, self.head
         if look.hairstyle == "long":
-            facing = self.body.head[2, 2]
-            depth = head_depth - 0.1 * near
-            if facing < -0.15:
-                depth = max(head_depth, torso_depth) + near
-            elif facing > 0.15:
-                depth = min(head_depth, torso_depth - 0.5 * near) - near
+            facing, depth = self.body.head[2, 2], head_depth - 0.1 * near
+            if abs(facing) > 0.15:
+                depth = (
+                    min(head_depth, torso_depth - 0.5 * near) - near
+                    if facing > 0
+                    else max(head_depth, torso_depth) + near
+                )
             top, radius = at["head"] + scale * (-0.035 * self.body.head[:, 2]), self.head_radius
             hair = (top, top + scale * 0.1 * self.body.head[:, 1], radius, 0.85 * radius)
             yield depth, self.limb, *hair, look.hair, PART_IDS["hair"]
@@ -169,10 +172,8 @@ class RenderedPerson:
             for part, joints, forward, radii, color, share in self.limbs():
                 start, end = (at[f"{side}_{joint}"] for joint in joints)
                 depth = (start[2] + end[2]) / 2 + forward * near
-                if share is not None:
-                    end = start + share * (end - start)
-                radii = (radius * girth for radius in radii)
-                yield depth, self.limb, start, end, *radii, color, PART_IDS[f"{side}_{part}"]
+                end = start + share * (end - start)
+                yield depth, self.limb, start, end, *(girth * np.array(radii)), color, PART_IDS[f"{side}_{part}"]
                 if part == "forearm":
                     hand = end + 0.55 * (at[f"{side}_hand"] - end)
                     yield depth, self.disc, hand, 0.028 * scale, look.skin, PART_IDS[f"{side}_hand"]
@@ -187,21 +188,19 @@ class RenderedPerson:
 
     def limbs(self) -> Iterator[tuple[Any, ...]]:
         """Yield part, joints, how far it is in front of their middle, radii, color, and the share that is drawn."""
-        look = self.look
-        if look.sleeves != "long":
-            yield "upper_arm", ("shoulder", "elbow"), 1, (0.033, 0.026), look.skin, None
-        if look.sleeves != "none":
-            share = 0.6 if look.sleeves == "short" else 1.0
-            yield "upper_arm", ("shoulder", "elbow"), 1, (0.039, 0.032), look.shirt, share
-        sleeve = look.shirt if look.sleeves == "long" else look.skin
-        yield "forearm", ("elbow", "wrist"), 1.3, (0.028, 0.022), sleeve, None
-        if look.legs != "trousers":
-            yield "thigh", ("hip", "knee"), -0.4, (0.048, 0.037), look.skin, None
-        if look.legs != "skirt":
-            share = 0.68 if look.legs == "shorts" else 1.0
-            yield "thigh", ("hip", "knee"), -0.4, (0.055, 0.042), look.legwear, share
-        trousers = look.legwear if look.legs == "trousers" else look.skin
-        yield "shank", ("knee", "ankle"), -0.6, (0.04, 0.027), trousers, None
+        look, arm, thigh = self.look, ("shoulder", "elbow"), ("hip", "knee")
+        sleeve = {"none": 0.0, "short": 0.6, "long": 1.0}[look.sleeves]
+        leg = {"skirt": 0.0, "shorts": 0.68, "trousers": 1.0}[look.legs]
+        if sleeve < 1:
+            yield "upper_arm", arm, 1, (0.033, 0.026), look.skin, 1.0
+        if sleeve > 0:
+            yield "upper_arm", arm, 1, (0.039, 0.032), look.shirt, sleeve
+        yield "forearm", ("elbow", "wrist"), 1.3, (0.028, 0.022), look.shirt if sleeve == 1 else look.skin, 1.0
+        if leg < 1:
+            yield "thigh", thigh, -0.4, (0.048, 0.037), look.skin, 1.0
+        if leg > 0:
+            yield "thigh", thigh, -0.4, (0.055, 0.042), look.legwear, leg
+        yield "shank", ("knee", "ankle"), -0.6, (0.04, 0.027), look.legwear if leg == 1 else look.skin, 1.0
 
     def torso(self) -> None:
         look, shoulder, hip = self.look, self.body.size.shoulder, self.body.size.hip
@@ -209,16 +208,14 @@ class RenderedPerson:
         circles += [(self.on_torso(s * (hip + 0.004), 0.17, 0), 0.050 * self.girth) for s in (-1, 1)]
         circles += [(self.on_torso(0, 0.68, s * 0.012), 0.062 * self.girth) for s in (-1, 1)]
         self.hull(circles, look.shirt, PART_IDS["torso"])
-        across = np.array([0.05 * self.light * self.girth * 0.55, 0])
-        start, end = self.on_torso(0, 0.8, 0)[:2] + across, self.on_torso(0, 0.22, 0)[:2] + across
-        lit = capsule(start, end, 0.022 * self.girth, 0.02 * self.girth)
-        self.polygon(lit, np.minimum(look.shirt * 1.1 + 10, 255))
+        lit = capsule(self.on_torso(0, 0.8, 0), self.on_torso(0, 0.22, 0), 0.022 * self.girth, 0.02 * self.girth)
+        self.polygon(lit + [0.0275 * self.light * self.girth, 0], look.shirt * 1.1 + 10)
         if self.body.torso[2, 2] <= 0.25:
             return
         depth = 0.042 * self.body.size.girth  # the front of the shirt
         collar = [(-0.034, 0.99, depth * 0.4), (0.034, 0.99, depth * 0.4), (0, 0.80, depth)]
-        self.polygon(np.array([self.on_torso(*corner)[:2] for corner in collar]), 0.9 * look.skin)
-        chest, hem = self.on_torso(0, 0.80, depth)[:2], self.on_torso(0, 0.12, depth)[:2]
+        self.polygon(np.array([self.on_torso(*corner) for corner in collar]), 0.9 * look.skin)
+        chest, hem = self.on_torso(0, 0.80, depth), self.on_torso(0, 0.12, depth)
         if look.front == "zip":
             self.polygon(capsule(chest, hem, 0.009 * self.scale, 0.009 * self.scale), look.trim)
         elif look.front == "buttons":
@@ -226,7 +223,7 @@ class RenderedPerson:
                 self.disc(chest + share * (hem - chest), 0.0125 * self.scale, look.trim, rim=0.8)
         elif look.front == "logo":
             corners = ((-0.045, 0.62), (0.045, 0.62), (0.045, 0.36), (-0.045, 0.36))
-            self.polygon(np.array([self.on_torso(x, y, depth)[:2] for x, y in corners]), look.trim)
+            self.polygon(np.array([self.on_torso(x, y, depth) for x, y in corners]), look.trim)
 
     def on_the_back(self) -> None:
         look = self.look
