@@ -92,11 +92,11 @@ class RenderedPerson:
     def self_visible(self) -> np.ndarray:
         """Return for each keypoint (K,) whether the person's own body and props leave it visible."""
         columns, rows = np.floor(self.keypoints).astype(int).T
-        visible = ~self.behind
-        for index, (name, part) in enumerate(zip(KEYPOINT_NAMES, self.parts[rows, columns], strict=True)):
+        shown = []
+        for name, part in zip(KEYPOINT_NAMES, self.parts[rows, columns], strict=True):
             side, _, joint = name.rpartition("_")
-            visible[index] &= part in [PART_IDS[shown.format(side)] for shown in _PARTS_SHOWING.get(joint, ("head",))]
-        return visible
+            shown.append(part in [PART_IDS[each.format(side)] for each in _PARTS_SHOWING.get(joint, ("head",))])
+        return ~self.behind & shown
 
     def polygon(self, points: np.ndarray, color: np.ndarray, part: int | None = None) -> None:
         points = np.rint((points[:, :2] - 0.5) * (1 << _SHIFT)).astype(np.int32)
@@ -113,10 +113,8 @@ class RenderedPerson:
     def limb(self, start: Any, end: Any, radius_start: float, radius_end: float, color: np.ndarray, part: int) -> None:
         inner = capsule(start, end, max(radius_start - 1.6, 0.5), max(radius_end - 1.6, 0.5))
         self.solid(capsule(start, end, radius_start, radius_end), inner, color, part)
-        aside = np.array([0.34 * self.light, -0.12])
-        lit = capsule(
-            start[:2] + radius_start * aside, end[:2] + radius_end * aside, 0.38 * radius_start, 0.38 * radius_end
-        )
+        aside = np.array([0.34 * self.light, -0.12, 0.0])
+        lit = capsule(start + radius_start * aside, end + radius_end * aside, 0.38 * radius_start, 0.38 * radius_end)
         self.polygon(lit, color * 1.12 + 14)
 
     def disc(self, center: Any, radius: float, color: Any, part: int | None = None, rim: float = 1.4) -> None:
@@ -219,8 +217,8 @@ class RenderedPerson:
         if look.front == "zip":
             self.polygon(capsule(chest, hem, 0.009 * self.scale, 0.009 * self.scale), look.trim)
         elif look.front == "buttons":
-            for share in np.linspace(0.1, 0.9, 4):
-                self.disc(chest + share * (hem - chest), 0.0125 * self.scale, look.trim, rim=0.8)
+            for button in np.linspace(0.9 * chest + 0.1 * hem, 0.1 * chest + 0.9 * hem, 4):
+                self.disc(button, 0.0125 * self.scale, look.trim, rim=0.8)
         elif look.front == "logo":
             corners = ((-0.045, 0.62), (0.045, 0.62), (0.045, 0.36), (-0.045, 0.36))
             self.polygon(np.array([self.on_torso(x, y, depth) for x, y in corners]), look.trim)
@@ -239,11 +237,9 @@ class RenderedPerson:
             self.hull(hood, 0.78 * look.shirt, PART_IDS["torso"])
 
     def stool(self) -> None:
-        width, depth = 0.085 * self.scale, 0.3 * self.scale
-        top, foot = self.middle[:2] + [0, 0.055 * self.scale], self.middle[:2] + [0, depth]
-        box = np.array([top - [width, 0], top + [width, 0], foot + [width, 0], foot - [width, 0]])
-        inner = box + 2.0 * np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
-        self.solid(box, inner, 0.45 * self.look.trim + 60, PROP)
+        corners = np.array([(-0.085, 0.055), (0.085, 0.055), (0.085, 0.3), (-0.085, 0.3)])
+        box = self.middle[:2] + self.scale * corners
+        self.solid(box, box + [(2, 2), (-2, 2), (-2, -2), (2, -2)], 0.45 * self.look.trim + 60, PROP)
 
     def head(self) -> None:
         """The head is a shaded ball, pixel by pixel: hair, eyes and mouth are regions of its surface."""
@@ -251,19 +247,18 @@ class RenderedPerson:
         reach = int(np.ceil(radius * HEAD_ELONGATION)) + 2
         left, top = np.floor(center).astype(int) - reach
         window = np.s_[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
-        offset = np.mgrid[top : top + 2 * reach + 1, left : left + 2 * reach + 1][::-1] + 0.5 - center[:, None, None]
+        offset = np.mgrid[window][::-1] + 0.5 - center[:, None, None]
         # The ball is stretched along the direction in which the top of the head is seen.
         up = -turn[:2, 1]
         stretch = 1 - (1 - 1 / HEAD_ELONGATION) * (up @ up)
         up = up / max(np.hypot(*up), 1e-6)
-        normal = (offset - up[:, None, None] * ((1 - stretch) * (up[0] * offset[0] + up[1] * offset[1]))) / radius
+        normal = (offset - up[:, None, None] * (1 - stretch) * np.tensordot(up, offset, axes=1)) / radius
         square = (normal**2).sum(axis=0)
         inside = square <= 1
         normal = np.concatenate([normal, np.sqrt(np.clip(1 - square, 0, 1))[None]])
         local = np.einsum("ji,jhw->ihw", turn, normal)  # into the frame of the head: rows of the transpose
 
         color = np.tile(look.skin, offset.shape[1:] + (1,))
-        part = np.where(inside, PART_IDS["head"], BACKGROUND).astype(np.uint8)
 
         def near(direction: Any, degrees: float) -> Any:
             direction = np.asarray(direction, float) / np.linalg.norm(direction)
@@ -278,16 +273,13 @@ class RenderedPerson:
         hair = near((0, -0.68, -0.73), 83) | near((0, 0.25, -1), 62)
         color[hair] = look.hair
         if look.hairstyle == "hat":
-            hat = local[1] < -0.42
-            color[hat] = look.hat
+            color[local[1] < -0.42] = look.hat
             color[near((0, -0.46, 0.89), 30) & (local[1] < -0.36)] = 0.7 * look.hat
-            hair |= hat
-        part[hair & inside] = PART_IDS["hair"]
-        shade = 0.90 + 0.16 * (0.6 * self.light * normal[0] - 0.6 * normal[1])
-        color *= shade[..., None]
+            hair |= local[1] < -0.42
+        color *= 0.90 + 0.16 * (0.6 * self.light * normal[0] - 0.6 * normal[1])[..., None]
         color[square > (1 - 1.5 / radius) ** 2] *= 0.5
-        self.color[window][inside] = np.clip(color[inside], 0, 255).astype(np.uint8)
-        self.parts[window][inside] = part[inside]
+        self.color[window][inside] = np.clip(color[inside], 0, 255)
+        self.parts[window][inside] = np.where(hair, PART_IDS["hair"], PART_IDS["head"])[inside]
         # The tip of the nose stands out of the ball, so that a profile has one.
         nose = FACE_DIRECTIONS["nose"]
         if -0.2 < (turn @ nose)[2] < 0.75:
