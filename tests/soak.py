@@ -10,6 +10,7 @@ allocator and caches are warm, to the last.
 
 import argparse
 import gc
+import itertools
 import multiprocessing
 import re
 import statistics
@@ -20,11 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes
+from tracking_quality import persons
 
-from querypose import Persons, PosePredictor
+from querypose import PosePredictor
 from querypose.data import resolve_dataset
-from querypose.data.crowdpose import CROWDPOSE_SKELETON
 from querypose.engine import PoseTrainer
 from querypose.setup_config import setup_config
 from querypose.synthetic.dataset import write_synthetic_people
@@ -68,16 +68,9 @@ def loader():
 def tracker():
     """Track a frame at each step."""
     track, rng = PoseTracker(smooth=True), np.random.default_rng(0)
-    frame = 0
-    while True:
+    for frame in itertools.count():
         lefts = [40 + 0.02 * (frame % 1000), 200 - 0.02 * (frame % 1000), 300 + 60 * (frame // 100 % 5)]
-        boxes = torch.tensor([[left, 50.0, left + 40, 150.0] for left in lefts])
-        keypoints = torch.rand(3, CROWDPOSE_SKELETON.num_keypoints, 3)
-        keypoints[..., :2] = boxes[:, None, :2] + keypoints[..., :2] * 40 + torch.from_numpy(rng.normal(0, 1, 2))
-        persons = Persons((200, 640), CROWDPOSE_SKELETON, pred_boxes=Boxes(boxes), scores=torch.full((3,), 0.9),
-                          pred_classes=torch.zeros(3, dtype=torch.int64), pred_keypoints=keypoints)  # fmt: skip
-        track.update(persons)
-        frame += 1
+        track.update(persons(*lefts, noise=torch.from_numpy(rng.normal(0, 1, 2))))
         yield 1.0
 
 
