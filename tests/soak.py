@@ -32,7 +32,6 @@ from querypose.tracking import PoseTracker
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG, WEIGHTS = ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth"
-MEMORY_GROWTH, LATENCY_GROWTH = 1.05, 1.20
 
 
 def memory_mb() -> float:
@@ -76,12 +75,12 @@ def tracker():
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("predictor", "loader", "tracker"))
+    kinds = {kind.__name__: kind for kind in (predictor, loader, tracker)}
+    parser.add_argument("what", choices=kinds)
     parser.add_argument("--number", type=int, default=2000, help="of images, batches or frames (default 2000)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    steps = {"predictor": predictor, "loader": loader, "tracker": tracker}[args.what]()
-    rows, times = [], []
+    steps, rows, times = kinds[args.what](), [], []
     print("| of all | memory in MB | median ms |\n|---|---|---|")
     for number in range(1, args.number + 1):
         start = time.perf_counter()
@@ -94,7 +93,7 @@ def main() -> None:
             times.clear()
     memory, latency = (rows[-1][column] / rows[1][column] for column in (0, 1))
     print(f"\nfrom the second tenth to the last: memory x {memory:.3f}, median time x {latency:.3f}")
-    sys.exit(1 if memory > MEMORY_GROWTH or latency > LATENCY_GROWTH else 0)
+    sys.exit(1 if memory > 1.05 or latency > 1.20 else 0)
 
 
 if __name__ == "__main__":

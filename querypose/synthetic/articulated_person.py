@@ -93,27 +93,27 @@ def _sample(rng: Rng, law: Any) -> Any:
     return getattr(rng, law[0])(*law[1:]) if isinstance(law, tuple) else law
 
 
-def _place_legs(rng: Rng, pose: Pose, left: Any, right: Any = None, lean: Any = 0.0, bow: Any = 0.0) -> None:
-    pose.lean = _sample(rng, lean)
-    pose.legs = np.array([[_sample(rng, law) for law in leg] for leg in (left, right or left)])
-    pose.legs[:, 3] = np.abs(pose.legs[:, 3])  # knees bend one way
-    pose.lean += _sample(rng, bow)
+def _place_legs(rng: Rng, left: Any, right: Any = None, lean: Any = 0.0, bow: Any = 0.0) -> Pose:
+    start = _sample(rng, lean)
+    legs = np.array([[_sample(rng, law) for law in leg] for leg in (left, right or left)])
+    legs[:, 3] = np.abs(legs[:, 3])  # knees bend one way
+    return Pose(lean=start + _sample(rng, bow), legs=legs)
 
 
-def _sit(rng: Rng, pose: Pose) -> None:
-    pose.seated = True
-    pose.lean, spread = rng.uniform(-8, 18), rng.uniform(4, 16)
-    pose.legs = np.array([[spread, rng.uniform(68, 92), 0, rng.uniform(65, 100)] for _ in SIDES])
+def _sit(rng: Rng) -> Pose:
+    lean, spread = rng.uniform(-8, 18), rng.uniform(4, 16)
+    legs = [[spread, rng.uniform(68, 92), 0, rng.uniform(65, 100)] for _ in SIDES]
+    return Pose(lean=lean, legs=np.array(legs), seated=True)
 
 
-def _stride(rng: Rng, pose: Pose, stride: Any, swing: Any, knee: Any, elbow: Any, lean: Any, front: Any = None) -> None:
+def _stride(rng: Rng, stride: Any, swing: Any, knee: Any, elbow: Any, lean: Any, front: Any = None) -> Pose:
     """Walk or run: (low, high) of the angles; `front`: of the front knee."""
-    step, arm = rng.uniform(*stride), rng.uniform(*swing)
-    pose.lean = rng.uniform(*lean)
-    pose.legs = np.array([[2.0, step, 0, rng.uniform(0, 15)], [2.0, -0.7 * step, 0, rng.uniform(*knee)]])
-    pose.arms = np.array([[6.0, -arm, 0, rng.uniform(*elbow)], [6.0, arm, 0, rng.uniform(*elbow)]])
+    step, arm, lean = rng.uniform(*stride), rng.uniform(*swing), rng.uniform(*lean)
+    legs = np.array([[2.0, step, 0, rng.uniform(0, 15)], [2.0, -0.7 * step, 0, rng.uniform(*knee)]])
+    arms = np.array([[6.0, -arm, 0, rng.uniform(*elbow)], [6.0, arm, 0, rng.uniform(*elbow)]])
     if front:
-        pose.legs[0, 3] = rng.uniform(*front)
+        legs[0, 3] = rng.uniform(*front)
+    return Pose(lean=lean, arms=arms, legs=legs)
 
 
 # Laws of a limb's angles: away from the body, to the front, twist, bend.
@@ -152,11 +152,10 @@ def _choose(rng: Rng, weighted: Any) -> Any:
 
 def sample_pose(rng: Rng) -> Pose:
     """Sample a pose: legs and arms are sampled independently, for many combinations."""
-    pose, legs = Pose(), _choose(rng, _LEG_POSES)
-    legs(rng, pose)
+    legs = _choose(rng, _LEG_POSES)
+    pose = legs(rng)
     if legs not in (_WALK, _RUN) or rng.random() < 0.25:
-        same = rng.random() < 0.55
-        first = _choose(rng, _ARM_POSES)
+        same, first = rng.random() < 0.55, _choose(rng, _ARM_POSES)
         arms = (first, first if same else _choose(rng, _ARM_POSES))
         pose.arms = np.array([[_sample(rng, law) for law in arm] for arm in arms])
     if rng.random() < 0.5:  # both sides equally often
@@ -166,7 +165,7 @@ def sample_pose(rng: Rng) -> Pose:
     pose.arms[:, 1] += 0.8 * pose.lean  # arms hang by their weight when the torso leans
     pose.lean += rng.normal(0, 2)
     pose.sway, pose.twist = rng.normal(0, 4), rng.normal(0, 8)
-    pose.head = np.array([rng.normal(0, 14), rng.normal(0, 7), rng.normal(0, 6)])
+    pose.head = rng.normal(0, (14, 7, 6))
     return pose
 
 

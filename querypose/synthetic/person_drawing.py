@@ -155,13 +155,11 @@ class RenderedPerson:
         yield head_depth, self.head
         if look.hairstyle == "long":
             facing, depth = self.body.head[2, 2], head_depth - 0.1 * near
-            if abs(facing) > 0.15:
-                depth = (
-                    min(head_depth, torso_depth - 0.5 * near) - near
-                    if facing > 0
-                    else max(head_depth, torso_depth) + near
-                )
-            top, radius = at["head"] + scale * (-0.035 * self.body.head[:, 2]), self.head_radius
+            if facing < -0.15:
+                depth = max(head_depth, torso_depth) + near
+            elif facing > 0.15:
+                depth = min(head_depth, torso_depth - 0.5 * near) - near
+            top, radius = at["head"] - scale * 0.035 * self.body.head[:, 2], self.head_radius
             hair = (top, top + scale * 0.1 * self.body.head[:, 1], radius, 0.85 * radius)
             yield depth, self.limb, *hair, look.hair, PART_IDS["hair"]
         for side in SIDES:
@@ -237,8 +235,7 @@ class RenderedPerson:
             self.hull(hood, 0.78 * look.shirt, PART_IDS["torso"])
 
     def stool(self) -> None:
-        corners = np.array([(-0.085, 0.055), (0.085, 0.055), (0.085, 0.3), (-0.085, 0.3)])
-        box = self.middle[:2] + self.scale * corners
+        box = self.middle[:2] + self.scale * np.array([(-0.085, 0.055), (0.085, 0.055), (0.085, 0.3), (-0.085, 0.3)])
         self.solid(box, box + [(2, 2), (-2, 2), (-2, -2), (2, -2)], 0.45 * self.look.trim + 60, PROP)
 
     def head(self) -> None:

@@ -111,8 +111,7 @@ def _place_person(rng: Rng, stature: float, light: float, taken: np.ndarray) -> 
     rendered, shape = RenderedPerson(sample_body(rng), sample_appearance(rng), stature, light), taken.shape
     height, width = rendered.parts.shape
     x, y, w, h = _box(rendered.silhouette)
-    crossing = rng.random() < 0.15  # cut by the border of the image
-    overlapping = rng.random() < 0.4
+    crossing, overlapping = rng.random() < 0.15, rng.random() < 0.4  # the border of the image; others
     best, best_share = None, MIN_VISIBLE_SHARE + 0.07
     for _ in range(8):
         if crossing:
@@ -124,8 +123,7 @@ def _place_person(rng: Rng, stature: float, light: float, taken: np.ndarray) -> 
         person = PlacedPerson(rendered, int(column), int(row), (shape[0], shape[1]))
         if not person.is_inside:
             continue
-        free = np.count_nonzero(person.silhouette & ~taken[person.scene])
-        share = free / np.count_nonzero(person.silhouette)
+        share = np.mean(~taken[person.scene][person.silhouette])
         if share >= best_share and (best is None or share > best_share):
             best, best_share = person, share
             if overlapping:
@@ -160,8 +158,7 @@ def _place_objects(rng: Rng, owner: np.ndarray, persons: list[PlacedPerson]) -> 
             color = color * [0.5, 0.8, 0.4]
         trial = owner.copy()
         draw(trial, _OBJECT)
-        seen = [np.sum(trial[p.scene][p.silhouette] == number) for number, p in enumerate(persons, start=1)]
-        if all(n >= MIN_VISIBLE_SHARE * np.sum(p.silhouette) for n, p in zip(seen, persons, strict=True)):
+        if all(np.mean(trial[p.scene][p.silhouette] == n) >= MIN_VISIBLE_SHARE for n, p in enumerate(persons, start=1)):
             owner[:] = trial
             objects.append((draw, color))
     return objects
@@ -178,8 +175,7 @@ def draw_box(edges: tuple[float, ...], target: np.ndarray, color: Any) -> None:
 
 
 def _bush(place: tuple[float, float], size: float, leaves: np.ndarray, target: np.ndarray, color: Any) -> None:
-    for index, (across, along) in enumerate(leaves):
-        center = (int(place[0] + across * size), int(place[1] + 0.6 * along * size))
+    for index, center in enumerate((place + leaves * [size, 0.6 * size]).astype(int).tolist()):
         tone = color if target.ndim == 2 else tuple(color * (0.75 + 0.12 * index))
         cv2.circle(target, center, int(0.7 * size), tone, -1)
 
@@ -221,9 +217,8 @@ def _stripes_and_blobs(rng: Rng, canvas: np.ndarray, tone: np.ndarray) -> None:
             start, end = ((0, place), (width, place)) if horizontal else ((place, 0), (place, height))
             cv2.line(canvas, start, end, tuple(tone), max(step // 4, 1))
     for _ in range(rng.integers(0, 9)):
-        center = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
-        axes = tuple(int(a) for a in rng.uniform(6, 60, 2))
-        cv2.ellipse(canvas, center, axes, rng.uniform(0, 180), 0, 360, tuple(rng.uniform(40, 230, 3)), -1)
+        *center, wide, tall = rng.uniform((0, 0, 6, 6), (width, height, 60, 60)).astype(int).tolist()
+        cv2.ellipse(canvas, center, (wide, tall), rng.uniform(0, 180), 0, 360, tuple(rng.uniform(40, 230, 3)), -1)
 
 
 def _shadow(canvas: np.ndarray, person: PlacedPerson) -> None:

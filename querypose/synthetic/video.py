@@ -61,7 +61,7 @@ def render_video(seed: int, num_frames: int) -> Iterator[tuple[np.ndarray, scene
         annotations = []
         for number, person in enumerate(persons, start=1):
             if person.is_inside:
-                seen = np.count_nonzero(person.silhouette & (owner[person.scene] == number))
-                found = {"track_id": placed.index(person) + 1, "visibility": seen / np.count_nonzero(person.silhouette)}
+                visible = float(np.mean(owner[person.scene][person.silhouette] == number))
+                found = {"track_id": placed.index(person) + 1, "visibility": visible}
                 annotations.append({**scene.annotate(person, number, owner), **found})
         yield image, annotations
