@@ -35,10 +35,7 @@ CONFIG, WEIGHTS = ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quic
 
 
 def memory_mb() -> float:
-    """Allocated by this process and its workers, on Linux; a page that they share counts in parts.
-
-    Not the files of libraries: other programs that use them, too, would count.
-    """
+    """Allocated by this process and its workers, on Linux, without libraries' files; a shared page counts in parts."""
     processes = ["self", *(each.pid for each in multiprocessing.active_children())]
     texts = [Path(f"/proc/{process}/smaps_rollup").read_text() for process in processes]
     return sum(int(re.search(r"^Pss_Anon:\s+(\d+) kB", text, re.MULTILINE)[1]) for text in texts) / 1024

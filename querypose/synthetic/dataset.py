@@ -23,7 +23,7 @@ from querypose.synthetic.scene import Annotations, render_image
 VERSION = 2
 SPLIT_SIZES = {"train": 8000, "minitrain": 2000, "val": 300}
 
-_IMAGES_PER_TASK = 25
+_IMAGES_PER_TASK = 25  # fewer are rendered sooner than a process starts
 
 CATEGORY = {
     "id": 1, "name": "person", "supercategory": "person", "keypoints": list(KEYPOINT_NAMES),
