@@ -10,6 +10,7 @@ allocator and caches are warm, to the last.
 
 import argparse
 import gc
+import itertools
 import multiprocessing
 import re
 import statistics
@@ -20,11 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes
+from tracking_quality import persons
 
-from querypose import Persons, PosePredictor
+from querypose import PosePredictor
 from querypose.data import resolve_dataset
-from querypose.data.crowdpose import CROWDPOSE_SKELETON
 from querypose.engine import PoseTrainer
 from querypose.setup_config import setup_config
 from querypose.synthetic.dataset import write_synthetic_people
@@ -32,14 +32,10 @@ from querypose.tracking import PoseTracker
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG, WEIGHTS = ROOT / "configs" / "quickstart.yaml", ROOT / "weights" / "quickstart.pth"
-MEMORY_GROWTH, LATENCY_GROWTH = 1.05, 1.20
 
 
 def memory_mb() -> float:
-    """Allocated by this process and its workers, on Linux; a page that they share counts in parts.
-
-    Not the files of libraries: other programs that use them, too, would count.
-    """
+    """Allocated by this process and its workers, on Linux, without libraries' files; a shared page counts in parts."""
     processes = ["self", *(each.pid for each in multiprocessing.active_children())]
     texts = [Path(f"/proc/{process}/smaps_rollup").read_text() for process in processes]
     return sum(int(re.search(r"^Pss_Anon:\s+(\d+) kB", text, re.MULTILINE)[1]) for text in texts) / 1024
@@ -68,27 +64,20 @@ def loader():
 def tracker():
     """Track a frame at each step."""
     track, rng = PoseTracker(smooth=True), np.random.default_rng(0)
-    frame = 0
-    while True:
+    for frame in itertools.count():
         lefts = [40 + 0.02 * (frame % 1000), 200 - 0.02 * (frame % 1000), 300 + 60 * (frame // 100 % 5)]
-        boxes = torch.tensor([[left, 50.0, left + 40, 150.0] for left in lefts])
-        keypoints = torch.rand(3, CROWDPOSE_SKELETON.num_keypoints, 3)
-        keypoints[..., :2] = boxes[:, None, :2] + keypoints[..., :2] * 40 + torch.from_numpy(rng.normal(0, 1, 2))
-        persons = Persons((200, 640), CROWDPOSE_SKELETON, pred_boxes=Boxes(boxes), scores=torch.full((3,), 0.9),
-                          pred_classes=torch.zeros(3, dtype=torch.int64), pred_keypoints=keypoints)  # fmt: skip
-        track.update(persons)
-        frame += 1
+        track.update(persons(*lefts, noise=torch.from_numpy(rng.normal(0, 1, 2))))
         yield 1.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("predictor", "loader", "tracker"))
+    kinds = {kind.__name__: kind for kind in (predictor, loader, tracker)}
+    parser.add_argument("what", choices=kinds)
     parser.add_argument("--number", type=int, default=2000, help="of images, batches or frames (default 2000)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    steps = {"predictor": predictor, "loader": loader, "tracker": tracker}[args.what]()
-    rows, times = [], []
+    steps, rows, times = kinds[args.what](), [], []
     print("| of all | memory in MB | median ms |\n|---|---|---|")
     for number in range(1, args.number + 1):
         start = time.perf_counter()
@@ -101,7 +90,7 @@ def main() -> None:
             times.clear()
     memory, latency = (rows[-1][column] / rows[1][column] for column in (0, 1))
     print(f"\nfrom the second tenth to the last: memory x {memory:.3f}, median time x {latency:.3f}")
-    sys.exit(1 if memory > MEMORY_GROWTH or latency > LATENCY_GROWTH else 0)
+    sys.exit(1 if memory > 1.05 or latency > 1.20 else 0)
 
 
 if __name__ == "__main__":

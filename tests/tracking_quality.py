@@ -14,6 +14,7 @@ import torch
 from detectron2.structures import Boxes
 
 from querypose import Persons, PosePredictor
+from querypose.data.crowdpose import CROWDPOSE_SKELETON
 from querypose.synthetic.scene import MIN_VISIBLE_SHARE
 from querypose.synthetic.video import render_video
 from querypose.tracking import LOW_SCORE, PoseTracker
@@ -25,10 +26,20 @@ def truth(annotations, skeleton, size) -> Persons:
     """The annotated persons as a perfect detector would find them."""
     boxes = torch.tensor([each["bbox"] for each in annotations], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    keypoints = torch.tensor([each["keypoints"] for each in annotations]).reshape(-1, 17, 3)
+    keypoints = torch.tensor([each["keypoints"] for each in annotations]).reshape(-1, skeleton.num_keypoints, 3)
     keypoints = torch.cat([keypoints[..., :2] + 0.5, (keypoints[..., 2:] > 0).float()], dim=2)
     fields = {"pred_boxes": Boxes(boxes), "pred_classes": torch.zeros(len(boxes), dtype=torch.int64)}
     return Persons(size, skeleton, **fields, scores=torch.full((len(boxes),), 0.9), pred_keypoints=keypoints)
+
+
+def persons(*lefts, scores=None, noise=0.0) -> Persons:
+    """Persons of 40 x 100 pixels whose boxes begin at these columns; all keypoints at the box's center."""
+    points = [[left + 19.5, 99.5, 2] * CROWDPOSE_SKELETON.num_keypoints for left in lefts]
+    people = [{"bbox": [left, 50, 40, 100], "keypoints": each} for left, each in zip(lefts, points, strict=True)]
+    found = truth(people, CROWDPOSE_SKELETON, (200, 400))
+    found.pred_keypoints[..., :2] += noise
+    found.scores = torch.tensor(scores or found.scores.tolist())
+    return found
 
 
 def perfect(video, skeleton):
@@ -58,18 +69,16 @@ def follow(frames, smooth=False, colors=True):
         ignored = close[~counts].any(axis=0) & ~close[counts].any(axis=0)
         ids, true_ids = tracked.track_ids.numpy(), np.array([each["track_id"] for each in annotations])
         accumulator.update(true_ids[counts], ids[~ignored], distance[counts][:, ~ignored])
-        present = {}
+        before, past = past, {}
         for i, track_id in enumerate(ids.tolist()):
             points = tracked.pred_keypoints[i, :, :2].numpy()
-            present[track_id] = [points, *past.get(track_id, [])[:2]]
-            if len(present[track_id]) == 3:
-                new, middle, old = present[track_id]
-                accelerations.append(np.linalg.norm(new - 2 * middle + old, axis=1).mean())
+            past[track_id] = [*before.get(track_id, [])[-2:], points]
+            if len(past[track_id]) == 3:
+                accelerations.append(np.linalg.norm(np.diff(past[track_id], n=2, axis=0)[0], axis=1).mean())
             if close[counts][:, i].any():
                 person = known[int(np.nanargmin(distance[:, i]))].pred_keypoints[0].numpy()
                 labeled = person[:, 2] > 0
                 errors.append(np.linalg.norm(points - person[:, :2], axis=1)[labeled].mean())
-        past = present
     return accumulator, np.mean(errors), np.mean(accelerations)
 
 

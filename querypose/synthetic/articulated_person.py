@@ -23,7 +23,7 @@ FACE_DIRECTIONS = {
     "left_eye": np.array([0.40, -0.10, 0.911]), "right_eye": np.array([-0.40, -0.10, 0.911]),
     "left_ear": np.array([0.997, 0.05, -0.06]), "right_ear": np.array([-0.997, 0.05, -0.06]),
 }  # fmt: skip
-"""Unit directions of the facial keypoints from the center of the head, in the head's own frame."""
+"""Unit directions from the center of the head, in the head's own frame."""
 
 AVERAGE_SIZE = SimpleNamespace(
     shoulder=0.098, hip=0.052, torso=0.285, neck=0.105, head=0.068,
@@ -58,12 +58,11 @@ def sample_appearance(rng: Rng) -> SimpleNamespace:
     """Sample the colors (RGB, 0-255) and the kinds of clothes of one person."""
     light, dark = np.array([246, 212, 184.0]), np.array([112, 72, 50.0])
     skin = light + rng.beta(1, 1.4) * (dark - light) + rng.normal(0, 4, 3)
-    shirt, trim = _cloth_color(rng), _cloth_color(rng)
-    while np.abs(trim - shirt).sum() < 180:
-        trim = _cloth_color(rng)
-    hair = _HAIR[rng.integers(len(_HAIR))] + rng.normal(0, 6, 3)
-    legwear, shoes, hat = (_cloth_color(rng) for _ in range(3))
-    colors = {"skin": skin, "hair": hair, "shirt": shirt, "trim": trim, "legwear": legwear, "shoes": shoes, "hat": hat}
+    colors = {"skin": skin, "shirt": _cloth_color(rng), "trim": _cloth_color(rng)}
+    while np.abs(colors["trim"] - colors["shirt"]).sum() < 180:
+        colors["trim"] = _cloth_color(rng)
+    colors["hair"] = _HAIR[rng.integers(len(_HAIR))] + rng.normal(0, 6, 3)
+    colors |= {name: _cloth_color(rng) for name in ("legwear", "shoes", "hat")}
     clothes = {name: rng.choice(list(shares), p=list(shares.values())) for name, shares in _CLOTHES.items()}
     return SimpleNamespace(**colors, **clothes)
 
@@ -94,27 +93,27 @@ def _sample(rng: Rng, law: Any) -> Any:
     return getattr(rng, law[0])(*law[1:]) if isinstance(law, tuple) else law
 
 
-def _place_legs(rng: Rng, pose: Pose, left: Any, right: Any = None, lean: Any = 0.0, bow: Any = 0.0) -> None:
-    pose.lean = _sample(rng, lean)
-    pose.legs = np.array([[_sample(rng, law) for law in leg] for leg in (left, right or left)])
-    pose.legs[:, 3] = np.abs(pose.legs[:, 3])  # knees bend one way
-    pose.lean += _sample(rng, bow)
+def _place_legs(rng: Rng, left: Any, right: Any = None, lean: Any = 0.0, bow: Any = 0.0) -> Pose:
+    start = _sample(rng, lean)
+    legs = np.array([[_sample(rng, law) for law in leg] for leg in (left, right or left)])
+    legs[:, 3] = np.abs(legs[:, 3])  # knees bend one way
+    return Pose(lean=start + _sample(rng, bow), legs=legs)
 
 
-def _sit(rng: Rng, pose: Pose) -> None:
-    pose.seated = True
-    pose.lean, spread = rng.uniform(-8, 18), rng.uniform(4, 16)
-    pose.legs = np.array([[spread, rng.uniform(68, 92), 0, rng.uniform(65, 100)] for _ in SIDES])
+def _sit(rng: Rng) -> Pose:
+    lean, spread = rng.uniform(-8, 18), rng.uniform(4, 16)
+    legs = [[spread, rng.uniform(68, 92), 0, rng.uniform(65, 100)] for _ in SIDES]
+    return Pose(lean=lean, legs=np.array(legs), seated=True)
 
 
-def _stride(rng: Rng, pose: Pose, stride: Any, swing: Any, knee: Any, elbow: Any, lean: Any, front: Any = None) -> None:
+def _stride(rng: Rng, stride: Any, swing: Any, knee: Any, elbow: Any, lean: Any, front: Any = None) -> Pose:
     """Walk or run: (low, high) of the angles; `front`: of the front knee."""
-    step, arm = rng.uniform(*stride), rng.uniform(*swing)
-    pose.lean = rng.uniform(*lean)
-    pose.legs = np.array([[2.0, step, 0, rng.uniform(0, 15)], [2.0, -0.7 * step, 0, rng.uniform(*knee)]])
-    pose.arms = np.array([[6.0, -arm, 0, rng.uniform(*elbow)], [6.0, arm, 0, rng.uniform(*elbow)]])
+    step, arm, lean = rng.uniform(*stride), rng.uniform(*swing), rng.uniform(*lean)
+    legs = np.array([[2.0, step, 0, rng.uniform(0, 15)], [2.0, -0.7 * step, 0, rng.uniform(*knee)]])
+    arms = np.array([[6.0, -arm, 0, rng.uniform(*elbow)], [6.0, arm, 0, rng.uniform(*elbow)]])
     if front:
-        pose.legs[0, 3] = rng.uniform(*front)
+        legs[0, 3] = rng.uniform(*front)
+    return Pose(lean=lean, arms=arms, legs=legs)
 
 
 # Laws of a limb's angles: away from the body, to the front, twist, bend.
@@ -153,11 +152,10 @@ def _choose(rng: Rng, weighted: Any) -> Any:
 
 def sample_pose(rng: Rng) -> Pose:
     """Sample a pose: legs and arms are sampled independently, for many combinations."""
-    pose, legs = Pose(), _choose(rng, _LEG_POSES)
-    legs(rng, pose)
+    legs = _choose(rng, _LEG_POSES)
+    pose = legs(rng)
     if legs not in (_WALK, _RUN) or rng.random() < 0.25:
-        same = rng.random() < 0.55
-        first = _choose(rng, _ARM_POSES)
+        same, first = rng.random() < 0.55, _choose(rng, _ARM_POSES)
         arms = (first, first if same else _choose(rng, _ARM_POSES))
         pose.arms = np.array([[_sample(rng, law) for law in arm] for arm in arms])
     if rng.random() < 0.5:  # both sides equally often
@@ -167,11 +165,10 @@ def sample_pose(rng: Rng) -> Pose:
     pose.arms[:, 1] += 0.8 * pose.lean  # arms hang by their weight when the torso leans
     pose.lean += rng.normal(0, 2)
     pose.sway, pose.twist = rng.normal(0, 4), rng.normal(0, 8)
-    pose.head = np.array([rng.normal(0, 14), rng.normal(0, 7), rng.normal(0, 6)])
+    pose.head = rng.normal(0, (14, 7, 6))
     return pose
 
 
-@dataclass
 class Body:
     """A posed person as the camera sees it.
 
@@ -179,49 +176,35 @@ class Body:
     each side hand and toe. `torso` and `head` are rotations (3, 3) to the camera.
     """
 
-    joints: dict[str, np.ndarray]
-    torso: np.ndarray
-    head: np.ndarray
-    size: SimpleNamespace
-    seated: bool
+    def __init__(self, pose: Pose, size: SimpleNamespace, yaw: float, roll: float = 0.0, camera_pitch: float = 0.0):
+        """yaw: 0 faces the viewer, 90 the image's right; roll: in the image plane; camera_pitch: it looks down."""
+        self.size, self.seated = size, pose.seated
+        pelvis = rotation(Z, roll) @ rotation(X, -camera_pitch) @ rotation(Y, yaw)
+        self.torso = torso = pelvis @ rotation(Z, pose.sway) @ rotation(X, -pose.lean) @ rotation(Y, pose.twist)
+        head_yaw, nod, tilt = pose.head
+        # A neck makes up for half of a lean: people look ahead.
+        self.head = torso @ rotation(X, 0.5 * pose.lean - nod) @ rotation(Y, head_yaw) @ rotation(Z, tilt)
 
+        self.joints = at = {"neck": torso @ (-size.torso * DOWN)}
+        at["head"] = at["neck"] + torso @ (-0.35 * size.neck * DOWN) + self.head @ (-0.65 * size.neck * DOWN)
+        for side, outward, arm, leg in zip(SIDES, (1.0, -1.0), pose.arms, pose.legs, strict=True):
+            upper, lower = _limb(torso, arm, outward, 1)
+            at[f"{side}_shoulder"] = torso @ np.array([outward * size.shoulder, -0.93 * size.torso, 0.0])
+            at[f"{side}_elbow"] = at[f"{side}_shoulder"] + size.upper_arm * (upper @ DOWN)
+            at[f"{side}_wrist"] = at[f"{side}_elbow"] + size.forearm * (lower @ DOWN)
+            at[f"{side}_hand"] = at[f"{side}_wrist"] + 0.045 * (lower @ DOWN)
+            thigh, shank = _limb(pelvis, leg, outward, -1)
+            at[f"{side}_hip"] = pelvis @ np.array([outward * size.hip, 0.0, 0.0])
+            at[f"{side}_knee"] = at[f"{side}_hip"] + size.thigh * (thigh @ DOWN)
+            at[f"{side}_ankle"] = at[f"{side}_knee"] + size.shank * (shank @ DOWN)
+            foot = shank @ rotation(Y, outward * 12) @ (size.foot * FORWARD + 0.028 * DOWN)
+            at[f"{side}_toe"] = at[f"{side}_ankle"] + foot
+        at |= {name: self.on_head(direction) for name, direction in FACE_DIRECTIONS.items()}
 
-def on_head(body: Body, direction: np.ndarray, reach: float = 1.0) -> np.ndarray:
-    """Return the point (3,) where `direction` (3,), in the head's frame, meets the surface of the head."""
-    up, turned, radius = body.head @ -DOWN, body.head @ direction, body.size.head * reach
-    point: np.ndarray = body.joints["head"] + radius * (turned + (HEAD_ELONGATION - 1) * (turned @ up) * up)
-    return point
-
-
-def pose_body(pose: Pose, size: SimpleNamespace, yaw: float, roll: float = 0.0, camera_pitch: float = 0.0) -> Body:
-    """Compute the joints of a person by forward kinematics.
-
-    yaw: 0 faces the viewer, 90 the image's right; roll: in the image plane; camera_pitch: the camera looks down.
-    """
-    pelvis = rotation(Z, roll) @ rotation(X, -camera_pitch) @ rotation(Y, yaw)
-    torso = pelvis @ rotation(Z, pose.sway) @ rotation(X, -pose.lean) @ rotation(Y, pose.twist)
-    head_yaw, nod, tilt = pose.head
-    # A neck makes up for half of a lean: people look ahead.
-    head = torso @ rotation(X, 0.5 * pose.lean - nod) @ rotation(Y, head_yaw) @ rotation(Z, tilt)
-
-    at = {"neck": torso @ (-size.torso * DOWN)}
-    at["head"] = at["neck"] + torso @ (-0.35 * size.neck * DOWN) + head @ (-0.65 * size.neck * DOWN)
-    for side, outward, arm, leg in zip(SIDES, (1.0, -1.0), pose.arms, pose.legs, strict=True):
-        upper, lower = _limb(torso, arm, outward, 1)
-        at[f"{side}_shoulder"] = torso @ np.array([outward * size.shoulder, -0.93 * size.torso, 0.0])
-        at[f"{side}_elbow"] = at[f"{side}_shoulder"] + size.upper_arm * (upper @ DOWN)
-        at[f"{side}_wrist"] = at[f"{side}_elbow"] + size.forearm * (lower @ DOWN)
-        at[f"{side}_hand"] = at[f"{side}_wrist"] + 0.045 * (lower @ DOWN)
-        thigh, shank = _limb(pelvis, leg, outward, -1)
-        at[f"{side}_hip"] = pelvis @ np.array([outward * size.hip, 0.0, 0.0])
-        at[f"{side}_knee"] = at[f"{side}_hip"] + size.thigh * (thigh @ DOWN)
-        at[f"{side}_ankle"] = at[f"{side}_knee"] + size.shank * (shank @ DOWN)
-        foot = shank @ rotation(Y, outward * 12) @ (size.foot * FORWARD + 0.028 * DOWN)
-        at[f"{side}_toe"] = at[f"{side}_ankle"] + foot
-
-    body = Body(at, torso, head, size, pose.seated)
-    at |= {name: on_head(body, direction) for name, direction in FACE_DIRECTIONS.items()}
-    return body
+    def on_head(self, direction: np.ndarray, reach: float = 1.0) -> Any:
+        """Return the point (3,) where `direction` (3,), in the head's frame, meets the surface of the head."""
+        up, turned = self.head @ -DOWN, self.head @ direction
+        return self.joints["head"] + self.size.head * reach * (turned + (HEAD_ELONGATION - 1) * (turned @ up) * up)
 
 
 def _limb(trunk: np.ndarray, angles: np.ndarray, outward: float, bends: int) -> tuple[np.ndarray, np.ndarray]:
@@ -235,4 +218,4 @@ def sample_body(rng: Rng) -> Body:
     """Sample pose, size and direction of one person."""
     pose, size, side, kind = sample_pose(rng), sample_size(rng), rng.choice([-1, 1]), rng.random()
     yaw = side * rng.uniform(*next(ends for share, ends in _YAWS if kind < share))
-    return pose_body(pose, size, yaw, roll=rng.normal(0, 4), camera_pitch=rng.uniform(2, 16))
+    return Body(pose, size, yaw, roll=rng.normal(0, 4), camera_pitch=rng.uniform(2, 16))

@@ -1,5 +1,6 @@
 """A data set of synthetic people in COCO's format, rendered on demand: no download, and exact labels."""
 
+import contextlib
 import fcntl
 import functools
 import json
@@ -7,27 +8,22 @@ import multiprocessing
 import os
 import shutil
 import signal
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 from tqdm import tqdm
 
 from querypose.atomic_io import writing
-from querypose.synthetic.scene import Annotations, render_scene
+from querypose.synthetic.scene import Annotations, render_image
 
 # Raise it whenever the images or labels change: sets of different versions are never mixed.
 VERSION = 2
 SPLIT_SIZES = {"train": 8000, "minitrain": 2000, "val": 300}
 
-_HEIGHT, _WIDTHS = 192, (160, 192, 208, 224, 240, 256)
-_JPEG_QUALITY = 92
-_IMAGES_PER_TASK = 25
-_MIN_IMAGES_FOR_POOL = 100  # fewer images are rendered sooner than a pool of processes starts
+_IMAGES_PER_TASK = 25  # fewer are rendered sooner than a process starts
 
 CATEGORY = {
     "id": 1, "name": "person", "supercategory": "person", "keypoints": list(KEYPOINT_NAMES),
@@ -37,12 +33,6 @@ CATEGORY = {
     ],
 }  # fmt: skip
 """The category of COCO's files."""
-
-
-def render_image(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, Annotations]:
-    """Render image `index` of a split, which depends on nothing but the three arguments, as of `render_scene`."""
-    rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(split.encode()), index]))
-    return render_scene(rng, height=_HEIGHT, width=int(rng.choice(_WIDTHS)))
 
 
 def write_synthetic_people(folder: str | Path, split: str, num_images: int, seed: int = 0) -> str:
@@ -81,12 +71,21 @@ def _write_split(folder: Path, split: str, json_file: Path, wanted: dict[str, in
     partial.mkdir()
     images: list[dict[str, Any]] = []
     annotations: Annotations = []
-    render = functools.partial(_render_file, partial, split, wanted["seed"])
-    bar = {"total": wanted["num_images"], "desc": f"rendering synthetic people ({split})", "unit": "image"}
-    for image, persons in tqdm(_in_processes(render, wanted["num_images"]), **bar, disable=None):
-        images.append(image)
-        for person in persons:
-            annotations.append({"id": len(annotations) + 1, "image_id": image["id"], **person})
+    number, render = wanted["num_images"], functools.partial(_render_file, partial, split, wanted["seed"])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = min(cores, number // _IMAGES_PER_TASK)
+    with contextlib.ExitStack() as stack:
+        rendered: Iterable[Any] = map(render, range(number))
+        # A daemon, such as a worker of a data loader, may not have children.
+        if processes > 1 and not multiprocessing.current_process().daemon:
+            pool = stack.enter_context(multiprocessing.get_context("fork").Pool(processes, _start_worker))
+            rendered = pool.imap(render, range(number), chunksize=_IMAGES_PER_TASK)
+        title = f"rendering synthetic people ({split})"
+        for image, persons in tqdm(rendered, total=number, desc=title, unit="image", disable=None):
+            images.append(image)
+            annotations += [
+                {"id": len(annotations) + i, "image_id": image["id"], **p} for i, p in enumerate(persons, 1)
+            ]
     info = {"description": "synthetic people of QueryPose", "synthetic_people": wanted}
     content = {"info": info, "licenses": [], "images": images, "annotations": annotations, "categories": [CATEGORY]}
     (partial / json_file.name).write_text(json.dumps(content))
@@ -95,18 +94,6 @@ def _write_split(folder: Path, split: str, json_file: Path, wanted: dict[str, in
     shutil.rmtree(images_folder, ignore_errors=True)
     os.replace(partial, images_folder)
     os.replace(images_folder / json_file.name, json_file)
-
-
-def _in_processes(render: Callable[[int], Any], number: int) -> Iterator[Any]:
-    """Yield render(0), .. in order."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # A daemon, such as a worker of a data loader, may not have children.
-    if cores == 1 or number < _MIN_IMAGES_FOR_POOL or multiprocessing.current_process().daemon:
-        yield from map(render, range(number))
-    else:
-        processes = min(cores, number // _IMAGES_PER_TASK)
-        with multiprocessing.get_context("fork").Pool(processes, _start_worker) as pool:
-            yield from pool.imap(render, range(number), chunksize=_IMAGES_PER_TASK)
 
 
 def _start_worker() -> None:
@@ -118,6 +105,6 @@ def _render_file(folder: Path, split: str, seed: int, index: int) -> tuple[dict[
     """Write an image to `folder`; return its entry and its annotations in COCO's format."""
     image, annotations = render_image(split, index, seed)
     name = f"{index:06d}.jpg"
-    if not cv2.imwrite(str(folder / name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
+    if not cv2.imwrite(str(folder / name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]):
         raise OSError(f"{folder / name} was not written")
     return {"id": index, "file_name": name, "height": image.shape[0], "width": image.shape[1]}, annotations

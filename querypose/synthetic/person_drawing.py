@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 
-from querypose.synthetic.articulated_person import FACE_DIRECTIONS, HEAD_ELONGATION, SIDES, Body, on_head
+from querypose.synthetic.articulated_person import FACE_DIRECTIONS, HEAD_ELONGATION, SIDES, Body
 
 SUPERSAMPLING = 2
 # Values of the part map. A prop (backpack, stool) hides the background but is no part of the person.
@@ -46,6 +46,7 @@ _CIRCLE = _directions(np.linspace(0, 2 * np.pi, 24, endpoint=False))
 
 def capsule(start: np.ndarray, end: np.ndarray, radius_start: float, radius_end: float) -> np.ndarray:
     """Return the outline (16, 2) of a tapered capsule between two circles."""
+    start, end = start[:2], end[:2]
     along = end - start
     length = np.hypot(*along)
     if length <= abs(radius_start - radius_end) + 1e-6:
@@ -91,14 +92,14 @@ class RenderedPerson:
     def self_visible(self) -> np.ndarray:
         """Return for each keypoint (K,) whether the person's own body and props leave it visible."""
         columns, rows = np.floor(self.keypoints).astype(int).T
-        visible = ~self.behind
-        for index, (name, part) in enumerate(zip(KEYPOINT_NAMES, self.parts[rows, columns], strict=True)):
+        shown = []
+        for name, part in zip(KEYPOINT_NAMES, self.parts[rows, columns], strict=True):
             side, _, joint = name.rpartition("_")
-            visible[index] &= part in [PART_IDS[shown.format(side)] for shown in _PARTS_SHOWING.get(joint, ("head",))]
-        return visible
+            shown.append(part in [PART_IDS[each.format(side)] for each in _PARTS_SHOWING.get(joint, ("head",))])
+        return ~self.behind & shown
 
     def polygon(self, points: np.ndarray, color: np.ndarray, part: int | None = None) -> None:
-        points = np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
+        points = np.rint((points[:, :2] - 0.5) * (1 << _SHIFT)).astype(np.int32)
         rgb = tuple(int(min(max(c, 0), 255)) for c in color)
         cv2.fillConvexPoly(self.color, points, rgb, cv2.LINE_8, _SHIFT)
         if part is not None:
@@ -110,12 +111,11 @@ class RenderedPerson:
         self.polygon(inner, color)
 
     def limb(self, start: Any, end: Any, radius_start: float, radius_end: float, color: np.ndarray, part: int) -> None:
-        start, end = start[:2], end[:2]
         inner = capsule(start, end, max(radius_start - 1.6, 0.5), max(radius_end - 1.6, 0.5))
         self.solid(capsule(start, end, radius_start, radius_end), inner, color, part)
-        aside = np.array([0.34 * self.light, -0.12])
+        aside = np.array([0.34 * self.light, -0.12, 0.0])
         lit = capsule(start + radius_start * aside, end + radius_end * aside, 0.38 * radius_start, 0.38 * radius_end)
-        self.polygon(lit, np.minimum(color * 1.12 + 14, 255))
+        self.polygon(lit, color * 1.12 + 14)
 
     def disc(self, center: Any, radius: float, color: Any, part: int | None = None, rim: float = 1.4) -> None:
         self.solid(center[:2] + radius * _CIRCLE, center[:2] + max(radius - rim, 0.5) * _CIRCLE, color, part)
@@ -154,13 +154,12 @@ class RenderedPerson:
             yield self.on_torso(0, 0.6, -0.075)[2] + near * np.sign(-self.body.torso[2, 2]), self.on_the_back
         yield head_depth, self.head
         if look.hairstyle == "long":
-            facing = self.body.head[2, 2]
-            depth = head_depth - 0.1 * near
+            facing, depth = self.body.head[2, 2], head_depth - 0.1 * near
             if facing < -0.15:
                 depth = max(head_depth, torso_depth) + near
             elif facing > 0.15:
                 depth = min(head_depth, torso_depth - 0.5 * near) - near
-            top, radius = at["head"] + scale * (-0.035 * self.body.head[:, 2]), self.head_radius
+            top, radius = at["head"] - scale * 0.035 * self.body.head[:, 2], self.head_radius
             hair = (top, top + scale * 0.1 * self.body.head[:, 1], radius, 0.85 * radius)
             yield depth, self.limb, *hair, look.hair, PART_IDS["hair"]
         for side in SIDES:
@@ -169,10 +168,8 @@ class RenderedPerson:
             for part, joints, forward, radii, color, share in self.limbs():
                 start, end = (at[f"{side}_{joint}"] for joint in joints)
                 depth = (start[2] + end[2]) / 2 + forward * near
-                if share is not None:
-                    end = start + share * (end - start)
-                radii = (radius * girth for radius in radii)
-                yield depth, self.limb, start, end, *radii, color, PART_IDS[f"{side}_{part}"]
+                end = start + share * (end - start)
+                yield depth, self.limb, start, end, *(girth * np.array(radii)), color, PART_IDS[f"{side}_{part}"]
                 if part == "forearm":
                     hand = end + 0.55 * (at[f"{side}_hand"] - end)
                     yield depth, self.disc, hand, 0.028 * scale, look.skin, PART_IDS[f"{side}_hand"]
@@ -187,21 +184,19 @@ class RenderedPerson:
 
     def limbs(self) -> Iterator[tuple[Any, ...]]:
         """Yield part, joints, how far it is in front of their middle, radii, color, and the share that is drawn."""
-        look = self.look
-        if look.sleeves != "long":
-            yield "upper_arm", ("shoulder", "elbow"), 1, (0.033, 0.026), look.skin, None
-        if look.sleeves != "none":
-            share = 0.6 if look.sleeves == "short" else 1.0
-            yield "upper_arm", ("shoulder", "elbow"), 1, (0.039, 0.032), look.shirt, share
-        sleeve = look.shirt if look.sleeves == "long" else look.skin
-        yield "forearm", ("elbow", "wrist"), 1.3, (0.028, 0.022), sleeve, None
-        if look.legs != "trousers":
-            yield "thigh", ("hip", "knee"), -0.4, (0.048, 0.037), look.skin, None
-        if look.legs != "skirt":
-            share = 0.68 if look.legs == "shorts" else 1.0
-            yield "thigh", ("hip", "knee"), -0.4, (0.055, 0.042), look.legwear, share
-        trousers = look.legwear if look.legs == "trousers" else look.skin
-        yield "shank", ("knee", "ankle"), -0.6, (0.04, 0.027), trousers, None
+        look, arm, thigh = self.look, ("shoulder", "elbow"), ("hip", "knee")
+        sleeve = {"none": 0.0, "short": 0.6, "long": 1.0}[look.sleeves]
+        leg = {"skirt": 0.0, "shorts": 0.68, "trousers": 1.0}[look.legs]
+        if sleeve < 1:
+            yield "upper_arm", arm, 1, (0.033, 0.026), look.skin, 1.0
+        if sleeve > 0:
+            yield "upper_arm", arm, 1, (0.039, 0.032), look.shirt, sleeve
+        yield "forearm", ("elbow", "wrist"), 1.3, (0.028, 0.022), look.shirt if sleeve == 1 else look.skin, 1.0
+        if leg < 1:
+            yield "thigh", thigh, -0.4, (0.048, 0.037), look.skin, 1.0
+        if leg > 0:
+            yield "thigh", thigh, -0.4, (0.055, 0.042), look.legwear, leg
+        yield "shank", ("knee", "ankle"), -0.6, (0.04, 0.027), look.legwear if leg == 1 else look.skin, 1.0
 
     def torso(self) -> None:
         look, shoulder, hip = self.look, self.body.size.shoulder, self.body.size.hip
@@ -209,24 +204,22 @@ class RenderedPerson:
         circles += [(self.on_torso(s * (hip + 0.004), 0.17, 0), 0.050 * self.girth) for s in (-1, 1)]
         circles += [(self.on_torso(0, 0.68, s * 0.012), 0.062 * self.girth) for s in (-1, 1)]
         self.hull(circles, look.shirt, PART_IDS["torso"])
-        across = np.array([0.05 * self.light * self.girth * 0.55, 0])
-        start, end = self.on_torso(0, 0.8, 0)[:2] + across, self.on_torso(0, 0.22, 0)[:2] + across
-        lit = capsule(start, end, 0.022 * self.girth, 0.02 * self.girth)
-        self.polygon(lit, np.minimum(look.shirt * 1.1 + 10, 255))
+        lit = capsule(self.on_torso(0, 0.8, 0), self.on_torso(0, 0.22, 0), 0.022 * self.girth, 0.02 * self.girth)
+        self.polygon(lit + [0.0275 * self.light * self.girth, 0], look.shirt * 1.1 + 10)
         if self.body.torso[2, 2] <= 0.25:
             return
         depth = 0.042 * self.body.size.girth  # the front of the shirt
         collar = [(-0.034, 0.99, depth * 0.4), (0.034, 0.99, depth * 0.4), (0, 0.80, depth)]
-        self.polygon(np.array([self.on_torso(*corner)[:2] for corner in collar]), 0.9 * look.skin)
-        chest, hem = self.on_torso(0, 0.80, depth)[:2], self.on_torso(0, 0.12, depth)[:2]
+        self.polygon(np.array([self.on_torso(*corner) for corner in collar]), 0.9 * look.skin)
+        chest, hem = self.on_torso(0, 0.80, depth), self.on_torso(0, 0.12, depth)
         if look.front == "zip":
             self.polygon(capsule(chest, hem, 0.009 * self.scale, 0.009 * self.scale), look.trim)
         elif look.front == "buttons":
-            for share in np.linspace(0.1, 0.9, 4):
-                self.disc(chest + share * (hem - chest), 0.0125 * self.scale, look.trim, rim=0.8)
+            for button in np.linspace(0.9 * chest + 0.1 * hem, 0.1 * chest + 0.9 * hem, 4):
+                self.disc(button, 0.0125 * self.scale, look.trim, rim=0.8)
         elif look.front == "logo":
             corners = ((-0.045, 0.62), (0.045, 0.62), (0.045, 0.36), (-0.045, 0.36))
-            self.polygon(np.array([self.on_torso(x, y, depth)[:2] for x, y in corners]), look.trim)
+            self.polygon(np.array([self.on_torso(x, y, depth) for x, y in corners]), look.trim)
 
     def on_the_back(self) -> None:
         look = self.look
@@ -242,11 +235,8 @@ class RenderedPerson:
             self.hull(hood, 0.78 * look.shirt, PART_IDS["torso"])
 
     def stool(self) -> None:
-        width, depth = 0.085 * self.scale, 0.3 * self.scale
-        top, foot = self.middle[:2] + [0, 0.055 * self.scale], self.middle[:2] + [0, depth]
-        box = np.array([top - [width, 0], top + [width, 0], foot + [width, 0], foot - [width, 0]])
-        inner = box + 2.0 * np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
-        self.solid(box, inner, 0.45 * self.look.trim + 60, PROP)
+        box = self.middle[:2] + self.scale * np.array([(-0.085, 0.055), (0.085, 0.055), (0.085, 0.3), (-0.085, 0.3)])
+        self.solid(box, box + [(2, 2), (-2, 2), (-2, -2), (2, -2)], 0.45 * self.look.trim + 60, PROP)
 
     def head(self) -> None:
         """The head is a shaded ball, pixel by pixel: hair, eyes and mouth are regions of its surface."""
@@ -254,19 +244,18 @@ class RenderedPerson:
         reach = int(np.ceil(radius * HEAD_ELONGATION)) + 2
         left, top = np.floor(center).astype(int) - reach
         window = np.s_[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
-        offset = np.mgrid[top : top + 2 * reach + 1, left : left + 2 * reach + 1][::-1] + 0.5 - center[:, None, None]
+        offset = np.mgrid[window][::-1] + 0.5 - center[:, None, None]
         # The ball is stretched along the direction in which the top of the head is seen.
         up = -turn[:2, 1]
         stretch = 1 - (1 - 1 / HEAD_ELONGATION) * (up @ up)
         up = up / max(np.hypot(*up), 1e-6)
-        normal = (offset - up[:, None, None] * ((1 - stretch) * (up[0] * offset[0] + up[1] * offset[1]))) / radius
+        normal = (offset - up[:, None, None] * (1 - stretch) * np.tensordot(up, offset, axes=1)) / radius
         square = (normal**2).sum(axis=0)
         inside = square <= 1
         normal = np.concatenate([normal, np.sqrt(np.clip(1 - square, 0, 1))[None]])
         local = np.einsum("ji,jhw->ihw", turn, normal)  # into the frame of the head: rows of the transpose
 
         color = np.tile(look.skin, offset.shape[1:] + (1,))
-        part = np.where(inside, PART_IDS["head"], BACKGROUND).astype(np.uint8)
 
         def near(direction: Any, degrees: float) -> Any:
             direction = np.asarray(direction, float) / np.linalg.norm(direction)
@@ -281,18 +270,15 @@ class RenderedPerson:
         hair = near((0, -0.68, -0.73), 83) | near((0, 0.25, -1), 62)
         color[hair] = look.hair
         if look.hairstyle == "hat":
-            hat = local[1] < -0.42
-            color[hat] = look.hat
+            color[local[1] < -0.42] = look.hat
             color[near((0, -0.46, 0.89), 30) & (local[1] < -0.36)] = 0.7 * look.hat
-            hair |= hat
-        part[hair & inside] = PART_IDS["hair"]
-        shade = 0.90 + 0.16 * (0.6 * self.light * normal[0] - 0.6 * normal[1])
-        color *= shade[..., None]
+            hair |= local[1] < -0.42
+        color *= 0.90 + 0.16 * (0.6 * self.light * normal[0] - 0.6 * normal[1])[..., None]
         color[square > (1 - 1.5 / radius) ** 2] *= 0.5
-        self.color[window][inside] = np.clip(color[inside], 0, 255).astype(np.uint8)
-        self.parts[window][inside] = part[inside]
+        self.color[window][inside] = np.clip(color[inside], 0, 255)
+        self.parts[window][inside] = np.where(hair, PART_IDS["hair"], PART_IDS["head"])[inside]
         # The tip of the nose stands out of the ball, so that a profile has one.
         nose = FACE_DIRECTIONS["nose"]
         if -0.2 < (turn @ nose)[2] < 0.75:
-            tip = self.middle + self.scale * on_head(self.body, nose, 1.04)
+            tip = self.middle + self.scale * self.body.on_head(nose, 1.04)
             self.disc(tip, 0.19 * radius, 0.93 * look.skin, PART_IDS["head"], rim=1.0)

@@ -1,5 +1,6 @@
 """Renders images of synthetic people: a background, one to five persons, objects in front, exact labels."""
 
+import zlib
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,9 @@ MIN_LABELLED_KEYPOINTS = 4
 MIN_VISIBLE_SHARE = 0.38  # of a person's silhouette within the image
 MIN_SHARE_INSIDE = 0.45  # of a person's silhouette
 
+_HEIGHT, _WIDTHS = 192, (160, 192, 208, 224, 240, 256)
 _PERSON_COUNTS = (0.34, 0.30, 0.20, 0.10, 0.06)  # shares of images with one person, two ...
+_MAX_STATURES = (0.98, 0.95, 0.88, 0.76, 0.70)  # many people fit only when they are smaller
 _ON_FACE = np.array([name in FACE_DIRECTIONS for name in KEYPOINT_NAMES])
 _OBJECT = 100  # owner of pixels that a foreground object covers
 
@@ -31,12 +34,12 @@ class PlacedPerson:
     def __init__(self, rendered: RenderedPerson, column: int, row: int, shape: Shape):
         self.rendered = rendered
         height, width = rendered.parts.shape
-        top, left = max(row, 0), max(column, 0)
-        bottom, right = max(min(row + height, shape[0]), top), max(min(column + width, shape[1]), left)
-        self.scene = np.s_[top:bottom, left:right]
-        self.own = np.s_[top - row : bottom - row, left - column : right - column]
-        self.silhouette = rendered.silhouette[self.own]
-        self.drawn = rendered.parts[self.own] != BACKGROUND
+        self.top, self.left = max(row, 0), max(column, 0)
+        bottom, right = max(min(row + height, shape[0]), self.top), max(min(column + width, shape[1]), self.left)
+        self.scene = np.s_[self.top : bottom, self.left : right]
+        own = np.s_[self.top - row : bottom - row, self.left - column : right - column]
+        self.color, self.silhouette = rendered.color[own], rendered.silhouette[own]
+        self.drawn = rendered.parts[own] != BACKGROUND
         self.keypoints = rendered.keypoints + [column, row]
         inside = ((self.keypoints >= 0) & (self.keypoints < shape[::-1])).all(axis=1)
         self.labeled = inside & ~(rendered.behind & _ON_FACE)
@@ -48,14 +51,15 @@ class PlacedPerson:
         return bool(inside and self.labeled.sum() >= MIN_LABELLED_KEYPOINTS)
 
 
-def render_scene(rng: Rng, height: int = 192, width: int = 224) -> tuple[np.ndarray, Annotations]:
-    """Render one image of people and return it with its annotations.
+def render_image(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, Annotations]:
+    """Render image `index` of a split, which depends on nothing but the three arguments.
 
-    Returns an image (height, width, 3) uint8 RGB, and a dict per person, from near to far, as in COCO's files but
+    Returns an image (192, width, 3) uint8 RGB, and a dict per person, from near to far, as in COCO's files but
     without ids. `bbox` and `area` are of the silhouette within the image, hidden parts included. A keypoint's v is 1 if
     the person's own body, another person or an object hides it, 0 outside the image and on the far side of the head.
     """
-    shape = (height * SUPERSAMPLING, width * SUPERSAMPLING)
+    rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(split.encode()), index]))
+    shape = _HEIGHT * SUPERSAMPLING, int(rng.choice(_WIDTHS)) * SUPERSAMPLING
     persons = _place_persons(rng, shape, light=rng.choice([-1.0, 1.0]) * rng.uniform(0.4, 1.0))
     owner = owners(persons, shape)
     objects = _place_objects(rng, owner, persons)
@@ -63,7 +67,7 @@ def render_scene(rng: Rng, height: int = 192, width: int = 224) -> tuple[np.ndar
     draw_persons(canvas, persons)
     for draw, color in objects:
         draw(canvas, color)
-    image = photograph(rng, cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA))
+    image = photograph(rng, canvas)
     return image, [annotate(person, number, owner) for number, person in enumerate(persons, start=1)]
 
 
@@ -80,14 +84,13 @@ def draw_persons(canvas: np.ndarray, persons: list[PlacedPerson]) -> None:
     for person in reversed(persons):
         _shadow(canvas, person)
     for person in reversed(persons):
-        canvas[person.scene][person.drawn] = person.rendered.color[person.own][person.drawn]
+        canvas[person.scene][person.drawn] = person.color[person.drawn]
 
 
 def _place_persons(rng: Rng, shape: Shape, light: float) -> list[PlacedPerson]:
     """Place the persons from near to far, each where enough of it stays visible."""
     count = 1 + rng.choice(5, p=_PERSON_COUNTS)
-    # Many people fit only when they are smaller.
-    statures = np.sort(rng.uniform(0.42, (0.98, 0.95, 0.88, 0.76, 0.70)[count - 1], count))[::-1]
+    statures = np.sort(rng.uniform(0.42, _MAX_STATURES[count - 1], count))[::-1]
     if rng.random() < 0.07:
         statures[0] = rng.uniform(1.0, 1.35)
     taken = np.zeros(shape, bool)
@@ -107,22 +110,20 @@ def _place_persons(rng: Rng, shape: Shape, light: float) -> list[PlacedPerson]:
 def _place_person(rng: Rng, stature: float, light: float, taken: np.ndarray) -> PlacedPerson | None:
     rendered, shape = RenderedPerson(sample_body(rng), sample_appearance(rng), stature, light), taken.shape
     height, width = rendered.parts.shape
-    rows, columns = _rows_and_columns(rendered.silhouette)
-    crossing = rng.random() < 0.15  # cut by the border of the image
-    overlapping = rng.random() < 0.4
+    x, y, w, h = _box(rendered.silhouette)
+    crossing, overlapping = rng.random() < 0.15, rng.random() < 0.4  # the border of the image; others
     best, best_share = None, MIN_VISIBLE_SHARE + 0.07
     for _ in range(8):
         if crossing:
             column = rng.integers(-width // 2, shape[1] - width // 2 + 1)
-            row = rng.integers(-rows[0], max(shape[0] - height // 2, 1 - rows[0]) + 1)
-        else:
-            column = _slide(rng, -columns[0], shape[1] - columns[-1] - 1)
-            row = _slide(rng, -rows[0], shape[0] - rows[-1] - 1)
+            row = rng.integers(-y, max(shape[0] - height // 2, 1 - y) + 1)
+        else:  # inside, or beyond both borders if the person is larger than the image
+            ends = (-x, shape[1] - x - w), (-y, shape[0] - y - h)
+            column, row = (rng.integers(min(pair), max(pair) + 1) for pair in ends)
         person = PlacedPerson(rendered, int(column), int(row), (shape[0], shape[1]))
         if not person.is_inside:
             continue
-        free = np.count_nonzero(person.silhouette & ~taken[person.scene])
-        share = free / np.count_nonzero(person.silhouette)
+        share = np.mean(~taken[person.scene][person.silhouette])
         if share >= best_share and (best is None or share > best_share):
             best, best_share = person, share
             if overlapping:
@@ -130,13 +131,9 @@ def _place_person(rng: Rng, stature: float, light: float, taken: np.ndarray) -> 
     return best
 
 
-def _slide(rng: Rng, first: int, last: int) -> int:
-    """A position between the two ends; beyond them if the person is larger than the image."""
-    return int(rng.integers(min(first, last), max(first, last) + 1))
-
-
-def _rows_and_columns(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+def _box(mask: np.ndarray) -> Any:
+    """Left, top, width and height of what is true."""
+    return cv2.boundingRect(mask.astype(np.uint8))
 
 
 def _place_objects(rng: Rng, owner: np.ndarray, persons: list[PlacedPerson]) -> list[tuple[Any, np.ndarray]]:
@@ -161,8 +158,7 @@ def _place_objects(rng: Rng, owner: np.ndarray, persons: list[PlacedPerson]) -> 
             color = color * [0.5, 0.8, 0.4]
         trial = owner.copy()
         draw(trial, _OBJECT)
-        seen = [np.sum(trial[p.scene][p.silhouette] == number) for number, p in enumerate(persons, start=1)]
-        if all(n >= MIN_VISIBLE_SHARE * np.sum(p.silhouette) for n, p in zip(seen, persons, strict=True)):
+        if all(np.mean(trial[p.scene][p.silhouette] == n) >= MIN_VISIBLE_SHARE for n, p in enumerate(persons, start=1)):
             owner[:] = trial
             objects.append((draw, color))
     return objects
@@ -179,8 +175,7 @@ def draw_box(edges: tuple[float, ...], target: np.ndarray, color: Any) -> None:
 
 
 def _bush(place: tuple[float, float], size: float, leaves: np.ndarray, target: np.ndarray, color: Any) -> None:
-    for index, (across, along) in enumerate(leaves):
-        center = (int(place[0] + across * size), int(place[1] + 0.6 * along * size))
+    for index, center in enumerate((place + leaves * [size, 0.6 * size]).astype(int).tolist()):
         tone = color if target.ndim == 2 else tuple(color * (0.75 + 0.12 * index))
         cv2.circle(target, center, int(0.7 * size), tone, -1)
 
@@ -188,17 +183,16 @@ def _bush(place: tuple[float, float], size: float, leaves: np.ndarray, target: n
 def draw_background(rng: Rng, shape: Shape) -> np.ndarray:
     """Return a background (h, w, 3) uint8: outdoors with a horizon, a room, or stripes and blobs."""
     height, width = shape
-    low = (max(height // 16, 1), max(width // 16, 1))
+    low = (height // 16, width // 16)
     tones = rng.uniform(50, 235, (3, 1)) + rng.normal(0, 26, (3, 3))
-    ramp = np.linspace(0, 1, low[0])[:, None, None]
-    coarse = np.broadcast_to(tones[0] + ramp * (tones[1] - tones[0]), low + (3,)).copy()
+    coarse = tones[0] + np.linspace(0, 1, low[0])[:, None, None] * (tones[1] - tones[0])
     kind, horizon = rng.integers(3), rng.uniform(0.4, 0.85)
-    coarse += rng.normal(0, rng.uniform(2, 14), low + (1,)) + rng.normal(0, 4, low + (3,))
+    coarse = coarse + (rng.normal(0, rng.uniform(2, 14), low + (1,)) + rng.normal(0, 4, low + (3,)))
     canvas = np.asarray(cv2.resize(np.clip(coarse, 0, 255).astype(np.uint8), (width, height)))
     if kind == 2:
         _stripes_and_blobs(rng, canvas, tones[2])
         return canvas
-    ground = np.clip(tones[2] + rng.normal(0, rng.uniform(2, 10), low + (1,)), 0, 255) + np.zeros(3)
+    ground = np.clip(tones[2] + rng.normal(0, rng.uniform(2, 10), low + (1,)), 0, 255)
     edge = int(horizon * height)
     canvas[edge:] = cv2.resize(ground.astype(np.uint8), (width, height))[edge:]
     if kind == 1:  # a room with a skirting board
@@ -218,51 +212,44 @@ def draw_background(rng: Rng, shape: Shape) -> np.ndarray:
 def _stripes_and_blobs(rng: Rng, canvas: np.ndarray, tone: np.ndarray) -> None:
     height, width = canvas.shape[:2]
     if rng.random() < 0.5:
-        step = int(rng.uniform(12, 60))
-        horizontal = rng.random() < 0.5
+        step, horizontal = int(rng.uniform(12, 60)), rng.random() < 0.5
         for place in range(0, height if horizontal else width, 2 * step):
             start, end = ((0, place), (width, place)) if horizontal else ((place, 0), (place, height))
             cv2.line(canvas, start, end, tuple(tone), max(step // 4, 1))
     for _ in range(rng.integers(0, 9)):
-        center = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
-        axes = tuple(int(a) for a in rng.uniform(6, 60, 2))
-        cv2.ellipse(canvas, center, axes, rng.uniform(0, 180), 0, 360, tuple(rng.uniform(40, 230, 3)), -1)
+        *center, wide, tall = rng.uniform((0, 0, 6, 6), (width, height, 60, 60)).astype(int).tolist()
+        cv2.ellipse(canvas, center, (wide, tall), rng.uniform(0, 180), 0, 360, tuple(rng.uniform(40, 230, 3)), -1)
 
 
 def _shadow(canvas: np.ndarray, person: PlacedPerson) -> None:
     """Darken the ground below the feet."""
-    rows, _ = _rows_and_columns(person.silhouette)
-    _, columns = _rows_and_columns(person.silhouette[max(rows[-1] - 12, 0) : rows[-1] + 1])
-    y, x = person.scene[0].start + rows[-1], person.scene[1].start + (columns[0] + columns[-1]) // 2
-    across = int(columns[-1] - columns[0]) // 2 + 8
+    _, top, _, height = _box(person.silhouette)
+    left, _, width, _ = _box(person.silhouette[max(top + height - 13, 0) :])
+    x, across = person.left + left + (width - 1) // 2, (width - 1) // 2 + 8
     dark = np.zeros(canvas.shape[:2], np.uint8)
-    cv2.ellipse(dark, (int(x), int(y)), (across, 7), 0, 0, 360, 1, -1)
+    cv2.ellipse(dark, (x, person.top + top + height - 1), (across, 7), 0, 0, 360, 1, -1)
     dark[:, x + across :] = 0  # images of this version lack the ellipse's last column
     canvas[dark > 0] = (0.62 * canvas[dark > 0]).astype(np.uint8)
 
 
-def photograph(rng: Rng, image: np.ndarray, noise_rng: Rng | None = None) -> np.ndarray:
-    """Add what a camera does: exposure, tint, uneven light, noise (of `noise_rng`, if given)."""
+def photograph(rng: Rng, canvas: np.ndarray, noise_rng: Rng | None = None) -> np.ndarray:
+    """Average the canvas down and add what a camera does: exposure, uneven light, noise (of `noise_rng`, if given)."""
+    size = canvas.shape[1] // SUPERSAMPLING, canvas.shape[0] // SUPERSAMPLING
     gain = rng.uniform(0.82, 1.12) * (1 + rng.normal(0, 0.03, 3))
-    corners = rng.uniform(0.88, 1.08, (2, 2)).astype(np.float32)
-    photo = image.astype(np.float32) * cv2.resize(corners, image.shape[1::-1])[..., None] * gain.astype(np.float32)
-    noise = (noise_rng or rng).standard_normal(image.shape, dtype=np.float32)
-    photo += np.float32(rng.uniform(0.5, 5.0)) * noise
-    return np.clip(photo, 0, 255).astype(np.uint8)
+    corners = cv2.resize(rng.uniform(0.88, 1.08, (2, 2)).astype(np.float32), size)
+    photo = cv2.resize(canvas, size, interpolation=cv2.INTER_AREA) * corners[..., None] * gain.astype(np.float32)
+    noise = (noise_rng or rng).standard_normal(photo.shape, dtype=np.float32)
+    return np.clip(photo + np.float32(rng.uniform(0.5, 5.0)) * noise, 0, 255).astype(np.uint8)
 
 
 def annotate(person: PlacedPerson, number: int, owner: np.ndarray) -> dict[str, Any]:
     """The annotation of the person that has this number in `owner`."""
-    rows, columns = _rows_and_columns(person.silhouette)
-    corner = np.array([columns[0] + person.scene[1].start, rows[0] + person.scene[0].start]) / SUPERSAMPLING
-    size = np.array([columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]) / SUPERSAMPLING
-    bare = person.rendered.self_visible()
+    box = np.array(_box(person.silhouette)) + [person.left, person.top, 0, 0]
+    columns, rows = person.keypoints[person.labeled].astype(int).T
+    visible = person.rendered.self_visible()[person.labeled] & (owner[rows, columns] == number)
     keypoints = np.zeros((len(KEYPOINT_NAMES), 3))
-    for index in np.flatnonzero(person.labeled):
-        x, y = person.keypoints[index]
-        visible = bare[index] and owner[int(y), int(x)] == number
-        keypoints[index] = x / SUPERSAMPLING - 0.5, y / SUPERSAMPLING - 0.5, 2 if visible else 1
-    values = [round(float(value), 2) for value in keypoints.ravel()]
+    keypoints[person.labeled, :2] = person.keypoints[person.labeled] / SUPERSAMPLING - 0.5
+    keypoints[person.labeled, 2] = 1 + visible
+    found = {"keypoints": keypoints.ravel().round(2).tolist(), "num_keypoints": int(person.labeled.sum())}
     area = np.count_nonzero(person.silhouette) / SUPERSAMPLING**2
-    found = {"keypoints": values, "num_keypoints": int(person.labeled.sum())}
-    return {**found, "bbox": [*corner.tolist(), *size.tolist()], "area": area, "iscrowd": 0, "category_id": 1}
+    return {**found, "bbox": (box / SUPERSAMPLING).tolist(), "area": area, "iscrowd": 0, "category_id": 1}
