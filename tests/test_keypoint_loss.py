@@ -10,11 +10,11 @@ from tiny_model import gradients_of, tiny_batch, tiny_config, tiny_model
 from querypose.modeling.losses.flow import RealNVP
 from querypose.modeling.losses.keypoint_loss import (
     L1,
+    RLE,
     RLEWithoutFlow,
     SmoothL1,
     keypoints_in_box_units,
     keypoints_in_pixels,
-    residual_log_likelihood_loss,
 )
 
 
@@ -42,22 +42,22 @@ def test_closed_form_with_a_standard_normal(sample, autocast):
     *numbers, valid = (tensor.numpy() for tensor in sample)
     expected = closed_form(*(array.astype(float) for array in numbers), valid)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        loss = residual_log_likelihood_loss(*sample, RealNVP(0))  # without couplings, it is a standard normal
+        loss = RLE(flow=RealNVP(0))(*sample)  # without couplings, it is a standard normal
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_gradient_against_finite_differences(sample, index):
-    flow = RealNVP()
+    rle = RLE(flow=RealNVP())
     inputs = [tensor.clone() for tensor in sample]
     inputs[index].requires_grad_()
-    residual_log_likelihood_loss(*inputs, flow).backward()
+    rle(*inputs).backward()
     for place in [(0, 0, 0), (0, 2, 1), (2, 1, 0), (2, 3, 1)]:
         values = []
         for step in (1e-3, -1e-3):
             moved = [tensor.detach().clone() for tensor in inputs]
             moved[index][place] += step
-            values.append(residual_log_likelihood_loss(*moved, flow).double().item())
+            values.append(rle(*moved).double().item())
         slope = (values[0] - values[1]) / 2e-3
         assert inputs[index].grad[place].item() == pytest.approx(slope, rel=2e-2, abs=2e-2)
 
@@ -65,13 +65,13 @@ def test_gradient_against_finite_differences(sample, index):
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan"), 1e30])
 def test_what_does_not_count_never_reaches_the_flow(sample, bad):
     coordinates, sigmas, targets, valid = sample
-    flow, seen = RealNVP(), []
-    expected = residual_log_likelihood_loss(*sample, flow)
-    log_prob = flow.log_prob
-    flow.log_prob = lambda errors: seen.append(errors.detach()) or log_prob(errors)
+    rle, seen = RLE(flow=RealNVP()), []
+    expected = rle(*sample)
+    log_prob = rle.flow.log_prob
+    rle.flow.log_prob = lambda errors: seen.append(errors.detach()) or log_prob(errors)
     targets = torch.where(valid[..., None], targets, bad)
     coordinates, sigmas = coordinates.clone().requires_grad_(), sigmas.clone().requires_grad_()
-    loss = residual_log_likelihood_loss(coordinates, sigmas, targets, valid, flow)
+    loss = rle(coordinates, sigmas, targets, valid)
     assert torch.equal(loss, expected)
     assert torch.equal(seen[0][~valid.flatten()], torch.zeros(int((~valid).sum()), 2))
     loss.backward()
@@ -79,7 +79,7 @@ def test_what_does_not_count_never_reaches_the_flow(sample, bad):
         assert gradient.isfinite().all()
         assert (gradient[~valid] == 0).all() and (gradient[valid] != 0).all()
     # nor does a sigma of zero
-    assert residual_log_likelihood_loss(coordinates, torch.zeros_like(sigmas), coordinates, valid, RealNVP()).isfinite()
+    assert rle(coordinates, torch.zeros_like(sigmas), coordinates, valid).isfinite()
 
 
 def test_box_units_by_hand():

@@ -24,7 +24,12 @@ keypoint has the confidence 1 and a person's score is its class probability.
 
 @KEYPOINT_LOSS_REGISTRY.register()
 class RLE(nn.Module):
-    """Residual log-likelihood, with the flow as the paper has it (Eq. 4)."""
+    """Residual log-likelihood, -log P(target), with the flow as the paper has it (Eq. 4); sigmas in (0, 1).
+
+    With e = (u - g) / sigma, each of the two coordinates gives log sigma - log phi(e)
+    + log(sigma sqrt(2 pi)) + |g - u| / (sqrt(2) sigma). phi is the flow's density of the pair: it counts once for x
+    and once for y. Without a flow, log sigma - log phi(e) is left out.
+    """
 
     uses_sigma = True
 
@@ -41,12 +46,20 @@ class RLE(nn.Module):
         return {"flow": flow}
 
     def forward(self, coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-        return residual_log_likelihood_loss(coordinates, sigmas, targets, valid, self.flow)
+        valid = valid[..., None].expand_as(coordinates)
+        # what does not count is replaced before the flow: masking its infinities afterwards would make 0 * inf = NaN
+        difference = torch.where(valid, coordinates - targets, 0.0).float()
+        sigmas = torch.where(valid, sigmas.float(), 1.0).clamp(min=1e-9)
+        loss = torch.log(sigmas * math.sqrt(2 * math.pi)) + difference.abs() / (math.sqrt(2) * sigmas + 1e-9)
+        if self.flow is not None:
+            log_density = self.flow.log_prob((difference / sigmas).flatten(0, 1)).view(difference.shape[:2])[..., None]
+            loss = torch.log(sigmas) - log_density + loss
+        return torch.where(valid, loss, 0.0).sum()
 
 
 @KEYPOINT_LOSS_REGISTRY.register()
 class RLEWithoutFlow(RLE):
-    """Residual log-likelihood less the flow's terms: log(sigma sqrt(2 pi)) + |g - u| / (sqrt(2) sigma)."""
+    """Residual log-likelihood less the flow's terms."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -73,27 +86,6 @@ class L1(SmoothL1):
     """|g - u| in box units."""
 
     beta = 0.0
-
-
-def residual_log_likelihood_loss(
-    coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor, flow: RealNVP | None
-) -> Tensor:
-    """Sum of -log P(target) over the valid keypoints; shapes as KEYPOINT_LOSS_REGISTRY states, sigmas in (0, 1).
-
-    With e = (u - g) / sigma, each of the two coordinates gives log sigma - log phi(e)
-    + log(sigma sqrt(2 pi)) + |g - u| / (sqrt(2) sigma). phi is the flow's density of the pair: it counts once for x
-    and once for y. Without a flow, log sigma - log phi(e) is left out.
-    """
-    valid = valid[..., None].expand_as(coordinates)
-    # what does not count is replaced before the flow: masking its infinities afterwards would make 0 * inf = NaN
-    difference = torch.where(valid, coordinates - targets, 0.0).float()
-    sigmas = torch.where(valid, sigmas.float(), 1.0).clamp(min=1e-9)
-
-    loss = torch.log(sigmas * math.sqrt(2 * math.pi)) + difference.abs() / (math.sqrt(2) * sigmas + 1e-9)
-    if flow is not None:
-        log_density = flow.log_prob((difference / sigmas).flatten(0, 1)).view(difference.shape[:2])[..., None]
-        loss = torch.log(sigmas) - log_density + loss
-    return torch.where(valid, loss, 0.0).sum()
 
 
 def keypoints_in_box_units(keypoints: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
