@@ -5,6 +5,7 @@ import re
 import pytest
 import timm
 import torch
+from timm.models.swin_transformer import SwinTransformerBlock
 from tiny_model import tiny_config
 from torch import nn
 
@@ -55,6 +56,16 @@ def test_the_original_formulation(height, width):
     for index, (feature, other) in enumerate(zip(ours(image).values(), expected, strict=True)):
         other = ours.get_submodule(f"norm{index}")(other)
         torch.testing.assert_close(feature.permute(0, 2, 3, 1), other)
+
+
+@torch.no_grad()
+def test_windows_and_shifts_of_a_padded_map():
+    # timm shifts before it pads, the original pads first: given the padded map, timm's block does as the original
+    ours = random_swin(window_size=3).features[1][1].attn
+    theirs = SwinTransformerBlock(8, (9, 12), num_heads=1, window_size=3, shift_size=1).double()
+    theirs.attn.load_state_dict(ours.state_dict(), strict=False)
+    x = torch.randn(2, 7, 10, 8, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs._attn(nn.functional.pad(x, (0, 0, 0, 2, 0, 2)))[:, :7, :10])
 
 
 def test_stages_behind_the_last_feature_are_not_built():
