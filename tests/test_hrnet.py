@@ -44,14 +44,7 @@ def test_necks_by_their_formulas(name):
         torch.testing.assert_close(level, convolved(expected, state, f"fpn_conv.{i}"))
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("hrnet_w33", "MODEL.HRNET.NAME is 'hrnet_w33', which timm cannot build"),
-        ("resnet18", "give one of timm's HRNets, such as hrnet_w32"),
-    ],
-)
-def test_values_that_cannot_be(name, reason):
-    opts = ("MODEL.BACKBONE.NAME", "build_hrnet_backbone", "MODEL.HRNET.NAME", name)
-    with pytest.raises(UserError, match=reason):
+def test_other_models_are_refused():
+    opts = ("MODEL.BACKBONE.NAME", "build_hrnet_backbone", "MODEL.HRNET.NAME", "resnet18")
+    with pytest.raises(UserError, match="give one of timm's HRNets, such as hrnet_w32"):
         build_backbone(tiny_config("light", *opts))

@@ -16,11 +16,6 @@ from querypose.modeling.backbones.swin import SwinBackbone
 TINY = {"embed_dim": 8, "depths": [2, 3, 2, 2], "num_heads": [1, 2, 4, 8]}
 
 
-def swin_config(*opts):
-    swin = ("MODEL.SWIN.EMBED_DIM", 8, "MODEL.SWIN.DEPTHS", [2, 2, 2, 2], "MODEL.SWIN.NUM_HEADS", [1, 2, 4, 8])
-    return tiny_config("light", "MODEL.BACKBONE.NAME", "build_swin_fpn_backbone", *swin, *opts)
-
-
 def random_swin(**options):
     """Weights that make every term count: torchvision starts biases and position tables near zero."""
     backbone = SwinBackbone(**(TINY | options)).double().eval()
@@ -98,7 +93,7 @@ def test_stochastic_depth_rises_with_depth_and_rests_in_inference():
     ],
 )
 def test_values_that_cannot_be(key, value, reason):
-    cfg = swin_config("MODEL.QUERYPOSE.HIDDEN_DIM", 16)
-    cfg.MODEL.SWIN[key] = value
+    cfg = tiny_config("light", "MODEL.BACKBONE.NAME", "build_swin_fpn_backbone")
+    cfg.MODEL.SWIN.update({"EMBED_DIM": 8, "NUM_HEADS": [1, 2, 4, 8], key: value})
     with pytest.raises(UserError, match=f"MODEL.SWIN.*{reason}"):
         check_config(cfg)
