@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fvcore.nn import sigmoid_focal_loss
+from test_matcher import random_boxes
 from torchvision.ops import generalized_box_iou
 
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
@@ -18,13 +19,8 @@ NUM_QUERIES, NUM_KEYPOINTS = 4, 3
 ROWS = [6, 0, 3, 5, 1]  # the rows that went through the keypoint stages, in no order
 
 
-def boxes_of(*shape):
-    low = 30 * torch.rand(*shape, 2)
-    return torch.cat([low, low + 20 * torch.rand(*shape, 2) + 10], dim=-1)
-
-
 def make_targets():
-    boxes = boxes_of(2, 2)
+    boxes = random_boxes(2, 2)
     place = torch.rand(2, 2, NUM_KEYPOINTS, 2) * 1.4 - 0.2  # some outside their box
     corner, size = boxes[:, :, None, :2], (boxes[..., 2:] - boxes[..., :2])[:, :, None]
     visibility = torch.randint(0, 3, (2, 2, NUM_KEYPOINTS, 1)).float()
@@ -36,7 +32,7 @@ def make_output(rows=ROWS):
     def stages(make):
         return [make().requires_grad_() for _ in range(2)]
 
-    logits, boxes = stages(lambda: torch.randn(2, NUM_QUERIES, 1)), stages(lambda: boxes_of(2, NUM_QUERIES))
+    logits, boxes = stages(lambda: torch.randn(2, NUM_QUERIES, 1)), stages(lambda: random_boxes(2, NUM_QUERIES))
     return BoxOutput(logits, boxes, queries=[]), KeypointOutput(
         rows=torch.tensor(rows),
         coordinates=stages(lambda: 0.3 * torch.randn(len(rows), NUM_KEYPOINTS, 2)),

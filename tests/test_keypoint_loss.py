@@ -39,9 +39,8 @@ def sample():
 @pytest.mark.parametrize("autocast", [False, True])
 def test_closed_form_and_its_gradients(sample, autocast):
     *numbers, valid = sample
-    singles, doubles = (
-        [tensor.to(kind).requires_grad_() for tensor in numbers] for kind in (torch.float, torch.double)
-    )
+    kinds = (torch.float32, torch.float64)
+    singles, doubles = ([tensor.to(kind).requires_grad_() for tensor in numbers] for kind in kinds)
     flow = RealNVP()
     expected = closed_form(*doubles, valid, copy.deepcopy(flow).double())
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):

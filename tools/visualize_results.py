@@ -42,7 +42,7 @@ def sheets(errors, truth, results, image_root, limits, failures):
             entries_of[entry["image_id"]][column].append(entry)
     for rank, error in enumerate(tqdm(errors, unit="image", disable=None), start=1):
         name = Path(names[error.image_id])
-        title = f"{rank}. {name.name}: error {error.error:.2f}, {error.found} of {error.persons} found"
+        title = f"{rank}. {name.name}: error {error.error:.2f}, {len(error.pairs)} of {len(error.best_oks)} found"
         if error.false_positives:
             title += f", {error.false_positives} false positives"
         try:
@@ -64,7 +64,7 @@ def write_table(errors, truth, path):
         rows.writerow(("rank", "image_id", "file_name", "error", "persons", "found", "false_positives", "mean_oks"))
         for rank, error in enumerate(errors, start=1):
             oks = "" if error.mean_oks is None else f"{error.mean_oks:.4f}"
-            counts = error.persons, error.found, error.false_positives
+            counts = len(error.best_oks), len(error.pairs), error.false_positives
             rows.writerow([rank, error.image_id, names[error.image_id], f"{error.error:.4f}", *counts, oks])
 
 
@@ -92,7 +92,7 @@ def main(arguments=None):
     if args.sort != "none":
         sign = 1 if args.sort == "best" else -1
         # images with neither persons nor poses are last
-        errors.sort(key=lambda error: (error.persons + error.false_positives == 0, sign * error.error))
+        errors.sort(key=lambda error: (len(error.best_oks) + error.false_positives == 0, sign * error.error))
     limits = {"score_threshold": args.score_threshold, "keypoint_threshold": args.keypoint_threshold}
     failures = []
     drawn = sheets(errors[: args.number], truth, results, image_root, limits, failures)
@@ -101,9 +101,10 @@ def main(arguments=None):
     if failures:
         raise UserError(f"{len(failures)} images could not be drawn, the others are in {args.output}: {failures[0]}")
     mean = sum(error.error for error in errors) / len(errors)
+    persons, found = sum(len(error.best_oks) for error in errors), sum(len(error.pairs) for error in errors)
     print(
         f"{min(args.number, len(errors))} of {len(errors)} images are in {args.output}, all in images.csv; mean error "
-        f"{mean:.3f}, {sum(error.found for error in errors)} of {sum(error.persons for error in errors)} persons found"
+        f"{mean:.3f}, {found} of {persons} persons found"
     )
 
 

@@ -12,10 +12,9 @@ from querypose.evaluation.ground_truth import Entries, GroundTruth, Source, load
 
 @dataclass(frozen=True)
 class ImageMatching:
-    """The poses of an image matched to its persons, as AP does.
+    """The poses of an image matched to its persons, as AP does at an OKS of 0.5: its 20 best, best score first.
 
-    A pose, best score first, is matched to the person with which it has the highest OKS, at least 0.5, each once; of an
-    image the 20 best poses count. Crowds and persons without labels are ignored, with the poses that match them.
+    Crowds and persons without labels are ignored, with the poses that match them.
 
     best_oks: of each person to find the highest OKS with any pose. pairs: (person, pose, OKS) of each person found.
     false_positives: number of poses that match no person.
@@ -27,23 +26,15 @@ class ImageMatching:
     false_positives: int
 
     @property
-    def persons(self) -> int:
-        return len(self.best_oks)
-
-    @property
-    def found(self) -> int:
-        return len(self.pairs)
-
-    @property
     def error(self) -> float:
         """1 - mean OKS, where missed persons and false positives count as 0; 0 with neither persons nor poses."""
-        number = self.persons + self.false_positives
+        number = len(self.best_oks) + self.false_positives
         return 1 - sum(oks for *_, oks in self.pairs) / number if number else 0.0
 
     @property
     def mean_oks(self) -> float | None:
         """Of the persons found; None if there are none."""
-        return sum(oks for *_, oks in self.pairs) / self.found if self.found else None
+        return sum(oks for *_, oks in self.pairs) / len(self.pairs) if self.pairs else None
 
 
 def match_poses(ground_truth: GroundTruth, results: Entries) -> Iterator[ImageMatching]:
