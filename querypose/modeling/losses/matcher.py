@@ -11,10 +11,7 @@ from querypose.modeling.losses.targets import Targets
 
 @dataclass
 class Match:
-    """Matched pairs of one stage over the whole batch, n of them.
-
-    rows: (n,) queries as image * N + query. persons: (n,) persons as image * P + person.
-    """
+    """The n matched pairs of a stage, (n,) both: rows as image * N + query, persons as image * P + person."""
 
     rows: Tensor
     persons: Tensor
