@@ -11,7 +11,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from querypose import modeling
 from querypose.config import add_querypose_config
 from querypose.errors import UserError
-from querypose.modeling.backbones.swin import check_swin_sizes
+from querypose.modeling.backbones.swin import check_swin
 
 # of Detectron2's layers; "" for none
 _NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
@@ -177,8 +177,7 @@ def _contradictions_of_model(cfg: CfgNode) -> Iterator[str]:
     if channels != config.HIDDEN_DIM:
         yield f"MODEL.FPN.OUT_CHANNELS {channels} must equal MODEL.QUERYPOSE.HIDDEN_DIM {config.HIDDEN_DIM}"
     if cfg.MODEL.BACKBONE.NAME == "build_swin_fpn_backbone":
-        swin = cfg.MODEL.SWIN
-        check_swin_sizes(swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS, swin.WINDOW_SIZE, swin.STOCHASTIC_DEPTH)
+        check_swin(cfg.MODEL.SWIN)
     for option in sorted(_TIMM_FILES & cfg.MODEL.TIMM.OPTIONS.keys()):
         yield f"MODEL.TIMM.OPTIONS.{option} is not supported; give weights by MODEL.WEIGHTS"
     stage = modeling.KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE)

@@ -20,7 +20,7 @@ MUTANTS = [
     ("flow", "log_det - log_scale.sum(dim=1)", "log_det + log_scale.sum(dim=1)"),
     # matching and loss
     ("matcher", "- self.giou_weight * (iou", "+ self.giou_weight * (iou"),
-    ("matcher", "return positive - negative", "return positive"),
+    ("matcher", "= positive - negative", "= positive"),
     ("criterion", 'self.weights["l1"] * l1_loss / num_persons', "l1_loss / num_persons"),
     ("criterion", 'self.weights["keypoint"] * loss / valid.shape[1]', 'self.weights["keypoint"] * loss'),
     ("criterion", "boxes.boxes[stage].detach().flatten", "boxes.boxes[stage].flatten"),

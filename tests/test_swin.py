@@ -5,6 +5,7 @@ import re
 import pytest
 import timm
 import torch
+from timm.models.swin_transformer import SwinTransformerBlock
 from tiny_model import tiny_config
 from torch import nn
 
@@ -13,11 +14,6 @@ from querypose.errors import UserError
 from querypose.modeling.backbones.swin import SwinBackbone
 
 TINY = {"embed_dim": 8, "depths": [2, 3, 2, 2], "num_heads": [1, 2, 4, 8]}
-
-
-def swin_config(*opts):
-    swin = ("MODEL.SWIN.EMBED_DIM", 8, "MODEL.SWIN.DEPTHS", [2, 2, 2, 2], "MODEL.SWIN.NUM_HEADS", [1, 2, 4, 8])
-    return tiny_config("light", "MODEL.BACKBONE.NAME", "build_swin_fpn_backbone", *swin, *opts)
 
 
 def random_swin(**options):
@@ -57,6 +53,16 @@ def test_the_original_formulation(height, width):
         torch.testing.assert_close(feature.permute(0, 2, 3, 1), other)
 
 
+@torch.no_grad()
+def test_windows_and_shifts_of_a_padded_map():
+    # timm shifts before it pads, the original pads first: given the padded map, timm's block does as the original
+    ours = random_swin(window_size=3).features[1][1].attn
+    theirs = SwinTransformerBlock(8, (9, 12), num_heads=1, window_size=3, shift_size=1).double()
+    theirs.attn.load_state_dict(ours.state_dict(), strict=False)
+    x = torch.randn(2, 7, 10, 8, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs._attn(nn.functional.pad(x, (0, 0, 0, 2, 0, 2)))[:, :7, :10])
+
+
 def test_stages_behind_the_last_feature_are_not_built():
     backbone = SwinBackbone(**TINY, window_size=3, out_features=("res3", "res4"))
     features = backbone(torch.randn(1, 3, 64, 96))
@@ -87,7 +93,7 @@ def test_stochastic_depth_rises_with_depth_and_rests_in_inference():
     ],
 )
 def test_values_that_cannot_be(key, value, reason):
-    cfg = swin_config("MODEL.QUERYPOSE.HIDDEN_DIM", 16)
-    cfg.MODEL.SWIN[key] = value
+    cfg = tiny_config("light", "MODEL.BACKBONE.NAME", "build_swin_fpn_backbone")
+    cfg.MODEL.SWIN.update({"EMBED_DIM": 8, "NUM_HEADS": [1, 2, 4, 8], key: value})
     with pytest.raises(UserError, match=f"MODEL.SWIN.*{reason}"):
         check_config(cfg)

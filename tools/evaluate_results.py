@@ -45,11 +45,10 @@ def main(args=None):
     if args.per_keypoint:
         if "keypoints" not in tasks:
             raise UserError("the results have no keypoints: leave out --per-keypoint")
-        errors = keypoint_errors(truth, results)
-        numbers = metrics["per_keypoint"] = errors.to_dict()
-        print(f"mean OKS of every person's best pose {numbers['mean_oks'] or 0:.1f}")
-        print(f"{numbers['found']} of {numbers['persons']} persons found (OKS 0.5); of their keypoints, in %:")
-        rows = [{"": name, **values} for name, values in numbers["keypoints"].items()]
+        errors = metrics["per_keypoint"] = keypoint_errors(truth, results)
+        print(f"mean OKS of every person's best pose {errors['mean_oks'] or 0:.1f}")
+        print(f"{errors['found']} of {errors['persons']} persons found (OKS 0.5); of their keypoints, in %:")
+        rows = [{"": name, **values} for name, values in errors["keypoints"].items()]
         print(tabulate(rows, headers="keys", tablefmt="plain", floatfmt=".1f", missingval="-"))
         plot_keypoint_errors(errors, args.per_keypoint, title=args.dataset)
         print(f"plot written to {args.per_keypoint}")

@@ -50,15 +50,16 @@ def main(arguments=None):
     if args.sort != "none":
         sign = 1 if args.sort == "best" else -1
         # images with neither persons nor poses are last
-        errors.sort(key=lambda error: (error.persons + error.false_positives == 0, sign * error.error))
+        errors.sort(key=lambda error: (len(error.best_oks) + error.false_positives == 0, sign * error.error))
     limits = {"score_threshold": args.score_threshold, "keypoint_threshold": args.keypoint_threshold}
     failures = write_results(args.output, truth, results, image_root, errors, args.number, **limits)
     if failures:
         raise UserError(f"{len(failures)} images could not be drawn, the others are in {args.output}: {failures[0]}")
     mean = sum(error.error for error in errors) / len(errors)
+    persons, found = sum(len(error.best_oks) for error in errors), sum(len(error.pairs) for error in errors)
     print(
         f"{min(args.number, len(errors))} of {len(errors)} images are in {args.output}, all in images.csv; mean error "
-        f"{mean:.3f}, {sum(error.found for error in errors)} of {sum(error.persons for error in errors)} persons found"
+        f"{mean:.3f}, {found} of {persons} persons found"
     )
 
 

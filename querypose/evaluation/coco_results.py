@@ -52,8 +52,7 @@ def evaluate_coco_results(
     `keypoints` (3K numbers: x, y in pixels, confidence); may be empty. Size classes are by the box, or by the extent of
     the keypoints in results without boxes. The `BACKENDS` give the same numbers; the last one is for CrowdPose only.
 
-    Returns by task the metrics by name, in percent: `COCO_METRICS`, or for the keypoints of CrowdPose
-    `CROWDPOSE_METRICS`; NaN where there is no ground truth of the size or of the crowd class.
+    Returns by task `COCO_METRICS`, or `CROWDPOSE_METRICS`, in percent; NaN where there is no ground truth of the class.
     """
     truth = load_ground_truth(ground_truth, sigmas, protocol).require_persons()
     check_backend(backend, truth.protocol)
@@ -123,10 +122,7 @@ def check_results(results: Any, truth: GroundTruth, tasks: Sequence[str]) -> Ent
 
 
 def run_coco_eval(truth: GroundTruth, results: Entries, kind: str, backend: str, images: Sequence[int] = ()) -> Any:
-    """Return faster-coco-eval's or pycocotools' evaluation, summarized, of all `images` or of those numbers.
-
-    kind: "bbox", "keypoints" or, of faster-coco-eval only, "keypoints_crowd".
-    """
+    """Return the summarized evaluation of all `images` or of those numbers; faster-coco-eval has "keypoints_crowd"."""
     from faster_coco_eval import COCO, COCOeval_faster  # its COCO loads empty results, too
     from pycocotools.cocoeval import COCOeval
 

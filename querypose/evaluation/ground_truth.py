@@ -23,10 +23,8 @@ Source = str | os.PathLike[str] | dict[str, Any]
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The persons of a COCO-format file with all that the evaluation needs.
-
-    content: `images`, `categories` (that of the persons) and `annotations` as of `KeypointAnnotations`. skeleton: with
-    the OKS sigmas to use. protocol: one of `PROTOCOLS`.
+    """content: `images`, `categories` (that of the persons) and `annotations` as of `KeypointAnnotations`. skeleton:
+    with the OKS sigmas to use. protocol: one of `PROTOCOLS`.
     """
 
     content: dict[str, Entries]
@@ -35,7 +33,6 @@ class GroundTruth:
 
     @property
     def category_id(self) -> int | str:
-        """Id of the persons' category in the file."""
         return self.content["categories"][0]["id"]
 
     def require_persons(self) -> GroundTruth:
@@ -80,19 +77,18 @@ def load_ground_truth(
     """
     if isinstance(source, GroundTruth):
         return source
-    skeleton = None
     if isinstance(source, dict):
         annotations = normalize({"images": [], "categories": [], "annotations": [], **source}, "the given annotations")
     else:
         annotations = read_annotations(annotation_file(os.fspath(source)))
-        if source in DatasetCatalog.list():
-            metadata = MetadataCatalog.get(source)
-            skeleton = Skeleton.from_metadata(metadata, sigmas)
-            protocol = protocol or ("crowdpose" if metadata.get("evaluator_type") == "crowdpose" else None)
     annotations.require_persons()
-    if skeleton is None:
-        if annotations.category is None:
-            raise UserError(f"{annotations.path} has no category with keypoints; evaluate against a keypoint file")
+    if not isinstance(source, dict) and source in DatasetCatalog.list():
+        metadata = MetadataCatalog.get(source)
+        skeleton = Skeleton.from_metadata(metadata, sigmas)
+        protocol = protocol or ("crowdpose" if metadata.get("evaluator_type") == "crowdpose" else None)
+    elif annotations.category is None:
+        raise UserError(f"{annotations.path} has no category with keypoints; evaluate against a keypoint file")
+    else:
         skeleton = Skeleton.from_coco_category(annotations.category, sigmas)
 
     without_index = [image for image in annotations.images if not isinstance(image.get("crowdIndex"), int | float)]

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import zipfile
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,10 @@ logger = logging.getLogger(__name__)
 class PoseEvaluator(DatasetEvaluator):
     """Evaluate the poses of a registered data set once, on the main process, with the detections of all processes.
 
-    Outputs are Detectron2's `Instances`. They are written, boxes and keypoints together, to
-    `<output_dir>/coco_instances_results.json` in COCO's format with the file's own ids, less the 0.5 pixels that
-    the loader adds to keypoints. A data set without annotations (a test set) is not evaluated; for one whose
-    metadata names a `submission_split`, test-dev, the file to submit is written too, with `name` as the algorithm's.
-
-    Images that could not be read (`unreadable` in the input) have no detections: their persons count as missed.
+    They are written, boxes and keypoints together, to `<output_dir>/coco_instances_results.json` in COCO's format with
+    the file's own ids, less the 0.5 pixels that the loader adds to keypoints. A data set without annotations (a test
+    set) is not evaluated; for one whose metadata names a `submission_split`, test-dev, the file to submit is written
+    too, with `name` as the algorithm's. Images that could not be read (`unreadable` in the input) have no detections.
     """
 
     @configurable
@@ -117,12 +114,10 @@ def write_submission(results: Entries, folder: str | os.PathLike[str], split: st
     Boxes are left out: the server would take the area of a box for the person's. split: such as "test-dev2017".
     """
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)  # what the server takes
-    by_image: defaultdict[int, Entries] = defaultdict(list)
-    for result in results:
-        by_image[result["image_id"]].append(result)
     poses = []
-    for _, found in sorted(by_image.items()):
-        for pose in sorted(found, key=lambda pose: -pose["score"])[:20]:
+    ordered = sorted(results, key=lambda result: (result["image_id"], -result["score"]))
+    for _, found in itertools.groupby(ordered, key=lambda result: result["image_id"]):
+        for pose in itertools.islice(found, 20):
             values = {"keypoints": [round(v, 2) for v in pose["keypoints"]], "score": round(pose["score"], 6)}
             poses.append({"image_id": pose["image_id"], "category_id": pose["category_id"], **values})
     path = Path(folder) / f"person_keypoints_{split}_{name}_results.zip"

@@ -110,7 +110,7 @@ def _mean_oks(folder: Path) -> float | None:
     if not file.is_file():
         return None
     (dataset,) = yaml.safe_load((folder / "config.yaml").read_text())["DATASETS"]["TEST"]
-    return keypoint_errors(dataset, json.loads(file.read_text())).to_dict()["mean_oks"]
+    return keypoint_errors(dataset, json.loads(file.read_text()))["mean_oks"]
 
 
 def run_folder(config: str, output: Path, seed: int | None = None) -> Path:

@@ -19,7 +19,6 @@ from querypose.errors import UserError
 
 if TYPE_CHECKING:
     from querypose.data.dataset_check import DatasetReport
-    from querypose.evaluation import KeypointErrors
     from querypose.evaluation.reliability import Reliability
 
 BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK = PALETTE = (
@@ -150,22 +149,24 @@ def plot_dataset(reports: "Sequence[DatasetReport]", path: str | Path) -> None:
     save_figure(figure, path)
 
 
-def plot_keypoint_errors(errors: "KeypointErrors", path: str | Path, title: str = "") -> None:
-    """Draw the kinds of errors of each keypoint as a stacked bar and its AP-like number as a dot."""
-    number = len(errors.names)
+def plot_keypoint_errors(errors: dict[str, Any], path: str | Path, title: str = "") -> None:
+    """Draw `keypoint_errors`: the kinds of errors of each keypoint as a stacked bar, its AP-like number as a dot."""
+    keypoints = errors["keypoints"]
+    number = len(keypoints)
     figure = Figure(figsize=(min(24, 3.5 + 0.42 * number), 4.8), dpi=120, layout="constrained")
     axis = figure.subplots()
     bottom = np.zeros(number)
     kinds = {"good": GREEN, "jitter": ORANGE, "inversion": PURPLE, "miss": RED}
-    for (kind, color), shares in zip(kinds.items(), errors.kinds.T, strict=True):
-        heights = 100 * np.nan_to_num(shares)
+    columns = {key: np.array([values[key] for values in keypoints.values()], float) for key in (*kinds, "AP-like")}
+    for kind, color in kinds.items():
+        heights = np.nan_to_num(columns[kind])
         axis.bar(range(number), heights, bottom=bottom, color=color, label=kind)
         bottom += heights
-    axis.plot(range(number), 100 * errors.precision, "o", color="black", markersize=4, label="AP-like")
-    names = [f"{name} ({count})" for name, count in zip(errors.names, errors.num_labeled, strict=True)]
+    axis.plot(range(number), columns["AP-like"], "o", color="black", markersize=4, label="AP-like")
+    names = [f"{name} ({values['labelled']})" for name, values in keypoints.items()]
     _name_bars(axis.xaxis, names, most=60, rotation=60, ha="right", fontsize=8)
     axis.set(xlim=(-0.6, number - 0.4), ylim=(0, 100), ylabel="% of the labeled keypoints")
-    found = f"{errors.num_found} of {errors.num_persons} persons found (OKS 0.5)"
+    found = f"{errors['found']} of {errors['persons']} persons found (OKS 0.5)"
     axis.set_title(f"{title}: {found}" if title else found, fontsize=10)
     figure.legend(loc="outside lower center", ncols=5, frameon=False)
     save_figure(figure, path)

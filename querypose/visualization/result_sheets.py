@@ -84,7 +84,7 @@ def write_results(
     def sheets() -> Iterator[SheetEntry]:
         for rank, error in enumerate(tqdm(errors[:number], unit="image", disable=None), start=1):
             name = Path(names[error.image_id])
-            title = f"{rank}. {name.name}: error {error.error:.2f}, {error.found} of {error.persons} found"
+            title = f"{rank}. {name.name}: error {error.error:.2f}, {len(error.pairs)} of {len(error.best_oks)} found"
             if error.false_positives:
                 title += f", {error.false_positives} false positives"
             try:
@@ -103,7 +103,7 @@ def write_results(
         rows.writerow(("rank", "image_id", "file_name", "error", "persons", "found", "false_positives", "mean_oks"))
         for rank, error in enumerate(errors, start=1):
             oks = "" if error.mean_oks is None else f"{error.mean_oks:.4f}"
-            counts = error.persons, error.found, error.false_positives
+            counts = len(error.best_oks), len(error.pairs), error.false_positives
             rows.writerow([rank, error.image_id, names[error.image_id], f"{error.error:.4f}", *counts, oks])
     return failures
 

@@ -1,20 +1,16 @@
 """Activation checkpointing of a backbone's blocks: less memory in training for one more forward pass."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
-    apply_activation_checkpointing,
-    checkpoint_wrapper,
-)
+from torch.distributed.algorithms._checkpoint import checkpoint_wrapper as wrapping
 from torch.utils.checkpoint import checkpoint
 
 from querypose.errors import UserError
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def checkpoint_blocks(backbone: nn.Module) -> None:
@@ -25,27 +21,23 @@ def checkpoint_blocks(backbone: nn.Module) -> None:
     blocks = set(find_blocks(backbone))
     if not blocks:
         raise UserError("MODEL.BACKBONE.ACTIVATION_CHECKPOINTING is True, but the backbone has no blocks for it")
-    apply_activation_checkpointing(
-        backbone,
-        checkpoint_wrapper_fn=lambda block: checkpoint_wrapper(block, checkpoint_fn=_checkpoint),
-        check_fn=lambda module: module in blocks,
-    )
+    wrap = functools.partial(wrapping.checkpoint_wrapper, checkpoint_fn=_checkpoint)
+    wrapping.apply_activation_checkpointing(backbone, wrap, check_fn=lambda module: module in blocks)
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """The innermost modules in a sequence that hold at least two convolutions or Linear layers.
+    """The innermost modules in a sequence that hold at least two convolutions or Linear layers: residual blocks.
 
-    These are the residual blocks of the usual networks. A block with hooks inside is left out: they would run again
-    in the backward pass.
+    A block with hooks inside is left out: they would run again in the backward pass.
     """
-    blocks = []
+    blocks, containers = [], (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     for child in model.children():
         inner = find_blocks(child)
         layers = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in child.modules())
         hooked = any(module._forward_hooks for module in child.modules() if module is not child)
         if inner:
             blocks += inner
-        elif isinstance(model, _CONTAINERS) and not isinstance(child, _CONTAINERS) and layers >= 2 and not hooked:
+        elif isinstance(model, containers) and not isinstance(child, containers) and layers >= 2 and not hooked:
             blocks.append(child)
     return blocks
 

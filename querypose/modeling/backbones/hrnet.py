@@ -17,12 +17,12 @@ STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}  # of HRNet's four branches, to
 
 
 class HRNetBackbone(Backbone):
-    """HRNet with one of the authors' necks: all branches joined at stride 4, then a pyramid made of that map.
+    """HRNet with one of the authors' necks; names of parameters are those of their checkpoints.
 
     The branches, upsampled (bilinear) to stride 4 and concatenated, are reduced to `out_channels` by a 1x1 convolution:
-    level 0. In the "pooled" neck, of the authors' W32, level i is level 0 averaged over 2^i x 2^i locations; in the
-    "lateral" neck, of their W48, it is the level before averaged over 2x2 locations, plus branch i (1x1 convolution). A
-    3x3 convolution for each level is last. Names of parameters are those of the authors' checkpoints.
+    level 0. In the "pooled" neck, of their W32, level i is level 0 averaged over 2^i x 2^i locations; in the "lateral"
+    neck, of their W48, it is the level before averaged over 2x2 locations, plus branch i (1x1 convolution). A 3x3
+    convolution for each level is last.
     """
 
     @configurable
@@ -32,9 +32,7 @@ class HRNetBackbone(Backbone):
         pooled = neck == "pooled"
         self.bottom_up = bottom_up
         self.reduction_conv = nn.Sequential(nn.Conv2d(sum(channels), out_channels, kernel_size=1))
-        self.fpn_conv = nn.ModuleList(
-            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=pooled) for _ in STRIDES
-        )
+        self.fpn_conv = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=pooled) for _ in STRIDES)
         self.lateral_conv = nn.ModuleDict()
         for level in range(1, 1 if pooled else len(STRIDES)):
             self.lateral_conv[str(level)] = nn.Conv2d(channels[level], out_channels, kernel_size=1, bias=False)
@@ -69,12 +67,11 @@ class HRNetBackbone(Backbone):
         size = branches[0].shape[-2:]
         upsampled = [F.interpolate(branch, size, mode="bilinear", align_corners=False) for branch in branches[1:]]
         levels = [self.reduction_conv(torch.cat([branches[0], *upsampled], dim=1))]
-        for index in range(1, len(STRIDES)):
+        for i in range(1, len(STRIDES)):
             if self.lateral_conv:
-                lateral = self.lateral_conv[str(index)](branches[index])
-                levels.append(F.avg_pool2d(levels[-1], 2) + lateral)
+                levels.append(F.avg_pool2d(levels[-1], 2) + self.lateral_conv[str(i)](branches[i]))
             else:
-                levels.append(F.avg_pool2d(levels[0], 2**index))
+                levels.append(F.avg_pool2d(levels[0], 2**i))
         return {name: conv(level) for name, conv, level in zip(STRIDES, self.fpn_conv, levels, strict=True)}
 
 

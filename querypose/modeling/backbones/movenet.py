@@ -55,11 +55,9 @@ class MoveNetBackbone(Backbone):
         self.heads = nn.ModuleDict()
         for name, channels in HEADS.items():
             self.heads[name] = nn.Sequential(*separable_conv(PEAK_CHANNELS, 96), nn.Conv2d(96, channels, 1))
+        self.requires_grad_(not frozen)
         self.heads.requires_grad_(False)  # their maps keep their meaning
         self.frozen = frozen
-        for part in (self.trunk, self.lateral, self.smooth):
-            part.requires_grad_(not frozen)
-
         inputs = {"p2": PEAK_CHANNELS + sum(HEADS.values()) - HEADS["offset"], "p3": 32, "p4": 64, "p5": 64}
         self.project = nn.ModuleDict({name: nn.Conv2d(number, out_channels, 1) for name, number in inputs.items()})
         for conv in self.project.values():
@@ -87,7 +85,7 @@ class MoveNetBackbone(Backbone):
             maps = self.dense_maps(neck["p2"])
         peaks = [4 * maps["center"].sigmoid(), 4 * maps["heatmaps"].sigmoid()]
         seen = torch.cat([neck["p2"], *peaks, maps["regression"] / 10, maps["size"] / 20], dim=1)
-        inputs = {**neck, "p2": seen}
+        inputs = neck | {"p2": seen}
         levels = {name: conv(inputs[name]) for name, conv in self.project.items()}
         return {**levels, "peak_features": neck["p2"], **{name: maps[name] for name in ("center", "size", "offset")}}
 

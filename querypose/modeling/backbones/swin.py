@@ -34,17 +34,14 @@ class SwinBackbone(Backbone):
         stochastic_depth: float = 0.0,
         out_features: tuple[str, ...] = tuple(FEATURE_STRIDES),
     ):
-        """
-        Args:
-            embed_dim: channels of res2; every stage after it has twice as many.
-            depths, num_heads: blocks and attention heads of the four stages.
-            stochastic_depth: the probability that the last block is skipped in training; it rises linearly from 0.
-            out_features: those of res2 .. res5 to return; stages behind the last of them are not built.
+        """Stages have embed_dim channels, twice, four and eight times as many; those behind the last of the
+        out_features are not built. stochastic_depth: the probability that the last block is skipped in training, which
+        rises linearly from 0.
         """
         super().__init__()
         sizes: Any = ([PATCH_SIZE, PATCH_SIZE], embed_dim, list(depths), list(num_heads), [window_size, window_size])
         model = SwinTransformer(*sizes, stochastic_depth_prob=stochastic_depth, num_classes=1)
-        self._stages = {list(FEATURE_STRIDES).index(key): key for key in out_features}
+        self._stages = {i: key for i, key in enumerate(FEATURE_STRIDES) if key in out_features}
         # what has no part in the result (later stages, the classifier and its norm) would have no gradient
         self.features = model.features[: 2 * max(self._stages) + 2]
         self._out_features = list(out_features)
@@ -55,15 +52,8 @@ class SwinBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        config = cfg.MODEL.SWIN
-        return {
-            "embed_dim": config.EMBED_DIM,
-            "depths": config.DEPTHS,
-            "num_heads": config.NUM_HEADS,
-            "window_size": config.WINDOW_SIZE,
-            "stochastic_depth": config.STOCHASTIC_DEPTH,
-            "out_features": fpn_in_features(cfg),
-        }
+        options = {key.lower(): value for key, value in cfg.MODEL.SWIN.items()}
+        return {**options, "out_features": fpn_in_features(cfg)}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """image (B, 3, H, W), normalized, any size -> features by name, (B, C, H / stride, W / stride) rounded up."""
@@ -78,18 +68,16 @@ class SwinBackbone(Backbone):
         return outputs
 
 
-def check_swin_sizes(
-    embed_dim: int, depths: list[int], num_heads: list[int], window_size: int, stochastic_depth: float
-) -> None:
+def check_swin(swin: CfgNode) -> None:
     """Raise a UserError for values of MODEL.SWIN that make no Swin."""
-    if not len(depths) == len(num_heads) == 4 or min(*depths, *num_heads, embed_dim) < 1:
+    if not len(swin.DEPTHS) == len(swin.NUM_HEADS) == 4 or min(*swin.DEPTHS, *swin.NUM_HEADS, swin.EMBED_DIM) < 1:
         raise UserError("MODEL.SWIN needs 4 DEPTHS, 4 NUM_HEADS and an EMBED_DIM, all of at least 1")
-    if any(embed_dim * 2**stage % heads for stage, heads in enumerate(num_heads)):
-        raise UserError(f"MODEL.SWIN.NUM_HEADS must divide the channels, EMBED_DIM {embed_dim} times 1, 2, 4 and 8")
-    if window_size < 2:
-        raise UserError(f"MODEL.SWIN.WINDOW_SIZE is {window_size}; it must be at least 2")
-    if not 0 <= stochastic_depth < 1:
-        raise UserError(f"MODEL.SWIN.STOCHASTIC_DEPTH is {stochastic_depth}; it must be at least 0 and below 1")
+    if any(swin.EMBED_DIM * 2**stage % heads for stage, heads in enumerate(swin.NUM_HEADS)):
+        raise UserError(f"MODEL.SWIN.NUM_HEADS must divide the channels, EMBED_DIM {swin.EMBED_DIM} times 1, 2, 4, 8")
+    if swin.WINDOW_SIZE < 2:
+        raise UserError(f"MODEL.SWIN.WINDOW_SIZE is {swin.WINDOW_SIZE}; it must be at least 2")
+    if not 0 <= swin.STOCHASTIC_DEPTH < 1:
+        raise UserError(f"MODEL.SWIN.STOCHASTIC_DEPTH is {swin.STOCHASTIC_DEPTH}; it must be at least 0 and below 1")
 
 
 @BACKBONE_REGISTRY.register()

@@ -30,11 +30,9 @@ class TimmBackbone(Backbone):
         norm: str = "BN",
         frozen: bool = False,
     ):
-        """
-        Args:
-            options: further arguments of timm's constructor, such as `channels` of a ResNet.
-            out_features: those of res2 .. res5 to return; parameters that have no part in them are frozen.
-            norm: a mode of `set_batch_norm`; `frozen`, with which the neck alone is trained, needs FrozenBN.
+        """options: further arguments of timm's constructor, such as `channels` of a ResNet. norm: a mode of
+        `set_batch_norm`; `frozen`, with which the neck alone is trained, needs FrozenBN. Parameters that have no part
+        in the out_features are frozen anyway.
         """
         super().__init__()
         self.model = create_timm_model("MODEL.TIMM.NAME", name, pretrained=pretrained, **(options or {}))
@@ -59,22 +57,15 @@ class TimmBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        config = cfg.MODEL.TIMM
-        return {
-            "name": config.NAME,
-            "pretrained": config.PRETRAINED,
-            "options": dict(config.OPTIONS),
-            "out_features": fpn_in_features(cfg),
-            "norm": config.NORM,
-            "frozen": config.FROZEN,
-        }
+        options = {key.lower(): value for key, value in cfg.MODEL.TIMM.items()}
+        return {**options, "out_features": fpn_in_features(cfg)}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """image (B, 3, H, W), normalized -> features by name, (B, C, H / stride, W / stride)."""
-        features = self.model(image)
-        features = {key: features[index] for key, index in self._indices.items()}
+        maps = self.model(image)
+        features = {key: maps[index] for key, index in self._indices.items()}
         if self._channels_last:
-            features = {key: feature.permute(0, 3, 1, 2) for key, feature in features.items()}
+            return {key: feature.permute(0, 3, 1, 2) for key, feature in features.items()}
         return features
 
     def _probe(self, name: str) -> bool:

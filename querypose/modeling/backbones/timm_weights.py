@@ -32,12 +32,13 @@ def load_timm_weights(backbone: nn.Module, name: str) -> None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{title}, which timm cannot load ({reason}); without a network fill timm's cache") from error
     # BatchNorm's counters are of no use to a pretrained model, and frozen norms have none
-    fetched = {key: tensor for key, tensor in fetched.items() if not key.endswith("num_batches_tracked")}
-    found = {key: tensor.shape for key, tensor in fetched.items()}
-    shapes = {key: t.shape for key, t in target.state_dict().items() if not key.endswith("num_batches_tracked")}
+    shapes, found = (
+        {key: tensor.shape for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+        for state in (target.state_dict(), fetched)
+    )
     odd = [key for key in {**shapes, **found} if shapes.get(key) != found.get(key)]
     if odd:
-        raise UserError(
-            f"{title}, which is another architecture than the backbone ({len(odd)} tensors, first {odd[0]})"
-        )
+        number = f"{len(odd)} tensors, first {odd[0]}"
+        raise UserError(f"{title}, which is another architecture than the backbone ({number})")
+    fetched = {key: fetched[key] for key in found}
     target.load_state_dict(fetched, strict=False)

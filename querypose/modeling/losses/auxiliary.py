@@ -10,8 +10,7 @@ from torch.nn import functional as F
 class AuxiliaryHeatmap(nn.Module):
     """One linear map from P2 to a heatmap per keypoint, with the penalty-reduced focal loss of dense detectors.
 
-    The paper finds that it does not help QueryPose on pre-trained backbones; one that starts from nothing gets a
-    signal at every location from it.
+    The paper finds that it does not help on pre-trained backbones; others get a signal at every location from it.
     """
 
     def __init__(self, dim: int, num_keypoints: int, stride: int):

@@ -1,5 +1,6 @@
 """The set losses of every stage (Section 3.4): focal, L1, GIoU and keypoints."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,12 +35,7 @@ class SetCriterion(nn.Module):
         weights: dict[str, float],
         auxiliary_heatmap: AuxiliaryHeatmap | None = None,
     ):
-        """
-        Args:
-            keypoint_loss: as KEYPOINT_LOSS_REGISTRY states.
-            part_of_keypoint: for each of the K keypoints the index of its part.
-            weights: of the losses "class", "l1", "giou", "keypoint", "attention" (0 leaves it out) and "heatmap".
-        """
+        """weights: of the losses "class", "l1", "giou", "keypoint", "attention" (0 leaves it out) and "heatmap"."""
         super().__init__()
         self.matcher = matcher
         self.keypoint_loss = keypoint_loss
@@ -72,49 +68,37 @@ class SetCriterion(nn.Module):
         for stage, match in enumerate(matches):
             boxes, wanted = output.boxes[stage].flatten(0, 1)[match.rows], targets.boxes.flatten(0, 1)[match.persons]
             scale = targets.box_scale[match.rows // output.logits[stage].shape[1]]
-            focal_loss = class_loss(output.logits[stage], match)
             l1_loss = (boxes / scale - wanted / scale).abs().sum()
+            # torchvision's GIoU loss indexes by a mask, so that a GPU's host waits for it
+            iou, gap = iou_and_gap(boxes, wanted)
             suffix = kind + _suffix(stage, len(matches))
-            losses["loss_class" + suffix] = self.weights["class"] * focal_loss / num_persons
+            losses["loss_class" + suffix] = (
+                self.weights["class"] * class_loss(output.logits[stage], match) / num_persons
+            )
             losses["loss_l1" + suffix] = self.weights["l1"] * l1_loss / num_persons
-            losses["loss_giou" + suffix] = self.weights["giou"] * giou_loss(boxes, wanted).sum() / num_persons
+            losses["loss_giou" + suffix] = self.weights["giou"] * (1 - iou + gap).sum() / num_persons
         return losses
 
     def keypoint_losses(
-        self, output: KeypointOutput, boxes: BoxOutput, matches: list[Match], targets: Targets, num_persons: Tensor
-    ) -> dict[str, Tensor]:
-        """Keypoint loss, and with a weight attention loss, of every stage's matched queries.
-
-        Without a match the sums are empty, but every parameter is in their graph, as distributed training expects.
-        """
-        position = torch.full((boxes.logits[0].shape[:2].numel(),), -1, device=output.rows.device)
-        position[output.rows] = torch.arange(len(output.rows), device=output.rows.device)
-        places = [
-            (position[match.rows], boxes.boxes[stage].detach().flatten(0, 1)[match.rows], match.persons)
-            for stage, match in enumerate(matches)
-        ]
-        return self._keypoint_losses(output, places, targets, num_persons)
-
-    def region_losses(
-        self, output: KeypointOutput, match: Match, boxes: Tensor, targets: Targets, num_persons: Tensor, copies: int
-    ) -> dict[str, Tensor]:
-        """The keypoint losses of `ground_truth_regions`, named `loss_keypoint_region`, .., divided by copies too."""
-        places = [(torch.arange(len(boxes), device=boxes.device), boxes, match.persons)] * len(output.coordinates)
-        return self._keypoint_losses(output, places, targets, num_persons * copies, "_region")
-
-    def _keypoint_losses(
         self,
         output: KeypointOutput,
-        places: list[tuple[Tensor, Tensor, Tensor]],
+        boxes: BoxOutput,
+        matches: list[Match],
         targets: Targets,
         number: Tensor,
         kind: str = "",
     ) -> dict[str, Tensor]:
-        """places: of each stage, n rows' positions in the output (n,), boxes (n, 4) in pixels, and persons (n,)."""
+        """Keypoint loss, and with a weight attention loss, of every stage's matched queries, divided by `number`.
+
+        Without a match the sums are empty, but every parameter is in their graph, as distributed training expects.
+        """
         losses = {}
-        for stage, (at, boxes, persons) in enumerate(places):
-            wanted, valid = keypoints_in_box_units(targets.keypoints.flatten(0, 1)[persons], boxes)
-            suffix = kind + _suffix(stage, len(places))
+        position = torch.full((boxes.boxes[0].shape[:2].numel(),), -1, device=output.rows.device)
+        position[output.rows] = torch.arange(len(output.rows), device=output.rows.device)
+        for stage, match in enumerate(matches):
+            places = boxes.boxes[stage].detach().flatten(0, 1)[match.rows]
+            wanted, valid = keypoints_in_box_units(targets.keypoints.flatten(0, 1)[match.persons], places)
+            suffix, at = kind + _suffix(stage, len(matches)), position[match.rows]
             loss = self.keypoint_loss(output.coordinates[stage][at], output.sigmas[stage][at], wanted, valid)
             losses["loss_keypoint" + suffix] = self.weights["keypoint"] * loss / valid.shape[1] / number
             if self.weights["attention"]:
@@ -122,6 +106,16 @@ class SetCriterion(nn.Module):
                 loss = attention_loss(attention, wanted, valid, self.part_of_keypoint)
                 losses["loss_attention" + suffix] = self.weights["attention"] * loss / valid.shape[1] / number
         return losses
+
+    def region_losses(
+        self, output: KeypointOutput, match: Match, boxes: Tensor, targets: Targets, num_persons: Tensor, copies: int
+    ) -> dict[str, Tensor]:
+        """The keypoint losses of `ground_truth_regions`, named `loss_keypoint_region`, .., divided by copies too."""
+        # a query may have several regions: they take the place of the queries
+        rows, stages = torch.arange(len(boxes), device=boxes.device), len(output.coordinates)
+        output, regions = replace(output, rows=rows), BoxOutput(boxes=[boxes[None]] * stages)
+        matches = [Match(rows, match.persons)] * stages
+        return self.keypoint_losses(output, regions, matches, targets, num_persons * copies, "_region")
 
     def heatmap_loss(self, feature: Tensor, targets: Targets, num_keypoints: int | None = None) -> Tensor:
         """The auxiliary heatmap's loss on P2 (B, d, H, W), divided by the labeled keypoints (or the given number)."""
@@ -159,12 +153,3 @@ def class_loss(logits: Tensor, match: Match) -> Tensor:
     labels = torch.zeros_like(logits, dtype=torch.float32).flatten()
     labels.index_fill_(0, match.rows, 1.0)
     return sigmoid_focal_loss(logits.flatten().float(), labels, alpha=0.25, gamma=2.0, reduction="sum")
-
-
-def giou_loss(boxes: Tensor, wanted: Tensor) -> Tensor:
-    """1 - GIoU of pairs of boxes (n, 4), corners -> (n,).
-
-    Equal to torchvision's `generalized_box_iou_loss`, which indexes by a mask, so that a GPU's host waits for it.
-    """
-    iou, gap = iou_and_gap(boxes, wanted)
-    return 1 - iou + gap

@@ -11,12 +11,12 @@ class RealNVP(nn.Module):
 
     masks: Tensor
 
-    def __init__(self, num_couplings: int = 6, hidden_dim: int = 64):
+    def __init__(self, num_couplings: int = 6):
         super().__init__()
         masks = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(math.ceil(num_couplings / 2), 1)
         self.register_buffer("masks", masks[:num_couplings])
-        self.scale = nn.ModuleList(_mlp(hidden_dim, nn.Tanh()) for _ in range(num_couplings))
-        self.translate = nn.ModuleList(_mlp(hidden_dim, nn.Identity()) for _ in range(num_couplings))
+        self.scale = nn.ModuleList(_mlp(nn.Tanh()) for _ in range(num_couplings))
+        self.translate = nn.ModuleList(_mlp(nn.Identity()) for _ in range(num_couplings))
 
     def init_weights(self) -> None:
         """Start close to the identity, so that early losses are those of a plain normal."""
@@ -44,6 +44,6 @@ class RealNVP(nn.Module):
             return -0.5 * latent.square().sum(dim=1) - math.log(2 * math.pi) + log_det
 
 
-def _mlp(hidden: int, last: nn.Module) -> nn.Sequential:
-    layers = [nn.Linear(2, hidden), nn.LeakyReLU(), nn.Linear(hidden, hidden), nn.LeakyReLU(), nn.Linear(hidden, 2)]
+def _mlp(last: nn.Module) -> nn.Sequential:
+    layers = [nn.Linear(2, 64), nn.LeakyReLU(), nn.Linear(64, 64), nn.LeakyReLU(), nn.Linear(64, 2)]
     return nn.Sequential(*layers, last)

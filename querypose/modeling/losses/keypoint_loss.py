@@ -46,7 +46,7 @@ class RLE(nn.Module):
 
 @KEYPOINT_LOSS_REGISTRY.register()
 class RLEWithoutFlow(RLE):
-    """Residual log-likelihood less the flow's terms: log(sigma sqrt(2 pi)) + |g - u| / (sqrt(2) sigma)."""
+    """Residual log-likelihood less the flow's terms."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class L1(SmoothL1):
 def residual_log_likelihood_loss(
     coordinates: Tensor, sigmas: Tensor, targets: Tensor, valid: Tensor, flow: RealNVP | None
 ) -> Tensor:
-    """Sum of -log P(target) over the valid keypoints; shapes as KEYPOINT_LOSS_REGISTRY states, sigmas in (0, 1).
+    """Sum of -log P(target) over the valid keypoints; arguments as of KEYPOINT_LOSS_REGISTRY, sigmas in (0, 1).
 
     With e = (u - g) / sigma, each of the two coordinates gives log sigma - log phi(e)
     + log(sigma sqrt(2 pi)) + |g - u| / (sqrt(2) sigma). phi is the flow's density of the pair: it counts once for x
@@ -88,7 +88,6 @@ def residual_log_likelihood_loss(
     # what does not count is replaced before the flow: masking its infinities afterwards would make 0 * inf = NaN
     difference = torch.where(valid, coordinates - targets, 0.0).float()
     sigmas = torch.where(valid, sigmas.float(), 1.0).clamp(min=1e-9)
-
     loss = torch.log(sigmas * math.sqrt(2 * math.pi)) + difference.abs() / (math.sqrt(2) * sigmas + 1e-9)
     if flow is not None:
         log_density = flow.log_prob((difference / sigmas).flatten(0, 1)).view(difference.shape[:2])[..., None]

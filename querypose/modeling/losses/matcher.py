@@ -11,10 +11,7 @@ from querypose.modeling.losses.targets import Targets
 
 @dataclass
 class Match:
-    """Matched pairs of one stage over the whole batch, n of them.
-
-    rows: (n,) queries as image * N + query. persons: (n,) persons as image * P + person.
-    """
+    """The n matched pairs of a stage, (n,) both: rows as image * N + query, persons as image * P + person."""
 
     rows: Tensor
     persons: Tensor
@@ -25,9 +22,7 @@ class HungarianMatcher(nn.Module):
 
     def __init__(self, class_weight: float = 2.0, l1_weight: float = 5.0, giou_weight: float = 2.0):
         super().__init__()
-        self.class_weight = class_weight
-        self.l1_weight = l1_weight
-        self.giou_weight = giou_weight
+        self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
 
     def forward(self, logits: list[Tensor], boxes: list[Tensor], targets: Targets) -> list[Match]:
         """S logits (B, N, 1) and boxes (B, N, 4) -> a match per stage, on the device; see `assign`."""
@@ -55,7 +50,11 @@ class HungarianMatcher(nn.Module):
         scale = targets.box_scale[:, None]
         l1_cost = ((boxes / scale)[:, :, None] - (targets.boxes / scale)[:, None]).abs().sum(dim=-1)
         iou, gap = iou_and_gap(boxes[:, :, None], targets.boxes[:, None])
-        class_cost = focal_class_cost(logits.float().sigmoid())
+        probability = logits.float().sigmoid()
+        # how much the focal loss falls where a query turns from background to person
+        positive = 0.25 * (1 - probability) ** 2.0 * -(probability + 1e-8).log()
+        negative = 0.75 * probability**2.0 * -(1 - probability + 1e-8).log()
+        class_cost = positive - negative
         return self.class_weight * class_cost + self.l1_weight * l1_cost - self.giou_weight * (iou - gap)
 
 
@@ -79,13 +78,6 @@ def matched_rows(matches: list[Match]) -> tuple[Tensor, list[int]]:
     rows = sorted(last_stage, key=lambda row: (-last_stage[row], row))
     number = [sum(last >= stage for last in last_stage.values()) for stage in range(len(matches))]
     return matches[0].rows.new_tensor(rows), number
-
-
-def focal_class_cost(probability: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """How much the focal loss falls where a query turns from background to person; elementwise."""
-    positive = alpha * (1 - probability) ** gamma * -(probability + 1e-8).log()
-    negative = (1 - alpha) * probability**gamma * -(1 - probability + 1e-8).log()
-    return positive - negative
 
 
 def iou_and_gap(first: Tensor, second: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
