@@ -14,10 +14,7 @@ _PARTIAL = ".partial"
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a binary file to write inside the block; it replaces `path` when the block ends without an error.
-
-    Until then it has another name in the same folder, which `remove_partial_files` removes after a kill.
-    """
+    """Open a binary file to write, under another name in the folder; it replaces `path` when the block ends."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")  # several processes may write the same file
     try:
@@ -32,7 +29,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def remove_partial_files(folder: str | Path) -> None:
-    """Remove the unfinished files of killed processes from a folder."""
+    """Remove what killed processes have left of `whole_file`."""
     for path in Path(folder).glob(f".*{_PARTIAL}"):
         path.unlink(missing_ok=True)
 

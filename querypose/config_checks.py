@@ -1,6 +1,7 @@
 """Checks of a config before anything is built: values of one key, and keys that contradict each other."""
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,19 +45,10 @@ _VALID_VALUES = {
 }
 
 # positive, as are all whole numbers of MODEL.QUERYPOSE that are positive by default
-_POSITIVE = {
-    "INPUT.MIN_SIZE_TRAIN",
-    "INPUT.MAX_SIZE_TRAIN",
-    "INPUT.MAX_SIZE_TEST",
-    "MODEL.PIXEL_STD",
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
-    "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION",
-    "SOLVER.MAX_ITER",
-    "SOLVER.IMS_PER_BATCH",
-    "SOLVER.ACCUMULATION_STEPS",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
-}
+_POSITIVE = re.compile(
+    r"INPUT\.(MIN_SIZE_TRAIN|MAX_SIZE_TRAIN|MAX_SIZE_TEST)|MODEL\.(PIXEL_STD|ROI_(BOX|KEYPOINT)_HEAD\.POOLER_RESOLUTION)"
+    r"|SOLVER\.(MAX_ITER|IMS_PER_BATCH|ACCUMULATION_STEPS|CHECKPOINT_PERIOD|CLIP_GRADIENTS\.CLIP_VALUE)"
+)
 _BELOW_ONE = {"MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR", "SOLVER.EMA"}
 
 # arguments of timm's constructor that name files or addresses of weights
@@ -90,7 +82,7 @@ def check_config(cfg: CfgNode) -> None:
             _check_numbers(key, values[key], default)
         elif values[key] not in valid[key]:
             raise UserError(f"{key} is {values[key]!r}; valid are {', '.join(sorted(map(str, valid[key])))}")
-    for sentence in _contradictions(cfg):
+    for sentence in _contradictions(cfg, values):
         raise UserError(sentence)
 
 
@@ -108,7 +100,7 @@ def _check_numbers(key: str, value: Any, default: Any) -> None:
     if default is None and not (value is None or _numbers_of(value)):
         raise UserError(f"{key} is {value!r}; give a number or None")
     usual = min(_numbers_of(0 if default is None else default), default=-1)
-    positive = key in _POSITIVE or (key.startswith("MODEL.QUERYPOSE.") and type(default) is int and default > 0)
+    positive = _POSITIVE.fullmatch(key) or (key.startswith("MODEL.QUERYPOSE.") and type(default) is int and default > 0)
     for number in _numbers_of(value):
         for is_valid, condition in (
             (math.isfinite(number), "finite"),
@@ -125,7 +117,7 @@ def _numbers_of(value: Any) -> list[float]:
     return [number for number in values if isinstance(number, int | float) and not isinstance(number, bool)]
 
 
-def _contradictions(cfg: CfgNode) -> Iterator[str]:
+def _contradictions(cfg: CfgNode, values: dict[str, Any]) -> Iterator[str]:
     """Sentences about values that contradict each other, and about those that no list of valid ones describes."""
     if not _exists(cfg.MODEL.DEVICE):
         yield f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which PyTorch does not find here; give cpu, cuda or cuda:1"
@@ -134,20 +126,16 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
         yield f"SOLVER.STEPS is {steps}; each step must be greater than the one before"
     if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR" and sum(step <= last for step in steps) >= last:
         yield f"SOLVER.STEPS is {steps}; SOLVER.MAX_ITER {last} must be greater than their number"
-    for key, value, length in (
-        ("MODEL.PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN, 3),
-        ("MODEL.PIXEL_STD", cfg.MODEL.PIXEL_STD, 3),
-        ("INPUT.CROP.SIZE", crop.SIZE, 2),
-    ):
-        if len(value) != length:
-            yield f"{key} has {len(value)} values; give {length}"
+    for key, length in {"MODEL.PIXEL_MEAN": 3, "MODEL.PIXEL_STD": 3, "INPUT.CROP.SIZE": 2}.items():
+        if len(values[key]) != length:
+            yield f"{key} has {len(values[key])} values; give {length}"
     if crop.TYPE == "absolute_range" and crop.SIZE[0] > crop.SIZE[1]:
         yield f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE 'absolute_range' the smaller size comes first"
     if crop.TYPE.startswith("relative") and max(crop.SIZE) > 1:
         yield f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE '{crop.TYPE}' both must be at most 1"
-    for key, sizes in {"MIN_SIZE_TRAIN": cfg.INPUT.MIN_SIZE_TRAIN, "CROP.RESIZE_BEFORE": crop.RESIZE_BEFORE}.items():
-        if not sizes:
-            yield f"INPUT.{key} is empty; give one or more lengths in pixels"
+    for key in ("INPUT.MIN_SIZE_TRAIN", "INPUT.CROP.RESIZE_BEFORE"):
+        if not values[key]:
+            yield f"{key} is empty; give one or more lengths in pixels"
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(cfg.INPUT.MIN_SIZE_TRAIN) != 2:
         yield "INPUT.MIN_SIZE_TRAIN must hold the minimum and the maximum with MIN_SIZE_TRAIN_SAMPLING range"
     if cfg.MODEL.META_ARCHITECTURE == "QueryPose":

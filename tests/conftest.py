@@ -9,6 +9,7 @@ import pytest
 import torch
 from demo_stub import demo  # noqa: F401  (a fixture)
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
 from refusals import refused, workspace  # noqa: F401  (fixtures)
 
 from querypose.synthetic.dataset import write_synthetic_people
@@ -20,12 +21,14 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def _same_start():
     """The same seed and PyTorch's default float arithmetic for every test; a trainer changes the latter on CPUs."""
     torch.manual_seed(0)
-    for name in ("detectron2", "fvcore", "querypose"):  # set up by an earlier test, on its captured stream
-        for handler in list(logging.getLogger(name).handlers):
-            if getattr(getattr(handler, "stream", None), "closed", False):
-                logging.getLogger(name).removeHandler(handler)
     yield
     torch.set_flush_denormal(False)
+    # handlers that write to this test's captured output, which the next one would find closed
+    for logger in map(logging.getLogger, ("", "detectron2", "fvcore", "querypose")):
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.StreamHandler) and "pytest" not in type(handler).__module__:
+                logger.removeHandler(handler)
+    setup_logger.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -77,16 +77,15 @@ def state_of(folder: Path) -> dict:
 
 def largest_difference(first, second) -> float:
     """Over all tensors and numbers of two checkpoints, which must have the same structure."""
-    if isinstance(first, torch.Tensor):
-        assert first.shape == second.shape
-        return (first.double() - second.double()).abs().max().item() if first.numel() else 0.0
     if isinstance(first, dict):
         assert first.keys() == second.keys()
         return max((largest_difference(first[key], second[key]) for key in first), default=0.0)
     if isinstance(first, list | tuple):
         return max((largest_difference(*pair) for pair in zip(first, second, strict=True)), default=0.0)
-    if isinstance(first, int | float) and not isinstance(first, bool):
-        return abs(first - second)
+    if isinstance(first, torch.Tensor | int | float):
+        first, second = torch.as_tensor(first), torch.as_tensor(second)
+        assert first.shape == second.shape
+        return (first.double() - second.double()).abs().max().item() if first.numel() else 0.0
     assert first == second
     return 0.0
 

@@ -1,7 +1,4 @@
-"""Every invalid input of a user: one sentence that names it, exit code 2, no traceback, nothing overwritten.
-
-The malformed inputs are in bad_inputs.py, wrong command lines in test_bad_flags.py.
-"""
+"""Every invalid input of a user, from bad_inputs.py: one sentence, exit code 2, no traceback, nothing overwritten."""
 
 import io
 import json
@@ -11,7 +8,7 @@ import pytest
 import torch
 from bad_inputs import annotations
 from detectron2.modeling import build_model
-from refusals import listed, tool
+from refusals import ROOT, listed, tool
 
 from querypose.errors import UserError, exit_on_user_error
 from querypose.image_io import open_image, pil_to_rgb, read_image_rgb
@@ -19,6 +16,17 @@ from querypose.onnx import OnnxPosePredictor
 from querypose.setup_config import setup_config
 
 CONFIG = ("--config-file", "config.yaml")
+
+
+@pytest.mark.parametrize(("command", "words"), listed(bad_inputs.FLAGS))
+def test_flags(refused, monkeypatch, command, words):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "datasets")
+    refused(tool(*command.split()), words)
+
+
+def test_every_tool_is_in_the_table():
+    names = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"detectron2_patches"}
+    assert names <= {command.split()[0] for command, _ in bad_inputs.FLAGS}
 
 
 @pytest.mark.parametrize(("overrides", "words"), listed(bad_inputs.CONFIG_OVERRIDES))

@@ -10,7 +10,7 @@ import fresh_process
 import pytest
 import torch
 from detectron2.modeling import build_model
-from test_train_net import TINY
+from killed_training import config
 from tiny_model import gradients_of, tiny_batch, tiny_config
 
 from querypose import modeling
@@ -79,11 +79,11 @@ def call_pickled(call):
 
 def test_the_training_script_trains_with_its_own_key(example, people, tmp_path, monkeypatch):
     """What it gives to each process of a job, in one that does not know the key and the class yet."""
-    opts = [*TINY, KEY, "QueryAttention", "DATASETS.TRAIN", f"('{people}',)", "DATASETS.TEST", "()"]
-    opts += ["SOLVER.MAX_ITER", 2, "OUTPUT_DIR", tmp_path / "run", "MODEL.QUERYPOSE.ATTENTION_TEMPERATURE", 2.5]
+    (tmp_path / "config.yaml").write_text(config(people, tmp_path / "run", "SOLVER.MAX_ITER", 2).dump())
+    opts = [KEY, "QueryAttention", "MODEL.QUERYPOSE.ATTENTION_TEMPERATURE", "2.5"]
     calls = []
     monkeypatch.setattr(train_net, "launch", lambda *call: calls.append(pickle.dumps(call)))
-    monkeypatch.setattr(sys, "argv", ["", "--config-file", "configs/quickstart.yaml", *map(str, opts)])
+    monkeypatch.setattr(sys, "argv", ["", "--config-file", str(tmp_path / "config.yaml"), *opts])
     runpy.run_path(str(example / "train_mine.py"), run_name="__main__")
     done = fresh_process.run(tmp_path / "out", call_pickled, *calls)
     assert done.returncode == 0, done.stderr

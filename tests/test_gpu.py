@@ -5,7 +5,7 @@ import torch
 from killed_training import Do, config, largest_difference, state_of, train
 from test_query_selection import BEYOND, MATCHED
 from test_resume import kill
-from tiny_model import spread, tiny_batch, tiny_model
+from tiny_model import gradients_of, spread, tiny_batch, tiny_model
 
 from querypose import PosePredictor
 
@@ -28,17 +28,9 @@ def predictions(model, batch):
     return [result.to("cpu") for result in model.eval()(batch, do_postprocess=False)]
 
 
-def trained_on(model, batch=None):
-    losses = model.train()(batch or tiny_batch())
-    sum(losses.values()).backward()
-    return losses
-
-
-def assert_close(results, wanted, rtol=1e-3, atol=1e-2):
-    for result, expected in zip(results, wanted, strict=True):
-        torch.testing.assert_close(result.scores, expected.scores, rtol=rtol, atol=atol)
-        torch.testing.assert_close(result.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=rtol, atol=atol)
-        torch.testing.assert_close(result.pred_keypoints, expected.pred_keypoints, rtol=rtol, atol=atol)
+def assert_close(results, wanted):
+    fields = [[(one.scores, one.pred_boxes.tensor, one.pred_keypoints) for one in each] for each in (results, wanted)]
+    torch.testing.assert_close(*fields, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("variant", ["light", "branched", "full"])
@@ -47,9 +39,9 @@ def test_predictions_losses_and_gradients_are_those_of_the_cpu(variant):
     for device in ("cpu", "cuda"):
         model = spread(tiny_model(variant)).to(device)
         found.append(predictions(model, tiny_batch()))
-        losses.append({name: value.item() for name, value in trained_on(model).items()})
-        norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
-        losses[-1]["norm"] = norm.item()
+        terms, gradients = gradients_of(model.train(), tiny_batch())
+        norm = torch.stack([gradient.norm() for gradient in gradients.values() if gradient is not None]).norm()
+        losses.append({name: value.item() for name, value in {**terms, "norm": norm}.items()})
     assert_close(*found)
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
@@ -59,9 +51,9 @@ def test_mixed_precision_trains(dtype):
     model = spread(tiny_model("full")).cuda().train()
     exact = {name: value.item() for name, value in model(tiny_batch()).items()}
     with torch.autocast("cuda", dtype=dtype):
-        losses = trained_on(model)
+        losses, gradients = gradients_of(model, tiny_batch())
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(exact, rel=0.1, abs=0.05)
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert all(gradient.isfinite().all() for gradient in gradients.values() if gradient is not None)
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
@@ -114,9 +106,9 @@ def test_a_training_step_waits_for_nothing_but_the_matching(opts, monkeypatch):
 
     monkeypatch.setattr(model.criterion.matcher, "assign", allowed)
     batch = tiny_batch()
-    trained_on(model, batch)  # libraries set themselves up
+    gradients_of(model, batch)  # libraries set themselves up
     torch.cuda.set_sync_debug_mode("error")
     try:
-        trained_on(model, batch)
+        gradients_of(model, batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")

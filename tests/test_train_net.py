@@ -8,38 +8,29 @@ import fresh_process
 import pytest
 import refusals
 import torch
-from killed_training import largest_difference, state_of
+from killed_training import config, largest_difference, state_of
 from tiny_model import tiny_config
 from torch import nn
 
 from querypose.engine import train_net
 from querypose.engine.run_summary import timed_inference, training_effort, write_results
-from querypose.synthetic.dataset import write_synthetic_people
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICKSTART = ROOT / "configs" / "quickstart.yaml"
-TINY = (
-    "MODEL.CHANNELS_LAST None MODEL.TIMM.OPTIONS.channels [8,8,16,16] MODEL.FPN.OUT_CHANNELS 16 "
-    "MODEL.QUERYPOSE.HIDDEN_DIM 16 MODEL.QUERYPOSE.PART_DIM 16 MODEL.QUERYPOSE.NUM_QUERIES 6 "
-    "MODEL.QUERYPOSE.NUM_STAGES 2 "
-    "MODEL.QUERYPOSE.FEEDFORWARD_DIM 32 MODEL.QUERYPOSE.DYNAMIC_DIM 4 MODEL.QUERYPOSE.NUM_TOWER_LAYERS 2 "
-    "MODEL.QUERYPOSE.TOWER_DIM 16 INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64 SOLVER.IMS_PER_BATCH 2 "
-    "SOLVER.CHECKPOINT_PERIOD 2 SOLVER.WARMUP_ITERS 1 TEST.EVAL_PERIOD 0 DATALOADER.NUM_WORKERS 0"
-).split()
 
 
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("people")
-    return [write_synthetic_people(folder, split, number) for split, number in (("train", 8), ("val", 4))]
+@pytest.fixture
+def config_file(people, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(config(people, tmp_path, "INPUT.MIN_SIZE_TEST", 64, "SEED", -1).dump())
+    return str(file)
 
 
 @pytest.mark.slow
-def test_train_resume_and_evaluate(people, tmp_path):
+def test_train_resume_and_evaluate(config_file, people, tmp_path):
     def run(tool, folder, *opts, flags=()):
-        opts = [*TINY, "DATASETS.TRAIN", people[0], "DATASETS.TEST", people[1], "OUTPUT_DIR", tmp_path / folder, *opts]
-        script = ROOT / "tools" / tool
-        done = fresh_process.run(tmp_path, fresh_process.run_script, script, "--config-file", QUICKSTART, *flags, *opts)
+        script, opts = ROOT / "tools" / tool, ["DATASETS.TEST", people, "OUTPUT_DIR", tmp_path / folder, *opts]
+        given = ["--config-file", config_file, *flags, *opts]
+        done = fresh_process.run(tmp_path, fresh_process.run_script, script, *given)
         assert done.returncode == 0, done.stderr
         predictions = (tmp_path / folder / "inference" / "coco_instances_results.json").read_text()
         return done.stdout + done.stderr, predictions, json.loads((tmp_path / folder / "results.json").read_text())
@@ -54,7 +45,7 @@ def test_train_resume_and_evaluate(people, tmp_path):
     assert "Starting training from iteration 2" in text
     assert [line["iteration"] for line in lines() if "total_loss" in line] == [1, 3]
     assert results["iterations"] == 4 and results["metrics"]["keypoints"]["AP"] == lines()[-1]["keypoints/AP"]
-    assert (results["config_file"], results["seed"]) == (str(QUICKSTART), -1)
+    assert (results["config_file"], results["seed"]) == (config_file, -1)
     # a Python with PyTorch takes some hundred MiB, which a mistaken unit would show
     assert 100 < results["peak_memory_mb"] < 50_000 and results["processes"] == 1 and results["hardware"]
 
@@ -94,15 +85,13 @@ def test_a_run_is_not_overwritten(refused, tmp_path, trace):
     assert [path.name for path in tmp_path.iterdir()] == [trace] and (tmp_path / trace).read_text() == "{}"
 
 
-def test_deterministic_runs_are_equal_to_the_bit(monkeypatch, people, tmp_path):
+def test_deterministic_runs_are_equal_to_the_bit(monkeypatch, config_file, tmp_path):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
 
     def train(name):
-        data = ["DATASETS.TRAIN", f"('{people[0]}',)", "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "3", "SEED", "-1"]
-        opts = [*TINY, *data, "OUTPUT_DIR", str(tmp_path / name), "DATALOADER.NUM_WORKERS", "1"]
-        args = train_net.parser().parse_args(["--config-file", str(QUICKSTART), "--deterministic", *opts])
-        train_net.main(args)
+        opts = ["SOLVER.MAX_ITER", "3", "OUTPUT_DIR", str(tmp_path / name), "DATALOADER.NUM_WORKERS", "1"]
+        train_net.main(train_net.parser().parse_args(["--config-file", config_file, "--deterministic", *opts]))
         assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert "SEED: 0" in (tmp_path / name / "config.yaml").read_text()

@@ -15,7 +15,7 @@ import torch
 from detectron2.engine import HookBase, create_ddp_model
 from detectron2.utils import comm
 from killed_training import Do, Poison, config
-from tiny_model import spread, tiny_batch, tiny_model, without_batch_statistics
+from tiny_model import gradients_of, spread, tiny_batch, tiny_model, without_batch_statistics
 
 from querypose.data import resolve_dataset
 from querypose.engine import PoseTrainer, launch, process_group, processes, train_net
@@ -39,8 +39,7 @@ def gradients(opts, batch):
     model = without_batch_statistics(spread(tiny_model(*opts)))
     model.region_jitter = 0.0  # random, and so would differ with the number of processes
     model = create_ddp_model(model, device_ids=None, broadcast_buffers=False)
-    sum(model(batch).values()).backward()
-    return {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.requires_grad}
+    return {name.removeprefix("module."): gradient for name, gradient in gradients_of(model, batch)[1].items()}
 
 
 def shared_buffers():

@@ -20,22 +20,18 @@ from querypose.safe_loading import SafeCheckpointer
 
 logger = logging.getLogger(__name__)
 
-TIMM_PREFIX = "timm://"
 KEPT = 5  # of `model_<iteration>.pth`, the newest
 
 
 class PoseCheckpointer(SafeCheckpointer):
-    """Detectron2's, with atomic writes; it also loads `timm://name`, timm's weights for the backbone alone.
+    """Detectron2's, with atomic writes; it also loads `timm://name`, timm's weights for the backbone alone."""
 
-    saved_model: whose weights `save` writes, where they are not those of the model that it loads into.
-    """
-
-    saved_model: nn.Module | None = None
+    saved_model: nn.Module | None = None  # whose weights `save` writes, where not those of the model it loads into
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load `path` into the model, an empty one not at all; returns what else the file holds."""
-        if path.startswith(TIMM_PREFIX):
-            load_timm_weights(self.model.backbone, path.removeprefix(TIMM_PREFIX))
+        if path.startswith("timm://"):
+            load_timm_weights(self.model.backbone, path.removeprefix("timm://"))
             self.logger.info(f"Loaded the backbone's weights from {path}")
             return {}
         if path and "://" not in path and not os.path.isfile(path):
@@ -46,9 +42,9 @@ class PoseCheckpointer(SafeCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
-        """Write `name`.pth, on the main process; a UserError, of a full disk, leaves the old files.
+        """Write `name`.pth with `kwargs` in it, on the main process; a UserError, of a full disk, leaves the old files.
 
-        tag: whether a resumed run continues from this one. kwargs: what else to put into it.
+        tag: whether a resumed run continues from this one.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -68,17 +64,9 @@ class PoseCheckpointer(SafeCheckpointer):
             file.write(last_filename_basename.encode())
 
     def get_checkpoint_file(self) -> str:
-        """Path of the checkpoint that `last_checkpoint` names, or else of the newest intact one; "" without any.
-
-        All processes get what the first one finds. A UserError if all checkpoints are damaged.
-        """
-        found, candidates = "", self._candidates() if comm.is_main_process() else []
-        for path in candidates:
-            reason = why_damaged(path)
-            if reason is None:
-                found = str(path)
-                break
-            logger.warning("%s is damaged (%s); looking for the one before it", path, reason)
+        """Path of the intact checkpoint that the first process finds; "" without any, a UserError if all are broken."""
+        candidates = self._candidates() if comm.is_main_process() else []
+        found = next((str(path) for path in candidates if _is_intact(path)), "")
         if candidates and not found:
             raise UserError(f"all checkpoints in {self.save_dir} are damaged; move them away to start a new run")
         return comm.all_gather(found)[0]
@@ -91,14 +79,18 @@ class PoseCheckpointer(SafeCheckpointer):
         return sorted(found, key=lambda path: (path.name == named, path.stat().st_mtime_ns), reverse=True)
 
 
-def why_damaged(path: str | Path) -> str | None:
-    """What is wrong with a checkpoint file, by its checksums; None for an intact one."""
+def _is_intact(path: Path) -> bool:
+    """Whether a checkpoint's checksums are right; a warning says why not."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-        return None if broken is None else f"{broken} in it has another checksum"
+        if broken is None:
+            return True
+        reason = f"{broken} in it has another checksum"
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        return str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
+    logger.warning("%s is damaged (%s); looking for the one before it", path, reason)
+    return False
 
 
 class PeriodicCheckpoints(HookBase):

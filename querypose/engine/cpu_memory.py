@@ -7,9 +7,6 @@ import os
 import torch
 from detectron2.config import CfgNode
 
-# mallopt's parameters, of glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
 
 def speed_up_cpu_training(cfg: CfgNode) -> None:
     """Flush denormal numbers to zero and keep freed memory, where MODEL.DEVICE is a CPU."""
@@ -27,5 +24,5 @@ def keep_freed_memory() -> None:
         return
     with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries, Windows
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, 2**30)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

@@ -33,26 +33,24 @@ class SeedSteps(HookBase):
 
     def __init__(self, loader: TrainingLoader):
         self.loader = loader
-        self.seed = loader.seed
 
     def before_train(self) -> None:
-        self.loader.seed = self.seed
         self.loader.first_batch = self.trainer.start_iter
 
     def before_step(self) -> None:
         self.seed_step(self.trainer.iter)
 
     def seed_step(self, iteration: int) -> None:
-        python, numpy, pytorch = hashed(self.seed, iteration, comm.get_rank())
+        python, numpy, pytorch = hashed(self.loader.seed, iteration, comm.get_rank())
         random.seed(python)
         np.random.seed(numpy)
         torch.manual_seed(pytorch)
 
     def state_dict(self) -> dict[str, int]:
-        return {"seed": self.seed}
+        return {"seed": self.loader.seed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.seed = state_dict["seed"]
+        self.loader.seed = state_dict["seed"]
 
 
 class Interrupted(SystemExit):

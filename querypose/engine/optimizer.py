@@ -40,10 +40,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
-    """Trainable parameters in one group per pair of learning rate and weight decay.
-
-    Detectron2's rules for norms and biases, then BACKBONE_MULTIPLIER and FLOW_MULTIPLIER.
-    """
+    """Detectron2's groups of trainable parameters, by learning rate and weight decay, with the two multipliers."""
     solver = cfg.SOLVER
     groups = get_default_optimizer_params(
         model,
@@ -53,28 +50,20 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
-    factors = dict.fromkeys(model.parameters(), 1.0)
-    for name, parameter in model.named_parameters():
-        if name.startswith("backbone."):
-            factors[parameter] = solver.BACKBONE_MULTIPLIER
-        elif name.startswith("criterion.keypoint_loss.flow."):
-            factors[parameter] = solver.FLOW_MULTIPLIER
-    return reduce_param_groups(
-        [
-            {**group, "params": [parameter], "lr": group["lr"] * factors[parameter]}
-            for group in groups
-            for parameter in group["params"]
-        ]
-    )
+    multipliers = {"backbone.": solver.BACKBONE_MULTIPLIER, "criterion.keypoint_loss.flow.": solver.FLOW_MULTIPLIER}
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    single = [{**group, "params": [parameter]} for group in groups for parameter in group["params"]]
+    for group in single:
+        for prefix, multiplier in multipliers.items():
+            if names[group["params"][0]].startswith(prefix):
+                group["lr"] *= multiplier
+    return reduce_param_groups(single)
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], clip: CfgNode) -> Tensor:
-    """Clip gradients in place, and return the norm of the whole gradient before it.
-
-    clip: SOLVER.CLIP_GRADIENTS, of which CLIP_TYPE is "full_model": by the norm of all gradients together (the paper);
-    "norm": by that of each parameter's gradient; or "value": each number.
-    """
+    """Clip gradients in place by SOLVER.CLIP_GRADIENTS, and return the norm of the whole gradient before it."""
     kind = clip.CLIP_TYPE if clip.ENABLED else "none"
+    # the norm of all gradients together (the paper), that of each parameter's, or each number
     largest = clip.CLIP_VALUE if kind == "full_model" else math.inf
     norm = nn.utils.clip_grad_norm_(parameters, largest, norm_type=clip.NORM_TYPE)
     if kind == "value":

@@ -22,14 +22,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from querypose.errors import UserError
 
 DEFAULT_TIMEOUT = 1800  # seconds: longer than a process evaluates or saves while the rest is idle
-SHUTDOWN_TIMEOUT = 300  # seconds to finish the iteration and save after a signal, unless the environment says others
 
 
 def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
     """Call `main(args)` in every process of the job; in this one if it is the only one, or if torchrun started it.
 
-    `main` must be importable, and call `process_group` before it communicates; `args` are Detectron2's. Returns what it
-    returns, None of started processes. Ends as the process that fails first: with its UserError or its exit code.
+    `main` must be importable, and call `process_group` before it communicates. Returns what it returns, None of started
+    processes. Ends as the process that fails first: with its UserError or its exit code.
     """
     if min(args.num_gpus, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
         raise UserError(
@@ -38,7 +37,8 @@ def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
         )
     if dist.is_torchelastic_launched() or args.num_gpus * args.num_machines == 1:
         return main(args)
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_TIMEOUT))
+    # seconds to finish the iteration and save after a signal
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")
     logging.disable(logging.ERROR)  # the launcher's tracebacks of what is reported below
     try:
         elastic_launch(_launch_config(args), _run)(main, args)
@@ -102,10 +102,9 @@ def _run(main: Callable[[Namespace], Any], args: Namespace) -> None:
     """What each started process does."""
     try:
         main(args)
-    except UserError:
-        raise
-    except Exception:
-        time.sleep(2)  # a lost connection: the launcher reports the process that ended first, the cause
+    except Exception as error:
+        if not isinstance(error, UserError):
+            time.sleep(2)  # a lost connection: the launcher reports the process that ended first, the cause
         raise
 
 

@@ -26,10 +26,9 @@ FIXED_KEYS = re.compile(r"SOLVER\.(OPTIMIZER|\w+_MULTIPLIER|BIAS_LR_FACTOR|WEIGH
 def check_resumable(
     path: str, checkpoint: dict[str, Any], cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Compare a checkpoint of `PoseTrainer` with the run that is to resume from it, and log changed settings.
+    """Raise a UserError unless the run can resume from a checkpoint of `PoseTrainer`; log changed settings.
 
-    Older checkpoints hold no config; their tensors are compared. Raises a UserError for weights alone, another model,
-    skeleton or optimizer, and more iterations than SOLVER.MAX_ITER.
+    Tensors are compared too, as older checkpoints hold no config.
     """
     advice = f"leave --resume out and give MODEL.WEIGHTS {path} and another OUTPUT_DIR"
     state = checkpoint.get("trainer", {})
@@ -59,10 +58,8 @@ def check_resumable(
         )
     done = checkpoint.get("iteration", -1) + 1
     if done > cfg.SOLVER.MAX_ITER:
-        raise UserError(
-            f"the run in {path} has already done {done} iterations, and SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; "
-            "raise it to continue"
-        )
+        most = f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; raise it to continue"
+        raise UserError(f"the run in {path} has already done {done} iterations, and {most}")
     texts = [text for key, text in changed.items() if key not in ("OUTPUT_DIR", "MODEL.WEIGHTS", "SEED")]
     if texts:
         logger.warning("Resuming with settings that differ (checkpoint -> config): %s", "; ".join(texts))

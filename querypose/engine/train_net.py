@@ -59,12 +59,11 @@ def _run(
     cfg = setup_config(args.config_file, args.opts, add_config)
     with process_group(cfg.MODEL.DEVICE, args.timeout):
         check_datasets(cfg, train=not args.eval_only)
-        if args.eval_only:
-            resumable = args.resume and any(Path(cfg.OUTPUT_DIR).glob("model_*.pth"))
-            if not cfg.MODEL.WEIGHTS and not resumable:
-                raise UserError("nothing to evaluate: give MODEL.WEIGHTS, or --resume for a checkpoint in OUTPUT_DIR")
-            if not cfg.DATASETS.TEST:
-                raise UserError("there is nothing to evaluate on; set DATASETS.TEST to one or more data sets")
+        resumable = args.resume and any(Path(cfg.OUTPUT_DIR).glob("model_*.pth"))
+        if args.eval_only and not (cfg.MODEL.WEIGHTS or resumable):
+            raise UserError("nothing to evaluate: give MODEL.WEIGHTS, or --resume for a checkpoint in OUTPUT_DIR")
+        if args.eval_only and not cfg.DATASETS.TEST:
+            raise UserError("there is nothing to evaluate on; set DATASETS.TEST to one or more data sets")
         for name in cfg.DATASETS.TEST:
             trainer.build_evaluator(cfg, name)  # its errors are reported before training, not after it
         if not args.eval_only and not args.resume:
@@ -76,13 +75,12 @@ def _run(
         default_setup(cfg, args)
         logging.getLogger("querypose").parent = logging.getLogger("detectron2")
         log_parts(cfg)
-        run: Callable[[], Any]
         if args.eval_only:
             model = trainer.build_model(cfg)
             checkpointer = PoseCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
             checkpointer.must_fit = True
             checkpointer.load((checkpointer.get_checkpoint_file() if args.resume else "") or cfg.MODEL.WEIGHTS)
-            run = functools.partial(trainer.test, cfg, model)
+            run: Callable[[], Any] = functools.partial(trainer.test, cfg, model)
         else:
             speed_up_cpu_training(cfg)
             training = trainer(cfg)
@@ -97,10 +95,7 @@ def _run(
 
 
 def make_deterministic(cfg: CfgNode) -> None:
-    """Have PyTorch compute the same bits in every run, with SEED 0 where the config has none; call it first.
-
-    PyTorch warns of operations for which a GPU has no deterministic algorithm.
-    """
+    """Have PyTorch compute the same bits in every run, with SEED 0 where the config has none; call it first."""
     cfg.SEED = max(cfg.SEED, 0)
     cfg.CUDNN_BENCHMARK = False
     # read when CUDA's matrix multiplication is first used: its workspaces must not be shared between streams
@@ -112,10 +107,9 @@ def make_deterministic(cfg: CfgNode) -> None:
 def refuse_existing_run(folder: str) -> None:
     """Raise a UserError, in every process, if a training run has left metrics or checkpoints in the folder."""
     traces = ("metrics.json", "last_checkpoint", "model_*.pth", "results.json")
-    files = [
-        path for name in traces for path in Path(folder).glob(name) if path.stat().st_size
-    ]  # not of a failed start
-    found = comm.all_gather([path.name for path in files])[0]
+    # empty files are a failed start's
+    files = [path.name for name in traces for path in Path(folder).glob(name) if path.stat().st_size]
+    found = comm.all_gather(files)[0]
     if found:
         raise UserError(
             f"OUTPUT_DIR {folder} already holds a run ({found[0]}); continue it with --resume, or give another folder"

@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import re
 import weakref
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from querypose.atomic_io import cut_unfinished_line, remove_partial_files, whole_file, writing
 from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, count_unreadable, training_records
+from querypose.data.mapper import Mapper, Records
 from querypose.engine.checkpointer import PeriodicCheckpoints, PoseCheckpointer
 from querypose.engine.hooks import (
     EvalHook,
@@ -118,8 +118,7 @@ class PoseTrainer(DefaultTrainer):
             logger.error("training failed%s", saved)
             raise
         if self.cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
-            number = count_unreadable(unreadable_list(self.cfg))
-            logger.info("%d images could not be read and were skipped", number)
+            logger.info("%d images could not be read and were skipped", count_unreadable(unreadable_list(self.cfg)))
         return getattr(self, "_last_eval_results", None)
 
     def run_step(self) -> None:
@@ -147,7 +146,7 @@ class PoseTrainer(DefaultTrainer):
         return f"; the state after iteration {self.completed} is in {path}: continue with --resume"
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's, and those for fault tolerance; a step is checked before it is saved, and then evaluated."""
+        """Detectron2's, and those for fault tolerance; a step is checked, saved and evaluated, in this order."""
         cfg = self.cfg
         self.seed_steps = SeedSteps(self._trainer.data_loader)
         self.guard = NonFiniteGuard(cfg.SOLVER.NON_FINITE, cfg.OUTPUT_DIR)
@@ -193,11 +192,10 @@ class PoseTrainer(DefaultTrainer):
             logger.error("%s (training continues without the best checkpoint)", error)
 
     def _precise_bn(self) -> HookBase | None:
-        """Detectron2's hook before checkpoints and evaluations, where the config asks for it."""
-        model = self._trainer.model
-        if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(model):
+        """Detectron2's, where the config asks for it."""
+        cfg, model = self.cfg.clone(), self._trainer.model
+        if not cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(model):
             return None
-        cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0
         loader = self.build_train_loader(cfg)  # its own: that of training must not advance
@@ -236,24 +234,18 @@ class PoseTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainingLoader:
-        mapper = PoseDatasetMapper(cfg, is_train=True)
         records = training_records(cfg)
-        if cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
-            mapper = SkipUnreadable(mapper, unreadable_list(cfg), records)
-        return TrainingLoader(cfg, mapper, records)
+        return TrainingLoader(cfg, build_mapper(cfg, is_train=True, records=records), records)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader[dict[str, Any]]:
-        mapper = PoseDatasetMapper(cfg, is_train=False)
-        if cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
-            mapper = SkipUnreadable(mapper, unreadable_list(cfg))
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        return build_detection_test_loader(cfg, dataset_name, mapper=build_mapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> PoseEvaluator:
-        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-        if not output_folder and len(cfg.DATASETS.TEST) > 1:  # a folder for each
-            folder = os.path.join(folder, re.sub(r"[^A-Za-z0-9_.-]+", "-", dataset_name).strip("-"))
+        # several data sets have a folder each
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", dataset_name).strip("-") if len(cfg.DATASETS.TEST) > 1 else ""
+        folder = output_folder or str(Path(cfg.OUTPUT_DIR, "inference", name))
         return PoseEvaluator(cfg, dataset_name, output_dir=folder)
 
     @classmethod
@@ -279,9 +271,14 @@ def use_bfloat16(cfg: CfgNode) -> bool:
     return native
 
 
-def unreadable_list(cfg: CfgNode) -> str:
-    """Path of the file that names the skipped images."""
-    return os.path.join(cfg.OUTPUT_DIR, "unreadable_images.txt")
+def build_mapper(cfg: CfgNode, is_train: bool, records: Records | None = None) -> Mapper:
+    """The mapper of training or evaluation, around which images are skipped where the config asks for it."""
+    mapper = PoseDatasetMapper(cfg, is_train=is_train)
+    return SkipUnreadable(mapper, unreadable_list(cfg), records) if cfg.DATALOADER.SKIP_UNREADABLE_IMAGES else mapper
+
+
+def unreadable_list(cfg: CfgNode) -> Path:
+    return Path(cfg.OUTPUT_DIR) / "unreadable_images.txt"
 
 
 def share_buffers(model: nn.Module) -> None:
