@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -112,14 +111,6 @@ def test_tool(workspace, monkeypatch, tmp_path, capsys):
 def test_the_batch_is_the_same_each_time():
     first, second = (random_batch(1, 64, 96, persons=3) for _ in range(2))
     assert torch.equal(first[0]["image"], second[0]["image"]) and len(first[0]["instances"]) == 3
-
-
-def test_the_baseline_needs_no_pkg_resources(monkeypatch):
-    """As with setuptools from version 81 on, which detectron2.model_zoo cannot be imported with."""
-    monkeypatch.setitem(sys.modules, "pkg_resources", None)
-    monkeypatch.delitem(sys.modules, "detectron2.model_zoo", raising=False)
-    assert baseline_config("cpu").MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
-    assert "detectron2.model_zoo" not in sys.modules
 
 
 def test_reading_rates_and_the_table():

@@ -2,12 +2,10 @@
 
 import resource
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import detectron2
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.structures import Boxes, Instances, Keypoints
@@ -23,16 +21,14 @@ from querypose.engine.optimizer import build_optimizer, clip_gradients
 from querypose.modeling import QueryPose
 from querypose.rounded_weights import rounding_weights
 
-BASELINE = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def baseline_config(device: str) -> CfgNode:
     """Detectron2's Keypoint R-CNN R50-FPN, without weights."""
-    cfg = get_cfg()
-    # detectron2.model_zoo itself needs pkg_resources, which current setuptools lacks
-    cfg.merge_from_file(str(Path(detectron2.__file__).parent / "model_zoo" / "configs" / BASELINE))
-    cfg.MODEL.WEIGHTS = ""
+    from detectron2 import model_zoo  # upstream's needs pkg_resources, which setuptools 81 lacks
+
+    cfg = model_zoo.get_config("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml")
     cfg.MODEL.DEVICE = device
     return cfg
 
@@ -72,13 +68,11 @@ def parts_of(model: nn.Module) -> dict[str, list[tuple[Any, str]]]:
             "keypoint head": [(model.roi_heads, "_forward_keypoint")],
         }
     decoder = model.decoder
+    keypoint_stages = [(stage, "forward") for stage in decoder.keypoint_stages]
     return {
         "backbone": [(model.backbone, "forward")],
         "box stages": [(stage, name) for stage in decoder.box_stages for name in ("pool", "forward")],
-        "keypoint stages": [
-            (decoder, "pool_keypoint_regions"),
-            *((stage, "forward") for stage in decoder.keypoint_stages),
-        ],
+        "keypoint stages": [(decoder, "pool_keypoint_regions"), *keypoint_stages],
         "matching": [(model.criterion.matcher, "assign")],
     }
 
@@ -90,7 +84,11 @@ def precision(name: str, device: str) -> torch.autocast:
 
 
 class Benchmark:
-    """A model with random weights, measured on random images of one size."""
+    """A model with random weights, measured on random images of one size in pixels.
+
+    persons: in each image; inference runs the keypoint heads for exactly that many. None: three, and inference as the
+    model does it by itself. warm_up: calls before those that count. model: another one than the config's.
+    """
 
     def __init__(
         self,
@@ -105,22 +103,12 @@ class Benchmark:
         warm_up: int = 1,
         model: nn.Module | None = None,
     ):
-        """
-        Args:
-            cfg: of the model and, for training, the optimizer.
-            batch, height, width: images and their size in pixels.
-            persons: in each of them; inference runs the keypoint heads for exactly that many. None: three, and
-                inference as the model does it by itself.
-            repetitions, warm_up: calls that count, and calls before them that do not.
-            model: another one than the config's.
-        """
         torch.manual_seed(0)
         self.cfg, self.device, self.precision_name = cfg, cfg.MODEL.DEVICE, precision_name
         self.model = build_model(cfg) if model is None else model
         if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
             # else random features are so large that all proposals are the whole image, and NMS leaves 3 of 1,000
-            backbone: Any = self.model.backbone
-            for module in backbone.modules():
+            for module in self.model.modules():
                 if isinstance(module, BottleneckBlock):
                     nn.init.zeros_(module.conv3.norm.weight)
         self.inputs = random_batch(batch, height, width, persons or 3, getattr(self.model, "num_keypoints", 17))
