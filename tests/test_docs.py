@@ -3,7 +3,6 @@
 import contextlib
 import doctest
 import importlib
-import inspect
 import io
 import os
 import re
@@ -20,7 +19,6 @@ from detectron2.config import get_cfg
 from load_tool import load_tool
 from refusals import ROOT, tool
 
-import querypose.config
 from querypose.config import add_querypose_config
 from querypose.config_checks import check_config, leaves
 
@@ -207,11 +205,3 @@ def test_the_reference_of_keys_is_written_from_the_config():
     assert "| `SOLVER.AMP.ENABLED` | `False` |" in page
     assert "# dp, width of part queries (Table 2c)\nnode.PART_DIM = 128\n" in page
     assert "| `MODEL.QUERYPOSE.VARIANT` | `full`, `branched`, `light` |" in page
-
-
-def test_every_key_has_a_comment():
-    """A comment stands above each assignment or above the first of several without an empty line between."""
-    for block in re.split(r"\n\s*\n", inspect.getsource(querypose.config).partition("def _add_model_keys")[2]):
-        lines = [line.strip() for line in block.splitlines() if line.startswith("    ")]
-        first = next((i for i, line in enumerate(lines) if re.match(r"(cfg|node)\.\w.* = ", line)), None)
-        assert first is None or any(line.startswith("#") for line in lines[:first]), block

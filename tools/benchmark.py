@@ -12,9 +12,6 @@ import json
 import time
 from pathlib import Path
 
-import querypose  # noqa: F401  (first: it silences a warning of fvcore's)
-
-# isort: split
 from querypose.benchmark.models import PRECISIONS
 from querypose.benchmark.runs import plan, read_results, to_line, to_markdown
 from querypose.errors import UserError, exit_on_user_error

@@ -9,7 +9,6 @@ Example:
 import argparse
 import statistics
 import timeit
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from querypose.onnx import OnnxPosePredictor
 RUNS = 7
 
 
-def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> Iterator[str]:
+def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> None:
     """Run the model in every installed runtime on an image (H, W, 3), in turns on as many threads; a line on each."""
     threads = torch.get_num_threads()
     runs = {"PyTorch, float32": predictor}
@@ -39,18 +38,18 @@ def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> Iterator
     for _ in range(RUNS):
         for name, run in runs.items():
             seconds[name].append(timeit.timeit(lambda run=run: run(image), number=1))
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    base = statistics.median(seconds["PyTorch, float32"])
     for name, run in runs.items():
-        found = run(image)
-        line = f"{name}, {threads} threads: {1000 * medians[name]:.0f} ms, {len(found)} persons"
+        found, median = run(image), statistics.median(seconds[name])
+        line = f"{name}, {threads} threads: {1000 * median:.0f} ms, {len(found)} persons"
         if run is not predictor:
-            line += f", {medians['PyTorch, float32'] / medians[name]:.1f} times as fast as PyTorch"
+            line += f", {base / median:.1f} times as fast as PyTorch"
             if len(expected) and len(found):
                 # rounding may change the order of the others
                 distance = found.keypoints[..., :2] - expected.pred_keypoints[0, :, :2].numpy()
                 pixels = np.abs(distance).max(axis=(1, 2)).min()
                 line += f"; the best person's keypoints differ by at most {pixels:.1g} pixels"
-        yield line
+        print(line)
 
 
 def main(arguments=None):
@@ -69,7 +68,7 @@ def main(arguments=None):
     file = export_onnx(predictor.model, predictor.cfg, predictor.skeleton, args.output, opset=args.opset)
     print(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB)")
     if image is not None:
-        print("\n".join(compare(predictor, file, image)))
+        compare(predictor, file, image)
 
 
 if __name__ == "__main__":

@@ -46,11 +46,10 @@ PACKAGES = {
 
 # What Detectron2 imports; its own list has more, for the retired Caffe2 export, and excludes the current iopath.
 # hydra-core 1.3 and omegaconf 2.4 do not go together.
-REQUIREMENTS = (
-    *("Pillow>=7.1", "cloudpickle", "fvcore>=0.1.5,<0.1.6", "hydra-core>=1.1", "iopath>=0.1.7,<0.2", "matplotlib"),
-    *("numpy", "omegaconf>=2.1,<2.4", "pycocotools>=2.0.2", "tabulate", "tensorboard", "termcolor>=1.1"),
-    *("tqdm>4.29.0", "yacs>=0.1.8"),
-)
+REQUIREMENTS = """
+Pillow>=7.1 cloudpickle fvcore>=0.1.5,<0.1.6 hydra-core>=1.1 iopath>=0.1.7,<0.2 matplotlib numpy omegaconf>=2.1,<2.4
+pycocotools>=2.0.2 tabulate tensorboard termcolor>=1.1 tqdm>4.29.0 yacs>=0.1.8
+""".split()
 METADATA = """\
 Metadata-Version: 2.1
 Name: detectron2

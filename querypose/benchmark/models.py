@@ -35,19 +35,17 @@ def baseline_config(device: str) -> CfgNode:
 
 def random_batch(batch: int, height: int, width: int, persons: int, num_keypoints: int = 17) -> list[dict[str, Any]]:
     """Training inputs of noise, `persons` in each image, with all keypoints labeled; the same at every call."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = []
+    torch.manual_seed(0)
+    inputs: list[dict[str, Any]] = []
+    size = torch.tensor([width, height])
     for _ in range(batch):
-        low = torch.rand(persons, 2, generator=generator) * 0.4
-        high = low + 0.3 + 0.3 * torch.rand(persons, 2, generator=generator)
-        boxes = torch.cat([low, high], dim=1) * torch.tensor([width, height, width, height])
-        place = torch.rand(persons, num_keypoints, 2, generator=generator)
-        points = boxes[:, None, :2] + place * (boxes[:, 2:] - boxes[:, :2])[:, None]
-        instances = Instances((height, width))
-        instances.gt_boxes = Boxes(boxes)
-        instances.gt_classes = torch.zeros(persons, dtype=torch.long)
+        low = 0.4 * torch.rand(persons, 2)
+        high = low + 0.3 + 0.3 * torch.rand(persons, 2)
+        points = (low[:, None] + torch.rand(persons, num_keypoints, 2) * (high - low)[:, None]) * size
+        instances = Instances((height, width), gt_classes=torch.zeros(persons, dtype=torch.long))
+        instances.gt_boxes = Boxes(torch.cat([low * size, high * size], dim=1))
         instances.gt_keypoints = Keypoints(torch.cat([points, torch.full_like(points[..., :1], 2.0)], dim=2))
-        image = (255 * torch.rand(3, height, width, generator=generator)).to(torch.uint8)
+        image = torch.randint(256, (3, height, width), dtype=torch.uint8)
         inputs.append({"image": image, "height": height, "width": width, "instances": instances})
     return inputs
 
