@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from detectron2.structures import Instances
@@ -42,22 +42,21 @@ def fix_persons(model: nn.Module, inputs: list[dict[str, Any]], persons: int) ->
 @contextlib.contextmanager
 def counted_rows(model: nn.Module) -> Iterator[dict[str, set[int]]]:
     """How many boxes, of all images together, the "box" and "keypoint" heads are called with inside the block."""
-    heads: dict[str, Iterable[nn.Module]]
+    rows: dict[str, set[int]] = {"box": set(), "keypoint": set()}
     if isinstance(model, QueryPose):
-        heads = {"box": model.decoder.box_stages, "keypoint": model.decoder.keypoint_stages}
+        heads: Any = (model.decoder.box_stages, model.decoder.keypoint_stages)
     elif isinstance(model, MoveNetMultiPose):
-        heads = {"box": [], "keypoint": [model.decoder]}
+        heads = ([], [model.decoder])
     else:
         roi_heads: Any = model.roi_heads
-        heads = {"box": [roi_heads.box_head], "keypoint": [roi_heads.keypoint_head]}
-    rows: dict[str, set[int]] = {name: set() for name in heads}
+        heads = ([roi_heads.box_head], [roi_heads.keypoint_head])
 
     def count(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         # RoI features (rows, C, H, W), or MoveNet's peaks (images, persons)
         rows[name].add(args[0].shape[0] if args[0].ndim == 4 else args[0].numel())
 
     with contextlib.ExitStack() as stack:
-        for name, modules in heads.items():
+        for name, modules in zip(rows, heads, strict=True):
             for module in modules:
                 stack.enter_context(module.register_forward_pre_hook(functools.partial(count, name)))
         yield rows

@@ -1,7 +1,6 @@
 """The measurements that tools/benchmark.py's flags ask for, and the file and table of their results."""
 
 import argparse
-import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from tabulate import tabulate
 from querypose.benchmark.models import PRECISIONS, Benchmark, baseline_config
 from querypose.benchmark.movenet import MoveNetMultiPose
 from querypose.benchmark.reading import images_per_second
+from querypose.data.coco_format import read_json
 from querypose.errors import UserError
 from querypose.setup_config import setup_config
 
@@ -87,15 +87,12 @@ def plan(args: argparse.Namespace) -> dict[str, Run]:
 
 def read_results(path: Path) -> dict[str, Any]:
     """What an earlier call wrote: the machine, and results by run. A UserError for another machine's."""
+    processor, threads = platform.processor() or platform.machine(), torch.get_num_threads()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}
-    machine["torch"] = torch.__version__
+    machine = {"processor": processor, "threads": threads, "gpu": gpu, "torch": torch.__version__}
     if not path.exists():
         return {"machine": machine, "runs": {}}
-    try:
-        results = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not a JSON file; give another --output") from error
+    results = read_json(path, "results")
     if not isinstance(results, dict) or "runs" not in results or results.get("machine") != machine:
         raise UserError(f"{path} holds results of another machine or version; give another --output")
     return results
