@@ -89,10 +89,8 @@ def main() -> int:
     print("5/5 drawing")
     plot_training(output / "metrics.json", output / "training.png", labels=["this short run"])
     skeleton = skeleton_of(cfg)
-    predictors = {
-        "shipped weights": PosePredictor.from_model(shipped, cfg, skeleton),
-        "this short run": PosePredictor.from_model(trainer.model, short, skeleton),
-    }
+    models = {"shipped weights": (shipped, cfg), "this short run": (trainer.model, short)}
+    predictors = {name: PosePredictor.from_model(*model, skeleton) for name, model in models.items()}
     records = DatasetCatalog.get(cfg.DATASETS.TEST[0])[:12]
     Image.fromarray(prediction_sheet(records, predictors, skeleton)).save(output / "predictions.png")
     report(results, output, trainer.max_iter)

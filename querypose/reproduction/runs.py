@@ -28,9 +28,7 @@ _IGNORED = (
 )  # fmt: skip
 _IGNORED_IN_EVALUATION = ("SOLVER", "DATASETS.TRAIN", "INPUT.CROP", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN")
 # columns whose metric has another task or name in the results
-_METRIC = {
-    "APM": ("keypoints", "APm"), "APL": ("keypoints", "APl"), "AP box": ("bbox", "AP"), "AP kps": ("keypoints", "AP"),
-}  # fmt: skip
+_METRIC = {"APM": "keypoints APm", "APL": "keypoints APl", "AP box": "bbox AP", "AP kps": "keypoints AP"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +88,7 @@ class Run:
             return self.results.get("ms_per_image")
         if column == "OKS":
             return _mean_oks(self.folder)
-        task, name = _METRIC.get(column, ("keypoints", column))
+        task, name = _METRIC.get(column, f"keypoints {column}").split()
         metrics = self.results["metrics"].get(task, {})
         # CrowdPose's APM is of medium images, COCO's APm of medium persons
         return metrics.get(column if task == "keypoints" and column in metrics else name)
