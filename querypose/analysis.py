@@ -39,8 +39,8 @@ def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[QueryPose, 
     with torch.device("meta"):
         model = build_model(cfg).eval()
     decoder: QueryPoseDecoder = model.decoder
-    number, dim = cfg.MODEL.QUERYPOSE.NUM_QUERIES, cfg.MODEL.QUERYPOSE.HIDDEN_DIM
-    box_size, keypoint_size = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION, decoder.keypoint_resolution
+    dim, box_size = cfg.MODEL.QUERYPOSE.HIDDEN_DIM, cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+    number, keypoint_size = cfg.MODEL.QUERYPOSE.NUM_QUERIES, decoder.keypoint_resolution
     with FakeTensorMode(), torch.no_grad(), _plain_attention():
         operations = _count("backbone", model.backbone, torch.empty(1, 3, height, width))
         queries = torch.empty(1, number, dim)
@@ -63,7 +63,7 @@ def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[QueryPose, 
 
 def _count(name: str, module: nn.Module, *inputs: Tensor | None) -> dict[str, int]:
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    shapes = [[None if tensor is None else tensor.shape for tensor in group] for group in (tensors.values(), inputs)]
+    shapes = [[getattr(tensor, "shape", None) for tensor in group] for group in (tensors.values(), inputs)]
     kind = repr((module, shapes))
     if kind not in _counted:
         # autocast, which the stages turn off, does not know the device "meta": fake tensors claim to be on the CPU
@@ -115,9 +115,8 @@ def module_table(cfg: CfgNode, height: int, width: int, depth: int) -> str:
 
     add("", "model", 0)
     header = ["module", "class", "parameters", "%", "multiply-adds", "%"]
-    return tabulate(
-        rows, header, colalign=("left", "left", *["right"] * 4), disable_numparse=True, preserve_whitespace=True
-    )
+    align = ("left", "left", *["right"] * 4)
+    return tabulate(rows, header, colalign=align, disable_numparse=True, preserve_whitespace=True)
 
 
 def _with_unit(number: int) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import sys
 
 import fresh_process
@@ -29,12 +30,9 @@ def test_a_command_shows_its_script_s_help(command, monkeypatch, capsys):
 
 def test_help_and_errors(monkeypatch, capsys):
     assert run(monkeypatch) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert {line.split()[0] for line in lines if line.startswith("  ")} == set(cli.COMMANDS)
+    assert set(re.findall(r"(?m)^  (\w+)", capsys.readouterr().out)) == set(cli.COMMANDS)
     assert run(monkeypatch, "prdict") == 2
     assert "there is no command prdict; give one of predict, track, train" in capsys.readouterr().err
-    assert run(monkeypatch, "predict", "absent.jpg") == 2
-    assert "absent.jpg" in capsys.readouterr().err
 
 
 def predict(folder, photograph):

@@ -22,8 +22,7 @@ import install_detectron2 as installer  # noqa: E402
 
 
 def run(*arguments, **environment):
-    command = [sys.executable, *map(str, arguments)]
-    environment = {**os.environ, **environment}
+    command, environment = [sys.executable, *map(str, arguments)], {**os.environ, **environment}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
@@ -40,7 +39,7 @@ def unpacked(tmp_path_factory):
     """The wheel of the real Detectron2, unpacked."""
     try:
         wheel = installer.build_wheel(tmp_path_factory.mktemp("wheel"))
-    except installer.InstallError as error:
+    except ConnectionError as error:
         pytest.skip(f"needs a package registry: {error}")
     folder = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(wheel) as archive:
@@ -49,10 +48,10 @@ def unpacked(tmp_path_factory):
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_patch_that_finds_another_number_of_matches_is_refused(count):
-    patch = patches.Patch("a.py", r"\bImage\.LINEAR\b", "Image.BILINEAR")
+def test_a_patch_that_finds_another_number_of_matches_is_refused(count, monkeypatch):
+    monkeypatch.setattr(patches, "PATCHES", [patches.Patch("a.py", r"\bLINEAR\b", "BILINEAR")])
     with pytest.raises(ValueError, match=f"not Detectron2 v0.6: {count} matches of .* instead of 1 in a.py"):
-        patches.apply_patch({"detectron2/a.py": b"Image.LINEAR\n" * count}, patch)
+        patches.patched_files({"detectron2/a.py": b"LINEAR\n" * count})
 
 
 def test_wheel_record_and_reproducibility(tmp_path):
@@ -62,9 +61,8 @@ def test_wheel_record_and_reproducibility(tmp_path):
         contents = {name: archive.read(name) for name in archive.namelist()}
     record_name = "detectron2-0.6.dist-info/RECORD"
     rows = {row[0]: row[1:] for row in csv.reader(io.StringIO(contents[record_name].decode()))}
-    assert rows.keys() == contents.keys() and rows[record_name] == ["", ""]
     digest = base64.urlsafe_b64encode(hashlib.sha256(b"value = 1\n").digest()).decode().rstrip("=")
-    assert rows["detectron2/__init__.py"] == [f"sha256={digest}", "10"]
+    assert rows.keys() == contents.keys() and rows["detectron2/__init__.py"] == [f"sha256={digest}", "10"]
     assert installer.write_wheel(files, tmp_path / "again").read_bytes() == path.read_bytes()
 
 
@@ -72,11 +70,10 @@ def test_altered_sdist_is_refused_and_its_code_is_not_run(tmp_path):
     sources, wheels, trace = tmp_path / "sources", tmp_path / "wheels", tmp_path / "was_run"
     sources.mkdir()
     with tarfile.open(sources / installer.SDIST_NAME, "w:gz") as archive:
-        metadata = "Metadata-Version: 2.1\nName: pb1-detectron2\nVersion: 0.6\n"
-        for name, text in {"PKG-INFO": metadata, "setup.py": f"open({str(trace)!r}, 'w')\n"}.items():
-            member = tarfile.TarInfo(f"{installer.SDIST_ROOT}/{name}")
-            member.size = len(text)
-            archive.addfile(member, io.BytesIO(text.encode()))
+        text = f"open({str(trace)!r}, 'w')\n"
+        member = tarfile.TarInfo(f"{installer.SDIST_ROOT}/setup.py")
+        member.size = len(text)
+        archive.addfile(member, io.BytesIO(text.encode()))
     error = one_error(SCRIPT, "--wheel-dir", wheels, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(sources))
     assert installer.SDIST_SHA256 in error
     assert not wheels.exists() and not trace.exists()
@@ -85,7 +82,6 @@ def test_altered_sdist_is_refused_and_its_code_is_not_run(tmp_path):
 def test_registry_out_of_reach(tmp_path):
     error = one_error(SCRIPT, "--wheel-dir", tmp_path / "wheels", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
     assert "could not download pb1-detectron2==0.6" in error
-    assert not (tmp_path / "wheels").exists()
 
 
 def test_existing_detectron2_stays_and_a_mere_folder_does_not_count(tmp_path):
@@ -93,21 +89,15 @@ def test_existing_detectron2_stays_and_a_mere_folder_does_not_count(tmp_path):
     # -S: a Python without any installed package
     assert "pip install torch torchvision" in one_error("-S", "-B", SCRIPT, PYTHONPATH=str(tmp_path))
     (tmp_path / "detectron2" / "__init__.py").write_text("")
-    before = sorted(tmp_path.rglob("*"))
     result = run("-S", "-B", SCRIPT, PYTHONPATH=str(tmp_path))
-    assert result.returncode == 0, result.stderr
-    assert "stays as it is" in result.stdout and str(tmp_path) in result.stdout
-    assert sorted(tmp_path.rglob("*")) == before
+    assert result.returncode == 0 and f"{tmp_path}/detectron2/__init__.py is already installed" in result.stdout
+    assert not list(tmp_path.glob("*.dist-info"))
 
 
 def test_real_wheel_holds_all_of_detectron2(unpacked):
-    for name in (
-        "detectron2/model_zoo/configs/COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml",
-        *(f"detectron2/projects/{project}/__init__.py" for project in ("point_rend", "deeplab", "panoptic_deeplab")),
-        "detectron2-0.6.dist-info/LICENSE",
-    ):
+    projects = (f"detectron2/projects/{name}/__init__.py" for name in ("point_rend", "deeplab", "panoptic_deeplab"))
+    for name in ("detectron2-0.6.dist-info/LICENSE", *projects):
         assert (unpacked / name).is_file(), name
-    assert {path.name for path in unpacked.iterdir()} == {"detectron2", "detectron2-0.6.dist-info"}
     for path in unpacked.rglob("*.py"):
         compile(path.read_text(encoding="utf-8"), str(path), "exec")
 
@@ -133,15 +123,12 @@ assert (T.ExtentTransform((0, 0, 4, 4), (4, 4)).apply_image(image) == image).all
 assert "not compiled" in collect_env_info()
 try:
     _C.nms_rotated(1, scale=2)
+    raise AssertionError
 except ImportError as error:
     assert "nms_rotated is a compiled operator" in str(error)
-else:
-    raise AssertionError
 import detectron2.engine, detectron2.evaluation, detectron2.export, detectron2.utils.visualizer
 """
-    script = unpacked.parent / "check.py"
-    script.write_text(code)
-    result = run(script, PYTHONPATH=str(unpacked), OMP_NUM_THREADS="1")
+    result = run("-c", code, PYTHONPATH=str(unpacked), OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     sizes = ((16, 24), (8, 12), (4, 6), (2, 3), (1, 2))
     assert eval(result.stdout) == {f"p{level}": (1, 256, *size) for level, size in enumerate(sizes, start=2)}

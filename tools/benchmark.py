@@ -12,9 +12,6 @@ import json
 import time
 from pathlib import Path
 
-import querypose  # noqa: F401  (first: it silences a warning of fvcore's)
-
-# isort: split
 from querypose.benchmark.models import PRECISIONS
 from querypose.benchmark.runs import plan, read_results, to_line, to_markdown
 from querypose.errors import UserError, exit_on_user_error
@@ -24,31 +21,23 @@ LIGHT = "configs/querypose_light_R50.yaml"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    shown = "(default %(default)s)"
-    parser.add_argument("--config-file", default=LIGHT, help=f"default {LIGHT}")
-    parser.add_argument("--what", choices=("inference", "training", "data", "all"), default="all", help=shown)
-    parser.add_argument("--baseline", "--peer", action="store_true", help="also Detectron2's Keypoint R-CNN R50-FPN")
-    parser.add_argument(
-        "--movenet", metavar="JSON", help="inference: also MoveNet MultiPose, from its movenet-multipose.json"
-    )
-    parser.add_argument("--preset", choices=("gpu",), help="the runs of the GPU table, instead of --what")
-    parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"), help=shown)
-    parser.add_argument("--batch", type=int, default=1, help=f"images at a time (training: in a step) {shown}")
-    parser.add_argument(
-        "--persons",
-        type=int,
-        nargs="+",
-        help="persons in an image; inference runs the keypoint heads for exactly that many, a run for each number. "
-        "Default: 3; inference of a config alone: as it says",
-    )
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help=shown)
-    parser.add_argument("--repetitions", type=int, default=5, help=shown)
-    parser.add_argument("--warm-up", type=int, default=1, help=shown)
-    parser.add_argument(
-        "--minutes", type=float, default=9.0, help=f"start no further measurement after that long {shown}"
-    )
-    parser.add_argument("--output", type=Path, default=Path("output/benchmark.json"), help=f"results, as JSON {shown}")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    add, shown = parser.add_argument, "(default %(default)s)"
+    persons = "in an image, a run for each number; inference runs the keypoint heads for exactly so many (default 3; "
+    persons += "inference of a config alone: as it says)"
+    add("--config-file", default=LIGHT, help=f"default {LIGHT}")
+    add("--what", choices=("inference", "training", "data", "all"), default="all", help=shown)
+    add("--baseline", "--peer", action="store_true", help="also Detectron2's Keypoint R-CNN R50-FPN")
+    add("--movenet", metavar="JSON", help="inference: also MoveNet MultiPose, from its movenet-multipose.json")
+    add("--preset", choices=("gpu",), help="the runs of the GPU table, instead of --what")
+    add("--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"), help=shown)
+    add("--batch", type=int, default=1, help=f"images at a time (training: in a step) {shown}")
+    add("--persons", type=int, nargs="+", help=persons)
+    add("--precision", choices=PRECISIONS, default="float32", help=shown)
+    add("--repetitions", type=int, default=5, help=shown)
+    add("--warm-up", type=int, default=1, help=shown)
+    add("--minutes", type=float, default=9.0, help=f"start no further measurement after that long {shown}")
+    add("--output", type=Path, default=Path("output/benchmark.json"), help=f"results, as JSON {shown}")
+    add("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args()
     if min(args.size) < 32 or min(args.batch, args.repetitions, *args.persons or [1]) < 1 or args.warm_up < 0:
         raise UserError("--size must be at least 32 32, --batch, --repetitions and --persons 1, --warm-up 0")

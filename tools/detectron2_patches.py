@@ -81,19 +81,13 @@ def __getattr__(name):
 def patched_files(files: dict[str, bytes]) -> dict[str, bytes]:
     """The files of the wheel, by path, patched and with `detectron2/_C.py`; a `ValueError` for another version's."""
     files = {**files, "detectron2/_C.py": STAND_IN.encode()}
-    for patch in PATCHES:
-        apply_patch(files, patch)
+    for file, pattern, replacement, count in PATCHES:
+        total = 0
+        for name in [f"detectron2/{file}"] if file else [name for name in files if name.endswith(".py")]:
+            text, found = re.subn(pattern, replacement, files[name].decode(), flags=re.MULTILINE)
+            files[name] = text.encode()
+            total += found
+        if total != count:
+            where = file or "all files"
+            raise ValueError(f"this is not Detectron2 v0.6: {total} matches of {pattern} instead of {count} in {where}")
     return files
-
-
-def apply_patch(files: dict[str, bytes], patch: Patch) -> None:
-    total = 0
-    for name in [f"detectron2/{patch.file}"] if patch.file else [name for name in files if name.endswith(".py")]:
-        text, found = re.subn(patch.pattern, patch.replacement, files[name].decode(), flags=re.MULTILINE)
-        files[name] = text.encode()
-        total += found
-    if total != patch.count:
-        raise ValueError(
-            f"this is not Detectron2 v0.6: {total} matches of {patch.pattern} instead of {patch.count} in "
-            f"{patch.file or 'all files'}"
-        )

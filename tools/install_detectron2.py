@@ -41,15 +41,15 @@ PACKAGES = {
     "projects/PointRend/point_rend": "detectron2/projects/point_rend",
     "projects/DeepLab/deeplab": "detectron2/projects/deeplab",
     "projects/Panoptic-DeepLab/panoptic_deeplab": "detectron2/projects/panoptic_deeplab",
+    "LICENSE": f"{DIST_INFO}/LICENSE",
 }
 
 # What Detectron2 imports; its own list has more, for the retired Caffe2 export, and excludes the current iopath.
 # hydra-core 1.3 and omegaconf 2.4 do not go together.
-REQUIREMENTS = (
-    *("Pillow>=7.1", "cloudpickle", "fvcore>=0.1.5,<0.1.6", "hydra-core>=1.1", "iopath>=0.1.7,<0.2", "matplotlib"),
-    *("numpy", "omegaconf>=2.1,<2.4", "pycocotools>=2.0.2", "tabulate", "tensorboard", "termcolor>=1.1"),
-    *("tqdm>4.29.0", "yacs>=0.1.8"),
-)
+REQUIREMENTS = """
+Pillow>=7.1 cloudpickle fvcore>=0.1.5,<0.1.6 hydra-core>=1.1 iopath>=0.1.7,<0.2 matplotlib numpy omegaconf>=2.1,<2.4
+pycocotools>=2.0.2 tabulate tensorboard termcolor>=1.1 tqdm>4.29.0 yacs>=0.1.8
+""".split()
 METADATA = """\
 Metadata-Version: 2.1
 Name: detectron2
@@ -64,22 +64,15 @@ Requires-Python: >=3.9
 # pip asks a source distribution for its metadata by running its setup.py. A build backend under setuptools' name
 # answers instead: nothing downloaded is run, and neither torch nor setuptools is needed.
 BACKEND = """\
-import os
-
+from pathlib import Path
 
 class __legacy__:
-    @staticmethod
-    def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
-        name = "pb1_detectron2-0.6.dist-info"
-        os.makedirs(os.path.join(metadata_directory, name))
-        with open(os.path.join(metadata_directory, name, "METADATA"), "w") as f:
-            f.write("Metadata-Version: 2.1\\nName: pb1-detectron2\\nVersion: 0.6\\n")
-        return name
+    def prepare_metadata_for_build_wheel(folder, config_settings=None):
+        file = Path(folder, "pb1_detectron2-0.6.dist-info", "METADATA")
+        file.parent.mkdir()
+        file.write_text("Metadata-Version: 2.1\\nName: pb1-detectron2\\nVersion: 0.6\\n")
+        return file.parent.name
 """
-
-
-class InstallError(Exception):
-    """What the user can act on, in one sentence."""
 
 
 def download_sdist(folder: Path) -> Path:
@@ -93,15 +86,13 @@ def download_sdist(folder: Path) -> Path:
     result = run(*command, PYTHONPATH=str(backend.parent))
     path = folder / SDIST_NAME
     if not path.is_file():
-        raise InstallError(
+        raise ConnectionError(
             f"pip could not download {SDIST_REQUIREMENT} ({last_line(result.stderr)}): check the network and pip's "
             f"settings, or name a folder that holds {SDIST_NAME} in PIP_FIND_LINKS"
         )
     if hashlib.sha256(path.read_bytes()).hexdigest() != SDIST_SHA256:
-        raise InstallError(
-            f"{path.name} has another SHA-256 than {SDIST_SHA256}, so nothing was installed: empty pip's cache ('pip "
-            "cache purge') or use another package index"
-        )
+        advice = "so nothing was installed: empty pip's cache ('pip cache purge') or use another package index"
+        raise ValueError(f"{SDIST_NAME} has another SHA-256 than {SDIST_SHA256}, {advice}")
     return path
 
 
@@ -116,13 +107,13 @@ def last_line(output: str) -> str:
 
 
 def read_sdist(path: Path) -> dict[str, bytes]:
-    """Return {path inside the wheel: content} of the files of `PACKAGES`, and the license."""
+    """Return {path inside the wheel: content} of the files of `PACKAGES`."""
     files = {}
     with tarfile.open(path) as archive:
-        for member in archive.getmembers():
+        for member in filter(tarfile.TarInfo.isfile, archive):
             path = PurePosixPath(member.name.removeprefix(f"{SDIST_ROOT}/"))
-            for source, destination in {**PACKAGES, "LICENSE": f"{DIST_INFO}/LICENSE"}.items():
-                if member.isfile() and path.is_relative_to(source):
+            for source, destination in PACKAGES.items():
+                if path.is_relative_to(source):
                     name = PurePosixPath(destination, path.relative_to(source))
                     files[str(name)] = archive.extractfile(member).read()
     return files
@@ -155,21 +146,21 @@ def build_wheel(folder: Path) -> Path:
         return write_wheel(patched_files(read_sdist(download_sdist(Path(temporary)))), folder)
 
 
-def install(wheel: Path) -> None:
+def install() -> None:
     """Install the wheel and its dependencies with pip and check that it imports."""
-    result = run(*PIP, "install", str(wheel))
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(*PIP, "install", str(build_wheel(Path(folder))))
     if result.returncode != 0:
-        raise InstallError(f"pip could not install {WHEEL_NAME} with its dependencies: {last_line(result.stderr)}")
+        raise OSError(f"pip could not install {WHEEL_NAME} with its dependencies: {last_line(result.stderr)}")
     # -P: a folder named detectron2 where the user happens to stand is not what was installed
     result = run("-P", "-c", "import detectron2.model_zoo, detectron2.modeling, detectron2.data")
     if result.returncode != 0:
-        raise InstallError(f"Detectron2 was installed but does not import: {last_line(result.stderr)}")
+        raise OSError(f"Detectron2 was installed but does not import: {last_line(result.stderr)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    text = "only write the wheel into this folder, for a machine without a package registry"
-    parser.add_argument("--wheel-dir", metavar="DIR", type=Path, help=text)
+    parser.add_argument("--wheel-dir", metavar="DIR", type=Path, help="only write the wheel into this folder")
     options = parser.parse_args()
     if options.wheel_dir:
         print(f"wrote {build_wheel(options.wheel_dir)}")
@@ -179,15 +170,14 @@ def main() -> None:
         print(f"Detectron2 at {existing.origin} is already installed and stays as it is")
         return
     if not (importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision")):
-        raise InstallError("Detectron2 needs PyTorch: run 'pip install torch torchvision' first")
-    with tempfile.TemporaryDirectory() as temporary:
-        install(build_wheel(Path(temporary)))
+        raise ValueError("Detectron2 needs PyTorch: run 'pip install torch torchvision' first")
+    install()
     print("installed Detectron2 0.6")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (InstallError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

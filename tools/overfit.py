@@ -28,7 +28,6 @@ from querypose.visualization.contact_sheet import prediction_sheet
 CONFIG = Path(__file__).resolve().parents[1] / "configs/overfit.yaml"
 MIN_AREA = 48**2  # pixels; smaller persons cover only a few locations of the feature map
 MIN_KEYPOINTS = 5
-MIN_PERSONS, MAX_PERSONS = 2, 6
 
 
 def main() -> None:
@@ -68,16 +67,18 @@ def write_subset(dataset: str, num_images: int, path: Path) -> Path:
     """Write the annotations of the first suitable photographs, with all their persons; returns the path."""
     file = read_annotations(annotation_file(dataset))
     min_keypoints = min(MIN_KEYPOINTS, len(file.category["keypoints"]) if file.category else 0)
-    persons: dict[int | str, list] = {image["id"]: [] for image in file.images}
+    persons = {image["id"]: [] for image in file.images}
     for person in file.persons:
-        labeled, large = person["num_keypoints"] >= min_keypoints, person["area"] >= MIN_AREA
-        persons[person["image_id"]].append((person, labeled and large and not person["iscrowd"]))
-    suitable = [here for here in persons.values() if MIN_PERSONS <= len(here) <= MAX_PERSONS]
-    chosen = [[person for person, _ in here] for here in suitable if all(suits for _, suits in here)][:num_images]
+        persons[person["image_id"]].append(person)
+
+    def suits(person):
+        return person["num_keypoints"] >= min_keypoints and person["area"] >= MIN_AREA and not person["iscrowd"]
+
+    chosen = [here for here in persons.values() if 2 <= len(here) <= 6 and all(map(suits, here))][:num_images]
     if len(chosen) < num_images:
         raise UserError(
-            f"{dataset} has {len(chosen)} suitable photographs, of {MIN_PERSONS} to {MAX_PERSONS} persons, each with "
-            f"{min_keypoints} labeled keypoints and {MIN_AREA} square pixels; set --num-images or use others"
+            f"{dataset} has {len(chosen)} suitable photographs, of 2 to 6 persons, each with {min_keypoints} labeled "
+            f"keypoints and {MIN_AREA} square pixels; set --num-images or use others"
         )
     annotations = [person for here in chosen for person in here]
     ids = {person["image_id"] for person in annotations}

@@ -35,11 +35,9 @@ def main(arguments=None):
     args = parser.parse_intermixed_args(arguments)
 
     tables = {table.name: table for table in load_tables(args.protocol)}
-    names = args.tables or tables
-    for name in names:
-        if name not in tables:
-            raise UserError(f"there is no table '{name}'; valid are {', '.join(tables)}")
-    tables = [table for name, table in tables.items() if name in names]
+    if unknown := [name for name in args.tables or () if name not in tables]:
+        raise UserError(f"there is no table '{unknown[0]}'; valid are {', '.join(tables)}")
+    tables = [table for name, table in tables.items() if name in (args.tables or tables)]
     if args.num_gpus < 1:
         raise UserError(f"--num-gpus {args.num_gpus} must be at least 1")
     if len(args.opts) % 2:

@@ -67,7 +67,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
     ordered = sorted(seconds)
     return {
         "median_ms": 1000 * statistics.median(ordered),
-        "p90_ms": 1000 * ordered[min(len(ordered) - 1, round(0.9 * (len(ordered) - 1)))],
+        "p90_ms": 1000 * ordered[round(0.9 * (len(ordered) - 1))],
         "repetitions": len(ordered),
     }
 
@@ -94,7 +94,7 @@ def peak_gflops(device: str, dtype: torch.dtype = torch.float32, size: int = 102
     """
     matrix = torch.randn(size, size, device=device, dtype=dtype)
     channels = size // 4
-    side = max(4, round((16 * size / 9) ** 0.5))
+    side = round((16 * size / 9) ** 0.5)
     maps = torch.randn(1, channels, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     with torch.no_grad():

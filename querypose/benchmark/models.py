@@ -1,57 +1,53 @@
 """Latency and step time of a QueryPose or of a baseline, in all and by part."""
 
+import contextlib
+import functools
 import resource
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import detectron2
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.structures import Boxes, Instances, Keypoints
 from detectron2.utils.events import EventStorage
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from querypose.benchmark.clock import PartClock, peak_allocated_mb, peak_gflops, repeat, summary
 from querypose.benchmark.movenet import MoveNetMultiPose
-from querypose.benchmark.persons import counted_rows, fix_persons
 from querypose.engine.cpu_memory import keep_freed_memory
 from querypose.engine.optimizer import build_optimizer, clip_gradients
+from querypose.errors import UserError
 from querypose.modeling import QueryPose
 from querypose.precision import rounding_weights
 
-BASELINE = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def baseline_config(device: str) -> CfgNode:
     """Detectron2's Keypoint R-CNN R50-FPN, without weights."""
-    cfg = get_cfg()
-    # detectron2.model_zoo itself needs pkg_resources, which current setuptools lacks
-    cfg.merge_from_file(str(Path(detectron2.__file__).parent / "model_zoo" / "configs" / BASELINE))
-    cfg.MODEL.WEIGHTS = ""
+    from detectron2 import model_zoo  # upstream's needs pkg_resources, which setuptools 81 lacks
+
+    cfg = model_zoo.get_config("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml")
     cfg.MODEL.DEVICE = device
     return cfg
 
 
 def random_batch(batch: int, height: int, width: int, persons: int, num_keypoints: int = 17) -> list[dict[str, Any]]:
     """Training inputs of noise, `persons` in each image, with all keypoints labeled; the same at every call."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = []
+    torch.manual_seed(0)
+    inputs: list[dict[str, Any]] = []
+    size = torch.tensor([width, height])
     for _ in range(batch):
-        low = torch.rand(persons, 2, generator=generator) * 0.4
-        high = low + 0.3 + 0.3 * torch.rand(persons, 2, generator=generator)
-        boxes = torch.cat([low, high], dim=1) * torch.tensor([width, height, width, height])
-        place = torch.rand(persons, num_keypoints, 2, generator=generator)
-        points = boxes[:, None, :2] + place * (boxes[:, 2:] - boxes[:, :2])[:, None]
-        instances = Instances((height, width))
-        instances.gt_boxes = Boxes(boxes)
-        instances.gt_classes = torch.zeros(persons, dtype=torch.long)
+        low = 0.4 * torch.rand(persons, 2)
+        high = low + 0.3 + 0.3 * torch.rand(persons, 2)
+        points = (low[:, None] + torch.rand(persons, num_keypoints, 2) * (high - low)[:, None]) * size
+        instances = Instances((height, width), gt_classes=torch.zeros(persons, dtype=torch.long))
+        instances.gt_boxes = Boxes(torch.cat([low * size, high * size], dim=1))
         instances.gt_keypoints = Keypoints(torch.cat([points, torch.full_like(points[..., :1], 2.0)], dim=2))
-        image = (255 * torch.rand(3, height, width, generator=generator)).to(torch.uint8)
+        image = torch.randint(256, (3, height, width), dtype=torch.uint8)
         inputs.append({"image": image, "height": height, "width": width, "instances": instances})
     return inputs
 
@@ -72,15 +68,62 @@ def parts_of(model: nn.Module) -> dict[str, list[tuple[Any, str]]]:
             "keypoint head": [(model.roi_heads, "_forward_keypoint")],
         }
     decoder = model.decoder
+    keypoint_stages = [(stage, "forward") for stage in decoder.keypoint_stages]
     return {
         "backbone": [(model.backbone, "forward")],
         "box stages": [(stage, name) for stage in decoder.box_stages for name in ("pool", "forward")],
-        "keypoint stages": [
-            (decoder, "pool_keypoint_regions"),
-            *((stage, "forward") for stage in decoder.keypoint_stages),
-        ],
+        "keypoint stages": [(decoder, "pool_keypoint_regions"), *keypoint_stages],
         "matching": [(model.criterion.matcher, "assign")],
     }
+
+
+def fix_persons(model: nn.Module, inputs: list[dict[str, Any]], persons: int) -> None:
+    """Make inference run the keypoint heads for exactly `persons` boxes of each image; all else runs as usual.
+
+    QueryPose: for the queries with the highest class scores; UserError if it has fewer. MoveNet: for the highest
+    peaks. Keypoint R-CNN: for the `gt_boxes` of the inputs, after the box head and instead of its detections.
+    """
+    if isinstance(model, MoveNetMultiPose):
+        model.persons = persons
+        return
+    if isinstance(model, QueryPose):
+        queries = model.decoder.instance_queries.num_embeddings
+        if persons > queries:
+            raise UserError(f"--persons {persons} is more than the model's {queries} queries")
+        model.topk_poses, model.pose_score_floor = persons, 0.0
+        return
+    roi_heads: Any = model.roi_heads
+    run_keypoint_head = roi_heads.forward_with_given_boxes
+    targets = [image["instances"].to(model.device) for image in inputs]
+
+    def on_given_boxes(features: dict[str, Tensor], _detections: list[Instances]) -> list[Instances]:
+        given = [Instances(one.image_size, pred_boxes=one.gt_boxes, pred_classes=one.gt_classes) for one in targets]
+        return run_keypoint_head(features, given)
+
+    roi_heads.forward_with_given_boxes = on_given_boxes
+
+
+@contextlib.contextmanager
+def counted_rows(model: nn.Module) -> Iterator[dict[str, set[int]]]:
+    """How many boxes, of all images together, the "box" and "keypoint" heads are called with inside the block."""
+    rows: dict[str, set[int]] = {"box": set(), "keypoint": set()}
+    if isinstance(model, QueryPose):
+        heads: Any = (model.decoder.box_stages, model.decoder.keypoint_stages)
+    elif isinstance(model, MoveNetMultiPose):
+        heads = ([], [model.decoder])
+    else:
+        roi_heads: Any = model.roi_heads
+        heads = ([roi_heads.box_head], [roi_heads.keypoint_head])
+
+    def count(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        # RoI features (rows, C, H, W), or MoveNet's peaks (images, persons)
+        rows[name].add(args[0].shape[0] if args[0].ndim == 4 else args[0].numel())
+
+    with contextlib.ExitStack() as stack:
+        for name, modules in zip(rows, heads, strict=True):
+            for module in modules:
+                stack.enter_context(module.register_forward_pre_hook(functools.partial(count, name)))
+        yield rows
 
 
 def precision(name: str, device: str) -> torch.autocast:
@@ -90,7 +133,11 @@ def precision(name: str, device: str) -> torch.autocast:
 
 
 class Benchmark:
-    """A model with random weights, measured on random images of one size."""
+    """A model with random weights, measured on random images of one size in pixels.
+
+    persons: in each image; inference runs the keypoint heads for exactly that many. None: three, and inference as the
+    model does it by itself. warm_up: calls before those that count. model: another one than the config's.
+    """
 
     def __init__(
         self,
@@ -105,22 +152,12 @@ class Benchmark:
         warm_up: int = 1,
         model: nn.Module | None = None,
     ):
-        """
-        Args:
-            cfg: of the model and, for training, the optimizer.
-            batch, height, width: images and their size in pixels.
-            persons: in each of them; inference runs the keypoint heads for exactly that many. None: three, and
-                inference as the model does it by itself.
-            repetitions, warm_up: calls that count, and calls before them that do not.
-            model: another one than the config's.
-        """
         torch.manual_seed(0)
         self.cfg, self.device, self.precision_name = cfg, cfg.MODEL.DEVICE, precision_name
         self.model = build_model(cfg) if model is None else model
         if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
             # else random features are so large that all proposals are the whole image, and NMS leaves 3 of 1,000
-            backbone: Any = self.model.backbone
-            for module in backbone.modules():
+            for module in self.model.modules():
                 if isinstance(module, BottleneckBlock):
                     nn.init.zeros_(module.conv3.norm.weight)
         self.inputs = random_batch(batch, height, width, persons or 3, getattr(self.model, "num_keypoints", 17))
@@ -183,7 +220,7 @@ class Benchmark:
         if optimizer is not None:
             optimizer.zero_grad()  # a step begins without gradients
         states = optimizer.state.values() if optimizer else ()
-        moments = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
         held = [*self.model.parameters(), *self.model.buffers(), *moments]
         memory = peak_allocated_mb(lambda: function(idle), self.device, held)
         # with gradients: the counter does not know attention's fast path for inference

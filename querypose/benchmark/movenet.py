@@ -20,8 +20,7 @@ _CONFIDENT = 0.127  # keypoints above it count for a person's score
 class MoveNetMultiPose(nn.Module):
     """The network and its decoder, with Detectron2's inputs and outputs.
 
-    path: `movenet-multipose.json`, with the .bin beside it. persons: how many peaks of the center map are decoded in
-    each image (the published graph: 6).
+    path: `movenet-multipose.json`, with the .bin beside it. persons: peaks to decode in each image (published: 6).
     """
 
     def __init__(self, path: str, device: str = "cpu", persons: int = 6):
@@ -61,13 +60,10 @@ class MoveNetDecoder(nn.Module):
     """Boxes and keypoints of peaks: each keypoint is the heatmap's maximum near its regressed position in the box."""
 
     def forward(self, locations: Tensor, scores: Tensor, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """
-        Args:
-            locations, scores: (B, P), of `find_peaks`.
-            maps: `HEADS` of the backbone and "keypoint_offset" (B, 2K, H, W): y and x from the location's corner.
+        """Boxes (B, P, 4), corners; scores (B, P); keypoints (B, P, K, 3): x, y and confidence; in pixels.
 
-        Returns:
-            boxes (B, P, 4), corners; scores (B, P); keypoints (B, P, K, 3): x, y and confidence; in pixels.
+        locations, scores: (B, P), of `find_peaks`. maps: `HEADS` of the backbone and "keypoint_offset" (B, 2K, H, W): y
+        and x from the location's corner.
         """
         height, width = maps["center"].shape[-2:]
         center = torch.stack([locations // width, locations % width], dim=-1)  # (B, P, 2), y and x

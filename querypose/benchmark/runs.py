@@ -1,7 +1,6 @@
 """The measurements that tools/benchmark.py's flags ask for, and the file and table of their results."""
 
 import argparse
-import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from tabulate import tabulate
 from querypose.benchmark.models import PRECISIONS, Benchmark, baseline_config
 from querypose.benchmark.movenet import MoveNetMultiPose
 from querypose.benchmark.reading import images_per_second
+from querypose.data.coco_format import read_json
 from querypose.errors import UserError
 from querypose.setup_config import setup_config
 
@@ -44,65 +44,55 @@ def plan(args: argparse.Namespace) -> dict[str, Run]:
     def config(*opts: str) -> CfgNode:
         return setup_config(args.config_file, ["MODEL.WEIGHTS", "", *args.opts, *opts])
 
-    def add(name: str, cfg: Callable[[], CfgNode], kind: str, batch: int, precision: str, persons: int | None) -> None:
-        name = f"{kind}, {name}, {batch}x{height}x{width}, {precision}" + (f", persons {persons}" if persons else "")
-
+    def add(model: str, kind: str, batch: int, precision: str, persons: int | None, *opts: str) -> None:
         def run() -> dict[str, Any]:
-            made = cfg()
-            model = MoveNetMultiPose(args.movenet, made.MODEL.DEVICE) if MOVENET_NAME in name else None
+            cfg = config(*opts)
+            device = cfg.MODEL.DEVICE
             benchmark = Benchmark(
-                made, batch=batch, height=height, width=width, precision_name=precision, persons=persons,
-                repetitions=args.repetitions, warm_up=args.warm_up, model=model,
+                baseline_config(device) if model == BASELINE_NAME else cfg,
+                batch=batch, height=height, width=width, precision_name=precision, persons=persons,
+                repetitions=args.repetitions, warm_up=args.warm_up,
+                model=MoveNetMultiPose(args.movenet, device) if model == MOVENET_NAME else None,
             )  # fmt: skip
             return benchmark.inference() if kind == "inference" else benchmark.training()
 
-        runs[name] = run
-
-    def baseline() -> CfgNode:
-        return baseline_config(config().MODEL.DEVICE)
-
-    def light(kind: str, batch: int, precision: str, persons: int | None, *opts: str) -> None:
-        add(" ".join(["light", *opts]), lambda: config(*opts), kind, batch, precision, persons)
+        name = f"{kind}, {' '.join([model, *opts])}, {batch}x{height}x{width}, {precision}"
+        runs[name + (f", persons {persons}" if persons else "")] = run
 
     if args.preset == "gpu":
-        light("inference", 1, "float32", None, "MODEL.QUERYPOSE.TEST.TOPK_POSES", "0")
+        add("light", "inference", 1, "float32", None, "MODEL.QUERYPOSE.TEST.TOPK_POSES", "0")
         for precision in PRECISIONS:
-            light("inference", 1, precision, 30)
-            add(BASELINE_NAME, baseline, "inference", 1, precision, 30)
+            add("light", "inference", 1, precision, 30)
+            add(BASELINE_NAME, "inference", 1, precision, 30)
         for mode in ("default", "reduce-overhead"):
-            light("inference", 1, "bfloat16", 30, "MODEL.COMPILE", mode)
+            add("light", "inference", 1, "bfloat16", 30, "MODEL.COMPILE", mode)
         queries = "MODEL.QUERYPOSE.TRAIN_QUERIES"
         for batch in (2, 16):
             for precision in ("float32", "bfloat16"):
-                light("training", batch, precision, None, queries, "matched")
-                add(BASELINE_NAME, baseline, "training", batch, precision, None)
-        light("training", 2, "float32", None, queries, "all")
+                add("light", "training", batch, precision, None, queries, "matched")
+                add(BASELINE_NAME, "training", batch, precision, None)
+        add("light", "training", 2, "float32", None, queries, "all")
         return runs
     name = " ".join([Path(args.config_file).stem, *args.opts])
     for kind in ("inference", "training", "data") if args.what == "all" else (args.what,):
         if kind == "data":
             runs[f"data {name}"] = lambda: {"rows": images_per_second(config())}
             continue
+        models = [name] + [BASELINE_NAME] * args.baseline + [MOVENET_NAME] * bool(args.movenet and kind == "inference")
         for persons in args.persons or [3 if args.baseline or args.movenet else None]:
-            add(name, config, kind, args.batch, args.precision, persons)
-            if args.baseline:
-                add(BASELINE_NAME, baseline, kind, args.batch, args.precision, persons)
-            if args.movenet and kind == "inference":
-                add(MOVENET_NAME, config, kind, args.batch, args.precision, persons)
+            for model in models:
+                add(model, kind, args.batch, args.precision, persons)
     return runs
 
 
 def read_results(path: Path) -> dict[str, Any]:
     """What an earlier call wrote: the machine, and results by run. A UserError for another machine's."""
+    processor, threads = platform.processor() or platform.machine(), torch.get_num_threads()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}
-    machine["torch"] = torch.__version__
+    machine = {"processor": processor, "threads": threads, "gpu": gpu, "torch": torch.__version__}
     if not path.exists():
         return {"machine": machine, "runs": {}}
-    try:
-        results = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not a JSON file; give another --output") from error
+    results = read_json(path, "results")
     if not isinstance(results, dict) or "runs" not in results or results.get("machine") != machine:
         raise UserError(f"{path} holds results of another machine or version; give another --output")
     return results

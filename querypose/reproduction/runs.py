@@ -1,7 +1,6 @@
 """The rows of the paper's tables, their finished runs in an output folder, and the commands for rows without one."""
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,21 +26,16 @@ _IGNORED = (
     "MODEL.QUERYPOSE.SKELETON", "MODEL.QUERYPOSE.PART_DIVISION", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD",
     "TEST.EVALUATOR_BACKEND", "MODEL.WEIGHTS",
 )  # fmt: skip
-_IGNORED_IN_EVALUATION = (
-    "SOLVER", "DATASETS.TRAIN", "INPUT.CROP", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN",
-)  # fmt: skip
+_IGNORED_IN_EVALUATION = ("SOLVER", "DATASETS.TRAIN", "INPUT.CROP", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN")
 # columns whose metric has another task or name in the results
-_METRIC = {
-    "APM": ("keypoints", "APm"), "APL": ("keypoints", "APl"), "AP box": ("bbox", "AP"), "AP kps": ("keypoints", "AP"),
-}  # fmt: skip
+_METRIC = {"APM": "keypoints APm", "APL": "keypoints APl", "AP box": "bbox AP", "AP kps": "keypoints AP"}
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A row of a table, with what the paper reports by column.
+    """A row of a table: what the paper reports by column, and the config, relative to the repository, of our run.
 
-    config: of the run that fills it, relative to the repository; None for other methods. train: where the config only
-    evaluates, that of the training run that makes its weights.
+    config: None for the methods of others. train: where the config only evaluates, that of the run that trains for it.
     """
 
     labels: list[str]
@@ -52,8 +46,6 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """columns: those of the paper; `our_columns`: the metrics of our runs."""
-
     name: str
     title: str
     labels: list[str]
@@ -62,7 +54,7 @@ class Table:
 
     @property
     def our_columns(self) -> list[str]:
-        """The paper's columns, then box AP and time where the paper's table leaves them out."""
+        """The metrics of our runs: the paper's columns, then box AP and time where it leaves them out."""
         return [*self.columns, *(column for column in ("AP box", "Time [ms]") if column not in self.columns)]
 
 
@@ -79,7 +71,6 @@ def load_tables(protocol: str = "paper") -> list[Table]:
 
 @cache
 def config_of(file: str) -> CfgNode:
-    """The config of a row, by its file relative to the repository."""
     return setup_config(str(REPOSITORY / file))
 
 
@@ -97,7 +88,7 @@ class Run:
             return self.results.get("ms_per_image")
         if column == "OKS":
             return _mean_oks(self.folder)
-        task, name = _METRIC.get(column, ("keypoints", column))
+        task, name = _METRIC.get(column, f"keypoints {column}").split()
         metrics = self.results["metrics"].get(task, {})
         # CrowdPose's APM is of medium images, COCO's APm of medium persons
         return metrics.get(column if task == "keypoints" and column in metrics else name)
@@ -127,10 +118,9 @@ def find_runs(row: Row, output: Path) -> list[Run]:
     if row.config is None:
         return []
     folder = run_folder(row.config, output)
-    with_seed = re.compile(re.escape(folder.name) + r"_seed\d+")
-    siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
-    folders = [folder, *sorted(path for path in siblings if with_seed.fullmatch(path.name))]
-    return [_read(row, path) for path in folders if (path / "results.json").is_file()]
+    seeds = sorted(folder.parent.glob(f"{folder.name}_seed*/results.json"))
+    files = [folder / "results.json", *(file for file in seeds if file.parent.name.rpartition("_seed")[2].isdecimal())]
+    return [_read(row, file.parent) for file in files if file.is_file()]
 
 
 def _read(row: Row, folder: Path) -> Run:
@@ -139,8 +129,7 @@ def _read(row: Row, folder: Path) -> Run:
         ran = yaml.safe_load((folder / "config.yaml").read_text())
         results["metrics"].items()
     except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{folder} has a results.json but is not a complete run ({reason}); move it away") from error
+        raise UserError(f"{folder} has a results.json but is not a complete run ({error!r}); move it away") from error
     differences = tuple(_differences(config_of(str(row.config)), ran, evaluation=row.train is not None))
     wrong = [text for text in differences if text.startswith("MODEL.")]
     if wrong:
@@ -150,7 +139,7 @@ def _read(row: Row, folder: Path) -> Run:
 
 def _differences(wanted: CfgNode, ran: dict[str, Any], evaluation: bool) -> Iterator[str]:
     """Sentences such as 'SOLVER.MAX_ITER 1000 instead of 140000'."""
-    skipped = _IGNORED + (_IGNORED_IN_EVALUATION if evaluation else ())
+    skipped = _IGNORED + _IGNORED_IN_EVALUATION * evaluation
     if wanted.MODEL.META_ARCHITECTURE != "QueryPose":
         skipped += ("MODEL.QUERYPOSE",)
     found = dict(leaves(CfgNode(ran)))
