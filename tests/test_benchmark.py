@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -155,3 +156,11 @@ def test_movenet_beside_ours(shared_folder, tmp_path):
     assert torch.allclose(offsets.permute(1, 2, 0), torch.from_numpy(recorded["offset"]), rtol=0, atol=1e-3)
     result = Benchmark(tiny_config("light"), persons=3, model=model, **SIZES).inference()
     assert result["keypoint_rows"] == [6] and result["parts_ms"].keys() == {"backbone", "heads", "decoder", "other"}
+
+
+def test_the_baseline_needs_no_pkg_resources(monkeypatch):
+    """As with setuptools from version 81 on, which detectron2.model_zoo cannot be imported with."""
+    monkeypatch.setitem(sys.modules, "pkg_resources", None)
+    monkeypatch.delitem(sys.modules, "detectron2.model_zoo", raising=False)
+    assert baseline_config("cpu").MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
+    assert "detectron2.model_zoo" not in sys.modules

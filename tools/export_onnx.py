@@ -7,7 +7,9 @@ Example:
 """
 
 import argparse
-import functools
+import statistics
+import timeit
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +18,6 @@ import torch
 
 from querypose import PosePredictor
 from querypose.atomic_io import check_output_file
-from querypose.benchmark.clock import repeat, summary
 from querypose.errors import exit_on_user_error
 from querypose.export import DEFAULT_OPSET, export_onnx
 from querypose.image_io import read_image_rgb
@@ -25,19 +26,23 @@ from querypose.onnx import OnnxPosePredictor
 RUNS = 7
 
 
-def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> None:
-    """Run the model in every installed runtime on an image (H, W, 3), on as many threads; a line on each."""
+def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> Iterator[str]:
+    """Run the model in every installed runtime on an image (H, W, 3), in turns on as many threads; a line on each."""
     threads = torch.get_num_threads()
     runs = {"PyTorch, float32": predictor}
     for runtime, precision in (("openvino", "float32"), ("openvino", "auto"), ("onnxruntime", "float32")):
         if find_spec(runtime):
             run = OnnxPosePredictor(file, runtime=runtime, precision=precision, num_threads=threads)
             runs[f"{run.runtime}, {precision}"] = run
-    expected, medians = predictor(image), {}
+    expected = predictor(image)
+    seconds = {name: [] for name in runs}
+    for _ in range(RUNS):
+        for name, run in runs.items():
+            seconds[name].append(timeit.timeit(lambda run=run: run(image), number=1))
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
     for name, run in runs.items():
-        found, times = run(image), summary(repeat(functools.partial(run, image), "cpu", RUNS, warm_up=0))
-        medians[name] = times["median_ms"]
-        line = f"{name}, {threads} threads: {medians[name]:.0f} ms, {len(found)} persons"
+        found = run(image)
+        line = f"{name}, {threads} threads: {1000 * medians[name]:.0f} ms, {len(found)} persons"
         if run is not predictor:
             line += f", {medians['PyTorch, float32'] / medians[name]:.1f} times as fast as PyTorch"
             if len(expected) and len(found):
@@ -45,7 +50,7 @@ def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> None:
                 distance = found.keypoints[..., :2] - expected.pred_keypoints[0, :, :2].numpy()
                 pixels = np.abs(distance).max(axis=(1, 2)).min()
                 line += f"; the best person's keypoints differ by at most {pixels:.1g} pixels"
-        print(line)
+        yield line
 
 
 def main(arguments=None):
@@ -64,7 +69,7 @@ def main(arguments=None):
     file = export_onnx(predictor.model, predictor.cfg, predictor.skeleton, args.output, opset=args.opset)
     print(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB)")
     if image is not None:
-        compare(predictor, file, image)
+        print("\n".join(compare(predictor, file, image)))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ import contextlib
 import functools
 import resource
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import detectron2
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.structures import Boxes, Instances, Keypoints
@@ -23,15 +25,16 @@ from querypose.errors import UserError
 from querypose.modeling import QueryPose
 from querypose.precision import rounding_weights
 
+BASELINE = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def baseline_config(device: str) -> CfgNode:
     """Detectron2's Keypoint R-CNN R50-FPN, without weights."""
-    from detectron2 import model_zoo  # upstream's needs pkg_resources, which setuptools 81 lacks
-
-    cfg = model_zoo.get_config("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml")
-    cfg.MODEL.DEVICE = device
+    cfg = get_cfg()
+    # upstream's detectron2.model_zoo needs pkg_resources, which setuptools 81 lacks
+    cfg.merge_from_file(str(Path(detectron2.__file__).parent / "model_zoo" / "configs" / BASELINE))
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device
     return cfg
 
 

@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
-from matplotlib.cbook import get_sample_data
 from PIL import Image
 
 from querypose.benchmark.clock import repeat, summary
@@ -18,7 +18,7 @@ def images_per_second(cfg: CfgNode, height: int = 480, width: int = 640, repetit
     """Rows of `what` and `images_per_s` for a JPEG file of that size: the training mapper in one process, then the
     loader with DATALOADER.NUM_WORKERS processes."""
     with tempfile.TemporaryDirectory() as folder:
-        record = example_record(folder, height, width, skeleton_of(cfg).num_keypoints)
+        record = random_record(folder, height, width, skeleton_of(cfg).num_keypoints)
         mapper = PoseDatasetMapper(cfg, is_train=True)
         seconds = repeat(lambda: mapper(record), "cpu", repetitions, warm_up=1)
         rows = [{"what": "training mapper", "images_per_s": 1000 / summary(seconds)["median_ms"]}]
@@ -34,11 +34,18 @@ def images_per_second(cfg: CfgNode, height: int = 480, width: int = 640, repetit
     return rows
 
 
-def example_record(folder: str, height: int, width: int, num_keypoints: int) -> dict[str, Any]:
-    """A Detectron2 dataset dict of a photograph in JPEG, with three persons whose keypoints are all labeled."""
+def random_record(folder: str, height: int, width: int, num_keypoints: int) -> dict[str, Any]:
+    """A Detectron2 dataset dict of a JPEG file of noise, with three persons whose keypoints are all labeled.
+
+    The noise has all scales, so that decoding takes about as long as that of a photograph.
+    """
+    generator = np.random.default_rng(0)
+    pixels = np.zeros((height, width, 3))
+    for share in (1, 2, 4, 8, 16, 32):
+        noise = generator.integers(0, 256, (height // share, width // share, 3), dtype=np.uint8)
+        pixels += share * np.array(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC), float)
     path = Path(folder) / "photograph.jpg"
-    photograph = Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False))
-    photograph.resize((width, height)).save(path, quality=90)
+    Image.fromarray((pixels / 63).astype(np.uint8)).save(path, quality=90)
     persons = []
     for left in (0.1 * width, 0.3 * width, 0.5 * width):
         keypoints = [left + 0.1 * width, 0.5 * height, 2] * num_keypoints

@@ -113,7 +113,7 @@ class SetCriterion(nn.Module):
         """The keypoint losses of `ground_truth_regions`, named `loss_keypoint_region`, .., divided by copies too."""
         # a query may have several regions: they take the place of the queries
         rows, stages = torch.arange(len(boxes), device=boxes.device), len(output.coordinates)
-        output, regions = replace(output, rows=rows), BoxOutput(boxes=[boxes[None]] * stages)
+        output, regions = replace(output, rows=rows), BoxOutput([], [boxes[None]] * stages, [])
         matches = [Match(rows, match.persons)] * stages
         return self.keypoint_losses(output, regions, matches, targets, num_persons * copies, "_region")
 
