@@ -1,6 +1,7 @@
 """Steps with NaN or infinity change nothing, are explained, and stop training or are skipped."""
 
 import copy
+import errno
 
 import pytest
 import torch
@@ -56,6 +57,18 @@ def test_stop_explains_and_leaves_the_state_before(people, tmp_path):
     assert largest_difference(saved["model"], model) == 0, "BatchNorm's statistics included"
     moments = saved["trainer"]["_trainer"]["optimizer"]["state"]
     assert largest_difference(moments, optimizer["state"]) == 0
+
+
+def test_a_full_disk_hides_no_diagnosis(people, tmp_path, monkeypatch):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer, _ = poisoned(people, tmp_path, "stop", 1)
+    for module in ("non_finite", "checkpointer"):
+        monkeypatch.setattr(f"querypose.engine.{module}.whole_file", full)
+    with pytest.raises(UserError, match="^iteration 1: the gradient .* the image 1 of .* which is not there") as caught:
+        trainer.train()
+    assert str(caught.value).count("No space left") == 2 and "lower SOLVER.BASE_LR" in str(caught.value)
 
 
 def test_skip_continues_without_the_step(people, tmp_path, messages):

@@ -58,7 +58,11 @@ class NonFiniteGuard(HookBase):
         advice = "lower SOLVER.BASE_LR, or skip such steps with SOLVER.NON_FINITE skip"
         if self.mode == "skip":
             advice = f"{MOST_IN_A_ROW} such steps in a row are too many: lower SOLVER.BASE_LR"
-        raise UserError(f"{message}; the weights before it are in {self.trainer.save_now()}; {advice}")
+        try:
+            saved = f"the weights before it are in {self.trainer.save_now()}"
+        except UserError as error:
+            saved = str(error)
+        raise UserError(f"{message}; {saved}; {advice}")
 
     def _explain(self) -> str:
         """Compute the batch again, write it where a process finds something in it, and say what was found."""
@@ -72,11 +76,15 @@ class NonFiniteGuard(HookBase):
             process = f"_process{comm.get_rank()}" if comm.get_world_size() > 1 else ""
             path = self.output_dir / f"non_finite_{iteration:07d}{process}.pth"
             content = {"iteration": iteration, "losses": losses, "first": where, "batch": list(map(_plain, batch))}
-            with writing(path, "free disk space"), whole_file(path) as file:
-                torch.save(content, file)
+            place = str(path)
+            try:
+                with writing(path, "free disk space"), whole_file(path) as file:
+                    torch.save(content, file)
+            except UserError as error:
+                place = f"{path}, which is not there ({error})"
             terms = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-            images = ", ".join(f"{one['file_name']} (image {one['image_id']})" for one in batch)
-            finding = f"{where} in {path} (losses: {terms}; images: {images})"
+            images = ", ".join(f"{one.get('file_name')} (image {one.get('image_id')})" for one in batch)
+            finding = f"{where} in {place} (losses: {terms}; images: {images})"
         found = " and ".join(text for text in comm.all_gather(finding) if text)
         first = found or "none when the batch is computed again"
         return f"iteration {iteration}: the gradient is not finite; the first tensor that is not: {first}"
