@@ -53,7 +53,7 @@ class Persons(Instances):
         Boxes become (x, y, width, height). Keypoints become 3K numbers x, y, confidence and lose the half pixel that
         Detectron2 adds to COCO's keypoints when it loads them. Sigmas become 2K numbers `keypoint_sigmas`.
         """
-        persons = self.from_instances(self, self._skeleton)
+        persons = self.to("cpu")
         persons.pred_keypoints = self.pred_keypoints.clone()  # Detectron2 subtracts the half pixel in place
         results: list[dict[str, Any]] = instances_to_coco_json(persons, image_id)
         for number, result in enumerate(results):
