@@ -39,7 +39,7 @@ class HRNetBackbone(Backbone):
         for conv in (*self.reduction_conv, *self.fpn_conv, *self.lateral_conv.values()):
             weight_init.c2_xavier_fill(conv)
         self._out_features = list(STRIDES)
-        self._out_feature_strides = STRIDES
+        self._out_feature_strides = dict(STRIDES)
         self._out_feature_channels = dict.fromkeys(STRIDES, out_channels)
 
     @classmethod
