@@ -29,7 +29,6 @@ class Parity:
     matches: list
     losses: dict[str, float]
     grad_norms: dict[str, float]
-    authors_state: dict[str, torch.Tensor]
 
     def inputs(self, training: bool) -> list[dict]:
         inputs = []
@@ -80,4 +79,4 @@ def load_parity(folder: Path, variant: str) -> Parity:
     state, _ = convert_authors_weights(authors_state, part_of_keypoint)
     model.load_state_dict(state, strict=True)
     matches, losses, grad_norms = (record[key] for key in ("matches", "losses", "grad_norms"))
-    return Parity(model, skeleton, part_of_keypoint, figures, matches, losses, grad_norms, authors_state)
+    return Parity(model, skeleton, part_of_keypoint, figures, matches, losses, grad_norms)

@@ -148,7 +148,7 @@ def test_movenet_s_decoder_by_hand():
     assert scores.item() == pytest.approx(expit(1) * confidence), "a keypoint below 0.127 does not count"
 
 
-def test_movenet_beside_ours(shared_folder, tmp_path):
+def test_movenet_beside_ours(shared_folder):
     recorded = np.load(shared_folder / "parity" / "movenet_multipose.npz")
     model = MoveNetMultiPose(str(shared_folder / "movenet" / "movenet-multipose.json"))
     image = torch.from_numpy(recorded["image"]).permute(2, 0, 1)

@@ -34,7 +34,7 @@ def offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
-def test_a_folder(predictor, folder, tmp_path):
+def test_a_folder(folder, tmp_path):
     assert {file.name for file in folder.iterdir()} == {"config.yaml", "model.safetensors", "README.md"}
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["DATASETS"]["TRAIN"] == [] and config["MODEL"]["WEIGHTS"] == ""

@@ -24,7 +24,7 @@ def backbone():
     return MoveNetBackbone(out_channels=16)
 
 
-def test_parity_with_tensorflow(shared_folder, backbone):
+def test_parity_with_tensorflow(shared_folder):
     conversion = convert_movenet_file(str(shared_folder / "movenet" / "movenet-multipose.json"))
     model = MoveNetBackbone(out_channels=16)
     state_dict = {name.removeprefix("backbone."): tensor for name, tensor in conversion.state_dict.items()}

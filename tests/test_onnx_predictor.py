@@ -83,7 +83,7 @@ def test_the_same_persons_as_with_pytorch(torch_predictor, predictor):
     assert np.abs(np.array(ours[0]["bbox"]) - theirs[0]["bbox"]).max() < 1e-3 * scale
 
 
-def test_thresholds_and_the_order_of_channels(file, predictor, monkeypatch):
+def test_thresholds_and_the_order_of_channels(predictor, monkeypatch):
     everyone = predictor(PICTURE)
     middle = float(everyone.scores[len(everyone) // 2])
     monkeypatch.setattr(predictor, "score_threshold", middle)

@@ -172,7 +172,7 @@ def test_the_threshold_saves_keypoint_stages_and_changes_no_person(images, files
                 assert rows[-1] == (probabilities >= threshold).sum()
 
 
-def test_a_predictor_from_files(files, images, tmp_path):
+def test_a_predictor_from_files(files, images):
     def add_config(cfg):
         cfg.MODEL.EXTRA = 3
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from querypose.data.dataset_check import DatasetReport
     from querypose.evaluation.reliability import Reliability
 
-BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK = PALETTE = (
+BLUE, RED, GREEN, PURPLE, ORANGE, *_ = PALETTE = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
 )  # fmt: skip
 """Okabe and Ito's palette without yellow, which is faint on paper."""
