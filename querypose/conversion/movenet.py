@@ -78,7 +78,7 @@ def read_tfjs(path: str) -> dict[str, Tensor]:
     except OSError as error:
         raise UserError(f"cannot read {error.filename} ({error.strerror}); the .bin files belong beside it") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a complete TensorFlow.js model ({error})") from error
+        raise UserError(f"{path} is no complete TensorFlow.js model ({error}); give movenet-multipose.json") from error
     return tensors
 
 
