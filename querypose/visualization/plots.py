@@ -37,7 +37,8 @@ def save_figure(figure: Figure, path: str | Path, **options: Any) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, **options)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be written: {error}; give a writable path that ends in .png") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be written: {reason}; give a writable path that ends in .png") from error
     return path
 
 
