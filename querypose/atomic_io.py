@@ -68,7 +68,7 @@ def make_output_folder(folder: str | os.PathLike[str], option: str = "--output")
 
 def check_output_file(path: str | Path, *, replaces: bool = False) -> None:
     """Raise a `UserError` unless `path` can be written; `replaces`: also where there is such a file."""
-    if os.path.isdir(path) or (os.path.lexists(path) and not replaces):
+    if os.path.isdir(path or ".") or (os.path.lexists(path) and not replaces):
         raise UserError(f"{path} exists already; remove it or name another file")
     folder = os.path.dirname(path) or "."
     if not (os.path.isdir(folder) and os.access(folder, os.W_OK)):

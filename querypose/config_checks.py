@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
 from querypose import modeling
 from querypose.config import add_querypose_config
@@ -69,6 +69,7 @@ def valid_values() -> dict[str, list[Any]]:
     valid = {key: list(values) for key, values in _VALID_VALUES.items()}
     valid |= {f"MODEL.QUERYPOSE.{key}": [name for name, _ in registry] for key, registry in registries.items()}
     valid["MODEL.QUERYPOSE.PART_DIVISION"].append(None)
+    valid["MODEL.META_ARCHITECTURE"] = [name for name, _ in META_ARCH_REGISTRY]
     valid["MODEL.BACKBONE.NAME"] = [name for name, _ in BACKBONE_REGISTRY]
     return valid
 
@@ -133,6 +134,9 @@ def _contradictions(cfg: CfgNode, values: dict[str, Any]) -> Iterator[str]:
         yield f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE 'absolute_range' the smaller size comes first"
     if crop.TYPE.startswith("relative") and max(crop.SIZE) > 1:
         yield f"INPUT.CROP.SIZE is {crop.SIZE}; with TYPE '{crop.TYPE}' both must be at most 1"
+    for key in ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.QUERYPOSE.SKELETON.KEYPOINT_NAMES"):
+        if not all(isinstance(name, str) for name in values[key]):
+            yield f"{key} is {values[key]}; give names"
     for key in ("INPUT.MIN_SIZE_TRAIN", "INPUT.CROP.RESIZE_BEFORE"):
         if not values[key]:
             yield f"{key} is empty; give one or more lengths in pixels"
@@ -164,6 +168,11 @@ def _contradictions_of_model(cfg: CfgNode) -> Iterator[str]:
         yield f"MODEL.QUERYPOSE.PART_DIM {config.PART_DIM} must be a multiple of 4 (the gates' reduction)"
     if channels != config.HIDDEN_DIM:
         yield f"MODEL.FPN.OUT_CHANNELS {channels} must equal MODEL.QUERYPOSE.HIDDEN_DIM {config.HIDDEN_DIM}"
+    if cfg.MODEL.FPN.NORM == "GN" and channels % 32:
+        yield f"MODEL.FPN.OUT_CHANNELS {channels} must be a multiple of 32 with MODEL.FPN.NORM 'GN'"
+    if cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone":
+        for name in sorted(set(cfg.MODEL.FPN.IN_FEATURES) - set(cfg.MODEL.RESNETS.OUT_FEATURES)):
+            yield f"MODEL.FPN.IN_FEATURES has {name}, which MODEL.RESNETS.OUT_FEATURES lacks"
     if cfg.MODEL.BACKBONE.NAME == "build_swin_fpn_backbone":
         check_swin(cfg.MODEL.SWIN)
     for option in sorted(_TIMM_FILES & cfg.MODEL.TIMM.OPTIONS.keys()):

@@ -18,7 +18,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from querypose.atomic_io import whole_file
+from querypose.atomic_io import whole_file, writing
 from querypose.errors import UserError, imported
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.meta_arch import QueryPose, poses
@@ -96,7 +96,7 @@ def export_onnx(
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata)})
     proto.producer_name = "QueryPose"
     onnx.checker.check_model(proto)
-    with whole_file(Path(file)) as opened:
+    with writing(file), whole_file(Path(file)) as opened:
         opened.write(proto.SerializeToString())
     return Path(file)
 

@@ -48,7 +48,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         except UserError:
             raise
         except Exception as error:  # network, zip, names, shapes: each its own; a user needs the file's name
-            raise UserError(f"cannot load the weights {path} ({type(error).__name__}: {_first_line(error)})") from error
+            reason = f"{type(error).__name__}: {_first_line(error)}"
+            raise UserError(f"cannot load the weights {path} ({reason}); give a checkpoint in MODEL.WEIGHTS") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_checkpoint(filename)

@@ -148,7 +148,7 @@ def test_bad_files(tmp_path, backbone):
     refused(tmp_path / "absent.json", "cannot read .*absent.json .No such file")
     for content in ("{", "[]", "{}", '{"weightsManifest": [{"paths": [1], "weights": [{"name": "a"}]}]}'):
         (tmp_path / "odd.json").write_text(content)
-        refused(tmp_path / "odd.json", "is not a complete TensorFlow.js model")
+        refused(tmp_path / "odd.json", "is no complete TensorFlow.js model")
     arrays = as_published(backbone)
     name, array = arrays.popitem()
     refused(write_tfjs(tmp_path, arrays), "is not MoveNet MultiPose: it lacks 1 of its 146 weights .*regress")

@@ -74,8 +74,9 @@ def test_tool_draws_runs_by_folder_and_file_in_different_colors(tmp_path, drawn)
     given = [str(first.parent), str(second), "--output", str(tmp_path / "curves.png")]
     main([*given, "--smoothing", "3"])
     main([*given, "--labels", "one", "two"])
+    main([str(first), str(first), *given[2:]])
     names = [[text.get_text() for text in figure.legends[0].texts] for figure in drawn]
-    assert names == [["first", "second"], ["one", "two"]]
+    assert names == [["first", "second"], ["one", "two"], [str(first)] * 2]
     total = next(axis for axis in drawn[0].axes if axis.get_title() == "total loss")
     assert total.get_yscale() == "linear", "a loss below 0 has no logarithm"
     assert len({line.get_color() for line in total.lines}) == 2
@@ -88,7 +89,8 @@ def test_unusable_files_are_rejected(tmp_path):
     for file, output, reason in (
         (good, "curves.docx", "curves.docx cannot be written: Format 'docx' is not supported"),
         (good, "good/metrics.json/curves.png", "cannot be written"),
-        (write(tmp_path / "time", [{"iteration": 1, "time": 2.0}]), "a.png", "no losses"),
+        (write(tmp_path / "time", [{"iteration": 1, "time": 2.0, "lr": None}]), "a.png", "no losses"),
+        (write(tmp_path / "text", [{"iteration": "1", "lr": 2.0}]), "a.png", "no training record"),
     ):
         with pytest.raises(UserError, match=reason):
             plot_training([file], tmp_path / output)

@@ -41,7 +41,7 @@ def change(official, split, edit):
 
 def prepare(official, *options):
     target = official / "prepared"
-    folders = ["--annotations", official / "json", "--images", official / "images", "--output", target]
+    folders = ["--annotations", official, "--images", official / "images", "--output", target]
     tool("prepare_crowdpose", *folders, *options)()
     return {path.stem.removeprefix("crowdpose_"): json.loads(path.read_text()) for path in target.glob("*/*.json")}
 
@@ -51,6 +51,8 @@ def contents(folder):
 
 
 def test_files_are_completed_and_the_input_stays(official, capsys):
+    for unused in ("trainval", "val_subset"):
+        (official / "json" / f"crowdpose_{unused}.json").write_text("{}")
     before = contents(official)
     files = prepare(official)
     assert before.items() <= contents(official).items() and sorted(files) == ["test", "train", "trainval", "val"]
@@ -83,6 +85,7 @@ def test_what_is_repaired_and_left_out_is_counted(official, capsys):
     assert [person["image_id"] for person in files["train"]["annotations"]] == [0]
     assert [person["num_keypoints"] for person in files["test"]["annotations"]] == [10]
     out = capsys.readouterr().out
+    assert "not written, because their files are missing: val, trainval" in out
     changed = "images whose width and height were swapped", "missing images left out", "persons left out: box without"
     kept = "images without crowdIndex", "labeled keypoints outside their image", "images without persons"
     assert all(f"    changed: 1 {what}" in out for what in changed)

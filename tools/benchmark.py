@@ -12,6 +12,7 @@ import json
 import time
 from pathlib import Path
 
+from querypose.atomic_io import writing
 from querypose.benchmark.models import PRECISIONS
 from querypose.benchmark.runs import plan, read_results, to_line, to_markdown
 from querypose.errors import UserError, exit_on_user_error
@@ -52,8 +53,9 @@ def main() -> None:
             print(f"{name}: left for another call with --output {args.output}")
             continue
         results["runs"][name] = run()
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(results, indent=1))
+        with writing(args.output):
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            args.output.write_text(json.dumps(results, indent=1))
         print(f"{name}: {to_line(results['runs'][name])}", flush=True)
     table = args.output.with_suffix(".md")
     table.write_text(to_markdown(results))

@@ -12,7 +12,7 @@ from pathlib import Path
 from detectron2.config import get_cfg
 
 from querypose import config
-from querypose.atomic_io import check_output_file
+from querypose.atomic_io import check_output_file, writing
 from querypose.config_checks import leaves, valid_values
 from querypose.errors import exit_on_user_error
 
@@ -48,7 +48,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the page to write; an older one is replaced")
     args = parser.parse_args()
     check_output_file(args.output, replaces=True)
-    args.output.write_text(config_reference_page(), encoding="utf-8")
+    with writing(args.output):
+        args.output.write_text(config_reference_page(), encoding="utf-8")
     print(f"wrote {args.output}")
 
 

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from querypose.analysis import count_operations
-from querypose.atomic_io import check_output_file
+from querypose.atomic_io import check_output_file, writing
 from querypose.data.coco_format import read_json
 from querypose.errors import UserError, exit_on_user_error
 from querypose.reproduction.runs import REPOSITORY
@@ -64,7 +64,8 @@ def main() -> None:
     check_output_file(args.output, replaces=True)
     if args.results and not args.results.is_dir():
         raise UserError(f"--results {args.results} is not a folder; give a folder of metrics, or omit the option")
-    args.output.write_text(model_zoo_page(args.results), encoding="utf-8")
+    with writing(args.output):
+        args.output.write_text(model_zoo_page(args.results), encoding="utf-8")
     print(f"wrote {args.output}")
 
 

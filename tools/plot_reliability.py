@@ -29,6 +29,8 @@ def main(arguments=None):
     add("--seed", type=int, default=0, help="of the division into halves (default 0)")
     add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_args(arguments)
+    if args.seed < 0:
+        parser.error("--seed must be at least 0")
 
     from detectron2.data import MetadataCatalog  # before querypose it would print a warning
 

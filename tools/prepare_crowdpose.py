@@ -14,6 +14,7 @@ from pathlib import Path
 
 from querypose.atomic_io import writing
 from querypose.data.coco_keypoints import dataset_root
+from querypose.data.crowdpose import CROWDPOSE_SPLITS
 from querypose.data.prepare.crowdpose import complete, find_official_files, join, write_prepared
 from querypose.errors import UserError, exit_on_user_error
 
@@ -53,6 +54,8 @@ def main():
             counted = sum(person["num_keypoints"] > 0 and not person["iscrowd"] for person in persons)
             summary = f"{len(content['images'])} images, {len(persons)} persons"
             print(f"{target}{note}: {summary}, of which {counted} count in the evaluation")
+    if absent := [split for split in CROWDPOSE_SPLITS if split not in contents]:
+        print(f"not written, because their files are missing: {', '.join(absent)}")
 
 
 if __name__ == "__main__":

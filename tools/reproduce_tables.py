@@ -16,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from querypose.atomic_io import make_output_folder
 from querypose.errors import UserError, exit_on_user_error
 from querypose.reproduction.report import to_csv, to_markdown, update_block
 from querypose.reproduction.runs import PROTOCOLS, REPOSITORY, find_runs, load_tables, missing_commands
@@ -52,7 +53,7 @@ def main(arguments=None):
         if not args.update.is_file():
             raise UserError(f"there is no document {args.update} to update")
         args.update.write_text(update_block(args.update.read_text(), markdown, str(args.update), args.protocol))
-    args.output.mkdir(parents=True, exist_ok=True)
+    make_output_folder(args.output)
     (args.output / "tables.md").write_text(markdown)
     (args.output / "tables.csv").write_text(to_csv(tables, runs))
     ours = [row for row in runs if row.config]

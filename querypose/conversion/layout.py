@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone, build_model
 from torch import Tensor, nn
 
-from querypose.atomic_io import check_output_file, whole_file
+from querypose.atomic_io import check_output_file, whole_file, writing
 from querypose.errors import UserError
 from querypose.safe_loading import find_weights, read_checkpoint
 from querypose.setup_config import setup_config
@@ -179,7 +179,7 @@ def _in_type(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
 def save_weights(state_dict: dict[str, Tensor], path: str, author: str) -> None:
     """Write weights atomically, never over another file; in PyTorch's format unless `path` ends in `.safetensors`."""
     check_output_file(path)
-    with whole_file(path) as file:
+    with writing(path, "name another file"), whole_file(path) as file:
         if path.endswith(".safetensors"):
             file.write(safetensors.torch.save({name: tensor.contiguous() for name, tensor in state_dict.items()}))
         else:

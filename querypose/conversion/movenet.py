@@ -76,9 +76,10 @@ def read_tfjs(path: str) -> dict[str, Tensor]:
                 if array.dtype.kind == "f":
                     tensors[entry["name"]] = torch.from_numpy(array.astype(np.float32))
     except OSError as error:
-        raise UserError(f"cannot read {error.filename} ({error.strerror}); the .bin files belong beside it") from error
+        advice = "give movenet-multipose.json, the .bin files beside it"
+        raise UserError(f"cannot read {error.filename} ({error.strerror}); {advice}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a complete TensorFlow.js model ({error})") from error
+        raise UserError(f"{path} is no complete TensorFlow.js model ({error}); give movenet-multipose.json") from error
     return tensors
 
 

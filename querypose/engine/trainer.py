@@ -190,6 +190,8 @@ class PoseTrainer(DefaultTrainer):
                 file.write(json.dumps(content).encode())
         except UserError as error:
             logger.error("%s (training continues without the best checkpoint)", error)
+        else:
+            logger.info("keypoints/AP %.3f is the best so far; saved model_best.pth", value)
 
     def _precise_bn(self) -> HookBase | None:
         """Detectron2's, where the config asks for it."""

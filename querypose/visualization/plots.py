@@ -14,6 +14,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from querypose.errors import UserError
 
@@ -36,7 +37,8 @@ def save_figure(figure: Figure, path: str | Path, **options: Any) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, **options)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be written: {error}; give a writable path that ends in .png") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be written: {reason}; give a writable path that ends in .png") from error
     return path
 
 
@@ -52,7 +54,8 @@ def plot_training(
     labels: the runs' names, else their folders'. smoothing: number of records in the running mean over the raw curve,
     else a fiftieth of a run.
     """
-    labels = labels or [Path(file).resolve().parent.name for file in metrics_files]
+    folders = [Path(file).resolve().parent.name for file in metrics_files]
+    labels = labels or (folders if len(set(folders)) == len(folders) else [str(file) for file in metrics_files])
     if len(labels) != len(metrics_files):
         raise UserError(f"{len(metrics_files)} metrics files need as many labels, not {len(labels)}.")
     runs = list(zip(itertools.cycle(_STYLES), labels, map(read_curves, metrics_files), strict=False))
@@ -66,11 +69,11 @@ def plot_training(
     figure = Figure(figsize=(4.6 * columns, 3.1 * rows + 0.3), dpi=120, layout="constrained")
     for place, name in enumerate(names, start=1):
         axis = figure.add_subplot(rows, columns, place)
-        curves = [({**style, "label": label}, *curves[name]) for style, label, curves in runs if name in curves]
+        curves = [(style, *curves[name]) for style, _, curves in runs if name in curves]
         _draw_panel(axis, name, curves, smoothing)
     if len(runs) > 1:
-        legend = figure.axes[0].get_legend_handles_labels()
-        figure.legend(*legend, loc="outside upper center", ncols=min(len(labels), 4), frameon=False)
+        handles = [Line2D([], [], **style, label=label) for style, label, _ in runs]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(labels), 4), frameon=False)
     return save_figure(figure, output)
 
 
@@ -85,13 +88,15 @@ def read_curves(file: str | Path) -> dict[str, np.ndarray]:
     for line in text.splitlines():
         with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
             record = json.loads(line)
-            records.setdefault(record["iteration"], {}).update(record)
+            if isinstance(iteration := record["iteration"], int):
+                records.setdefault(iteration, {}).update(record)
     if not records:
         raise UserError(f"{file} holds no training record; give a metrics.json that Detectron2 wrote.")
     points: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for iteration, record in sorted(records.items()):
         for name, value in record.items():
-            if name.startswith("loss_") or name in ("total_loss", "lr") or name.endswith("/AP"):
+            is_shown = name.startswith("loss_") or name in ("total_loss", "lr") or name.endswith("/AP")
+            if is_shown and isinstance(value, int | float):
                 points[re.sub(r"_\d+$", "", name)][iteration] += value
     curves = {name: np.array([*sums.items()], dtype=float).T for name, sums in points.items()}
     curves = {name: curve[:, np.isfinite(curve[1])] for name, curve in curves.items()}

@@ -27,16 +27,20 @@ _CATEGORY = {
 
 
 def find_official_files(sources: Sequence[str]) -> dict[str, Path]:
-    """Return the official files of files and folders, by split."""
+    """Return the official files of files and folders, or of these' `json` or `annotations`, by split."""
     found: dict[str, Path] = {}
     for source in map(Path, sources):
-        for file in sorted(source.glob("crowdpose_*.json")) if source.is_dir() else [source]:
+        folders = source, source / "json", source / "annotations"
+        usual = [folder / f"crowdpose_{split}.json" for folder in folders for split in CROWDPOSE_SPLITS]
+        for file in filter(Path.is_file, usual) if source.is_dir() else [source]:
             match = re.match(r"crowdpose_(trainval|train|val|test)", file.name)
             if not match or not file.is_file():
                 raise UserError(f"{file} is no folder of CrowdPose's json files, nor one named like crowdpose_val.json")
             if match[1] in found:
                 raise UserError(f"{found[match[1]]} and {file} are both of the split {match[1]}; name one of them")
             found[match[1]] = file
+    if {"train", "val"} & found.keys():
+        found.pop("trainval", None)  # it is made of them
     if not found:
         raise UserError(f"no crowdpose_(train|val|test).json in {', '.join(map(str, sources))}; name the files")
     return {split: found[split] for split in CROWDPOSE_SPLITS if split in found}
