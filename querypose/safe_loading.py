@@ -162,13 +162,10 @@ def find_weights(
 
 
 def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor]:
-    """The state dict under the first of `keys` that has one, if need be one wrapper further; empty if there is none."""
-    wrapped = [content.get(key) for key in keys] if isinstance(content, dict) else []
-    for inner in wrapped:
-        further = [inner.get(key) for key in _PLAIN] if isinstance(inner, dict) else []
-        for found in (inner, *further):
-            if _is_state_dict(found):
-                return found
+    """The state dict under the first of `keys` that has one, below further wrappers or not; empty if there is none."""
+    for inner in [content.get(key) for key in keys] if isinstance(content, dict) else []:
+        if found := inner if _is_state_dict(inner) else _state_dict(inner, _PLAIN):
+            return found
     return {}
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,19 @@ Found = tuple[str, Persons]
 """An uploaded file and the persons in it, with the fields of `PosePredictor.with_attention` if the model has them."""
 
 
-def find_poses(find_persons: Callable[[np.ndarray], Persons], file: str) -> Found:
-    """The persons in an uploaded file; a `UserError` becomes a message on the page."""
+@contextlib.contextmanager
+def _errors_on_page(file: str) -> Iterator[None]:
     try:
-        return file, find_persons(read_image_rgb(file))[:MAX_PERSONS]
+        yield
     except UserError as error:
         message = str(error).replace(file, Path(file).name)  # without the folder of uploaded files
         raise gr.Error(message, duration=None, print_exception=False) from error
+
+
+def find_poses(find_persons: Callable[[np.ndarray], Persons], file: str) -> Found:
+    """The persons in an uploaded file; a `UserError` becomes a message on the page."""
+    with _errors_on_page(file):
+        return file, find_persons(read_image_rgb(file))[:MAX_PERSONS]
 
 
 def show_poses(
@@ -63,7 +69,8 @@ def show_poses(
     confidences = persons.pred_keypoints[..., 2].mean(dim=1)
     values = np.column_stack([persons.scores, confidences, persons.pred_boxes.tensor]).astype(float)
     rows = [[i, *np.round(row[:2], 3).tolist(), *np.round(row[2:], 1).tolist()] for i, row in enumerate(values, 1)]
-    image = read_image_rgb(file)
+    with _errors_on_page(file):
+        image = read_image_rgb(file)
     if view != POSES:
         parts = slice(None) if view == ALL_PARTS else [list(views).index(view) - 2]
         image = overlay_attention(image, persons.part_attention[:, parts], persons.attention_boxes.tensor)

@@ -128,6 +128,10 @@ def test_conversion(refused, tmp_path, source):
         torch.save(content, tmp_path / "theirs.pth")
         refused(tool("convert_weights", "--source", source, tmp_path / "theirs.pth", out), words)
         assert not (tmp_path / "run").exists() and not out.exists()
+    if source in ("authors", "hrnet"):
+        names = ("head.pose_head_series.0.fc_coord.0.linear.weight", "transition1.0.0.weight")
+        torch.save({name: torch.ones(()) for name in names}, tmp_path / "theirs.pth")
+        refused(tool("convert_weights", "--source", source, tmp_path / "theirs.pth", out), "is damaged: a tensor has a")
 
 
 @pytest.mark.parametrize(("change", "words"), listed(bad_inputs.ONNX_FILES))

@@ -155,6 +155,9 @@ def test_bad_files(tmp_path, backbone):
     shorter = {**arrays, name: array[1:]}
     refused(write_tfjs(tmp_path, shorter), r"1 misshapen \(backbone.heads.regression.3.bias \(33,\) instead of \(34,\)")
     file = write_tfjs(tmp_path, {**arrays, name: array})
+    with open(tmp_path / "two.bin", "ab") as binary:
+        binary.write(b"12")
+    refused(file, "one.bin, two.bin: .* bytes instead of")
     (tmp_path / "two.bin").write_bytes(b"123")
     refused(file, "buffer is smaller than requested|offset must be")
     (tmp_path / "two.bin").unlink()

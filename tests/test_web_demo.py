@@ -60,6 +60,9 @@ def test_table_and_results_follow_the_threshold(found):
     assert len(web.show_poses(VIEWS, found, 0.51, 0.5, True, web.POSES)[1]) == 1
     image, rows, _ = web.show_poses(VIEWS, found, 0.76, 0.5, True, web.POSES)
     assert rows == [] and (image == 128).all()
+    os.remove(found[0])
+    with pytest.raises(gr.Error, match="does not exist"):
+        web.show_poses(VIEWS, found, 0.51, 0.5, True, web.POSES)
 
 
 def test_a_file_that_is_no_image_gets_a_sentence(tmp_path):

@@ -17,7 +17,7 @@ import os
 from querypose.atomic_io import check_output_file
 from querypose.conversion import CONVERTERS
 from querypose.conversion.layout import save_weights
-from querypose.errors import exit_on_user_error
+from querypose.errors import UserError, exit_on_user_error
 
 
 def main() -> None:
@@ -27,7 +27,14 @@ def main() -> None:
     parser.add_argument("output", metavar="OUT", help="the file to write")
     args = parser.parse_args()
     check_output_file(args.output)
-    conversion = CONVERTERS[args.source](args.input)
+    try:
+        conversion = CONVERTERS[args.source](args.input)
+    except UserError:
+        raise
+    except Exception as error:  # a shape that nothing fits fails wherever it is used first
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        fault = f"a tensor has a shape that --source {args.source} does not know ({reason})"
+        raise UserError(f"{args.input} is damaged: {fault}; convert a complete, unchanged checkpoint") from error
     save_weights(conversion.state_dict, args.output, author=args.source)
     size = os.path.getsize(args.output) / 2**20
     print(f"wrote {args.output}: {len(conversion.state_dict)} tensors, {size:.1f} MiB")

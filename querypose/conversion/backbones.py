@@ -88,8 +88,9 @@ def convert_swin_checkpoint(path: str) -> Conversion:
     window, target = (_window_of(shape) for shape in (tensors[tables[0]].shape, layout.shapes[tables[0]]))
     for name in tables if target != window else []:
         table = tensors[name]
-        resized = resize_rel_pos_bias_table_simple(table.float(), (target, target), layout.shapes[name])
-        tensors[name] = resized.contiguous().to(table.dtype)
+        if table.shape == ((2 * window - 1) ** 2, layout.shapes[name][1]):  # `Layout.conversion` reports others
+            resized = resize_rel_pos_bias_table_simple(table.float(), (target, target), layout.shapes[name])
+            tensors[name] = resized.contiguous().to(table.dtype)
     conversion = layout.conversion(path, {**tensors, **index_buffers(layout.shapes)}, dropped, _OPTIONAL)
     if target != window:
         conversion.notes = [f"interpolated {len(tables)} relative position tables from window {window} to {target}"]

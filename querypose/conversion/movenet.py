@@ -75,6 +75,8 @@ def read_tfjs(path: str) -> dict[str, Tensor]:
                 start += array.nbytes
                 if array.dtype.kind == "f":
                     tensors[entry["name"]] = torch.from_numpy(array.astype(np.float32))
+            if start != len(data):
+                raise ValueError(f"{', '.join(group['paths'])}: {len(data)} bytes instead of {start}")
     except OSError as error:
         advice = "give movenet-multipose.json, the .bin files beside it"
         raise UserError(f"cannot read {error.filename} ({error.strerror}); {advice}") from error
