@@ -16,5 +16,6 @@ CONVERTERS = {
 }
 """By the name of whose checkpoint it is: a function from its path to the `Conversion`.
 
-They raise a `UserError` for a file that is missing, holds code, or does not hold exactly the tensors of its kind.
+They raise a `UserError` for a file that is missing, holds code, or does not hold exactly the tensors of its kind, and
+PyTorch's errors for shapes of no model.
 """
