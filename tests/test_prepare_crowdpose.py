@@ -51,6 +51,7 @@ def contents(folder):
 
 
 def test_files_are_completed_and_the_input_stays(official, capsys):
+    (official / "json" / "crowdpose_trainval.json").write_text("made of the two instead")
     before = contents(official)
     files = prepare(official)
     assert before.items() <= contents(official).items() and sorted(files) == ["test", "train", "trainval", "val"]

@@ -37,6 +37,8 @@ def find_official_files(sources: Sequence[str]) -> dict[str, Path]:
             if match[1] in found:
                 raise UserError(f"{found[match[1]]} and {file} are both of the split {match[1]}; name one of them")
             found[match[1]] = file
+    if {"train", "val"} <= found.keys():  # of which it is made
+        found.pop("trainval", None)
     if not found:
         raise UserError(f"no crowdpose_(train|val|test).json in {', '.join(map(str, sources))}; name the files")
     return {split: found[split] for split in CROWDPOSE_SPLITS if split in found}
