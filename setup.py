@@ -8,7 +8,7 @@ setup(
     description="QueryPose: sparse end-to-end multi-person pose estimation as a Detectron2 extension",
     license="Apache-2.0",
     packages=find_packages(include=["querypose", "querypose.*"]),
-    package_data={"querypose": ["**/*.json", "**/*.md", "**/*.yaml", "py.typed"]},
+    package_data={"querypose": ["**/*.json", "py.typed"]},
     entry_points={"console_scripts": ["querypose = querypose.cli:main"]},
     python_requires=">=3.11",
     # Detectron2 is missing here on purpose: it is on no package registry under its own name, so pip cannot

@@ -39,11 +39,11 @@ def split_overrides(paths: Sequence[str], opts: Sequence[str]) -> tuple[list[str
 def main() -> None:
     """Run a command; its flags and exit codes are the script's."""
     command, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
-    if command in ("-h", "--help"):
-        lines = [f"  {name:10} {description}" for name, (_, description) in COMMANDS.items()]
-        print("usage: querypose COMMAND ...", "", *lines, "", "querypose COMMAND --help lists the flags.", sep="\n")
-        return
     with exit_on_user_error():
+        if command in ("-h", "--help"):
+            lines = [f"  {name:10} {description}" for name, (_, description) in COMMANDS.items()]
+            print("usage: querypose COMMAND ...", "", *lines, "", "querypose COMMAND --help lists the flags.", sep="\n")
+            return
         if command not in COMMANDS:
             raise UserError(f"there is no command {command}; give one of {', '.join(COMMANDS)}")
         script = TOOLS / f"{COMMANDS[command][0]}.py"

@@ -60,12 +60,13 @@ def contact_sheet(
 def write_sheets(
     entries: Iterable[SheetEntry], folder: Path, overview: str, headings: Sequence[str], **layout: Any
 ) -> None:
-    """Write a sheet for each entry, and one of the first `SHEET_ROWS` in a `layout` of columns and cell size."""
+    """Write a sheet for each entry, and one of the first `SHEET_ROWS`; `layout`: its columns, the cell size of all."""
     first: list[tuple[str, Sequence[np.ndarray]]] = []
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, title, images in entries:
-            sheet = contact_sheet([images], [title], cell_size=images[0].shape[1::-1], headings=headings)
+            cell_size = layout.get("cell_size", images[0].shape[1::-1])
+            sheet = contact_sheet([images], [title], cell_size=cell_size, headings=headings)
             Image.fromarray(sheet).save(folder / name)
             first = [*first, (title, images)][:SHEET_ROWS]
         if first:
