@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from querypose.conversion.movenet import movenet_state
 from querypose.modeling.backbones.movenet import MoveNetBackbone, separable_conv
+from querypose.modeling.ops.memory_layout import use_channels_last
 
 STRIDE = 4
 _PEAK_WINDOW = 5
@@ -30,7 +31,9 @@ class MoveNetMultiPose(nn.Module):
         self.load_state_dict(movenet_state(path), strict=False)  # without the convolutions to p2 .. p5
         self.decoder = MoveNetDecoder()
         self.persons, self.device = persons, torch.device(device)
-        self.to(self.device)
+        # the layout of QueryPose on the same device
+        channels_last = use_channels_last(None, device, self.backbone)
+        self.to(self.device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def forward(self, inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """As `QueryPose.forward` in inference; images in RGB."""
