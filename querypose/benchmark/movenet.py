@@ -33,7 +33,7 @@ class MoveNetMultiPose(nn.Module):
         self.persons, self.device = persons, torch.device(device)
         # the layout of QueryPose on the same device
         channels_last = use_channels_last(None, device, self.backbone)
-        self.to(self.device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        self.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format).to(self.device)
 
     def forward(self, inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """As `QueryPose.forward` in inference; images in RGB."""
