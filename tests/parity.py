@@ -17,6 +17,15 @@ from querypose.data import skeleton_of
 from querypose.modeling import QueryPose, build_part_division
 from querypose.skeleton import Skeleton
 
+# recorded names of the authors' tensors (keys_NAME.json) -> the config that they belong to
+LAYOUTS = {
+    "R50_full": "R50",
+    "R50_light": "light_R50",
+    "W32_light": "light_HRNet-W32",
+    "W48_full": "HRNet-W48",
+    "swinL_full": "Swin-L",
+}
+
 
 @dataclass
 class Parity:

@@ -134,18 +134,23 @@ def test_movenet_s_decoder_by_hand():
     maps["center"][0, 0, 3, 5], maps["center"][0, 0, 3, 6] = 1.0, 0.9  # the second is no peak
     maps["offset"][0, :, 3, 5] = torch.tensor([0.5, 0.25])
     maps["size"][0, :, 3, 5] = torch.tensor([4.0, 8.0])
-    maps["regression"][0, :, 3, 5] = torch.tensor([1.0, 2.0, -1.0, -1.0])  # (y, x) = (4, 7) and (2, 4)
-    maps["heatmaps"][0, 0, 4, 8], maps["heatmaps"][0, 0, 0, 0] = 1.0, 5.0  # the higher one is outside the box
+    maps["regression"][0, :, 3, 5] = torch.tensor([2.0, 2.0, -1.0, -1.0])  # (y, x) = (5, 7) and (2, 4)
+    maps["heatmaps"][0, 0, 4, 8], maps["heatmaps"][0, 0, 6, 7] = 1.0, 5.0  # the nearer, higher one is outside the box
     maps["heatmaps"][0, 1, 2, 4] = -3.0
     maps["keypoint_offset"][0, :2, 4, 8] = torch.tensor([0.25, 0.5])
+    assert find_peaks(maps["center"], 2)[0][0, 1] != 3 * 12 + 6
     locations, scores = find_peaks(maps["center"], 1)
     assert locations.tolist() == [[3 * 12 + 5]] and scores.item() == pytest.approx(expit(1))
     boxes, scores, keypoints = MoveNetDecoder()(locations, scores, maps)
     assert boxes[0, 0].tolist() == [5.0, 6.0, 37.0, 22.0]
-    confidence = expit(1) * math.exp(-1 / (0.3 * 8))
+    confidence = expit(1) * math.exp(-2 / (0.3 * 8))
     expected = torch.tensor([[34.0, 17.0, confidence], [16.0, 8.0, expit(-3)]], dtype=torch.float32)
     torch.testing.assert_close(keypoints[0, 0], expected, rtol=1e-6, atol=0)
     assert scores.item() == pytest.approx(expit(1) * confidence), "a keypoint below 0.127 does not count"
+    # with a person who expects a keypoint just there, its confidence is that person's
+    maps["size"][0, :, 4, 8] = 4.0
+    _, _, keypoints = MoveNetDecoder()(torch.tensor([[3 * 12 + 5, 4 * 12 + 8]]), torch.ones(1, 2), maps)
+    assert keypoints[0, :, 0, 2].tolist() == pytest.approx(2 * [expit(1)])
 
 
 def test_movenet_beside_ours(shared_folder):

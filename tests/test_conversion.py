@@ -9,6 +9,7 @@ import re
 import pytest
 import torch
 from detectron2.modeling import build_model
+from parity import LAYOUTS
 from refusals import ROOT, tool
 from safetensors.torch import load_file
 from test_conversion_backbones import original_swin, tensors_of
@@ -32,11 +33,7 @@ THIRD_GATE = ".updater."
 MODELS = {
     "tiny_light": "light_R50",
     "tiny_full": "R50",
-    "keys_R50_light": "light_R50",
-    "keys_R50_full": "R50",
-    "keys_W32_light": "light_HRNet-W32",
-    "keys_W48_full": "HRNet-W48",
-    "keys_swinL_full": "Swin-L",
+    **{f"keys_{layout}": config for layout, config in LAYOUTS.items()},
 }
 
 
