@@ -14,8 +14,7 @@ from pathlib import Path
 
 from querypose.atomic_io import writing
 from querypose.data.coco_keypoints import dataset_root
-from querypose.data.crowdpose import CROWDPOSE_SPLITS
-from querypose.data.prepare.crowdpose import complete, find_official_files, join, write_prepared
+from querypose.data.crowdpose import CROWDPOSE_SPLITS, complete, find_official_files, join, write_prepared
 from querypose.errors import UserError, exit_on_user_error
 
 
@@ -39,7 +38,7 @@ def main():
     contents = {}  # all before anything is written
     for split, path in official.items():
         contents[split], words = complete(path, images, options.allow_missing)
-        print(f"{path}, which stays as it is:", *words, sep="\n    ")
+        print(f"{path} stays as it is; changed in the copy:", *words, sep="\n    ")
     if {"train", "val"} <= contents.keys():
         contents["trainval"] = join(contents["train"], contents["val"])
     with writing(output):
@@ -50,10 +49,7 @@ def main():
         for split, content in contents.items():
             target = output / "annotations" / f"crowdpose_{split}.json"
             note = "" if write_prepared(content, target) else " (existed already)"
-            persons = content["annotations"]
-            counted = sum(person["num_keypoints"] > 0 and not person["iscrowd"] for person in persons)
-            summary = f"{len(content['images'])} images, {len(persons)} persons"
-            print(f"{target}{note}: {summary}, of which {counted} count in the evaluation")
+            print(f"{target}{note}: {len(content['images'])} images, {len(content['annotations'])} persons")
     if absent := [split for split in CROWDPOSE_SPLITS if split not in contents]:
         print(f"not written, because their files are missing: {', '.join(absent)}")
 

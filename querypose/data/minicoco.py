@@ -12,26 +12,21 @@ from querypose.errors import UserError
 from querypose.image_io import open_image
 
 SHORT_SIDE = 360
-VAL_EVERY = 5
 
 
-def split_labelled_images(content: Entry) -> tuple[list[Entry], list[Entry]]:
-    """(train, val): of the images with labeled keypoints, ordered by id, the 1st, 6th, 11th .. are val."""
-    labeled = {person["image_id"] for person in content["annotations"] if person.get("num_keypoints", 0) > 0}
-    images = sorted((image for image in content["images"] if image["id"] in labeled), key=lambda image: image["id"])
-    return [image for index, image in enumerate(images) if index % VAL_EVERY], images[::VAL_EVERY]
-
-
-def make_minicoco(annotations: Path, images: Path, output: Path) -> dict[str, int]:
+def make_minicoco(annotations: Path, image_root: Path, output: Path) -> dict[str, int]:
     """Write `person_keypoints_{train,val}.json`, `train/` and `val/` into `output`; return their numbers of images.
 
-    Training images are shrunk to a short side of at most 360 pixels, their annotations with them; validation images
-    are not changed, so that COCO's size classes mean the same (the network sees them at 360).
+    Of the images with labeled keypoints, ordered by id, the 1st, 6th, 11th .. are val. Training images are shrunk to a
+    short side of at most 360 pixels, their annotations with them; validation images are unchanged, so that COCO's size
+    classes mean the same (the network sees them at 360).
     """
     if output.exists():
         raise UserError(f"{output} exists already; remove it to make it again, or choose another --output")
     content = load_coco_format(annotations)
-    splits = dict(zip(("train", "val"), split_labelled_images(content), strict=True))
+    labeled = {person["image_id"] for person in content["annotations"] if person.get("num_keypoints", 0) > 0}
+    images = sorted((image for image in content["images"] if image["id"] in labeled), key=lambda image: image["id"])
+    splits = {"train": [image for index, image in enumerate(images) if index % 5], "val": images[::5]}
     if not splits["train"]:
         raise UserError(f"{annotations} has too few images with keypoints; give COCO's person_keypoints_val2017.json")
     # written elsewhere first, so that an interrupted run leaves no incomplete data set
@@ -41,7 +36,7 @@ def make_minicoco(annotations: Path, images: Path, output: Path) -> dict[str, in
         (partial / split).mkdir(parents=True)
         scales, scaled = {}, []
         for record in records:
-            source, target = images / record["file_name"], partial / split / record["file_name"]
+            source, target = image_root / record["file_name"], partial / split / record["file_name"]
             x, y = scales[record["id"]] = _copy_image(source, target, shrink=split == "train")
             size = {"width": round(record["width"] * x), "height": round(record["height"] * y)}
             scaled.append({"id": record["id"], "file_name": record["file_name"], **size})

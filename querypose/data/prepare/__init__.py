@@ -1,1 +1,0 @@
-"""Preparation of CrowdPose and Mini-COCO for training."""
