@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 
 def found(folder, **options):
-    return check_dataset(folder / "data.json", folder, "data", **options)
+    return check_dataset(f"{folder}/data.json@{folder}", **options)
 
 
 def test_a_clean_data_set(folder):
@@ -67,7 +67,7 @@ DAMAGE = [
     ("size", first("images", width=40, height=60)),
     ("image entry", one_more("images", id=None)),
     ("image id", one_more("images", file_name="4.png")),
-    ("file name", one_more("images", id=9)),
+    ("picture", one_more("images", id=9)),
     ("picture", lambda folder: shutil.copy(folder / "0.png", folder / "1.png")),
     ("annotation entry", first("annotations", keypoints=[1, 2, 2])),
     ("annotation", one_more("annotations", id=9)),

@@ -9,7 +9,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from querypose.data import annotation_file, check_keypoint_dataset
+from querypose.data import check_keypoint_dataset
 from querypose.data.dataset_check import check_dataset
 from querypose.errors import UserError
 
@@ -56,11 +56,10 @@ def test_the_persons_of_an_export(exports, file, boxes, visibilities):
         assert set(found[:, 2]) <= visibilities and np.array_equal(found[:, 2] > 0, labeled)
         # Detectron2's pixels begin half a one later
         assert found[labeled, :2] == pytest.approx(wanted[labeled, :2] + 0.5)
-    report = check_dataset(annotation_file(name), MetadataCatalog.get(name).image_root, name)
+    report = check_dataset(name)
     assert not report.problems and report.labeled == dict(zip(NAMES, (2, 2, 1), strict=True))
 
 
-@pytest.mark.parametrize("file", ["result.json", "export.json"])
-def test_formats_of_label_studio_without_persons_of_their_own(exports, file):
+def test_label_studio_s_coco_export_has_no_persons_of_its_own(exports):
     with pytest.raises(UserError, match="merges the keypoints of all persons of an image; export 'YOLO with Images'"):
-        check_keypoint_dataset(str(exports / "label_studio" / file))
+        check_keypoint_dataset(str(exports / "label_studio" / "result.json"))

@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from querypose.atomic_io import whole_file
-from querypose.data import annotation_file, check_keypoint_dataset, resolve_dataset
+from querypose.data import check_keypoint_dataset, resolve_dataset
 from querypose.data.dataset_check import check_dataset
 from querypose.errors import UserError
 
@@ -66,10 +66,10 @@ def test_fractions_become_pixels(tmp_path, size):
 
 
 def test_what_other_programs_write(tmp_path):
-    """Lists of images, Roboflow's paths, numbers of classes as text, no flip indices, byte order marks."""
+    """Lists of images, Roboflow's paths, no flip indices, byte order marks."""
     path = write_yolo(
         tmp_path, images="train/images", train="../train/images", val="val.txt", path=None,
-        names={"0": "dog"}, kpt_names={"0": NAMES}, flip_idx=[],
+        flip_idx=[],
     )  # fmt: skip
     label = tmp_path / "train" / "labels" / "b.txt"
     label.write_bytes(b"\xef\xbb\xbf" + label.read_bytes())
@@ -119,8 +119,7 @@ def test_what_cannot_be_used(tmp_path, change, words):
 def test_damaged_image_is_one_of_the_data_set(tmp_path):
     path = write_yolo(tmp_path)
     (tmp_path / "images" / "train" / "c.jpg").write_bytes(b"text")
-    name = resolve_dataset(f"{path}@train")
-    report = check_dataset(annotation_file(name), MetadataCatalog.get(name).image_root, name)
+    report = check_dataset(f"{path}@train")
     assert report.problems.keys() == {"unreadable"} and report.counts["images"] == 3
 
 

@@ -14,16 +14,9 @@ import json
 import sys
 from pathlib import Path
 
-import querypose  # noqa: F401  (first: it silences a warning of fvcore's)
-
-# isort: split
-from detectron2.data import MetadataCatalog
-
 from querypose.atomic_io import writing
-from querypose.data import annotation_file, resolve_dataset
 from querypose.data.dataset_check import PROBLEMS, check_dataset
 from querypose.errors import UserError, exit_on_user_error, report_error
-from querypose.skeleton import Skeleton
 from querypose.visualization.plots import plot_dataset
 
 
@@ -39,9 +32,7 @@ def main(args=None):
         reports, pictures = [], {}
         for dataset in args.datasets:
             try:
-                metadata = MetadataCatalog.get(resolve_dataset(dataset))
-                options = {"headers_only": args.headers_only, "pictures": pictures}
-                report = check_dataset(annotation_file(dataset), metadata.image_root, dataset, **options)
+                report = check_dataset(dataset, headers_only=args.headers_only, pictures=pictures)
             except UserError as error:
                 report_error(error)
                 continue
@@ -52,8 +43,8 @@ def main(args=None):
                 print(f"  {len(found)} {PROBLEMS[kind]}, such as {found[0]}")
             if not report.problems:
                 print("  nothing is wrong with it")
-            if warning := Skeleton.from_metadata(metadata).flip_warning():
-                print(f"  {warning}")
+            if report.flip_warning:
+                print(f"  {report.flip_warning}")
         if args.picture and reports:
             plot_dataset(reports, args.picture)
             print(f"histograms written to {args.picture}")

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
-from querypose.data.annotations import NO_SIZE, UNKNOWN_IMAGE, KeypointAnnotations, StrPath, normalize
+from querypose.data.annotations import NO_SIZE, UNKNOWN_IMAGE, KeypointAnnotations, normalize
 from querypose.data.coco_format import image_path, load_coco_format
+from querypose.data.coco_keypoints import annotation_file, resolve_dataset
 from querypose.image_io import UnreadableImageError, open_image, pil_to_rgb, upright_size
+from querypose.skeleton import Skeleton
 
 PROBLEMS = {
     "missing": "images that do not exist",
@@ -22,8 +25,7 @@ PROBLEMS = {
     "size": "images whose annotated size is not that of the file",
     "image entry": "images without id, file_name, width or height",
     "image id": "image ids that occur twice",
-    "file name": "images listed twice",
-    "picture": "images that are the same as another one",
+    "picture": "images that are the same as another one, or listed twice",
     "annotation entry": "annotations with missing or malformed values",
     "annotation": "annotations that are the same as another one",
     UNKNOWN_IMAGE: "persons left out: of an unknown image",
@@ -36,7 +38,6 @@ PROBLEMS = {
 """The kinds of problems, and their names in the report."""
 
 Pictures = dict[bytes, Path]  # a path of each image, by the digest of the file
-_NUM_WORKERS = 4
 _TOLERANCE = 1  # pixels by which a keypoint or box may lie outside: annotation tools round
 
 
@@ -45,6 +46,7 @@ class DatasetReport:
     """Result of a check."""
 
     name: str
+    flip_warning: str | None  # of the skeleton
     summary: str = ""  # how many persons are used, and what is left out or repaired
     counts: dict[str, int] = field(default_factory=dict)
     problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # in words, by kind
@@ -61,33 +63,32 @@ class DatasetReport:
         return {**head, "labelled": self.labeled, "problems": problems}
 
 
-def check_dataset(
-    json_file: StrPath, image_root: StrPath, name: str, *, headers_only: bool = False, pictures: Pictures | None = None
-) -> DatasetReport:
-    """Check a data set by the rules of `normalize`.
+def check_dataset(name: str, *, headers_only: bool = False, pictures: Pictures | None = None) -> DatasetReport:
+    """Check a data set, as of `resolve_dataset`, by the rules of `normalize`.
 
     headers_only: do not read whole images; then truncated files and equal images are not found. pictures: those of
     data sets checked before, to which these are added.
     """
-    report, pictures = DatasetReport(name), {} if pictures is None else pictures
-    annotations = normalize(load_coco_format(json_file), str(json_file), on_problem=report.add)
-    images = annotations.images
-    for file_name, number in Counter(image["file_name"] for image in images).items():
-        if number > 1:
-            report.add("file name", file_name)
-    paths = [image_path(image_root, image["file_name"]) for image in images]
-    with ThreadPoolExecutor(_NUM_WORKERS) as pool:
+    pictures = {} if pictures is None else pictures
+    metadata = MetadataCatalog.get(resolve_dataset(name))
+    report = DatasetReport(name, flip_warning=Skeleton.from_metadata(metadata).flip_warning())
+    file = annotation_file(name)
+    annotations = normalize(load_coco_format(file), str(file), on_problem=report.add)
+    paths = [image_path(metadata.image_root, image["file_name"]) for image in annotations.images]
+    with ThreadPoolExecutor(max_workers=4) as pool:
         found = pool.map(partial(_look_at, headers_only=headers_only), paths)
         bar = tqdm(found, total=len(paths), desc=report.name, unit="image", disable=None)
-        for image, path, result in zip(images, paths, bar, strict=True):
+        for image, path, result in zip(annotations.images, paths, bar, strict=True):
             if isinstance(result, UnreadableImageError):
                 report.add("unreadable" if os.path.exists(path) else "missing", str(result))
                 continue
             width, height, digest = result
             if (width, height) != (image["width"], image["height"]):
                 report.add("size", f"{path} is {width}x{height}, annotated {image['width']}x{image['height']}")
-            if digest and pictures.setdefault(digest, path) != path:
+            if digest in pictures:
                 report.add("picture", f"{path} and {pictures[digest]}")
+            elif digest:
+                pictures[digest] = path
     _check_persons(annotations, report)
     return report
 
@@ -109,8 +110,6 @@ def _check_persons(annotations: KeypointAnnotations, report: DatasetReport) -> N
     report.problems |= {reason: titles for reason, titles in annotations.left_out.items() if reason in PROBLEMS}
     if annotations.category and not annotations.num_annotations:
         report.add("category", str(annotations.category.get("name")))
-    if annotations.num_annotations and not annotations.num_used:
-        report.add("no person", report.summary)
     sizes = {image["id"]: (image["width"], image["height"]) for image in annotations.images}
     seen: set[tuple[Any, ...]] = set()
     for person in annotations.persons:

@@ -125,15 +125,15 @@ def _persons(image: Path, shape: list[int], width: int, height: int) -> list[tup
 def _category(description: dict[str, Any], data_yaml: Path, class_id: int) -> dict[str, Any]:
     """COCO's category: names of `kpt_names`, pairs of `flip_idx`."""
     count = description["kpt_shape"][0]
-    names, flip = description.get("kpt_names"), description.get("flip_idx")
+    names, flip, classes = map(description.get, ("kpt_names", "flip_idx", "names"))
     if not names:
         is_coco = count == len(COCO_PERSON_KEYPOINT_NAMES)
         names = list(COCO_PERSON_KEYPOINT_NAMES) if is_coco else [f"keypoint_{i}" for i in range(count)]
-    elif isinstance(names, dict) or isinstance(names, list) and isinstance(names[0], list):
-        names = _at(names, class_id)
+    elif isinstance(names, dict):
+        names = names.get(class_id)
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
         raise UserError(f"kpt_names of {data_yaml} must be a list of {count} names for the class {class_id}")
-    if flip is None or flip == []:
+    if not flip:
         pairs = flip_pairs_by_name(names)
     else:
         try:
@@ -143,11 +143,7 @@ def _category(description: dict[str, Any], data_yaml: Path, class_id: int) -> di
         if not are_pairs:
             raise UserError(f"flip_idx of {data_yaml} must exchange pairs of the indices 0 to {count - 1}")
         pairs = tuple((names[i], names[j]) for i, j in enumerate(flip) if i < j)
-    name = str(_at(description.get("names"), class_id) or "person")
-    return {"id": 1, "name": name, "keypoints": names, "flip_pairs": pairs}
-
-
-def _at(entries: Any, index: int) -> Any:
-    """The entry of a list or of a dict, None if it has none."""
-    entries = dict(enumerate(entries)) if isinstance(entries, list) else entries
-    return entries.get(index, entries.get(str(index))) if isinstance(entries, dict) else None
+    if isinstance(classes, list):
+        classes = dict(enumerate(classes))
+    name = classes.get(class_id) if isinstance(classes, dict) else None
+    return {"id": 1, "name": str(name or "person"), "keypoints": names, "flip_pairs": pairs}
