@@ -181,7 +181,7 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # images that cannot be read stop the run; True takes other ones, counts them and lists them in
     # OUTPUT_DIR/unreadable_images.txt
     cfg.DATALOADER.SKIP_UNREADABLE_IMAGES = False
-    # what computes AP: "faster-coco-eval" or "pycocotools" (same numbers); for CrowdPose also "crowdposetools"
+    # what computes AP: "faster-coco-eval" or "pycocotools" (same numbers)
     cfg.TEST.EVALUATOR_BACKEND = "faster-coco-eval"
     cfg.TEST.FLIP = False  # inference on the image and its mirror image, averaged (docs/BEYOND_THE_PAPER.md)
     # evaluate in bfloat16; a CPU without its instructions computes the same, slower

@@ -26,7 +26,7 @@ _VALID_VALUES = {
     "MODEL.HRNET.NORM": ("BN", "FrozenBN", "SyncBN"),
     "MODEL.TIMM.NORM": ("BN", "FrozenBN", "SyncBN"),
     "SOLVER.NON_FINITE": ("stop", "skip"),
-    "TEST.EVALUATOR_BACKEND": ("faster-coco-eval", "pycocotools", "crowdposetools"),
+    "TEST.EVALUATOR_BACKEND": ("faster-coco-eval", "pycocotools"),
     # Detectron2's keys
     "INPUT.FORMAT": ("RGB", "BGR"),
     "INPUT.CROP.TYPE": ("absolute", "absolute_range", "relative", "relative_range"),

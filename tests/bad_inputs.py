@@ -129,6 +129,7 @@ ANNOTATIONS = [
     (annotations(annotations__keypoints=KEYPOINTS[:-1]), "8 keypoint values instead of"),
     (annotations(annotations__keypoints=[*KEYPOINTS[:-1], float("inf")]), "not finite numbers"),
     (annotations(annotations__keypoints={"nose": 1}), "instead of a list"),
+    (annotations(annotations__keypoints=[]), "has a person with 1 labeled keypoints .* to train on"),
     (annotations(annotations__iscrowd=1), "0 of 1 persons used; left out: crowd 1; no person is left"),
     (annotations(annotations__bbox=[5, 5, 0, 7]), "left out: box without size 1"),
     (annotations(annotations__image_id=77), "left out: unknown image 1"),

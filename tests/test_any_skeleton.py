@@ -123,7 +123,7 @@ def test_unreadable_images_stop_or_are_skipped(tmp_path, messages):
         train(config(tmp_path, [file], (), *opts))
     train(config(tmp_path, [file], (), *opts, "DATALOADER.SKIP_UNREADABLE_IMAGES", True))
     assert "2.png" in (tmp_path / "out" / "unreadable_images.txt").read_text()
-    for text in ("1 images could not be read and were skipped", "1 images of", "their persons count as missed"):
+    for text in ("1 images of", "their persons count as missed"):
         assert text in messages()
     results = json.loads((tmp_path / "out" / "inference" / "coco_instances_results.json").read_text())
     assert {result["image_id"] for result in results} <= {1, 2, 4}

@@ -101,7 +101,7 @@ def test_missing_files_end_with_a_reason(tmp_path):
     file = write(tmp_path / "b.json", content)
     with pytest.raises(UserError, match="1 of the 2 images .* do not exist"):
         data.check_keypoint_dataset(file)
-    assert check_dataset(file, tmp_path, "a").problems.keys() == {"missing"}
+    assert check_dataset(file).problems.keys() == {"missing"}
     # registered when Detectron2 was imported, with whatever root was set then
     if not Path(MetadataCatalog.get("keypoints_coco_2017_train").json_file).exists():
         with pytest.raises(UserError, match="person_keypoints_train2017.json.* DETECTRON2_DATASETS"):

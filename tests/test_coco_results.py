@@ -48,15 +48,11 @@ def test_without_detections_every_ap_is_zero(backend, messages):
     assert "not a single detection" in messages()
 
 
-def test_boxes_that_are_not_evaluated_may_be_anything():
-    ground_truth, results = one_person()
-    results[0]["bbox"] = 7
-    assert evaluate_coco_results(ground_truth, results, tasks=("keypoints",))["keypoints"]["AP"] == pytest.approx(100)
-
-
-def test_annotations_without_persons_are_refused():
+def test_annotations_without_persons_and_unknown_backends_are_refused():
     with pytest.raises(UserError, match="no annotations of persons"):
         evaluate_coco_results({**one_person()[0], "annotations": []}, [])
+    with pytest.raises(UserError, match="backend is 'x'; it must be one of faster-coco-eval, pycocotools"):
+        evaluate_coco_results(*one_person(), backend="x")
 
 
 def test_scorers_see_images_in_the_order_of_their_ids():

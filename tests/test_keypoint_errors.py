@@ -53,12 +53,11 @@ def test_mean_oks_is_that_of_each_persons_best_pose():
     errors = keypoint_errors(truth, [far, off])
     assert (errors["persons"], errors["found"]) == (1, 0) and errors["keypoints"]["head"]["similarity"] is None
     assert errors["mean_oks"] == pytest.approx(50 * (math.exp(-0.5) + math.exp(-2)), abs=0.005)
-    # a second person that nobody finds counts as 0; without persons there is no mean
+    # a second person that nobody finds counts as 0
     second = {**truth["annotations"][0], "bbox": [500.0, 500.0, 100.0, 100.0], "keypoints": [600.0, 600.0, 2] * 3}
     both = {**truth, "annotations": [truth["annotations"][0], second]}
     for content, poses, mean in ((truth, [far, off, exact], 100), (truth, [], 0), (both, [exact], 50)):
         assert keypoint_errors(content, poses)["mean_oks"] == mean
-    assert keypoint_errors({**truth, "annotations": []}, [])["mean_oks"] is None
 
 
 def test_picture(tmp_path):

@@ -35,7 +35,7 @@ def main(arguments=None):
     from detectron2.data import MetadataCatalog  # before querypose it would print a warning
 
     image_root = MetadataCatalog.get(resolve_dataset(args.dataset)).image_root
-    truth = load_ground_truth(args.dataset).require_persons()
+    truth = load_ground_truth(args.dataset)
     predict = PosePredictor(args.config_file, score_threshold=args.score_threshold, precision="float32", opts=args.opts)
     images = truth.content["images"]
     found = predict.stream(os.path.join(image_root, image["file_name"]) for image in images)

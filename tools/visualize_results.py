@@ -42,7 +42,7 @@ def main(arguments=None):
     if args.number < 1:
         parser.error("--number must be at least 1")
 
-    truth = load_ground_truth(args.dataset).require_persons()
+    truth = load_ground_truth(args.dataset)
     results = check_results(read_json(args.results, "results"), truth, ("keypoints",))
     results = [result for result in results if result["score"] >= args.score_threshold]
     image_root = MetadataCatalog.get(resolve_dataset(args.dataset)).image_root

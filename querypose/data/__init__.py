@@ -9,13 +9,12 @@ from querypose.data.coco_keypoints import (
     resolve_dataset,
     skeleton_of,
 )
-from querypose.data.mapper import PoseDatasetMapper, SkipUnreadable, count_unreadable
+from querypose.data.mapper import PoseDatasetMapper, SkipUnreadable
 from querypose.data.training_loader import TrainingLoader, training_records
 
 __all__ = [
     "PoseDatasetMapper", "SkipUnreadable", "TrainingLoader", "annotation_file", "check_datasets",
-    "check_keypoint_dataset", "count_unreadable", "register_coco_keypoints", "resolve_dataset", "skeleton_of",
-    "training_records",
+    "check_keypoint_dataset", "register_coco_keypoints", "resolve_dataset", "skeleton_of", "training_records",
 ]  # fmt: skip
 
 register_all()

@@ -4,7 +4,6 @@ Exports of CVAT, Label Studio, Roboflow and scripts differ in details that COCO'
 repaired and counted, unusable persons are ignored and counted, and the rest is an error; docs/RELIABILITY.md lists it.
 """
 
-import functools
 import logging
 import os
 from collections import Counter, defaultdict
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from querypose.data.coco_format import are_finite_numbers, flat, id_key, keypoint_category, load_coco_format, shown
+from querypose.data.coco_format import are_finite_numbers, flat, id_key, keypoint_category, load_coco_format
 from querypose.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -58,10 +57,8 @@ class KeypointAnnotations:
             text += "; repaired: " + ", ".join(f"{what} {number}" for what, number in self.repaired.items())
         return text
 
-    def require_persons(self) -> "KeypointAnnotations":
-        """Log `describe()` and return self; raise a `UserError` if annotations are there but none can be used."""
-        if self.num_annotations and not self.num_used:
-            raise UserError(f"{self.describe()}; no person is left, so correct the annotations")
+    def log(self) -> "KeypointAnnotations":
+        """Log `describe()` and return self."""
         level = logging.WARNING if self.left_out.keys() - {CROWD} else logging.INFO
         logger.log(level, "%s", self.describe())
         return self
@@ -79,13 +76,14 @@ def _refuse(kind: str, sentence: str) -> NoReturn:
 def normalize(content: Entry, path: str, on_problem: Callable[[str, str], None] = _refuse) -> KeypointAnnotations:
     """Normalize the content of the COCO-format file `path`, as of `load_coco_format`; `content` is left as it is.
 
-    on_problem: called with a kind and a sentence for each entry that cannot be repaired, which is then left out.
+    on_problem: called with a kind and a sentence for each entry that cannot be repaired, which is then left out;
+    also if no person is left.
     """
     result = KeypointAnnotations(path, *keypoint_category(content, path))
     images: dict[str | None, Entry] = {}
     for image in content["images"]:
         key, sides = id_key(image.get("id")), [image.get("width"), image.get("height")]
-        name = shown(image.get("file_name", image))
+        name = f"{image.get('file_name', image)!r:.80}"
         are_lengths = all(isinstance(side, int | float) and 1 <= side <= 1e6 for side in sides)  # more are a mistake
         if key is None or "file_name" not in image or not are_lengths:
             needs = "an id (a whole number or text), a file_name, and width and height in pixels"
@@ -97,11 +95,13 @@ def normalize(content: Entry, path: str, on_problem: Callable[[str, str], None] 
     result.images = list(images.values())
     categories = {id_key(entry.get("id")) for entry in content["categories"]} - {None}
     for index, annotation in enumerate(content["annotations"]):
-        title = f"the annotation {shown(annotation.get('id', f'no. {index}'))} in {path}"
+        title = f"the annotation {annotation.get('id', f'no. {index}')!r:.80} in {path}"
         try:
             _add_person(result, annotation, images, categories, title)
         except UserError as error:
             on_problem("annotation entry", str(error))
+    if result.num_annotations and not result.num_used:
+        on_problem("no person", f"{result.describe()}; no person is left, so correct the annotations")
     return result
 
 
@@ -118,7 +118,7 @@ def _add_person(
     if category_key != id_key(result.category_id):
         return
     if not isinstance(box, list) or len(box) != 4 or not are_finite_numbers(box):
-        raise UserError(f"{title} has the box {shown(box)} instead of four numbers x, y, width, height")
+        raise UserError(f"{title} has the box {box!r:.80} instead of four numbers x, y, width, height")
     number = len(result.category["keypoints"]) if result.category else 0
     keypoints = _keypoints(annotation.get("keypoints"), number, title, result.repaired)
     result.num_annotations += 1
@@ -137,14 +137,9 @@ def _add_person(
     if area is None or isinstance(area, bool) or not are_finite_numbers([area]) or area <= 0:
         area = height * width * AREA_PER_BOX_AREA
         result.repaired["area"] += 1
-    labeled = sum(v > 0 for v in keypoints[2::3])
-    given = annotation.get("num_keypoints", labeled)
-    # CrowdPose does not count head and neck
-    if not isinstance(given, int) or (labeled and not given and "crowdIndex" not in image):
-        result.repaired["num_keypoints"] += 1
     person = {"id": len(result.persons) + 1, "source_id": annotation.get("id"), "image_id": image["id"]}
     person |= {"category_id": result.category_id, "iscrowd": int(is_crowd), "bbox": box, "area": area}
-    result.persons.append({**person, "keypoints": keypoints, "num_keypoints": labeled})
+    result.persons.append({**person, "keypoints": keypoints, "num_keypoints": sum(v > 0 for v in keypoints[2::3])})
 
 
 def _flag(value: Any) -> bool:
@@ -160,7 +155,7 @@ def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> 
         return [0] * (3 * number)
     flattened = flat(values)
     if not isinstance(flattened, list) or len(flattened) != 3 * number:
-        found = f"{len(flattened)} keypoint values" if isinstance(flattened, list) else f"the keypoints {shown(values)}"
+        found = f"{len(flattened)} keypoint values" if isinstance(flattened, list) else f"the keypoints {values!r:.80}"
         raise UserError(f"{title} has {found} instead of a list of {3 * number}, x, y, v for each keypoint")
     if flattened is not values:
         repaired["nested keypoints"] += 1
@@ -173,23 +168,3 @@ def _keypoints(values: Any, number: int, title: str, repaired: Counter[str]) -> 
     if not are_finite_numbers(flattened):
         raise UserError(f"{title} has labeled keypoints that are not finite numbers; correct it, or leave it out")
     return flattened
-
-
-def read_keypoint_file(path: StrPath) -> tuple[Entry | None, list[str], str]:
-    """Return the category and the file names of a COCO-format file, and a sentence about a fault; remembered."""
-    stat = os.stat(path)
-    return _read_keypoint_file(os.fspath(path), stat.st_mtime_ns, stat.st_size)
-
-
-@functools.lru_cache(maxsize=16)  # a large file takes seconds
-def _read_keypoint_file(path: str, _modified: int, _size: int) -> tuple[Entry | None, list[str], str]:
-    content = load_coco_format(path)
-    category, _ = keypoint_category(content, path)
-    problem = ""
-    try:
-        found = normalize(content, path)
-        if found.num_annotations and not found.num_used:
-            found.require_persons()
-    except UserError as error:
-        problem = str(error)
-    return category, [str(image.get("file_name")) for image in content["images"]], problem

@@ -32,11 +32,10 @@ def register_all() -> None:
         _register(f"minicoco_{split}", file, root / "minicoco" / split, coco)
     name, file = "keypoints_coco_2017_test-dev", root / "coco" / "annotations" / "image_info_test-dev2017.json"
     _register(name, file, root / "coco" / "test2017", coco, submission_split="test-dev2017")
-    made_by = "tools/prepare_crowdpose.py makes it from the official files"
-    metadata = {"evaluator_type": "crowdpose", "made_by": made_by}
     for split in CROWDPOSE_SPLITS:
-        file = root / "crowdpose" / "annotations" / f"crowdpose_{split}.json"
-        _register(f"crowdpose_{split}", file, root / "crowdpose" / "images", CROWDPOSE_SKELETON, **metadata)
+        folder, name = root / "crowdpose", f"crowdpose_{split}"
+        file = folder / "annotations" / f"{name}.json"
+        _register(name, file, folder / "images", CROWDPOSE_SKELETON, evaluator_type="crowdpose")
 
 
 def _register(name: str, *arguments: Any, **metadata: Any) -> None:

@@ -29,29 +29,24 @@ def load_coco_format(path: str | os.PathLike[str]) -> dict[str, Any]:
     that copy images, be written.
     """
     content = read_json(path, "annotation file")
-    if _is_of_label_studio(content):
-        advice = "export 'YOLO with Images' instead (docs/OWN_DATA.md)"
-        raise UserError(f"Label Studio's {path} merges the keypoints of all persons of an image; {advice}")
     if not isinstance(content, dict) or "images" not in content:
         raise UserError(f"the file {path} is not in COCO format: it needs an object with a list 'images'")
+    info = content.get("info")
+    if isinstance(info, dict) and info.get("contributor") == "Label Studio":
+        advice = "export 'YOLO with Images' instead (docs/OWN_DATA.md)"
+        raise UserError(f"Label Studio's {path} merges the keypoints of all persons of an image; {advice}")
     content = {"categories": [], "annotations": [], **content}
     for key in ("images", "categories", "annotations"):
         if not isinstance(content[key], list) or not all(isinstance(entry, dict) for entry in content[key]):
             raise UserError(f"the file {path} is not in COCO format: '{key}' must be a list of objects")
+    if not content["images"]:
+        raise UserError(f"the file {path} lists no images")
     for image in content["images"]:
         name = image.get("file_name", "")
         parts = re.split(r"[/\\]", str(name))
         if not isinstance(name, str) or re.match(r"[/\\]|[A-Za-z]:", name) or ".." in parts or "\0" in name:
-            raise UserError(f"the file {path} names the image {shown(name)}, which is not within the image folder")
+            raise UserError(f"the file {path} names the image {name!r:.80}, which is not within the image folder")
     return content
-
-
-def _is_of_label_studio(content: Any) -> bool:
-    """Whether a file is Label Studio's COCO or JSON export."""
-    if isinstance(content, list):
-        return bool(content) and isinstance(content[0], dict) and {"data", "annotations"} <= content[0].keys()
-    info = content.get("info") if isinstance(content, dict) else None
-    return isinstance(info, dict) and info.get("contributor") == "Label Studio"
 
 
 def image_path(image_root: str | os.PathLike[str], file_name: str) -> Path:
@@ -102,9 +97,3 @@ def flat(values: Any) -> Any:
     if isinstance(values, list) and any(isinstance(value, list) for value in values):
         return [v for value in values for v in (value if isinstance(value, list) else [value])]
     return values
-
-
-def shown(value: Any) -> str:
-    """Return a value of a file as a short text, for errors."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + ".."

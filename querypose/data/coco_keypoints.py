@@ -12,8 +12,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from querypose.data.annotations import Entry, StrPath, read_annotations, read_keypoint_file
-from querypose.data.coco_format import image_path
+from querypose.data.annotations import Entry, StrPath, read_annotations
+from querypose.data.coco_format import image_path, keypoint_category, load_coco_format
 from querypose.data.yolo_pose import split_yolo_name, write_coco_file
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton, flip_pairs_by_name, known_sigmas, limbs_by_name
@@ -32,12 +32,12 @@ def register_coco_keypoints(
     """Register the category with keypoints of a COCO-format file as a Detectron2 data set of one class.
 
     skeleton: for files without keypoint names (test sets), or those that are not to be read now. metadata: more of its
-    metadata: `evaluator_type` (default "coco"), `made_by` (where the file comes from, for errors), `prepare` (writes
-    the file, called before it is read), `submission_split` (of a test set, see `write_submission`).
+    metadata: `evaluator_type` (default "coco"), `prepare` (writes the file before it is read), `submission_split` (of a
+    test set, see `write_submission`).
     """
     class_name = "person"
     if skeleton is None:
-        category, _, _ = read_keypoint_file(json_file)
+        category, _ = keypoint_category(load_coco_format(json_file), json_file)
         if category is None:
             raise UserError(f"the file {json_file} has no category with keypoints; use a keypoint file")
         skeleton, class_name = Skeleton.from_coco_category(category), str(category.get("name") or class_name)
@@ -52,13 +52,11 @@ def load_coco_keypoints(name: str) -> list[Entry]:
     As Detectron2's `load_coco_json`, with 0.5 pixels added to keypoints, but of a file in any of the forms that
     `normalize` takes, and without segmentations. Images without persons stay: the config leaves them out of training.
     """
-    metadata, file = MetadataCatalog.get(name), read_annotations(annotation_file(name)).require_persons()
+    metadata, file = MetadataCatalog.get(name), read_annotations(annotation_file(name)).log()
     metadata.thing_dataset_id_to_contiguous_id = {file.category_id: 0}  # for Detectron2's evaluators
-    images = file.images
-    if not any(isinstance(image["id"], str) for image in images):
-        images = sorted(images, key=lambda image: image["id"])  # as Detectron2 does
     records: dict[Any, Entry] = {}
-    for image in images:
+    # by id, as Detectron2 does, numbers before text
+    for image in sorted(file.images, key=lambda image: (isinstance(image["id"], str), image["id"])):
         path, size = image_path(metadata.image_root, image["file_name"]), (int(image["height"]), int(image["width"]))
         record = {"file_name": str(path), "height": size[0], "width": size[1], "image_id": image["id"]}
         records[image["id"]] = {**record, "annotations": []}
@@ -116,20 +114,19 @@ def check_keypoint_dataset(name: str, skip_missing: bool = False) -> Skeleton:
     if metadata.get("json_file") is None:  # registered otherwise than by `register_coco_keypoints`
         return skeleton
     path = annotation_file(name)
-    category, file_names, problem = read_keypoint_file(path)
+    annotations = read_annotations(path)
+    category = annotations.category
     if category is not None and tuple(category["keypoints"]) != skeleton.keypoint_names:
         found, names = category["keypoints"], skeleton.keypoint_names
         raise UserError(f"{path} has the keypoints {found}, but {name!r} is registered with {list(names)}")
-    if problem or not file_names:
-        raise UserError(problem if file_names else f"the file {path} lists no images")
-    files = [image_path(metadata.image_root, file_name) for file_name in file_names]
+    files = [image_path(metadata.image_root, image["file_name"]) for image in annotations.images]
     folders = filter(Path.is_dir, {file.parent for file in files})
     listed = {entry.path for folder in folders for entry in os.scandir(folder) if entry.is_file()}
     # those listed need no look, which would be slow on network disks
     if missing := [file for file in files if str(file) not in listed and not os.path.isfile(file)]:
-        counts = f"{len(missing)} of the {len(file_names)} images of the data set {name!r}"
+        counts = f"{len(missing)} of the {len(files)} images of the data set {name!r}"
         text = f"{counts} do not exist; the first is {missing[0]}"
-        if not skip_missing or len(missing) == len(file_names):
+        if not skip_missing or len(missing) == len(files):
             raise UserError(f"{text}: check the image folder, or set DATALOADER.SKIP_UNREADABLE_IMAGES True")
         logger.warning("%s; they are skipped (DATALOADER.SKIP_UNREADABLE_IMAGES).", text)
     return skeleton
@@ -146,8 +143,7 @@ def annotation_file(name: str) -> Path:
         metadata.prepare()
     path = Path(metadata.json_file)
     if not path.is_file():
-        made_by = metadata.get("made_by", "put it there")
-        advice = f"{made_by}, or set DETECTRON2_DATASETS to the folder of your data sets (now {dataset_root()})"
+        advice = f"see datasets/README.md, or set DETECTRON2_DATASETS to their folder (now {dataset_root()})"
         raise UserError(f"the data set {name!r} needs the annotation file {path}, which does not exist; {advice}")
     return path
 
@@ -193,14 +189,12 @@ def _find(given: str, exists: Callable[[Path], bool], kind: str) -> Path:
 
 def _find_image_root(json_file: Path) -> Path:
     """The first of the usual folders around an annotation file that holds its first image."""
-    _, file_names, _ = read_keypoint_file(json_file)
-    if not file_names:
-        raise UserError(f"the file {json_file} lists no images")
+    file_name = str(load_coco_format(json_file)["images"][0].get("file_name"))
     folder, split = json_file.parent, json_file.stem.removeprefix("person_keypoints_")
     tried = [folder, folder / "images", folder / json_file.stem, folder / split]
     tried += [folder.parent / "images", folder.parent / split, folder.parent / "images" / split]
     for candidate in tried:
-        if os.path.isfile(image_path(candidate, file_names[0])):
+        if os.path.isfile(image_path(candidate, file_name)):
             return candidate
-    found = f"the image {file_names[0]} of {json_file} is in none of {', '.join(map(str, dict.fromkeys(tried)))}"
+    found = f"the image {file_name} of {json_file} is in none of {', '.join(map(str, dict.fromkeys(tried)))}"
     raise UserError(f"{found}; name the folder as {json_file}@IMAGE_FOLDER")

@@ -190,10 +190,3 @@ class SkipUnreadable:
                 return {**output, "image": torch.zeros(3, 64, 64, dtype=torch.uint8), "unreadable": True}
             candidate = random.choice(self.records)
         raise UserError(f"{_MAX_IN_A_ROW} images in a row cannot be read; check the image folder (first: {first})")
-
-
-def count_unreadable(list_file: str | os.PathLike[str]) -> int:
-    """Return how many different images `list_file` names; 0 without such a file."""
-    path = Path(list_file)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return len({line.split("\t")[0] for line in lines})

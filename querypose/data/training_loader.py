@@ -4,7 +4,6 @@ With Detectron2's loader a batch depends on the number of workers and on every b
 images needs no image, so that finished batches are skipped at once, and augmentation depends on the place in it.
 """
 
-import contextlib
 import itertools
 import logging
 import random
@@ -95,14 +94,13 @@ class _SeededImages(Dataset[dict[str, Any]]):
 def training_records(cfg: CfgNode) -> DatasetFromList:
     """Return the images of DATASETS.TRAIN that have enough keypoints, serialized so that workers share their memory."""
     min_keypoints, num_queries = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE, cfg.MODEL.QUERYPOSE.NUM_QUERIES
-    records: list[dict[str, Any]] = []
-    with contextlib.suppress(AssertionError):  # about no records, which python -O leaves out
+    try:
         records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, min_keypoints=min_keypoints
         )
-    if not records:
+    except AssertionError as error:  # there are none
         person = f"a person with {min_keypoints} labeled keypoints (MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE)"
-        raise UserError(f"no image of DATASETS.TRAIN {cfg.DATASETS.TRAIN} has {person} to train on")
+        raise UserError(f"no image of DATASETS.TRAIN {cfg.DATASETS.TRAIN} has {person} to train on") from error
     counts = [sum(not person.get("iscrowd") for person in record.get("annotations", ())) for record in records]
     if max(counts) > num_queries:
         message = "%d training images have more persons than MODEL.QUERYPOSE.NUM_QUERIES, %d: set it to at least %d."

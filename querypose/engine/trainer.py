@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from querypose.atomic_io import cut_unfinished_line, remove_partial_files, whole_file, writing
-from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, count_unreadable, training_records
+from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, training_records
 from querypose.data.mapper import Mapper, Records
 from querypose.engine.checkpointer import PeriodicCheckpoints, PoseCheckpointer
 from querypose.engine.hooks import (
@@ -117,8 +117,6 @@ class PoseTrainer(DefaultTrainer):
                 raise UserError(f"{error}{saved}") from error
             logger.error("training failed%s", saved)
             raise
-        if self.cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
-            logger.info("%d images could not be read and were skipped", count_unreadable(unreadable_list(self.cfg)))
         return getattr(self, "_last_eval_results", None)
 
     def run_step(self) -> None:
@@ -276,11 +274,9 @@ def use_bfloat16(cfg: CfgNode) -> bool:
 def build_mapper(cfg: CfgNode, is_train: bool, records: Records | None = None) -> Mapper:
     """The mapper of training or evaluation, around which images are skipped where the config asks for it."""
     mapper = PoseDatasetMapper(cfg, is_train=is_train)
-    return SkipUnreadable(mapper, unreadable_list(cfg), records) if cfg.DATALOADER.SKIP_UNREADABLE_IMAGES else mapper
-
-
-def unreadable_list(cfg: CfgNode) -> Path:
-    return Path(cfg.OUTPUT_DIR) / "unreadable_images.txt"
+    if cfg.DATALOADER.SKIP_UNREADABLE_IMAGES:
+        return SkipUnreadable(mapper, Path(cfg.OUTPUT_DIR) / "unreadable_images.txt", records)
+    return mapper
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -35,12 +35,6 @@ class GroundTruth:
     def category_id(self) -> int | str:
         return self.content["categories"][0]["id"]
 
-    def require_persons(self) -> GroundTruth:
-        """Return self; raise a `UserError` if there is no person to find."""
-        if not self.content["annotations"]:
-            raise UserError("the data set has no annotations of persons, so no AP can be computed; give one that has")
-        return self
-
     @property
     def image_numbers(self) -> dict[int | str, int]:
         """By image id the image's number in `numbered`, from 1 in the order of the ids, text after numbers.
@@ -81,7 +75,7 @@ def load_ground_truth(
         annotations = normalize({"images": [], "categories": [], "annotations": [], **source}, "the given annotations")
     else:
         annotations = read_annotations(annotation_file(os.fspath(source)))
-    annotations.require_persons()
+    annotations.log()
     if not isinstance(source, dict) and source in DatasetCatalog.list():
         metadata = MetadataCatalog.get(source)
         skeleton = Skeleton.from_metadata(metadata, sigmas)

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 
 from querypose.atomic_io import writing
 from querypose.errors import UserError
-from querypose.evaluation.coco_results import TASKS, Metrics, check_backend, compute_metrics
+from querypose.evaluation.coco_results import TASKS, Metrics, compute_metrics
 from querypose.evaluation.ground_truth import Entries, load_ground_truth
 
 logger = logging.getLogger(__name__)
@@ -46,21 +46,14 @@ class PoseEvaluator(DatasetEvaluator):
     ) -> None:
         self._dataset_name = dataset_name
         self._ground_truth = load_ground_truth(dataset_name, sigmas)
-        check_backend(backend, self._ground_truth.protocol)
-        self._output_dir = output_dir
-        self._backend = backend
-        self._name = name
+        self._output_dir, self._backend, self._name = output_dir, backend, name
         self.reset()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_name: str, output_dir: str | None = None) -> dict[str, Any]:
-        return {
-            "dataset_name": dataset_name,
-            "output_dir": output_dir,
-            "sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS,
-            "backend": cfg.TEST.EVALUATOR_BACKEND,
-            "name": os.path.basename(os.path.abspath(cfg.OUTPUT_DIR)),
-        }
+        name = os.path.basename(os.path.abspath(cfg.OUTPUT_DIR))
+        options = {"sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS, "backend": cfg.TEST.EVALUATOR_BACKEND, "name": name}
+        return {"dataset_name": dataset_name, "output_dir": output_dir, **options}
 
     def reset(self) -> None:
         self._results: Entries = []
