@@ -178,7 +178,7 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.ROTATION = 0.0  # training: images are rotated by up to this many degrees in either direction
     # images without any labeled keypoint are excluded (the paper's 57k of train2017 remain); 0 keeps them
     cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 1
-    # images that cannot be read stop the run; True takes other ones, counts them and lists them in
+    # images that cannot be read stop the run; True takes other ones and lists them in
     # OUTPUT_DIR/unreadable_images.txt
     cfg.DATALOADER.SKIP_UNREADABLE_IMAGES = False
     # what computes AP: "faster-coco-eval" or "pycocotools" (same numbers)

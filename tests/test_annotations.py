@@ -9,8 +9,8 @@ from detectron2.data import DatasetCatalog
 from evaluation_data import COCO_BACKENDS, assert_same, ground_truth_of, results_near
 from PIL import Image
 
-from querypose.data import check_keypoint_dataset, resolve_dataset
 from querypose.data.annotations import read_annotations
+from querypose.data.coco_keypoints import check_keypoint_dataset, resolve_dataset
 from querypose.data.dataset_check import check_dataset
 from querypose.evaluation import evaluate_coco_results
 

@@ -9,6 +9,7 @@ from PIL import Image
 from tiny_model import tiny_config
 
 from querypose import data
+from querypose.data.coco_keypoints import annotation_file, check_keypoint_dataset
 from querypose.data.dataset_check import check_dataset
 from querypose.errors import UserError
 from querypose.setup_config import setup_config
@@ -72,8 +73,8 @@ def test_images_are_found_in_the_usual_places(tmp_path, json_file, folder):
 def test_relative_paths_are_found_below_the_data_set_root(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     write(tmp_path / "own" / "a.json", image_folder=tmp_path / "own" / "pictures")
-    assert data.check_keypoint_dataset("own/a.json@own/pictures").keypoint_names == tuple(NAMES)
-    assert Path(data.annotation_file("own/a.json")) == tmp_path / "own" / "a.json"
+    assert check_keypoint_dataset("own/a.json@own/pictures").keypoint_names == tuple(NAMES)
+    assert Path(annotation_file("own/a.json")) == tmp_path / "own" / "a.json"
 
 
 def test_other_categories_are_left_out_and_images_without_keypoints_if_demanded(tmp_path):
@@ -82,7 +83,7 @@ def test_other_categories_are_left_out_and_images_without_keypoints_if_demanded(
     content["annotations"][0]["category_id"] = 18
     content["annotations"][1].update(category_id=3, iscrowd=0, keypoints=[])
     file = write(tmp_path / "a.json", content)
-    assert data.check_keypoint_dataset(file).num_keypoints == 3
+    assert check_keypoint_dataset(file).num_keypoints == 3
     first, second = DatasetCatalog.get(file)
     assert [person["category_id"] for person in first["annotations"]] == [0] and second["annotations"] == []
     wanted = config().MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
@@ -95,17 +96,17 @@ def test_missing_files_end_with_a_reason(tmp_path):
     (tmp_path / "2.png").unlink()
     (tmp_path / "2.png").symlink_to("nowhere.png")
     with pytest.raises(UserError, match="1 of the 2 images .* do not exist; the first is .*2.png"):
-        data.check_keypoint_dataset(file)
+        check_keypoint_dataset(file)
     content = content_of()
     content["images"][1]["file_name"] = "a" * 300 + "\\.png"  # too long for the disk
     file = write(tmp_path / "b.json", content)
     with pytest.raises(UserError, match="1 of the 2 images .* do not exist"):
-        data.check_keypoint_dataset(file)
+        check_keypoint_dataset(file)
     assert check_dataset(file).problems.keys() == {"missing"}
     # registered when Detectron2 was imported, with whatever root was set then
     if not Path(MetadataCatalog.get("keypoints_coco_2017_train").json_file).exists():
         with pytest.raises(UserError, match="person_keypoints_train2017.json.* DETECTRON2_DATASETS"):
-            data.check_keypoint_dataset("keypoints_coco_2017_train")
+            check_keypoint_dataset("keypoints_coco_2017_train")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,6 @@ def test_a_file_that_denies_its_flip_pairs_is_not_flipped(tmp_path, messages):
 @pytest.mark.parametrize("name", [None, 5, ""])
 def test_category_whose_name_is_no_text(tmp_path, name):
     file = write(tmp_path / "a.json", content_of(name=name))
-    data.check_keypoint_dataset(file)
+    check_keypoint_dataset(file)
     assert MetadataCatalog.get(file).thing_classes == [str(name or "person")]
     assert len(get_detection_dataset_dicts([file], min_keypoints=1)) == 1

@@ -125,7 +125,7 @@ def test_the_file_for_the_server_has_the_format_that_coco_publishes(tmp_path):
     keypoints = np.random.default_rng(0).uniform(0, 600, 51).tolist()
     common = {"category_id": 1, "keypoints": keypoints, "bbox": [1.0, 2.0, 3.0, 4.0]}
     results = [{"image_id": i, "score": s / 100, **common} for i in (9, 5) for s in range(1, 31)]
-    path = write_submission(results, tmp_path / "new", "test-dev2017", "my pose/1")
+    path = write_submission(results, tmp_path, "test-dev2017", "my pose/1")
     stem = "person_keypoints_test-dev2017_my-pose-1_results"
     assert path.name == f"{stem}.zip"
     with zipfile.ZipFile(path) as file:

@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from querypose.atomic_io import whole_file
-from querypose.data import check_keypoint_dataset, resolve_dataset
+from querypose.data.coco_keypoints import check_keypoint_dataset, resolve_dataset
 from querypose.data.dataset_check import check_dataset
 from querypose.errors import UserError
 

@@ -16,7 +16,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from querypose.atomic_io import writing
-from querypose.data.coco_format import read_json
+from querypose.data.annotations import read_json
 from querypose.errors import UserError, exit_on_user_error
 from querypose.evaluation import BACKENDS, PROTOCOLS, TASKS, evaluate_coco_results, keypoint_errors
 from querypose.evaluation.ground_truth import load_ground_truth

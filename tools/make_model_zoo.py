@@ -8,7 +8,7 @@ from pathlib import Path
 
 from querypose.analysis import count_operations
 from querypose.atomic_io import check_output_file, writing
-from querypose.data.coco_format import read_json
+from querypose.data.annotations import read_json
 from querypose.errors import UserError, exit_on_user_error
 from querypose.reproduction.runs import REPOSITORY
 from querypose.setup_config import setup_config

@@ -18,8 +18,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from querypose.atomic_io import make_output_folder
-from querypose.data import annotation_file
 from querypose.data.annotations import read_annotations
+from querypose.data.coco_keypoints import annotation_file
 from querypose.engine import train_net
 from querypose.errors import UserError, exit_on_user_error
 from querypose.setup_config import setup_config

@@ -48,8 +48,8 @@ def main():
             print(f"{link} -> {images.resolve()}")
         for split, content in contents.items():
             target = output / "annotations" / f"crowdpose_{split}.json"
-            note = "" if write_prepared(content, target) else " (existed already)"
-            print(f"{target}{note}: {len(content['images'])} images, {len(content['annotations'])} persons")
+            write_prepared(content, target)
+            print(f"{target}: {len(content['images'])} images, {len(content['annotations'])} persons")
     if absent := [split for split in CROWDPOSE_SPLITS if split not in contents]:
         print(f"not written, because their files are missing: {', '.join(absent)}")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
-from querypose.data.coco_format import read_json
+from querypose.data.annotations import read_json
 from querypose.data.coco_keypoints import resolve_dataset
 from querypose.errors import UserError, exit_on_user_error
 from querypose.evaluation.coco_results import check_results

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from querypose.benchmark.models import PRECISIONS, Benchmark, baseline_config
 from querypose.benchmark.movenet import MoveNetMultiPose
 from querypose.benchmark.reading import images_per_second
-from querypose.data.coco_format import read_json
+from querypose.data.annotations import read_json
 from querypose.errors import UserError
 from querypose.setup_config import setup_config
 

@@ -12,8 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from querypose.data.annotations import Entry, StrPath, read_annotations
-from querypose.data.coco_format import image_path, keypoint_category, load_coco_format
+from querypose.data.annotations import Entry, StrPath, image_path, keypoint_category, load_coco_format, read_annotations
 from querypose.data.yolo_pose import split_yolo_name, write_coco_file
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton, flip_pairs_by_name, known_sigmas, limbs_by_name
@@ -50,12 +49,11 @@ def load_coco_keypoints(name: str) -> list[Entry]:
     """Return the Detectron2 dataset dicts of a registered data set: its persons alone, with `category_id` 0.
 
     As Detectron2's `load_coco_json`, with 0.5 pixels added to keypoints, but of a file in any of the forms that
-    `normalize` takes, and without segmentations. Images without persons stay: the config leaves them out of training.
+    `normalize` takes, without segmentations, in the order of ids. Images without persons stay; the config drops them.
     """
     metadata, file = MetadataCatalog.get(name), read_annotations(annotation_file(name)).log()
     metadata.thing_dataset_id_to_contiguous_id = {file.category_id: 0}  # for Detectron2's evaluators
     records: dict[Any, Entry] = {}
-    # by id, as Detectron2 does, numbers before text
     for image in sorted(file.images, key=lambda image: (isinstance(image["id"], str), image["id"])):
         path, size = image_path(metadata.image_root, image["file_name"]), (int(image["height"]), int(image["width"]))
         record = {"file_name": str(path), "height": size[0], "width": size[1], "image_id": image["id"]}
@@ -113,12 +111,7 @@ def check_keypoint_dataset(name: str, skip_missing: bool = False) -> Skeleton:
     skeleton = Skeleton.from_metadata(metadata)
     if metadata.get("json_file") is None:  # registered otherwise than by `register_coco_keypoints`
         return skeleton
-    path = annotation_file(name)
-    annotations = read_annotations(path)
-    category = annotations.category
-    if category is not None and tuple(category["keypoints"]) != skeleton.keypoint_names:
-        found, names = category["keypoints"], skeleton.keypoint_names
-        raise UserError(f"{path} has the keypoints {found}, but {name!r} is registered with {list(names)}")
+    annotations = read_annotations(annotation_file(name))
     files = [image_path(metadata.image_root, image["file_name"]) for image in annotations.images]
     folders = filter(Path.is_dir, {file.parent for file in files})
     listed = {entry.path for folder in folders for entry in os.scandir(folder) if entry.is_file()}

@@ -10,8 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from querypose.atomic_io import whole_file
-from querypose.data.annotations import AREA_PER_BOX_AREA, NO_SIZE, UNKNOWN_IMAGE, Entry, read_annotations
-from querypose.data.coco_format import image_path
+from querypose.data.annotations import NO_SIZE, UNKNOWN_IMAGE, Entry, image_path, read_annotations
 from querypose.errors import UserError
 from querypose.image_io import open_image, upright_size
 from querypose.skeleton import Skeleton
@@ -56,24 +55,22 @@ def complete(file: Path, image_root: Path, allow_missing: bool) -> tuple[Entry, 
     annotations = read_annotations(file)
     category = annotations.category
     if category is None or tuple(category["keypoints"]) != CROWDPOSE_NAMES:
-        names = ", ".join(CROWDPOSE_NAMES)
-        raise UserError(f"{file} has not CrowdPose's 14 keypoints, {names}; use the official files")
+        raise UserError(f"{file} lacks CrowdPose's 14 keypoints, {', '.join(CROWDPOSE_NAMES)}; use the official files")
     persons_of: dict[int | str, list[Entry]] = {image["id"]: [] for image in annotations.images}
     for person in annotations.persons:
         del person["source_id"]
-        width, height = person["bbox"][2:]
-        person |= {"category_id": 1, "area": AREA_PER_BOX_AREA * width * height}
+        person["category_id"] = 1
         person["num_keypoints"] = sum(v > 0 for v in person["keypoints"][2 : 3 * _NUM_COUNTED : 3])
         persons_of[person["image_id"]].append(person)
 
     images, missing, swapped = [], [], 0
     for image in tqdm(annotations.images, desc=f"images of {file.name}", unit="image", disable=None):
-        path, persons = image_path(image_root, image["file_name"]), persons_of[image["id"]]
+        path, annotated = image_path(image_root, image["file_name"]), (image["width"], image["height"])
         if not path.exists():
             missing.append(path)
             continue
-        size = _size(path, (image["width"], image["height"]), persons, file)
-        swapped += size != (image["width"], image["height"])
+        size = _size(path, annotated, persons_of[image["id"]], file)
+        swapped += size != annotated
         images.append({**image, "width": size[0], "height": size[1]})
     if missing and not (allow_missing and images):
         counts = f"{len(missing)} of the {len(annotations.images)} images of {file} are missing"
@@ -81,15 +78,16 @@ def complete(file: Path, image_root: Path, allow_missing: bool) -> tuple[Entry, 
         raise UserError(f"{counts}, the first is {missing[0]}; {advice}")
     kept = {image["id"] for image in images}
     notes = {
-        "{} skeletons (limbs) corrected": int(category.get("skeleton") != _CATEGORY["skeleton"]),
-        f"{{}} persons left out: {NO_SIZE}": len(annotations.left_out[NO_SIZE]),
-        f"{{}} persons left out: {UNKNOWN_IMAGE}": len(annotations.left_out[UNKNOWN_IMAGE]),
-        "{} areas computed (0.53 x box)": len(annotations.persons),
-        "{} images whose width and height were swapped": swapped,
-        "{} missing images left out": len(missing),
+        "skeletons (limbs) corrected": int(category.get("skeleton") != _CATEGORY["skeleton"]),
+        f"persons left out: {NO_SIZE}": len(annotations.left_out[NO_SIZE]),
+        f"persons left out: {UNKNOWN_IMAGE}": len(annotations.left_out[UNKNOWN_IMAGE]),
+        "areas computed (0.53 x box)": annotations.repaired["area"],
+        "images whose width and height were swapped": swapped,
+        "missing images left out": len(missing),
     }
-    words = [note.format(number) for note, number in notes.items() if number]
-    return _content(images, [person for person in annotations.persons if person["image_id"] in kept]), words
+    words = [f"{number} {note}" for note, number in notes.items() if number]
+    persons = [person for person in annotations.persons if person["image_id"] in kept]
+    return {"images": images, "annotations": persons, "categories": [_CATEGORY]}, words
 
 
 def _size(path: Path, annotated: tuple[int, int], persons: list[Entry], file: Path) -> tuple[int, int]:
@@ -116,20 +114,14 @@ def join(train: Entry, val: Entry) -> Entry:
         value, number = Counter(image[key] for image in images).most_common(1)[0]
         if number > 1:
             raise UserError(f"the image {value} is both in train and in val")
-    return _content(images, [{**person, "id": number} for number, person in enumerate(persons, start=1)])
-
-
-def _content(images: list[Entry], persons: list[Entry]) -> Entry:
+    persons = [{**person, "id": number} for number, person in enumerate(persons, start=1)]
     return {"images": images, "annotations": persons, "categories": [_CATEGORY]}
 
 
-def write_prepared(content: Entry, path: Path) -> bool:
-    """Write a prepared file and return False if the same one existed already; never overwrite another one."""
+def write_prepared(content: Entry, path: Path) -> None:
+    """Write a prepared file, unless another one is there."""
     data = json.dumps(content).encode()
-    if path.exists():
-        if path.read_bytes() != data:
-            raise UserError(f"{path} exists with other content; move it away, or choose another --output")
-        return False
+    if path.exists() and path.read_bytes() != data:
+        raise UserError(f"{path} exists with other content; move it away, or choose another --output")
     with whole_file(path) as file:
         file.write(data)
-    return True

@@ -13,8 +13,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
-from querypose.data.annotations import NO_SIZE, UNKNOWN_IMAGE, KeypointAnnotations, normalize
-from querypose.data.coco_format import image_path, load_coco_format
+from querypose.data.annotations import NO_SIZE, UNKNOWN_IMAGE, KeypointAnnotations, image_path, read_annotations
 from querypose.data.coco_keypoints import annotation_file, resolve_dataset
 from querypose.image_io import UnreadableImageError, open_image, pil_to_rgb, upright_size
 from querypose.skeleton import Skeleton
@@ -32,7 +31,6 @@ PROBLEMS = {
     NO_SIZE: "persons left out: box without size",
     "keypoint outside": "persons with labeled keypoints outside their image",
     "box outside": "persons with boxes outside their image",
-    "category": "keypoint categories without annotations",
     "no person": "files of which no person can be used",
 }
 """The kinds of problems, and their names in the report."""
@@ -72,8 +70,7 @@ def check_dataset(name: str, *, headers_only: bool = False, pictures: Pictures |
     pictures = {} if pictures is None else pictures
     metadata = MetadataCatalog.get(resolve_dataset(name))
     report = DatasetReport(name, flip_warning=Skeleton.from_metadata(metadata).flip_warning())
-    file = annotation_file(name)
-    annotations = normalize(load_coco_format(file), str(file), on_problem=report.add)
+    annotations = read_annotations(annotation_file(name), on_problem=report.add)
     paths = [image_path(metadata.image_root, image["file_name"]) for image in annotations.images]
     with ThreadPoolExecutor(max_workers=4) as pool:
         found = pool.map(partial(_look_at, headers_only=headers_only), paths)
@@ -108,8 +105,6 @@ def _look_at(path: Path, headers_only: bool) -> tuple[int, int, bytes] | Unreada
 def _check_persons(annotations: KeypointAnnotations, report: DatasetReport) -> None:
     report.summary = annotations.describe()
     report.problems |= {reason: titles for reason, titles in annotations.left_out.items() if reason in PROBLEMS}
-    if annotations.category and not annotations.num_annotations:
-        report.add("category", str(annotations.category.get("name")))
     sizes = {image["id"]: (image["width"], image["height"]) for image in annotations.images}
     seen: set[tuple[Any, ...]] = set()
     for person in annotations.persons:

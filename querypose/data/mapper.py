@@ -106,9 +106,8 @@ class PoseDatasetMapper:
         self, *, is_train: bool, augmentations: list[T.Augmentation], image_format: str, flip_indices: Sequence[int]
     ) -> None:
         """flip_indices: for each of the K keypoints the index of its mirror image; image_format: "RGB" or "BGR"."""
-        self.is_train = is_train
+        self.is_train, self.image_format = is_train, image_format
         self.augmentations = T.AugmentationList(augmentations)
-        self.image_format = image_format
         self.flip_indices = np.asarray(flip_indices, dtype=np.int64)
         logger.info("Augmentation in %s: %s", "training" if is_train else "inference", augmentations)
 
@@ -117,8 +116,7 @@ class PoseDatasetMapper:
         skeleton = skeleton_of(cfg)
         augmentations: list[T.Augmentation] = [ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
         if is_train:
-            warning = skeleton.flip_warning()
-            if warning and cfg.INPUT.RANDOM_FLIP == "horizontal":
+            if cfg.INPUT.RANDOM_FLIP == "horizontal" and (warning := skeleton.flip_warning()):
                 logger.warning("%s.", warning[0].upper() + warning[1:])
             augmentations = build_pose_augmentation(cfg, bool(skeleton.flip_pairs) or skeleton.num_keypoints == 1)
         options = {"image_format": cfg.INPUT.FORMAT, "flip_indices": skeleton.flip_indices}

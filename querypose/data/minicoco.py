@@ -6,8 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from querypose.data.annotations import Entry
-from querypose.data.coco_format import load_coco_format
+from querypose.data.annotations import Entry, load_coco_format
 from querypose.errors import UserError
 from querypose.image_io import open_image
 

@@ -32,14 +32,12 @@ class TrainingLoader:
     `DATALOADER.ASPECT_RATIO_GROUPING`, with which a batch holds only images wider than high, or none.
     """
 
-    def __init__(self, cfg: CfgNode, mapper: Mapper, records: Records | None = None) -> None:
-        """records: default those of `training_records`."""
+    def __init__(self, cfg: CfgNode, mapper: Mapper, records: Records) -> None:
         batch, processes, steps = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
         if batch % (processes * steps):
             needed = f"{processes * steps} ({processes} processes x {steps} SOLVER.ACCUMULATION_STEPS)"
             raise UserError(f"SOLVER.IMS_PER_BATCH is {batch}; it must be a multiple of {needed}")
-        self.records = training_records(cfg) if records is None else records
-        self.mapper, self.images_per_process = mapper, batch // processes
+        self.records, self.mapper, self.images_per_process = records, mapper, batch // processes
         self.seed, self.first_batch = int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()), 0
         self.num_workers = cfg.DATALOADER.NUM_WORKERS
         self.pin_memory = cfg.MODEL.DEVICE.startswith("cuda")

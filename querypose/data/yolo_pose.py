@@ -143,7 +143,6 @@ def _category(description: dict[str, Any], data_yaml: Path, class_id: int) -> di
         if not are_pairs:
             raise UserError(f"flip_idx of {data_yaml} must exchange pairs of the indices 0 to {count - 1}")
         pairs = tuple((names[i], names[j]) for i, j in enumerate(flip) if i < j)
-    if isinstance(classes, list):
-        classes = dict(enumerate(classes))
+    classes = dict(enumerate(classes)) if isinstance(classes, list) else classes
     name = classes.get(class_id) if isinstance(classes, dict) else None
     return {"id": 1, "name": str(name or "person"), "keypoints": names, "flip_pairs": pairs}

@@ -1,8 +1,4 @@
-"""From COCO-format results and annotations to metrics by name, by COCO's or CrowdPose's rules.
-
-CrowdPose takes 0.53 times the box's area as the person's, ignores persons without a label on the twelve joints from
-shoulder to ankle, and has classes not of persons by size but of images by `crowdIndex`.
-"""
+"""From COCO-format results and annotations to metrics by name, by COCO's or CrowdPose's rules."""
 
 import contextlib
 import io
@@ -13,7 +9,7 @@ from typing import Any
 import numpy as np
 from detectron2.utils.logger import create_small_table
 
-from querypose.data.coco_format import are_finite_numbers, flat, id_key
+from querypose.data.annotations import are_finite_numbers, flat, id_key
 from querypose.errors import UserError
 from querypose.evaluation.ground_truth import Entries, GroundTruth, Source, load_ground_truth
 

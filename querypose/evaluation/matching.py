@@ -31,11 +31,6 @@ class ImageMatching:
         number = len(self.best_oks) + self.false_positives
         return 1 - sum(oks for *_, oks in self.pairs) / number if number else 0.0
 
-    @property
-    def mean_oks(self) -> float | None:
-        """Of the persons found; None if there are none."""
-        return sum(oks for *_, oks in self.pairs) / len(self.pairs) if self.pairs else None
-
 
 def match_poses(ground_truth: GroundTruth, results: Entries) -> Iterator[ImageMatching]:
     """Yield an `ImageMatching` for each image, in the order of the file; results count whatever their score."""

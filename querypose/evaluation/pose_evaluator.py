@@ -57,12 +57,10 @@ class PoseEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._results: Entries = []
-        self._unreadable: list[str] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for given, output in zip(inputs, outputs, strict=True):
             if given.get("unreadable"):
-                self._unreadable.append(given["file_name"])
                 continue
             # Detectron2's conversion moves the keypoints in place; the outputs belong to the caller.
             instances = copy.deepcopy(output["instances"].to("cpu"))
@@ -72,13 +70,9 @@ class PoseEvaluator(DatasetEvaluator):
     def evaluate(self) -> Metrics:
         """Return the metrics of `evaluate_coco_results` on the main process, an empty dict on the others."""
         comm.synchronize()
-        gathered = (comm.gather(own, dst=0) for own in (self._results, self._unreadable))
-        results, unreadable = (list(itertools.chain(*parts)) for parts in gathered)
+        results = list(itertools.chain(*comm.gather(self._results, dst=0)))
         if not comm.is_main_process():
             return {}
-        if unreadable:
-            text = "%d images of %s could not be read (the first is %s): their persons count as missed."
-            logger.warning(text, len(unreadable), self._dataset_name, unreadable[0])
         has_annotations = bool(self._ground_truth.content["annotations"])
         if self._output_dir:
             try:
@@ -114,7 +108,6 @@ def write_submission(results: Entries, folder: str | os.PathLike[str], split: st
             values = {"keypoints": [round(v, 2) for v in pose["keypoints"]], "score": round(pose["score"], 6)}
             poses.append({"image_id": pose["image_id"], "category_id": pose["category_id"], **values})
     path = Path(folder) / f"person_keypoints_{split}_{name}_results.zip"
-    path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(f"{path.stem}.json", json.dumps(poses, separators=(",", ":")))
     return path

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from querypose.atomic_io import writing
 from querypose.data import PoseDatasetMapper, check_datasets, skeleton_of, training_records
-from querypose.data.coco_format import image_path
+from querypose.data.annotations import image_path
 from querypose.errors import UserError
 from querypose.evaluation.ground_truth import Entries, GroundTruth
 from querypose.evaluation.matching import ImageMatching
@@ -100,11 +100,10 @@ def write_results(
     write_sheets(sheets(), output, "images.png", ("ground truth", "results"))
     with writing(output), open(output / "images.csv", "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(("rank", "image_id", "file_name", "error", "persons", "found", "false_positives", "mean_oks"))
+        rows.writerow(("rank", "image_id", "file_name", "error", "persons", "found", "false_positives"))
         for rank, error in enumerate(errors, start=1):
-            oks = "" if error.mean_oks is None else f"{error.mean_oks:.4f}"
             counts = len(error.best_oks), len(error.pairs), error.false_positives
-            rows.writerow([rank, error.image_id, names[error.image_id], f"{error.error:.4f}", *counts, oks])
+            rows.writerow([rank, error.image_id, names[error.image_id], f"{error.error:.4f}", *counts])
     return failures
 
 
