@@ -73,15 +73,13 @@ def run_tool(folder, truth, results, *options):
     return json.loads((folder / "metrics.json").read_text())
 
 
-@pytest.mark.parametrize("backend", COCO_BACKENDS)
-def test_metrics_of_the_tool(tmp_path, backend):
+def test_metrics_of_the_tool(tmp_path):
     truth = ground_truth_of(num_images=2, num_persons=3)
     results = results_near(truth, noise=0)
-    metrics = run_tool(tmp_path, truth, results, "--backend", backend)
+    metrics = run_tool(tmp_path, truth, results, "--backend", "pycocotools")
     assert metrics["keypoints"]["AP"] == pytest.approx(100) and metrics["bbox"]["AP"] == pytest.approx(100)
     assert None in metrics["bbox"].values(), "no person is small"
-    for result in results:
-        del result["bbox"]
+    del results[0]["bbox"]
     assert list(run_tool(tmp_path, truth, results)) == ["keypoints"], "keypoints alone are a valid submission"
 
 

@@ -31,10 +31,6 @@ def crowd_of(indices, persons=3, seed=0):
     return {"images": images, "annotations": annotations, "categories": [category]}
 
 
-def pose(image_id, keypoints, score=0.5):
-    return {"image_id": image_id, "category_id": 1, "score": score, "keypoints": keypoints}
-
-
 def noisy_poses(content):
     """Poses near the persons, and as many of lower scores farther away."""
     persons = [{**person, "area": person["bbox"][2] * person["bbox"][3]} for person in content["annotations"]]

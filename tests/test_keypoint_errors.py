@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from evaluation_data import ground_truth_of, results_near
-from PIL import Image
+from evaluation_data import ground_truth_of
 
 from querypose.errors import UserError
 from querypose.evaluation import keypoint_errors
@@ -60,11 +59,8 @@ def test_mean_oks_is_that_of_each_persons_best_pose():
         assert keypoint_errors(content, poses)["mean_oks"] == mean
 
 
-def test_picture(tmp_path):
-    truth = ground_truth_of(num_images=2)
-    plot_keypoint_errors(keypoint_errors(truth, results_near(truth, 0.05)), tmp_path / "a" / "plot.png", "things")
-    assert Image.open(tmp_path / "a" / "plot.png").size[0] > 300
-    plot_keypoint_errors(keypoint_errors(truth, []), tmp_path / "nobody.png")
+def test_picture_of_nobody(tmp_path):
+    plot_keypoint_errors(keypoint_errors(ground_truth_of(), []), tmp_path / "nobody.png")
 
 
 RNG = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The evaluator: half pixels, several processes, sets without annotations; and the file for COCO's server."""
+"""The evaluator: half pixels, full disks; and the file for COCO's server."""
 
 import json
 import zipfile
@@ -9,43 +9,23 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
-from evaluation_data import NAMES, SIGMAS, assert_same, ground_truth_of
+from evaluation_data import SIGMAS, assert_same, ground_truth_of
 from tiny_model import tiny_config
 
 from querypose.data import register_coco_keypoints
 from querypose.evaluation import PoseEvaluator, evaluate_coco_results, write_submission
-from querypose.skeleton import Skeleton
 
 
 @pytest.fixture
-def register(tmp_path, own_data_sets):
-    """register(content, skeleton): the name of that data set, until the test ends."""
-
-    def add(content, skeleton=None):
-        (tmp_path / "truth.json").write_text(json.dumps(content))
-        register_coco_keypoints("evaluated_people", tmp_path / "truth.json", tmp_path, skeleton)
-        return "evaluated_people"
-
-    return add
-
-
-@pytest.fixture
-def name(register):
+def name(tmp_path, own_data_sets):
     """A registered data set of 3 images with 2 persons each, its category id 4."""
     content = ground_truth_of(num_images=3, num_persons=2, seed=1)
     for entry in content["annotations"]:
         entry["category_id"] = 4
     content["categories"][0]["id"] = 4
-    return register(content)
-
-
-def output(size, boxes, keypoints):
-    instances = Instances(size)
-    instances.pred_boxes = Boxes(boxes)
-    instances.scores = torch.linspace(0.9, 0.5, len(boxes))
-    instances.pred_classes = torch.zeros(len(boxes), dtype=torch.int64)
-    instances.pred_keypoints = keypoints
-    return {"instances": instances}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    register_coco_keypoints("evaluated_people", tmp_path / "truth.json", tmp_path)
+    return "evaluated_people"
 
 
 def perfect_outputs(data_set):
@@ -56,7 +36,11 @@ def perfect_outputs(data_set):
         boxes[:, 2:] += boxes[:, :2]
         keypoints = torch.tensor([person["keypoints"] for person in image["annotations"]]).view(-1, 3, 3)
         inputs.append({"image_id": image["image_id"]})
-        outputs.append(output((image["height"], image["width"]), boxes, keypoints))
+        instances = Instances((image["height"], image["width"]))
+        instances.pred_boxes, instances.pred_keypoints = Boxes(boxes), keypoints
+        instances.scores = torch.linspace(0.9, 0.5, len(boxes))
+        instances.pred_classes = torch.zeros(len(boxes), dtype=torch.int64)
+        outputs.append({"instances": instances})
     return inputs, outputs
 
 
@@ -101,16 +85,6 @@ def test_detectron2s_own_evaluator_agrees(name):
     for task in ("bbox", "keypoints"):
         assert {name: found[task][name] for name in expected[task]} == pytest.approx(expected[task], nan_ok=True)
     assert looser.evaluate()["keypoints"]["AP"] > found["keypoints"]["AP"]
-
-
-def test_test_sets_are_written_and_not_evaluated(register, tmp_path):
-    content = ground_truth_of()
-    content.update(annotations=[], categories=[{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}])
-    evaluator = PoseEvaluator(register(content, Skeleton(NAMES, [], [], SIGMAS)), output_dir=str(tmp_path / "out"))
-    evaluator.process([{"image_id": 1}], [output((500, 500), torch.tensor([[1.0, 2, 3, 4]]), torch.ones(1, 3, 3))])
-    assert evaluator.evaluate() == {}
-    (result,) = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
-    assert result["keypoints"] == [0.5, 0.5, 1.0] * 3 and result["bbox"] == [1, 2, 2, 2]
 
 
 def test_results_that_cannot_be_written_do_not_cost_the_ap(name, tmp_path, messages):

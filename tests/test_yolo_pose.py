@@ -101,10 +101,8 @@ def test_names_where_the_file_gives_none(tmp_path, count):
         ({"train": None}, "has no split train"),
         (b"1 " + b"0.5 " * 16, r"labels of the classes \[0, 1\]"),
         (b"dog 0.5", r"c\.txt, line 1"),
-        *(
-            (number + b" 16" * 16, r"c\.txt, line 1: boxes and keypoints must be fractions")
-            for number in (b"0", b"nan")
-        ),
+        (b"0" + b" 16" * 16, r"c\.txt, line 1: boxes and keypoints must be fractions"),
+        (b"0" + b" nan" * 16, r"c\.txt, line 1: boxes and keypoints must be fractions"),
         (b"\xff\xfe0", r"c\.txt cannot be read.*save it as text in UTF-8"),
     ],
 )
