@@ -65,11 +65,16 @@ def complete(file: Path, image_root: Path, allow_missing: bool) -> tuple[Entry, 
 
     images, missing, swapped = [], [], 0
     for image in tqdm(annotations.images, desc=f"images of {file.name}", unit="image", disable=None):
-        path, annotated = image_path(image_root, image["file_name"]), (image["width"], image["height"])
+        path, persons = image_path(image_root, image["file_name"]), persons_of[image["id"]]
         if not path.exists():
             missing.append(path)
             continue
-        size = _size(path, annotated, persons_of[image["id"]], file)
+        with open_image(path) as opened:
+            size, annotated = upright_size(opened), (image["width"], image["height"])
+        # an image that is only rotated by its EXIF data has no swapped numbers: the persons tell
+        if annotated not in (size, size[::-1]) or _num_outside(persons, size) > _num_outside(persons, annotated):
+            found = f"{size[0]}x{size[1]} pixels, but {file} is made for {annotated[0]}x{annotated[1]}"
+            raise UserError(f"the image {path} is {found}, which no swap of width and height explains")
         swapped += size != annotated
         images.append({**image, "width": size[0], "height": size[1]})
     if missing and not (allow_missing and images):
@@ -88,17 +93,6 @@ def complete(file: Path, image_root: Path, allow_missing: bool) -> tuple[Entry, 
     words = [f"{number} {note}" for note, number in notes.items() if number]
     persons = [person for person in annotations.persons if person["image_id"] in kept]
     return {"images": images, "annotations": persons, "categories": [_CATEGORY]}, words
-
-
-def _size(path: Path, annotated: tuple[int, int], persons: list[Entry], file: Path) -> tuple[int, int]:
-    """The (width, height) of an image's file, which must be those annotated in `file` or these swapped."""
-    with open_image(path) as opened:
-        size = upright_size(opened)
-    # an image that is only rotated by its EXIF data has no swapped numbers: the persons tell
-    if annotated not in (size, size[::-1]) or _num_outside(persons, size) > _num_outside(persons, annotated):
-        found = f"{size[0]}x{size[1]} pixels, but {file} is made for {annotated[0]}x{annotated[1]}"
-        raise UserError(f"the image {path} is {found}, which no swap of width and height explains")
-    return size
 
 
 def _num_outside(persons: list[Entry], size: tuple[int, int]) -> int:

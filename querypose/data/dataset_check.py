@@ -35,7 +35,6 @@ PROBLEMS = {
 }
 """The kinds of problems, and their names in the report."""
 
-Pictures = dict[bytes, Path]  # a path of each image, by the digest of the file
 _TOLERANCE = 1  # pixels by which a keypoint or box may lie outside: annotation tools round
 
 
@@ -61,11 +60,11 @@ class DatasetReport:
         return {**head, "labelled": self.labeled, "problems": problems}
 
 
-def check_dataset(name: str, *, headers_only: bool = False, pictures: Pictures | None = None) -> DatasetReport:
+def check_dataset(name: str, *, headers_only: bool = False, pictures: dict[bytes, Path] | None = None) -> DatasetReport:
     """Check a data set, as of `resolve_dataset`, by the rules of `normalize`.
 
-    headers_only: do not read whole images; then truncated files and equal images are not found. pictures: those of
-    data sets checked before, to which these are added.
+    headers_only: do not read whole images; then truncated files and equal images are not found. pictures: a path
+    of each image of data sets checked before, by the digest of the file, to which these are added.
     """
     pictures = {} if pictures is None else pictures
     metadata = MetadataCatalog.get(resolve_dataset(name))

@@ -184,7 +184,6 @@ class SkipUnreadable:
                     with open(self.list_file, "a", encoding="utf-8", errors="backslashreplace") as file:
                         file.write(f"{name}\t{error}\n")
             if self.records is None:
-                output = {key: value for key, value in record.items() if key != "annotations"}
-                return {**output, "image": torch.zeros(3, 64, 64, dtype=torch.uint8), "unreadable": True}
+                return {**record, "image": torch.zeros(3, 64, 64, dtype=torch.uint8), "unreadable": True}
             candidate = random.choice(self.records)
         raise UserError(f"{_MAX_IN_A_ROW} images in a row cannot be read; check the image folder (first: {first})")

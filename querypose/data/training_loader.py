@@ -39,8 +39,7 @@ class TrainingLoader:
             raise UserError(f"SOLVER.IMS_PER_BATCH is {batch}; it must be a multiple of {needed}")
         self.records, self.mapper, self.images_per_process = records, mapper, batch // processes
         self.seed, self.first_batch = int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()), 0
-        self.num_workers = cfg.DATALOADER.NUM_WORKERS
-        self.pin_memory = cfg.MODEL.DEVICE.startswith("cuda")
+        self.num_workers, self.pin_memory = cfg.DATALOADER.NUM_WORKERS, cfg.MODEL.DEVICE.startswith("cuda")
         is_wide = (record.get("width", 0) > record.get("height", 0) for record in self.records)
         self._group = list(is_wide) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else [False] * len(self.records)
 
