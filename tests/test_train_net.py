@@ -45,7 +45,7 @@ def test_train_resume_and_evaluate(config_file, people, tmp_path):
     assert "Starting training from iteration 2" in text
     assert [line["iteration"] for line in lines() if "total_loss" in line] == [1, 3]
     assert results["iterations"] == 4 and results["metrics"]["keypoints"]["AP"] == lines()[-1]["keypoints/AP"]
-    assert (results["config_file"], results["seed"]) == (config_file, -1)
+    assert results["seed"] == -1
     # a Python with PyTorch takes some hundred MiB, which a mistaken unit would show
     assert 100 < results["peak_memory_mb"] < 50_000 and results["processes"] == 1 and results["hardware"]
 
@@ -69,12 +69,12 @@ def test_what_results_count(tmp_path):
         for _ in range(7):
             model.eval()(torch.zeros(1, 2))
     assert len(seconds) == 7 and all(0 < time < 1 for time in seconds)
-    cfg = tiny_config("light", "OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", ("keypoints_coco_2017_val",))
+    cfg = tiny_config("light", "OUTPUT_DIR", str(tmp_path))
     metrics = {"bbox": {"AP": 12.5}, "keypoints": {"AP": 10.0, "APl": float("nan")}}
-    write_results(cfg, "configs/a.yaml", metrics, [9.0] * 5 + [0.011, 0.013, 0.012])
+    write_results(cfg, metrics, [9.0] * 5 + [0.011, 0.013, 0.012])
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["metrics"] == {"bbox": {"AP": 12.5}, "keypoints": {"AP": 10.0, "APl": None}}
-    assert results["ms_per_image"] == pytest.approx(12) and results["test_sets"] == ["keypoints_coco_2017_val"]
+    assert results["ms_per_image"] == pytest.approx(12)
 
 
 @pytest.mark.parametrize("trace", ["metrics.json", "model_0000001.pth"])

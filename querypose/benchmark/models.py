@@ -1,8 +1,6 @@
 """Latency and step time of a QueryPose or of a baseline, in all and by part."""
 
 import contextlib
-import functools
-import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,9 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from querypose.benchmark.clock import PartClock, peak_allocated_mb, peak_gflops, repeat, summary
+from querypose.benchmark.clock import PartClock, peak_allocated_mb, repeat, summary
 from querypose.benchmark.movenet import MoveNetMultiPose
-from querypose.engine.cpu_memory import keep_freed_memory
+from querypose.engine.cpu_memory import speed_up_cpu_training
 from querypose.engine.optimizer import build_optimizer, clip_gradients
 from querypose.errors import UserError
 from querypose.modeling import QueryPose
@@ -107,26 +105,24 @@ def fix_persons(model: nn.Module, inputs: list[dict[str, Any]], persons: int) ->
 
 
 @contextlib.contextmanager
-def counted_rows(model: nn.Module) -> Iterator[dict[str, set[int]]]:
-    """How many boxes, of all images together, the "box" and "keypoint" heads are called with inside the block."""
-    rows: dict[str, set[int]] = {"box": set(), "keypoint": set()}
+def counted_persons(model: nn.Module) -> Iterator[set[int]]:
+    """For how many persons, of all images together, the keypoint heads are called inside the block."""
+    persons: set[int] = set()
     if isinstance(model, QueryPose):
-        heads: Any = (model.decoder.box_stages, model.decoder.keypoint_stages)
+        heads: Any = model.decoder.keypoint_stages
     elif isinstance(model, MoveNetMultiPose):
-        heads = ([], [model.decoder])
+        heads = [model.decoder]
     else:
-        roi_heads: Any = model.roi_heads
-        heads = ([roi_heads.box_head], [roi_heads.keypoint_head])
+        heads = [model.roi_heads.keypoint_head]
 
-    def count(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        # RoI features (rows, C, H, W), or MoveNet's peaks (images, persons)
-        rows[name].add(args[0].shape[0] if args[0].ndim == 4 else args[0].numel())
+    def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        # RoI features (persons, C, H, W), or MoveNet's peaks (images, persons)
+        persons.add(args[0].shape[0] if args[0].ndim == 4 else args[0].numel())
 
     with contextlib.ExitStack() as stack:
-        for name, modules in zip(rows, heads, strict=True):
-            for module in modules:
-                stack.enter_context(module.register_forward_pre_hook(functools.partial(count, name)))
-        yield rows
+        for head in heads:
+            stack.enter_context(head.register_forward_pre_hook(count))
+        yield persons
 
 
 def precision(name: str, device: str) -> torch.autocast:
@@ -183,7 +179,7 @@ class Benchmark:
                     call()
             result = self._measure(call)
         if self.persons is not None:
-            assert result["keypoint_rows"] == [self.persons * len(self.inputs)], result
+            assert result["persons"] == [self.persons * len(self.inputs)], result
         return result
 
     def training(self) -> dict[str, Any]:
@@ -193,8 +189,7 @@ class Benchmark:
         ours = isinstance(self.model, QueryPose)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = build_optimizer(self.cfg, self.model) if ours else torch.optim.SGD(parameters, lr=1e-6)
-        if self.device == "cpu":
-            keep_freed_memory()
+        speed_up_cpu_training(self.cfg)
 
         def step(clock: PartClock) -> None:
             optimizer.zero_grad()
@@ -212,11 +207,9 @@ class Benchmark:
     def _measure(
         self, function: Callable[[PartClock], None], optimizer: torch.optim.Optimizer | None = None
     ) -> dict[str, Any]:
-        idle = PartClock(self.device)
-        seconds = repeat(lambda: function(idle), self.device, self.repetitions, self.warm_up)
-        process_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # with interpreter and libraries
-        clock = PartClock(self.device)
-        with clock.attached(parts_of(self.model)), counted_rows(self.model) as rows, clock.time("all"):
+        idle, clock = PartClock(), PartClock()
+        seconds = repeat(lambda: function(idle), self.repetitions, self.warm_up)
+        with clock.attached(parts_of(self.model)), counted_persons(self.model) as persons, clock.time("all"):
             function(clock)
         parts = dict(clock.seconds)
         parts["other"] = parts.pop("all") - sum(parts.values())
@@ -228,21 +221,13 @@ class Benchmark:
         memory = peak_allocated_mb(lambda: function(idle), self.device, held)
         # with gradients: the counter does not know attention's fast path for inference
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-            function(PartClock(self.device))
+            function(idle)
         result = summary(seconds)
-        gflops = counter.get_total_flops() / 1e9
-        dtype = torch.bfloat16 if self.precision_name == "bfloat16" else torch.float32
-        with precision("tf32" if self.precision_name == "tf32" else "float32", self.device):
-            peak = peak_gflops(self.device, dtype, size=8192 if self.device.startswith("cuda") else 1024)
         return result | {
             "images_per_s": 1000 * len(self.inputs) / result["median_ms"],
-            "box_rows": sorted(rows["box"]),
-            "keypoint_rows": sorted(rows["keypoint"]),
+            "persons": sorted(persons),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "gflops": gflops,
+            "gflops": counter.get_total_flops() / 1e9,
             "peak_memory_mb": memory,
-            "process_peak_mb": process_memory,
-            "machine_gflops_per_s": peak,
-            "of_machine_peak": gflops / (result["median_ms"] / 1000) / peak,
             "parts_ms": {name: 1000 * value for name, value in parts.items()},
         }

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
-from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from querypose.atomic_io import make_output_folder
@@ -88,9 +87,7 @@ def _run(
             model, run = training._trainer.plain_model, training.train
         with timed_inference(model) as seconds:
             results = run()
-        write_results(cfg, args.config_file, results, seconds)
-        if args.eval_only and comm.is_main_process():
-            verify_results(cfg, results)
+        write_results(cfg, results, seconds)
         return results
 
 

@@ -24,21 +24,14 @@ from querypose.atomic_io import cut_unfinished_line, remove_partial_files, whole
 from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, count_unreadable, training_records
 from querypose.data.mapper import Mapper, Records
 from querypose.engine.checkpointer import PeriodicCheckpoints, PoseCheckpointer
-from querypose.engine.hooks import (
-    EvalHook,
-    Interrupted,
-    MetricsWriter,
-    ProgressBar,
-    SeedSteps,
-    StopOnSignal,
-    WeightAveraging,
-)
+from querypose.engine.hooks import Interrupted, MetricsWriter, SeedSteps, StopOnSignal, WeightAveraging
 from querypose.engine.non_finite import NonFiniteGuard
 from querypose.engine.optimizer import build_optimizer
 from querypose.engine.resume_check import check_resumable
 from querypose.engine.train_loop import METRIC_PERIOD, StepTrainer
 from querypose.errors import UserError
 from querypose.evaluation import PoseEvaluator
+from querypose.precision import fastest_precision
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +60,9 @@ class PoseTrainer(DefaultTrainer):
             gradient_as_bucket_view=True,
             static_graph=steps == 1,  # every parameter has a gradient in every step, but no_sync() does not support it
         )
+        loader, clip = self.build_train_loader(cfg), cfg.SOLVER.CLIP_GRADIENTS
         self._trainer = StepTrainer(
-            model,
-            self.build_train_loader(cfg),
-            optimizer,
-            clip=cfg.SOLVER.CLIP_GRADIENTS,
-            accumulation_steps=steps,
-            bfloat16=use_bfloat16(cfg),
+            model, loader, optimizer, clip=clip, accumulation_steps=steps, bfloat16=use_bfloat16(cfg)
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = PoseCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
@@ -164,10 +153,10 @@ class PoseTrainer(DefaultTrainer):
             self._precise_bn(),
             self.checkpoints,
             StopOnSignal(),
-            EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
         ]
         if comm.is_main_process():
-            found += [MetricsWriter(self.build_writers(), period=METRIC_PERIOD), ProgressBar()]
+            found.append(MetricsWriter(self.build_writers(), period=METRIC_PERIOD))
         return found
 
     def _evaluate(self) -> dict[str, Any]:
@@ -263,14 +252,9 @@ class PoseTrainer(DefaultTrainer):
 
 
 def use_bfloat16(cfg: CfgNode) -> bool:
-    """SOLVER.AMP.ENABLED, except on CPUs without bfloat16 instructions: emulation is slower than float32."""
-    if not cfg.SOLVER.AMP.ENABLED or not cfg.MODEL.DEVICE.startswith("cpu"):
-        return cfg.SOLVER.AMP.ENABLED
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    native = any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in names)
-    if not native:
-        logger.warning("SOLVER.AMP.ENABLED: this processor has no bfloat16 instructions; training in float32")
-    return native
+    """SOLVER.AMP.ENABLED, except on CPUs that are not faster in bfloat16."""
+    device = torch.device(cfg.MODEL.DEVICE)
+    return cfg.SOLVER.AMP.ENABLED and (device.type != "cpu" or fastest_precision(device) == "bfloat16")
 
 
 def build_mapper(cfg: CfgNode, is_train: bool, records: Records | None = None) -> Mapper:
