@@ -15,6 +15,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from querypose.engine.run_summary import now
 
+Parts = dict[str, list[tuple[Any, str]]]
+"""Methods, (object, name) each, by the name of their part."""
+
 
 class PartClock:
     """Seconds spent in named parts of a model."""
@@ -30,8 +33,8 @@ class PartClock:
         self.seconds[name] += now() - start
 
     @contextlib.contextmanager
-    def attached(self, parts: dict[str, list[tuple[Any, str]]]) -> Iterator[None]:
-        """Inside the block, time methods, (object, name) each, by the name of their part."""
+    def attached(self, parts: Parts) -> Iterator[None]:
+        """Inside the block, time methods by the name of their part."""
         with contextlib.ExitStack() as stack:
             for part, methods in parts.items():
                 for owner, name in methods:

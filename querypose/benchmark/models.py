@@ -1,6 +1,7 @@
 """Latency and step time of a QueryPose or of a baseline, in all and by part."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from querypose.benchmark.clock import PartClock, peak_allocated_mb, repeat, summary
+from querypose.benchmark.clock import PartClock, Parts, peak_allocated_mb, repeat, summary
 from querypose.benchmark.movenet import MoveNetMultiPose
+from querypose.engine import train_loop
 from querypose.engine.cpu_memory import speed_up_cpu_training
-from querypose.engine.optimizer import build_optimizer, clip_gradients
+from querypose.engine.optimizer import build_optimizer
+from querypose.engine.train_loop import StepTrainer
 from querypose.errors import UserError
 from querypose.modeling import QueryPose
 from querypose.precision import rounding_weights
@@ -53,8 +56,8 @@ def random_batch(batch: int, height: int, width: int, persons: int, num_keypoint
     return inputs
 
 
-def parts_of(model: nn.Module) -> dict[str, list[tuple[Any, str]]]:
-    """The methods that are timed, (object, name) each, by the name of their part."""
+def parts_of(model: nn.Module) -> Parts:
+    """The methods of the forward pass that are timed."""
     if isinstance(model, MoveNetMultiPose):
         return {
             "backbone": [(model.backbone, "pyramid")],
@@ -109,11 +112,11 @@ def counted_persons(model: nn.Module) -> Iterator[set[int]]:
     """For how many persons, of all images together, the keypoint heads are called inside the block."""
     persons: set[int] = set()
     if isinstance(model, QueryPose):
-        heads: Any = model.decoder.keypoint_stages
+        heads: list[nn.Module] = list(model.decoder.keypoint_stages)
     elif isinstance(model, MoveNetMultiPose):
         heads = [model.decoder]
     else:
-        heads = [model.roi_heads.keypoint_head]
+        heads = [model.get_submodule("roi_heads.keypoint_head")]
 
     def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         # RoI features (persons, C, H, W), or MoveNet's peaks (images, persons)
@@ -123,12 +126,6 @@ def counted_persons(model: nn.Module) -> Iterator[set[int]]:
         for head in heads:
             stack.enter_context(head.register_forward_pre_hook(count))
         yield persons
-
-
-def precision(name: str, device: str) -> torch.autocast:
-    """Switch TF32 matrix products and convolutions on for "tf32", else off; the context is for "bfloat16"."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
-    return torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=name == "bfloat16")
 
 
 class Benchmark:
@@ -152,7 +149,8 @@ class Benchmark:
         model: nn.Module | None = None,
     ):
         torch.manual_seed(0)
-        self.cfg, self.device, self.precision_name = cfg, cfg.MODEL.DEVICE, precision_name
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision_name == "tf32"
+        self.cfg, self.device, self.bfloat16 = cfg, cfg.MODEL.DEVICE, precision_name == "bfloat16"
         self.model = build_model(cfg) if model is None else model
         if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
             # else random features are so large that all proposals are the whole image, and NMS leaves 3 of 1,000
@@ -169,59 +167,49 @@ class Benchmark:
         if self.persons is not None:
             fix_persons(self.model, self.inputs, self.persons)
 
-        def call(clock: PartClock | None = None) -> None:
-            with precision(self.precision_name, self.device):
+        def predict() -> None:
+            with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bfloat16):
                 self.model(self.inputs)
 
         with torch.no_grad():
-            if self.precision_name == "bfloat16" and getattr(self.cfg.MODEL, "COMPILE", "none") == "none":
+            if self.bfloat16 and getattr(self.cfg.MODEL, "COMPILE", "none") == "none":
                 with rounding_weights(self.model, torch.bfloat16):  # as PosePredictor does
-                    call()
-            result = self._measure(call)
+                    predict()
+            result = self._measure(predict, {})
         if self.persons is not None:
             assert result["persons"] == [self.persons * len(self.inputs)], result
         return result
 
     def training(self) -> dict[str, Any]:
-        """The same of a training step; parts are those of the forward pass, matching, backward pass and optimizer."""
-        self.model.train()
+        """The same of a step of the trainer, the parts matching, backward pass and optimizer included."""
         # Detectron2's own configs lack our keys: a plain optimizer is close enough
         ours = isinstance(self.model, QueryPose)
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = build_optimizer(self.cfg, self.model) if ours else torch.optim.SGD(parameters, lr=1e-6)
+        optimizer = build_optimizer(self.cfg, self.model) if ours else torch.optim.SGD(self.model.parameters(), lr=1e-6)
+        batches, clip = itertools.repeat(self.inputs), self.cfg.SOLVER.CLIP_GRADIENTS
+        trainer = StepTrainer(self.model, batches, optimizer, clip=clip, bfloat16=self.bfloat16)
+        trainer.iter = 0
         speed_up_cpu_training(self.cfg)
-
-        def step(clock: PartClock) -> None:
-            optimizer.zero_grad()
-            with precision(self.precision_name, self.device):
-                losses = self.model(self.inputs)
-            with clock.time("backward"):
-                sum(losses.values()).backward()
-            with clock.time("optimizer"):
-                if not ours or clip_gradients(parameters, self.cfg.SOLVER.CLIP_GRADIENTS).isfinite():
-                    optimizer.step()
-
+        parts: Parts = {"backward": [(Tensor, "backward")]}
+        parts["optimizer"] = [(train_loop, "clip_gradients"), (optimizer, "step")]
         with EventStorage():
-            return self._measure(step, optimizer)
+            return self._measure(trainer.run_step, parts, optimizer)
 
     def _measure(
-        self, function: Callable[[PartClock], None], optimizer: torch.optim.Optimizer | None = None
+        self, function: Callable[[], None], parts: Parts, optimizer: torch.optim.Optimizer | None = None
     ) -> dict[str, Any]:
-        idle, clock = PartClock(), PartClock()
-        seconds = repeat(lambda: function(idle), self.repetitions, self.warm_up)
-        with clock.attached(parts_of(self.model)), counted_persons(self.model) as persons, clock.time("all"):
-            function(clock)
-        parts = dict(clock.seconds)
-        parts["other"] = parts.pop("all") - sum(parts.values())
+        seconds, clock = repeat(function, self.repetitions, self.warm_up), PartClock()
+        with clock.attached(parts_of(self.model) | parts), counted_persons(self.model) as persons, clock.time("all"):
+            function()
+        times = dict(clock.seconds)
+        times["other"] = times.pop("all") - sum(times.values())
         if optimizer is not None:
             optimizer.zero_grad()  # a step begins without gradients
         states = optimizer.state.values() if optimizer else ()
         moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-        held = [*self.model.parameters(), *self.model.buffers(), *moments]
-        memory = peak_allocated_mb(lambda: function(idle), self.device, held)
+        memory = peak_allocated_mb(function, self.device, [*self.model.parameters(), *self.model.buffers(), *moments])
         # with gradients: the counter does not know attention's fast path for inference
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-            function(idle)
+            function()
         result = summary(seconds)
         return result | {
             "images_per_s": 1000 * len(self.inputs) / result["median_ms"],
@@ -229,5 +217,5 @@ class Benchmark:
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "gflops": counter.get_total_flops() / 1e9,
             "peak_memory_mb": memory,
-            "parts_ms": {name: 1000 * value for name, value in parts.items()},
+            "parts_ms": {name: 1000 * value for name, value in times.items()},
         }

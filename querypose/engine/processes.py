@@ -31,10 +31,7 @@ def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
     processes. Ends as the process that fails first: with its UserError or its exit code.
     """
     if min(args.num_gpus, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
-        raise UserError(
-            f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank} is "
-            "impossible: give at least 1 of each, and ranks from 0"
-        )
+        raise UserError("--num-gpus and --num-machines must be at least 1, --machine-rank from 0 to --num-machines - 1")
     if dist.is_torchelastic_launched() or args.num_gpus * args.num_machines == 1:
         return main(args)
     # seconds to finish the iteration and save after a signal
@@ -92,8 +89,8 @@ def _launch_config(args: Namespace) -> LaunchConfig:
         address = urlsplit(args.dist_url)
         if address.scheme != "tcp" or not address.port:
             raise UserError(f"--dist-url is {args.dist_url}; give tcp://ADDRESS:PORT of the first machine on all")
-        configs = {"rank": args.machine_rank}
-        rendezvous = {"rdzv_backend": "static", "rdzv_endpoint": address.netloc, "rdzv_configs": configs}
+        rendezvous = {"rdzv_backend": "static", "rdzv_endpoint": address.netloc}
+        rendezvous["rdzv_configs"] = {"rank": args.machine_rank}
     nodes = {"min_nodes": args.num_machines, "max_nodes": args.num_machines, "nproc_per_node": args.num_gpus}
     return LaunchConfig(**nodes, run_id="querypose", max_restarts=0, **rendezvous)
 

@@ -52,18 +52,18 @@ class PoseTrainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        steps = cfg.SOLVER.ACCUMULATION_STEPS
+        device, steps = torch.device(cfg.MODEL.DEVICE), cfg.SOLVER.ACCUMULATION_STEPS
+        # not on a CPU that is faster in float32
+        bfloat16 = cfg.SOLVER.AMP.ENABLED and (device.type != "cpu" or fastest_precision(device) == "bfloat16")
         model = create_ddp_model(
             model,
-            device_ids=[torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None,
+            device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None,
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
             static_graph=steps == 1,  # every parameter has a gradient in every step, but no_sync() does not support it
         )
         loader, clip = self.build_train_loader(cfg), cfg.SOLVER.CLIP_GRADIENTS
-        self._trainer = StepTrainer(
-            model, loader, optimizer, clip=clip, accumulation_steps=steps, bfloat16=use_bfloat16(cfg)
-        )
+        self._trainer = StepTrainer(model, loader, optimizer, clip=clip, accumulation_steps=steps, bfloat16=bfloat16)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = PoseCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -249,12 +249,6 @@ class PoseTrainer(DefaultTrainer):
         device_type = next(model.parameters()).device.type
         with queries, torch.autocast(device_type, torch.bfloat16, enabled=cfg.TEST.AMP.ENABLED):
             return super().test(cfg, model, evaluators)
-
-
-def use_bfloat16(cfg: CfgNode) -> bool:
-    """SOLVER.AMP.ENABLED, except on CPUs that are not faster in bfloat16."""
-    device = torch.device(cfg.MODEL.DEVICE)
-    return cfg.SOLVER.AMP.ENABLED and (device.type != "cpu" or fastest_precision(device) == "bfloat16")
 
 
 def build_mapper(cfg: CfgNode, is_train: bool, records: Records | None = None) -> Mapper:
