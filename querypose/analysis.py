@@ -15,9 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from querypose.modeling import QueryPose, QueryPoseDecoder
 
-# RoIAlign averages 2 x 2 samples at each location, each interpolated from 4 values
-_ROI_ALIGN = 2 * 2 * 4
-
 # of every kind of module that was counted the multiply-adds, by the names of the modules in it
 _counted: dict[str, dict[str, int]] = {}
 
@@ -52,7 +49,8 @@ def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[QueryPose, 
             operations[name] = 0
             for index, stage in enumerate(stages):
                 operations.update(_count(f"{name}.{index}", stage, *inputs))
-                operations[f"{name}.{index}"] += _ROI_ALIGN * inputs[0].numel()
+                # RoIAlign averages 2 x 2 samples at each location, each interpolated from 4 values
+                operations[f"{name}.{index}"] += 2 * 2 * 4 * inputs[0].numel()
                 operations[name] += operations[f"{name}.{index}"]
     operations["decoder"] = operations["decoder.box_stages"] + operations["decoder.keypoint_stages"]
     operations[""] = operations["backbone"] + operations["decoder"]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -38,16 +37,12 @@ def test_a_model_s_numbers(kind):
 
 @pytest.mark.parametrize("model", ["QueryPose", "Keypoint R-CNN"])
 def test_keypoint_heads_run_for_the_given_number_of_persons(model):
-    """Counted, and by the work: three more persons in each of two images."""
     cfg = tiny_config("light", "MODEL.QUERYPOSE.NUM_QUERIES", 5) if model == "QueryPose" else tiny_baseline()
     one, four = (Benchmark(cfg, persons=persons, **SIZES).inference() for persons in (1, 4))
     assert [one["persons"], four["persons"]] == [[2], [8]]
     if model == "QueryPose":
         with pytest.raises(UserError, match="5 queries"):
             Benchmark(cfg, persons=6, **SIZES).inference()
-    else:  # a convolution of 16 to 8 channels and a transposed one to 17 keypoints, on 14 x 14 locations
-        person = 2 * 14**2 * (9 * 16 * 8 + 16 * 8 * 17)
-        assert (four["gflops"] - one["gflops"]) * 1e9 == pytest.approx(6 * person)
 
 
 def tiny_baseline():
@@ -65,9 +60,6 @@ def test_times_by_hand():
     assert (result["median_ms"], result["p90_ms"]) == (pytest.approx(600), pytest.approx(1000))
     calls = []
     assert len(repeat(lambda: calls.append(1), repetitions=3, warm_up=2)) == 3 and len(calls) == 5
-
-
-def test_clock_adds_up_and_lets_go():
     clock, module = PartClock(), nn.Linear(2, 2)
     with clock.attached({"linear": [(module, "forward")]}):
         module(torch.ones(1, 2))
@@ -158,11 +150,3 @@ def test_movenet_beside_ours(shared_folder):
     assert torch.allclose(offsets.permute(1, 2, 0), torch.from_numpy(recorded["offset"]), rtol=0, atol=1e-3)
     result = Benchmark(tiny_config("light"), persons=3, model=model, **SIZES).inference()
     assert result["persons"] == [6] and result["parts_ms"].keys() == {"backbone", "heads", "decoder", "other"}
-
-
-def test_the_baseline_needs_no_pkg_resources(monkeypatch):
-    """As with setuptools from version 81 on, which detectron2.model_zoo cannot be imported with."""
-    monkeypatch.setitem(sys.modules, "pkg_resources", None)
-    monkeypatch.delitem(sys.modules, "detectron2.model_zoo", raising=False)
-    assert baseline_config("cpu").MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
-    assert "detectron2.model_zoo" not in sys.modules

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_model import tiny_config
 
-from querypose.engine.cpu_memory import speed_up_cpu_training
+from querypose.engine.train_net import speed_up_cpu_training
 
 
 def print_denormals_and_page_faults():

@@ -15,23 +15,14 @@ from querypose.engine.train_loop import StepTrainer
 
 
 def test_bfloat16_computes_the_forward_pass_alone():
-    class Probe(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(2, 1)
-
-        def forward(self, data):
-            result = self.linear(data)
-            self.dtype = result.dtype
-            return {"loss": result.float().square().sum()}
-
-    model = Probe()
-    weight = model.linear.weight.detach().clone()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model, dtypes = tiny_model(), []
+    model.decoder.keypoint_stages[0].tower.register_forward_hook(lambda *call: dtypes.append(call[-1].dtype))
+    before = model.decoder.instance_queries.weight.clone()
     with EventStorage():
-        StepTrainer(model, [torch.ones(3, 2)], optimizer, bfloat16=True).run_step()
-    assert model.dtype == torch.bfloat16 and model.linear.weight.dtype == torch.float32
-    torch.testing.assert_close(model.linear.weight, weight - 0.1 * model.linear.weight.grad)
+        StepTrainer(model, [tiny_batch()], torch.optim.SGD(model.parameters(), lr=0.1), bfloat16=True).run_step()
+    assert dtypes == [torch.bfloat16] and {p.dtype for p in model.parameters()} == {torch.float32}
+    query = model.decoder.instance_queries.weight
+    torch.testing.assert_close(query, before - 0.1 * query.grad)
 
 
 @pytest.mark.parametrize(("asked", "fastest"), [(True, "bfloat16"), (True, "float32"), (False, "bfloat16")])

@@ -28,7 +28,7 @@ from querypose.data import check_datasets, skeleton_of
 from querypose.demo.inputs import find_inputs, prepare_output
 from querypose.demo.run import Demo
 from querypose.engine import PoseTrainer
-from querypose.engine.cpu_memory import speed_up_cpu_training
+from querypose.engine.train_net import speed_up_cpu_training
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import load_weights
 from querypose.setup_config import setup_config

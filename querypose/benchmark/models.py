@@ -3,12 +3,11 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import detectron2
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2 import model_zoo
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.structures import Boxes, Instances, Keypoints
@@ -19,22 +18,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from querypose.benchmark.clock import PartClock, Parts, peak_allocated_mb, repeat, summary
 from querypose.benchmark.movenet import MoveNetMultiPose
 from querypose.engine import train_loop
-from querypose.engine.cpu_memory import speed_up_cpu_training
 from querypose.engine.optimizer import build_optimizer
 from querypose.engine.train_loop import StepTrainer
+from querypose.engine.train_net import speed_up_cpu_training
 from querypose.errors import UserError
 from querypose.modeling import QueryPose
 from querypose.precision import rounding_weights
 
-BASELINE = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def baseline_config(device: str) -> CfgNode:
     """Detectron2's Keypoint R-CNN R50-FPN, without weights."""
-    cfg = get_cfg()
-    # upstream's detectron2.model_zoo needs pkg_resources, which setuptools 81 lacks
-    cfg.merge_from_file(str(Path(detectron2.__file__).parent / "model_zoo" / "configs" / BASELINE))
+    cfg = model_zoo.get_config("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml")
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device
     return cfg
 

@@ -1,6 +1,8 @@
 """The program behind tools/train_net.py and tools/test_net.py, for training scripts of extensions too."""
 
 import argparse
+import contextlib
+import ctypes
 import functools
 import logging
 import os
@@ -16,7 +18,6 @@ from detectron2.utils import comm
 from querypose.atomic_io import make_output_folder
 from querypose.data import check_datasets
 from querypose.engine.checkpointer import PoseCheckpointer
-from querypose.engine.cpu_memory import speed_up_cpu_training
 from querypose.engine.processes import DEFAULT_TIMEOUT, launch, process_group
 from querypose.engine.run_summary import timed_inference, write_results
 from querypose.engine.trainer import PoseTrainer
@@ -99,6 +100,20 @@ def make_deterministic(cfg: CfgNode) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True, warn_only=cfg.MODEL.DEVICE != "cpu")
+
+
+def speed_up_cpu_training(cfg: CfgNode) -> None:
+    """Where MODEL.DEVICE is a CPU, flush denormal numbers to zero and let glibc keep what this process frees.
+
+    It would return large tensors' memory to the system, which clears all of a step's memory in every step.
+    """
+    if cfg.MODEL.DEVICE != "cpu":
+        return
+    torch.set_flush_denormal(True)  # gradients below float32's normal range take a CPU a hundred times as long
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries, Windows
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def refuse_existing_run(folder: str) -> None:
