@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+import resource
 from pathlib import Path
 
 import fresh_process
@@ -80,9 +82,25 @@ def test_what_results_count(tmp_path):
 @pytest.mark.parametrize("trace", ["metrics.json", "model_0000001.pth"])
 def test_a_run_is_not_overwritten(refused, tmp_path, trace):
     (tmp_path / trace).write_text("{}")
-    words = rf"OUTPUT_DIR {tmp_path} already holds a run \({trace}\); continue it with --resume, or give another"
+    words = rf"OUTPUT_DIR {tmp_path} holds a run \({trace}\); continue it with --resume, or give another"
     refused(refusals.tool("train_net", "--config-file", "config.yaml", "OUTPUT_DIR", tmp_path), words)
     assert [path.name for path in tmp_path.iterdir()] == [trace] and (tmp_path / trace).read_text() == "{}"
+
+
+def print_denormals_and_page_faults():
+    train_net.speed_up_cpu_training(tiny_config())
+    print(bool(torch.tensor(1e-40) * 1 == 0))
+    for _ in range(8):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(64 * 2**18)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, flush=True)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back that soon")
+def test_denormals_are_flushed_and_memory_is_kept(tmp_path):
+    """Pages for a tensor of 64 MiB after others like it would be 16,384 of 4 KiB, or 32 of 2 MiB."""
+    flushed, faults = fresh_process.run(tmp_path, print_denormals_and_page_faults).stdout.split()
+    assert flushed == "True" and int(faults) < 10
 
 
 def test_deterministic_runs_are_equal_to_the_bit(monkeypatch, config_file, tmp_path):

@@ -20,8 +20,6 @@ from querypose.data.training_loader import hashed
 
 logger = logging.getLogger(__name__)
 
-_ECHO_SECONDS = 2.0  # a terminal sends Ctrl-C to every process, and the launcher passes it on: the same one, twice
-
 
 class SeedSteps(HookBase):
     """Randomness is a function of the seed, the process and the iteration, so that a resumed run samples the same.
@@ -96,7 +94,8 @@ class StopOnSignal(HookBase):
             raise Interrupted(self._received, between_steps=True)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        again = self._received and time.monotonic() - self._at > _ECHO_SECONDS
+        # a terminal sends Ctrl-C to every process, and the launcher passes it on: the same one, twice
+        again = self._received and time.monotonic() - self._at > 2.0
         if not self._received:
             self._received, self._at = signum, time.monotonic()
         if again or (not self._in_step and comm.get_world_size() == 1):

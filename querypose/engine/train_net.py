@@ -124,7 +124,7 @@ def refuse_existing_run(folder: str) -> None:
     found = comm.all_gather(files)[0]
     if found:
         raise UserError(
-            f"OUTPUT_DIR {folder} already holds a run ({found[0]}); continue it with --resume, or give another folder"
+            f"OUTPUT_DIR {folder} holds a run ({found[0]}); continue it with --resume, or give another folder"
         )
 
 

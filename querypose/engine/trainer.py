@@ -14,7 +14,6 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
@@ -78,6 +77,8 @@ class PoseTrainer(DefaultTrainer):
         output = Path(self.cfg.OUTPUT_DIR)
         if comm.is_main_process():
             remove_partial_files(output)
+            # a line that a killed run has begun would spoil the next one
+            cut_unfinished_line(output / "metrics.json")
         path = self.checkpointer.get_checkpoint_file() if resume else ""
         if not path:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
@@ -191,11 +192,6 @@ class PoseTrainer(DefaultTrainer):
         cfg.DATALOADER.NUM_WORKERS = 0
         loader = self.build_train_loader(cfg)  # its own: that of training must not advance
         return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
-
-    def build_writers(self) -> list[EventWriter]:
-        # a line that a killed run has begun would spoil the next one
-        cut_unfinished_line(Path(self.cfg.OUTPUT_DIR) / "metrics.json")
-        return super().build_writers()
 
     # not DefaultTrainer's: Detectron2 v0.6 leaves the optimizer out of checkpoints
     def state_dict(self) -> dict[str, Any]:
