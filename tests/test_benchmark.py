@@ -12,7 +12,7 @@ from tiny_model import tiny_config
 from torch import nn
 
 from querypose.benchmark.clock import PartClock, peak_allocated_mb, repeat, summary
-from querypose.benchmark.models import Benchmark, baseline_config
+from querypose.benchmark.models import Benchmark
 from querypose.benchmark.movenet import MoveNetDecoder, MoveNetMultiPose, find_peaks
 from querypose.benchmark.reading import images_per_second
 from querypose.benchmark.runs import to_markdown
@@ -35,24 +35,12 @@ def test_a_model_s_numbers(kind):
     json.dumps(result)
 
 
-@pytest.mark.parametrize("model", ["QueryPose", "Keypoint R-CNN"])
-def test_keypoint_heads_run_for_the_given_number_of_persons(model):
-    cfg = tiny_config("light", "MODEL.QUERYPOSE.NUM_QUERIES", 5) if model == "QueryPose" else tiny_baseline()
+def test_keypoint_heads_run_for_the_given_number_of_persons():
+    cfg = tiny_config("light", "MODEL.QUERYPOSE.NUM_QUERIES", 5)
     one, four = (Benchmark(cfg, persons=persons, **SIZES).inference() for persons in (1, 4))
     assert [one["persons"], four["persons"]] == [[2], [8]]
-    if model == "QueryPose":
-        with pytest.raises(UserError, match="5 queries"):
-            Benchmark(cfg, persons=6, **SIZES).inference()
-
-
-def tiny_baseline():
-    """Keypoint R-CNN, narrow, its box head for five proposals of an image."""
-    cfg = baseline_config("cpu")
-    cfg.MODEL.FPN.OUT_CHANNELS = 16
-    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 5
-    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
-    cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS = [8]
-    return cfg
+    with pytest.raises(UserError, match="5 queries"):
+        Benchmark(cfg, persons=6, **SIZES).inference()
 
 
 def test_times_by_hand():

@@ -22,9 +22,7 @@ LIGHT = "configs/querypose_light_R50.yaml"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add, shown = parser.add_argument, "(default %(default)s)"
-    persons = (
-        "in an image, a run for each; keypoint heads run for that many in inference (default: as configured)"
-    )
+    persons = "in an image, a run for each; inference runs keypoint heads for that many (default: as configured)"
     add("--config-file", default=LIGHT, help=f"default {LIGHT}")
     add("--what", choices=("inference", "training", "data", "all"), default="all", help=shown)
     add("--baseline", "--peer", action="store_true", help="also Detectron2's Keypoint R-CNN R50-FPN")
