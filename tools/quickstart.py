@@ -78,7 +78,7 @@ def main() -> int:
     load_weights(shipped, str(WEIGHTS))
     results = {"shipped weights": PoseTrainer.test(cfg, shipped)}
 
-    print(f"4/5 training it from scratch, on smaller images, for about {args.minutes:g} minutes: see {output}/log.txt")
+    print(f"4/5 training the same model from scratch on smaller images, {args.minutes:g} minutes: see {output}/log.txt")
     for stale in ("metrics.json", "last_checkpoint"):
         (output / stale).unlink(missing_ok=True)
     trainer = build_trainer(short, args.minutes)

@@ -1,4 +1,4 @@
-"""Hooks of training: seeds, signals, averaged weights, metrics that outlast a full disk."""
+"""Hooks of training: seeds, signals, averaged weights, metrics on a full disk."""
 
 import logging
 import random

@@ -89,8 +89,8 @@ def _launch_config(args: Namespace) -> LaunchConfig:
         address = urlsplit(args.dist_url)
         if address.scheme != "tcp" or not address.port:
             raise UserError(f"--dist-url is {args.dist_url}; give tcp://ADDRESS:PORT of the first machine on all")
-        rendezvous = {"rdzv_backend": "static", "rdzv_endpoint": address.netloc}
-        rendezvous["rdzv_configs"] = {"rank": args.machine_rank}
+        configs = {"rank": args.machine_rank}
+        rendezvous = {"rdzv_backend": "static", "rdzv_endpoint": address.netloc, "rdzv_configs": configs}
     nodes = {"min_nodes": args.num_machines, "max_nodes": args.num_machines, "nproc_per_node": args.num_gpus}
     return LaunchConfig(**nodes, run_id="querypose", max_restarts=0, **rendezvous)
 
