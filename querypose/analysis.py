@@ -1,8 +1,6 @@
 """Parameters and multiply-adds of a model, counted from the shapes of its tensors: no weights, no data, no hardware."""
 
-import contextlib
 import itertools
-from collections.abc import Iterator
 
 import torch
 from detectron2.config import CfgNode
@@ -16,9 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from querypose.modeling import QueryPose, QueryPoseDecoder
-
-# RoIAlign averages 2 x 2 samples at each location, each interpolated from 4 values
-_ROI_ALIGN = 2 * 2 * 4
 
 # of every kind of module that was counted the multiply-adds, by the names of the modules in it
 _counted: dict[str, dict[str, int]] = {}
@@ -41,7 +36,7 @@ def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[QueryPose, 
     decoder: QueryPoseDecoder = model.decoder
     dim, box_size = cfg.MODEL.QUERYPOSE.HIDDEN_DIM, cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
     number, keypoint_size = cfg.MODEL.QUERYPOSE.NUM_QUERIES, decoder.keypoint_resolution
-    with FakeTensorMode(), torch.no_grad(), _plain_attention():
+    with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH):  # attention in operations that the counter knows
         operations = _count("backbone", model.backbone, torch.empty(1, 3, height, width))
         queries = torch.empty(1, number, dim)
         parts = None if decoder.part_queries is None else torch.empty(number, *decoder.part_queries.weight.shape)
@@ -54,7 +49,8 @@ def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[QueryPose, 
             operations[name] = 0
             for index, stage in enumerate(stages):
                 operations.update(_count(f"{name}.{index}", stage, *inputs))
-                operations[f"{name}.{index}"] += _ROI_ALIGN * inputs[0].numel()
+                # RoIAlign averages 2 x 2 samples at each location, each interpolated from 4 values
+                operations[f"{name}.{index}"] += 2 * 2 * 4 * inputs[0].numel()
                 operations[name] += operations[f"{name}.{index}"]
     operations["decoder"] = operations["decoder.box_stages"] + operations["decoder.keypoint_stages"]
     operations[""] = operations["backbone"] + operations["decoder"]
@@ -68,24 +64,14 @@ def _count(name: str, module: nn.Module, *inputs: Tensor | None) -> dict[str, in
     if kind not in _counted:
         # autocast, which the stages turn off, does not know the device "meta": fake tensors claim to be on the CPU
         claimed = {key: torch.empty(tensor.shape, dtype=tensor.dtype) for key, tensor in tensors.items()}
+        for key, _ in module.named_parameters():
+            claimed[key].requires_grad_()  # the counter does not know attention's fast path for inference
         with FlopCounterMode(display=False) as counter:
             functional_call(module, claimed, inputs)
         flops = {inner: sum(kinds.values()) for inner, kinds in counter.get_flop_counts().items() if inner != "Global"}
         # PyTorch names the outermost module by its class, and counts a multiply-add twice
         _counted[kind] = {inner.partition(".")[2]: number // 2 for inner, number in flops.items()}
     return {f"{name}.{inner}".rstrip("."): number for inner, number in _counted[kind].items()}
-
-
-@contextlib.contextmanager
-def _plain_attention() -> Iterator[None]:
-    """nn.MultiheadAttention as single operations; the counter does not know PyTorch's fast path for inference."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def module_table(cfg: CfgNode, height: int, width: int, depth: int) -> str:

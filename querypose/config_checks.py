@@ -32,7 +32,7 @@ _VALID_VALUES = {
     "INPUT.CROP.TYPE": ("absolute", "absolute_range", "relative", "relative_range"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
     "INPUT.RANDOM_FLIP": ("horizontal", "none"),
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("full_model", "norm", "value"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("full_model",),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),

@@ -13,11 +13,9 @@ from torch import nn
 
 from querypose.atomic_io import whole_file
 
-_FASTER = 0.8  # bfloat16 is chosen where it takes at most this share of float32's time
-
 
 def fastest_precision(device: torch.device) -> str:
-    """Return "bfloat16" on a CPU that computes convolutions clearly faster in it, else "float32".
+    """Return "bfloat16" on a CPU that computes a convolution in it in at most 0.8 of the time, else "float32".
 
     The first call measures for a fraction of a second. Later ones, also of other processes, read the result from
     iopath's cache folder, where it stands for the machine and the version of PyTorch.
@@ -29,7 +27,7 @@ def fastest_precision(device: torch.device) -> str:
         if (known := file.read_text()) in ("float32", "bfloat16"):
             return known
     ratio = convolution_seconds(torch.bfloat16) / convolution_seconds(torch.float32)
-    fastest = "bfloat16" if ratio <= _FASTER else "float32"
+    fastest = "bfloat16" if ratio <= 0.8 else "float32"
     with contextlib.suppress(OSError), whole_file(file) as target:
         target.write(fastest.encode())
     return fastest

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from tiny_model import tiny_config
 from torch import nn
 
 from querypose.benchmark.clock import PartClock, peak_allocated_mb, repeat, summary
-from querypose.benchmark.models import Benchmark, baseline_config
+from querypose.benchmark.models import Benchmark
 from querypose.benchmark.movenet import MoveNetDecoder, MoveNetMultiPose, find_peaks
 from querypose.benchmark.reading import images_per_second
 from querypose.benchmark.runs import to_markdown
@@ -32,44 +31,24 @@ def test_a_model_s_numbers(kind):
     assert result["images_per_s"] == pytest.approx(2000 / result["median_ms"])
     assert {"backbone", "box stages", "keypoint stages", "other"} <= result["parts_ms"].keys()
     assert ({"matching", "backward", "optimizer"} <= result["parts_ms"].keys()) == (kind == "training")
-    assert 0.1 < result["peak_memory_mb"] < result["process_peak_mb"] and result["machine_gflops_per_s"] > 0
+    assert 0.1 < result["peak_memory_mb"] < 50
     json.dumps(result)
 
 
-@pytest.mark.parametrize("model", ["QueryPose", "Keypoint R-CNN"])
-def test_keypoint_heads_run_for_the_given_number_of_persons(model):
-    """Counted, and by the work: three more persons in each of two images."""
-    cfg = tiny_config("light", "MODEL.QUERYPOSE.NUM_QUERIES", 5) if model == "QueryPose" else tiny_baseline()
+def test_keypoint_heads_run_for_the_given_number_of_persons():
+    cfg = tiny_config("light", "MODEL.QUERYPOSE.NUM_QUERIES", 5)
     one, four = (Benchmark(cfg, persons=persons, **SIZES).inference() for persons in (1, 4))
-    assert [one["keypoint_rows"], four["keypoint_rows"]] == [[2], [8]]
-    assert one["box_rows"] == four["box_rows"] == [2 * 5]
-    if model == "QueryPose":
-        with pytest.raises(UserError, match="5 queries"):
-            Benchmark(cfg, persons=6, **SIZES).inference()
-    else:  # a convolution of 16 to 8 channels and a transposed one to 17 keypoints, on 14 x 14 locations
-        person = 2 * 14**2 * (9 * 16 * 8 + 16 * 8 * 17)
-        assert (four["gflops"] - one["gflops"]) * 1e9 == pytest.approx(6 * person)
-
-
-def tiny_baseline():
-    """Keypoint R-CNN, narrow, its box head for five proposals of an image."""
-    cfg = baseline_config("cpu")
-    cfg.MODEL.FPN.OUT_CHANNELS = 16
-    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 5
-    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
-    cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS = [8]
-    return cfg
+    assert [one["persons"], four["persons"]] == [[2], [8]]
+    with pytest.raises(UserError, match="5 queries"):
+        Benchmark(cfg, persons=6, **SIZES).inference()
 
 
 def test_times_by_hand():
     result = summary([0.1 * value for value in range(1, 12)])
     assert (result["median_ms"], result["p90_ms"]) == (pytest.approx(600), pytest.approx(1000))
     calls = []
-    assert len(repeat(lambda: calls.append(1), "cpu", repetitions=3, warm_up=2)) == 3 and len(calls) == 5
-
-
-def test_clock_adds_up_and_lets_go():
-    clock, module = PartClock("cpu"), nn.Linear(2, 2)
+    assert len(repeat(lambda: calls.append(1), repetitions=3, warm_up=2)) == 3 and len(calls) == 5
+    clock, module = PartClock(), nn.Linear(2, 2)
     with clock.attached({"linear": [(module, "forward")]}):
         module(torch.ones(1, 2))
     before = dict(clock.seconds)
@@ -103,7 +82,7 @@ def test_tool(workspace, monkeypatch, tmp_path, capsys):
     runs = json.loads((tmp_path / "b.json").read_text())["runs"]
     suffix = "1x64x96, float32, persons 2"
     assert list(runs) == [f"inference, config, {suffix}", f"inference, Keypoint R-CNN R50, {suffix}"]
-    assert all(result["keypoint_rows"] == [2] for result in runs.values())
+    assert all(result["persons"] == [2] for result in runs.values())
     assert all(name in (tmp_path / "b.md").read_text() for name in runs)
     capsys.readouterr()
     run()
@@ -112,18 +91,16 @@ def test_tool(workspace, monkeypatch, tmp_path, capsys):
 
 def test_reading_rates_and_the_table():
     cfg = tiny_config("light", "DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 1)
-    rows = images_per_second(cfg, height=64, width=96, repetitions=3)
-    assert [row["what"] for row in rows] == ["training mapper", "data loader, 1 workers"]
-    assert all(row["images_per_s"] > 0 for row in rows)
+    rates = images_per_second(cfg, height=64, width=96, repetitions=3)
+    assert list(rates) == ["training mapper", "data loader, 1 workers"] and min(rates.values()) > 0
     run = {
         "median_ms": 1500.0, "p90_ms": 1600.0, "images_per_s": 0.667, "peak_memory_mb": 100.4, "parameters": 2e6,
-        "box_rows": [100], "keypoint_rows": [3, 5], "process_peak_mb": 400.4, "gflops": 12.3, "of_machine_peak": 0.256,
-        "parts_ms": {"backbone": 200.2, "other": 1.0},
+        "persons": [3, 5], "gflops": 12.3, "parts_ms": {"backbone": 200.2, "other": 1.0},
     }  # fmt: skip
-    table = to_markdown({"machine": {"threads": 2}, "runs": {"a model": run, "data": {"rows": rows[:1]}}})
+    table = to_markdown({"machine": {"threads": 2}, "runs": {"a model": run, "data": {"reading": {"mapper": 48.4}}}})
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    numbers = ["1500", "1600", "0.67", "100", "3 or 5", "100", "400", "2.0", "12", "26%", "backbone 200, other 1"]
-    assert ["a model", *numbers] in cells and rows[0]["what"] in [row[0] for row in cells]
+    numbers = ["1500", "1600", "0.67", "3 or 5", "100", "2.0", "12", "backbone 200, other 1"]
+    assert ["a model", *numbers] in cells and ["mapper", "48"] in cells
 
 
 def test_movenet_s_decoder_by_hand():
@@ -160,12 +137,4 @@ def test_movenet_beside_ours(shared_folder):
     offsets = model.keypoint_offset(model.backbone.pyramid(image[None] / 127.5 - 1)["p2"])[0]
     assert torch.allclose(offsets.permute(1, 2, 0), torch.from_numpy(recorded["offset"]), rtol=0, atol=1e-3)
     result = Benchmark(tiny_config("light"), persons=3, model=model, **SIZES).inference()
-    assert result["keypoint_rows"] == [6] and result["parts_ms"].keys() == {"backbone", "heads", "decoder", "other"}
-
-
-def test_the_baseline_needs_no_pkg_resources(monkeypatch):
-    """As with setuptools from version 81 on, which detectron2.model_zoo cannot be imported with."""
-    monkeypatch.setitem(sys.modules, "pkg_resources", None)
-    monkeypatch.delitem(sys.modules, "detectron2.model_zoo", raising=False)
-    assert baseline_config("cpu").MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
-    assert "detectron2.model_zoo" not in sys.modules
+    assert result["persons"] == [6] and result["parts_ms"].keys() == {"backbone", "heads", "decoder", "other"}

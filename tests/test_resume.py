@@ -199,14 +199,13 @@ def test_ctrl_c_during_an_evaluation(people, tmp_path):
     assert torch.load(tmp_path / "model_0000001.pth", weights_only=True)["trainer"]["iteration"] == 1
 
 
-@pytest.mark.parametrize("error", [None, RuntimeError])
-def test_a_stop_in_the_last_iteration_does_not_start_an_evaluation(people, tmp_path, error):
+def test_a_signal_in_the_last_iteration_does_not_start_an_evaluation(people, tmp_path):
     trainer = PoseTrainer(config(people, tmp_path, "SOLVER.MAX_ITER", 2, "DATASETS.TEST", (people,)))
-    trainer.register_hooks([Do(1, kill if error is None else lambda: (_ for _ in ()).throw(error()))])
+    trainer.register_hooks([Do(1, kill)])
     trainer.test = lambda cfg, model: pytest.fail("evaluated")
-    with pytest.raises(error or Interrupted):
+    with pytest.raises(Interrupted):
         trainer.train()
-    assert (tmp_path / "model_final.pth").is_file() == (error is None)
+    assert (tmp_path / "model_final.pth").is_file()
 
 
 FROZEN = ("MODEL.TIMM.FROZEN", True, "MODEL.TIMM.NORM", "FrozenBN")

@@ -1,7 +1,4 @@
-"""The trainer: steps, in parts and in bfloat16, evaluation, averaged weights, a progress bar."""
-
-import io
-from types import SimpleNamespace
+"""The trainer: steps, in parts and in bfloat16, evaluation, averaged weights."""
 
 import pytest
 import torch
@@ -13,45 +10,26 @@ from torch import nn
 
 from querypose.engine import PoseTrainer
 from querypose.engine.checkpointer import PoseCheckpointer
-from querypose.engine.hooks import ProgressBar, WeightAveraging
+from querypose.engine.hooks import WeightAveraging
 from querypose.engine.train_loop import StepTrainer
-from querypose.engine.trainer import use_bfloat16
 
 
 def test_bfloat16_computes_the_forward_pass_alone():
-    class Probe(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(2, 1)
-
-        def forward(self, data):
-            result = self.linear(data)
-            self.dtype = result.dtype
-            return {"loss": result.float().square().sum()}
-
-    model = Probe()
-    weight = model.linear.weight.detach().clone()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model, dtypes = tiny_model(), []
+    model.decoder.keypoint_stages[0].tower.register_forward_hook(lambda *call: dtypes.append(call[-1].dtype))
+    before = model.decoder.instance_queries.weight.clone()
     with EventStorage():
-        StepTrainer(model, [torch.ones(3, 2)], optimizer, bfloat16=True).run_step()
-    assert model.dtype == torch.bfloat16 and model.linear.weight.dtype == torch.float32
-    torch.testing.assert_close(model.linear.weight, weight - 0.1 * model.linear.weight.grad)
+        StepTrainer(model, [tiny_batch()], torch.optim.SGD(model.parameters(), lr=0.1), bfloat16=True).run_step()
+    assert dtypes == [torch.bfloat16] and {p.dtype for p in model.parameters()} == {torch.float32}
+    query = model.decoder.instance_queries.weight
+    torch.testing.assert_close(query, before - 0.1 * query.grad)
 
 
-@pytest.mark.parametrize(
-    ("device", "asked", "avx512", "amx", "expected"),
-    [
-        ("cpu", True, True, False, True),
-        ("cpu", True, False, True, True),
-        ("cpu", True, False, False, False),
-        ("cpu", False, True, True, False),
-        ("cuda", True, False, False, True),
-    ],
-)
-def test_bfloat16_only_where_the_processor_computes_it(monkeypatch, device, asked, avx512, amx, expected):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
-    assert use_bfloat16(tiny_config("light", "MODEL.DEVICE", device, "SOLVER.AMP.ENABLED", asked)) is expected
+@pytest.mark.parametrize(("asked", "fastest"), [(True, "bfloat16"), (True, "float32"), (False, "bfloat16")])
+def test_bfloat16_where_it_is_asked_for_and_faster(people, tmp_path, monkeypatch, asked, fastest):
+    monkeypatch.setattr("querypose.engine.trainer.fastest_precision", lambda device: fastest)
+    loop = PoseTrainer(config(people, tmp_path, "SOLVER.AMP.ENABLED", asked))._trainer
+    assert loop.bfloat16 == (asked and fastest == "bfloat16")
 
 
 def test_the_average_decays_by_every_step():
@@ -84,23 +62,6 @@ def test_averaged_weights_are_evaluated_saved_and_loaded(people, tmp_path, monke
     assert torch.equal(without.model.state_dict()[name], trained[name]), "without averaging from the trained weights"
     PoseCheckpointer(without.model).load(str(tmp_path / "model_final.pth"))
     assert torch.equal(without.model.state_dict()[name], averaged[name])
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_progress_bar(monkeypatch, enabled):
-    terminal = io.StringIO()
-    terminal.isatty = lambda: enabled
-    monkeypatch.setattr("sys.stderr", terminal)
-    bar = ProgressBar()
-    with EventStorage() as storage:
-        storage.put_scalar("total_loss", 3.25)
-        bar.trainer = SimpleNamespace(max_iter=30, start_iter=10, iter=20, storage=storage)
-        bar.before_train()
-        for _ in range(20):
-            bar.after_step()
-        bar.after_train()
-    text = terminal.getvalue()
-    assert "30/30" in text and "loss=3.25" in text if enabled else text == ""
 
 
 PERSONS, SIZES = (3, 0, 1, 2), ((64, 96),) * 4

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from detectron2.engine import HookBase, create_ddp_model
+from detectron2.engine import create_ddp_model
 from detectron2.utils import comm
 from killed_training import Do, Poison, config
 from tiny_model import gradients_of, spread, tiny_batch, tiny_model, without_batch_statistics
@@ -87,12 +87,6 @@ def train_and_evaluate(people, one_image, folder):
     return weights, same_everywhere(weights.values()), names, results
 
 
-class Report(HookBase):
-    def after_step(self):
-        if self.trainer.iter == 1 and comm.is_main_process():
-            (Path(self.trainer.cfg.OUTPUT_DIR) / "started").touch()
-
-
 def train_forever(folder, dies):
     Path(folder).mkdir(exist_ok=True)
     if comm.is_main_process():
@@ -101,7 +95,7 @@ def train_forever(folder, dies):
     Path(folder, f"process{comm.get_rank()}").write_text(str(os.getpid()))
     people = str(Path(folder, "annotations", "person_keypoints_train.json"))
     trainer = PoseTrainer(trainer_config(people, folder, "SOLVER.MAX_ITER", 10**6))
-    trainer.register_hooks([Report()])
+    trainer.register_hooks([Do(2, Path(folder, "started").touch)])
     if dies and comm.get_rank() == 1:  # as where memory runs out
         trainer.register_hooks([Do(2, lambda: os.kill(os.getpid(), signal.SIGKILL))])
     trainer.train()

@@ -9,12 +9,11 @@ Every result is written as soon as it is there; an interrupted call resumes with
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 from querypose.atomic_io import writing
 from querypose.benchmark.models import PRECISIONS
-from querypose.benchmark.runs import plan, read_results, to_line, to_markdown
+from querypose.benchmark.runs import plan, read_results, to_markdown
 from querypose.errors import UserError, exit_on_user_error
 
 LIGHT = "configs/querypose_light_R50.yaml"
@@ -23,8 +22,7 @@ LIGHT = "configs/querypose_light_R50.yaml"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add, shown = parser.add_argument, "(default %(default)s)"
-    persons = "in an image, a run for each number; inference runs the keypoint heads for exactly so many (default 3; "
-    persons += "inference of a config alone: as it says)"
+    persons = "in an image, a run for each; inference runs keypoint heads for that many (default: as configured)"
     add("--config-file", default=LIGHT, help=f"default {LIGHT}")
     add("--what", choices=("inference", "training", "data", "all"), default="all", help=shown)
     add("--baseline", "--peer", action="store_true", help="also Detectron2's Keypoint R-CNN R50-FPN")
@@ -36,7 +34,6 @@ def main() -> None:
     add("--precision", choices=PRECISIONS, default="float32", help=shown)
     add("--repetitions", type=int, default=5, help=shown)
     add("--warm-up", type=int, default=1, help=shown)
-    add("--minutes", type=float, default=9.0, help=f"start no further measurement after that long {shown}")
     add("--output", type=Path, default=Path("output/benchmark.json"), help=f"results, as JSON {shown}")
     add("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args()
@@ -44,22 +41,18 @@ def main() -> None:
         raise UserError("--size must be at least 32 32, --batch, --repetitions and --persons 1, --warm-up 0")
 
     results = read_results(args.output)
-    deadline = time.monotonic() + 60 * args.minutes
     for name, run in plan(args).items():
         if name in results["runs"]:
             print(f"{name}: done before")
             continue
-        if time.monotonic() > deadline:
-            print(f"{name}: left for another call with --output {args.output}")
-            continue
+        print(name, flush=True)
         results["runs"][name] = run()
         with writing(args.output):
             args.output.parent.mkdir(parents=True, exist_ok=True)
             args.output.write_text(json.dumps(results, indent=1))
-        print(f"{name}: {to_line(results['runs'][name])}", flush=True)
-    table = args.output.with_suffix(".md")
-    table.write_text(to_markdown(results))
-    print(f"written to {args.output} and, as a table, to {table}")
+    table, text = args.output.with_suffix(".md"), to_markdown(results)
+    table.write_text(text)
+    print(f"{text}written to {args.output} and, as a table, to {table}")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ run; nothing is downloaded.
 """
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from querypose import PosePredictor  # first: it silences a warning of fvcore's
@@ -30,7 +28,7 @@ from querypose.data import check_datasets, skeleton_of
 from querypose.demo.inputs import find_inputs, prepare_output
 from querypose.demo.run import Demo
 from querypose.engine import PoseTrainer
-from querypose.engine.cpu_memory import speed_up_cpu_training
+from querypose.engine.train_net import speed_up_cpu_training
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import load_weights
 from querypose.setup_config import setup_config
@@ -56,8 +54,8 @@ def main() -> int:
     args = parser.parse_args()
     if not 0 < args.minutes < float("inf"):
         raise UserError(f"--minutes {args.minutes:g} must be more than 0")
-    started, output = time.monotonic(), make_output_folder(args.output)
-    for name in ("detectron2", "fvcore", "querypose"):  # to log.txt alone, the progress bars to the terminal
+    output = make_output_folder(args.output)
+    for name in ("detectron2", "fvcore", "querypose"):  # to log.txt alone
         logger = setup_logger(str(output), name=name)
         logger.handlers = [handler for handler in logger.handlers if type(handler) is not logging.StreamHandler]
 
@@ -80,7 +78,7 @@ def main() -> int:
     load_weights(shipped, str(WEIGHTS))
     results = {"shipped weights": PoseTrainer.test(cfg, shipped)}
 
-    print(f"4/5 training the same model from scratch, on smaller images, for about {args.minutes:g} minutes")
+    print(f"4/5 training the same model from scratch on smaller images, {args.minutes:g} minutes: see {output}/log.txt")
     for stale in ("metrics.json", "last_checkpoint"):
         (output / stale).unlink(missing_ok=True)
     trainer = build_trainer(short, args.minutes)
@@ -94,7 +92,6 @@ def main() -> int:
     records = DatasetCatalog.get(cfg.DATASETS.TEST[0])[:12]
     Image.fromarray(prediction_sheet(records, predictors, skeleton)).save(output / "predictions.png")
     report(results, output, trainer.max_iter)
-    print(f"All of it took {(time.monotonic() - started) / 60:.1f} minutes.")
     return 2 if demo.failures else 0
 
 
@@ -115,15 +112,13 @@ def build_trainer(cfg: CfgNode, minutes: float) -> PoseTrainer:
 
 
 def report(results: dict, output: Path, iterations: int) -> None:
-    """Write AP of both models to ap.md, and print it with what it took."""
+    """Write AP of both models to ap.md, and print it."""
     rows = [[model, *(metrics[task][name] for task, name in COLUMNS)] for model, metrics in results.items()]
     table = tabulate(rows, ["model", *map(" ".join, COLUMNS)], tablefmt="github", floatfmt=".1f")
     (output / "ap.md").write_text(table + "\n")
-    made = json.loads(WEIGHTS.with_suffix(".json").read_text())
     print(
-        f"{table}\n\nThe shipped weights took {made['iterations']} iterations, {made['minutes']} minutes on "
-        f"{made['hardware']}, by\n    {made['command']}\nThis was a short run of {iterations} iterations; train longer "
-        f"as above.\nSee predictions.png, training.png and ap.md in {output}"
+        f"{table}\n\nThis was a short run of {iterations} iterations; for longer ones see weights/README.md.\n"
+        f"See predictions.png, training.png and ap.md in {output}"
     )
 
 

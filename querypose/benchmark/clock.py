@@ -1,45 +1,40 @@
-"""Times that wait for the device, in all and by part of the model, memory, and the peak rate of the machine."""
+"""Times that wait for the device, in all and by part of the model, and memory."""
 
 import contextlib
 import itertools
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
+from querypose.engine.run_summary import now
 
-def synchronize(device: str) -> None:
-    """Wait until a CUDA device has finished its work."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+Parts = dict[str, list[tuple[Any, str]]]
+"""Methods, (object, name) each, by the name of their part."""
 
 
 class PartClock:
     """Seconds spent in named parts of a model."""
 
-    def __init__(self, device: str):
-        self.device = device
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextlib.contextmanager
     def time(self, name: str) -> Iterator[None]:
         """Add the time of the block to a part's."""
-        synchronize(self.device)
-        start = time.perf_counter()
+        start = now()
         yield
-        synchronize(self.device)
-        self.seconds[name] += time.perf_counter() - start
+        self.seconds[name] += now() - start
 
     @contextlib.contextmanager
-    def attached(self, parts: dict[str, list[tuple[Any, str]]]) -> Iterator[None]:
-        """Inside the block, time methods, (object, name) each, by the name of their part."""
+    def attached(self, parts: Parts) -> Iterator[None]:
+        """Inside the block, time methods by the name of their part."""
         with contextlib.ExitStack() as stack:
             for part, methods in parts.items():
                 for owner, name in methods:
@@ -48,28 +43,20 @@ class PartClock:
             yield
 
 
-def repeat(function: Callable[[], object], device: str, repetitions: int, warm_up: int) -> list[float]:
+def repeat(function: Callable[[], object], repetitions: int, warm_up: int) -> list[float]:
     """Seconds of each of `repetitions` calls, after `warm_up` calls that are not measured."""
-    for _ in range(warm_up):
-        function()
     seconds = []
-    for _ in range(repetitions):
-        synchronize(device)
-        start = time.perf_counter()
+    for _ in range(warm_up + repetitions):
+        start = now()
         function()
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return seconds
+        seconds.append(now() - start)
+    return seconds[warm_up:]
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
     """Median and 90th percentile in milliseconds."""
-    ordered = sorted(seconds)
-    return {
-        "median_ms": 1000 * statistics.median(ordered),
-        "p90_ms": 1000 * ordered[round(0.9 * (len(ordered) - 1))],
-        "repetitions": len(ordered),
-    }
+    median, p90 = 1000 * statistics.median(seconds), 1000 * float(np.percentile(seconds, 90))
+    return {"median_ms": median, "p90_ms": p90, "repetitions": len(seconds)}
 
 
 def peak_allocated_mb(function: Callable[[], object], device: str, held: Iterable[Tensor]) -> float:
@@ -85,19 +72,3 @@ def peak_allocated_mb(function: Callable[[], object], device: str, held: Iterabl
     changes.sort(key=lambda event: event.start_ns())
     most = max(itertools.accumulate((event.nbytes() for event in changes), initial=0))
     return (sum(storages.values()) + most) / 2**20
-
-
-def peak_gflops(device: str, dtype: torch.dtype = torch.float32, size: int = 1024, repetitions: int = 5) -> float:
-    """The best rate of a square matrix product or a 3x3 convolution of as much work, in 10^9 operations a second.
-
-    A multiply-add is two operations. Two libraries compute the two on a CPU, and either may be the faster one.
-    """
-    matrix = torch.randn(size, size, device=device, dtype=dtype)
-    channels = size // 4
-    side = round((16 * size / 9) ** 0.5)
-    maps = torch.randn(1, channels, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-    weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        product = min(repeat(lambda: matrix @ matrix, device, repetitions, warm_up=1))
-        convolution = min(repeat(lambda: functional.conv2d(maps, weight, padding=1), device, repetitions, warm_up=1))
-    return max(2 * size**3 / product, 2 * 9 * channels**2 * side**2 / convolution) / 1e9

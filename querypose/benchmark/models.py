@@ -1,15 +1,13 @@
 """Latency and step time of a QueryPose or of a baseline, in all and by part."""
 
 import contextlib
-import functools
-import resource
+import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import detectron2
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2 import model_zoo
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.structures import Boxes, Instances, Keypoints
@@ -17,23 +15,22 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from querypose.benchmark.clock import PartClock, peak_allocated_mb, peak_gflops, repeat, summary
+from querypose.benchmark.clock import PartClock, Parts, peak_allocated_mb, repeat, summary
 from querypose.benchmark.movenet import MoveNetMultiPose
-from querypose.engine.cpu_memory import keep_freed_memory
-from querypose.engine.optimizer import build_optimizer, clip_gradients
+from querypose.engine import train_loop
+from querypose.engine.optimizer import build_optimizer
+from querypose.engine.train_loop import StepTrainer
+from querypose.engine.train_net import speed_up_cpu_training
 from querypose.errors import UserError
 from querypose.modeling import QueryPose
 from querypose.precision import rounding_weights
 
-BASELINE = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def baseline_config(device: str) -> CfgNode:
     """Detectron2's Keypoint R-CNN R50-FPN, without weights."""
-    cfg = get_cfg()
-    # upstream's detectron2.model_zoo needs pkg_resources, which setuptools 81 lacks
-    cfg.merge_from_file(str(Path(detectron2.__file__).parent / "model_zoo" / "configs" / BASELINE))
+    cfg = model_zoo.get_config("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml")
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device
     return cfg
 
@@ -55,8 +52,8 @@ def random_batch(batch: int, height: int, width: int, persons: int, num_keypoint
     return inputs
 
 
-def parts_of(model: nn.Module) -> dict[str, list[tuple[Any, str]]]:
-    """The methods that are timed, (object, name) each, by the name of their part."""
+def parts_of(model: nn.Module) -> Parts:
+    """The methods of the forward pass that are timed."""
     if isinstance(model, MoveNetMultiPose):
         return {
             "backbone": [(model.backbone, "pyramid")],
@@ -107,32 +104,24 @@ def fix_persons(model: nn.Module, inputs: list[dict[str, Any]], persons: int) ->
 
 
 @contextlib.contextmanager
-def counted_rows(model: nn.Module) -> Iterator[dict[str, set[int]]]:
-    """How many boxes, of all images together, the "box" and "keypoint" heads are called with inside the block."""
-    rows: dict[str, set[int]] = {"box": set(), "keypoint": set()}
+def counted_persons(model: nn.Module) -> Iterator[set[int]]:
+    """For how many persons, of all images together, the keypoint heads are called inside the block."""
+    persons: set[int] = set()
     if isinstance(model, QueryPose):
-        heads: Any = (model.decoder.box_stages, model.decoder.keypoint_stages)
+        heads: list[nn.Module] = list(model.decoder.keypoint_stages)
     elif isinstance(model, MoveNetMultiPose):
-        heads = ([], [model.decoder])
+        heads = [model.decoder]
     else:
-        roi_heads: Any = model.roi_heads
-        heads = ([roi_heads.box_head], [roi_heads.keypoint_head])
+        heads = [model.get_submodule("roi_heads.keypoint_head")]
 
-    def count(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        # RoI features (rows, C, H, W), or MoveNet's peaks (images, persons)
-        rows[name].add(args[0].shape[0] if args[0].ndim == 4 else args[0].numel())
+    def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        # RoI features (persons, C, H, W), or MoveNet's peaks (images, persons)
+        persons.add(args[0].shape[0] if args[0].ndim == 4 else args[0].numel())
 
     with contextlib.ExitStack() as stack:
-        for name, modules in zip(rows, heads, strict=True):
-            for module in modules:
-                stack.enter_context(module.register_forward_pre_hook(functools.partial(count, name)))
-        yield rows
-
-
-def precision(name: str, device: str) -> torch.autocast:
-    """Switch TF32 matrix products and convolutions on for "tf32", else off; the context is for "bfloat16"."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
-    return torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=name == "bfloat16")
+        for head in heads:
+            stack.enter_context(head.register_forward_pre_hook(count))
+        yield persons
 
 
 class Benchmark:
@@ -156,7 +145,8 @@ class Benchmark:
         model: nn.Module | None = None,
     ):
         torch.manual_seed(0)
-        self.cfg, self.device, self.precision_name = cfg, cfg.MODEL.DEVICE, precision_name
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision_name == "tf32"
+        self.cfg, self.device, self.bfloat16 = cfg, cfg.MODEL.DEVICE, precision_name == "bfloat16"
         self.model = build_model(cfg) if model is None else model
         if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
             # else random features are so large that all proposals are the whole image, and NMS leaves 3 of 1,000
@@ -173,76 +163,55 @@ class Benchmark:
         if self.persons is not None:
             fix_persons(self.model, self.inputs, self.persons)
 
-        def call(clock: PartClock | None = None) -> None:
-            with precision(self.precision_name, self.device):
+        def predict() -> None:
+            with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bfloat16):
                 self.model(self.inputs)
 
         with torch.no_grad():
-            if self.precision_name == "bfloat16" and getattr(self.cfg.MODEL, "COMPILE", "none") == "none":
+            if self.bfloat16 and getattr(self.cfg.MODEL, "COMPILE", "none") == "none":
                 with rounding_weights(self.model, torch.bfloat16):  # as PosePredictor does
-                    call()
-            result = self._measure(call)
+                    predict()
+            result = self._measure(predict, {})
         if self.persons is not None:
-            assert result["keypoint_rows"] == [self.persons * len(self.inputs)], result
+            assert result["persons"] == [self.persons * len(self.inputs)], result
         return result
 
     def training(self) -> dict[str, Any]:
-        """The same of a training step; parts are those of the forward pass, matching, backward pass and optimizer."""
-        self.model.train()
+        """The same of a step of the trainer, the parts matching, backward pass and optimizer included."""
         # Detectron2's own configs lack our keys: a plain optimizer is close enough
         ours = isinstance(self.model, QueryPose)
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = build_optimizer(self.cfg, self.model) if ours else torch.optim.SGD(parameters, lr=1e-6)
-        if self.device == "cpu":
-            keep_freed_memory()
-
-        def step(clock: PartClock) -> None:
-            optimizer.zero_grad()
-            with precision(self.precision_name, self.device):
-                losses = self.model(self.inputs)
-            with clock.time("backward"):
-                sum(losses.values()).backward()
-            with clock.time("optimizer"):
-                if not ours or clip_gradients(parameters, self.cfg.SOLVER.CLIP_GRADIENTS).isfinite():
-                    optimizer.step()
-
+        optimizer = build_optimizer(self.cfg, self.model) if ours else torch.optim.SGD(self.model.parameters(), lr=1e-6)
+        batches, clip = itertools.repeat(self.inputs), self.cfg.SOLVER.CLIP_GRADIENTS
+        trainer = StepTrainer(self.model, batches, optimizer, clip=clip, bfloat16=self.bfloat16)
+        trainer.iter = 0
+        speed_up_cpu_training(self.cfg)
+        parts: Parts = {"backward": [(Tensor, "backward")]}
+        parts["optimizer"] = [(train_loop, "clip_gradients"), (optimizer, "step")]
         with EventStorage():
-            return self._measure(step, optimizer)
+            return self._measure(trainer.run_step, parts, optimizer)
 
     def _measure(
-        self, function: Callable[[PartClock], None], optimizer: torch.optim.Optimizer | None = None
+        self, function: Callable[[], None], parts: Parts, optimizer: torch.optim.Optimizer | None = None
     ) -> dict[str, Any]:
-        idle = PartClock(self.device)
-        seconds = repeat(lambda: function(idle), self.device, self.repetitions, self.warm_up)
-        process_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # with interpreter and libraries
-        clock = PartClock(self.device)
-        with clock.attached(parts_of(self.model)), counted_rows(self.model) as rows, clock.time("all"):
-            function(clock)
-        parts = dict(clock.seconds)
-        parts["other"] = parts.pop("all") - sum(parts.values())
+        seconds, clock = repeat(function, self.repetitions, self.warm_up), PartClock()
+        with clock.attached(parts_of(self.model) | parts), counted_persons(self.model) as persons, clock.time("all"):
+            function()
+        times = dict(clock.seconds)
+        times["other"] = times.pop("all") - sum(times.values())
         if optimizer is not None:
             optimizer.zero_grad()  # a step begins without gradients
         states = optimizer.state.values() if optimizer else ()
         moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-        held = [*self.model.parameters(), *self.model.buffers(), *moments]
-        memory = peak_allocated_mb(lambda: function(idle), self.device, held)
+        memory = peak_allocated_mb(function, self.device, [*self.model.parameters(), *self.model.buffers(), *moments])
         # with gradients: the counter does not know attention's fast path for inference
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-            function(PartClock(self.device))
+            function()
         result = summary(seconds)
-        gflops = counter.get_total_flops() / 1e9
-        dtype = torch.bfloat16 if self.precision_name == "bfloat16" else torch.float32
-        with precision("tf32" if self.precision_name == "tf32" else "float32", self.device):
-            peak = peak_gflops(self.device, dtype, size=8192 if self.device.startswith("cuda") else 1024)
         return result | {
             "images_per_s": 1000 * len(self.inputs) / result["median_ms"],
-            "box_rows": sorted(rows["box"]),
-            "keypoint_rows": sorted(rows["keypoint"]),
+            "persons": sorted(persons),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "gflops": gflops,
+            "gflops": counter.get_total_flops() / 1e9,
             "peak_memory_mb": memory,
-            "process_peak_mb": process_memory,
-            "machine_gflops_per_s": peak,
-            "of_machine_peak": gflops / (result["median_ms"] / 1000) / peak,
-            "parts_ms": {name: 1000 * value for name, value in parts.items()},
+            "parts_ms": {name: 1000 * value for name, value in times.items()},
         }

@@ -1,7 +1,7 @@
 """How many images a second a config's training mapper and data loader read."""
 
+import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +10,24 @@ from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from querypose.benchmark.clock import repeat, summary
+from querypose.benchmark.clock import repeat
 from querypose.data import PoseDatasetMapper, TrainingLoader, skeleton_of
 
 
-def images_per_second(cfg: CfgNode, height: int = 480, width: int = 640, repetitions: int = 20) -> list[dict[str, Any]]:
-    """Rows of `what` and `images_per_s` for a JPEG file of that size: the training mapper in one process, then the
-    loader with DATALOADER.NUM_WORKERS processes."""
+def images_per_second(cfg: CfgNode, height: int = 480, width: int = 640, repetitions: int = 20) -> dict[str, float]:
+    """For a JPEG file of that size: of the training mapper in one process, then of the loader with
+    DATALOADER.NUM_WORKERS processes."""
     with tempfile.TemporaryDirectory() as folder:
         record = random_record(folder, height, width, skeleton_of(cfg).num_keypoints)
         mapper = PoseDatasetMapper(cfg, is_train=True)
-        seconds = repeat(lambda: mapper(record), "cpu", repetitions, warm_up=1)
-        rows = [{"what": "training mapper", "images_per_s": 1000 / summary(seconds)["median_ms"]}]
+        rates = {"training mapper": 1 / statistics.median(repeat(lambda: mapper(record), repetitions, warm_up=1))}
         workers = cfg.DATALOADER.NUM_WORKERS
         if workers:
             batches = iter(TrainingLoader(cfg, mapper, records=[record] * 64))
-            for _ in range(2 * workers):  # the start, and what was prefetched meanwhile
-                next(batches)
-            start = time.perf_counter()
-            images = sum(len(next(batches)) for _ in range(max(2 * workers, repetitions)))
-            rate = images / (time.perf_counter() - start)
-            rows.append({"what": f"data loader, {workers} workers", "images_per_s": rate})
-    return rows
+            # warm-up: the start, and what was prefetched meanwhile
+            seconds = repeat(lambda: next(batches), max(2 * workers, repetitions), warm_up=2 * workers)
+            rates[f"data loader, {workers} workers"] = cfg.SOLVER.IMS_PER_BATCH / statistics.mean(seconds)
+    return rates
 
 
 def random_record(folder: str, height: int, width: int, num_keypoints: int) -> dict[str, Any]:
@@ -46,9 +42,7 @@ def random_record(folder: str, height: int, width: int, num_keypoints: int) -> d
         pixels += share * np.array(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC), float)
     path = Path(folder) / "photograph.jpg"
     Image.fromarray((pixels / 63).astype(np.uint8)).save(path, quality=90)
-    persons = []
-    for left in (0.1 * width, 0.3 * width, 0.5 * width):
-        keypoints = [left + 0.1 * width, 0.5 * height, 2] * num_keypoints
-        person = {"bbox": [left, 0.2 * height, 0.2 * width, 0.6 * height], "bbox_mode": BoxMode.XYWH_ABS}
-        persons.append({**person, "category_id": 0, "iscrowd": 0, "keypoints": keypoints})
+    person = {"bbox": [0.2 * width, 0.2 * height, 0.6 * width, 0.6 * height], "bbox_mode": BoxMode.XYWH_ABS}
+    person |= {"category_id": 0, "iscrowd": 0, "keypoints": [0.5 * width, 0.5 * height, 2] * num_keypoints}
+    persons = [dict(person) for _ in range(3)]
     return {"file_name": str(path), "image_id": 1, "height": height, "width": width, "annotations": persons}

@@ -25,13 +25,10 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "median ms": lambda run: f"{run['median_ms']:.0f}",
     "p90 ms": lambda run: f"{run['p90_ms']:.0f}",
     "images/s": lambda run: f"{run['images_per_s']:.2f}",
-    "boxes": lambda run: " or ".join(map(str, run["box_rows"])),
-    "persons": lambda run: " or ".join(map(str, run["keypoint_rows"])),
+    "persons": lambda run: " or ".join(map(str, run["persons"])),
     "allocated MiB": lambda run: f"{run['peak_memory_mb']:.0f}",
-    "process MiB": lambda run: f"{run['process_peak_mb']:.0f}",
     "parameters (M)": lambda run: f"{run['parameters'] / 1e6:.1f}",
     "GFLOPs": lambda run: f"{run['gflops']:.0f}",
-    "of the machine's peak": lambda run: f"{100 * run['of_machine_peak']:.0f}%",
     "parts, in ms": lambda run: ", ".join(f"{part} {value:.0f}" for part, value in run["parts_ms"].items()),
 }
 
@@ -44,44 +41,37 @@ def plan(args: argparse.Namespace) -> dict[str, Run]:
     def config(*opts: str) -> CfgNode:
         return setup_config(args.config_file, ["MODEL.WEIGHTS", "", *args.opts, *opts])
 
-    def add(model: str, kind: str, batch: int, precision: str, persons: int | None, *opts: str) -> None:
+    def add(model: str, kind: str, precision: str, persons: int | None, *opts: str) -> None:
         def run() -> dict[str, Any]:
             cfg = config(*opts)
             device = cfg.MODEL.DEVICE
             benchmark = Benchmark(
                 baseline_config(device) if model == BASELINE_NAME else cfg,
-                batch=batch, height=height, width=width, precision_name=precision, persons=persons,
+                batch=args.batch, height=height, width=width, precision_name=precision, persons=persons,
                 repetitions=args.repetitions, warm_up=args.warm_up,
                 model=MoveNetMultiPose(args.movenet, device) if model == MOVENET_NAME else None,
             )  # fmt: skip
             return benchmark.inference() if kind == "inference" else benchmark.training()
 
-        name = f"{kind}, {' '.join([model, *opts])}, {batch}x{height}x{width}, {precision}"
+        name = f"{kind}, {' '.join([model, *opts])}, {args.batch}x{height}x{width}, {precision}"
         runs[name + (f", persons {persons}" if persons else "")] = run
 
     if args.preset == "gpu":
-        add("light", "inference", 1, "float32", None, "MODEL.QUERYPOSE.TEST.TOPK_POSES", "0")
+        add("light", "inference", "float32", None, "MODEL.QUERYPOSE.TEST.TOPK_POSES", "0")
         for precision in PRECISIONS:
-            add("light", "inference", 1, precision, 30)
-            add(BASELINE_NAME, "inference", 1, precision, 30)
-        for mode in ("default", "reduce-overhead"):
-            add("light", "inference", 1, "bfloat16", 30, "MODEL.COMPILE", mode)
-        queries = "MODEL.QUERYPOSE.TRAIN_QUERIES"
-        for batch in (2, 16):
-            for precision in ("float32", "bfloat16"):
-                add("light", "training", batch, precision, None, queries, "matched")
-                add(BASELINE_NAME, "training", batch, precision, None)
-        add("light", "training", 2, "float32", None, queries, "all")
+            add("light", "inference", precision, 30)
+            add(BASELINE_NAME, "inference", precision, 30)
+        add("light", "inference", "bfloat16", 30, "MODEL.COMPILE", "default")
         return runs
     name = " ".join([Path(args.config_file).stem, *args.opts])
     for kind in ("inference", "training", "data") if args.what == "all" else (args.what,):
         if kind == "data":
-            runs[f"data {name}"] = lambda: {"rows": images_per_second(config())}
+            runs[f"data {name}"] = lambda: {"reading": images_per_second(config())}
             continue
         models = [name] + [BASELINE_NAME] * args.baseline + [MOVENET_NAME] * bool(args.movenet and kind == "inference")
         for persons in args.persons or [3 if args.baseline or args.movenet else None]:
             for model in models:
-                add(model, kind, args.batch, args.precision, persons)
+                add(model, kind, args.precision, persons)
     return runs
 
 
@@ -98,19 +88,12 @@ def read_results(path: Path) -> dict[str, Any]:
     return results
 
 
-def to_line(run: dict[str, Any]) -> str:
-    """The numbers of one run."""
-    if "rows" in run:
-        return "; ".join(f"{row['what']} {row['images_per_s']:.0f} images/s" for row in run["rows"])
-    return "; ".join(f"{column} {text(run)}" for column, text in _COLUMNS.items())
-
-
 def to_markdown(results: dict[str, Any]) -> str:
     """A line for each model, and one for each way to read images; `results` as the tool's JSON."""
     lines = [", ".join(f"{name} {value}" for name, value in results["machine"].items())]
     runs = results["runs"].items()
-    models = [[name, *(text(run) for text in _COLUMNS.values())] for name, run in runs if "rows" not in run]
-    reading = [[row["what"], f"{row['images_per_s']:.0f}"] for _, run in runs for row in run.get("rows", ())]
+    models = [[name, *(text(run) for text in _COLUMNS.values())] for name, run in runs if "reading" not in run]
+    reading = [[what, f"{rate:.0f}"] for _, run in runs for what, rate in run.get("reading", {}).items()]
     for rows, header in ((models, ["run", *_COLUMNS]), (reading, ["reading, one process", "images/s"])):
         if rows:
             lines += ["", tabulate(rows, header, tablefmt="github", disable_numparse=True)]

@@ -35,10 +35,7 @@ class PoseCheckpointer(SafeCheckpointer):
             self.logger.info(f"Loaded the backbone's weights from {path}")
             return {}
         if path and "://" not in path and not os.path.isfile(path):
-            raise UserError(
-                f"there is no weights file {path}; set MODEL.WEIGHTS to a file (docs/MODEL_ZOO.md), or to '' to "
-                "start from random weights"
-            )
+            raise UserError(f"there is no weights file {path}; set MODEL.WEIGHTS to one, or to '' for random weights")
         return super().load(path, *args, **kwargs)
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
@@ -120,8 +117,7 @@ class PeriodicCheckpoints(HookBase):
         path = Path(self.checkpointer.save_dir) / f"model_{iteration:07d}.pth"
         self.checkpointer.save(path.stem, iteration=iteration)
         self.saved = iteration
-        numbered = sorted(path.parent.glob("model_[0-9]*.pth"), key=lambda other: int(other.stem.partition("_")[2]))
-        for old in numbered[:-KEPT]:
+        for old in sorted(path.parent.glob("model_[0-9]*.pth"))[:-KEPT]:
             if old != path:
                 old.unlink(missing_ok=True)
         return path

@@ -1,9 +1,8 @@
-"""Hooks of training: seeds, signals, averaged weights, evaluation and metrics after a failure, a progress bar."""
+"""Hooks of training: seeds, signals, averaged weights, metrics on a full disk."""
 
 import logging
 import random
 import signal
-import sys
 import threading
 import time
 from types import FrameType
@@ -15,14 +14,11 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from querypose.data import TrainingLoader
 from querypose.data.training_loader import hashed
 
 logger = logging.getLogger(__name__)
-
-_ECHO_SECONDS = 2.0  # a terminal sends Ctrl-C to every process, and the launcher passes it on: the same one, twice
 
 
 class SeedSteps(HookBase):
@@ -98,7 +94,8 @@ class StopOnSignal(HookBase):
             raise Interrupted(self._received, between_steps=True)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        again = self._received and time.monotonic() - self._at > _ECHO_SECONDS
+        # a terminal sends Ctrl-C to every process, and the launcher passes it on: the same one, twice
+        again = self._received and time.monotonic() - self._at > 2.0
         if not self._received:
             self._received, self._at = signum, time.monotonic()
         if again or (not self._in_step and comm.get_world_size() == 1):
@@ -130,14 +127,6 @@ class WeightAveraging(HookBase):
         self._average.n_averaged.fill_(state_dict["n_averaged"])
 
 
-class EvalHook(hooks.EvalHook):
-    """Detectron2's, without an evaluation after a run that was stopped in its last iteration."""
-
-    def after_train(self) -> None:
-        if self.trainer.iter >= self.trainer.max_iter:
-            super().after_train()
-
-
 class MetricsWriter(hooks.PeriodicWriter):
     """Detectron2's; training continues where metrics cannot be written, of a full disk for example."""
 
@@ -146,20 +135,3 @@ class MetricsWriter(hooks.PeriodicWriter):
             super().after_step()
         except OSError as error:
             logger.error("the metrics cannot be written (%s); training continues", error.strerror or error)
-
-
-class ProgressBar(HookBase):
-    """Iteration, time left and the smoothed total loss in one line of a terminal; silent elsewhere."""
-
-    def before_train(self) -> None:
-        first, last = self.trainer.start_iter, self.trainer.max_iter
-        self.bar = tqdm(total=last, initial=first, unit="it", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-
-    def after_step(self) -> None:
-        histories = self.trainer.storage.histories()
-        if self.trainer.iter % 10 == 0 and "total_loss" in histories:
-            self.bar.set_postfix(loss=f"{histories['total_loss'].median(20):.2f}", refresh=False)
-        self.bar.update()
-
-    def after_train(self) -> None:
-        self.bar.close()

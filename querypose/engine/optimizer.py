@@ -61,14 +61,6 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], clip: CfgNode) -> Tensor:
-    """Clip gradients in place by SOLVER.CLIP_GRADIENTS, and return the norm of the whole gradient before it."""
-    kind = clip.CLIP_TYPE if clip.ENABLED else "none"
-    # the norm of all gradients together (the paper), that of each parameter's, or each number
-    largest = clip.CLIP_VALUE if kind == "full_model" else math.inf
-    norm = nn.utils.clip_grad_norm_(parameters, largest, norm_type=clip.NORM_TYPE)
-    if kind == "value":
-        nn.utils.clip_grad_value_(parameters, clip.CLIP_VALUE)
-    elif kind == "norm":
-        for parameter in parameters:
-            nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
-    return norm
+    """Scale gradients in place by SOLVER.CLIP_GRADIENTS, and return the norm of all of them together before it."""
+    largest = clip.CLIP_VALUE if clip.ENABLED else math.inf
+    return nn.utils.clip_grad_norm_(parameters, largest, norm_type=clip.NORM_TYPE)

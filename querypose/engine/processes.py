@@ -31,10 +31,7 @@ def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
     processes. Ends as the process that fails first: with its UserError or its exit code.
     """
     if min(args.num_gpus, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
-        raise UserError(
-            f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank} is "
-            "impossible: give at least 1 of each, and ranks from 0"
-        )
+        raise UserError("--num-gpus and --num-machines must be at least 1, --machine-rank from 0 to --num-machines - 1")
     if dist.is_torchelastic_launched() or args.num_gpus * args.num_machines == 1:
         return main(args)
     # seconds to finish the iteration and save after a signal

@@ -19,15 +19,17 @@ from torch import nn
 from querypose.atomic_io import whole_file
 
 
+def now() -> float:
+    """The time in seconds when a GPU, if there is one, has finished its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 @contextlib.contextmanager
 def timed_inference(model: nn.Module) -> Iterator[list[float]]:
     """Yields a list that gets the seconds of the block's forward passes in evaluation mode."""
     seconds: list[float] = []
-
-    def now() -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
     def start(*_: Any) -> None:
         if not model.training:
@@ -41,7 +43,7 @@ def timed_inference(model: nn.Module) -> Iterator[list[float]]:
         yield seconds
 
 
-def write_results(cfg: CfgNode, config_file: str, metrics: dict[str, Any] | None, seconds: list[float]) -> None:
+def write_results(cfg: CfgNode, metrics: dict[str, Any] | None, seconds: list[float]) -> None:
     """Write `results.json` on the main process; metrics: of `PoseTrainer.test`; seconds: of `timed_inference`."""
     if not comm.is_main_process():
         return
@@ -51,8 +53,6 @@ def write_results(cfg: CfgNode, config_file: str, metrics: dict[str, Any] | None
     memory = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     threads = f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
     record = {
-        "config_file": str(config_file),
-        "test_sets": list(cfg.DATASETS.TEST),
         "metrics": _plain(metrics or {}),
         "ms_per_image": 1000 * statistics.median(counted) if counted else None,
         "iterations": iterations,

@@ -1,6 +1,8 @@
 """The program behind tools/train_net.py and tools/test_net.py, for training scripts of extensions too."""
 
 import argparse
+import contextlib
+import ctypes
 import functools
 import logging
 import os
@@ -11,13 +13,11 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
-from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from querypose.atomic_io import make_output_folder
 from querypose.data import check_datasets
 from querypose.engine.checkpointer import PoseCheckpointer
-from querypose.engine.cpu_memory import speed_up_cpu_training
 from querypose.engine.processes import DEFAULT_TIMEOUT, launch, process_group
 from querypose.engine.run_summary import timed_inference, write_results
 from querypose.engine.trainer import PoseTrainer
@@ -88,9 +88,7 @@ def _run(
             model, run = training._trainer.plain_model, training.train
         with timed_inference(model) as seconds:
             results = run()
-        write_results(cfg, args.config_file, results, seconds)
-        if args.eval_only and comm.is_main_process():
-            verify_results(cfg, results)
+        write_results(cfg, results, seconds)
         return results
 
 
@@ -104,6 +102,20 @@ def make_deterministic(cfg: CfgNode) -> None:
     torch.use_deterministic_algorithms(True, warn_only=cfg.MODEL.DEVICE != "cpu")
 
 
+def speed_up_cpu_training(cfg: CfgNode) -> None:
+    """Where MODEL.DEVICE is a CPU, flush denormal numbers to zero and let glibc keep what this process frees.
+
+    It would return large tensors' memory to the system, which clears all of a step's memory in every step.
+    """
+    if cfg.MODEL.DEVICE != "cpu":
+        return
+    torch.set_flush_denormal(True)  # gradients below float32's normal range take a CPU a hundred times as long
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries, Windows
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
 def refuse_existing_run(folder: str) -> None:
     """Raise a UserError, in every process, if a training run has left metrics or checkpoints in the folder."""
     traces = ("metrics.json", "last_checkpoint", "model_*.pth", "results.json")
@@ -112,7 +124,7 @@ def refuse_existing_run(folder: str) -> None:
     found = comm.all_gather(files)[0]
     if found:
         raise UserError(
-            f"OUTPUT_DIR {folder} already holds a run ({found[0]}); continue it with --resume, or give another folder"
+            f"OUTPUT_DIR {folder} holds a run ({found[0]}); continue it with --resume, or give another folder"
         )
 
 

@@ -14,7 +14,6 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
@@ -24,21 +23,14 @@ from querypose.atomic_io import cut_unfinished_line, remove_partial_files, whole
 from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, training_records
 from querypose.data.mapper import Mapper, Records
 from querypose.engine.checkpointer import PeriodicCheckpoints, PoseCheckpointer
-from querypose.engine.hooks import (
-    EvalHook,
-    Interrupted,
-    MetricsWriter,
-    ProgressBar,
-    SeedSteps,
-    StopOnSignal,
-    WeightAveraging,
-)
+from querypose.engine.hooks import Interrupted, MetricsWriter, SeedSteps, StopOnSignal, WeightAveraging
 from querypose.engine.non_finite import NonFiniteGuard
 from querypose.engine.optimizer import build_optimizer
 from querypose.engine.resume_check import check_resumable
 from querypose.engine.train_loop import METRIC_PERIOD, StepTrainer
 from querypose.errors import UserError
 from querypose.evaluation import PoseEvaluator
+from querypose.precision import fastest_precision
 
 logger = logging.getLogger(__name__)
 
@@ -59,22 +51,18 @@ class PoseTrainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        steps = cfg.SOLVER.ACCUMULATION_STEPS
+        device, steps = torch.device(cfg.MODEL.DEVICE), cfg.SOLVER.ACCUMULATION_STEPS
+        # not on a CPU that is faster in float32
+        bfloat16 = cfg.SOLVER.AMP.ENABLED and (device.type != "cpu" or fastest_precision(device) == "bfloat16")
         model = create_ddp_model(
             model,
-            device_ids=[torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None,
+            device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None,
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
             static_graph=steps == 1,  # every parameter has a gradient in every step, but no_sync() does not support it
         )
-        self._trainer = StepTrainer(
-            model,
-            self.build_train_loader(cfg),
-            optimizer,
-            clip=cfg.SOLVER.CLIP_GRADIENTS,
-            accumulation_steps=steps,
-            bfloat16=use_bfloat16(cfg),
-        )
+        loader, clip = self.build_train_loader(cfg), cfg.SOLVER.CLIP_GRADIENTS
+        self._trainer = StepTrainer(model, loader, optimizer, clip=clip, accumulation_steps=steps, bfloat16=bfloat16)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = PoseCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -89,6 +77,8 @@ class PoseTrainer(DefaultTrainer):
         output = Path(self.cfg.OUTPUT_DIR)
         if comm.is_main_process():
             remove_partial_files(output)
+            # a line that a killed run has begun would spoil the next one
+            cut_unfinished_line(output / "metrics.json")
         path = self.checkpointer.get_checkpoint_file() if resume else ""
         if not path:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
@@ -162,10 +152,10 @@ class PoseTrainer(DefaultTrainer):
             self._precise_bn(),
             self.checkpoints,
             StopOnSignal(),
-            EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
         ]
         if comm.is_main_process():
-            found += [MetricsWriter(self.build_writers(), period=METRIC_PERIOD), ProgressBar()]
+            found.append(MetricsWriter(self.build_writers(), period=METRIC_PERIOD))
         return found
 
     def _evaluate(self) -> dict[str, Any]:
@@ -200,11 +190,6 @@ class PoseTrainer(DefaultTrainer):
         cfg.DATALOADER.NUM_WORKERS = 0
         loader = self.build_train_loader(cfg)  # its own: that of training must not advance
         return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
-
-    def build_writers(self) -> list[EventWriter]:
-        # a line that a killed run has begun would spoil the next one
-        cut_unfinished_line(Path(self.cfg.OUTPUT_DIR) / "metrics.json")
-        return super().build_writers()
 
     # not DefaultTrainer's: Detectron2 v0.6 leaves the optimizer out of checkpoints
     def state_dict(self) -> dict[str, Any]:
@@ -258,17 +243,6 @@ class PoseTrainer(DefaultTrainer):
         device_type = next(model.parameters()).device.type
         with queries, torch.autocast(device_type, torch.bfloat16, enabled=cfg.TEST.AMP.ENABLED):
             return super().test(cfg, model, evaluators)
-
-
-def use_bfloat16(cfg: CfgNode) -> bool:
-    """SOLVER.AMP.ENABLED, except on CPUs without bfloat16 instructions: emulation is slower than float32."""
-    if not cfg.SOLVER.AMP.ENABLED or not cfg.MODEL.DEVICE.startswith("cpu"):
-        return cfg.SOLVER.AMP.ENABLED
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    native = any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in names)
-    if not native:
-        logger.warning("SOLVER.AMP.ENABLED: this processor has no bfloat16 instructions; training in float32")
-    return native
 
 
 def build_mapper(cfg: CfgNode, is_train: bool, records: Records | None = None) -> Mapper:

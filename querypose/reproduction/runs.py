@@ -118,8 +118,7 @@ def find_runs(row: Row, output: Path) -> list[Run]:
     if row.config is None:
         return []
     folder = run_folder(row.config, output)
-    seeds = sorted(folder.parent.glob(f"{folder.name}_seed*/results.json"))
-    files = [folder / "results.json", *(file for file in seeds if file.parent.name.rpartition("_seed")[2].isdecimal())]
+    files = [folder / "results.json", *sorted(folder.parent.glob(f"{folder.name}_seed[0-9]*/results.json"))]
     return [_read(row, file.parent) for file in files if file.is_file()]
 
 
