@@ -3,11 +3,12 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import detectron2
 import torch
-from detectron2 import model_zoo
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.structures import Boxes, Instances, Keypoints
@@ -30,7 +31,10 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 
 def baseline_config(device: str) -> CfgNode:
     """Detectron2's Keypoint R-CNN R50-FPN, without weights."""
-    cfg = model_zoo.get_config("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml")
+    # upstream's detectron2.model_zoo needs pkg_resources, which setuptools 81 lacks
+    file = Path(detectron2.__file__).parent / "model_zoo/configs/COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml"
+    cfg = get_cfg()
+    cfg.merge_from_file(str(file))
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device
     return cfg
 

@@ -41,27 +41,34 @@ def plan(args: argparse.Namespace) -> dict[str, Run]:
     def config(*opts: str) -> CfgNode:
         return setup_config(args.config_file, ["MODEL.WEIGHTS", "", *args.opts, *opts])
 
-    def add(model: str, kind: str, precision: str, persons: int | None, *opts: str) -> None:
+    def add(model: str, kind: str, batch: int, precision: str, persons: int | None, *opts: str) -> None:
         def run() -> dict[str, Any]:
             cfg = config(*opts)
             device = cfg.MODEL.DEVICE
             benchmark = Benchmark(
                 baseline_config(device) if model == BASELINE_NAME else cfg,
-                batch=args.batch, height=height, width=width, precision_name=precision, persons=persons,
+                batch=batch, height=height, width=width, precision_name=precision, persons=persons,
                 repetitions=args.repetitions, warm_up=args.warm_up,
                 model=MoveNetMultiPose(args.movenet, device) if model == MOVENET_NAME else None,
             )  # fmt: skip
             return benchmark.inference() if kind == "inference" else benchmark.training()
 
-        name = f"{kind}, {' '.join([model, *opts])}, {args.batch}x{height}x{width}, {precision}"
+        name = f"{kind}, {' '.join([model, *opts])}, {batch}x{height}x{width}, {precision}"
         runs[name + (f", persons {persons}" if persons else "")] = run
 
     if args.preset == "gpu":
-        add("light", "inference", "float32", None, "MODEL.QUERYPOSE.TEST.TOPK_POSES", "0")
+        add("light", "inference", 1, "float32", None, "MODEL.QUERYPOSE.TEST.TOPK_POSES", "0")
         for precision in PRECISIONS:
-            add("light", "inference", precision, 30)
-            add(BASELINE_NAME, "inference", precision, 30)
-        add("light", "inference", "bfloat16", 30, "MODEL.COMPILE", "default")
+            add("light", "inference", 1, precision, 30)
+            add(BASELINE_NAME, "inference", 1, precision, 30)
+        for mode in ("default", "reduce-overhead"):
+            add("light", "inference", 1, "bfloat16", 30, "MODEL.COMPILE", mode)
+        queries = "MODEL.QUERYPOSE.TRAIN_QUERIES"
+        for batch in (2, 16):
+            for precision in ("float32", "bfloat16"):
+                add("light", "training", batch, precision, None, queries, "matched")
+                add(BASELINE_NAME, "training", batch, precision, None)
+        add("light", "training", 2, "float32", None, queries, "all")
         return runs
     name = " ".join([Path(args.config_file).stem, *args.opts])
     for kind in ("inference", "training", "data") if args.what == "all" else (args.what,):
@@ -71,7 +78,7 @@ def plan(args: argparse.Namespace) -> dict[str, Run]:
         models = [name] + [BASELINE_NAME] * args.baseline + [MOVENET_NAME] * bool(args.movenet and kind == "inference")
         for persons in args.persons or [3 if args.baseline or args.movenet else None]:
             for model in models:
-                add(model, kind, args.precision, persons)
+                add(model, kind, args.batch, args.precision, persons)
     return runs
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
+from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from querypose.atomic_io import make_output_folder
@@ -89,6 +90,8 @@ def _run(
         with timed_inference(model) as seconds:
             results = run()
         write_results(cfg, results, seconds)
+        if args.eval_only and comm.is_main_process():
+            verify_results(cfg, results)
         return results
 
 
