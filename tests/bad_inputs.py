@@ -272,8 +272,6 @@ FLAGS = [
     (f"demo {INPUT} --output out --smooth {WEIGHTS}", "--track"),
     (f"demo {INPUT} --output out --score-threshold nan {WEIGHTS}", "score threshold must be from 0 to 1, not nan"),
     (f"demo {CONFIG} --webcam -1 --output out {WEIGHTS}", "--webcam must be 0 or greater"),
-    (f"demo {CONFIG} --input photo.jpg IMG_1.JPG --output output/i {WEIGHTS}", "no images found in IMG_1.JPG"),
-    (f"demo {INPUT} --output out --track {WEIGHTS}", "a single image"),
     (f"demo {INPUT} --output out --sigmas -1", "--sigmas"),
     (f"visualize_attention {INPUT} --output truth.json {WEIGHTS}", "truth.json"),
     (f"visualize_attention {INPUT} --output o --stage 9 {WEIGHTS}", "--stage 9"),
