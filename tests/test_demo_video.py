@@ -32,14 +32,6 @@ def frames_of(path):
         return [frame for _, frame in reader], reader.frame_rate
 
 
-def test_frames_of_another_size_are_scaled(tmp_path):
-    with contextlib.closing(VideoWriter(tmp_path / "a.mp4", 25)) as writer:
-        for size, value in (((60, 100), 0), ((121, 201), 200)):
-            writer.write(np.full((*size, 3), value, np.uint8))
-    frames, _ = frames_of(tmp_path / "a.mp4")
-    assert [frame.shape for frame in frames] == [(60, 100, 3)] * 2 and frames[1].mean() > 190
-
-
 def test_a_video_becomes_a_video_and_tables(demo, tmp_path):
     video = make_video(tmp_path / "a.mp4")
     for index, frame in enumerate(frames_of(video)[0]):
@@ -103,6 +95,15 @@ def test_ctrl_c_leaves_a_playable_file(demo, tmp_path, monkeypatch, capsys):
     assert "ended by Ctrl-C" in capsys.readouterr().out
     assert len(frames_of(tmp_path / "out" / "a.mp4")[0]) == len(content(tmp_path / "out")) == 4
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_was_found_before_the_network_fails_is_kept(demo, tmp_path, monkeypatch):
+    found = [two_persons()] * 3
+    monkeypatch.setattr(StubPredictor, "__call__", lambda self, image: found.pop())
+    with pytest.raises(IndexError):
+        demo.run("--input", make_video(tmp_path / "a.mp4"))
+    assert len(frames_of(tmp_path / "out" / "a.mp4")[0]) == len(lines(tmp_path / "out")) == 3
+    assert len(content(tmp_path / "out")) == 6
 
 
 def test_a_bad_video_is_reported_and_the_others_are_used(demo, tmp_path, capsys):

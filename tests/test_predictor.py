@@ -227,3 +227,20 @@ def test_a_dataframe_has_its_columns_even_without_persons(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UserError, match="pip install pandas"):
         persons.to_dataframe()
+
+
+def test_supervision_gets_copies_of_the_numbers():
+    pytest.importorskip("supervision")
+    assert not two_persons().to_supervision().data, "no sigmas"
+    persons = two_persons(pred_keypoint_sigmas=torch.rand(2, 2, 2), track_ids=torch.tensor([4, -1]))
+    for found in (persons[[]], persons):
+        keypoints, detections = found.to_supervision(), found.to_detections()
+        assert np.array_equal(keypoints.xy, found.pred_keypoints[..., :2])
+        assert np.array_equal(keypoints.keypoint_confidence, found.pred_keypoints[..., 2])
+        assert np.array_equal(keypoints.detection_confidence, found.scores)
+        assert np.array_equal(keypoints.data["pred_keypoint_sigmas"], found.pred_keypoint_sigmas)
+        assert np.array_equal(detections.xyxy, found.pred_boxes.tensor)
+        assert np.array_equal(detections.confidence, found.scores)
+        assert np.array_equal(detections.tracker_id, found.track_ids)
+    keypoints.xy[:] = detections.xyxy[:] = 99
+    assert persons.pred_keypoints.max() < 99 and persons.pred_boxes.tensor.max() < 99

@@ -27,8 +27,6 @@ from querypose.structures import Persons
 from querypose.tracking import PoseTracker
 from querypose.visualization.draw_poses import draw_poses, overlay_attention
 
-_MIN_READ = 0.9  # of how long a video states to be, which some containers only estimate
-
 
 @dataclass
 class _Frame:
@@ -142,7 +140,8 @@ class Demo:
                 count += 1
         if count == 0:
             raise UserError(f"{reader.name} has no frame that can be read; repair it or leave it out.")
-        if count != self.max_frames and seconds + 1 / reader.frame_rate < _MIN_READ * reader.duration:
+        # some containers only estimate the duration
+        if count != self.max_frames and seconds + 1 / reader.frame_rate < 0.9 * reader.duration:
             times = f"{seconds:.1f} of {reader.duration:.1f} seconds"
             raise UserError(f"{reader.name} ends after {times}: it is damaged; the frames before are kept.")
 
