@@ -159,7 +159,7 @@ class _OpenVino:
         for constant in model.get_ops():
             # OpenVINO makes constants of the inputs that have defaults
             if constant.get_friendly_name() == "score_threshold":
-                parameter = opset13.parameter([1], np.float32, name="score_threshold")
+                parameter = opset13.parameter([1], np.float32)
                 parameter.output(0).set_names({"score_threshold"})
                 for target in constant.output(0).get_target_inputs():
                     target.replace_source_output(parameter.output(0))

@@ -66,6 +66,7 @@ def test_a_variable_frame_rate_keeps_its_times(demo, tmp_path, monkeypatch):
 def test_frame_rates_that_mpeg_4_cannot_state_are_rounded(tmp_path, rate):
     frames, found = frames_of(make_video(tmp_path / "a.mp4", 3, rate))
     assert len(frames) == 3 and found == pytest.approx(rate, rel=1e-3, abs=1e-3)
+    assert frames_of(make_video(tmp_path / "b.mp4", 3, 400))[1] == 25, "this may be the timestamps' resolution"
 
 
 def test_a_video_that_cannot_be_written_costs_no_keypoints(demo, tmp_path, monkeypatch, capsys):
