@@ -3,10 +3,9 @@
 import contextlib
 import importlib
 import io
-import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 
 class UserError(ValueError):
@@ -31,14 +30,11 @@ def imported(package: str, requirement: str) -> Any:
 def exit_on_user_error() -> Iterator[None]:
     """Turn a `UserError` inside the block into `error: <message>` on stderr and exit code 2, without a traceback.
 
-    From then on, stdout and stderr print any text in any locale, and may be closed, full, or a pipe without a reader.
+    From then on, stdout and stderr print any text in any locale.
     """
-    # open what was closed when Python started, so that files do not get its numbers
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-    sys.stdout = _forgiving(sys.stdout or open(1, "w", closefd=False))
-    sys.stderr = _forgiving(sys.stderr or open(2, "w", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not a notebook's
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except UserError as error:
@@ -47,42 +43,9 @@ def exit_on_user_error() -> Iterator[None]:
 
 
 def report_error(error: UserError) -> None:
-    """Print `error: <message>` on stderr, on one line."""
+    """Print `error: <message>` on stderr, on one line and without control characters, which names of files may hold."""
     text = str(error)
     if text.startswith("Caught ") and "Original Traceback" in text:  # PyTorch's, around one of a data loader's worker
         text = text.strip().splitlines()[-1].partition("Error: ")[2]
-    print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
-
-
-def one_line(text: str) -> str:
-    """Return text for a terminal: one line, without control characters, which names in hostile files may hold."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
-class _ForgivingStream(io.TextIOWrapper):
-    """Text output that goes nowhere once its reader is gone or its disk is full."""
-
-    def write(self, text: str) -> int:
-        try:
-            return super().write(text)
-        except OSError:
-            self._give_up()
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            super().flush()
-        except OSError:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        # what is still buffered is written there, too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-
-
-def _forgiving(stream: TextIO) -> TextIO:
-    if type(stream) is not io.TextIOWrapper:  # a test's or a notebook's
-        return stream
-    stream.flush()
-    binary = open(stream.fileno(), "wb", closefd=False)
-    return _ForgivingStream(binary, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    print(f"error: {printable}", file=sys.stderr, flush=True)

@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, TypeAlias, cast
 
 import numpy as np
@@ -31,20 +30,12 @@ _FORMATS = {
     "AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "SUN",
     "TGA", "TIFF", "WEBP",
 }  # fmt: skip
-# read if their packages are there; without them such a file is reported instead of left out
-_OPTIONAL_FORMATS = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".avif": "AVIF"}
-_REQUIREMENTS = {"HEIF": "querypose[heif]", "AVIF": "Pillow>=11.3"}
-_MORE_JPEG_ENDINGS = {".pjp", ".pjpeg"}  # browsers save these
+# read if pillow-heif is there; without it such a file is reported instead of left out
+_HEIF_ENDINGS = {".heic", ".heif", ".hif"}
 
 
 class UnreadableImageError(UserError):
     """An image file that is missing, damaged, too large or in an unsupported format; the message names the file."""
-
-
-def image_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the image files of a folder by their endings, sorted by name; not those in folders, nor hidden ones."""
-    visible = (path for path in Path(folder).iterdir() if not (path.is_dir() or path.name.startswith(".")))
-    return sorted(path for path in visible if path.suffix.lower() in image_endings())
 
 
 @functools.cache
@@ -52,7 +43,7 @@ def image_endings() -> frozenset[str]:
     """File name endings (".jpg", ..) of the formats that `open_image` reads, in lower case."""
     _register_readers()
     known = {ending for ending, name in Image.registered_extensions().items() if name in _FORMATS}
-    return frozenset(known | _OPTIONAL_FORMATS.keys() | _MORE_JPEG_ENDINGS)
+    return frozenset(known | _HEIF_ENDINGS)
 
 
 def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.ndarray:
@@ -69,10 +60,7 @@ def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.n
         with open_image(cast("str | IO[bytes]", image)) as opened:
             return pil_to_rgb(opened)
     if isinstance(image, Image.Image):
-        try:
-            return pil_to_rgb(image)
-        except Exception as error:  # it may be closed, or its file is read only now
-            raise UnreadableImageError(f"the PIL image cannot be read ({error}); repair it or leave it out") from error
+        return pil_to_rgb(image)
     shape = getattr(image, "shape", ())
     torch = sys.modules.get("torch")  # without it there are no tensors
     if torch is not None and isinstance(image, torch.Tensor):
@@ -140,11 +128,10 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"{title} has more than {MAX_PIXELS / 1e6:g} million pixels; shrink it") from error
     except Exception as error:  # Pillow's readers raise any exception on damaged files
-        kind = _OPTIONAL_FORMATS.get(os.path.splitext(name or "")[1].lower(), "JPEG")
         if isinstance(error, UserError):
             reason = str(error)
-        elif kind not in Image.OPEN:
-            reason = f"{kind} images need: pip install '{_REQUIREMENTS[kind]}'"
+        elif os.path.splitext(title)[1].lower() in _HEIF_ENDINGS and "HEIF" not in Image.OPEN:
+            reason = "it needs: pip install 'querypose[heif]'"
         else:
             reason = getattr(error, "strerror", None) or "it is damaged or no image"
         raise UnreadableImageError(f"{title} cannot be read ({reason}); repair it or leave it out") from error
@@ -159,7 +146,7 @@ def pil_to_rgb(image: Image.Image) -> np.ndarray:
     """Return a PIL image, rotated as its EXIF orientation says, as an array (H, W, 3) uint8 RGB."""
     image.load()
     if not min(image.size):
-        raise UnreadableImageError("it has no pixels")
+        raise UnreadableImageError("an image must have pixels")
     with contextlib.suppress(Exception):  # damaged EXIF data do not spoil the pixels
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion clips everything above 255

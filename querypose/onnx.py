@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -17,9 +17,7 @@ from querypose.skeleton import Skeleton
 RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}  # package -> its name
 METADATA_KEY = "querypose"
 FORMAT_VERSION = 1
-_OUTPUTS = ["boxes", "scores", "keypoints"]
 _AGAIN = "; export the model again with tools/export_onnx.py."
-_LONGEST_SIDE = 100_000  # pixels, the most that a file may scale images to
 
 
 @dataclass
@@ -60,16 +58,14 @@ class OnnxPosePredictor:
         image_format: ChannelOrder = "RGB",
         runtime: str | None = None,
         precision: str = "float32",
-        providers: Sequence[str] = ("CPUExecutionProvider",),
         num_threads: int = 0,
     ):
         """Open the file; raise `UserError` if it is missing, damaged or no export of QueryPose, or without a runtime.
 
         Args:
             image_format: channel order of arrays.
-            runtime: "openvino" or "onnxruntime"; None: OpenVINO if it is installed, unless there are `providers`.
+            runtime: "openvino" or "onnxruntime"; None: OpenVINO if it is installed.
             precision: "float32"; "auto" lets OpenVINO compute in bfloat16 where the processor is faster in it.
-            providers: ONNX Runtime's execution providers, best first.
             num_threads: 0 leaves it to the runtime.
         """
         check_image_format(image_format)
@@ -77,8 +73,7 @@ class OnnxPosePredictor:
         if precision not in ("auto", "float32"):
             raise UserError(f"the precision must be float32 or auto, not {precision}.")
         if runtime is None:
-            on_cpu = list(providers) == ["CPUExecutionProvider"]
-            runtime = "openvino" if on_cpu and find_spec("openvino") else "onnxruntime"
+            runtime = "openvino" if find_spec("openvino") else "onnxruntime"
         if runtime not in RUNTIMES:
             raise UserError(f"the runtime must be one of {', '.join(RUNTIMES)}, not {runtime}.")
         if not find_spec(runtime):
@@ -92,17 +87,21 @@ class OnnxPosePredictor:
             if runtime == "openvino":
                 self._session = _OpenVino(self._file, precision, num_threads)
             else:
-                self._session = _OnnxRuntime(self._file, providers, num_threads)
-        except UserError:
-            raise
+                self._session = _OnnxRuntime(self._file, num_threads)
         except Exception as error:  # the runtimes' errors have no common class but this
             raise UserError(f"{self._file} is damaged or no ONNX file{_AGAIN}") from error
         try:
-            self.metadata, self.skeleton = _described(self._session)
+            self.metadata: dict[str, Any] = json.loads(self._session.metadata[METADATA_KEY])
+            if self.metadata["format"] != FORMAT_VERSION:
+                raise ValueError(f"its format is {self.metadata['format']}, not {FORMAT_VERSION}")
+            self.skeleton = Skeleton(**self.metadata["skeleton"])
+            preprocessing = self.metadata["preprocessing"]
+            sizes = preprocessing["min_size"], preprocessing["max_size"]
+            if not all(size in range(100_001) for size in sizes):  # pixels, more would fill the memory
+                raise ValueError(f"its min_size and max_size are {sizes}")
+            check_image_format(preprocessing["channel_order"])
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{self._file} is not an export of this version of QueryPose ({error}){_AGAIN}") from error
-        # not in files of older versions and of models whose loss does not use sigma
-        self._outputs = [*_OUTPUTS, *({"keypoint_sigmas"} & self._session.outputs)]
 
     def __call__(self, image: ImageLike) -> OnnxPoses:
         """The persons of one image of any kind, see `read_image_rgb`."""
@@ -113,38 +112,32 @@ class OnnxPosePredictor:
         if preprocessing["channel_order"] == "BGR":
             resized = resized[:, :, ::-1]
         inputs = {"images": np.ascontiguousarray(resized.transpose(2, 0, 1)[None], dtype=np.float32)}
-        if "score_threshold" in self._session.inputs:  # files of older versions return every query
-            inputs["score_threshold"] = np.array([self.score_threshold], np.float32)
+        inputs["score_threshold"] = np.array([self.score_threshold], np.float32)
         try:
-            boxes, scores, keypoints, *others = (output[0] for output in self._session.run(self._outputs, inputs))
-            # a score of 0 is a box without area
-            keep = (scores > 0) & (scores >= self.score_threshold)
+            boxes, scores, keypoints, *others = (output[0] for output in self._session.run(inputs))
             scale = np.array([width / resized.shape[1], height / resized.shape[0]], np.float32)
-            keypoints = keypoints[keep].reshape(-1, self.skeleton.num_keypoints, 3) * np.append(scale, np.float32(1))
-            sigmas = others[0][keep].reshape(-1, self.skeleton.num_keypoints, 2) * scale if others else None
-            return OnnxPoses(boxes[keep] * np.tile(scale, 2), scores[keep], keypoints, (height, width), sigmas)
+            keypoints = keypoints.reshape(-1, self.skeleton.num_keypoints, 3) * np.append(scale, np.float32(1))
+            sigmas = others[0].reshape(-1, self.skeleton.num_keypoints, 2) * scale if others else None
+            return OnnxPoses(boxes * np.tile(scale, 2), scores, keypoints, (height, width), sigmas)
         except Exception as error:
             raise UserError(f"{self._file} gives no boxes, scores and keypoints ({error}){_AGAIN}") from error
 
 
 class _OnnxRuntime:
-    """A file in ONNX Runtime: the names of its inputs and outputs, and its texts by their keys."""
+    """A file in ONNX Runtime on the CPU, and its texts by their keys."""
 
-    def __init__(self, file: str, providers: Sequence[str], num_threads: int):
+    def __init__(self, file: str, num_threads: int):
         import onnxruntime
 
-        if missing := set(providers) - set(onnxruntime.get_available_providers()):
-            raise UserError(f"this ONNX Runtime has no execution provider {' and '.join(missing)}.")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3  # its warnings are about optimizations that it did not make
-        session = self._session = onnxruntime.InferenceSession(file, options, providers=list(providers))
-        self.metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
-        self.inputs = {value.name for value in [*session.get_inputs(), *session.get_overridable_initializers()]}
-        self.outputs = {value.name for value in session.get_outputs()}
+        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
 
-    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        return self._session.run(outputs, inputs)
+    def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """All outputs, in the file's order."""
+        return self._session.run(None, inputs)
 
 
 @cache
@@ -163,20 +156,15 @@ class _OpenVino:
         from openvino import opset13
 
         model = _openvino_core().read_model(file)
-        self._defaults: dict[str, np.ndarray] = {}
         for constant in model.get_ops():
-            name = constant.get_friendly_name()
             # OpenVINO makes constants of the inputs that have defaults
-            if constant.get_type_name() == "Constant" and name in ("image_sizes", "score_threshold"):
-                self._defaults[name] = constant.get_data()
-                parameter = opset13.parameter(self._defaults[name].shape, np.float32, name=name)
-                parameter.output(0).set_names({name})
+            if constant.get_friendly_name() == "score_threshold":
+                parameter = opset13.parameter([1], np.float32)
+                parameter.output(0).set_names({"score_threshold"})
                 for target in constant.output(0).get_target_inputs():
                     target.replace_source_output(parameter.output(0))
                 model.add_parameters([parameter])
         model.validate_nodes_and_infer_types()
-        self.inputs = {value.get_any_name() for value in model.inputs}
-        self.outputs = {value.get_any_name() for value in model.outputs}
         info = model.rt_info["framework"] if model.has_rt_info("framework") else {}
         self.metadata = {key: value.astype(str) for key, value in info.items()}
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
@@ -186,23 +174,6 @@ class _OpenVino:
             properties["INFERENCE_PRECISION_HINT"] = "f32"
         self._model = _openvino_core().compile_model(model, "CPU", properties)
 
-    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         # a request for each pass: several threads may run the model
-        found = self._model.create_infer_request().infer({**self._defaults, **inputs})
-        return [found[name] for name in outputs]
-
-
-def _described(session: _OnnxRuntime | _OpenVino) -> tuple[dict[str, Any], Skeleton]:
-    """The file's description of itself, checked, and its skeleton."""
-    found: dict[str, Any] = json.loads(session.metadata[METADATA_KEY])
-    if found["format"] != FORMAT_VERSION:
-        raise ValueError(f"its format is {found['format']}, not {FORMAT_VERSION}")
-    preprocessing = found["preprocessing"]
-    for name, least in (("min_size", 0), ("max_size", 1)):
-        if preprocessing[name] not in range(least, _LONGEST_SIDE + 1):
-            raise ValueError(f"its {name} is {preprocessing[name]!r}")
-    check_image_format(preprocessing["channel_order"])
-    names = session.inputs | session.outputs
-    if not names >= {"images", *_OUTPUTS}:
-        raise ValueError(f"its inputs and outputs are {', '.join(sorted(names))}")
-    return found, Skeleton(**found["skeleton"])
+        return list(self._model.create_infer_request().infer(inputs).values())

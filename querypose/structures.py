@@ -64,11 +64,8 @@ class Persons(Instances):
                 result["keypoint_sigmas"] = self.pred_keypoint_sigmas[number].flatten().tolist()
         return results
 
-    def to_records(self, **columns: Any) -> list[dict[str, Any]]:
-        """One flat dict of plain numbers per person, for tables; see `record_columns` for its keys.
-
-        columns: constants to put first, such as `image="photo.jpg"`; tracked persons have their `track_id` there.
-        """
+    def to_records(self) -> list[dict[str, Any]]:
+        """One flat dict of plain numbers per person, for tables: `track_id` if tracked, and `record_columns`."""
         names = record_columns(self._skeleton, sigmas=self.has("pred_keypoint_sigmas"))
         ids = [{"track_id": i} for i in self.track_ids.tolist()] if self.has("track_ids") else [{}] * len(self)
         fields = [self.scores[:, None], self.pred_boxes.tensor, self.pred_keypoints.flatten(1)]
@@ -76,15 +73,15 @@ class Persons(Instances):
             fields.append(self.pred_keypoint_sigmas.flatten(1))
         rows = zip(ids, *(field.tolist() for field in fields), strict=True)
         return [
-            {**columns, **track, **dict(zip(names, [person, *itertools.chain(*numbers)], strict=True))}
+            {**track, **dict(zip(names, [person, *itertools.chain(*numbers)], strict=True))}
             for person, (track, *numbers) in enumerate(rows)
         ]
 
-    def to_dataframe(self, **columns: Any) -> pandas.DataFrame:
+    def to_dataframe(self) -> pandas.DataFrame:
         """The table of `to_records` as a pandas `DataFrame`, with its columns even without persons."""
-        names = [*columns, *(["track_id"] if self.has("track_ids") else [])]
+        names = ["track_id"] if self.has("track_ids") else []
         names += record_columns(self._skeleton, sigmas=self.has("pred_keypoint_sigmas"))
-        return imported("pandas", "pandas").DataFrame(self.to_records(**columns), columns=names)
+        return imported("pandas", "pandas").DataFrame(self.to_records(), columns=names)
 
     def to_supervision(self) -> supervision.KeyPoints:
         """`supervision.KeyPoints` of the persons, for its annotators and trackers; `to_detections` has their boxes.

@@ -13,7 +13,6 @@ from querypose.structures import Persons
 
 MIN_SCORE = 0.3  # of a new person
 LOW_SCORE = 0.1  # of a person who is followed: find persons down to it where they are to be tracked
-_MAX_IOU = 0.7  # of two persons; of more overlapping ones only the best is followed
 
 
 class PoseTracker:
@@ -74,7 +73,7 @@ class PoseTracker:
         detections.data["index"] = np.arange(len(persons))
         if self._similarity is not None:
             self._similarity.begin(persons, image, self._seconds)
-            detections = detections.with_nms(_MAX_IOU, class_agnostic=True)
+            detections = detections.with_nms(0.7, class_agnostic=True)  # of persons who overlap more, only the best
         tracked = self.tracker.update(detections, timestamp=seconds)
         ids = np.full(len(persons), -1)
         if len(tracked):

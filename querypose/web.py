@@ -23,7 +23,6 @@ except ImportError:
     raise UserError("the web page needs Gradio, QueryPose's extra `web`: pip install 'gradio>=6'") from None
 
 MAX_UPLOAD = 20 * 2**20  # bytes of a file
-MAX_WAITING = 16  # requests that wait for their turn; more are refused
 MAX_SESSIONS = 64  # visitors whose last result is kept
 KEEP_SECONDS = 3600  # how long uploaded files and results are kept
 MAX_PERSONS = 30
@@ -121,7 +120,7 @@ def serve(predictor: PosePredictor, host: str = "127.0.0.1", port: int = 0) -> g
 
     port: 0 takes the first free one from 7860. Raises `UserError` for an address that cannot be listened on.
     """
-    page = build_page(predictor).queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+    page = build_page(predictor).queue(max_size=16, default_concurrency_limit=1)  # refuses more waiting requests
     options: dict[str, Any] = {"server_name": host, "server_port": port or None, "quiet": True, "footer_links": []}
     options |= {"share": False, "ssr_mode": False, "mcp_server": False, "prevent_thread_lock": True}
     options |= {"max_file_size": MAX_UPLOAD, "state_session_capacity": MAX_SESSIONS}

@@ -16,7 +16,6 @@ from torch import nn
 from querypose import Persons, PosePredictor
 from querypose.data import skeleton_of
 from querypose.errors import UserError
-from querypose.image_io import image_files
 from querypose.structures import SCORE_THRESHOLD, record_columns
 
 OPTS = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
@@ -61,8 +60,6 @@ def assert_same(found, expected):
 class ThreePersons(nn.Linear):
     """A model that finds three persons, not ordered by score."""
 
-    topk_poses = 0
-
     def forward(self, inputs):
         assert not self.training and not torch.is_grad_enabled()
         scores = torch.tensor([0.2, 0.9, 0.5])
@@ -72,7 +69,7 @@ class ThreePersons(nn.Linear):
         return [{"instances": found}]
 
 
-def test_persons_come_best_first_above_the_threshold_as_ordinary_tensors(images, messages):
+def test_persons_come_best_first_above_the_threshold_as_ordinary_tensors(images):
     predictor = PosePredictor.from_model(ThreePersons(1, 1), tiny_config(), HANDS, score_threshold=0.5)
     found = predictor(images[0])
     best = PosePredictor.from_model(ThreePersons(1, 1), tiny_config(), HANDS, top_k=np.int64(1))(images[0])
@@ -81,11 +78,6 @@ def test_persons_come_best_first_above_the_threshold_as_ordinary_tensors(images,
     assert found.scores.tolist() == pytest.approx([0.9, 0.5])
     assert found.pred_boxes.tensor[:, 0].tolist() == pytest.approx([9.0, 5.0])
     assert found.pred_keypoints[:, 0].numpy() == pytest.approx(np.array([[90, 45, 0.9], [50, 25, 0.5]]))
-    predictor.score_threshold = 0.0
-    for limit, warnings in ((0, 0), (4, 0), (3, 1), (3, 1)):
-        predictor.model.topk_poses = limit
-        assert len(predictor(images[0])) == 3
-        assert messages().count("only the 3 best persons are returned") == warnings
 
 
 def test_the_model_sees_float_channels_in_its_own_order(make, images):
@@ -122,25 +114,18 @@ def test_a_stream_reads_ahead_by_two_batches_at_most(make, images):
     stream.close()
 
 
-def test_stacks_lists_and_folders_are_batches_and_bad_images_can_be_skipped(make, images, tmp_path):
+def test_any_iterable_is_a_batch_and_bad_images_can_be_skipped(make, images, tmp_path):
     predictor, expected = make(), make()(images[0])
-    for name, image in zip(("b.png", "a.PNG", "c.png"), images, strict=False):
-        Image.fromarray(image).save(tmp_path / name, format="PNG")
-    (tmp_path / "notes.txt").write_text("")
-    array = np.stack([images[0]] * 2)
-    with open(tmp_path / "b.png", "rb") as file:
-        several = [tmp_path / "b.png", str(tmp_path / "b.png"), Image.fromarray(images[0]), file]
-        found = [predictor(given) for given in (array, torch.from_numpy(array).permute(0, 3, 1, 2), iter(several))]
-    assert [len(each) for each in found] == [2, 2, 4]
-    for persons in sum(found, []):
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no image")
+    with open(tmp_path / "a.png", "rb") as file:
+        found = predictor(iter([tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(images[0]), file]))
+    assert len(found) == 4
+    for persons in found:
         assert_same(persons, expected)
-    found = predictor(tmp_path)
-    assert [persons.image_size for persons in found] == [(90, 60), (60, 90), (62, 90)], "by name"
-
     with pytest.raises(UserError, match="absent.png does not exist"):
         predictor([images[0], tmp_path / "absent.png"])
-    (tmp_path / "a.PNG").write_text("no image")
-    failed, files = [], image_files(tmp_path)
+    failed, files = [], [tmp_path / "b.png", tmp_path / "a.png"]
     found = list(predictor.stream(files, batch_size=2, on_error=lambda image, error: failed.append(image)))
     assert failed == files[:1] and found[0] is None
     assert_same(found[1], expected)
@@ -213,10 +198,10 @@ def test_persons_stay_persons():
 
 def test_records_and_coco_results_are_numbers():
     persons = two_persons()
-    first, second = persons.to_records(image="a.jpg")
-    assert list(first) == ["image", *record_columns(persons.skeleton)]
+    first, second = persons.to_records()
+    assert list(first) == record_columns(persons.skeleton)
     assert first == {
-        "image": "a.jpg", "person": 0, "score": 0.75, "x0": 5.0, "y0": 10.0, "x1": 55.0, "y1": 40.0,
+        "person": 0, "score": 0.75, "x0": 5.0, "y0": 10.0, "x1": 55.0, "y1": 40.0,
         "left_hand_x": 10.5, "left_hand_y": 20.5, "left_hand_confidence": 1.0,
         "right_hand_x": 50.5, "right_hand_y": 20.5, "right_hand_confidence": 0.75,
     }  # fmt: skip
@@ -236,9 +221,26 @@ def test_records_and_coco_results_are_numbers():
 def test_a_dataframe_has_its_columns_even_without_persons(monkeypatch):
     pytest.importorskip("pandas")
     persons = two_persons()
-    frame = persons.to_dataframe(image="a.jpg")
-    assert frame.shape == (2, 13) and frame["left_hand_x"].tolist() == [10.5, 1.0]
-    assert list(persons[[]].to_dataframe(image="a.jpg").columns) == list(frame.columns)
+    frame = persons.to_dataframe()
+    assert frame.shape == (2, 12) and frame["left_hand_x"].tolist() == [10.5, 1.0]
+    assert list(persons[[]].to_dataframe().columns) == list(frame.columns)
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UserError, match="pip install pandas"):
         persons.to_dataframe()
+
+
+def test_supervision_gets_copies_of_the_numbers():
+    pytest.importorskip("supervision")
+    assert not two_persons().to_supervision().data, "no sigmas"
+    persons = two_persons(pred_keypoint_sigmas=torch.rand(2, 2, 2), track_ids=torch.tensor([4, -1]))
+    for found in (persons[[]], persons):
+        keypoints, detections = found.to_supervision(), found.to_detections()
+        assert np.array_equal(keypoints.xy, found.pred_keypoints[..., :2])
+        assert np.array_equal(keypoints.keypoint_confidence, found.pred_keypoints[..., 2])
+        assert np.array_equal(keypoints.detection_confidence, found.scores)
+        assert np.array_equal(keypoints.data["pred_keypoint_sigmas"], found.pred_keypoint_sigmas)
+        assert np.array_equal(detections.xyxy, found.pred_boxes.tensor)
+        assert np.array_equal(detections.confidence, found.scores)
+        assert np.array_equal(detections.tracker_id, found.track_ids)
+    keypoints.xy[:] = detections.xyxy[:] = 99
+    assert persons.pred_keypoints.max() < 99 and persons.pred_boxes.tensor.max() < 99

@@ -1,6 +1,5 @@
 """Identities over frames, and the One-Euro filter against closed forms."""
 
-import sys
 from types import SimpleNamespace
 
 import motmetrics
@@ -12,7 +11,6 @@ from trackers import OCSORTTracker
 from tracking_quality import follow, perfect, persons
 
 from querypose.data.crowdpose import CROWDPOSE_SKELETON
-from querypose.errors import UserError
 from querypose.pose_similarity import PoseSimilarity
 from querypose.skeleton import Skeleton
 from querypose.synthetic.video import render_video
@@ -132,17 +130,3 @@ def test_state_does_not_grow():
         tracker.update(persons(60 * (t // 20 % 7)))
         sizes.append(len(tracker._filters) + len(tracker.tracker.tracks))
     assert tracker._last_id > 20 and max(sizes[300:]) <= max(sizes[:300]) <= 6
-
-
-def test_other_forms_have_the_ids():
-    tracked = persons(100, 200)
-    assert "track_id" not in tracked.to_coco(1)[0]
-    tracked.track_ids = torch.tensor([4, -1])
-    assert [each["track_id"] for each in (*tracked.to_records(), *tracked.to_coco(1))] == [4, -1] * 2
-    assert tracked.to_detections().tracker_id.tolist() == [4, -1]
-
-
-def test_without_the_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "trackers", None)
-    with pytest.raises(UserError, match="trackers is not installed: pip install"):
-        PoseTracker()

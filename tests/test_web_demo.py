@@ -139,7 +139,6 @@ def page():
 
 @pytest.mark.slow
 def test_the_page_in_a_browser_without_internet(browser, page, tmp_path):
-
     def wait_for(condition):
         until = time.monotonic() + 60
         while not (value := condition()):

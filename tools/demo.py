@@ -74,7 +74,7 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     """Run the demo; return 0, 2 if an input could not be used, 130 after Ctrl-C."""
     args = parse_arguments(arguments)
-    sources, empty, left_out = ([args.webcam], [], []) if args.webcam is not None else find_inputs(args.input)
+    sources, empty = ([args.webcam], []) if args.webcam is not None else find_inputs(args.input)
     if not sources:
         raise UserError(f"no images found in {', '.join(args.input)}; give images, videos, folders of them or globs.")
     tracker = PoseTracker(min_score=args.score_threshold, smooth=args.smooth) if args.track else None
@@ -92,11 +92,8 @@ def main(arguments=None):
         demo.fail(given, UserError(f"no images found in {given}."))
     demo.run(sources)
 
-    if left_out:
-        names = ", ".join(path.name for path in left_out[:10]) + (", .." if len(left_out) > 10 else "")
-        print(f"{len(left_out)} files skipped: neither images nor videos: {names}")
     print(
-        f"{demo.num_persons} persons in {demo.num_images} {'frames' if demo.has_frames else 'images'}: "
+        f"{demo.num_persons} persons in {demo.num_images} images and frames: "
         f"visualizations and predictions.json are in {output}"
         + (f"; {len(demo.failures)} inputs could not be used" if demo.failures else "")
         + ("; ended by Ctrl-C" if demo.interrupted else "")

@@ -23,8 +23,6 @@ from querypose.export import DEFAULT_OPSET, export_onnx
 from querypose.image_io import read_image_rgb
 from querypose.onnx import OnnxPosePredictor
 
-RUNS = 7
-
 
 def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> Iterator[str]:
     """Run the model in every installed runtime on an image (H, W, 3), in turns on as many threads; a line on each."""
@@ -36,7 +34,7 @@ def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> Iterator
             runs[f"{run.runtime}, {precision}"] = run
     expected = predictor(image)
     seconds = {name: [] for name in runs}
-    for _ in range(RUNS):
+    for _ in range(7):
         for name, run in runs.items():
             seconds[name].append(timeit.timeit(lambda run=run: run(image), number=1))
     medians = {name: statistics.median(times) for name, times in seconds.items()}

@@ -61,7 +61,7 @@ def main() -> int:
 
     print("1/5 detecting poses in photographs with the small model")
     photographs = [get_sample_data("grace_hopper.jpg", asfileobj=False), *args.photographs]
-    sources, empty, _ = find_inputs(photographs)
+    sources, empty = find_inputs(photographs)
     demo = Demo(PosePredictor(), prepare_output(output / "photographs", sources), keypoint_threshold=0.3)
     for given in empty:
         demo.fail(given, UserError(f"there is no image {given}"))

@@ -1,17 +1,15 @@
 """What the demo reads, and the names of what it writes."""
 
-import contextlib
 import glob
 import os
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from querypose.atomic_io import make_output_folder
 from querypose.demo.video import Source
 from querypose.errors import UserError
-from querypose.image_io import image_endings, open_image, upright_size
+from querypose.image_io import image_endings
 
 VIDEO_ENDINGS = {
     ".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg",
@@ -24,14 +22,13 @@ def is_video(source: Source) -> bool:
     return not isinstance(source, Path) or source.suffix.lower() in VIDEO_ENDINGS
 
 
-def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], list[Path]]:
+def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str]]:
     """Find the images and videos that `inputs` name: files, folders, globs or addresses of streams.
 
-    Returns the sources, each once and in order, of a folder those directly in it; the inputs that name none; the files
-    of folders with other endings.
+    Returns the sources, each once and in order, of a folder those directly in it; and the inputs that name none.
     """
     found: dict[str, Path | str] = {}
-    empty, left_out, readable = [], [], image_endings() | VIDEO_ENDINGS
+    empty, readable = [], image_endings() | VIDEO_ENDINGS
     for given in inputs:
         if "://" in given:
             found[given] = given
@@ -40,34 +37,23 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[Path | str], list[str], lis
         names = glob.glob(os.path.join(pattern, "*") if os.path.isdir(given) else pattern, recursive=True)
         files = [Path(name) for name in sorted(names) if not os.path.isdir(name)]
         if os.path.isdir(given):
-            left_out += [file for file in files if file.suffix.lower() not in readable]
             files = [file for file in files if file.suffix.lower() in readable]
         if not files:
             empty.append(given)
         for file in files:
             found.setdefault(os.path.realpath(file), file)  # Path.resolve raises on links to themselves
-    return list(found.values()), empty, left_out
+    return list(found.values()), empty
 
 
 def frames_in_order(sources: Sequence[Source]) -> list[Source]:
-    """Sources for tracking: the images of each folder are frames of one video, in the order of their names' numbers.
+    """Sources for tracking: the images of each folder are frames of one video, in the order of their names' numbers."""
 
-    Raises `UserError` for a single image in its folder, or of different sizes.
-    """
-    folders: defaultdict[Path, list[Path]] = defaultdict(list)
-    for source in sources:
-        if isinstance(source, Path) and not is_video(source):
-            folders[source.parent].append(source)
-    for folder, files in folders.items():
-        files.sort(key=lambda file: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)])
-        sizes = set()
-        for file in files:
-            with contextlib.suppress(UserError), open_image(file) as image:  # unreadable ones are reported later
-                sizes.add(upright_size(image))
-        if len(files) < 2 or len(sizes) > 1:
-            what = "a single image" if len(files) < 2 else "images of different sizes"
-            raise UserError(f"{folder} gives {what}; --track needs a video, a camera or the frames of one.")
-    return [*filter(is_video, sources), *(file for files in folders.values() for file in files)]
+    def place(file: Path) -> tuple[Path, list[str | int]]:
+        parts = re.split(r"(\d+)", file.name)
+        return file.parent, [int(part) if part.isdecimal() else part for part in parts]
+
+    images = [source for source in sources if isinstance(source, Path) and not is_video(source)]
+    return [*filter(is_video, sources), *sorted(images, key=place)]
 
 
 def output_names(sources: Sequence[Source]) -> list[str]:
@@ -78,12 +64,7 @@ def output_names(sources: Sequence[Source]) -> list[str]:
     taken: set[str] = set()
     names = []
     for source in sources:
-        if isinstance(source, Path):
-            original = source.stem
-        elif isinstance(source, int):
-            original = "webcam"
-        else:
-            original = re.sub(r"\W+", "_", source.partition("://")[2]).strip("_")[-60:] or "stream"
+        original = source.stem if isinstance(source, Path) else "webcam" if isinstance(source, int) else "stream"
         stem, number = original, 1
         while stem.lower() in taken:
             number += 1

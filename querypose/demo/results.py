@@ -40,9 +40,7 @@ class Results:
         self._frames_of: Counter[str] = Counter()  # by video
         self._video_of: dict[int, int] = {}  # by track
 
-    def add(
-        self, persons: Persons, image_id: int, name: str, frame: int | None = None, seconds: float | None = None
-    ) -> None:
+    def add(self, persons: Persons, image_id: int, name: str, frame: int | None, seconds: float | None) -> None:
         """name: of the image's or video's file; frame counts from 0 and seconds from the beginning of a video."""
         place = {"image_id": image_id, "file_name": name, "frame": frame, "time": seconds}
         height, width = persons.image_size

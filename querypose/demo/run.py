@@ -19,7 +19,7 @@ from tqdm import tqdm
 from querypose.demo.inputs import image_ids, is_video, output_names
 from querypose.demo.results import Results
 from querypose.demo.video import Source, VideoReader, VideoWriter, stop_on_interrupt
-from querypose.errors import UserError, one_line
+from querypose.errors import UserError, report_error
 from querypose.image_io import read_image_rgb
 from querypose.modeling import KEYPOINT_LOSS_REGISTRY
 from querypose.predictor import PosePredictor, check_attention
@@ -27,15 +27,11 @@ from querypose.structures import Persons
 from querypose.tracking import PoseTracker
 from querypose.visualization.draw_poses import draw_poses, overlay_attention
 
-_MIN_READ = 0.9  # of how long a video states to be, which some containers only estimate
-_BATCH_SIZE = 4
-
 
 @dataclass
 class _Frame:
     """An image, or a frame of a video with its number and its time in seconds."""
 
-    source: Source
     name: str
     output: Path
     image: np.ndarray
@@ -48,8 +44,7 @@ class Demo:
     """Finds and draws the persons of images, videos and cameras, and writes visualizations, videos and `Results`.
 
     After `run`: `failures`, the error of each input that could not be used, and output that could not be written;
-    `interrupted`, whether Ctrl-C ended it; `has_frames`, whether there were videos or a camera; `num_persons` and
-    `num_images`, images and frames.
+    `interrupted`, whether Ctrl-C ended it; `num_persons` and `num_images`, images and frames.
     """
 
     def __init__(
@@ -74,10 +69,9 @@ class Demo:
         self.predictor, self.output, self.attention = predictor, output, attention
         self.max_frames, self.tracker = max_frames, tracker
         self.drawing = {"score_threshold": predictor.score_threshold, **drawing}
-        self.failures: dict[Source, Exception] = {}
-        self.interrupted = self.has_frames = False
+        self.failures: dict[Source, UserError] = {}
+        self.interrupted = False
         self.num_persons = self.num_images = 0
-        self._batch_size = 1 if attention else _BATCH_SIZE
         self._writer: VideoWriter | None = None
 
     def run(self, sources: Sequence[Source]) -> None:
@@ -85,18 +79,18 @@ class Demo:
 
         Image ids are those of `image_ids`; with videos or a camera, images and frames count from 1.
         """
-        self.has_frames = any(map(is_video, sources))
         files = [source for source in sources if isinstance(source, Path)]
-        if len(files) < len(sources):  # a camera or stream must not wait for more frames
-            self._batch_size = 1
-        ids: dict[Source, int] = dict(zip(files, image_ids(files), strict=True))
+        batch_size = 4 if len(files) == len(sources) else 1  # a camera must not wait for more frames
+        ids = {} if any(map(is_video, sources)) else dict(zip(map(str, files), image_ids(files), strict=True))
         tracked, skeleton = self.tracker is not None, self.predictor.skeleton
         results = Results(self.output, skeleton, tracked=tracked, sigmas=self._has_sigmas)
-        with stop_on_interrupt() as stop, contextlib.closing(results), ThreadPoolExecutor(1) as drawing:
+        with stop_on_interrupt() as stop, contextlib.ExitStack() as after, ThreadPoolExecutor(1) as drawing:
+            after.callback(results.close)
+            after.callback(self._close_writer)
             pending: Future[None] | None = None
             video = ""
-            for frame, persons in self._predictions(self._frames(sources, stop)):
-                number = results.num_images + 1 if self.has_frames else ids[frame.source]
+            for frame, persons in self._predictions(self._frames(sources, stop), batch_size):
+                number = ids.get(frame.name, results.num_images + 1)
                 seconds = None if frame.seconds is None else round(frame.seconds, 4)
                 if self.tracker is not None:
                     before, video = video, os.path.dirname(frame.name) if frame.index is None else frame.name
@@ -110,7 +104,6 @@ class Demo:
                 pending = drawing.submit(self._draw, frame, persons)
                 if stop.is_set():
                     break
-            drawing.submit(self._close_writer)
         self.interrupted = stop.is_set()
         self.num_persons, self.num_images = results.num_persons, results.num_images
 
@@ -118,10 +111,11 @@ class Demo:
         """Report an input or output that cannot be used, once."""
         if file in self.failures:
             return
+        if not isinstance(error, UserError):
+            error = UserError(f"{file}: {type(error).__name__}: {error}")
         self.failures[file] = error
-        message = str(error) if isinstance(error, UserError) else f"{file}: {type(error).__name__}: {error}"
         with tqdm.external_write_mode(file=sys.stderr):
-            print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+            report_error(error)
 
     def _frames(self, sources: Sequence[Source], stop: threading.Event) -> Iterator[_Frame]:
         jobs = list(zip(sources, output_names(sources), strict=True))
@@ -132,7 +126,7 @@ class Demo:
                 if is_video(source):
                     yield from self._video_frames(source, self.output / name)
                 else:
-                    yield _Frame(source, str(source), self.output / name, read_image_rgb(source))
+                    yield _Frame(str(source), self.output / name, read_image_rgb(source))
             except Exception as error:  # one bad input does not end the run
                 self.fail(source, error)
 
@@ -142,39 +136,26 @@ class Demo:
             total = min(filter(None, [round(reader.duration * reader.frame_rate), self.max_frames]), default=None)
             frames = itertools.islice(reader, self.max_frames)
             for seconds, image in tqdm(frames, Path(reader.name).name, total, unit="frame", disable=None):
-                if source in self.failures:
-                    return
-                yield _Frame(source, reader.name, output, image, count, seconds, reader.frame_rate)
+                yield _Frame(reader.name, output, image, count, seconds, reader.frame_rate)
                 count += 1
         if count == 0:
             raise UserError(f"{reader.name} has no frame that can be read; repair it or leave it out.")
-        if count != self.max_frames and seconds + 1 / reader.frame_rate < _MIN_READ * reader.duration:
+        # some containers only estimate the duration
+        if count != self.max_frames and seconds + 1 / reader.frame_rate < 0.9 * reader.duration:
             times = f"{seconds:.1f} of {reader.duration:.1f} seconds"
             raise UserError(f"{reader.name} ends after {times}: it is damaged; the frames before are kept.")
 
-    def _predictions(self, frames: Iterator[_Frame]) -> Iterator[tuple[_Frame, Persons]]:
-        """Each frame with its persons; where the network fails on one, its source is reported and left."""
-        while True:
-            waiting: deque[_Frame] = deque()
-            images = self._images(frames, waiting)
-            try:
-                stream = self.predictor.stream(images, self._batch_size)
-                for persons in map(self.predictor.with_attention, images) if self.attention else stream:
-                    yield waiting.popleft(), persons
-                return
-            except Exception as error:  # out of memory, for example
-                if not waiting:
-                    raise
-                if self._batch_size == 1:
-                    self.fail(waiting.popleft().source, error)
-                self._batch_size = 1
-                frames = itertools.chain(list(waiting), frames)
+    def _predictions(self, frames: Iterator[_Frame], batch_size: int) -> Iterator[tuple[_Frame, Persons]]:
+        waiting: deque[_Frame] = deque()  # the predictor reads ahead
 
-    def _images(self, frames: Iterator[_Frame], waiting: deque[_Frame]) -> Iterator[np.ndarray]:
-        for frame in frames:
-            if frame.source not in self.failures:
+        def images() -> Iterator[np.ndarray]:
+            for frame in frames:
                 waiting.append(frame)
                 yield frame.image
+
+        stream = self.predictor.stream(images(), batch_size)
+        for persons in map(self.predictor.with_attention, images()) if self.attention else stream:
+            yield waiting.popleft(), persons
 
     def _draw(self, frame: _Frame, persons: Persons) -> None:
         if frame.output in self.failures:
