@@ -23,6 +23,10 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+        with contextlib.suppress(OSError):  # the new name survives a power loss, where folders can be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

@@ -26,8 +26,12 @@ _CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
 
 def split_overrides(paths: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:
     """Paths and overrides of a command line, whose KEY VALUE pairs right behind the paths were parsed as paths."""
+    from querypose.demo.inputs import VIDEO_ENDINGS  # slow to import
+    from querypose.image_io import image_endings
+
+    media = tuple(image_endings() | VIDEO_ENDINGS)  # of an absent IMG_1.JPG, for example
     for i, path in enumerate(paths):
-        if _CONFIG_KEY.fullmatch(path) and not os.path.exists(path):
+        if _CONFIG_KEY.fullmatch(path) and not path.lower().endswith(media) and not os.path.exists(path):
             return list(paths[:i]), [*paths[i:], *opts]
     return list(paths), list(opts)
 

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, TypeAlias, cast
 
 import numpy as np
@@ -38,6 +39,12 @@ class UnreadableImageError(UserError):
     """An image file that is missing, damaged, too large or in an unsupported format; the message names the file."""
 
 
+def image_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the image files of a folder by their endings, sorted by name; not those in folders, nor hidden ones."""
+    visible = (path for path in Path(folder).iterdir() if not (path.is_dir() or path.name.startswith(".")))
+    return sorted(path for path in visible if path.suffix.lower() in image_endings())
+
+
 @functools.cache
 def image_endings() -> frozenset[str]:
     """File name endings (".jpg", ..) of the formats that `open_image` reads, in lower case."""
@@ -60,7 +67,10 @@ def read_image_rgb(image: ImageLike, image_format: ChannelOrder = "RGB") -> np.n
         with open_image(cast("str | IO[bytes]", image)) as opened:
             return pil_to_rgb(opened)
     if isinstance(image, Image.Image):
-        return pil_to_rgb(image)
+        try:
+            return pil_to_rgb(image)
+        except Exception as error:  # it may be closed, or its file is read only now
+            raise UnreadableImageError(f"the PIL image cannot be read ({error}); repair it or leave it out") from error
     shape = getattr(image, "shape", ())
     torch = sys.modules.get("torch")  # without it there are no tensors
     if torch is not None and isinstance(image, torch.Tensor):
@@ -146,7 +156,7 @@ def pil_to_rgb(image: Image.Image) -> np.ndarray:
     """Return a PIL image, rotated as its EXIF orientation says, as an array (H, W, 3) uint8 RGB."""
     image.load()
     if not min(image.size):
-        raise UnreadableImageError("an image must have pixels")
+        raise UnreadableImageError("it has no pixels")
     with contextlib.suppress(Exception):  # damaged EXIF data do not spoil the pixels
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion clips everything above 255

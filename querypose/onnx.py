@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -58,14 +58,16 @@ class OnnxPosePredictor:
         image_format: ChannelOrder = "RGB",
         runtime: str | None = None,
         precision: str = "float32",
+        providers: Sequence[str] = ("CPUExecutionProvider",),
         num_threads: int = 0,
     ):
         """Open the file; raise `UserError` if it is missing, damaged or no export of QueryPose, or without a runtime.
 
         Args:
             image_format: channel order of arrays.
-            runtime: "openvino" or "onnxruntime"; None: OpenVINO if it is installed.
+            runtime: "openvino" or "onnxruntime"; None: OpenVINO if it is installed, unless there are `providers`.
             precision: "float32"; "auto" lets OpenVINO compute in bfloat16 where the processor is faster in it.
+            providers: ONNX Runtime's execution providers, best first.
             num_threads: 0 leaves it to the runtime.
         """
         check_image_format(image_format)
@@ -73,7 +75,8 @@ class OnnxPosePredictor:
         if precision not in ("auto", "float32"):
             raise UserError(f"the precision must be float32 or auto, not {precision}.")
         if runtime is None:
-            runtime = "openvino" if find_spec("openvino") else "onnxruntime"
+            on_cpu = list(providers) == ["CPUExecutionProvider"]
+            runtime = "openvino" if on_cpu and find_spec("openvino") else "onnxruntime"
         if runtime not in RUNTIMES:
             raise UserError(f"the runtime must be one of {', '.join(RUNTIMES)}, not {runtime}.")
         if not find_spec(runtime):
@@ -87,7 +90,9 @@ class OnnxPosePredictor:
             if runtime == "openvino":
                 self._session = _OpenVino(self._file, precision, num_threads)
             else:
-                self._session = _OnnxRuntime(self._file, num_threads)
+                self._session = _OnnxRuntime(self._file, providers, num_threads)
+        except UserError:
+            raise
         except Exception as error:  # the runtimes' errors have no common class but this
             raise UserError(f"{self._file} is damaged or no ONNX file{_AGAIN}") from error
         try:
@@ -124,15 +129,17 @@ class OnnxPosePredictor:
 
 
 class _OnnxRuntime:
-    """A file in ONNX Runtime on the CPU, and its texts by their keys."""
+    """A file in ONNX Runtime, and its texts by their keys."""
 
-    def __init__(self, file: str, num_threads: int):
+    def __init__(self, file: str, providers: Sequence[str], num_threads: int):
         import onnxruntime
 
+        if missing := set(providers) - set(onnxruntime.get_available_providers()):
+            raise UserError(f"this ONNX Runtime has no execution provider {' and '.join(missing)}.")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3  # its warnings are about optimizations that it did not make
-        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(file, options, providers=list(providers))
         self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +17,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from detectron2.utils.logger import log_first_n
 from torch import nn
 
 from querypose.data import skeleton_of
 from querypose.errors import UserError, check_fraction
 from querypose.hub import pretrained_files, save_pretrained
-from querypose.image_io import ChannelOrder, ImageLike, check_image_format, read_image_rgb, resize_image
+from querypose.image_io import ChannelOrder, ImageLike, check_image_format, image_files, read_image_rgb, resize_image
 from querypose.modeling import KEYPOINT_STAGE_REGISTRY, PART_EMBEDDING_REGISTRY
 from querypose.precision import fastest_precision, rounding_weights
 from querypose.safe_loading import SafeCheckpointer
@@ -162,14 +165,19 @@ class PosePredictor:
     def __call__(self, image: Iterable[ImageLike], *, batch_size: int = ...) -> list[Persons]: ...
 
     def __call__(self, image: Any, *, batch_size: int = 8) -> Persons | list[Persons]:
-        """Predict the persons of one image, best first, or of each of an iterable of images, as `stream` does.
+        """Predict the persons of one image, best first, or of each of several, as `stream` does.
 
-        image: see `read_image_rgb`. Raises `UserError` for one that cannot be used.
+        image: see `read_image_rgb`; several: an iterable of such, an array (B, H, W, C), a tensor (B, C, H, W), or a
+        folder, in the order of `image_files`. Raises `UserError` for an image that cannot be used.
         """
-        is_one = isinstance(image, str | bytes | os.PathLike | np.ndarray | torch.Tensor) or hasattr(image, "read")
-        if isinstance(image, Iterable) and not is_one:
-            return list(self.stream(image, batch_size))
-        return self._predict([self.network_input(image)])[0]
+        if isinstance(image, str | os.PathLike) and os.path.isdir(image):
+            image = image_files(image)
+        if isinstance(image, np.ndarray | torch.Tensor):
+            several = image.ndim == 4
+        else:
+            is_file = isinstance(image, str | bytes | os.PathLike) or hasattr(image, "read")
+            several = isinstance(image, Iterable) and not is_file
+        return list(self.stream(image, batch_size)) if several else self._predict([self.network_input(image)])[0]
 
     def stream(
         self,
@@ -250,6 +258,10 @@ class PosePredictor:
         # selecting outside of inference mode copies into ordinary tensors, which may be changed in place
         instances = instances.to("cpu")
         instances = instances[instances.scores >= self.score_threshold]
+        limit = getattr(self.model, "topk_poses", 0)
+        if 0 < limit <= min(len(instances), self.top_k or sys.maxsize):
+            advice = "set MODEL.QUERYPOSE.TEST.TOPK_POSES, 0 for all"
+            log_first_n(logging.WARNING, f"only the {limit} best persons are returned; {advice}", name=__name__)
         order = instances.scores.argsort(descending=True, stable=True)
         return Persons.from_instances(instances[order[: self.top_k]], self.skeleton)
 

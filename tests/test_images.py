@@ -74,8 +74,8 @@ def test_pil_images_and_file_objects_are_read_as_files_are(given):
     whole = given[-1]["file_name"]
     with open(whole, "rb") as file:
         assert np.array_equal(read_image_rgb(file), read_image_rgb(whole))
-    for broken in (Image.new("RGB", (0, 5)), io.BytesIO(b"")):
-        with pytest.raises(UnreadableImageError, match="must have pixels|cannot be read"):
+    for broken in (Image.open(given[0]["file_name"]), Image.new("RGB", (0, 5)), io.BytesIO(b"")):
+        with pytest.raises(UnreadableImageError, match=r"cannot be read \(.*\); repair it or leave it out"):
             read_image_rgb(broken)
 
 

@@ -8,7 +8,7 @@ import pytest
 from detectron2.modeling import build_model
 from PIL import Image
 
-from querypose.data.minicoco import make_minicoco
+from querypose.data.prepare.minicoco import make_minicoco
 from querypose.errors import UserError
 from querypose.setup_config import setup_config
 

@@ -116,6 +116,8 @@ def test_the_runtime_is_chosen_by_what_is_installed(file, monkeypatch):
     installed = {"onnxruntime"}
     monkeypatch.setattr(onnx_module, "find_spec", lambda name: name in installed)
     assert OnnxPosePredictor(file).runtime == "ONNX Runtime"
+    with pytest.raises(UserError, match="has no execution provider TensorPU"):
+        OnnxPosePredictor(file, providers=["TensorPU"])
     installed.clear()
     for options, words in (
         ({"runtime": "openvino"}, "needs OpenVINO: pip install openvino"),

@@ -114,13 +114,18 @@ def test_a_stream_reads_ahead_by_two_batches_at_most(make, images):
     stream.close()
 
 
-def test_any_iterable_is_a_batch_and_bad_images_can_be_skipped(make, images, tmp_path):
+def test_stacks_lists_and_folders_are_batches_and_bad_images_can_be_skipped(make, images, tmp_path):
     predictor, expected = make(), make()(images[0])
     Image.fromarray(images[0]).save(tmp_path / "a.png")
+    Image.fromarray(images[1]).save(tmp_path / "B.PNG")
+    (tmp_path / "notes.txt").write_text("")
+    assert [found.image_size for found in predictor(tmp_path)] == [(90, 60), (60, 90)], "by name"
     (tmp_path / "b.png").write_text("no image")
     with open(tmp_path / "a.png", "rb") as file:
         found = predictor(iter([tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(images[0]), file]))
-    assert len(found) == 4
+    stack = np.stack([images[0]] * 2)
+    found += [*predictor(stack), *predictor(torch.from_numpy(stack).permute(0, 3, 1, 2))]
+    assert len(found) == 8
     for persons in found:
         assert_same(persons, expected)
     with pytest.raises(UserError, match="absent.png does not exist"):

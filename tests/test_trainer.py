@@ -1,4 +1,7 @@
-"""The trainer: steps, in parts and in bfloat16, evaluation, averaged weights."""
+"""The trainer: steps, in parts and in bfloat16, evaluation, averaged weights, a progress bar."""
+
+import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +13,9 @@ from torch import nn
 
 from querypose.engine import PoseTrainer
 from querypose.engine.checkpointer import PoseCheckpointer
-from querypose.engine.hooks import WeightAveraging
+from querypose.engine.hooks import ProgressBar, WeightAveraging
 from querypose.engine.train_loop import StepTrainer
+from querypose.engine.trainer import use_bfloat16
 
 
 def test_bfloat16_computes_the_forward_pass_alone():
@@ -25,11 +29,20 @@ def test_bfloat16_computes_the_forward_pass_alone():
     torch.testing.assert_close(query, before - 0.1 * query.grad)
 
 
-@pytest.mark.parametrize(("asked", "fastest"), [(True, "bfloat16"), (True, "float32"), (False, "bfloat16")])
-def test_bfloat16_where_it_is_asked_for_and_faster(people, tmp_path, monkeypatch, asked, fastest):
-    monkeypatch.setattr("querypose.engine.trainer.fastest_precision", lambda device: fastest)
-    loop = PoseTrainer(config(people, tmp_path, "SOLVER.AMP.ENABLED", asked))._trainer
-    assert loop.bfloat16 == (asked and fastest == "bfloat16")
+@pytest.mark.parametrize(
+    ("device", "asked", "avx512", "amx", "expected"),
+    [
+        ("cpu", True, True, False, True),
+        ("cpu", True, False, True, True),
+        ("cpu", True, False, False, False),
+        ("cpu", False, True, True, False),
+        ("cuda", True, False, False, True),
+    ],
+)
+def test_bfloat16_only_where_the_processor_computes_it(monkeypatch, device, asked, avx512, amx, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    assert use_bfloat16(tiny_config("light", "MODEL.DEVICE", device, "SOLVER.AMP.ENABLED", asked)) is expected
 
 
 def test_the_average_decays_by_every_step():
@@ -117,3 +130,20 @@ def test_precise_bn_is_detectron2_s(people, tmp_path):
         before = norm.running_mean.clone()
         hook.update_stats()
     assert not torch.equal(before, norm.running_mean)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_progress_bar(monkeypatch, enabled):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: enabled
+    monkeypatch.setattr("sys.stderr", terminal)
+    bar = ProgressBar()
+    with EventStorage() as storage:
+        storage.put_scalar("total_loss", 3.25)
+        bar.trainer = SimpleNamespace(max_iter=30, start_iter=10, iter=20, storage=storage)
+        bar.before_train()
+        for _ in range(20):
+            bar.after_step()
+        bar.after_train()
+    text = terminal.getvalue()
+    assert "30/30" in text and "loss=3.25" in text if enabled else text == ""

@@ -10,16 +10,19 @@ import argparse
 import json
 from pathlib import Path
 
-from querypose.atomic_io import make_output_folder  # first: it silences a warning of fvcore's
+from querypose import PosePredictor  # first: it silences a warning of fvcore's
 
 # isort: split
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
+from querypose.atomic_io import make_output_folder
 from querypose.data.annotations import read_annotations
 from querypose.data.coco_keypoints import annotation_file
 from querypose.engine import train_net
 from querypose.errors import UserError, exit_on_user_error
 from querypose.setup_config import setup_config
+from querypose.visualization.contact_sheet import prediction_sheet
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/overfit.yaml"
 MIN_AREA = 48**2  # pixels; smaller persons cover only a few locations of the feature map
@@ -46,9 +49,12 @@ def main() -> None:
     flags = ["--config-file", str(CONFIG), *(["--resume"] if args.resume else [])]
     opts = [*args.opts, "DATASETS.TRAIN", repr((dataset,)), "DATASETS.TEST", repr((dataset,))]
     results = train_net.main(train_net.parser().parse_args([*flags, *opts]))
+    predictor = PosePredictor(output / "config.yaml", output / "model_final.pth")
+    sheet = prediction_sheet(DatasetCatalog.get(dataset), {"prediction": predictor}, predictor.skeleton)
+    Image.fromarray(sheet).save(output / "predictions.png")
     print(
         f"keypoint AP {results['keypoints']['AP']:.1f}, box AP {results['bbox']['AP']:.1f} on the {args.num_images} "
-        f"photographs that it was trained on, after {cfg.SOLVER.MAX_ITER} iterations; see {output}"
+        f"photographs that it was trained on, after {cfg.SOLVER.MAX_ITER} iterations; see {output}/predictions.png"
     )
 
 

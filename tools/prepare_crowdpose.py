@@ -14,7 +14,8 @@ from pathlib import Path
 
 from querypose.atomic_io import writing
 from querypose.data.coco_keypoints import dataset_root
-from querypose.data.crowdpose import CROWDPOSE_SPLITS, complete, find_official_files, join, write_prepared
+from querypose.data.crowdpose import CROWDPOSE_SPLITS
+from querypose.data.prepare.crowdpose import complete, find_official_files, join, write_prepared
 from querypose.errors import UserError, exit_on_user_error
 
 

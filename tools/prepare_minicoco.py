@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from querypose.data.coco_keypoints import dataset_root
-from querypose.data.minicoco import make_minicoco
+from querypose.data.prepare.minicoco import make_minicoco
 from querypose.errors import exit_on_user_error
 
 

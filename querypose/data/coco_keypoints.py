@@ -112,6 +112,9 @@ def check_keypoint_dataset(name: str, skip_missing: bool = False) -> Skeleton:
     if metadata.get("json_file") is None:  # registered otherwise than by `register_coco_keypoints`
         return skeleton
     annotations = read_annotations(annotation_file(name))
+    if (category := annotations.category) and tuple(category["keypoints"]) != skeleton.keypoint_names:
+        found, names = category["keypoints"], skeleton.keypoint_names
+        raise UserError(f"{annotations.path} has the keypoints {found}, but {name!r} is registered with {list(names)}")
     files = [image_path(metadata.image_root, image["file_name"]) for image in annotations.images]
     folders = filter(Path.is_dir, {file.parent for file in files})
     listed = {entry.path for folder in folders for entry in os.scandir(folder) if entry.is_file()}

@@ -1,8 +1,9 @@
-"""Hooks of training: seeds, signals, averaged weights, metrics on a full disk."""
+"""Hooks of training: seeds, signals, averaged weights, metrics on a full disk, a progress bar."""
 
 import logging
 import random
 import signal
+import sys
 import threading
 import time
 from types import FrameType
@@ -14,6 +15,7 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
 
 from querypose.data import TrainingLoader
 from querypose.data.training_loader import hashed
@@ -135,3 +137,20 @@ class MetricsWriter(hooks.PeriodicWriter):
             super().after_step()
         except OSError as error:
             logger.error("the metrics cannot be written (%s); training continues", error.strerror or error)
+
+
+class ProgressBar(HookBase):
+    """Iteration, time left and the smoothed total loss in one line of a terminal; silent elsewhere."""
+
+    def before_train(self) -> None:
+        first, last = self.trainer.start_iter, self.trainer.max_iter
+        self.bar = tqdm(total=last, initial=first, unit="it", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+    def after_step(self) -> None:
+        histories = self.trainer.storage.histories()
+        if self.trainer.iter % 10 == 0 and "total_loss" in histories:
+            self.bar.set_postfix(loss=f"{histories['total_loss'].median(20):.2f}", refresh=False)
+        self.bar.update()
+
+    def after_train(self) -> None:
+        self.bar.close()

@@ -23,14 +23,13 @@ from querypose.atomic_io import cut_unfinished_line, remove_partial_files, whole
 from querypose.data import PoseDatasetMapper, SkipUnreadable, TrainingLoader, training_records
 from querypose.data.mapper import Mapper, Records
 from querypose.engine.checkpointer import PeriodicCheckpoints, PoseCheckpointer
-from querypose.engine.hooks import Interrupted, MetricsWriter, SeedSteps, StopOnSignal, WeightAveraging
+from querypose.engine.hooks import Interrupted, MetricsWriter, ProgressBar, SeedSteps, StopOnSignal, WeightAveraging
 from querypose.engine.non_finite import NonFiniteGuard
 from querypose.engine.optimizer import build_optimizer
 from querypose.engine.resume_check import check_resumable
 from querypose.engine.train_loop import METRIC_PERIOD, StepTrainer
 from querypose.errors import UserError
 from querypose.evaluation import PoseEvaluator
-from querypose.precision import fastest_precision
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +51,6 @@ class PoseTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         device, steps = torch.device(cfg.MODEL.DEVICE), cfg.SOLVER.ACCUMULATION_STEPS
-        # not on a CPU that is faster in float32
-        bfloat16 = cfg.SOLVER.AMP.ENABLED and (device.type != "cpu" or fastest_precision(device) == "bfloat16")
         model = create_ddp_model(
             model,
             device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None,
@@ -62,7 +59,9 @@ class PoseTrainer(DefaultTrainer):
             static_graph=steps == 1,  # every parameter has a gradient in every step, but no_sync() does not support it
         )
         loader, clip = self.build_train_loader(cfg), cfg.SOLVER.CLIP_GRADIENTS
-        self._trainer = StepTrainer(model, loader, optimizer, clip=clip, accumulation_steps=steps, bfloat16=bfloat16)
+        self._trainer = StepTrainer(
+            model, loader, optimizer, clip=clip, accumulation_steps=steps, bfloat16=use_bfloat16(cfg)
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = PoseCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -155,7 +154,7 @@ class PoseTrainer(DefaultTrainer):
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
         ]
         if comm.is_main_process():
-            found.append(MetricsWriter(self.build_writers(), period=METRIC_PERIOD))
+            found += [MetricsWriter(self.build_writers(), period=METRIC_PERIOD), ProgressBar()]
         return found
 
     def _evaluate(self) -> dict[str, Any]:
@@ -243,6 +242,17 @@ class PoseTrainer(DefaultTrainer):
         device_type = next(model.parameters()).device.type
         with queries, torch.autocast(device_type, torch.bfloat16, enabled=cfg.TEST.AMP.ENABLED):
             return super().test(cfg, model, evaluators)
+
+
+def use_bfloat16(cfg: CfgNode) -> bool:
+    """SOLVER.AMP.ENABLED, except on CPUs without bfloat16 instructions: emulation is slower than float32."""
+    if not cfg.SOLVER.AMP.ENABLED or not cfg.MODEL.DEVICE.startswith("cpu"):
+        return cfg.SOLVER.AMP.ENABLED
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in names)
+    if not native:
+        logger.warning("SOLVER.AMP.ENABLED: this processor has no bfloat16 instructions; training in float32")
+    return native
 
 
 def build_mapper(cfg: CfgNode, is_train: bool, records: Records | None = None) -> Mapper:

@@ -1,0 +1,1 @@
+"""Preparation of CrowdPose and Mini-COCO for training."""
