@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
@@ -32,16 +32,40 @@ class TrainingLoader:
     `DATALOADER.ASPECT_RATIO_GROUPING`, with which a batch holds only images wider than high, or none.
     """
 
-    def __init__(self, cfg: CfgNode, mapper: Mapper, records: Records) -> None:
+    @configurable
+    def __init__(
+        self,
+        *,
+        records: Records,
+        mapper: Mapper,
+        batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        aspect_ratio_grouping: bool = False,
+    ) -> None:
+        """batch_size: images of all processes together."""
+        self.records, self.mapper, self.images_per_process = records, mapper, batch_size // comm.get_world_size()
+        self.seed, self.first_batch = seed, 0
+        self.num_workers, self.pin_memory = num_workers, pin_memory
+        is_wide = (record.get("width", 0) > record.get("height", 0) for record in records)
+        self._group = list(is_wide) if aspect_ratio_grouping else [False] * len(records)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, mapper: Mapper, records: Records) -> dict[str, Any]:
         batch, processes, steps = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
         if batch % (processes * steps):
             needed = f"{processes * steps} ({processes} processes x {steps} SOLVER.ACCUMULATION_STEPS)"
             raise UserError(f"SOLVER.IMS_PER_BATCH is {batch}; it must be a multiple of {needed}")
-        self.records, self.mapper, self.images_per_process = records, mapper, batch // processes
-        self.seed, self.first_batch = int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()), 0
-        self.num_workers, self.pin_memory = cfg.DATALOADER.NUM_WORKERS, cfg.MODEL.DEVICE.startswith("cuda")
-        is_wide = (record.get("width", 0) > record.get("height", 0) for record in self.records)
-        self._group = list(is_wide) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else [False] * len(self.records)
+        return {
+            "records": records,
+            "mapper": mapper,
+            "batch_size": batch,
+            "seed": int(cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()),
+            "num_workers": cfg.DATALOADER.NUM_WORKERS,
+            "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
+            "aspect_ratio_grouping": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        }
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         yield from DataLoader(
