@@ -46,5 +46,5 @@ def test_necks_by_their_formulas(name):
 
 def test_other_models_are_refused():
     opts = ("MODEL.BACKBONE.NAME", "build_hrnet_backbone", "MODEL.HRNET.NAME", "resnet18")
-    with pytest.raises(UserError, match="give one of timm's HRNets, such as hrnet_w32"):
+    with pytest.raises(UserError, match="MODEL.HRNET.NAME is 'resnet18', which timm cannot build"):
         build_backbone(tiny_config("light", *opts))
