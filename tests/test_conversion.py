@@ -147,14 +147,6 @@ def test_all_faults_are_listed(save):
         authors.convert_authors_checkpoint(save({"layer1.weight": torch.ones(2)}))
 
 
-def test_counters_of_batch_norm_may_be_missing(save):
-    theirs = as_the_authors_would_save(ours("light"))
-    del theirs["head.pose_head_series.0.part_embed_generator.upsample.1.num_batches_tracked"]
-    found = authors.convert_authors_checkpoint(save(theirs)).state_dict
-    prefix = "decoder.keypoint_stages.0.part_embedding.upsample.1"
-    assert f"{prefix}.running_mean" in found and f"{prefix}.num_batches_tracked" not in found
-
-
 def test_the_closest_config():
     for queries, overrides in ((50, []), (30, ["MODEL.QUERYPOSE.NUM_QUERIES", "30"])):
         layout = Layout.closest({**RESNET, "MODEL.QUERYPOSE.NUM_QUERIES": queries, "MODEL.QUERYPOSE.VARIANT": "full"})
