@@ -18,18 +18,13 @@ from querypose.errors import UserError
 # where trainers put the averaged (EMA) weights, and where the plain ones, in a checkpoint; the first that is there
 # counts, and averaged ones are what a run with SOLVER.EMA evaluates
 _AVERAGED = ("ema_state", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "ema")
-_PLAIN = ("model", "state_dict", "model_state_dict", "model_state", "state", "module", "shadow")
+_PLAIN = ("model", "state_dict", "model_state_dict", "model_state", "state", "module", "shadow", "blobs")
 
 # put before every name by data-parallel training, averaging, and compilation
 _PREFIXES = re.compile(r"^(?:(?:module|model|_orig_mod|ema|model_ema|ema_model)\.)*")
 
-# an averaging's own numbers, saved among its tensors
-_AVERAGING_STATE = re.compile(r"(?:.+\.)?(?:n_averaged|num_updates|decay)")
-
 # in the names of parameters with activation checkpointing, not in those of the state dict
 _WRAPPED = "_checkpoint_wrapped_module."
-
-PLAIN_WEIGHTS = "plain weights, replaced by the averaged (EMA) ones of the same file"
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -48,21 +43,16 @@ class SafeCheckpointer(DetectionCheckpointer):
         except UserError:
             raise
         except Exception as error:  # network, zip, names, shapes: each its own; a user needs the file's name
-            reason = f"{type(error).__name__}: {_first_line(error)}"
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(f"cannot load the weights {path} ({reason}); give a checkpoint in MODEL.WEIGHTS") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_checkpoint(filename)
-        if not filename.endswith(".pkl"):
-            weights, _ = find_weights(content, filename, self.model.state_dict().keys())
-            return {**(content if isinstance(content, dict) and "model" in content else {}), "model": weights}
-        if isinstance(content, dict) and not {"model", "__author__"} <= content.keys():
-            # Caffe2's and Detectron1's: detection models keep their weights under "blobs", others have them bare
-            arrays = {name: array for name, array in content.get("blobs", content).items() if "_momentum" not in name}
-            content = {"model": arrays, "__author__": "Caffe2", "matching_heuristics": True}
-        if not (isinstance(content, dict) and _is_state_dict(content["model"])):
-            raise UserError(f"the checkpoint {filename} holds no weights by name; give one of Detectron2's model zoo")
-        return content
+        weights = find_weights(content, filename, self.model.state_dict().keys())
+        rest = content if isinstance(content, dict) and "model" in content else {}
+        if filename.endswith(".pkl") and not rest:  # Caffe2's and Detectron1's files hold the weights alone
+            rest = {"__author__": "Caffe2", "matching_heuristics": True}
+        return {**rest, "model": weights}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
@@ -112,59 +102,45 @@ def read_checkpoint(path: str) -> Any:
 
 
 def _why_not(error: Exception, path: str) -> str:
-    if isinstance(error, (FileNotFoundError, IsADirectoryError, PermissionError)):
-        return f"{error.strerror or 'No such file or directory'}; check the path"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}; check the path"
     # PyTorch's error names the class in its text alone
-    code = re.search(r"(?:GLOBAL|[Uu]nsupported class)[: ]+(\w[\w.]*)", str(error))
-    if isinstance(error, pickle.UnpicklingError) and code:
+    if code := re.search(r"(?:GLOBAL|[Uu]nsupported class)[: ]+(\w[\w.]*)", str(error)):
         return f"loading it would run code ({code[1]}); where you trust its source, save the state dict alone first"
     with open(path, "rb") as file:
         start = file.read(30)
-    # PyTorch's advice on `weights_only` says nothing of the file itself
-    reason = f"it begins with {start!r}" if "weights_only" in str(error) else _first_line(error)
-    return f"it is damaged, cut off or of another format ({reason if start else 'it is empty'}); fetch or save it again"
+    return f"it is damaged, cut off or of another format (it begins with {start!r}); fetch or save it again"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]
-
-
-def find_weights(
-    content: Any, path: str, model_names: Collection[str] = ()
-) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+def find_weights(content: Any, path: str, model_names: Collection[str] = ()) -> dict[str, Tensor]:
     """The state dict in a checkpoint's content, without wrappers and prefixes; averaged weights before plain ones.
 
-    Names in `model_names` stay as they are; `path` is for messages. Returns tensors by name, and what was dropped of
-    the file's weights: reason -> names. Raises `UserError` for no state dict, or two tensors of the same name.
+    Names in `model_names` stay as they are; `path` is for messages. Raises `UserError` for no state dict, or two
+    tensors of the same name.
     """
-    averaged_found = _state_dict(content, _AVERAGED)
-    plain_found = content if _is_state_dict(content) else _state_dict(content, _PLAIN)
-    if not averaged_found and not plain_found:
-        keys = f" of {', '.join(map(str, content))}" if isinstance(content, dict) and content else ""
-        found = f"holds no weights but a {type(content).__name__}{keys[:100]}"
-        advice = "give a state dict, bare or under 'model', 'state_dict' or 'ema'"
-        raise UserError(f"the checkpoint {path} {found}; {advice}")
-    plain: dict[str, Tensor] = {}
-    averaged: dict[str, Tensor] = {}
-    for tensors, is_average in ((plain_found, False), (averaged_found, True)):
-        for name, tensor in tensors.items():
-            if _AVERAGING_STATE.fullmatch(name):
-                continue
-            bare = name if name in model_names else _PREFIXES.sub("", name)
-            target = averaged if is_average or "ema" in name.removesuffix(bare) else plain
-            # a compiled part of a model has this inside of its names
-            bare = bare.replace("._orig_mod.", ".")
-            if bare in target:
+    weights: dict[str, Tensor] = {}
+    for keys in (_PLAIN, _AVERAGED):  # averaging often leaves buffers to the plain model
+        found: dict[str, Tensor] = {}
+        for name, tensor in _state_dict(content, keys).items():
+            # a compiled part of a model has `_orig_mod` inside of its names
+            bare = name if name in model_names else _PREFIXES.sub("", name).replace("._orig_mod.", ".")
+            if bare in found:
                 raise UserError(f"the checkpoint {path} holds two tensors {bare}; save one model alone")
-            target[bare] = torch.as_tensor(tensor)
-    replaced = [name for name in plain if name in averaged]
-    return {**plain, **averaged}, {PLAIN_WEIGHTS: replaced} if replaced else {}
+            if bare != "n_averaged":  # a count of PyTorch's `AveragedModel`
+                found[bare] = torch.as_tensor(tensor)
+        weights |= found
+    if not weights:
+        advice = "give a state dict, bare or under 'model', 'state_dict' or 'ema'"
+        raise UserError(f"the checkpoint {path} holds no weights by name; {advice}")
+    return weights
 
 
 def _state_dict(content: Any, keys: tuple[str, ...]) -> dict[str, Tensor]:
-    """The state dict under the first of `keys` that has one, below further wrappers or not; empty if there is none."""
+    """The content itself or the first state dict under one of `keys`, below further wrappers or not; else empty."""
+    if _is_state_dict(content):
+        return content
     for inner in [content.get(key) for key in keys] if isinstance(content, dict) else []:
-        if found := inner if _is_state_dict(inner) else _state_dict(inner, _PLAIN):
+        if found := _state_dict(inner, _PLAIN):
             return found
     return {}
 

@@ -85,7 +85,7 @@ def load_parity(folder: Path, variant: str) -> Parity:
     model = build_model(cfg)
     skeleton = skeleton_of(cfg)
     part_of_keypoint = build_part_division(skeleton, "rigid")
-    state, _ = convert_authors_weights(authors_state, part_of_keypoint)
+    state, _ = convert_authors_weights(authors_state)
     model.load_state_dict(state, strict=True)
     matches, losses, grad_norms = (record[key] for key in ("matches", "losses", "grad_norms"))
     return Parity(model, skeleton, part_of_keypoint, figures, matches, losses, grad_norms)

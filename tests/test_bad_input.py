@@ -124,7 +124,7 @@ def test_conversion(refused, tmp_path, source):
         refused(tool("convert_weights", "--source", source, tmp_path / "theirs.pth", out), words)
         assert not (tmp_path / "run").exists() and not out.exists()
     if source in ("authors", "hrnet"):
-        names = ("head.pose_head_series.0.fc_coord.0.linear.weight", "transition1.0.0.weight")
+        names = ("init_proposal_features.weight", "transition1.0.0.weight")
         torch.save({name: torch.ones(()) for name in names}, tmp_path / "theirs.pth")
         refused(tool("convert_weights", "--source", source, tmp_path / "theirs.pth", out), "is damaged: a tensor has a")
 

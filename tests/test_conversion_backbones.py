@@ -51,7 +51,7 @@ def test_hrnet_classifier(save):
     # PyTorch before 0.4.1 saved no counters
     whole = {name: t for name, t in tensors_of(imagenet_hrnet(32)).items() if not name.endswith("num_batches_tracked")}
     conversion = convert_hrnet_checkpoint(save(whole))
-    assert conversion.configs[:2] == ["querypose_HRNet-W32.yaml", "querypose_light_HRNet-W32.yaml"]
+    assert conversion.config == "querypose_HRNet-W32.yaml"
     assert not conversion.overrides and not conversion.fresh
     trunk = {name: tensor for name, tensor in whole.items() if name in original_hrnet(32, all_outputs=True)}
     ours = {name.removeprefix(BOTTOM_UP): tensor for name, tensor in conversion.state_dict.items()}
@@ -64,14 +64,12 @@ def test_pose_hrnet_lacks_the_coarse_outputs_of_its_last_module(save):
     trunk, complete = original_hrnet(48, all_outputs=False), original_hrnet(48, all_outputs=True)
     tensors = tensors_of(trunk | POSE_HEAD)
     conversion = convert_hrnet_checkpoint(save({"state_dict": {f"module.{n}": t for n, t in tensors.items()}}))
-    assert conversion.configs[0] == "querypose_HRNet-W48.yaml" and not conversion.overrides
-    assert list(conversion.fresh.values()) == [[BOTTOM_UP + name for name in complete if name not in trunk]]
+    assert conversion.config == "querypose_HRNet-W48.yaml" and not conversion.overrides
+    coarse = [name for name in complete if name not in trunk and not name.endswith("num_batches_tracked")]
+    assert list(conversion.fresh.values()) == [[BOTTOM_UP + name for name in coarse]]
     assert list(conversion.dropped.values()) == [list(POSE_HEAD)]
     assert conversion.state_dict.keys() == {BOTTOM_UP + name for name in trunk}
     assert all(torch.equal(conversion.state_dict[BOTTOM_UP + name], tensors[name]) for name in trunk)
-    # other widths need an override
-    conversion = convert_hrnet_checkpoint(save(tensors_of(original_hrnet(18, all_outputs=False))))
-    assert conversion.overrides == ["MODEL.HRNET.NAME", "hrnet_w18"]
 
 
 SWIN_HEAD = {"norm.weight": (2,), "norm.bias": (2,), "head.weight": (3, 2), "head.bias": (3,)}
@@ -106,8 +104,8 @@ def test_swin_classifier(save, size, dim, depth):
         "layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49),
     }
     conversion = convert_swin_checkpoint(save({"model": {**tensors, **head, **buffers}}))
-    assert conversion.configs[0] == f"querypose_Swin-{size[0].upper()}.yaml"
-    assert not conversion.overrides and not conversion.notes
+    assert conversion.config == f"querypose_Swin-{size[0].upper()}.yaml"
+    assert not conversion.overrides and not conversion.interpolated
     assert list(conversion.dropped.values()) == [list(head), *([name] for name in buffers)]
     (fresh,) = conversion.fresh.values()
     assert fresh == [f"{BOTTOM_UP}norm{stage}.{kind}" for stage in range(4) for kind in ("weight", "bias")]
@@ -140,8 +138,9 @@ def test_swin_s_tables_of_another_window_are_interpolated(save):
     name = "layers.1.blocks.1.attn.relative_position_bias_table"
     tensors[name] = torch.randn(23 * 23, 6)
     conversion = convert_swin_checkpoint(save({"model": tensors}))
-    assert conversion.configs[0] == "querypose_Swin-T.yaml" and not conversion.overrides
-    assert conversion.notes == ["interpolated 12 relative position tables from window 12 to 7"]
+    assert conversion.config == "querypose_Swin-T.yaml" and not conversion.overrides
+    (resized,) = conversion.interpolated.values()
+    assert len(resized) == 12
     square = tensors[name].T.view(1, 6, 23, 23)
     expected = torch.nn.functional.interpolate(square, size=13, mode="bicubic").flatten(2)[0].T
     ours = conversion.state_dict[BOTTOM_UP + "features.3.1.attn.relative_position_bias_table"]
@@ -158,7 +157,7 @@ def test_torchvision_s_resnet_computes_the_same(save):
         elif name.endswith("running_var"):
             tensor.uniform_(0.5, 1.5)
     conversion = convert_torchvision_checkpoint(save(theirs.state_dict()))
-    assert conversion.configs[0] == config and not conversion.overrides
+    assert conversion.config == config and not conversion.overrides
     assert sum(map(len, conversion.dropped.values())) == 2 + sum("num_batches" in name for name in theirs.state_dict())
 
     backbone = build_backbone(setup_config(str(CONFIG_FOLDER / config), ["MODEL.DEVICE", "cpu"])).eval()
@@ -176,11 +175,11 @@ def test_torchvision_s_resnet_computes_the_same(save):
 @pytest.mark.parametrize(
     ("source", "name", "shape", "words"),
     [
-        ("hrnet", "stage4.2.fuse_layers.2.0.0.0.weight", None, r"1 missing \(.*stage4.2.fuse_layers.2.0"),
+        ("hrnet", "stage4.1.fuse_layers.2.0.0.0.weight", None, r"1 missing \(.*stage4.1.fuse_layers.2.0"),
         ("hrnet", "transition1.0.0.weight", None, "does not match HRNet: it lacks transition1.0.0.weight"),
         ("hrnet", "transition1.0.0.weight", (20, 256, 3, 3), "timm cannot build"),
         ("swin", "layers.0.blocks.0.attn.logit_scale", (3, 1, 1), r"1 unexpected \(backbone.*attn.logit_scale\)"),
-        ("swin", "layers.0.blocks.0.attn.relative_position_bias_table", (144, 3), r"1 misshapen \(.*bias_table \(144"),
+        ("swin", "layers.0.blocks.0.attn.relative_position_bias_table", (169, 4), r"1 misshapen \(.*bias_table \(169"),
         ("swin", "patch_embed.proj.weight", None, "does not match Swin in the original naming: it lacks patch"),
         ("torchvision", "layer3.0.conv3.weight", None, "of torchvision: it lacks layer3.0.conv3.weight"),
         ("torchvision", "layer3.7.conv1.weight", (1,), r"1 unexpected \(backbone\.bottom_up\.res4\.7\.conv1"),

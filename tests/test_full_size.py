@@ -32,11 +32,11 @@ def test_a_checkpoint_of_full_size(shared_folder, tmp_path, layout, monkeypatch)
     torch.save({"model": checkpoint_of(shared_folder / "parity", layout)}, path)
     conversion = convert_authors_checkpoint(str(path))
     path.unlink()
-    assert conversion.configs[0] == f"querypose_{LAYOUTS[layout]}.yaml" and not conversion.overrides
+    assert conversion.config == f"querypose_{LAYOUTS[layout]}.yaml" and not conversion.overrides
 
     for sample in ("uniform_", "normal_"):  # the checkpoint replaces all of them, strictly
         monkeypatch.setattr(torch.Tensor, sample, lambda tensor, *args, **kwargs: tensor.zero_())
-    model = build_model(setup_config(str(CONFIG_FOLDER / conversion.configs[0]), ["MODEL.DEVICE", "cpu"])).eval()
+    model = build_model(setup_config(str(CONFIG_FOLDER / conversion.config), ["MODEL.DEVICE", "cpu"])).eval()
     model.load_state_dict(conversion.state_dict, strict=True)
     for queries in (model.decoder.proposal_boxes, model.decoder.instance_queries):
         queries.weight.data = queries.weight[:4]  # of 100, which take 25 times as long

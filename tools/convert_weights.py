@@ -13,6 +13,7 @@ Prints what was dropped and why, and the config that the weights belong to.
 
 import argparse
 import os
+import shlex
 
 from querypose.atomic_io import check_output_file
 from querypose.conversion import CONVERTERS
@@ -35,25 +36,26 @@ def main() -> None:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         fault = f"a tensor has a shape that --source {args.source} does not know ({reason})"
         raise UserError(f"{args.input} is damaged: {fault}; convert a complete, unchanged checkpoint") from error
-    save_weights(conversion.state_dict, args.output, author=args.source)
+    save_weights(conversion.state_dict, args.output)
     size = os.path.getsize(args.output) / 2**20
     print(f"wrote {args.output}: {len(conversion.state_dict)} tensors, {size:.1f} MiB")
-    for done, groups in (("left out", conversion.dropped), ("randomly initialized", conversion.fresh)):
+    for done, groups in (
+        ("left out", conversion.dropped),
+        ("randomly initialized", conversion.fresh),
+        ("interpolated", conversion.interpolated),
+    ):
         for reason, names in groups.items():
             more = len(names) > 1
             print(f"{done} {len(names)} tensor{'s' * more}: {reason} ({names[0]}{', ..' * more})")
-    for note in conversion.notes:
-        print(note)
     parts = {".".join(name.split(".")[:2]) for name in conversion.state_dict}
     if all(part.startswith("backbone.") for part in parts):
         others = "neck and the decoder" if parts == {"backbone.bottom_up"} else "decoder"
         print(f"randomly initialized: all of the {others} (these are weights of a backbone)")
-    if conversion.configs:
-        overrides = [f"'{text}'" if "[" in text else text for text in conversion.overrides]
-        print(f"config: {' or '.join(f'configs/{name}' for name in conversion.configs)}")
-        print(f"overrides: {' '.join(overrides) or 'none'}")
-        options = " ".join([f"configs/{conversion.configs[0]}", *overrides, "MODEL.WEIGHTS", args.output])
-        print(f"use: --config-file {options}")
+    if conversion.config:
+        config = f"configs/{conversion.config}"
+        print(f"config: {config}")
+        print(f"overrides: {shlex.join(conversion.overrides) or 'none'}")
+        print(f"use: {shlex.join(['--config-file', config, *conversion.overrides, 'MODEL.WEIGHTS', args.output])}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from timm.layers import resize_rel_pos_bias_table_simple
 from torch import Tensor
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-from querypose.conversion.layout import BOTTOM_UP, Conversion, Layout, Shape, load_tensors, number_of, shape_of
+from querypose.conversion.layout import BOTTOM_UP, Conversion, Layout, load_tensors
 from querypose.errors import UserError
 
 _INDEX = "relative_position_index"
@@ -33,24 +33,32 @@ def _load_backbone(path: str, kind: str, first: str) -> tuple[dict[str, Tensor],
     kind: what the checkpoint should be, for messages. first: a tensor that every backbone of this kind has.
     """
     tensors, dropped = load_tensors(path, {_HEADS: "the head, which is not part of the backbone", **SWIN_BUFFERS})
-    if f"backbone.{first}" in tensors:
-        tensors = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
+    tensors = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
     if first not in tensors:
         raise UserError(f"the checkpoint {path} does not match {kind}: it lacks {first}")
     return tensors, dropped
 
 
+def backbone_settings(tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    """Config values that tell the configs' backbones apart; the names are the original ones, of ResNet Detectron2's."""
+    if "transition1.0.0.weight" in tensors:
+        width = tensors["transition1.0.0.weight"].shape[0]
+        return {"MODEL.BACKBONE.NAME": "build_hrnet_backbone", "MODEL.HRNET.NAME": f"hrnet_w{width}"}
+    if "patch_embed.proj.weight" in tensors:
+        return {
+            "MODEL.BACKBONE.NAME": "build_swin_fpn_backbone",
+            "MODEL.SWIN.EMBED_DIM": tensors["patch_embed.proj.weight"].shape[0],
+            "MODEL.SWIN.DEPTHS": [2, 2, 18 if "layers.2.blocks.6.norm1.weight" in tensors else 6, 2],
+        }
+    depth = 101 if "res4.6.conv1.weight" in tensors else 50
+    return {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH": depth}
+
+
 def convert_hrnet_checkpoint(path: str) -> Conversion:
     """Read a pose-HRNet or an ImageNet HRNet as weights of our backbone; the names stay as they are."""
     theirs, dropped = _load_backbone(path, "HRNet", "transition1.0.0.weight")
-    layout = Layout.closest(hrnet_settings(theirs), BOTTOM_UP)
+    layout = Layout.closest(backbone_settings(theirs), BOTTOM_UP)
     return layout.conversion(path, {BOTTOM_UP + name: tensor for name, tensor in theirs.items()}, dropped, _OPTIONAL)
-
-
-def hrnet_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
-    """Config values inferred from the shapes of an HRNet's tensors in the original naming."""
-    width = shape_of(state_dict, r"transition1\.0\.0\.weight")[0]
-    return {"MODEL.BACKBONE.NAME": "build_hrnet_backbone", "MODEL.HRNET.NAME": f"hrnet_w{width}"}
 
 
 def convert_torchvision_checkpoint(path: str) -> Conversion:
@@ -59,11 +67,9 @@ def convert_torchvision_checkpoint(path: str) -> Conversion:
     torchvision's blocks have their stride in the 3x3 convolution, as the configs say (MODEL.RESNETS.STRIDE_IN_1X1).
     """
     theirs, dropped = _load_backbone(path, "ResNet-50 or ResNet-101 of torchvision", "layer3.0.conv3.weight")
-    depth = 101 if "layer3.6.conv1.weight" in theirs else 50
-    settings = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH": depth}
-    layout = Layout.closest(settings, BOTTOM_UP)
-    tensors = {BOTTOM_UP + _from_torchvision(name): tensor for name, tensor in theirs.items()}
-    return layout.conversion(path, tensors, dropped)
+    ours = {_from_torchvision(name): tensor for name, tensor in theirs.items()}
+    layout = Layout.closest(backbone_settings(ours), BOTTOM_UP)
+    return layout.conversion(path, {BOTTOM_UP + name: tensor for name, tensor in ours.items()}, dropped)
 
 
 def _from_torchvision(name: str) -> str:
@@ -80,39 +86,20 @@ def convert_swin_checkpoint(path: str) -> Conversion:
     Relative position tables are interpolated where the config has another window.
     """
     theirs, dropped = _load_backbone(path, "Swin in the original naming", "patch_embed.proj.weight")
-    settings = swin_settings(theirs)
-    del settings["MODEL.SWIN.WINDOW_SIZE"]
-    layout = Layout.closest(settings, BOTTOM_UP)
+    layout = Layout.closest(backbone_settings(theirs), BOTTOM_UP)
     tensors = {BOTTOM_UP + to_torchvision(name): tensor for name, tensor in theirs.items()}
-    tables = [name for name in tensors if name.endswith("relative_position_bias_table") and name in layout.shapes]
-    window, target = (_window_of(shape) for shape in (tensors[tables[0]].shape, layout.shapes[tables[0]]))
-    for name in tables if target != window else []:
-        table = tensors[name]
-        if table.shape == ((2 * window - 1) ** 2, layout.shapes[name][1]):  # `Layout.conversion` reports others
-            resized = resize_rel_pos_bias_table_simple(table.float(), (target, target), layout.shapes[name])
-            tensors[name] = resized.contiguous().to(table.dtype)
-    conversion = layout.conversion(path, {**tensors, **index_buffers(layout.shapes)}, dropped, _OPTIONAL)
-    if target != window:
-        conversion.notes = [f"interpolated {len(tables)} relative position tables from window {window} to {target}"]
+    resized = []
+    for name, table in tensors.items():
+        shape = layout.tensors[name].shape if name in layout.tensors else table.shape
+        # a row for each of (2 * window - 1) ** 2 relative positions
+        if name.endswith("relative_position_bias_table") and len(table) != shape[0]:
+            window = (round(shape[0] ** 0.5) + 1) // 2
+            tensors[name] = resize_rel_pos_bias_table_simple(table.float(), (window, window), shape).to(table.dtype)
+            resized.append(name)
+    conversion = layout.conversion(path, {**tensors, **index_buffers(layout.tensors)}, dropped, _OPTIONAL)
+    if resized:
+        conversion.interpolated["relative position tables, to the window of the config"] = resized
     return conversion
-
-
-def swin_settings(state_dict: Mapping[str, Tensor]) -> dict[str, object]:
-    """Config values inferred from the shapes of a Swin backbone's tensors in the original naming."""
-    stages = range(number_of(state_dict, r"layers\.(\d+)\..+"))
-    table = r"layers\.{}\.blocks\.\d+\.attn\.relative_position_bias_table"
-    return {
-        "MODEL.BACKBONE.NAME": "build_swin_fpn_backbone",
-        "MODEL.SWIN.EMBED_DIM": shape_of(state_dict, r"patch_embed\.proj\.weight")[0],
-        "MODEL.SWIN.DEPTHS": [number_of(state_dict, rf"layers\.{stage}\.blocks\.(\d+)\..+") for stage in stages],
-        "MODEL.SWIN.NUM_HEADS": [shape_of(state_dict, table.format(stage))[1] for stage in stages],
-        "MODEL.SWIN.WINDOW_SIZE": _window_of(shape_of(state_dict, table.format(r"\d+"))),
-    }
-
-
-def _window_of(table: Shape) -> int:
-    """A table has a row for each of (2 * window - 1) ** 2 relative positions."""
-    return (round(table[0] ** 0.5) + 1) // 2
 
 
 def to_torchvision(name: str) -> str:
@@ -127,9 +114,9 @@ def to_torchvision(name: str) -> str:
     return name
 
 
-def index_buffers(shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
-    """Buffers among `shapes` that map each pair of locations in a window to a row of the bias table."""
-    sides = {name: round(shape[0] ** 0.25) for name, shape in shapes.items() if name.endswith(_INDEX)}
+def index_buffers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Buffers among `tensors` that map each pair of locations in a window to a row of the bias table."""
+    sides = {name: round(len(tensor) ** 0.25) for name, tensor in tensors.items() if name.endswith(_INDEX)}
     return {
         name: ShiftedWindowAttention(1, [side, side], [0, 0], num_heads=1).relative_position_index
         for name, side in sides.items()

@@ -1,4 +1,4 @@
-"""What a checkpoint is: its tensors, the config that their shapes belong to, and whether they are all there."""
+"""What a checkpoint is: its tensors, the config that they belong to, and whether they are all there."""
 
 import functools
 import re
@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone, build_model
 from torch import Tensor, nn
 
-from querypose.atomic_io import check_output_file, whole_file, writing
+from querypose.atomic_io import whole_file, writing
 from querypose.errors import UserError
 from querypose.safe_loading import find_weights, read_checkpoint
 from querypose.setup_config import setup_config
@@ -24,8 +24,6 @@ BOTTOM_UP = "backbone.bottom_up."
 # BatchNorm's count of batches, which only a norm without momentum reads: old checkpoints and frozen norms have none
 _COUNTER = "num_batches_tracked"
 
-Shape = tuple[int, ...]
-
 
 @dataclass
 class Conversion:
@@ -34,16 +32,14 @@ class Conversion:
     state_dict: dict[str, Tensor]  # by our names
     dropped: dict[str, list[str]] = field(default_factory=dict)  # reason -> names of the tensors that were left out
     fresh: dict[str, list[str]] = field(default_factory=dict)  # what -> our names of those that the file lacks
-    configs: list[str] = field(default_factory=list)  # files below `configs/` that describe it, the plainest first
-    overrides: list[str] = field(default_factory=list)  # KEY, VALUE .. that those configs need
-    notes: list[str] = field(default_factory=list)  # other sentences
+    interpolated: dict[str, list[str]] = field(default_factory=dict)  # what -> our names
+    config: str = ""  # the file below `configs/` that describes it
+    overrides: list[str] = field(default_factory=list)  # KEY, VALUE .. that the config needs
 
 
 def load_tensors(path: str, reasons: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """The state dict in a checkpoint, and what was left out of it, see `find_weights` and `split_off`."""
-    loaded, dropped = find_weights(read_checkpoint(path), path)
-    kept, others = split_off(loaded, reasons)
-    return kept, {**dropped, **others}
+    return split_off(find_weights(read_checkpoint(path), path), reasons)
 
 
 def split_off(
@@ -63,21 +59,30 @@ def split_off(
 
 @dataclass(frozen=True)
 class Layout:
-    """The shipped configs nearest to a checkpoint, and the shapes of their model's tensors by our names."""
+    """The shipped config nearest to a checkpoint, and its model's tensors by our names, on the meta device."""
 
-    configs: list[str]
+    config: str
     overrides: list[str]
-    shapes: dict[str, Shape]
+    tensors: dict[str, Tensor]
 
     @classmethod
     def closest(cls, settings: Mapping[str, object], prefix: str = "") -> "Layout":
-        """The layout for `settings` (KEY: value), of the tensors alone whose names have the prefix."""
-        configs, overrides = closest_configs(settings)
-        cfg = setup_config(str(CONFIG_FOLDER / configs[0]), [*overrides, "MODEL.DEVICE", "meta"])
+        """The layout of the config that needs fewest overrides for `settings` (KEY: value), the plainest of these.
+
+        prefix: what the names of its tensors begin with; others are left out.
+        """
+        candidates = {
+            name: {key: value for key, value in settings.items() if attrgetter(key)(cfg) != value}
+            for name, cfg in _shipped_configs().items()
+            if cfg.MODEL.BACKBONE.NAME == settings["MODEL.BACKBONE.NAME"]
+        }
+        config = min(candidates, key=lambda name: len(candidates[name]))
+        overrides = [text for key, value in candidates[config].items() for text in (key, str(value))]
+        cfg = setup_config(str(CONFIG_FOLDER / config), [*overrides, "MODEL.DEVICE", "meta"])
         with torch.device("meta"):
             model = nn.ModuleDict({"backbone": build_backbone(cfg)}) if prefix else build_model(cfg)
-        tensors = model.state_dict().items()
-        return cls(configs, overrides, {name: tuple(t.shape) for name, t in tensors if name.startswith(prefix)})
+        tensors = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(prefix)}
+        return cls(config, overrides, tensors)
 
     def conversion(
         self,
@@ -89,44 +94,29 @@ class Layout:
         """The converted checkpoint; raise `UserError` with all tensors that are missing, unexpected or misshapen.
 
         tensors: by our names. dropped: reason -> names that were left out so far. optional: pattern of names that a
-        checkpoint may lack, all or none of them -> what these are.
+        checkpoint may lack -> what these are.
         """
-        fresh: dict[str, list[str]] = {}
-        for pattern, reason in (optional or {}).items():
-            names = [name for name in self.shapes if re.fullmatch(pattern, name)]
-            if names and tensors.keys().isdisjoint(names):
-                fresh[reason] = names
-        allowed = {name for names in fresh.values() for name in names}
-        surplus = [name for name in tensors if name not in self.shapes]
-        kept = {name: tensor for name, tensor in tensors.items() if name in self.shapes}
+        lacking = {
+            name: tensor for name, tensor in self.tensors.items() if name not in tensors and not name.endswith(_COUNTER)
+        }
+        missing, fresh = split_off(lacking, optional or {})
+        surplus = [name for name in tensors if name not in self.tensors]
+        kept = {name: tensor for name, tensor in tensors.items() if name in self.tensors}
         faults = {
-            "missing": [name for name in self.shapes if name not in kept and name not in allowed],
-            "unexpected": surplus,
+            "missing": list(missing),
+            "unexpected": [name for name in surplus if not name.endswith(_COUNTER)],
             "misshapen": [
-                f"{name} {tuple(kept[name].shape)} instead of {shape}"
-                for name, shape in self.shapes.items()
-                if name in kept and kept[name].shape != shape
+                f"{name} {tuple(tensor.shape)} instead of {tuple(self.tensors[name].shape)}"
+                for name, tensor in kept.items()
+                if tensor.shape != self.tensors[name].shape
             ],
         }
-        faults = {kind: [name for name in names if not name.endswith(_COUNTER)] for kind, names in faults.items()}
         if any(faults.values()):
-            listed = [f"{len(names)} {kind} ({enumerate_names(names)})" for kind, names in faults.items() if names]
+            listed = [f"{len(names)} {kind} ({_first(names)})" for kind, names in faults.items() if names]
             raise UserError(f"{path} does not hold exactly the tensors of its model: {'; '.join(listed)}")
         if surplus:
             dropped = {**dropped, f"{_COUNTER}: frozen norms count no batches": surplus}
-        return Conversion(kept, dropped, fresh, self.configs, self.overrides)
-
-
-def closest_configs(settings: Mapping[str, object]) -> tuple[list[str], list[str]]:
-    """The shipped configs that need fewest overrides, the plainest first, and the `KEY`, `VALUE` .. of these."""
-    candidates = {
-        name: {key: value for key, value in settings.items() if attrgetter(key)(cfg) != value}
-        for name, cfg in _shipped_configs().items()
-        if cfg.MODEL.BACKBONE.NAME == settings["MODEL.BACKBONE.NAME"]
-    }
-    overrides = min(candidates.values(), key=len)
-    names = [name for name, other in candidates.items() if other == overrides]
-    return names, [text for key, value in overrides.items() for text in (key, str(value))]
+        return Conversion(kept, dropped, fresh, config=self.config, overrides=self.overrides)
 
 
 @functools.cache
@@ -139,22 +129,7 @@ def _shipped_configs() -> dict[str, CfgNode]:
     return {name: setup_config(str(CONFIG_FOLDER / name)) for name in sorted(names, key=lambda name: (len(name), name))}
 
 
-def shape_of(state_dict: Mapping[str, Tensor], pattern: str) -> Shape:
-    """The shape of the first tensor whose whole name matches; a `UserError` if there is none."""
-    for name, tensor in state_dict.items():
-        if re.fullmatch(pattern, name):
-            return tuple(tensor.shape)
-    shown = pattern.replace(r"\d+", "*").replace("\\", "")
-    raise UserError(f"the checkpoint is not complete: it has no tensor {shown}")
-
-
-def number_of(state_dict: Mapping[str, Tensor], pattern: str) -> int:
-    """One more than the largest index that the pattern's group finds; 0 where no name matches."""
-    found = (re.fullmatch(pattern, name) for name in state_dict)
-    return max((int(match[1]) + 1 for match in found if match), default=0)
-
-
-def enumerate_names(names: list[str], most: int = 20) -> str:
+def _first(names: list[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -176,11 +151,10 @@ def _in_type(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
-def save_weights(state_dict: dict[str, Tensor], path: str, author: str) -> None:
-    """Write weights atomically, never over another file; in PyTorch's format unless `path` ends in `.safetensors`."""
-    check_output_file(path)
+def save_weights(state_dict: dict[str, Tensor], path: str) -> None:
+    """Write weights atomically; in PyTorch's format unless `path` ends in `.safetensors`."""
     with writing(path, "name another file"), whole_file(path) as file:
         if path.endswith(".safetensors"):
             file.write(safetensors.torch.save({name: tensor.contiguous() for name, tensor in state_dict.items()}))
         else:
-            torch.save({"model": state_dict, "__author__": author}, file)
+            torch.save({"model": state_dict}, file)

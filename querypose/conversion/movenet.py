@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from querypose.conversion.layout import Conversion, Layout, enumerate_names
+from querypose.conversion.layout import Conversion, Layout, split_off
 from querypose.errors import UserError
 
 _ROOT = "StatefulPartitionedCall/"
@@ -16,16 +16,17 @@ _EXTRACTOR = f"{_ROOT}center_net_mobile_net_v2fpn_feature_extractor/model_1/"
 
 # our layer -> the file's; the separable convolutions of the heads are counted from 3, their last ones from 4
 _HEADS = {
-    "center": "center_0",
-    "size": "box_scale_0",
-    "offset": "box_offset_0",
-    "heatmaps": "kpt_heatmap_0",
-    "regression": "kpt_regress_0",
+    "backbone.heads.center": "center_0",
+    "backbone.heads.size": "box_scale_0",
+    "backbone.heads.offset": "box_offset_0",
+    "backbone.heads.heatmaps": "kpt_heatmap_0",
+    "backbone.heads.regression": "kpt_regress_0",
+    "keypoint_offset": "kpt_offset_0",
 }
 _LATERALS = {"4": "conv2d_3", "8": "conv2d_2", "16": "conv2d_1", "32": "conv2d"}
 _SMOOTH = {"16": "separable_conv2d", "8": "separable_conv2d_1", "4": "separable_conv2d_2"}
 _BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # in each stage of the trunk
-_DROPPED = "the head of the keypoints' offsets (kpt_offset_0), which no later stage reads"
+_DROPPED = {r"keypoint_offset\..+": "the head of the keypoints' offsets (kpt_offset_0), which no later stage reads"}
 _OPTIONAL = {r"backbone\.project\..+": "the 1x1 convolutions from the neck to p2 .. p5, which are ours"}
 
 _DTYPES = {"float32": "<f4", "int32": "<i4", "float16": "<f2"}
@@ -33,23 +34,19 @@ _DTYPES = {"float32": "<f4", "int32": "<i4", "float16": "<f2"}
 
 def convert_movenet_file(path: str) -> Conversion:
     """Read `movenet-multipose.json`, and the `.bin` files beside it that it names, as weights of our backbone."""
-    theirs = read_tfjs(path)
-    tensors = {f"backbone.{name}": tensor for name, tensor in _ours(theirs, file_names(), path).items()}
+    tensors, dropped = split_off(movenet_state(path), _DROPPED)
     layout = Layout.closest({"MODEL.BACKBONE.NAME": "build_movenet_backbone"}, "backbone.")
-    dropped = [name for name in theirs if name.startswith(f"{_ROOT}kpt_offset_0/")]
-    return layout.conversion(path, tensors, {_DROPPED: dropped} if dropped else {}, _OPTIONAL)
+    return layout.conversion(path, tensors, dropped, _OPTIONAL)
 
 
 def movenet_state(path: str) -> dict[str, Tensor]:
-    """All weights of the file by our names: "backbone.", and "keypoint_offset." of the head that it lacks."""
-    names = {f"backbone.{ours}": theirs for ours, theirs in file_names().items()}
-    return _ours(read_tfjs(path), names | _head("keypoint_offset", "kpt_offset_0", 8), path)
+    """All weights by our names and in PyTorch's layout: "backbone.", and "keypoint_offset." of the head that it lacks.
 
-
-def _ours(theirs: dict[str, Tensor], names: dict[str, str], path: str) -> dict[str, Tensor]:
-    """The file's tensors that `names`, ours -> the file's, asks for, by our names and in PyTorch's layout."""
+    path: of the .json file.
+    """
+    theirs, names = read_tfjs(path), file_names()
     if missing := [name for name in names.values() if name not in theirs]:
-        lacks = f"it lacks {len(missing)} of its {len(names)} weights ({enumerate_names(missing, 3)})"
+        lacks = f"it lacks {len(missing)} of its {len(names)} weights, first {missing[0]}"
         raise UserError(f"{path} is not MoveNet MultiPose: {lacks}")
     return {ours: _to_torch(theirs[name]) for ours, name in names.items()}
 
@@ -63,7 +60,7 @@ def _to_torch(tensor: Tensor) -> Tensor:
 
 
 def read_tfjs(path: str) -> dict[str, Tensor]:
-    """The float tensors of a TensorFlow.js model, in float32, by their names in its file."""
+    """The tensors of a TensorFlow.js model, in float32, by their names in its file."""
     tensors = {}
     try:
         for group in json.loads(Path(path).read_bytes())["weightsManifest"]:
@@ -73,10 +70,7 @@ def read_tfjs(path: str) -> dict[str, Tensor]:
                 dtype = _DTYPES[entry.get("quantization", entry)["dtype"]]
                 array = np.frombuffer(data, dtype, math.prod(entry["shape"]), start).reshape(entry["shape"])
                 start += array.nbytes
-                if array.dtype.kind == "f":
-                    tensors[entry["name"]] = torch.from_numpy(array.astype(np.float32))
-            if start != len(data):
-                raise ValueError(f"{', '.join(group['paths'])}: {len(data)} bytes instead of {start}")
+                tensors[entry["name"]] = torch.from_numpy(array.astype(np.float32))
     except OSError as error:
         advice = "give movenet-multipose.json, the .bin files beside it"
         raise UserError(f"cannot read {error.filename} ({error.strerror}); {advice}") from error
@@ -96,27 +90,21 @@ def file_names() -> dict[str, str]:
             convs[f"{block}.conv_{ours}"] = f"block_{number}_{theirs}"
     names = {}
     for ours, theirs in convs.items():
-        names[f"trunk.{ours}.weight"] = f"{_EXTRACTOR}model/{theirs}_weights"
-        names[f"trunk.{ours}.bias"] = f"{_EXTRACTOR}model/{theirs}_bn_offset"
+        names[f"backbone.trunk.{ours}.weight"] = f"{_EXTRACTOR}model/{theirs}_weights"
+        names[f"backbone.trunk.{ours}.bias"] = f"{_EXTRACTOR}model/{theirs}_bn_offset"
     for level, theirs in _LATERALS.items():
-        names |= _conv(f"lateral.{level}", f"{_EXTRACTOR}{theirs}")
+        names |= _conv(f"backbone.lateral.{level}", f"{_EXTRACTOR}{theirs}")
     for level, theirs in _SMOOTH.items():
-        names[f"smooth.{level}.0.weight"] = f"{_EXTRACTOR}{theirs}/separable_conv2d/ReadVariableOp"
-        names[f"smooth.{level}.1.weight"] = f"{_EXTRACTOR}{theirs}/separable_conv2d_weights"
-        names[f"smooth.{level}.1.bias"] = f"{_EXTRACTOR}{theirs}/separable_conv2d_bn_offset"
+        names[f"backbone.smooth.{level}.0.weight"] = f"{_EXTRACTOR}{theirs}/separable_conv2d/ReadVariableOp"
+        names[f"backbone.smooth.{level}.1.weight"] = f"{_EXTRACTOR}{theirs}/separable_conv2d_weights"
+        names[f"backbone.smooth.{level}.1.bias"] = f"{_EXTRACTOR}{theirs}/separable_conv2d_bn_offset"
     for number, (ours, theirs) in enumerate(_HEADS.items(), start=3):
-        names |= _head(f"heads.{ours}", theirs, number)
+        separable = f"{_ROOT}{theirs}/separable_conv2d_{number}"
+        names[f"{ours}.0.weight"] = f"{separable}/separable_conv2d/ReadVariableOp"
+        names[f"{ours}.1.weight"] = f"{separable}/separable_conv2d/ReadVariableOp_1"
+        names[f"{ours}.1.bias"] = f"{separable}/BiasAdd/ReadVariableOp"
+        names |= _conv(f"{ours}.3", f"{_ROOT}{theirs}/conv2d_{number + 1}")
     return names
-
-
-def _head(ours: str, theirs: str, number: int) -> dict[str, str]:
-    separable = f"{_ROOT}{theirs}/separable_conv2d_{number}"
-    return {
-        f"{ours}.0.weight": f"{separable}/separable_conv2d/ReadVariableOp",
-        f"{ours}.1.weight": f"{separable}/separable_conv2d/ReadVariableOp_1",
-        f"{ours}.1.bias": f"{separable}/BiasAdd/ReadVariableOp",
-        **_conv(f"{ours}.3", f"{_ROOT}{theirs}/conv2d_{number + 1}"),
-    }
 
 
 def _conv(ours: str, theirs: str) -> dict[str, str]:

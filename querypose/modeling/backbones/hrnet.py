@@ -10,7 +10,6 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from querypose.errors import UserError
 from querypose.modeling.backbones.timm_models import create_timm_model, set_batch_norm
 
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}  # of HRNet's four branches, too
@@ -44,17 +43,15 @@ class HRNetBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        name = cfg.MODEL.HRNET.NAME
-        if not name.startswith("hrnet_"):
-            raise UserError(f"MODEL.HRNET.NAME is '{name}'; give one of timm's HRNets, such as hrnet_w32 or hrnet_w48")
+        hrnet = cfg.MODEL.HRNET
         # index 0 would be the stem at stride 2; without a location the branches are not widened for a classifier
-        bottom_up = create_timm_model("MODEL.HRNET.NAME", name, feature_location="", out_indices=(1, 2, 3, 4))
-        set_batch_norm(bottom_up, cfg.MODEL.HRNET.NORM, "MODEL.HRNET.NORM")
+        bottom_up = create_timm_model("MODEL.HRNET.NAME", hrnet.NAME, feature_location="", out_indices=(1, 2, 3, 4))
+        set_batch_norm(bottom_up, hrnet.NORM, "MODEL.HRNET.NORM")
         return {
             "bottom_up": bottom_up,
             "channels": bottom_up.feature_info.channels(),
             "out_channels": cfg.MODEL.FPN.OUT_CHANNELS,
-            "neck": cfg.MODEL.HRNET.NECK,
+            "neck": hrnet.NECK,
         }
 
     @property

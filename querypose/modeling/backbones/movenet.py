@@ -15,10 +15,9 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# MobileNetV2's stages in timm's notation, and its width
+# MobileNetV2's stages in timm's notation
 MOBILENET_V2 = ["ds_r1_k3_s1_c16", "ir_r2_k3_s2_e6_c24", "ir_r3_k3_s2_e6_c32", "ir_r4_k3_s2_e6_c64"]
 MOBILENET_V2 += ["ir_r3_k3_s1_e6_c96", "ir_r3_k3_s2_e6_c160", "ir_r1_k3_s1_e6_c320"]
-WIDTH = 1.5
 PEAK_CHANNELS = 24
 # stride -> channels in and out of the neck's 1x1 and of its separable 3x3 convolutions
 LATERALS = {"4": (40, PEAK_CHANNELS), "8": (48, 32), "16": (96, 64), "32": (1280, 64)}
@@ -116,7 +115,7 @@ def build_trunk() -> EfficientNet:
         num_classes=0,
         num_features=1280,
         stem_size=32,
-        round_chs_fn=partial(round_channels, multiplier=WIDTH),
+        round_chs_fn=partial(round_channels, multiplier=1.5),
         act_layer=nn.ReLU6,
     )
     for name, module in list(trunk.named_modules()):

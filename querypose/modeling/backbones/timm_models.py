@@ -47,8 +47,8 @@ class TimmBackbone(Backbone):
         self._out_feature_strides = {key: FEATURE_STRIDES[key] for key in out_features}
         channels = self.model.feature_info.channels()
         self._out_feature_channels = {key: channels[index] for key, index in self._indices.items()}
-        self._channels_last = self._probe(name)
-
+        self._channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"  # as of some transformers
+        self._freeze_unused(name)
         set_batch_norm(self.model, norm, "MODEL.TIMM.NORM")
         if frozen and has_batch_norm(self.model):
             raise UserError(f"MODEL.TIMM.NORM '{norm}' changes with every batch; with MODEL.TIMM.FROZEN give FrozenBN")
@@ -68,19 +68,16 @@ class TimmBackbone(Backbone):
             return {key: feature.permute(0, 3, 1, 2) for key, feature in features.items()}
         return features
 
-    def _probe(self, name: str) -> bool:
-        """Run the model once: whether it returns (B, H, W, C), as some of timm's transformers do.
+    def _freeze_unused(self, name: str) -> None:
+        """Freeze the parameters that reach no feature (timm builds some networks whole), found by running the model.
 
-        The image is not square and small, so that a model for one input size or with shapes of its own ends here
-        rather than in the FPN. Parameters that do not reach a feature (timm builds some networks whole) are frozen.
+        The image is not square and small, so that a model for one input size ends here rather than in the FPN.
         """
-        height, width = 64, 96
         parameters = list(self.model.parameters())
         self.model.eval()
         try:
             with torch.enable_grad():
-                features = self.model(torch.zeros(1, 3, height, width))
-                features = [features[index] for index in self._indices.values()]
+                features = self.forward(torch.zeros(1, 3, 64, 96)).values()
                 gradients = torch.autograd.grad([f.sum() for f in features], parameters, allow_unused=True)
         except (RuntimeError, ValueError, AssertionError) as error:
             message = f"the timm model '{name}' does not take images of any size that 32 divides: {error}"
@@ -88,14 +85,6 @@ class TimmBackbone(Backbone):
         self.model.train()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
-        found = [tuple(feature.shape[1:]) for feature in features]
-        sizes = zip(self._out_feature_channels.values(), self._out_feature_strides.values(), strict=True)
-        wanted = [(channels, height // stride, width // stride) for channels, stride in sizes]
-        if found == wanted:
-            return False
-        if found == [(*size, channels) for channels, *size in wanted]:
-            return True
-        raise UserError(f"the timm model '{name}' makes maps {found}, not {wanted}; choose another")
 
 
 def create_timm_model(key: str, name: str, **options: Any) -> Any:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from querypose.errors import UserError
 from querypose.modeling.backbones.hrnet import HRNetBackbone
@@ -27,18 +27,16 @@ def load_timm_weights(backbone: nn.Module, name: str) -> None:
     if not timm.is_model(name.split(".")[0]):
         raise UserError(f"{title}, which timm does not know; timm.list_pretrained() gives the names")
     try:
-        fetched = timm.create_model(name, out_indices=target.feature_info.out_indices, **options).state_dict()
+        fetched = timm.create_model(name, out_indices=target.feature_info.out_indices, **options)
     except Exception as error:  # of the hub, of HTTP, of timm: each its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{title}, which timm cannot load ({reason}); without a network fill timm's cache") from error
-    # BatchNorm's counters are of no use to a pretrained model, and frozen norms have none
-    shapes, found = (
-        {key: tensor.shape for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
-        for state in (target.state_dict(), fetched)
-    )
-    odd = [key for key in {**shapes, **found} if shapes.get(key) != found.get(key)]
-    if odd:
-        number = f"{len(odd)} tensors, first {odd[0]}"
-        raise UserError(f"{title}, which is another architecture than the backbone ({number})")
-    fetched = {key: fetched[key] for key in found}
-    target.load_state_dict(fetched, strict=False)
+    theirs, ours = _without_counters(fetched), _without_counters(target)
+    if {key: tensor.shape for key, tensor in theirs.items()} != {key: tensor.shape for key, tensor in ours.items()}:
+        raise UserError(f"{title}, which is another architecture than the backbone")
+    target.load_state_dict(theirs, strict=False)
+
+
+def _without_counters(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict without BatchNorm's counters, which a pretrained model does not use and frozen norms lack."""
+    return {key: tensor for key, tensor in model.state_dict().items() if not key.endswith("num_batches_tracked")}
