@@ -277,7 +277,6 @@ FLAGS = [
     (f"demo {INPUT} --output out --sigmas -1", "--sigmas"),
     (f"visualize_attention {INPUT} --output truth.json {WEIGHTS}", "truth.json"),
     (f"visualize_attention {INPUT} --output o --stage 9 {WEIGHTS}", "--stage 9"),
-    (f"visualize_attention {INPUT} --output o --persons 0", "--persons 0"),
     (f"visualize_attention {INPUT} --output o", "MODEL.WEIGHTS"),
     (f"export_onnx {CONFIG} --output truth.json {WEIGHTS}", "truth.json exists"),
     (f"export_onnx {CONFIG} --output absent/model.onnx {WEIGHTS}", "cannot write"),

@@ -65,7 +65,7 @@ def test_picture(tmp_path):
     truth = ground_truth_of(num_images=2)
     plot_keypoint_errors(keypoint_errors(truth, results_near(truth, 0.05)), tmp_path / "a" / "plot.png", "things")
     assert Image.open(tmp_path / "a" / "plot.png").size[0] > 300
-    plot_keypoint_errors(keypoint_errors(truth, []), tmp_path / "nobody.png")
+    plot_keypoint_errors(keypoint_errors(truth, []), tmp_path / "nobody.png", "things")
 
 
 RNG = np.random.default_rng(0)

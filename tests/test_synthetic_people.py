@@ -1,11 +1,9 @@
 """The synthetic people: the same images in every run, and labels that agree with the pixels."""
 
-import json
 import multiprocessing
 import os
 import signal
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -153,9 +151,9 @@ def test_an_image_depends_on_its_number_alone():
     np.testing.assert_allclose(annotations[0]["keypoints"][:6], [124.17, 70.88, 2, 126.96, 67.21, 2], atol=0.02)
 
 
-def test_files_are_valid_coco_whatever_the_processes_and_written_anew_when_they_differ(tmp_path, monkeypatch):
-    def write(name, number=12):
-        json_file = write_synthetic_people(tmp_path / name, "val", number, seed=3)
+def test_files_are_valid_coco_whatever_the_processes(tmp_path, monkeypatch):
+    def write(name):
+        json_file = write_synthetic_people(tmp_path / name, "val", 12, seed=3)
         paths = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file() and path.name[0] != ".")
         return json_file, [(path.relative_to(tmp_path / name), path.read_bytes()) for path in paths]
 
@@ -168,9 +166,6 @@ def test_files_are_valid_coco_whatever_the_processes_and_written_anew_when_they_
     assert write("one") == (json_file, content) and os.stat(json_file).st_mtime_ns == changed
     monkeypatch.setattr(dataset, "_IMAGES_PER_TASK", 1)
     assert write("many")[1] == content
-    monkeypatch.setattr(dataset, "VERSION", dataset.VERSION + 1)
-    assert len(write("one", 3)[1]) == 4
-    assert json.loads(Path(json_file).read_text())["info"]["synthetic_people"]["version"] == dataset.VERSION
 
 
 def test_a_killed_run_leaves_nothing_half_done(tmp_path, monkeypatch):
