@@ -12,10 +12,10 @@ from querypose.modeling import decoder as decoder_module
 from querypose.visualization.plots import plot_training, read_curves
 
 
-def write(folder, records, end=""):
+def write(folder, records):
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "metrics.json"
-    file.write_text("".join(json.dumps(record) + "\n" for record in records) + end)
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
     return file
 
 
@@ -48,8 +48,7 @@ def drawn(monkeypatch):
 
 
 def test_one_panel_per_quantity(tmp_path, drawn):
-    file = write(tmp_path, run_records(), end='{"iteration": 100, "tot')
-    plot_training([file], tmp_path / "new" / "curves.png", ["run"])
+    plot_training([write(tmp_path, run_records())], tmp_path / "new" / "curves.png", ["run"])
     panels = {axis.get_title(): axis for axis in drawn[0].axes}
     assert list(panels) == ["total loss", "loss_l1", "keypoints/AP", "bbox/AP", "learning rate"]
     for line in panels["total loss"].lines:  # 5 records need no smoothing
@@ -73,15 +72,9 @@ def test_tool_draws_runs_by_folder_and_file_in_different_colors(tmp_path, drawn)
     assert len({line.get_color() for line in total.lines}) == 2
 
 
-def test_unusable_files_are_rejected(tmp_path):
-    good = write(tmp_path / "good", run_records())
-    for file, output, reason in (
-        (good, "curves.docx", "curves.docx cannot be written: Format 'docx' is not supported"),
-        (good, "good/metrics.json/curves.png", "cannot be written"),
-        (write(tmp_path / "time", [{"iteration": 1, "time": 2.0, "lr": None}]), "a.png", "no losses"),
-    ):
-        with pytest.raises(UserError, match=reason):
-            plot_training([file], tmp_path / output, ["run"])
+def test_a_file_without_curves_is_rejected(tmp_path):
+    with pytest.raises(UserError, match="no losses"):
+        plot_training([write(tmp_path, [{"iteration": 1, "time": 2.0, "lr": None}])], tmp_path / "a.png", ["run"])
 
 
 def test_names_in_the_figure_are_those_of_the_modules(tmp_path, drawn):
@@ -90,12 +83,8 @@ def test_names_in_the_figure_are_those_of_the_modules(tmp_path, drawn):
     model = tiny_model("full")
     decoder, stage = model.decoder, model.decoder.keypoint_stages[0]
     parts = "tower part_embedding part_update self_attention feedforward heads instance_to_part instance_interaction"
-    for owner, names in (
-        (model, "preprocess backbone"),
-        (decoder, "proposal_boxes instance_queries part_queries"),
-        (stage, parts),
-        (decoder_module, "pool_regions"),
-    ):
+    named = {model: "preprocess backbone", decoder: "proposal_boxes instance_queries part_queries", stage: parts}
+    for owner, names in {**named, decoder_module: "pool_regions"}.items():
         assert all(hasattr(owner, name) and name in written for name in names.split())
     for module in (decoder.box_stages[0], stage, stage.part_embedding, stage.part_update, stage.heads, model.criterion):
         assert type(module).__name__ in written

@@ -100,8 +100,6 @@ def test_files_of_samples(data, tmp_path, capsys):
     assert "2 samples are in" in capsys.readouterr().out
     names = sorted(path.name[3:] for path in (tmp_path / "out").iterdir())
     assert names == ["_1.png", "_2.png", "ples.png"]
-    sheet = np.asarray(Image.open(tmp_path / "out" / "samples.png"))
-    assert all((sheet == color).all(axis=2).sum() > 20 for color in SIDE_COLORS.values())
     with pytest.raises(UserError, match="set DATASETS.TEST"):
         main([*given, "--split", "test", *overrides, "()"])
 
@@ -143,9 +141,7 @@ def test_what_the_evaluation_ignores_is_ignored():
 def test_images_in_any_order():
     truth = ground_truth_of(num_images=12, num_persons=6, seed=3)
     results = results_near(truth, noise=0.05)
-    order = np.random.default_rng(0).permutation(12)
-    shuffled = {**truth, "images": [truth["images"][i] for i in order]}
-    assert errors_of(shuffled, results) == [errors_of(truth, results)[i] for i in order]
+    assert errors_of({**truth, "images": truth["images"][::-1]}, results) == errors_of(truth, results)[::-1]
 
 
 def test_results_beside_the_ground_truth(tmp_path, capsys):
@@ -185,7 +181,6 @@ def test_results_beside_the_ground_truth(tmp_path, capsys):
         assert "2.png does not exist" in printed.err and "3 of 4 images" in printed.out
         lines = (out / "images.csv").read_text().splitlines()[1:]
         assert [line.split(",")[1] for line in lines] == list(ids)
-    assert {"0001_1.png", "0003_3.png", "0004_4.png"} <= {path.name for path in out.iterdir()}
 
 
 def test_maps_lie_over_their_boxes_and_leave_the_rest():
@@ -203,12 +198,6 @@ def test_maps_lie_over_their_boxes_and_leave_the_rest():
     assert np.array_equal(overlay_attention(image, np.zeros((0, 2, 4, 4)), np.zeros((0, 4))), image)
 
 
-def test_names_of_parts():
-    cfg = tiny_config()
-    names = part_names(cfg, skeleton_of(cfg))
-    assert len(names) == 7 and names[2] == "left elbow, left wrist"
-
-
 def test_attention_of_each_person_and_a_sheet(tmp_path, capsys, monkeypatch):
     tool = load_tool("visualize_attention")
     monkeypatch.setattr(tool, "PosePredictor", RichPredictor)
@@ -217,6 +206,8 @@ def test_attention_of_each_person_and_a_sheet(tmp_path, capsys, monkeypatch):
     tool.main([*given, "--input", *files, "MODEL.WEIGHTS", "w.pth"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one_attention.png", "one_person1.png"]
     assert RichPredictor.options["opts"] == ["MODEL.WEIGHTS", "w.pth"] and RichPredictor.stage == 1
+    names = part_names(tiny_config(), skeleton_of(tiny_config()))
+    assert len(names) == 7 and names[2] == "left elbow, left wrist"
     assert "none.png: 0 persons" in capsys.readouterr().out
     # the box of 50 x 30 with a tenth around it, from (0, 7) on; the pose five times as large
     image = np.full((60, 100, 3), 80, np.uint8)
