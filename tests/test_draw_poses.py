@@ -82,16 +82,17 @@ def test_what_lies_far_outside_or_is_not_finite_does_no_harm():
     assert not changed(image)[:180].any() and not changed(image)[220:].any()
     for point in ((-300.0, 50.0), (50.0, 1e12), (np.nan, 50.0), (np.inf, 50.0), (900.0, 900.0)):
         assert not changed(draw(predictions(person({1: point})))).any()
-    boxes = [[np.nan] * 4, [600, 10, 700, 90], [-1e12, -1e12, 1e12, 1e12]]
+    boxes = [[np.nan] * 4, [600, 200, 700, 290], [-1e12, -1e12, 1e12, 1e12]]
     image = draw(predictions(np.zeros((3, 6, 3)), boxes), show_boxes=True, show_scores=True)
     assert not changed(image)[20:-10, 30:-10].any() and tuple(image[399, 0]) == PERSON_COLORS[2]
 
 
-def test_fields_of_results_without_boxes():
+def test_fields_of_coco_entries():
     poses = coco_fields([{"keypoints": [float(v) for v in range(18)], "score": 0.7}], 6, "pred")
     assert poses["pred_keypoints"][0, 1].tolist() == [3.5, 4.5, 5] and poses["scores"].tolist() == [0.7]
     assert "pred_boxes" not in poses and changed(draw(poses, show_scores=True)).any()
-    assert not changed(draw(coco_fields([], 6, "gt"))).any()
+    truth = coco_fields([{"keypoints": [0] * 18, "bbox": [10, 20, 30, 40]}], 6, "gt")
+    assert truth["gt_boxes"].tolist() == [[10, 20, 40, 60]] and not changed(draw(coco_fields([], 6, "gt"))).any()
 
 
 def test_unusable_arguments_are_rejected():
@@ -170,11 +171,12 @@ def golden_cases():
     dogs, dog_limbs = np.stack([dog, 0.6 * dog + (230, 60)]), ((0, 1), (1, 2), (1, 3), (1, 4), (2, 5), (2, 6))
     visible = np.full((2, len(DOG), 1), 2.0)
     visible[0, 6], visible[1, 2] = 1, 0  # a hidden paw is hollow, the tail of the second has no label
+    truth = fields("gt", np.concatenate([dogs, visible], axis=2))
     return {
         "coco_small": (COCO, None, (90, 96), fields("pred", small, scores=[0.87]), {}),
         "coco_large": (COCO, None, (960, 1280), fields("pred", large, scores=[0.98, 0.61]), by_person),
         "crowdpose_twenty": (CROWDPOSE, None, (480, 640), twenty, {}),
-        "custom_truth": (DOG, dog_limbs, (160, 380), fields("gt", np.concatenate([dogs, visible], axis=2)), {}),
+        "custom_truth": (DOG, dog_limbs, (160, 380), truth, {"confidence": "none"}),
     }
 
 
