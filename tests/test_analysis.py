@@ -11,7 +11,6 @@ from load_tool import load_tool
 from tiny_model import tiny_config
 
 from querypose.analysis import count_operations, module_table
-from querypose.errors import UserError
 from querypose.reproduction.runs import load_tables
 from querypose.setup_config import setup_config
 
@@ -100,10 +99,9 @@ def test_the_page_is_up_to_date():
     assert PAGE.read_text() == page and f"{make_model_zoo.HEIGHT}x{make_model_zoo.WIDTH} pixels" in page
 
 
-def test_results(tmp_path):
-    (tmp_path / "querypose_R50.json").write_text(json.dumps({"keypoints": {"AP": 12.34}}))
-    assert make_model_zoo.reproduced("querypose_R50", tmp_path) == "12.3"
-    assert make_model_zoo.reproduced("querypose_R101", tmp_path) is None
-    (tmp_path / "querypose_R50.json").write_text("{}")
-    with pytest.raises(UserError, match="holds no keypoint AP; write it with tools/evaluate_results.py"):
-        make_model_zoo.reproduced("querypose_R50", tmp_path)
+def test_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_model_zoo, "zoo_configs", lambda: ["quickstart", "querypose_small"])
+    (tmp_path / "quickstart.json").write_text(json.dumps({"keypoints": {"AP": 12.34}}))
+    (tmp_path / "querypose_small.json").write_text(json.dumps({"bbox": {"AP": 12.34}}))
+    quickstart, small = make_model_zoo.model_zoo_page(tmp_path).partition("|---|\n")[2].splitlines()[:2]
+    assert quickstart.endswith("| 12.3 |") and "[below]" in small

@@ -14,8 +14,8 @@ from PIL import Image
 
 from querypose.errors import UserError
 from querypose.skeleton import SIDE_COLORS, Skeleton, flip_pairs_by_name, known_sigmas, limbs_by_name
-from querypose.visualization.contact_sheet import GAP, PAPER, contact_sheet
-from querypose.visualization.draw_poses import PERSON_COLORS, coco_fields, draw_poses
+from querypose.visualization.draw_poses import PERSON_COLORS, draw_poses
+from querypose.visualization.sheets import GAP, PAPER, SLIT, coco_fields, contact_sheet
 
 FOLDER = Path(__file__).resolve().parent / "data"
 SKELETON = Skeleton(
@@ -82,22 +82,17 @@ def test_what_lies_far_outside_or_is_not_finite_does_no_harm():
     assert not changed(image)[:180].any() and not changed(image)[220:].any()
     for point in ((-300.0, 50.0), (50.0, 1e12), (np.nan, 50.0), (np.inf, 50.0), (900.0, 900.0)):
         assert not changed(draw(predictions(person({1: point})))).any()
-    boxes = [[np.nan] * 4, [600, 10, 700, 90], [-1e12, -1e12, 1e12, 1e12]]
-    image = draw(predictions(np.zeros((3, 6, 3)), boxes), show_boxes=True)
-    assert not changed(image)[10:-10, 10:-10].any() and tuple(image[0, 0]) == PERSON_COLORS[2]
-    draw(predictions(np.zeros((3, 6, 3)), boxes), show_scores=True)
+    boxes = [[np.nan] * 4, [600, 200, 700, 290], [-1e12, -1e12, 1e12, 1e12]]
+    image = draw(predictions(np.zeros((3, 6, 3)), boxes), show_boxes=True, show_scores=True)
+    assert not changed(image)[20:-10, 30:-10].any() and tuple(image[399, 0]) == PERSON_COLORS[2]
 
 
 def test_fields_of_coco_entries():
-    labeled = {"bbox": [10, 20, 30, 40], "keypoints": [float(v) for v in range(18)], "score": 0.7}
-    truth = coco_fields([labeled, {"bbox": [1, 2, 3, 4]}], 6, ground_truth=True, offset=0.0)
-    assert truth["gt_boxes"].tolist() == [[10, 20, 40, 60], [1, 2, 4, 6]] and "scores" not in truth
-    assert truth["gt_keypoints"][0].tolist() == np.arange(18.0).reshape(6, 3).tolist()
-    # as a rule with Detectron2's half pixel
-    poses = coco_fields([labeled], 6, ground_truth=False)
+    poses = coco_fields([{"keypoints": [float(v) for v in range(18)], "score": 0.7}], 6, "pred")
     assert poses["pred_keypoints"][0, 1].tolist() == [3.5, 4.5, 5] and poses["scores"].tolist() == [0.7]
-    assert "pred_boxes" not in coco_fields([{"keypoints": [0] * 18, "score": 0.7}], 6, ground_truth=False)
-    assert not changed(draw(coco_fields([], 6, ground_truth=True))).any()
+    assert "pred_boxes" not in poses and changed(draw(poses, show_scores=True)).any()
+    truth = coco_fields([{"keypoints": [0] * 18, "bbox": [10, 20, 30, 40]}], 6, "gt")
+    assert truth["gt_boxes"].tolist() == [[10, 20, 40, 60]] and not changed(draw(coco_fields([], 6, "gt"))).any()
 
 
 def test_unusable_arguments_are_rejected():
@@ -111,27 +106,24 @@ def plain(color):
     return np.full((30, 40, 3), color, np.uint8)
 
 
-@pytest.mark.parametrize("columns", [1, 2, 3])
-def test_images_are_in_order_and_of_the_same_size(columns):
+def test_images_are_in_order_and_of_the_same_size():
     colors = [[(20 * i + 10, 0, 200), (20 * i + 10, 200, 0)] for i in range(5)]
-    rows = [(plain(truth), plain(found)) for truth, found in colors]
-    sheet = contact_sheet(rows, [f"image {i}" for i in range(5)], columns=columns, cell_size=(120, 90), headings="ab")
+    rows = [("title", [plain(truth), plain(found)]) for truth, found in colors]
+    sheet = contact_sheet(rows, "ab", cell_size=(120, 90))
     pixels = np.array([[np.argwhere((sheet == color).all(axis=2))[[0, -1]] for color in pair] for pair in colors])
     assert (pixels[:, :, 1] - pixels[:, :, 0] == [89, 119]).all(), "in 4:3, they fill their cells of 120 x 90"
     tops, lefts = np.moveaxis(pixels[:, :, 0], -1, 0)
     assert (tops[:, 0] == tops[:, 1]).all() and (lefts[:, 0] + 120 <= lefts[:, 1]).all(), "a pair stands side by side"
     grid = [np.unique(values[:, 0], return_inverse=True)[1].tolist() for values in (tops, lefts)]
-    assert grid == [[i // columns for i in range(5)], [i % columns for i in range(5)]]
+    assert grid == [[0, 0, 1, 1, 2], [0, 1, 0, 1, 0]]
 
 
 def test_titles_and_headings_are_written_and_a_long_title_stays_within_its_tile():
-    rows = [(plain((255, 0, 0)), plain((255, 0, 0)))] * 2
-    options = ({"headings": ("", "")}, {"headings": "ab"}, {"headings": "ab", "titles": ["M" * 500, ""]})
-    bare, headed, titled = (contact_sheet(rows, columns=2, cell_size=(120, 90), **each) for each in options)
-    ink = [(sheet.max(axis=2) < 100).sum() for sheet in (bare, headed, titled)]
-    assert ink[0] == 0 < ink[1] < ink[2] and headed.shape[0] < titled.shape[0]
-    end = GAP + 2 * 120 + GAP // 4
-    assert (titled[:, end : end + GAP] == PAPER).all()
+    images, texts = [plain((255, 0, 0))] * 2, (("", ("", "")), ("", "ab"), ("M" * 500, "ab"))
+    sheets = [contact_sheet([(title, images), ("", images)], names, cell_size=(120, 90)) for title, names in texts]
+    ink = [(sheet.max(axis=2) < 100).sum() for sheet in sheets]
+    end = GAP + 2 * 120 + SLIT
+    assert ink[0] == 0 < ink[1] < ink[2] and (sheets[2][:, end : end + GAP] == PAPER).all()
 
 
 # A person that faces us, in units of its height, x from its middle and y from its top: the left side is on our right.
@@ -174,18 +166,17 @@ def golden_cases():
     crowd = [standing(CROWDPOSE, 45 + 62 * i, 60 + 9 * (i % 3), 190, swing=0.25 * (i % 4)) for i in range(10)]
     crowd += [standing(CROWDPOSE, 40 + 62 * i, 235 + 7 * (i % 2), 220, swing=0.2 * (i % 5)) for i in range(10)]
     twenty = fields("pred", np.stack(crowd), scores=np.linspace(0.99, 0.4, 20))
-    row = np.stack([standing(COCO, 60 + 90 * i, 20, 180, swing=0.3 * i) for i in range(4)])
-    by_person = {"color_by": "person", "show_boxes": False, "confidence": "none"}
+    by_person = {"color_by": "person", "confidence": "none"}
     dog = np.array([(20, 40), (60, 45), (150, 50), (50, 120), (75, 118), (140, 120), (165, 116)], float)
     dogs, dog_limbs = np.stack([dog, 0.6 * dog + (230, 60)]), ((0, 1), (1, 2), (1, 3), (1, 4), (2, 5), (2, 6))
     visible = np.full((2, len(DOG), 1), 2.0)
     visible[0, 6], visible[1, 2] = 1, 0  # a hidden paw is hollow, the tail of the second has no label
+    truth = fields("gt", np.concatenate([dogs, visible], axis=2))
     return {
         "coco_small": (COCO, None, (90, 96), fields("pred", small, scores=[0.87]), {}),
-        "coco_large": (COCO, None, (960, 1280), fields("pred", large, scores=[0.98, 0.61]), {}),
+        "coco_large": (COCO, None, (960, 1280), fields("pred", large, scores=[0.98, 0.61]), by_person),
         "crowdpose_twenty": (CROWDPOSE, None, (480, 640), twenty, {}),
-        "custom_truth": (DOG, dog_limbs, (160, 380), fields("gt", np.concatenate([dogs, visible], axis=2)), {}),
-        "by_person": (COCO, None, (240, 400), fields("pred", row, scores=[0.9] * 4), by_person),
+        "custom_truth": (DOG, dog_limbs, (160, 380), truth, {"confidence": "none"}),
     }
 
 

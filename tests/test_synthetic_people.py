@@ -1,20 +1,16 @@
 """The synthetic people: the same images in every run, and labels that agree with the pixels."""
 
-import json
 import multiprocessing
 import os
 import signal
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES as KEYPOINT_NAMES
 from pycocotools.coco import COCO
 
-from querypose.data import builtin
 from querypose.errors import UserError
 from querypose.synthetic import dataset, scene
 from querypose.synthetic.articulated_person import AVERAGE_SIZE, Body, Pose, sample_appearance
@@ -40,21 +36,6 @@ def seen(figure):
 
 def keypoints_of(annotation):
     return np.array(annotation["keypoints"]).reshape(-1, 3)
-
-
-def test_joints_by_hand():
-    size = AVERAGE_SIZE
-    pose = Pose(arms=np.array([[0, 90, 0, 0], [90, 0, 0, 0]]), legs=np.array([[0, 90, 0, 90], [0, 0, 0, 0]]))
-    at = Body(pose, size, yaw=0).joints
-    # The left arm points to the viewer, the right arm to the image's left; a shank hangs from a level thigh.
-    for end, start, expected in (
-        ("left_elbow", "left_shoulder", [0, 0, size.upper_arm]),
-        ("right_wrist", "right_elbow", [-size.forearm, 0, 0]),
-        ("left_knee", "left_hip", [0, 0, size.thigh]),
-        ("left_ankle", "left_knee", [0, size.shank, 0]),
-        ("left_shoulder", "right_shoulder", [2 * size.shoulder, 0, 0]),
-    ):
-        np.testing.assert_allclose(at[end] - at[start], expected, atol=1e-12)
 
 
 def test_sides_are_the_persons_own_and_what_is_behind_is_hidden():
@@ -135,27 +116,20 @@ def test_the_far_side_of_a_head_and_what_leaves_the_image_are_not_labeled():
     assert annotation["bbox"][1] + annotation["bbox"][3] == SHAPE[0] / SUPERSAMPLING
 
 
-def test_enough_of_everybody_is_visible():
-    for seed in range(25):
-        rng = np.random.default_rng(seed)
-        persons = scene._place_persons(rng, SHAPE, 1.0)
-        owner = scene.owners(persons, SHAPE)
-        scene._place_objects(rng, owner, persons)
-        for number, person in enumerate(persons, start=1):
-            assert (owner[person.scene] == number)[person.silhouette].mean() >= 0.35
-
-
 def test_an_image_depends_on_its_number_alone():
     (image, annotations), _, (again, same) = (render_image("train", index, seed=1) for index in (7, 3, 7))
     assert np.array_equal(image, again) and annotations == same
-    # that of VERSION 2: raise it when this changes
+    # those of VERSION 2: raise it when they change
     assert image.shape == (192, 208, 3) and annotations[0]["bbox"] == pytest.approx([102.5, 55, 51.5, 96], abs=0.5)
+    boxes = [person["bbox"] for index in range(2) for person in render_image("val", index)[1]]
+    first = [[53, 44, 89.5, 141], [49, 79, 74.5, 110], [130.5, 12.5, 46, 124.5]]
+    np.testing.assert_allclose(boxes, [*first, [74, 25.5, 49.5, 82.5], [131.5, 68, 41, 89]], atol=0.5)
     np.testing.assert_allclose(annotations[0]["keypoints"][:6], [124.17, 70.88, 2, 126.96, 67.21, 2], atol=0.02)
 
 
-def test_files_are_valid_coco_whatever_the_processes_and_written_anew_when_they_differ(tmp_path, monkeypatch):
-    def write(name, number=12):
-        json_file = write_synthetic_people(tmp_path / name, "val", number, seed=3)
+def test_files_are_valid_coco_whatever_the_processes(tmp_path, monkeypatch):
+    def write(name):
+        json_file = write_synthetic_people(tmp_path / name, "val", 12, seed=3)
         paths = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file() and path.name[0] != ".")
         return json_file, [(path.relative_to(tmp_path / name), path.read_bytes()) for path in paths]
 
@@ -168,9 +142,6 @@ def test_files_are_valid_coco_whatever_the_processes_and_written_anew_when_they_
     assert write("one") == (json_file, content) and os.stat(json_file).st_mtime_ns == changed
     monkeypatch.setattr(dataset, "_IMAGES_PER_TASK", 1)
     assert write("many")[1] == content
-    monkeypatch.setattr(dataset, "VERSION", dataset.VERSION + 1)
-    assert len(write("one", 3)[1]) == 4
-    assert json.loads(Path(json_file).read_text())["info"]["synthetic_people"]["version"] == dataset.VERSION
 
 
 def test_a_killed_run_leaves_nothing_half_done(tmp_path, monkeypatch):
@@ -211,16 +182,3 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "people").write_text("a file where the folder should be")
     with pytest.raises(UserError, match="cannot write to"):
         write_synthetic_people(tmp_path / "people", "val", 3)
-
-
-def test_registered_sets_are_rendered_when_they_are_loaded(tmp_path, monkeypatch):
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        coco = {name: entry for name, entry in catalog.data.items() if name.startswith("keypoints_coco")}
-        monkeypatch.setattr(catalog, "data", coco)
-    monkeypatch.setattr(builtin, "SPLIT_SIZES", {"train": 4, "minitrain": 2, "val": 3})
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    builtin.register_all()
-    assert not any(tmp_path.iterdir())  # registration renders nothing
-    dicts = DatasetCatalog.get("synthetic_people_val")
-    assert len(dicts) == 3 and all(os.path.isfile(record["file_name"]) for record in dicts)
-    assert not os.path.exists(MetadataCatalog.get("synthetic_people_train").json_file)

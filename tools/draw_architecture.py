@@ -16,10 +16,6 @@ from querypose.visualization.plots import save_figure
 IMAGE, BOX, KEYPOINT, QUERY, RESULT = "#eeeeee", "#cfe6f5", "#fbdcc6", "#fff3b8", "#cdeee0"
 LINE = "#333333"
 
-TITLES = {
-    81: "The model: meta_arch.QueryPose",
-    31: "Inside a stage: keypoint_stage.KeypointStage, for each of R persons",
-}
 # left, bottom, width, height, color, title, text
 BOXES = (
     (2, 60, 13, 10, IMAGE, "preprocess", "image\n(3, H, W)"),
@@ -65,8 +61,9 @@ def draw_architecture(path):
     def write(x, y, text, size=8.2, ha="center", weight="normal"):
         axes.text(x, y, text, fontsize=size, ha=ha, weight=weight, va="center", color="black", linespacing=1.25)
 
-    for y, text in TITLES.items():
-        write(2, y, text, size=12, ha="left", weight="bold")
+    title_style = {"size": 12, "ha": "left", "weight": "bold"}
+    write(2, 81, "The model: meta_arch.QueryPose", **title_style)
+    write(2, 31, "Inside a stage: keypoint_stage.KeypointStage, for each of R persons", **title_style)
     for left, bottom, width, height, color, title, text in BOXES:
         style = "round,pad=0,rounding_size=1"
         axes.add_patch(FancyBboxPatch((left, bottom), width, height, style, fc=color, ec=LINE, lw=1))

@@ -12,7 +12,7 @@ from pathlib import Path
 from detectron2.config import get_cfg
 
 from querypose import config
-from querypose.atomic_io import check_output_file, writing
+from querypose.atomic_io import writing
 from querypose.config_checks import leaves, valid_values
 from querypose.errors import exit_on_user_error
 
@@ -47,7 +47,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="the page to write; an older one is replaced")
     args = parser.parse_args()
-    check_output_file(args.output, replaces=True)
     with writing(args.output):
         args.output.write_text(config_reference_page(), encoding="utf-8")
     print(f"wrote {args.output}")

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from querypose.analysis import count_operations
-from querypose.atomic_io import check_output_file, writing
+from querypose.atomic_io import writing
 from querypose.data.annotations import read_json
 from querypose.errors import UserError, exit_on_user_error
 from querypose.reproduction.runs import REPOSITORY
@@ -25,17 +25,6 @@ def zoo_configs() -> list[str]:
     return [path.relative_to(CONFIG_FOLDER).with_suffix("").as_posix() for path in paths]
 
 
-def reproduced(config: str, results: Path) -> str | None:
-    """Keypoint AP in percent from `<results>/<config>.json`, if there is one."""
-    path = results / f"{config}.json"
-    if not path.is_file():
-        return None
-    ap = read_json(path, "metrics").get("keypoints", {}).get("AP")
-    if ap is None:
-        raise UserError(f"{path} holds no keypoint AP; write it with tools/evaluate_results.py --output {path}")
-    return f"{ap:.1f}"
-
-
 def model_zoo_page(results: Path | None = None) -> str:
     """docs/MODEL_ZOO.md with the costs counted anew, and AP from `results`, a folder of metrics by config, if given."""
     before, line, rest = PAGE.read_text(encoding="utf-8").partition("|---|\n")
@@ -50,7 +39,9 @@ def model_zoo_page(results: Path | None = None) -> str:
         parts = ("backbone", "decoder.box_stages", "decoder.keypoint_stages", "")
         costs = [f"{cost:.1f}" for cost in (parameters / 1e6, *(operations[part] / 1e9 for part in parts))]
         paper, ours = reported.get(config, ("-", "not yet reproduced"))
-        ours = (reproduced(config, results) if results else None) or ours
+        if results and (file := results / f"{config}.json").is_file():
+            metrics = read_json(file, "metrics")
+            ours = f"{metrics['keypoints']['AP']:.1f}" if "keypoints" in metrics else ours
         node = cfg.MODEL.QUERYPOSE
         lines.append(f"| {' | '.join([f'`{config}`', node.VARIANT, str(node.NUM_QUERIES), *costs, paper, ours])} |")
     return before + line + "\n".join(lines) + empty_line + after
@@ -61,7 +52,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the page to write; an older one is replaced")
     parser.add_argument("--results", type=Path, help="folder of metrics, CONFIG.json of tools/evaluate_results.py")
     args = parser.parse_args()
-    check_output_file(args.output, replaces=True)
     if args.results and not args.results.is_dir():
         raise UserError(f"--results {args.results} is not a folder; give a folder of metrics, or omit the option")
     with writing(args.output):

@@ -22,7 +22,7 @@ from querypose.data.coco_keypoints import annotation_file
 from querypose.engine import train_net
 from querypose.errors import UserError, exit_on_user_error
 from querypose.setup_config import setup_config
-from querypose.visualization.contact_sheet import prediction_sheet
+from querypose.visualization.sheets import prediction_sheet
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/overfit.yaml"
 MIN_AREA = 48**2  # pixels; smaller persons cover only a few locations of the feature map

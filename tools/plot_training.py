@@ -16,13 +16,11 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="output folders of training, or their metrics.json")
     parser.add_argument("--output", required=True, metavar="PNG", help="the plot to write: .png, .svg or .pdf")
-    parser.add_argument("--labels", nargs="+", metavar="NAME", help="the runs' names (default: their folders')")
-    parser.add_argument("--smoothing", type=int, metavar="N", help="records in the running mean (default: a fiftieth)")
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="the runs' names (default: as given)")
     args = parser.parse_args(arguments)
-    if args.smoothing is not None and args.smoothing < 1:
-        parser.error("--smoothing must be at least 1")
     files = [Path(run) / "metrics.json" if Path(run).is_dir() else Path(run) for run in args.runs]
-    print(f"written: {plot_training(files, args.output, labels=args.labels, smoothing=args.smoothing)}")
+    plot_training(files, args.output, args.labels or args.runs)
+    print(f"written: {args.output}")
 
 
 if __name__ == "__main__":

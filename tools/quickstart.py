@@ -32,8 +32,8 @@ from querypose.engine.train_net import speed_up_cpu_training
 from querypose.errors import UserError, exit_on_user_error
 from querypose.predictor import load_weights
 from querypose.setup_config import setup_config
-from querypose.visualization.contact_sheet import prediction_sheet
 from querypose.visualization.plots import plot_training
+from querypose.visualization.sheets import prediction_sheet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = REPOSITORY / "configs/quickstart.yaml"

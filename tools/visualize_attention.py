@@ -18,32 +18,27 @@ from querypose.demo.inputs import output_names
 from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.image_io import read_image_rgb
 from querypose.structures import SCORE_THRESHOLD
-from querypose.visualization.contact_sheet import write_sheets
 from querypose.visualization.draw_poses import part_names
-from querypose.visualization.result_sheets import attention_panels
+from querypose.visualization.sheets import attention_panels, write_sheets
 
 CELL = (200, 240)  # width and height of a part's image in pixels
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
-    parser.add_argument("--input", required=True, nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
-    parser.add_argument("--stage", type=int, help="1 is the first; default the last")
-    shown = "leave out persons below it (default %(default)s)"
-    parser.add_argument("--score-threshold", type=float, default=SCORE_THRESHOLD, help=shown)
-    parser.add_argument("--persons", type=int, default=10, help="most persons of an image, the best (default 10)")
-    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
+    add = parser.add_argument
+    add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
+    add("--input", required=True, nargs="+", metavar="IMAGE", help="image files")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
+    add("--stage", type=int, help="1 is the first; default the last")
+    add("--score-threshold", type=float, default=SCORE_THRESHOLD, help="leave out poses below it (default %(default)s)")
+    add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
     args.input, args.opts = split_overrides(args.input, args.opts)
     if not args.input:
         parser.error("--input needs at least one image")
-    if args.persons < 1:
-        parser.error(f"--persons {args.persons} must be at least 1")
 
-    options = {"score_threshold": args.score_threshold, "top_k": args.persons, "opts": args.opts}
-    predictor = PosePredictor(args.config_file, **options)
+    predictor = PosePredictor(args.config_file, score_threshold=args.score_threshold, opts=args.opts)
     num_stages = predictor.cfg.MODEL.QUERYPOSE.NUM_STAGES
     stage = num_stages if args.stage is None else args.stage
     if not 1 <= stage <= num_stages:
@@ -61,7 +56,7 @@ def main(arguments=None):
         sheets = []
         for i, score in enumerate(persons.scores.tolist()):
             panels = attention_panels(image, persons, i, CELL[1])
-            sheets.append((f"{stem}_person{i + 1}.png", f"person {i + 1}, score {score:.2f}", panels))
+            sheets.append((f"{stem}_person{i + 1}.png", (f"person {i + 1}, score {score:.2f}", panels)))
         write_sheets(sheets, args.output, f"{stem}_attention.png", headings, columns=1, cell_size=CELL)
         print(f"{path}: {len(persons)} persons, attention of stage {stage} in {args.output}")
     return 2 if failed else 0

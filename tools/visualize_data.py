@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 r"""Visualize training samples as the model receives them, augmented, with boxes, keypoints, limbs, beside their flips.
 
-Examples:
-    python tools/visualize_data.py --config-file configs/quickstart.yaml --output samples
+Example:
     python tools/visualize_data.py --config-file configs/querypose_R50.yaml --output samples --number 40 \
         DATASETS.TRAIN "('mine/train.json@mine/pictures',)"
 
@@ -15,8 +14,7 @@ from pathlib import Path
 
 from querypose.errors import exit_on_user_error
 from querypose.setup_config import setup_config
-from querypose.visualization.contact_sheet import write_sheets
-from querypose.visualization.result_sheets import SampleMaker
+from querypose.visualization.sheets import sample_sheets, write_sheets
 
 
 def main(arguments=None):
@@ -31,11 +29,9 @@ def main(arguments=None):
     if args.number < 1 or args.seed < 0:
         parser.error("--number must be at least 1 and --seed at least 0")
 
-    maker = SampleMaker(setup_config(args.config_file, args.opts), args.split)
-    sheets = maker.sheets(args.number, args.seed)
-    write_sheets(sheets, args.output, "samples.png", ("sample: left blue, right orange", "mirrored"))
-    total = len(maker.records)
-    print(f"{min(args.number, total)} samples of {total} images are in {args.output}; see samples.png")
+    sheets = sample_sheets(setup_config(args.config_file, args.opts), args.split, args.number, args.seed)
+    written = write_sheets(sheets, args.output, "samples.png", ("sample: left blue, right orange", "mirrored"))
+    print(f"{written} samples are in {args.output}; see samples.png")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 r"""Draw results in COCO's format beside the ground truth, the worst images first, with a table of their errors.
 
-Examples:
-    python tools/visualize_results.py --dataset keypoints_coco_2017_val \
-        --results output/inference/coco_instances_results.json --output worst
+Example:
     python tools/visualize_results.py --dataset mine/val.json@mine/pictures --results results.json --output best \
         --sort best --number 50
 
@@ -12,18 +10,19 @@ error is 1 minus the mean OKS; missed persons (no pose of OKS 0.5) and false pos
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
 from querypose.data.annotations import read_json
 from querypose.data.coco_keypoints import resolve_dataset
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import exit_on_user_error
 from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.evaluation.matching import match_poses
 from querypose.structures import SCORE_THRESHOLD
-from querypose.visualization.result_sheets import write_results
+from querypose.visualization.sheets import result_sheets, write_error_table, write_sheets
 
 
 def main(arguments=None):
@@ -33,11 +32,8 @@ def main(arguments=None):
     add("--results", required=True, metavar="JSON", help="results in COCO's format, with keypoints")
     add("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
     add("--number", type=int, default=24, metavar="N", help="images to draw (default 24)")
-    orders = "which come first; none: as in the file (default worst)"
-    add("--sort", choices=("worst", "best", "none"), default="worst", help=orders)
-    shown = "leave out poses below it, also from errors (default %(default)s)"
-    add("--score-threshold", type=float, default=SCORE_THRESHOLD, help=shown)
-    add("--keypoint-threshold", type=float, default=0.0, help="draw no keypoints below it; they still count")
+    add("--sort", choices=("worst", "best", "none"), default="worst", help="which come first; none: as in the file")
+    add("--score-threshold", type=float, default=SCORE_THRESHOLD, help="leave out poses below it (default %(default)s)")
     args = parser.parse_args(arguments)
     if args.number < 1:
         parser.error("--number must be at least 1")
@@ -51,18 +47,16 @@ def main(arguments=None):
         sign = 1 if args.sort == "best" else -1
         # images with neither persons nor poses are last
         errors.sort(key=lambda error: (len(error.best_oks) + error.false_positives == 0, sign * error.error))
-    limits = {"score_threshold": args.score_threshold, "keypoint_threshold": args.keypoint_threshold}
-    failures = write_results(args.output, truth, results, image_root, errors, args.number, **limits)
-    if failures:
-        raise UserError(f"{len(failures)} images could not be drawn, the others are in {args.output}: {failures[0]}")
+    sheets = result_sheets(truth, results, image_root, errors[: args.number])
+    written = write_sheets(sheets, args.output, "images.png", ("ground truth", "results"))
+    write_error_table(args.output / "images.csv", truth, errors)
     mean = sum(error.error for error in errors) / len(errors)
     persons, found = sum(len(error.best_oks) for error in errors), sum(len(error.pairs) for error in errors)
-    print(
-        f"{min(args.number, len(errors))} of {len(errors)} images are in {args.output}, all in images.csv; mean error "
-        f"{mean:.3f}, {found} of {persons} persons found"
-    )
+    print(f"{written} of {len(errors)} images are in {args.output}, all in images.csv")
+    print(f"mean error {mean:.3f}, {found} of {persons} persons found")
+    return 2 if written < min(args.number, len(errors)) else 0
 
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        main()
+        sys.exit(main())

@@ -1,6 +1,5 @@
 """A data set of synthetic people in COCO's format, rendered on demand: no download, and exact labels."""
 
-import contextlib
 import fcntl
 import functools
 import json
@@ -8,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from tqdm import tqdm
 from querypose.atomic_io import writing
 from querypose.synthetic.scene import Annotations, render_image
 
-# Raise it whenever the images or labels change: sets of different versions are never mixed.
+# Raise it whenever the images or labels change: the folders of different versions have different names.
 VERSION = 2
 SPLIT_SIZES = {"train": 8000, "minitrain": 2000, "val": 300}
 
@@ -43,54 +41,37 @@ def write_synthetic_people(folder: str | Path, split: str, num_images: int, seed
     """
     folder = Path(folder)
     json_file = folder / "annotations" / f"person_keypoints_{split}.json"
-    wanted = {"version": VERSION, "seed": seed, "num_images": num_images}
-    if _is_complete(json_file, folder / split, wanted):
-        return str(json_file)
-    with writing(folder, "free some space, or set DETECTRON2_DATASETS to a folder that can be written"):
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        # A record lock: flock would outlive a killed parent in its worker processes.
-        with open(folder / f".{split}.lock", "w") as lock:
-            fcntl.lockf(lock, fcntl.LOCK_EX)
-            if not _is_complete(json_file, folder / split, wanted):
-                _write_split(folder, split, json_file, wanted)
+    if not json_file.is_file():
+        with writing(folder, "free some space, or set DETECTRON2_DATASETS to a folder that can be written"):
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            # A record lock: flock would outlive a killed parent in its worker processes.
+            with open(folder / f".{split}.lock", "w") as lock:
+                fcntl.lockf(lock, fcntl.LOCK_EX)
+                if not json_file.is_file():  # not even now
+                    _write_split(folder, split, num_images, seed, json_file)
     return str(json_file)
 
 
-def _is_complete(json_file: Path, images_folder: Path, wanted: dict[str, int]) -> bool:
-    try:
-        written = json.loads(json_file.read_bytes())["info"]["synthetic_people"]
-        return bool(written == wanted and images_folder.is_dir())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _write_split(folder: Path, split: str, json_file: Path, wanted: dict[str, int]) -> None:
+def _write_split(folder: Path, split: str, number: int, seed: int, json_file: Path) -> None:
     for leftover in folder.glob(f".{split}.partial-*"):  # of killed runs: only the holder of the lock writes
         shutil.rmtree(leftover, ignore_errors=True)
     images_folder, partial = folder / split, folder / f".{split}.partial-{os.getpid()}"
     partial.mkdir()
     images: list[dict[str, Any]] = []
     annotations: Annotations = []
-    number, render = wanted["num_images"], functools.partial(_render_file, partial, split, wanted["seed"])
+    render = functools.partial(_render_file, partial, split, seed)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = min(cores, number // _IMAGES_PER_TASK)
-    with contextlib.ExitStack() as stack:
-        rendered: Iterable[Any] = map(render, range(number))
-        # A daemon, such as a worker of a data loader, may not have children.
-        if processes > 1 and not multiprocessing.current_process().daemon:
-            pool = stack.enter_context(multiprocessing.get_context("fork").Pool(processes, _start_worker))
-            rendered = pool.imap(render, range(number), chunksize=_IMAGES_PER_TASK)
-        title = f"rendering synthetic people ({split})"
+    processes, title = min(cores, 1 + number // _IMAGES_PER_TASK), f"rendering synthetic people ({split})"
+    with multiprocessing.get_context("fork").Pool(processes, _start_worker) as pool:
+        rendered = pool.imap(render, range(number), chunksize=_IMAGES_PER_TASK)
         for image, persons in tqdm(rendered, total=number, desc=title, unit="image", disable=None):
             images.append(image)
-            annotations += [
-                {"id": len(annotations) + i, "image_id": image["id"], **p} for i, p in enumerate(persons, 1)
-            ]
-    info = {"description": "synthetic people of QueryPose", "synthetic_people": wanted}
-    content = {"info": info, "licenses": [], "images": images, "annotations": annotations, "categories": [CATEGORY]}
+            for person in persons:
+                annotations.append({"id": len(annotations) + 1, "image_id": image["id"], **person})
+    info = {"description": "synthetic people of QueryPose", "version": VERSION, "seed": seed}
+    content = {"info": info, "images": images, "annotations": annotations, "categories": [CATEGORY]}
     (partial / json_file.name).write_text(json.dumps(content))
-    # The label file vouches for the images: it is removed first and written last.
-    json_file.unlink(missing_ok=True)
+    # The label file vouches for the images: it is written last.
     shutil.rmtree(images_folder, ignore_errors=True)
     os.replace(partial, images_folder)
     os.replace(images_folder / json_file.name, json_file)

@@ -17,7 +17,6 @@ from querypose.synthetic.articulated_person import FACE_DIRECTIONS, HEAD_ELONGAT
 SUPERSAMPLING = 2
 # Values of the part map. A prop (backpack, stool) hides the background but is no part of the person.
 BACKGROUND, PROP = 0, 255
-_SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
 
 _PART_NAMES = ("torso", "pelvis", "skirt", "neck", "head", "hair") + tuple(
     f"{side}_{part}" for side in SIDES for part in ("ear", "upper_arm", "forearm", "hand", "thigh", "shank", "foot")
@@ -99,11 +98,11 @@ class RenderedPerson:
         return ~self.behind & shown
 
     def polygon(self, points: np.ndarray, color: np.ndarray, part: int | None = None) -> None:
-        points = np.rint((points[:, :2] - 0.5) * (1 << _SHIFT)).astype(np.int32)
+        points = np.rint((points[:, :2] - 0.5) * 16).astype(np.int32)
         rgb = tuple(int(min(max(c, 0), 255)) for c in color)
-        cv2.fillConvexPoly(self.color, points, rgb, cv2.LINE_8, _SHIFT)
+        cv2.fillConvexPoly(self.color, points, rgb, cv2.LINE_8, shift=4)
         if part is not None:
-            cv2.fillConvexPoly(self.parts, points, part, cv2.LINE_8, _SHIFT)
+            cv2.fillConvexPoly(self.parts, points, part, cv2.LINE_8, shift=4)
 
     def solid(self, outline: np.ndarray, inner: np.ndarray, color: np.ndarray, part: int | None) -> None:
         """A closed shape with a dark rim: `outline` is the whole shape, `inner` the shape without its rim."""

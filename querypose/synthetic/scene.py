@@ -14,15 +14,12 @@ from querypose.synthetic.person_drawing import BACKGROUND, SUPERSAMPLING, Render
 Annotations = list[dict[str, Any]]
 Shape = tuple[int, int]
 
-MIN_LABELLED_KEYPOINTS = 4
 MIN_VISIBLE_SHARE = 0.38  # of a person's silhouette within the image
-MIN_SHARE_INSIDE = 0.45  # of a person's silhouette
 
 _HEIGHT, _WIDTHS = 192, (160, 192, 208, 224, 240, 256)
 _PERSON_COUNTS = (0.34, 0.30, 0.20, 0.10, 0.06)  # shares of images with one person, two ...
 _MAX_STATURES = (0.98, 0.95, 0.88, 0.76, 0.70)  # many people fit only when they are smaller
 _ON_FACE = np.array([name in FACE_DIRECTIONS for name in KEYPOINT_NAMES])
-_OBJECT = 100  # owner of pixels that a foreground object covers
 
 
 class PlacedPerson:
@@ -34,8 +31,8 @@ class PlacedPerson:
     def __init__(self, rendered: RenderedPerson, column: int, row: int, shape: Shape):
         self.rendered = rendered
         height, width = rendered.parts.shape
-        self.top, self.left = max(row, 0), max(column, 0)
-        bottom, right = max(min(row + height, shape[0]), self.top), max(min(column + width, shape[1]), self.left)
+        ends = np.clip([[row, column], [row + height, column + width]], 0, shape)
+        (self.top, self.left), (bottom, right) = ends.tolist()
         self.scene = np.s_[self.top : bottom, self.left : right]
         own = np.s_[self.top - row : bottom - row, self.left - column : right - column]
         self.color, self.silhouette = rendered.color[own], rendered.silhouette[own]
@@ -46,9 +43,9 @@ class PlacedPerson:
 
     @property
     def is_inside(self) -> bool:
-        """Whether enough of the person is within the scene to be annotated."""
-        inside = np.count_nonzero(self.silhouette) >= MIN_SHARE_INSIDE * np.count_nonzero(self.rendered.silhouette)
-        return bool(inside and self.labeled.sum() >= MIN_LABELLED_KEYPOINTS)
+        """Whether enough of the person is within the scene to be annotated: 45% of the silhouette, four keypoints."""
+        is_large = np.count_nonzero(self.silhouette) >= 0.45 * np.count_nonzero(self.rendered.silhouette)
+        return bool(is_large and self.labeled.sum() >= 4)
 
 
 def render_image(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, Annotations]:
@@ -97,10 +94,8 @@ def _place_persons(rng: Rng, shape: Shape, light: float) -> list[PlacedPerson]:
     persons: list[PlacedPerson] = []
     for stature in statures:
         pixels = stature * shape[0] / SUPERSAMPLING
-        person = _place_person(rng, pixels, light, taken)
-        while person is None and not persons:  # the first person must fit, however narrow the image
-            pixels *= 0.9
-            person = _place_person(rng, pixels, light, taken)
+        while (person := _place_person(rng, pixels, light, taken)) is None and not persons:
+            pixels *= 0.9  # the first person must fit, however narrow the image
         if person is not None:
             taken[person.scene] |= person.drawn
             persons.append(person)
@@ -157,7 +152,7 @@ def _place_objects(rng: Rng, owner: np.ndarray, persons: list[PlacedPerson]) -> 
             draw = partial(_bush, (x, y), size, rng.uniform(-1, 1, (5, 2)))
             color = color * [0.5, 0.8, 0.4]
         trial = owner.copy()
-        draw(trial, _OBJECT)
+        draw(trial, 100)  # which is nobody's number
         if all(np.mean(trial[p.scene][p.silhouette] == n) >= MIN_VISIBLE_SHARE for n, p in enumerate(persons, start=1)):
             owner[:] = trial
             objects.append((draw, color))

@@ -4,12 +4,13 @@ Coordinates are Detectron2's, where the first pixel's center is (0.5, 0.5). Open
 (0, 0), hence every `- 0.5` here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from PIL import Image, ImageDraw, ImageFont
 
@@ -26,7 +27,6 @@ PERSON_COLORS = (
 CASING_COLOR = (20, 20, 20)
 COLOR_BY = ("side", "person")
 CONFIDENCE = ("both", "size", "opacity", "none")
-_CROWD = 8  # boxes of more persons than that are thinner, so that they do not hide the limbs
 _FAR = 1e6  # pixels; OpenCV's fixed-point coordinates overflow beyond some hundred millions
 
 _Color = tuple[int, int, int]
@@ -74,19 +74,23 @@ def draw_poses(
     canvas = cv2.resize(image_rgb, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
 
     keypoints = keypoints * (scale, scale, 1.0)
-    extents = _boxes_around(keypoints, keypoint_threshold) if boxes is None else boxes * scale
+    marks = _marks(keypoints, keypoint_threshold, confidence, kind == "gt")
+    extents = _boxes_around(keypoints, marks) if boxes is None else boxes * scale
     areas = np.nan_to_num(np.maximum(extents[:, 2:] - extents[:, :2], 0.0).prod(axis=1), nan=0.0)
     shown = np.full(len(keypoints), True) if scores is None else scores >= score_threshold
     # Large persons first: the marks of a small one in front of them, or behind, then stay on top.
     persons = sorted(np.flatnonzero(shown).tolist(), key=lambda i: -areas[i])
     ids = fields["track_ids"].tolist() if "track_ids" in fields else range(len(keypoints))
     colors = [PERSON_COLORS[i % len(PERSON_COLORS)] if i >= 0 else CASING_COLOR for i in ids]
-    corners = {i: c for i in persons if (c := _visible_corners(canvas, extents[i]))}
+    # Clipped before rounding, since a box may lie beyond what an integer holds.
+    clipped = np.clip(extents - 0.5, 0, np.tile(size, 2) - 1).round()
+    inside = (extents[:, :2] < size) & (extents[:, 2:] > 0)
+    corners = {i: clipped[i].astype(int).tolist() for i in persons if inside[i].all()}
     if show_boxes and boxes is not None:
-        thickness = max(1, round((0.003 if len(persons) <= _CROWD else 0.0015) * max(size)))
+        # thinner in a crowd, so that they do not hide the limbs
+        thickness = max(1, round((0.003 if len(persons) <= 8 else 0.0015) * max(size)))
         for i, (x0, y0, x1, y1) in corners.items():
             cv2.rectangle(canvas, (x0, y0), (x1, y1), colors[i], thickness)
-    marks = _marks(keypoints, keypoint_threshold, confidence, kind == "gt")
     for i in persons:
         # Half the width of a limb, in pixels: by the person's size, within what is legible on this canvas.
         half_width = float(np.clip(0.007 * np.sqrt(areas[i]), 0.9, max(1.2, 0.005 * max(size))))
@@ -100,25 +104,24 @@ def draw_poses(
     return canvas
 
 
-def _boxes_around(keypoints: np.ndarray, threshold: float) -> np.ndarray:
-    """The boxes (n, 4) around the keypoints (n, K, 3) whose confidence reaches `threshold`, inverted without any."""
-    used = ((keypoints[..., 2] >= threshold) & np.isfinite(keypoints).all(axis=-1))[..., None]
-    low, high = (np.where(used, keypoints[..., :2], limit) for limit in (_FAR, -_FAR))
+def _boxes_around(keypoints: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """The boxes (n, 4) around the keypoints (n, K, 3) that are not left out, inverted without any."""
+    low, high = (np.where(np.isnan(marks[..., :1]), limit, keypoints[..., :2]) for limit in (_FAR, -_FAR))
     return np.concatenate([low.min(axis=1), high.max(axis=1)], axis=1)
 
 
 def _marks(keypoints: np.ndarray, threshold: float, confidence: str, ground_truth: bool) -> np.ndarray:
     """Opacity, relative size, at most 1 and NaN if left out, and hollowness of keypoints (n, K, 3): (n, K, 3)."""
     third = keypoints[..., 2]
+    hidden = (third == 1) & ground_truth
     if ground_truth:
-        strength = np.select([third == 2, third == 1], [1.0, 0.4], np.nan)
-    else:
-        strength = np.where(third >= threshold, (third - threshold) / max(1.0 - threshold, 1e-6), np.nan).clip(max=1)
-    strength[~np.isfinite(keypoints).all(axis=-1)] = np.nan
+        third, threshold, confidence = np.select([third == 2, hidden], [1.0, 0.4], -1.0), 0.0, "both"
+    shown = (third >= threshold) & np.isfinite(keypoints).all(axis=-1)
+    strength = np.where(shown, (third - threshold) / max(1.0 - threshold, 1e-6), np.nan).clip(max=1)
     constant = 1 + 0 * strength
-    opacity = 0.4 + 0.6 * (strength if ground_truth or confidence in ("opacity", "both") else constant)
-    size = 0.6 + 0.4 * (strength if ground_truth or confidence in ("size", "both") else constant)
-    return np.stack([opacity, size, (third == 1) & ground_truth], axis=-1)
+    opacity = 0.4 + 0.6 * (strength if confidence in ("opacity", "both") else constant)
+    size = 0.6 + 0.4 * (strength if confidence in ("size", "both") else constant)
+    return np.stack([opacity, size, hidden], axis=-1)
 
 
 def _draw_person(
@@ -173,15 +176,6 @@ def _fill_capsule(
     region[:] = layer if opacity >= 1 else cv2.addWeighted(layer, opacity, region, 1 - opacity, 0)
 
 
-def _visible_corners(canvas: np.ndarray, box: np.ndarray) -> list[int] | None:
-    """The box's corner pixels x0, y0, x1, y1, clipped to the canvas, or None if it lies outside."""
-    size = np.array(canvas.shape[1::-1])
-    if not np.isfinite(box).all() or (box[:2] >= size).any() or (box[2:] <= 0).any():
-        return None
-    # Clipped before rounding, since a box may lie beyond what an integer holds.
-    return np.round(np.clip(box - 0.5, 0, np.tile(size - 1, 2))).astype(int).tolist()
-
-
 def _draw_labels(canvas: np.ndarray, corners: dict[int, list[int]], texts: list[str], colors: list[_Color]) -> None:
     """Write each person's text at a corner of its box, where no earlier label lies."""
     size = int(np.clip(0.022 * max(canvas.shape[:2]), 11, 40))
@@ -189,8 +183,8 @@ def _draw_labels(canvas: np.ndarray, corners: dict[int, list[int]], texts: list[
     for i, (x0, y0, x1, y1) in corners.items():
         width, height = label_size(texts[i], size)
         places = [(x, y) for y in (y0 - height, y0) for x in (x0, x1 - width)] + [(x0, y1), (x0, y1 - height)]
-        limit_x, limit_y = max(canvas.shape[1] - width, 0), max(canvas.shape[0] - height, 0)
-        places = [(min(max(x, 0), limit_x), min(max(y, 0), limit_y)) for x, y in places]
+        limits = max(canvas.shape[1] - width, 0), max(canvas.shape[0] - height, 0)
+        places = np.clip(places, 0, limits).tolist()
         free = (p for p in places if not any(abs(p[0] - x) < width and abs(p[1] - y) < height for x, y in taken))
         taken.append(next(free, places[0]))
         draw_label(canvas, texts[i], taken[-1], size, colors[i])
@@ -218,16 +212,13 @@ def overlay_attention(image_rgb: np.ndarray, attention: Any, boxes: Any) -> np.n
     """Overlay the attention maps of the parts of n persons on a copy of an image (H, W, 3) uint8 (Figure 5).
 
     attention: (n, M, h, w), not negative; each map is scaled to a maximum of 1, and where maps overlap the larger value
-    counts. boxes: (n, 4) XYXY in pixels, over which the maps lie; a box without area is skipped.
+    counts. boxes: (n, 4) XYXY in pixels, over which the maps lie.
     """
     heat = np.zeros(image_rgb.shape[:2], np.float32)
     for maps, box in zip(as_array(attention).astype(np.float32), as_array(boxes), strict=True):
-        size = box[2:] - box[:2]
-        if not (size > 0).all():
-            continue
         strength = (maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)).max(axis=0)
         # the center of pixel i is at i + 0.5, and so is that of location j of the map
-        scale = size / strength.shape[::-1]
+        scale = (box[2:] - box[:2]) / strength.shape[::-1]
         shift = box[:2] + 0.5 * scale - 0.5
         to_image = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
         np.maximum(heat, cv2.warpAffine(strength, to_image, heat.shape[::-1]), out=heat)
@@ -243,27 +234,6 @@ def part_names(cfg: CfgNode, skeleton: Skeleton) -> list[str]:
     return [", ".join(group).replace("_", " ") for group in part_groups(skeleton, division)]
 
 
-def coco_fields(
-    entries: Sequence[Mapping[str, Any]], num_keypoints: int, *, ground_truth: bool, offset: float = 0.5
-) -> dict[str, np.ndarray]:
-    """The COCO annotations or results of one image as fields for `draw_poses`, with boxes if every entry has one.
-
-    offset: added to keypoints; 0.5 as Detectron2 does, since COCO counts from the pixels' corners.
-    """
-    kind = "gt" if ground_truth else "pred"
-    keypoints = as_array([entry.get("keypoints", [0.0] * 3 * num_keypoints) for entry in entries])
-    fields = {f"{kind}_keypoints": keypoints.reshape(-1, num_keypoints, 3) + (offset, offset, 0)}
-    if all("bbox" in entry for entry in entries):
-        boxes = as_array([entry["bbox"] for entry in entries]).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        fields[f"{kind}_boxes"] = boxes
-    if not ground_truth:
-        fields["scores"] = as_array([entry["score"] for entry in entries])
-    return fields
-
-
 def as_array(values: Any) -> np.ndarray:
     """Convert a tensor, a `Boxes`, a `Keypoints` or an array to a float64 array."""
-    values = getattr(values, "tensor", values)
-    values = values.detach().cpu() if hasattr(values, "detach") else values
-    return np.asarray(values, dtype=np.float64)
+    return torch.as_tensor(getattr(values, "tensor", values)).detach().cpu().double().numpy()
