@@ -1,15 +1,6 @@
 """Every config key of QueryPose, with its default."""
 
-import importlib
-from typing import Any
-
 from detectron2.config import CfgNode
-
-
-def __getattr__(name: str) -> Any:
-    if name == "setup_config":  # was defined here, and users' scripts import it from here
-        return importlib.import_module("querypose.setup_config").setup_config
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def add_querypose_config(cfg: CfgNode) -> None:
@@ -101,7 +92,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.SKELETON = CfgNode({"KEYPOINT_NAMES": [], "FLIP_PAIRS": [], "LIMBS": [], "SIGMAS": []})
 
     # memory layout of the images and the convolutions' weights, which only changes rounding. None: True on a CPU with
-    # AVX-512, unless PyTorch crashes there with the backbone (strided 1x1 convolutions of fewer than 16 channels)
+    # AVX-512. False on any CPU where PyTorch would crash (strided 1x1 convolutions of fewer than 16 channels)
     cfg.MODEL.CHANNELS_LAST = None
     # torch.compile for box stages and keypoint stages: "none", "default", "reduce-overhead" (with CUDA graphs). Where
     # the compiler fails, they run without it, with a warning

@@ -58,19 +58,19 @@ _TIMM_FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 def valid_values() -> dict[str, list[Any]]:
     """The valid values of every key that takes one of a few, names in the registries included."""
     registries = {
-        "QUERY_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
-        "KEYPOINT_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
-        "KEYPOINT_STAGE": modeling.KEYPOINT_STAGE_REGISTRY,
-        "PART_EMBEDDING": modeling.PART_EMBEDDING_REGISTRY,
-        "PART_UPDATE": modeling.PART_UPDATE_REGISTRY,
-        "PART_DIVISION": modeling.PART_DIVISION_REGISTRY,
-        "KEYPOINT_LOSS": modeling.KEYPOINT_LOSS_REGISTRY,
+        "MODEL.QUERYPOSE.QUERY_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
+        "MODEL.QUERYPOSE.KEYPOINT_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
+        "MODEL.QUERYPOSE.KEYPOINT_STAGE": modeling.KEYPOINT_STAGE_REGISTRY,
+        "MODEL.QUERYPOSE.PART_EMBEDDING": modeling.PART_EMBEDDING_REGISTRY,
+        "MODEL.QUERYPOSE.PART_UPDATE": modeling.PART_UPDATE_REGISTRY,
+        "MODEL.QUERYPOSE.PART_DIVISION": modeling.PART_DIVISION_REGISTRY,
+        "MODEL.QUERYPOSE.KEYPOINT_LOSS": modeling.KEYPOINT_LOSS_REGISTRY,
+        "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+        "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
     }
     valid = {key: list(values) for key, values in _VALID_VALUES.items()}
-    valid |= {f"MODEL.QUERYPOSE.{key}": [name for name, _ in registry] for key, registry in registries.items()}
+    valid |= {key: [name for name, _ in registry] for key, registry in registries.items()}
     valid["MODEL.QUERYPOSE.PART_DIVISION"].append(None)
-    valid["MODEL.META_ARCHITECTURE"] = [name for name, _ in META_ARCH_REGISTRY]
-    valid["MODEL.BACKBONE.NAME"] = [name for name, _ in BACKBONE_REGISTRY]
     return valid
 
 

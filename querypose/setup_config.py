@@ -16,13 +16,6 @@ from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.modeling.part_division import build_part_division, part_groups
 
-# keys of older configs with the only value that there is now, which they may still give
-REMOVED_KEYS = {
-    "MODEL.QUERYPOSE.DROPOUT": 0.0,
-    "MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.JITTER": 0.1,
-    "MODEL.QUERYPOSE.ONE_TO_MANY.REPEATS": 4,
-}
-
 
 def setup_config(
     config_file: str, opts: Sequence[str] = (), add_config: Callable[[CfgNode], None] | None = None
@@ -75,8 +68,6 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], defaults: CfgNode, prefix: s
     """Set the keys of `cfg`, in place, to nested `values`; kinder than yacs, which takes no 1 for 1.0."""
     for name, value in values.items():
         key = f"{prefix}{name}"
-        if key in REMOVED_KEYS and value == REMOVED_KEYS[key]:
-            continue
         if name not in cfg and not cfg.is_new_allowed():
             raise UserError(f"unknown key {key}; valid there are {', '.join(sorted(cfg))}")
         default = defaults.get(name)

@@ -59,6 +59,9 @@ def test_full_runs_all_by_default_and_inside_every_query():
     with few.every_query():
         assert_same(few(tiny_batch(), do_postprocess=False), wanted)
     assert few.topk_poses == 3
+    # by default poses are selected where that is exact
+    assert tiny_model("full").topk_poses == 0 and tiny_model("branched").topk_poses == 30
+    assert tiny_model("branched", TOPK, 0).topk_poses == 0
 
 
 @pytest.mark.parametrize("variant", ["light", "full"])

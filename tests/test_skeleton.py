@@ -88,15 +88,13 @@ def test_category_entries_take_precedence_over_names():
 
 
 def test_metadata_of_a_user():
-    flip_map = [("r_eye", "l_eye"), ("nose", "nose")]
-    given = {"keypoint_names": ["r_eye", "nose", "l_eye"], "keypoint_flip_map": flip_map}
+    given = {"keypoint_names": ["r", "nose", "l"], "keypoint_flip_map": [("l", "r"), ("nose", "nose")]}
+    given["keypoint_connection_rules"] = [("r", "chin", (0, 0, 0)), ("nose", "l", (0, 0, 0))]
     given["keypoint_oks_sigmas"] = np.array([0.1, 0.2, 0.3])  # as Detectron2's evaluators take them
     found = Skeleton.from_metadata(SimpleNamespace(**given))
     assert found.sides == ("right", "middle", "left") and found.flip_indices == [2, 1, 0]
-    assert found.sigmas == (0.1, 0.2, 0.3)
-    assert Skeleton.from_metadata(SimpleNamespace(**given), sigmas=np.array([1, 2, 3])).sigmas == (1, 2, 3)
-    with pytest.raises(UserError, match="keypoint_connection_rules of the metadata are not of r_eye, nose"):
-        Skeleton.from_metadata(SimpleNamespace(**given, keypoint_connection_rules=[("r_eye", "c", (0, 0, 0))]))
+    assert found.limbs == ((1, 2),) and found.sigmas == (0.1, 0.2, 0.3)
+    assert Skeleton.from_metadata(SimpleNamespace(**given), sigmas=[1, 2, 3]).sigmas == (1, 2, 3)
     with pytest.raises(UserError, match="'coco_2017_val' has no keypoint names"):
         Skeleton.from_metadata(MetadataCatalog.get("coco_2017_val"))
 

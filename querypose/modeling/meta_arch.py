@@ -28,20 +28,10 @@ from querypose.modeling.part_division import build_part_division
 logger = logging.getLogger(__name__)
 
 
-def topk_poses(cfg: CfgNode) -> int:
-    """MODEL.QUERYPOSE.TEST.TOPK_POSES; of None the variant's default."""
-    config = cfg.MODEL.QUERYPOSE
-    if config.TEST.TOPK_POSES is not None:
-        return config.TEST.TOPK_POSES
-    return 0 if config.VARIANT == "full" else 30
-
-
 @META_ARCH_REGISTRY.register()
 class QueryPose(nn.Module):
     """Sparse end-to-end multi-person pose regression (Figure 2); the shape letters stand in `querypose.modeling`."""
 
-    decoder: QueryPoseDecoder
-    criterion: SetCriterion
     pixel_mean: Tensor
     pixel_std: Tensor
     region_jitter = 0.1  # of `ground_truth_regions`
@@ -114,7 +104,8 @@ class QueryPose(nn.Module):
         if not in_features:
             raise UserError(f"MODEL.BACKBONE.NAME '{cfg.MODEL.BACKBONE.NAME}' makes none of the feature maps p2 .. p5")
         strides = [shapes[name].stride for name in in_features]
-        many = config.ONE_TO_MANY.NUM_QUERIES
+        many, topk = config.ONE_TO_MANY.NUM_QUERIES, config.TEST.TOPK_POSES
+        default_topk = 0 if config.VARIANT == "full" else 30
         return {
             "backbone": backbone,
             "decoder": QueryPoseDecoder(cfg, part_of_keypoint, strides),
@@ -126,7 +117,7 @@ class QueryPose(nn.Module):
             "image_queries": ImageQueries(cfg, backbone, strides[0]) if config.IMAGE_QUERIES.ENABLED else None,
             "one_to_many": OneToManyProposals(many, config.HIDDEN_DIM) if many else None,
             "region_copies": config.GROUND_TRUTH_REGIONS.COPIES,
-            "topk_poses": topk_poses(cfg),
+            "topk_poses": default_topk if topk is None else topk,
             "pose_score_floor": config.TEST.POSE_SCORE_FLOOR,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
             "flip_testing": FlipTesting(skeleton, cfg.TEST.DETECTIONS_PER_IMAGE) if cfg.TEST.FLIP else None,
