@@ -184,11 +184,9 @@ def _contradictions_of_model(cfg: CfgNode) -> Iterator[str]:
             f"set VARIANT to {' or '.join(stage.variants)}"
         )
     making = sorted(name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if embedding.makes_attention)
-    option = "LOSS.ATTENTION_WEIGHT" if config.LOSS.ATTENTION_WEIGHT else "ANCHORED_COORDINATES"
     needs_attention = config.LOSS.ATTENTION_WEIGHT or config.ANCHORED_COORDINATES
     if needs_attention and (not stage.has_parts or config.PART_EMBEDDING not in making):
-        key = "PART_EMBEDDING" if stage.has_parts else "KEYPOINT_STAGE"
         yield (
-            f"MODEL.QUERYPOSE.{option} needs attention maps, and {key} '{config[key]}' makes none; turn it off, or use "
+            "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT and ANCHORED_COORDINATES need attention maps: turn them off, or use "
             f"KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(making)}"
         )

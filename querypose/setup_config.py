@@ -86,8 +86,6 @@ def _in_kind_of(default: Any, value: Any, key: str) -> Any:
         with contextlib.suppress(ValueError, SyntaxError):
             value = ast.literal_eval(value)
     if isinstance(default, list | tuple):
-        if isinstance(value, str) and value.startswith(("(", "[")):  # names without quotes
-            value = [name.strip(" '\"") for name in value.strip("()[]").split(",") if name.strip()]
         values = value if isinstance(value, list | tuple) else [value]
         kinds: dict[Any, Any] = {str: str, int: int | float, float: int | float}
         kind = kinds.get(type(default[0]), object) if default else object
@@ -99,7 +97,5 @@ def _in_kind_of(default: Any, value: Any, key: str) -> Any:
         return str(text)
     elif isinstance(default, float) and type(value) is int:
         return float(value)
-    elif type(default) is int and isinstance(value, float) and value.is_integer():
-        return int(value)
     example = f"its keys, {', '.join(sorted(default))}" if isinstance(default, CfgNode) else f"its default {default!r}"
     raise UserError(f"{key} is {value!r}; give a value such as {example}")

@@ -17,9 +17,6 @@ _KNOWN_SIGMAS = {
     "hip": 0.107, "knee": 0.087, "ankle": 0.089, "head": 0.079, "neck": 0.079,
 }  # fmt: skip
 
-DEFAULT_SIGMA = 0.05
-"""OKS sigma of a keypoint whose name is unknown: between COCO's eyes (0.025) and hips (0.107)."""
-
 # Limbs of a person, * standing for each side, for files that give none or those of another skeleton.
 _LIMBS = (
     "*_ear *_eye", "*_shoulder *_elbow", "*_elbow *_wrist", "*_shoulder *_hip", "*_hip *_knee", "*_knee *_ankle",
@@ -193,8 +190,8 @@ def flip_pairs_by_name(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def known_sigmas(names: Sequence[str]) -> tuple[float, ...]:
-    """Return each keypoint's OKS sigma: COCO's or CrowdPose's where they have it, else `DEFAULT_SIGMA`."""
-    return tuple(_KNOWN_SIGMAS.get(base, DEFAULT_SIGMA) for _, base in split_sides(names))
+    """Return each keypoint's OKS sigma: COCO's or CrowdPose's where they have it, else 0.05, between eyes and hips."""
+    return tuple(_KNOWN_SIGMAS.get(base, 0.05) for _, base in split_sides(names))
 
 
 def limbs_by_name(names: Sequence[str]) -> tuple[tuple[int, int], ...]:

@@ -59,10 +59,7 @@ CONFIG_OVERRIDES = [
     (["MODEL.TIMM.NAME", "resnet_unknown"], "timm"),
     ([PREFIX + "QUERY_INTERACTION", "Attention"], "QUERY_INTERACTION is 'Attention'; valid are Dynamic"),
     ([PREFIX + "KEYPOINT_STAGE", "PooledKeypointStage", PREFIX + "VARIANT", "full"], "set VARIANT to light"),
-    (
-        [PREFIX + "LOSS.ATTENTION_WEIGHT", "1.0", PREFIX + "PART_EMBEDDING", "PartSelfAttention"],
-        "attention.* makes none",
-    ),
+    ([PREFIX + "LOSS.ATTENTION_WEIGHT", "1.0", PREFIX + "PART_EMBEDDING", "PartSelfAttention"], "need attention maps"),
     ([PREFIX + "PART_GROUPS", "[1, 2]"], "PART_GROUPS .* list of lists"),
     ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a', 'a']"], "distinct keypoint names"),
     ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a']", PREFIX + "SKELETON.FLIP_PAIRS", "[1]"], "pairs of names"),

@@ -36,7 +36,6 @@ COCO_VAL = ("keypoints_coco_2017_val",)
     ("key", "text", "value"),
     [
         ("SOLVER.MAX_ITER", "12", 12),
-        ("SOLVER.MAX_ITER", "4e3", 4000),
         ("SOLVER.BASE_LR", "1", 1.0),
         ("SOLVER.WEIGHT_DECAY_NORM", "0.0", 0.0),
         ("SOLVER.STEPS", "()", ()),
@@ -47,7 +46,6 @@ COCO_VAL = ("keypoints_coco_2017_val",)
         ("MODEL.CHANNELS_LAST", "True", True),
         ("DATASETS.TEST", "['keypoints_coco_2017_val']", COCO_VAL),
         ("DATASETS.TEST", "('keypoints_coco_2017_val')", COCO_VAL),
-        ("DATASETS.TEST", "(keypoints_coco_2017_val,)", COCO_VAL),
         ("DATASETS.TEST", "keypoints_coco_2017_val", COCO_VAL),
     ],
 )

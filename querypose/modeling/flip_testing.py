@@ -13,8 +13,6 @@ from torch import Tensor
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton
 
-MIN_OKS = 0.5  # two persons with a lower one are not the same
-
 
 @dataclass(frozen=True)
 class FlipTesting:
@@ -38,14 +36,14 @@ class FlipTesting:
     def merge(self, persons: Instances, mirrored: Instances) -> Instances:
         """One set of persons; `mirrored` is in pixels of the mirror image.
 
-        The pairs are one to one, of an OKS of at least `MIN_OKS`, with the greatest sum of OKS times both scores: OKS
+        The pairs are one to one, of an OKS of at least 0.5, with the greatest sum of OKS times both scores: OKS
         alone could pair a person's duplicates of low scores. A person found only once keeps its score.
         """
         mirrored = self.mirror(mirrored)
         similarity = oks(
             persons.pred_keypoints, mirrored.pred_keypoints, persons.pred_boxes.area(), self.skeleton.sigmas
         )
-        similarity = torch.where(similarity >= MIN_OKS, similarity, 0.0)  # of NaN as well
+        similarity = torch.where(similarity >= 0.5, similarity, 0.0)  # of NaN as well
         profit = similarity * persons.scores[:, None] * mirrored.scores
         pairs = linear_sum_assignment(profit.double().cpu().numpy(), maximize=True)
         rows = torch.from_numpy(np.stack(pairs)).to(profit.device)

@@ -18,7 +18,7 @@ from querypose.modeling.backbones.checkpointing import checkpoint_blocks
 from querypose.modeling.beyond_the_paper import CenterMaps, ImageQueries, OneToManyProposals, ground_truth_regions
 from querypose.modeling.decoder import BoxOutput, KeypointOutput, QueryPoseDecoder
 from querypose.modeling.flip_testing import FlipTesting
-from querypose.modeling.losses.criterion import SetCriterion
+from querypose.modeling.losses.criterion import SetCriterion, averaged_over_processes
 from querypose.modeling.losses.keypoint_loss import keypoints_in_pixels
 from querypose.modeling.losses.matcher import matched_rows, matches_on
 from querypose.modeling.losses.targets import Targets
@@ -203,7 +203,7 @@ class QueryPose(nn.Module):
         instances = [inputs["instances"] for inputs in batched_inputs]
         targets = Targets.from_instances(instances, self.num_keypoints, self.device)
         decoder, criterion = self.decoder, self.criterion
-        persons = criterion.normalizer(targets, num_persons)
+        persons = averaged_over_processes(sum(targets.counts) if num_persons is None else num_persons, self.device)
         first = self.proposals(sizes, maps)
         if self.train_matched_only:
             boxes = decoder.decode_boxes(features, *first)
@@ -228,7 +228,7 @@ class QueryPose(nn.Module):
         if self.one_to_many is not None:
             boxes = decoder.decode_boxes(features, *self.one_to_many(sizes))
             targets = self.one_to_many.targets(targets)
-            matches = criterion.matcher(boxes.logits, boxes.boxes, targets)
+            matches = matches_on(criterion.matcher.assign(boxes.logits, boxes.boxes, targets), self.device)
             losses.update(criterion.box_losses(boxes, matches, targets, persons * self.one_to_many.repeats, "_many"))
         return losses
 

@@ -121,12 +121,6 @@ class SetCriterion(nn.Module):
         loss = self.auxiliary_heatmap(feature, targets.keypoints)  # type: ignore[misc]
         return self.weights["heatmap"] * loss / averaged_over_processes(number, targets.boxes.device)
 
-    @staticmethod
-    def normalizer(targets: Targets, num_persons: int | None = None) -> Tensor:
-        """Persons in the batch (or the given number), averaged over the processes, at least one."""
-        number = sum(targets.counts) if num_persons is None else num_persons
-        return averaged_over_processes(number, targets.boxes.device)
-
 
 def _suffix(stage: int, num_stages: int) -> str:
     return "" if stage == num_stages - 1 else f"_{stage}"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
 
 from querypose.modeling.losses.targets import Targets
 
@@ -17,20 +17,17 @@ class Match:
     persons: Tensor
 
 
-class HungarianMatcher(nn.Module):
+@dataclass
+class HungarianMatcher:
     """Minimises class, L1 and GIoU cost per image and stage; where persons outnumber queries, the best are matched."""
 
-    def __init__(self, class_weight: float = 2.0, l1_weight: float = 5.0, giou_weight: float = 2.0):
-        super().__init__()
-        self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
-
-    def forward(self, logits: list[Tensor], boxes: list[Tensor], targets: Targets) -> list[Match]:
-        """S logits (B, N, 1) and boxes (B, N, 4) -> a match per stage, on the device; see `assign`."""
-        return matches_on(self.assign(logits, boxes, targets), targets.boxes.device)
+    class_weight: float = 2.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
 
     @torch.no_grad()
     def assign(self, logits: list[Tensor], boxes: list[Tensor], targets: Targets) -> list[Match]:
-        """As `forward`, with matches on the host; one transfer to it for all stages."""
+        """S logits (B, N, 1) and boxes (B, N, 4) -> a match per stage, on the host; one transfer to it for all."""
         num_queries, most_persons = logits[0].shape[1], targets.boxes.shape[1]
         costs = torch.stack([self.cost(*stage, targets) for stage in zip(logits, boxes, strict=True)])
         # a diverged prediction must not stop the assignment: the loss reports it
