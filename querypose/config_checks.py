@@ -49,7 +49,6 @@ _POSITIVE = re.compile(
     r"INPUT\.(MIN_SIZE_TRAIN|MAX_SIZE_TRAIN|MAX_SIZE_TEST)|MODEL\.(PIXEL_STD|ROI_(BOX|KEYPOINT)_HEAD\.POOLER_RESOLUTION)"
     r"|SOLVER\.(MAX_ITER|IMS_PER_BATCH|ACCUMULATION_STEPS|CHECKPOINT_PERIOD|CLIP_GRADIENTS\.CLIP_VALUE)"
 )
-_BELOW_ONE = {"MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR", "SOLVER.EMA"}
 
 # arguments of timm's constructor that name files or addresses of weights
 _TIMM_FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
@@ -107,7 +106,7 @@ def _check_numbers(key: str, value: Any, default: Any) -> None:
             (math.isfinite(number), "finite"),
             (number > 0 or not positive, "greater than 0"),
             (number >= 0 or usual < 0, "0 or greater"),
-            (number < 1 or key not in _BELOW_ONE, "less than 1"),
+            (number < 1 or key not in ("MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR", "SOLVER.EMA"), "less than 1"),
         ):
             if not is_valid:
                 raise UserError(f"{key} is {value!r}; it must be {condition}")
@@ -177,6 +176,8 @@ def _contradictions_of_model(cfg: CfgNode) -> Iterator[str]:
         check_swin(cfg.MODEL.SWIN)
     for option in sorted(_TIMM_FILES & cfg.MODEL.TIMM.OPTIONS.keys()):
         yield f"MODEL.TIMM.OPTIONS.{option} is not supported; give weights by MODEL.WEIGHTS"
+    if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
+        yield "MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' does not support VARIANT 'full'; set it to 'all'"
     stage = modeling.KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE)
     if config.VARIANT not in stage.variants:
         yield (

@@ -13,8 +13,7 @@ from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.losses.auxiliary import AuxiliaryHeatmap
 from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.keypoint_loss import RLE, RealNVP
-from querypose.modeling.losses.matcher import HungarianMatcher
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.matcher import HungarianMatcher, Targets
 from querypose.modeling.ops.pyramid_pooling import pool_regions
 
 K = 3

@@ -4,14 +4,11 @@ import pytest
 import torch
 from tiny_model import NUM_QUERIES, spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
 
-from querypose.config_checks import check_config
-from querypose.errors import UserError
 from querypose.modeling.beyond_the_paper import OneToManyProposals, ground_truth_regions
 from querypose.modeling.keypoint_stage import KeypointStage, attention_anchors
 from querypose.modeling.losses.criterion import class_loss
 from querypose.modeling.losses.keypoint_loss import keypoints_in_box_units
-from querypose.modeling.losses.matcher import Match
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.matcher import Match, Targets
 
 KEY = "MODEL.QUERYPOSE."
 ANCHORED = (f"{KEY}ANCHORED_COORDINATES", True)
@@ -177,12 +174,3 @@ def test_the_exported_graph_computes_the_same(tmp_path):
         assert_same(model, run_onnx(file, images=images), list(images))
     images, sizes = (255 * torch.rand(2, 3, 90, 100)).round(), torch.tensor([[100.0, 61.0], [73.0, 90.0]])
     assert_same(model, run_onnx(file, images=images, image_sizes=sizes), [images[0, :, :61], images[1, :, :, :73]])
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("PART_EMBEDDING", "PartSelfAttention"), ("KEYPOINT_STAGE", "PooledKeypointStage")]
-)
-def test_anchors_need_attention_maps(key, value):
-    check_config(tiny_config("light", *ANCHORED))
-    with pytest.raises(UserError, match="ANCHORED_COORDINATES need attention maps"):
-        check_config(tiny_config("light", *ANCHORED, f"{KEY}{key}", value))

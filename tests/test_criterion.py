@@ -11,8 +11,7 @@ from querypose.modeling.losses import criterion as criterion_module
 from querypose.modeling.losses.auxiliary import attention_loss
 from querypose.modeling.losses.criterion import SetCriterion
 from querypose.modeling.losses.keypoint_loss import RLE, RealNVP, keypoints_in_box_units
-from querypose.modeling.losses.matcher import HungarianMatcher, Match
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.matcher import HungarianMatcher, Match, Targets
 
 NUM_QUERIES, NUM_KEYPOINTS = 4, 3
 ROWS = [6, 0, 3, 5, 1]  # the rows that went through the keypoint stages, in no order

@@ -7,7 +7,7 @@ import torch
 from tiny_model import NUM_QUERIES, tiny_batch, tiny_model
 
 from querypose.modeling.beyond_the_paper import CenterMaps, ImageQueries
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.matcher import Targets
 
 STRIDE, HEIGHT, WIDTH = 4, 8, 12  # of the maps: 48 x 32 pixels
 IMAGE = ("MODEL.QUERYPOSE.IMAGE_QUERIES.ENABLED", True)

@@ -6,8 +6,7 @@ from detectron2.structures import Boxes, Instances, Keypoints
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 
-from querypose.modeling.losses.matcher import HungarianMatcher, Match, matched_rows
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.matcher import HungarianMatcher, Match, Targets, matched_rows
 
 
 def random_boxes(*shape):

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from querypose.modeling.decoder import corners_in_pixels
 from querypose.modeling.losses.auxiliary import gaussian_heatmaps, heatmap_focal_loss
-from querypose.modeling.losses.matcher import Match
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.matcher import Match, Targets
 
 
 def ground_truth_regions(match: Match, targets: Targets, copies: int, jitter: float) -> tuple[Match, Tensor]:

@@ -54,8 +54,7 @@ class KeypointStage(nn.Module):
     ):
         """
         Args:
-            part_embedding, part_update, instance_interaction: as their registries state; the light variant has no
-                interaction.
+            part_embedding, part_update, instance_interaction: as their registries state; no interaction in light.
             part_of_keypoint: for each of the K keypoints the index of its part.
             dim: d; part_dim: dp; tower_dim: width inside the tower.
             anchored: whether coordinates are offsets from `attention_anchors`; not the paper's.

@@ -20,8 +20,7 @@ from querypose.modeling.decoder import BoxOutput, KeypointOutput, QueryPoseDecod
 from querypose.modeling.flip_testing import FlipTesting
 from querypose.modeling.losses.criterion import SetCriterion, averaged_over_processes
 from querypose.modeling.losses.keypoint_loss import keypoints_in_pixels
-from querypose.modeling.losses.matcher import matched_rows, matches_on
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.matcher import Targets, matched_rows, matches_on
 from querypose.modeling.ops.memory_layout import use_channels_last
 from querypose.modeling.part_division import build_part_division
 
@@ -89,11 +88,6 @@ class QueryPose(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
-        if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
-            raise UserError(
-                "MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' needs boxes that do not depend on the keypoint stages: "
-                "set it to 'all', or VARIANT to 'light' or 'branched'"
-            )
         skeleton = skeleton_of(cfg)
         part_of_keypoint = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
         backbone = build_backbone(cfg)

@@ -66,8 +66,6 @@ def limbs(skeleton: Skeleton) -> list[list[str]]:
        none that mirror each other can be preferred, and of the others the last in order is taken.
     3. Where no extremity is left, limbs that join mirror images are parts (the shoulders, the hips), and where there
        is none of these either, the first limb in order.
-
-    Left and right are treated alike as long as limbs and order of the keypoints are the same on both sides.
     """
     graph, mirror = Graph(list(skeleton.limbs)), skeleton.flip_indices
     graph.add_nodes_from(range(skeleton.num_keypoints))
@@ -104,9 +102,8 @@ def build_part_division(
     """
     if not groups:
         division = division or "rigid"
-        return _part_indices(
-            skeleton, PART_DIVISION_REGISTRY.get(division)(skeleton), f"the part division '{division}'"
-        )
+        parts = PART_DIVISION_REGISTRY.get(division)(skeleton)
+        return _part_indices(skeleton, parts, f"the part division '{division}'")
     if not all(isinstance(group, list | tuple) for group in groups):
         raise UserError(
             f"MODEL.QUERYPOSE.PART_GROUPS is {groups}; it must be a list of lists of keypoint names, such as "

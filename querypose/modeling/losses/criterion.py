@@ -12,8 +12,7 @@ from torchvision.ops import sigmoid_focal_loss
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.losses.auxiliary import AuxiliaryHeatmap, attention_loss
 from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY, keypoints_in_box_units
-from querypose.modeling.losses.matcher import HungarianMatcher, Match, iou_and_gap
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.matcher import HungarianMatcher, Match, Targets, iou_and_gap
 
 
 class SetCriterion(nn.Module):
@@ -70,9 +69,8 @@ class SetCriterion(nn.Module):
             # torchvision's GIoU loss indexes by a mask, so that a GPU's host waits for it
             iou, gap = iou_and_gap(boxes, wanted)
             suffix = kind + _suffix(stage, len(matches))
-            losses["loss_class" + suffix] = (
-                self.weights["class"] * class_loss(output.logits[stage], match) / num_persons
-            )
+            focal = class_loss(output.logits[stage], match)
+            losses["loss_class" + suffix] = self.weights["class"] * focal / num_persons
             losses["loss_l1" + suffix] = self.weights["l1"] * l1_loss / num_persons
             losses["loss_giou" + suffix] = self.weights["giou"] * (1 - iou + gap).sum() / num_persons
         return losses

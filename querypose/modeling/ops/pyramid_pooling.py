@@ -90,9 +90,8 @@ def roi_align(feature: Tensor, rois: Tensor, size: tuple[int, int], scale: float
     indices = indices + (image * (height * width)).view(-1, 1, 1, 1, 1)
     number = 4 * sampling_ratio**2
     table = feature.permute(0, 2, 3, 1).reshape(-1, channels)
-    regions = F.embedding_bag(
-        indices.view(-1, number), table, mode="sum", per_sample_weights=weights.view(-1, number).to(table)
-    )
+    weights = weights.view(-1, number).to(table)
+    regions = F.embedding_bag(indices.view(-1, number), table, mode="sum", per_sample_weights=weights)
     regions = regions.view(-1, *size, channels).permute(0, 3, 1, 2)
     return regions if feature.is_contiguous(memory_format=torch.channels_last) else regions.contiguous()
 
