@@ -200,5 +200,5 @@ def test_the_reference_of_keys_is_written_from_the_config():
     expected = load_tool("make_config_reference").config_reference_page()
     assert page == expected, "run: python tools/make_config_reference.py --output docs/CONFIG.md"
     assert "| `SOLVER.AMP.ENABLED` | `False` |" in page
-    assert "# dp, width of part queries (Table 2c)\nnode.PART_DIM = 128\n" in page
+    assert "node.PART_DIM = 128  # dp, width of part queries (Table 2c)\n" in page
     assert "| `MODEL.QUERYPOSE.VARIANT` | `full`, `branched`, `light` |" in page
