@@ -1,15 +1,6 @@
 """Every config key of QueryPose, with its default."""
 
-import importlib
-from typing import Any
-
 from detectron2.config import CfgNode
-
-
-def __getattr__(name: str) -> Any:
-    if name == "setup_config":  # was defined here, and users' scripts import it from here
-        return importlib.import_module("querypose.setup_config").setup_config
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def add_querypose_config(cfg: CfgNode) -> None:
@@ -38,8 +29,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.NUM_QUERIES = 100  # N, the most persons that can be found in an image
     node.NUM_STAGES = 6  # S, pairs of a box stage and a keypoint stage
     node.HIDDEN_DIM = 256  # d, width of instance queries and feature maps; MODEL.FPN.OUT_CHANNELS must equal it
-    # dp, width of part queries (Table 2c)
-    node.PART_DIM = 128
+    node.PART_DIM = 128  # dp, width of part queries (Table 2c)
     # RoI resolution of box stages (on p2 .. p5) and of keypoint stages (on p2)
     cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 7
     cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION = 14
@@ -76,14 +66,11 @@ def _add_model_keys(cfg: CfgNode) -> None:
 
     # weights of the losses (Section 3.4); the matcher weighs its costs of class, L1 and GIoU by the same numbers
     node.LOSS = CfgNode({"CLASS_WEIGHT": 2.0, "L1_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0, "KEYPOINT_WEIGHT": 1.0})
-    # auxiliary loss on keypoint heatmaps of p2 (Section 4.3: useless on pre-trained backbones)
-    node.LOSS.HEATMAP_WEIGHT = 0.0
-    # auxiliary loss that centers each part's attention map on its keypoints; not the paper's
-    node.LOSS.ATTENTION_WEIGHT = 0.0
+    node.LOSS.HEATMAP_WEIGHT = 0.0  # of keypoint heatmaps on p2 (Section 4.3: useless on pre-trained backbones)
+    node.LOSS.ATTENTION_WEIGHT = 0.0  # centers each part's attention map on its keypoints; not the paper's
 
     # The next four are not the paper's (docs/BEYOND_THE_PAPER.md); off, they change nothing.
-    # keypoints are offsets from the expected position under their part's attention map
-    node.ANCHORED_COORDINATES = False
+    node.ANCHORED_COORDINATES = False  # keypoints are offsets from the mean position under their part's attention
     # COPIES more rows per matched query train the keypoint stages on ground-truth boxes with randomly moved corners
     node.GROUND_TRUTH_REGIONS = CfgNode({"COPIES": 0})
     # a second set of NUM_QUERIES queries trains the box stages, each person matched to 4 of them
@@ -101,10 +88,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.SKELETON = CfgNode({"KEYPOINT_NAMES": [], "FLIP_PAIRS": [], "LIMBS": [], "SIGMAS": []})
 
     # memory layout of the images and the convolutions' weights, which only changes rounding. None: True on a CPU with
-    # AVX-512, unless PyTorch crashes there with the backbone (strided 1x1 convolutions of fewer than 16 channels)
+    # AVX-512. False on any CPU where PyTorch would crash (strided 1x1 convolutions of fewer than 16 channels)
     cfg.MODEL.CHANNELS_LAST = None
-    # torch.compile for box stages and keypoint stages: "none", "default", "reduce-overhead" (with CUDA graphs). Where
-    # the compiler fails, they run without it, with a warning
+    # torch.compile for box stages and keypoint stages: "none", "default", "reduce-overhead" (with CUDA graphs)
     cfg.MODEL.COMPILE = "none"
 
 
@@ -164,8 +150,7 @@ def _add_solver_keys(cfg: CfgNode) -> None:
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
-    # order of the channels of the model's input
-    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.FORMAT = "RGB"  # order of the channels of the model's input
     # lengths in pixels of an image's short side, one of which is sampled, and the most that its long side may have
     cfg.INPUT.MIN_SIZE_TRAIN = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     cfg.INPUT.MAX_SIZE_TRAIN = 1333
@@ -173,8 +158,7 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # the resizing of MIN_SIZE_TRAIN
     cfg.INPUT.CROP.update({"ENABLED": True, "TYPE": "absolute_range", "SIZE": [384, 600]})
     cfg.INPUT.CROP.RESIZE_BEFORE = [400, 500, 600]
-    # training: brightness, contrast and saturation are each scaled by a factor within 1 +- this
-    cfg.INPUT.COLOR_JITTER = 0.0
+    cfg.INPUT.COLOR_JITTER = 0.0  # training: brightness, contrast and saturation are each scaled within 1 +- this
     cfg.INPUT.ROTATION = 0.0  # training: images are rotated by up to this many degrees in either direction
     # images without any labeled keypoint are excluded (the paper's 57k of train2017 remain); 0 keeps them
     cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 1

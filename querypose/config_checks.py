@@ -49,7 +49,6 @@ _POSITIVE = re.compile(
     r"INPUT\.(MIN_SIZE_TRAIN|MAX_SIZE_TRAIN|MAX_SIZE_TEST)|MODEL\.(PIXEL_STD|ROI_(BOX|KEYPOINT)_HEAD\.POOLER_RESOLUTION)"
     r"|SOLVER\.(MAX_ITER|IMS_PER_BATCH|ACCUMULATION_STEPS|CHECKPOINT_PERIOD|CLIP_GRADIENTS\.CLIP_VALUE)"
 )
-_BELOW_ONE = {"MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR", "SOLVER.EMA"}
 
 # arguments of timm's constructor that name files or addresses of weights
 _TIMM_FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
@@ -58,19 +57,19 @@ _TIMM_FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 def valid_values() -> dict[str, list[Any]]:
     """The valid values of every key that takes one of a few, names in the registries included."""
     registries = {
-        "QUERY_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
-        "KEYPOINT_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
-        "KEYPOINT_STAGE": modeling.KEYPOINT_STAGE_REGISTRY,
-        "PART_EMBEDDING": modeling.PART_EMBEDDING_REGISTRY,
-        "PART_UPDATE": modeling.PART_UPDATE_REGISTRY,
-        "PART_DIVISION": modeling.PART_DIVISION_REGISTRY,
-        "KEYPOINT_LOSS": modeling.KEYPOINT_LOSS_REGISTRY,
+        "MODEL.QUERYPOSE.QUERY_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
+        "MODEL.QUERYPOSE.KEYPOINT_INTERACTION": modeling.QUERY_INTERACTION_REGISTRY,
+        "MODEL.QUERYPOSE.KEYPOINT_STAGE": modeling.KEYPOINT_STAGE_REGISTRY,
+        "MODEL.QUERYPOSE.PART_EMBEDDING": modeling.PART_EMBEDDING_REGISTRY,
+        "MODEL.QUERYPOSE.PART_UPDATE": modeling.PART_UPDATE_REGISTRY,
+        "MODEL.QUERYPOSE.PART_DIVISION": modeling.PART_DIVISION_REGISTRY,
+        "MODEL.QUERYPOSE.KEYPOINT_LOSS": modeling.KEYPOINT_LOSS_REGISTRY,
+        "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+        "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
     }
     valid = {key: list(values) for key, values in _VALID_VALUES.items()}
-    valid |= {f"MODEL.QUERYPOSE.{key}": [name for name, _ in registry] for key, registry in registries.items()}
+    valid |= {key: [name for name, _ in registry] for key, registry in registries.items()}
     valid["MODEL.QUERYPOSE.PART_DIVISION"].append(None)
-    valid["MODEL.META_ARCHITECTURE"] = [name for name, _ in META_ARCH_REGISTRY]
-    valid["MODEL.BACKBONE.NAME"] = [name for name, _ in BACKBONE_REGISTRY]
     return valid
 
 
@@ -107,7 +106,7 @@ def _check_numbers(key: str, value: Any, default: Any) -> None:
             (math.isfinite(number), "finite"),
             (number > 0 or not positive, "greater than 0"),
             (number >= 0 or usual < 0, "0 or greater"),
-            (number < 1 or key not in _BELOW_ONE, "less than 1"),
+            (number < 1 or key not in ("MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR", "SOLVER.EMA"), "less than 1"),
         ):
             if not is_valid:
                 raise UserError(f"{key} is {value!r}; it must be {condition}")
@@ -177,6 +176,8 @@ def _contradictions_of_model(cfg: CfgNode) -> Iterator[str]:
         check_swin(cfg.MODEL.SWIN)
     for option in sorted(_TIMM_FILES & cfg.MODEL.TIMM.OPTIONS.keys()):
         yield f"MODEL.TIMM.OPTIONS.{option} is not supported; give weights by MODEL.WEIGHTS"
+    if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
+        yield "MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' does not support VARIANT 'full'; set it to 'all'"
     stage = modeling.KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE)
     if config.VARIANT not in stage.variants:
         yield (
@@ -184,11 +185,9 @@ def _contradictions_of_model(cfg: CfgNode) -> Iterator[str]:
             f"set VARIANT to {' or '.join(stage.variants)}"
         )
     making = sorted(name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if embedding.makes_attention)
-    option = "LOSS.ATTENTION_WEIGHT" if config.LOSS.ATTENTION_WEIGHT else "ANCHORED_COORDINATES"
     needs_attention = config.LOSS.ATTENTION_WEIGHT or config.ANCHORED_COORDINATES
     if needs_attention and (not stage.has_parts or config.PART_EMBEDDING not in making):
-        key = "PART_EMBEDDING" if stage.has_parts else "KEYPOINT_STAGE"
         yield (
-            f"MODEL.QUERYPOSE.{option} needs attention maps, and {key} '{config[key]}' makes none; turn it off, or use "
+            "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT and ANCHORED_COORDINATES need attention maps: turn them off, or use "
             f"KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(making)}"
         )

@@ -16,13 +16,6 @@ from querypose.data import skeleton_of
 from querypose.errors import UserError
 from querypose.modeling.part_division import build_part_division, part_groups
 
-# keys of older configs with the only value that there is now, which they may still give
-REMOVED_KEYS = {
-    "MODEL.QUERYPOSE.DROPOUT": 0.0,
-    "MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.JITTER": 0.1,
-    "MODEL.QUERYPOSE.ONE_TO_MANY.REPEATS": 4,
-}
-
 
 def setup_config(
     config_file: str, opts: Sequence[str] = (), add_config: Callable[[CfgNode], None] | None = None
@@ -75,8 +68,6 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], defaults: CfgNode, prefix: s
     """Set the keys of `cfg`, in place, to nested `values`; kinder than yacs, which takes no 1 for 1.0."""
     for name, value in values.items():
         key = f"{prefix}{name}"
-        if key in REMOVED_KEYS and value == REMOVED_KEYS[key]:
-            continue
         if name not in cfg and not cfg.is_new_allowed():
             raise UserError(f"unknown key {key}; valid there are {', '.join(sorted(cfg))}")
         default = defaults.get(name)
@@ -95,8 +86,6 @@ def _in_kind_of(default: Any, value: Any, key: str) -> Any:
         with contextlib.suppress(ValueError, SyntaxError):
             value = ast.literal_eval(value)
     if isinstance(default, list | tuple):
-        if isinstance(value, str) and value.startswith(("(", "[")):  # names without quotes
-            value = [name.strip(" '\"") for name in value.strip("()[]").split(",") if name.strip()]
         values = value if isinstance(value, list | tuple) else [value]
         kinds: dict[Any, Any] = {str: str, int: int | float, float: int | float}
         kind = kinds.get(type(default[0]), object) if default else object
@@ -108,7 +97,5 @@ def _in_kind_of(default: Any, value: Any, key: str) -> Any:
         return str(text)
     elif isinstance(default, float) and type(value) is int:
         return float(value)
-    elif type(default) is int and isinstance(value, float) and value.is_integer():
-        return int(value)
     example = f"its keys, {', '.join(sorted(default))}" if isinstance(default, CfgNode) else f"its default {default!r}"
     raise UserError(f"{key} is {value!r}; give a value such as {example}")

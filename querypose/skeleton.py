@@ -17,9 +17,6 @@ _KNOWN_SIGMAS = {
     "hip": 0.107, "knee": 0.087, "ankle": 0.089, "head": 0.079, "neck": 0.079,
 }  # fmt: skip
 
-DEFAULT_SIGMA = 0.05
-"""OKS sigma of a keypoint whose name is unknown: between COCO's eyes (0.025) and hips (0.107)."""
-
 # Limbs of a person, * standing for each side, for files that give none or those of another skeleton.
 _LIMBS = (
     "*_ear *_eye", "*_shoulder *_elbow", "*_elbow *_wrist", "*_shoulder *_hip", "*_hip *_knee", "*_knee *_ankle",
@@ -150,21 +147,16 @@ class Skeleton:
     @classmethod
     def from_metadata(cls, metadata: Any, sigmas: Sequence[float] | None = None) -> Skeleton:
         """Build the skeleton from a Detectron2 `Metadata`; `sigmas` replace its `keypoint_oks_sigmas`."""
-        names = tuple(getattr(metadata, "keypoint_names", None) or ())
+        names = list(getattr(metadata, "keypoint_names", None) or ())
         if not names:
             known = "use a keypoint data set, such as keypoints_coco_2017_train or FILE.json@IMAGE_FOLDER"
             raise UserError(f"the data set {getattr(metadata, 'name', '?')!r} has no keypoint names; {known}")
-        pairs = []
-        for first, second, *_ in getattr(metadata, "keypoint_flip_map", None) or ():
-            swapped = split_side(first)[0] == "right" and split_side(second)[0] == "left"
-            if first != second:
-                pairs.append((second, first) if swapped else (first, second))
-        rules = getattr(metadata, "keypoint_connection_rules", None) or ()
-        try:
-            limbs = [(names.index(first), names.index(second)) for first, second, *_ in rules]
-        except ValueError as error:
-            raise UserError(f"keypoint_connection_rules of the metadata are not of {', '.join(names)}") from error
-        return cls(names, pairs, limbs, _first_given(sigmas, getattr(metadata, "keypoint_oks_sigmas", None), names))
+        pairs = [(left, right) for left, right in getattr(metadata, "keypoint_flip_map", ()) if left != right]
+        rules = getattr(metadata, "keypoint_connection_rules", ())
+        # as in Detectron2's drawings, those of other keypoints do not count
+        limbs = [(names.index(a), names.index(b)) for a, b, _ in rules if a in names and b in names]
+        given = sigmas or list(getattr(metadata, "keypoint_oks_sigmas", ()))
+        return cls(names, pairs, limbs, given or known_sigmas(names))
 
     @classmethod
     def from_coco_category(cls, category: Mapping[str, Any], sigmas: Sequence[float] | None = None) -> Skeleton:
@@ -176,7 +168,7 @@ class Skeleton:
             if not limbs or not all(0 <= i < len(names) for limb in limbs for i in limb):
                 limbs = limbs_by_name(names)
             pairs = flip_pairs_by_name(names) if pairs is None else pairs
-            return cls(names, pairs, limbs, _first_given(sigmas, category.get("sigmas"), names))
+            return cls(names, pairs, limbs, sigmas or category.get("sigmas") or known_sigmas(names))
         except (KeyError, TypeError, ValueError) as error:
             optional = "`skeleton` as pairs of indices from 1, `flip_pairs` as pairs of names, `sigmas` as numbers"
             needs = f"needs a list `keypoints` of names and may give {optional} ({error})"
@@ -198,8 +190,8 @@ def flip_pairs_by_name(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def known_sigmas(names: Sequence[str]) -> tuple[float, ...]:
-    """Return each keypoint's OKS sigma: COCO's or CrowdPose's where they have it, else `DEFAULT_SIGMA`."""
-    return tuple(_KNOWN_SIGMAS.get(base, DEFAULT_SIGMA) for _, base in split_sides(names))
+    """Return each keypoint's OKS sigma: COCO's or CrowdPose's where they have it, else 0.05, between eyes and hips."""
+    return tuple(_KNOWN_SIGMAS.get(base, 0.05) for _, base in split_sides(names))
 
 
 def limbs_by_name(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
@@ -208,9 +200,3 @@ def limbs_by_name(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     limbs = dict.fromkeys(limb.replace("*", side) for limb in _LIMBS for side in ("left", "right"))
     pairs = map(str.split, limbs)
     return tuple((index[a], index[b]) for a, b in pairs if a in index and b in index)
-
-
-def _first_given(sigmas: Any, others: Any, names: Sequence[str]) -> Sequence[float]:
-    """The first of both that has numbers, in a list or an array, else those known for the names."""
-    given = [each for each in (sigmas, others) if each is not None and len(each)]
-    return given[0] if given else known_sigmas(names)

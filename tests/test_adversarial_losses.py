@@ -12,10 +12,8 @@ from tiny_model import gradients_of, spread, tiny_model
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.losses.auxiliary import AuxiliaryHeatmap
 from querypose.modeling.losses.criterion import SetCriterion
-from querypose.modeling.losses.flow import RealNVP
-from querypose.modeling.losses.keypoint_loss import RLE
-from querypose.modeling.losses.matcher import HungarianMatcher
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.keypoint_loss import RLE, RealNVP
+from querypose.modeling.losses.matcher import HungarianMatcher, Targets
 from querypose.modeling.ops.pyramid_pooling import pool_regions
 
 K = 3
@@ -86,7 +84,8 @@ def test_losses_of_any_predictions_for_any_ground_truth(problem):
         sigmas=[leaves["sigma_logits"].float().sigmoid()],
         attention=[attention.flatten(2).softmax(-1).view_as(attention)],
     )
-    matches, number = criterion.matcher(boxes.logits, boxes.boxes, targets), criterion.normalizer(targets)
+    matches = criterion.matcher.assign(boxes.logits, boxes.boxes, targets)
+    number = torch.tensor(max(sum(targets.counts), 1))
     losses = criterion.box_losses(boxes, matches, targets, number)
     losses |= criterion.keypoint_losses(output, boxes, matches, targets, number)
     losses["loss_heatmap"] = criterion.heatmap_loss(feature, targets)

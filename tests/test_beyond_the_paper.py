@@ -4,14 +4,11 @@ import pytest
 import torch
 from tiny_model import NUM_QUERIES, spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
 
-from querypose.config_checks import check_config
-from querypose.errors import UserError
 from querypose.modeling.beyond_the_paper import OneToManyProposals, ground_truth_regions
 from querypose.modeling.keypoint_stage import KeypointStage, attention_anchors
 from querypose.modeling.losses.criterion import class_loss
 from querypose.modeling.losses.keypoint_loss import keypoints_in_box_units
-from querypose.modeling.losses.matcher import Match
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.matcher import Match, Targets
 
 KEY = "MODEL.QUERYPOSE."
 ANCHORED = (f"{KEY}ANCHORED_COORDINATES", True)
@@ -102,7 +99,7 @@ def test_region_losses_by_hand_and_the_other_losses_as_without(kind):
 
     features, sizes, targets = extracted(model, batch)
     boxes, _ = model.decoder(features, *model.decoder.proposals(sizes))
-    match = model.criterion.matcher(boxes.logits, boxes.boxes, targets)[-1]
+    match = model.criterion.matcher.assign(boxes.logits, boxes.boxes, targets)[-1]
     torch.manual_seed(5)
     match, regions = ground_truth_regions(match, targets, 2, 0.1)
     wanted, valid = keypoints_in_box_units(targets.keypoints.flatten(0, 1)[match.persons], regions)
@@ -144,7 +141,7 @@ def test_one_to_many_losses_by_hand_and_the_other_losses_as_without(kind):
     features, sizes, targets = extracted(model, batch)
     boxes = model.decoder.decode_boxes(features, *model.one_to_many(sizes))
     repeated = model.one_to_many.targets(targets)
-    for stage, match in enumerate(model.criterion.matcher(boxes.logits, boxes.boxes, repeated)):
+    for stage, match in enumerate(model.criterion.matcher.assign(boxes.logits, boxes.boxes, repeated)):
         assert len(match.rows.unique()) == len(match.rows) == 6, "two queries for each of three persons"
         suffix = ("_many_0", "_many")[stage]
         wanted = repeated.boxes.flatten(0, 1)[match.persons]
@@ -177,24 +174,3 @@ def test_the_exported_graph_computes_the_same(tmp_path):
         assert_same(model, run_onnx(file, images=images), list(images))
     images, sizes = (255 * torch.rand(2, 3, 90, 100)).round(), torch.tensor([[100.0, 61.0], [73.0, 90.0]])
     assert_same(model, run_onnx(file, images=images, image_sizes=sizes), [images[0, :, :61], images[1, :, :, :73]])
-
-
-def test_checkpoints_from_before_the_keypoint_loss_owned_its_flow():
-    model = tiny_model("light")
-    old = {
-        name.replace("criterion.keypoint_loss.flow", "criterion.flow"): value.clone()
-        for name, value in model.state_dict().items()
-    }
-    weight = model.criterion.keypoint_loss.flow.scale[0][0].weight
-    torch.nn.init.zeros_(weight)
-    model.load_state_dict(old, strict=True)
-    assert weight.any() and not [name for name in old if name.startswith(("image_queries", "one_to_many"))]
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("PART_EMBEDDING", "PartSelfAttention"), ("KEYPOINT_STAGE", "PooledKeypointStage")]
-)
-def test_anchors_need_attention_maps(key, value):
-    check_config(tiny_config("light", *ANCHORED))
-    with pytest.raises(UserError, match=f"ANCHORED_COORDINATES needs attention maps, and {key}"):
-        check_config(tiny_config("light", *ANCHORED, f"{KEY}{key}", value))

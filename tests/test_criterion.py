@@ -10,10 +10,8 @@ from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.losses import criterion as criterion_module
 from querypose.modeling.losses.auxiliary import attention_loss
 from querypose.modeling.losses.criterion import SetCriterion
-from querypose.modeling.losses.flow import RealNVP
-from querypose.modeling.losses.keypoint_loss import RLE, keypoints_in_box_units
-from querypose.modeling.losses.matcher import HungarianMatcher, Match
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.keypoint_loss import RLE, RealNVP, keypoints_in_box_units
+from querypose.modeling.losses.matcher import HungarianMatcher, Match, Targets
 
 NUM_QUERIES, NUM_KEYPOINTS = 4, 3
 ROWS = [6, 0, 3, 5, 1]  # the rows that went through the keypoint stages, in no order
@@ -54,7 +52,7 @@ def make_criterion(**weights):
 
 
 def losses_of(criterion, output, targets, matches):
-    number = criterion.normalizer(targets)
+    number = torch.tensor(max(sum(targets.counts), 1))
     losses = criterion.box_losses(output[0], matches, targets, number)
     return losses | criterion.keypoint_losses(output[1], output[0], matches, targets, number)
 
@@ -110,21 +108,20 @@ def test_keypoints_do_not_move_boxes():
 
 
 @pytest.mark.parametrize(
-    ("counts", "others", "expected"), [([2, 1], None, 3), ([0, 0], None, 1), ([2, 1], 7, 5), ([2, 1], -3, 1)]
+    ("number", "others", "expected"), [(3, None, 3), (0, None, 1), (torch.tensor(3), 7, 5), (3, -3, 1)]
 )
-def test_normalizer_is_the_number_of_persons_averaged_over_processes(counts, others, expected, monkeypatch):
+def test_numbers_averaged_over_processes(number, others, expected, monkeypatch):
     if others is not None:
         monkeypatch.setattr(criterion_module.comm, "get_world_size", lambda: 2)
         monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(others))
-    targets = Targets(torch.zeros(2, 2, 4), torch.zeros(2, 2, 3, 3), counts, torch.ones(2, 4))
-    assert SetCriterion.normalizer(targets).item() == expected
+    assert criterion_module.averaged_over_processes(number, "cpu").item() == expected
 
 
 def test_no_match_at_all_leaves_the_graph_whole():
     criterion, output = make_criterion(), make_output(rows=[0])
     boxes, keypoints = output
     targets = Targets(torch.zeros(2, 1, 4), torch.zeros(2, 1, NUM_KEYPOINTS, 3), [0, 0], torch.ones(2, 4))
-    matches = criterion.matcher(boxes.logits, boxes.boxes, targets)
+    matches = criterion.matcher.assign(boxes.logits, boxes.boxes, targets)
     losses = losses_of(criterion, output, targets, matches)
     background = sigmoid_focal_loss(boxes.logits[1], torch.zeros(2, NUM_QUERIES, 1), 0.25, 2.0, "sum").item()
     assert losses["loss_class"].item() == pytest.approx(2 * background, rel=1e-5)

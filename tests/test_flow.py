@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from querypose.modeling.losses.flow import RealNVP
+from querypose.modeling.losses.keypoint_loss import RealNVP
 
 
 def bent_flow() -> RealNVP:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_model import NUM_QUERIES, tiny_batch, tiny_model
 
-from querypose.modeling.beyond_the_paper import MIN_SIDE, CenterMaps, ImageQueries
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.beyond_the_paper import CenterMaps, ImageQueries
+from querypose.modeling.losses.matcher import Targets
 
 STRIDE, HEIGHT, WIDTH = 4, 8, 12  # of the maps: 48 x 32 pixels
 IMAGE = ("MODEL.QUERYPOSE.IMAGE_QUERIES.ENABLED", True)
@@ -93,7 +93,7 @@ def test_boxes_lie_inside_of_the_image_whatever_the_maps_say(module):
     maps.size, maps.offset = 40 * torch.randn(1, 2, HEIGHT, WIDTH), 10 * torch.randn(1, 2, HEIGHT, WIDTH)
     boxes, _ = run(module, maps, 96, (45.0, 30.0))
     assert (boxes >= 0).all() and (boxes[..., 0::2] <= 45).all() and (boxes[..., 1::2] <= 30).all()
-    assert (boxes[..., 2:] - boxes[..., :2] >= MIN_SIDE / 2).all()
+    assert (boxes[..., 2:] - boxes[..., :2] >= 4).all()
 
 
 def losses_of(module, boxes, count, persons):

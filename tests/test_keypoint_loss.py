@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny_model import gradients_of, tiny_batch, tiny_config, tiny_model
 
-from querypose.modeling.losses.flow import RealNVP
 from querypose.modeling.losses.keypoint_loss import (
     L1,
     RLE,
+    RealNVP,
     RLEWithoutFlow,
     SmoothL1,
     keypoints_in_box_units,

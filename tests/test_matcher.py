@@ -6,8 +6,7 @@ from detectron2.structures import Boxes, Instances, Keypoints
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 
-from querypose.modeling.losses.matcher import HungarianMatcher, Match, matched_rows
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.matcher import HungarianMatcher, Match, Targets, matched_rows
 
 
 def random_boxes(*shape):
@@ -40,7 +39,7 @@ def test_pairs_of_every_image_and_stage(counts):
     targets = make_targets(counts)
     logits, boxes = [torch.randn(2, 4, 1) for _ in range(3)], [random_boxes(2, 4) for _ in range(3)]
     most = max(1, *counts)
-    for stage, match in enumerate(HungarianMatcher()(logits, boxes, targets)):
+    for stage, match in enumerate(HungarianMatcher().assign(logits, boxes, targets)):
         expected = []
         for image in range(2):
             pairs = linear_sum_assignment(reference_cost(logits[stage], boxes[stage], targets, image))
@@ -65,7 +64,7 @@ def test_diverged_predictions_still_are_assigned(bad):
     logits[0][0, 1] = float("nan")
     boxes[0][0, 2] = bad
     boxes[0][1] = float("nan")
-    (match,) = HungarianMatcher()(logits, boxes, targets)
+    (match,) = HungarianMatcher().assign(logits, boxes, targets)
     assert len(match.rows) == 3 and len(set(match.persons.tolist())) == 3
     assert {1, 2}.isdisjoint(match.rows.tolist()), "sound predictions come first"
 
@@ -80,7 +79,7 @@ def test_one_transfer_to_the_host_for_all_stages(monkeypatch):
             return _original(self, *args, **kwargs)
 
         monkeypatch.setattr(torch.Tensor, name, counted)
-    HungarianMatcher()([torch.randn(2, 4, 1)] * 6, [random_boxes(2, 4)] * 6, make_targets((2, 1)))
+    HungarianMatcher().assign([torch.randn(2, 4, 1)] * 6, [random_boxes(2, 4)] * 6, make_targets((2, 1)))
     assert transfers == ["cpu"]
 
 

@@ -8,7 +8,7 @@ from tiny_model import spread, tiny_config, tiny_model
 from querypose.errors import UserError
 from querypose.export import export_onnx
 from querypose.modeling.ops import pyramid_pooling
-from querypose.modeling.ops.roi_align import roi_align
+from querypose.modeling.ops.pyramid_pooling import roi_align
 from querypose.skeleton import Skeleton
 
 onnx = pytest.importorskip("onnx")

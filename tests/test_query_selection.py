@@ -4,11 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
-from tiny_model import NUM_QUERIES, gradients_of, spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
+from tiny_model import NUM_QUERIES, gradients_of, spread, tiny_batch, tiny_model, without_batch_statistics
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from querypose.errors import UserError
-from querypose.modeling import QueryPose, box_stage, meta_arch
+from querypose.modeling import box_stage, meta_arch
 from querypose.modeling.losses.matcher import Match
 from querypose.modeling.ops.pyramid_pooling import pool_every_level
 
@@ -59,6 +58,9 @@ def test_full_runs_all_by_default_and_inside_every_query():
     with few.every_query():
         assert_same(few(tiny_batch(), do_postprocess=False), wanted)
     assert few.topk_poses == 3
+    # by default poses are selected where that is exact
+    assert tiny_model("full").topk_poses == 0 and tiny_model("branched").topk_poses == 30
+    assert tiny_model("branched", TOPK, 0).topk_poses == 0
 
 
 @pytest.mark.parametrize("variant", ["light", "full"])
@@ -104,11 +106,6 @@ def test_a_stage_runs_the_queries_matched_at_it_or_later(monkeypatch):
     monkeypatch.undo()
     models[1](tiny_batch(persons=(0, 0)))
     assert rows[6:] == [1, 1, 1]
-
-
-def test_matched_training_is_refused_in_the_full_variant():
-    with pytest.raises(UserError, match="TRAIN_QUERIES 'matched' needs boxes that do not depend on"):
-        QueryPose(tiny_config("full", *MATCHED))
 
 
 class CountWaits(TorchDispatchMode):

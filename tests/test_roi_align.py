@@ -6,8 +6,7 @@ import torchvision
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
-from querypose.modeling.ops.pyramid_pooling import pool_every_level, pool_own_level, poolable
-from querypose.modeling.ops.roi_align import roi_align
+from querypose.modeling.ops.pyramid_pooling import pool_every_level, pool_own_level, poolable, roi_align
 
 # (width, height) of the maps is 20, 12 at a quarter of the pixels
 ROIS = torch.tensor(

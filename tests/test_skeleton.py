@@ -11,7 +11,7 @@ from pycocotools.cocoeval import Params
 from querypose import skeleton
 from querypose.data.crowdpose import CROWDPOSE_NAMES
 from querypose.errors import UserError
-from querypose.skeleton import DEFAULT_SIGMA, Skeleton, flip_pairs_by_name, known_sigmas, split_side
+from querypose.skeleton import Skeleton, flip_pairs_by_name, known_sigmas, split_side
 
 COCO = MetadataCatalog.get("keypoints_coco_2017_val")
 
@@ -63,7 +63,7 @@ def test_names_that_only_look_like_sides(monkeypatch):
     for name in ("nose", "leftover", "rib", "roller", "Root of tail", "l"):
         assert split_side(name)[0] == "middle"
     assert flip_pairs_by_name(["lip", "rib", "leg", "left", "rear"]) == ()
-    assert known_sigmas(["lhip", "rhip", "hip_x"]) == (0.107, 0.107, DEFAULT_SIGMA)
+    assert known_sigmas(["lhip", "rhip", "hip_x"]) == (0.107, 0.107, 0.05)
     names = ["goti_kushoto", "goti_kulia"]
     assert flip_pairs_by_name(names) == ()
     monkeypatch.setattr(skeleton, "SIDE_WORDS", [*skeleton.SIDE_WORDS, ("kushoto", "kulia")])
@@ -81,22 +81,20 @@ def test_category_entries_take_precedence_over_names():
     category = {"name": "sign", "keypoints": ["a", "b", "nose"], "flip_pairs": [["a", "b"]], "skeleton": [[1, 3]]}
     found = Skeleton.from_coco_category(category)
     assert found.flip_indices == [1, 0, 2] and found.limbs == ((0, 2),)
-    assert found.sigmas == (DEFAULT_SIGMA, DEFAULT_SIGMA, 0.026)
+    assert found.sigmas == (0.05, 0.05, 0.026)
     category["sigmas"] = [1, 2, 3]
     assert Skeleton.from_coco_category(category).sigmas == (1, 2, 3)
     assert Skeleton.from_coco_category(category, sigmas=[4, 5, 6]).sigmas == (4, 5, 6)
 
 
 def test_metadata_of_a_user():
-    flip_map = [("r_eye", "l_eye"), ("nose", "nose")]
-    given = {"keypoint_names": ["r_eye", "nose", "l_eye"], "keypoint_flip_map": flip_map}
+    given = {"keypoint_names": ["r", "nose", "l"], "keypoint_flip_map": [("l", "r"), ("nose", "nose")]}
+    given["keypoint_connection_rules"] = [("r", "chin", (0, 0, 0)), ("nose", "l", (0, 0, 0))]
     given["keypoint_oks_sigmas"] = np.array([0.1, 0.2, 0.3])  # as Detectron2's evaluators take them
     found = Skeleton.from_metadata(SimpleNamespace(**given))
     assert found.sides == ("right", "middle", "left") and found.flip_indices == [2, 1, 0]
-    assert found.sigmas == (0.1, 0.2, 0.3)
-    assert Skeleton.from_metadata(SimpleNamespace(**given), sigmas=np.array([1, 2, 3])).sigmas == (1, 2, 3)
-    with pytest.raises(UserError, match="keypoint_connection_rules of the metadata are not of r_eye, nose"):
-        Skeleton.from_metadata(SimpleNamespace(**given, keypoint_connection_rules=[("r_eye", "c", (0, 0, 0))]))
+    assert found.limbs == ((1, 2),) and found.sigmas == (0.1, 0.2, 0.3)
+    assert Skeleton.from_metadata(SimpleNamespace(**given), sigmas=[1, 2, 3]).sigmas == (1, 2, 3)
     with pytest.raises(UserError, match="'coco_2017_val' has no keypoint names"):
         Skeleton.from_metadata(MetadataCatalog.get("coco_2017_val"))
 

@@ -28,11 +28,11 @@ class DynamicSpatialMLP(DynamicChannelMLP):
     """DyMLP_spatial of Table 1: `DynamicChannelMLP`, with its arguments, locations and channels exchanged."""
 
     @configurable
-    def __init__(self, *, dim: int, hidden_dim: int, num_tokens: int, query_dim: int | None = None):
-        super().__init__(dim=num_tokens, hidden_dim=hidden_dim, num_tokens=dim, query_dim=query_dim or dim)
+    def __init__(self, *, dim: int, hidden_dim: int, num_tokens: int, query_dim: int):
+        super().__init__(dim=num_tokens, hidden_dim=hidden_dim, num_tokens=dim, query_dim=query_dim)
 
-    def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
-        return super().forward(query, tokens.transpose(1, 2))
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        return super().forward(queries, tokens.transpose(1, 2))
 
 
 @QUERY_INTERACTION_REGISTRY.register()
@@ -44,22 +44,19 @@ class MultiHeadSelfAttention(nn.Module):
     """
 
     @configurable
-    def __init__(self, *, dim: int, num_heads: int, query_dim: int | None = None):
+    def __init__(self, *, dim: int, num_heads: int, query_dim: int):
         super().__init__()
-        query_dim = query_dim or dim
         self.project = nn.Identity() if query_dim == dim else nn.Linear(dim, query_dim)
         self.attention = nn.MultiheadAttention(query_dim, num_heads, batch_first=True)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int | None = None) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         return {"dim": config.HIDDEN_DIM, "num_heads": config.NUM_HEADS, "query_dim": query_dim}
 
-    def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
-        queries = query if query.dim() == 3 else query[:, None]
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
         sequence = torch.cat([queries, self.project(tokens)], dim=1)
-        attended, _ = self.attention(queries, sequence, sequence, need_weights=False)
-        return attended.view(query.shape)
+        return self.attention(queries, sequence, sequence, need_weights=False)[0]
 
 
 @QUERY_INTERACTION_REGISTRY.register()
@@ -67,22 +64,21 @@ class SpatialAttention(nn.Module):
     """Spatial Attn. of Table 1: an SPEGM with one map makes an instance embedding, the same for each of M queries."""
 
     @configurable
-    def __init__(self, *, dim: int, num_tokens: int, query_dim: int | None = None):
+    def __init__(self, *, dim: int, num_tokens: int, query_dim: int):
         super().__init__()
         self.side = math.isqrt(num_tokens)
-        self.embedding = SPEGM(dim=dim, part_dim=query_dim or dim, num_parts=1)
+        self.embedding = SPEGM(dim=dim, part_dim=query_dim, num_parts=1)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int | None = None) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int) -> dict[str, Any]:
         return {"dim": cfg.MODEL.QUERYPOSE.HIDDEN_DIM, "num_tokens": num_tokens, "query_dim": query_dim}
 
     def init_weights(self) -> None:
         self.embedding.init_weights()
 
-    def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
         regions = tokens.transpose(1, 2).unflatten(2, (self.side, self.side))
-        embedding, _ = self.embedding(regions)  # (R, 1, c)
-        return embedding.expand_as(query) if query.dim() == 3 else embedding[:, 0]
+        return self.embedding(regions)[0].expand_as(queries)
 
 
 class PartInteraction(nn.Module):
@@ -99,7 +95,7 @@ class PartInteraction(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, num_parts: int) -> dict[str, Any]:
         num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
-        return {"interaction": cls.interaction_class(cfg, num_tokens, query_dim=cfg.MODEL.QUERYPOSE.PART_DIM)}
+        return {"interaction": cls.interaction_class(cfg, num_tokens, cfg.MODEL.QUERYPOSE.PART_DIM)}
 
     def forward(self, regions: Tensor, queries: Tensor) -> tuple[Tensor, None]:
         """regions (R, d, H, W), part queries (R, M, dp) -> embeddings (R, M, dp) and no maps."""
@@ -221,7 +217,8 @@ class InstanceKeypointStage(PooledKeypointStage):
 
     def forward(self, regions: Tensor, instance_queries: Tensor, part_queries: None) -> StageOutput:
         """As `KeypointStage.forward`; the instance queries (R, d) go out updated."""
-        updated = self.instance_interaction(instance_queries, self.tower(regions).flatten(2).transpose(1, 2))
+        tokens = self.tower(regions).flatten(2).transpose(1, 2)
+        updated = self.instance_interaction(instance_queries[:, None], tokens)[:, 0]
         instance_queries = self.instance_feedforward(self.instance_norm(instance_queries + updated))
         coordinates, sigmas = self.heads(instance_queries[:, None])
         return coordinates, sigmas, instance_queries, None, None

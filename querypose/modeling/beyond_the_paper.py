@@ -11,10 +11,7 @@ from torch.nn import functional as F
 
 from querypose.modeling.decoder import corners_in_pixels
 from querypose.modeling.losses.auxiliary import gaussian_heatmaps, heatmap_focal_loss
-from querypose.modeling.losses.matcher import Match
-from querypose.modeling.losses.targets import Targets
-
-MIN_SIDE = 8.0  # pixels; a first box is at least this wide and high before it is clipped to the image
+from querypose.modeling.losses.matcher import Match, Targets
 
 
 def ground_truth_regions(match: Match, targets: Targets, copies: int, jitter: float) -> tuple[Match, Tensor]:
@@ -147,13 +144,16 @@ class ImageQueries(nn.Module):
         return ranks.clamp(min=0)[..., None], torch.where(ranks == -torch.inf, 0, index)
 
     def boxes_at(self, maps: CenterMaps, index: Tensor, image_sizes: Tensor) -> Tensor:
-        """The boxes that the maps give at positions y * W + x (B, N) -> (B, N, 4), corners in pixels, detached."""
+        """The boxes that the maps give at positions y * W + x (B, N) -> (B, N, 4), corners in pixels, detached.
+
+        Before they are clipped to the image, they are at least 8 pixels wide and high.
+        """
         width = maps.center.shape[3]
         location = torch.stack([index % width, index // width], dim=-1)
         limit = image_sizes[:, None]
         center = (location + _at(maps.offset.detach(), index).flip(-1)) * self.stride
         center = torch.minimum(center.clamp(min=0), limit)
-        size = (_at(maps.size.detach(), index).flip(-1) * self.stride).clamp(min=MIN_SIDE)
+        size = (_at(maps.size.detach(), index).flip(-1) * self.stride).clamp(min=8)
         corners = torch.cat([center - size / 2, center + size / 2], dim=-1)
         return torch.minimum(corners.clamp(min=0), limit.repeat(1, 1, 2))
 

@@ -46,10 +46,11 @@ class BoxStage(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, feature_strides: list[int]) -> dict[str, Any]:
         config, size = cfg.MODEL.QUERYPOSE, cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+        interaction = QUERY_INTERACTION_REGISTRY.get(config.QUERY_INTERACTION)
         return {
             "feature_strides": feature_strides,
             "resolution": size,
-            "interaction": QUERY_INTERACTION_REGISTRY.get(config.QUERY_INTERACTION)(cfg, size * size),
+            "interaction": interaction(cfg, size * size, config.HIDDEN_DIM),
             "dim": config.HIDDEN_DIM,
             "num_heads": config.NUM_HEADS,
             "feedforward_dim": config.FEEDFORWARD_DIM,
@@ -74,7 +75,7 @@ class BoxStage(nn.Module):
         tokens = regions.flatten(2).transpose(1, 2)  # (R, locations, d)
 
         queries = self.self_attention(queries).reshape(batch * number, dim)
-        queries = self.interaction_norm(queries + self.interaction(queries, tokens))
+        queries = self.interaction_norm(queries + self.interaction(queries[:, None], tokens)[:, 0])
         queries = self.feedforward(queries)
 
         logits = self.class_logit(self.class_branch(queries))

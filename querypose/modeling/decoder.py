@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from querypose.modeling.box_stage import BoxStage
 from querypose.modeling.keypoint_stage import KEYPOINT_STAGE_REGISTRY
-from querypose.modeling.ops.compilation import compile_module
 from querypose.modeling.ops.pyramid_pooling import pool_regions
 
 
@@ -37,10 +37,7 @@ class KeypointOutput:
 class QueryPoseDecoder(nn.Module):
     """Holds the queries, the S box stages and the S keypoint stages.
 
-    Light and branched variants: boxes do not depend on the keypoint stages (Figure 3a), so `decode_boxes` runs first
-    and `decode_keypoints` only for the rows that are needed. Full variant: keypoint stage s hands its instance queries
-    to box stage s + 1 (Figure 3b), so `decode_jointly` alternates them. Each query keeps its own part queries from
-    stage to stage, whichever person the stages match it to.
+    Each query keeps its own part queries from stage to stage, whichever person the stages match it to.
     """
 
     box_stages: Sequence[BoxStage]
@@ -151,7 +148,7 @@ class QueryPoseDecoder(nn.Module):
         return output, self.decode_keypoints(features[0], output, select_rows(output.logits[-1], topk, score_floor))
 
     def decode_boxes(self, features: list[Tensor], boxes: Tensor, queries: Tensor) -> BoxOutput:
-        """All box stages, light and branched variants; arguments as of `forward`."""
+        """All box stages, light and branched variants (Figure 3a); arguments as of `forward`."""
         outputs = []
         for stage in self.box_stages:
             logits, refined, queries = stage(stage.pool(features, boxes), boxes, queries)
@@ -186,7 +183,7 @@ class QueryPoseDecoder(nn.Module):
     def decode_jointly(
         self, features: list[Tensor], boxes: Tensor, queries: Tensor, topk: int = 0, score_floor: float = 0.0
     ) -> tuple[BoxOutput, KeypointOutput]:
-        """Box stages and keypoint stages in turn, full variant; arguments as of `forward`.
+        """Box stages and keypoint stages in turn, full variant (Figure 3b); arguments as of `forward`.
 
         With a topk, each keypoint stage runs for the best queries of its own box stage; the others keep their instance
         and part queries, which is an approximation. The score_floor, which is exact, concerns the last stage. With
@@ -239,6 +236,19 @@ def select_rows(logits: Tensor, topk: int = 0, score_floor: float = 0.0) -> Tens
     if score_floor > 0:
         return rows[scores.float().sigmoid() >= score_floor]
     return rows.flatten()
+
+
+def compile_module(module: nn.Module, mode: str) -> None:
+    """Compile a module in place by a mode of torch.compile; a copy of the module is not compiled."""
+    module.compile(mode=mode)
+    compiled: Any = module._compiled_call_impl
+
+    def call(*args: Any) -> Any:
+        # the next replay of a CUDA graph overwrites its outputs
+        return tree_map_only(Tensor, Tensor.clone, compiled(*args))
+
+    if mode == "reduce-overhead":
+        module._compiled_call_impl = call
 
 
 def corners_in_pixels(boxes: Tensor, image_sizes: Tensor) -> Tensor:

@@ -13,8 +13,6 @@ from torch import Tensor
 from querypose.errors import UserError
 from querypose.skeleton import Skeleton
 
-MIN_OKS = 0.5  # two persons with a lower one are not the same
-
 
 @dataclass(frozen=True)
 class FlipTesting:
@@ -38,14 +36,12 @@ class FlipTesting:
     def merge(self, persons: Instances, mirrored: Instances) -> Instances:
         """One set of persons; `mirrored` is in pixels of the mirror image.
 
-        The pairs are one to one, of an OKS of at least `MIN_OKS`, with the greatest sum of OKS times both scores: OKS
+        The pairs are one to one, of an OKS of at least 0.5, with the greatest sum of OKS times both scores: OKS
         alone could pair a person's duplicates of low scores. A person found only once keeps its score.
         """
-        mirrored = self.mirror(mirrored)
-        similarity = oks(
-            persons.pred_keypoints, mirrored.pred_keypoints, persons.pred_boxes.area(), self.skeleton.sigmas
-        )
-        similarity = torch.where(similarity >= MIN_OKS, similarity, 0.0)  # of NaN as well
+        mirrored, areas = self.mirror(mirrored), persons.pred_boxes.area()
+        similarity = oks(persons.pred_keypoints, mirrored.pred_keypoints, areas, self.skeleton.sigmas)
+        similarity = torch.where(similarity >= 0.5, similarity, 0.0)  # of NaN as well
         profit = similarity * persons.scores[:, None] * mirrored.scores
         pairs = linear_sum_assignment(profit.double().cpu().numpy(), maximize=True)
         rows = torch.from_numpy(np.stack(pairs)).to(profit.device)
@@ -58,7 +54,7 @@ class FlipTesting:
 
     def mirror(self, persons: Instances) -> Instances:
         """The same persons seen in a mirror: x becomes width - x, and left and right change places."""
-        width, mirrored = persons.image_size[1], list(self.skeleton.flip_indices)
+        width, mirrored = persons.image_size[1], self.skeleton.flip_indices
         x0, y0, x1, y1 = persons.pred_boxes.tensor.unbind(dim=1)
         x, rest = persons.pred_keypoints[:, mirrored].split([1, 2], dim=-1)
         result = Instances(persons.image_size, **persons.get_fields())

@@ -54,8 +54,7 @@ class KeypointStage(nn.Module):
     ):
         """
         Args:
-            part_embedding, part_update, instance_interaction: as their registries state; the light variant has no
-                interaction.
+            part_embedding, part_update, instance_interaction: as their registries state; no interaction in light.
             part_of_keypoint: for each of the K keypoints the index of its part.
             dim: d; part_dim: dp; tower_dim: width inside the tower.
             anchored: whether coordinates are offsets from `attention_anchors`; not the paper's.
@@ -105,7 +104,8 @@ class KeypointStage(nn.Module):
         """
         regions = self.tower(regions)
         if self.instance_interaction is not None:
-            updated = self.instance_interaction(instance_queries, regions.flatten(2).transpose(1, 2))
+            tokens = regions.flatten(2).transpose(1, 2)
+            updated = self.instance_interaction(instance_queries[:, None], tokens)[:, 0]
             instance_queries = self.instance_feedforward(self.instance_norm(instance_queries + updated))
 
         embeddings, attention = self.part_embedding(regions, part_queries)
@@ -121,8 +121,8 @@ class KeypointStage(nn.Module):
 
 
 def build_instance_interaction(cfg: CfgNode) -> nn.Module:
-    num_tokens = cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
-    return QUERY_INTERACTION_REGISTRY.get(cfg.MODEL.QUERYPOSE.KEYPOINT_INTERACTION)(cfg, num_tokens)
+    config, num_tokens = cfg.MODEL.QUERYPOSE, cfg.MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION**2
+    return QUERY_INTERACTION_REGISTRY.get(config.KEYPOINT_INTERACTION)(cfg, num_tokens, config.HIDDEN_DIM)
 
 
 def build_tower(dim: int, tower_dim: int, num_layers: int) -> nn.Sequential:

@@ -18,30 +18,19 @@ from querypose.modeling.backbones.checkpointing import checkpoint_blocks
 from querypose.modeling.beyond_the_paper import CenterMaps, ImageQueries, OneToManyProposals, ground_truth_regions
 from querypose.modeling.decoder import BoxOutput, KeypointOutput, QueryPoseDecoder
 from querypose.modeling.flip_testing import FlipTesting
-from querypose.modeling.losses.criterion import SetCriterion
+from querypose.modeling.losses.criterion import SetCriterion, averaged_over_processes
 from querypose.modeling.losses.keypoint_loss import keypoints_in_pixels
-from querypose.modeling.losses.matcher import matched_rows, matches_on
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.matcher import Targets, matched_rows, matches_on
 from querypose.modeling.ops.memory_layout import use_channels_last
 from querypose.modeling.part_division import build_part_division
 
 logger = logging.getLogger(__name__)
 
 
-def topk_poses(cfg: CfgNode) -> int:
-    """MODEL.QUERYPOSE.TEST.TOPK_POSES; of None the variant's default."""
-    config = cfg.MODEL.QUERYPOSE
-    if config.TEST.TOPK_POSES is not None:
-        return config.TEST.TOPK_POSES
-    return 0 if config.VARIANT == "full" else 30
-
-
 @META_ARCH_REGISTRY.register()
 class QueryPose(nn.Module):
     """Sparse end-to-end multi-person pose regression (Figure 2); the shape letters stand in `querypose.modeling`."""
 
-    decoder: QueryPoseDecoder
-    criterion: SetCriterion
     pixel_mean: Tensor
     pixel_std: Tensor
     region_jitter = 0.1  # of `ground_truth_regions`
@@ -99,11 +88,6 @@ class QueryPose(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
-        if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
-            raise UserError(
-                "MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' needs boxes that do not depend on the keypoint stages: "
-                "set it to 'all', or VARIANT to 'light' or 'branched'"
-            )
         skeleton = skeleton_of(cfg)
         part_of_keypoint = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
         backbone = build_backbone(cfg)
@@ -114,7 +98,8 @@ class QueryPose(nn.Module):
         if not in_features:
             raise UserError(f"MODEL.BACKBONE.NAME '{cfg.MODEL.BACKBONE.NAME}' makes none of the feature maps p2 .. p5")
         strides = [shapes[name].stride for name in in_features]
-        many = config.ONE_TO_MANY.NUM_QUERIES
+        many, topk = config.ONE_TO_MANY.NUM_QUERIES, config.TEST.TOPK_POSES
+        default_topk = 0 if config.VARIANT == "full" else 30
         return {
             "backbone": backbone,
             "decoder": QueryPoseDecoder(cfg, part_of_keypoint, strides),
@@ -126,7 +111,7 @@ class QueryPose(nn.Module):
             "image_queries": ImageQueries(cfg, backbone, strides[0]) if config.IMAGE_QUERIES.ENABLED else None,
             "one_to_many": OneToManyProposals(many, config.HIDDEN_DIM) if many else None,
             "region_copies": config.GROUND_TRUTH_REGIONS.COPIES,
-            "topk_poses": topk_poses(cfg),
+            "topk_poses": default_topk if topk is None else topk,
             "pose_score_floor": config.TEST.POSE_SCORE_FLOOR,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
             "flip_testing": FlipTesting(skeleton, cfg.TEST.DETECTIONS_PER_IMAGE) if cfg.TEST.FLIP else None,
@@ -212,7 +197,7 @@ class QueryPose(nn.Module):
         instances = [inputs["instances"] for inputs in batched_inputs]
         targets = Targets.from_instances(instances, self.num_keypoints, self.device)
         decoder, criterion = self.decoder, self.criterion
-        persons = criterion.normalizer(targets, num_persons)
+        persons = averaged_over_processes(sum(targets.counts) if num_persons is None else num_persons, self.device)
         first = self.proposals(sizes, maps)
         if self.train_matched_only:
             boxes = decoder.decode_boxes(features, *first)
@@ -237,7 +222,7 @@ class QueryPose(nn.Module):
         if self.one_to_many is not None:
             boxes = decoder.decode_boxes(features, *self.one_to_many(sizes))
             targets = self.one_to_many.targets(targets)
-            matches = criterion.matcher(boxes.logits, boxes.boxes, targets)
+            matches = matches_on(criterion.matcher.assign(boxes.logits, boxes.boxes, targets), self.device)
             losses.update(criterion.box_losses(boxes, matches, targets, persons * self.one_to_many.repeats, "_many"))
         return losses
 

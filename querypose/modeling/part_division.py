@@ -66,8 +66,6 @@ def limbs(skeleton: Skeleton) -> list[list[str]]:
        none that mirror each other can be preferred, and of the others the last in order is taken.
     3. Where no extremity is left, limbs that join mirror images are parts (the shoulders, the hips), and where there
        is none of these either, the first limb in order.
-
-    Left and right are treated alike as long as limbs and order of the keypoints are the same on both sides.
     """
     graph, mirror = Graph(list(skeleton.limbs)), skeleton.flip_indices
     graph.add_nodes_from(range(skeleton.num_keypoints))
@@ -77,40 +75,20 @@ def limbs(skeleton: Skeleton) -> list[list[str]]:
         parts.append(set(body).difference(*parts))
     parts = [body for body in parts if body]
     body_of = {i: body for body in parts for i in body}
-    left = set(graph) - set(body_of)
-
-    def join(i: int, neighbor: int) -> None:
-        if neighbor in body_of:
-            body_of[neighbor].add(i)
-            body_of[i] = body_of[neighbor]
-        else:
-            parts.append({i, neighbor})
-        left.difference_update({i, neighbor})
-
-    while left:
-        room = {i: [j for j in sorted(graph[i]) if j in left or j in body_of] for i in sorted(left)}
-        alone = [i for i in room if not room[i]]
-        extremities: dict[int, list[int]] = {}  # by their one neighbor
-        for i in room:
-            if len(room[i]) == 1:
-                extremities.setdefault(room[i][0], []).append(i)
-        mirrored = [(i, mirror[i]) for i in room if i < mirror[i] and mirror[i] in left and mirror[i] in room[i]]
-        for neighbor, ends in extremities.items():
-            ends = [i for i in ends if i in left]
-            if neighbor not in body_of:
-                chosen = [i for i in ends if mirror[i] == i or mirror[i] not in ends][-1:]
-                alone += [i for i in ends if i not in chosen]
-                ends = chosen
-            for i in ends:
-                join(i, neighbor)
-        parts += [{i} for i in alone]
-        left.difference_update(alone)
-        if not extremities and mirrored:
-            for pair in mirrored:
-                join(*pair)
-        elif not extremities and left:
-            first = min(left)
-            join(first, next((j for j in room[first] if j in left), room[first][0]))
+    while left := sorted(set(graph) - set(body_of)):
+        joining = [i for i in left if graph[i] and body_of.keys() >= set(graph[i])]
+        for i in joining:
+            body_of[min(graph[i])].add(i)
+        found = {frozenset([i]) for i in left if not graph[i]}
+        for neighbor in left:
+            ends = [i for i in left if list(graph[i]) == [neighbor]]
+            chosen = [i for i in ends if mirror[i] == i or mirror[i] not in ends][-1:]
+            found |= {frozenset({i, neighbor} if i in chosen else {i}) for i in ends}
+        if not joining and not found:
+            found = {frozenset({i, mirror[i]}) for i in left if mirror[i] in left and mirror[i] in graph[i]}
+            found = found or {frozenset({left[0], min(set(graph[left[0]]).intersection(left))})}
+        parts += map(set, found)
+        graph.remove_nodes_from(set(joining).union(*found))
     return [[skeleton.keypoint_names[i] for i in part] for part in sorted(map(sorted, parts))]
 
 
@@ -124,9 +102,8 @@ def build_part_division(
     """
     if not groups:
         division = division or "rigid"
-        return _part_indices(
-            skeleton, PART_DIVISION_REGISTRY.get(division)(skeleton), f"the part division '{division}'"
-        )
+        parts = PART_DIVISION_REGISTRY.get(division)(skeleton)
+        return _part_indices(skeleton, parts, f"the part division '{division}'")
     if not all(isinstance(group, list | tuple) for group in groups):
         raise UserError(
             f"MODEL.QUERYPOSE.PART_GROUPS is {groups}; it must be a list of lists of keypoint names, such as "
@@ -158,11 +135,9 @@ def _part_indices(skeleton: Skeleton, parts: Sequence[Sequence[str]], source: st
                 f"{', '.join(skeleton.keypoint_names)}); set PART_DIVISION to 'limbs' or 'per_keypoint', or "
                 "PART_GROUPS to your parts"
             )
-    faults = [f"holds the keypoint '{name}' twice" for name in names if names.count(name) > 1]
-    missing = [name for name in skeleton.keypoint_names if name not in names]
-    faults += [f"leaves out {', '.join(missing)}"] if missing else []
-    faults += [] if all(parts) else ["has an empty part"]
-    if faults:
-        raise UserError(f"{source} {faults[0]}; every keypoint belongs to exactly one part")
+    wrong = [name for name in skeleton.keypoint_names if names.count(name) != 1]
+    if wrong or not all(parts):
+        found = ", ".join(wrong) or "an empty part"
+        raise UserError(f"{source} must hold every keypoint in exactly one part; check {found}")
     part_of = {name: index for index, part in enumerate(parts) for name in part}
     return [part_of[name] for name in skeleton.keypoint_names]

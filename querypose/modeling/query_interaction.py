@@ -14,10 +14,10 @@ Registry of interactions between queries and the features of their region: `MODE
 the box stage's, `MODEL.QUERYPOSE.KEYPOINT_INTERACTION` that of the keypoint stage (Table 1; not in the light variant).
 
 A registered class is an `nn.Module` built as `cls(cfg, num_tokens, query_dim)`, with `num_tokens` locations in the
-square region (7 x 7 in the box stage, 14 x 14 in the keypoint stage) and `query_dim` the width c of the queries, d
-unless told otherwise. Its `forward(query, tokens)` takes the queries, (R, c), or (R, M, c) where M of them read the
-same region, and the region's features (R, num_tokens, d) and returns what the caller adds to the queries, in their
-shape. It may offer `init_weights()`, as a part embedding may.
+square region (7 x 7 in the box stage, 14 x 14 in the keypoint stage) and `query_dim` the width c of the queries. Its
+`forward(queries, tokens)` takes the queries (R, M, c), M of which read the same region, and the region's features
+(R, num_tokens, d), and returns what the caller adds to the queries, (R, M, c). It may offer `init_weights()`, as a part
+embedding may.
 """
 
 
@@ -26,10 +26,9 @@ class DynamicChannelMLP(nn.Module):
     """A two-layer MLP over the channels of each location, its weights made by the query (DyMLP_channel, Eq. 1)."""
 
     @configurable
-    def __init__(self, *, dim: int, hidden_dim: int, num_tokens: int, query_dim: int | None = None):
+    def __init__(self, *, dim: int, hidden_dim: int, num_tokens: int, query_dim: int):
         """dim: d; hidden_dim: between the two generated layers; num_tokens, query_dim: as of the registry."""
         super().__init__()
-        query_dim = query_dim or dim
         self.dim = dim
         self.hidden_dim = hidden_dim
         self.generator = nn.Linear(query_dim, 2 * dim * hidden_dim)
@@ -39,16 +38,15 @@ class DynamicChannelMLP(nn.Module):
         self.norm3 = nn.LayerNorm(query_dim)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int | None = None) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, num_tokens: int, query_dim: int) -> dict[str, Any]:
         sizes = {"dim": cfg.MODEL.QUERYPOSE.HIDDEN_DIM, "hidden_dim": cfg.MODEL.QUERYPOSE.DYNAMIC_DIM}
         return {**sizes, "num_tokens": num_tokens, "query_dim": query_dim}
 
-    def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
-        """query (R, c) or (R, M, c), tokens (R, num_tokens, d) -> the query's shape."""
-        weights = self.generator(query if query.dim() == 3 else query[:, None])
-        first, second = weights.split(self.dim * self.hidden_dim, dim=2)
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        """queries (R, M, c), tokens (R, num_tokens, d) -> (R, M, c)."""
+        first, second = self.generator(queries).split(self.dim * self.hidden_dim, dim=2)
         hidden = torch.einsum("rpd,rmdh->rmph", tokens, first.unflatten(2, (self.dim, self.hidden_dim)))
         hidden = F.relu(self.norm1(hidden))
         hidden = torch.einsum("rmph,rmhd->rmpd", hidden, second.unflatten(2, (self.hidden_dim, self.dim)))
         hidden = F.relu(self.norm2(hidden))
-        return F.relu(self.norm3(self.output(hidden.flatten(2)))).view(query.shape)
+        return F.relu(self.norm3(self.output(hidden.flatten(2))))

@@ -8,10 +8,7 @@ from torch.nn import functional as F
 
 
 class AuxiliaryHeatmap(nn.Module):
-    """One linear map from P2 to a heatmap per keypoint, with the penalty-reduced focal loss of dense detectors.
-
-    The paper finds that it does not help on pre-trained backbones; others get a signal at every location from it.
-    """
+    """One linear map from P2 to a heatmap per keypoint, with the penalty-reduced focal loss of dense detectors."""
 
     def __init__(self, dim: int, num_keypoints: int, stride: int):
         super().__init__()
@@ -61,8 +58,7 @@ def attention_loss(
 ) -> Tensor:
     """Sum over the valid keypoints of the cross-entropy between a Gaussian at the keypoint and its part's attention.
 
-    Not the paper's: there, only the gradient of the coordinates moves the attention (Section 3.2). Several keypoints
-    of one part make a mixture of Gaussians its target.
+    Several keypoints of one part make a mixture of Gaussians its target.
 
     attention: (n, M, h, w), every map summing to one. targets: (n, K, 2) in box units, the box's centre at 0; anything
     where not valid (n, K). part_of_keypoint: (K,). sigma: in locations of the maps.

@@ -12,8 +12,7 @@ from torchvision.ops import sigmoid_focal_loss
 from querypose.modeling.decoder import BoxOutput, KeypointOutput
 from querypose.modeling.losses.auxiliary import AuxiliaryHeatmap, attention_loss
 from querypose.modeling.losses.keypoint_loss import KEYPOINT_LOSS_REGISTRY, keypoints_in_box_units
-from querypose.modeling.losses.matcher import HungarianMatcher, Match, iou_and_gap
-from querypose.modeling.losses.targets import Targets
+from querypose.modeling.losses.matcher import HungarianMatcher, Match, Targets, iou_and_gap
 
 
 class SetCriterion(nn.Module):
@@ -43,8 +42,6 @@ class SetCriterion(nn.Module):
         self.auxiliary_heatmap = auxiliary_heatmap
         # a tensor on the device: a list would be sent there at every step
         self.register_buffer("part_of_keypoint", torch.tensor(part_of_keypoint), persistent=False)
-        # the flow was a child of the criterion in earlier checkpoints
-        self.register_load_state_dict_pre_hook(_rename_flow)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int], stride: int) -> dict[str, Any]:
@@ -72,9 +69,8 @@ class SetCriterion(nn.Module):
             # torchvision's GIoU loss indexes by a mask, so that a GPU's host waits for it
             iou, gap = iou_and_gap(boxes, wanted)
             suffix = kind + _suffix(stage, len(matches))
-            losses["loss_class" + suffix] = (
-                self.weights["class"] * class_loss(output.logits[stage], match) / num_persons
-            )
+            focal = class_loss(output.logits[stage], match)
+            losses["loss_class" + suffix] = self.weights["class"] * focal / num_persons
             losses["loss_l1" + suffix] = self.weights["l1"] * l1_loss / num_persons
             losses["loss_giou" + suffix] = self.weights["giou"] * (1 - iou + gap).sum() / num_persons
         return losses
@@ -123,20 +119,9 @@ class SetCriterion(nn.Module):
         loss = self.auxiliary_heatmap(feature, targets.keypoints)  # type: ignore[misc]
         return self.weights["heatmap"] * loss / averaged_over_processes(number, targets.boxes.device)
 
-    @staticmethod
-    def normalizer(targets: Targets, num_persons: int | None = None) -> Tensor:
-        """Persons in the batch (or the given number), averaged over the processes, at least one."""
-        number = sum(targets.counts) if num_persons is None else num_persons
-        return averaged_over_processes(number, targets.boxes.device)
-
 
 def _suffix(stage: int, num_stages: int) -> str:
     return "" if stage == num_stages - 1 else f"_{stage}"
-
-
-def _rename_flow(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    for name in [name for name in state_dict if name.startswith(f"{prefix}flow.")]:
-        state_dict[f"{prefix}keypoint_loss.{name[len(prefix) :]}"] = state_dict.pop(name)
 
 
 def averaged_over_processes(number: int | Tensor, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""The keypoint losses that a config can choose: residual log-likelihood (Section 3.4, Eq. 4) and its alternatives."""
+"""The keypoint losses that a config can choose: residual log-likelihood with its flow (Section 3.4), alternatives."""
 
 import math
 from typing import Any
@@ -9,8 +9,6 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from querypose.modeling.losses.flow import RealNVP
-
 KEYPOINT_LOSS_REGISTRY = Registry("KEYPOINT_LOSS")
 KEYPOINT_LOSS_REGISTRY.__doc__ = """
 Registry of keypoint losses, named by `MODEL.QUERYPOSE.KEYPOINT_LOSS`.
@@ -20,6 +18,48 @@ tensors (n, K, 2) in box units, and valid (n, K), which keypoints count; targets
 sum over the valid keypoints. The class attribute `uses_sigma` says whether the heads predict sigma; if not, every
 keypoint has the confidence 1 and a person's score is its class probability.
 """
+
+
+class RealNVP(nn.Module):
+    """Six affine couplings over two dimensions with alternating masks, from errors to a standard normal."""
+
+    masks: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("masks", torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(3, 1))
+        self.scale = nn.ModuleList(_mlp(nn.Tanh()) for _ in self.masks)
+        self.translate = nn.ModuleList(_mlp(nn.Identity()) for _ in self.masks)
+
+    def init_weights(self) -> None:
+        """Start close to the identity, so that early losses are those of a plain normal."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, gain=0.01)
+                # PyTorch's random biases alone would move every error by about one sigma
+                nn.init.zeros_(module.bias)
+
+    def to_latent(self, errors: Tensor) -> tuple[Tensor, Tensor]:
+        """errors (n, 2) -> latent (n, 2) and log |det| (n,) of the map between them."""
+        latent, log_det = errors, errors.new_zeros(len(errors))
+        for mask, scale, translate in reversed(list(zip(self.masks, self.scale, self.translate, strict=True))):
+            kept = mask * latent
+            log_scale = scale(kept) * (1 - mask)
+            shift = translate(kept) * (1 - mask)
+            latent = (1 - mask) * (latent - shift) * torch.exp(-log_scale) + kept
+            log_det = log_det - log_scale.sum(dim=1)
+        return latent, log_det
+
+    def log_prob(self, errors: Tensor) -> Tensor:
+        """log phi of errors (n, 2) -> (n,), in float32 under any autocast."""
+        with torch.autocast(errors.device.type, enabled=False):
+            latent, log_det = self.to_latent(errors.float())
+            return -0.5 * latent.square().sum(dim=1) - math.log(2 * math.pi) + log_det
+
+
+def _mlp(last: nn.Module) -> nn.Sequential:
+    layers = [nn.Linear(2, 64), nn.LeakyReLU(), nn.Linear(64, 64), nn.LeakyReLU(), nn.Linear(64, 2)]
+    return nn.Sequential(*layers, last)
 
 
 @KEYPOINT_LOSS_REGISTRY.register()

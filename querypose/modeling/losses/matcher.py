@@ -1,12 +1,42 @@
-"""One-to-one assignment of queries to persons (Section 3.4)."""
+"""The ground truth of a batch, and the one-to-one assignment of queries to its persons (Section 3.4)."""
 
 from dataclasses import dataclass
 
 import torch
+from detectron2.structures import Instances
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
 
-from querypose.modeling.losses.targets import Targets
+
+@dataclass
+class Targets:
+    """Persons of B images, padded to the P of the image that has most of them, at least one.
+
+    boxes: (B, P, 4) corners in pixels; padding is (0, 0, 1, 1). keypoints: (B, P, K, 3) x, y in pixels and
+    visibility; padding is invisible. counts: persons of each image, on the host. box_scale: (B, 4) width, height,
+    width, height of each image in pixels.
+    """
+
+    boxes: Tensor
+    keypoints: Tensor
+    counts: list[int]
+    box_scale: Tensor
+
+    @classmethod
+    def from_instances(cls, instances: list[Instances], num_keypoints: int, device: torch.device) -> "Targets":
+        """From Detectron2's `gt_boxes` and `gt_keypoints`; an image may have no person at all."""
+        counts = [len(image) for image in instances]
+        most = max(1, *counts)
+        boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(instances), most, 1)
+        keypoints = torch.zeros(len(instances), most, num_keypoints, 3)
+        for index, (image, count) in enumerate(zip(instances, counts, strict=True)):
+            if count:
+                boxes[index, :count] = image.gt_boxes.tensor
+                if image.has("gt_keypoints"):
+                    keypoints[index, :count] = image.gt_keypoints.tensor
+        scale = torch.tensor([image.image_size[::-1] * 2 for image in instances], dtype=torch.float32)
+        boxes, keypoints, scale = (tensor.to(device, non_blocking=True) for tensor in (boxes, keypoints, scale))
+        return cls(boxes, keypoints, counts, scale)
 
 
 @dataclass
@@ -17,20 +47,17 @@ class Match:
     persons: Tensor
 
 
-class HungarianMatcher(nn.Module):
+@dataclass
+class HungarianMatcher:
     """Minimises class, L1 and GIoU cost per image and stage; where persons outnumber queries, the best are matched."""
 
-    def __init__(self, class_weight: float = 2.0, l1_weight: float = 5.0, giou_weight: float = 2.0):
-        super().__init__()
-        self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
-
-    def forward(self, logits: list[Tensor], boxes: list[Tensor], targets: Targets) -> list[Match]:
-        """S logits (B, N, 1) and boxes (B, N, 4) -> a match per stage, on the device; see `assign`."""
-        return matches_on(self.assign(logits, boxes, targets), targets.boxes.device)
+    class_weight: float = 2.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
 
     @torch.no_grad()
     def assign(self, logits: list[Tensor], boxes: list[Tensor], targets: Targets) -> list[Match]:
-        """As `forward`, with matches on the host; one transfer to it for all stages."""
+        """S logits (B, N, 1) and boxes (B, N, 4) -> a match per stage, on the host; one transfer to it for all."""
         num_queries, most_persons = logits[0].shape[1], targets.boxes.shape[1]
         costs = torch.stack([self.cost(*stage, targets) for stage in zip(logits, boxes, strict=True)])
         # a diverged prediction must not stop the assignment: the loss reports it
