@@ -90,7 +90,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # memory layout of the images and the convolutions' weights, which only changes rounding. None: True on a CPU with
     # AVX-512. False on any CPU where PyTorch would crash (strided 1x1 convolutions of fewer than 16 channels)
     cfg.MODEL.CHANNELS_LAST = None
-    # torch.compile for box stages and keypoint stages: "none", "default", "reduce-overhead" (with CUDA graphs)
+    # torch.compile for box stages and keypoint stages: "none", "default", "reduce-overhead" (with CUDA graphs). Where
+    # the compiler fails, they run without it, with a warning
     cfg.MODEL.COMPILE = "none"
 
 

@@ -176,8 +176,6 @@ def _contradictions_of_model(cfg: CfgNode) -> Iterator[str]:
         check_swin(cfg.MODEL.SWIN)
     for option in sorted(_TIMM_FILES & cfg.MODEL.TIMM.OPTIONS.keys()):
         yield f"MODEL.TIMM.OPTIONS.{option} is not supported; give weights by MODEL.WEIGHTS"
-    if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
-        yield "MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' does not support VARIANT 'full'; set it to 'all'"
     stage = modeling.KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE)
     if config.VARIANT not in stage.variants:
         yield (

@@ -174,3 +174,15 @@ def test_the_exported_graph_computes_the_same(tmp_path):
         assert_same(model, run_onnx(file, images=images), list(images))
     images, sizes = (255 * torch.rand(2, 3, 90, 100)).round(), torch.tensor([[100.0, 61.0], [73.0, 90.0]])
     assert_same(model, run_onnx(file, images=images, image_sizes=sizes), [images[0, :, :61], images[1, :, :, :73]])
+
+
+def test_checkpoints_from_before_the_keypoint_loss_owned_its_flow():
+    model = tiny_model("light")
+    old = {
+        name.replace("criterion.keypoint_loss.flow", "criterion.flow"): value.clone()
+        for name, value in model.state_dict().items()
+    }
+    weight = model.criterion.keypoint_loss.flow.scale[0][0].weight
+    torch.nn.init.zeros_(weight)
+    model.load_state_dict(old, strict=True)
+    assert weight.any() and not [name for name in old if name.startswith(("image_queries", "one_to_many"))]

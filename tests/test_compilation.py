@@ -1,4 +1,4 @@
-"""Compiled stages: the same numbers, copies, outputs that stay."""
+"""Compiled stages: the same numbers, the way back where the compiler fails, copies, outputs that stay."""
 
 import copy
 
@@ -7,7 +7,25 @@ import torch
 from tiny_model import spread, tiny_batch, tiny_model
 from torch import nn
 
-from querypose.modeling.decoder import compile_module
+from querypose.modeling.ops.compilation import compile_module
+
+
+@torch.no_grad()
+def test_a_compiler_that_fails_leaves_the_plain_module(monkeypatch, messages):
+    calls = []
+
+    def failing(*args):
+        calls.append(args)
+        raise torch._dynamo.exc.TorchDynamoException("no C++ compiler found\nand more")
+
+    plain = spread(tiny_model("light")).eval()(tiny_batch(), do_postprocess=False)
+    monkeypatch.setattr(torch, "compile", lambda function, mode: failing)
+    model = spread(tiny_model("light", "MODEL.COMPILE", "default")).eval()
+    for _ in range(2):
+        for result, wanted in zip(model(tiny_batch(), do_postprocess=False), plain, strict=True):
+            assert torch.equal(result.pred_keypoints, wanted.pred_keypoints)
+    assert len(calls) == 4, "two stages of each kind, tried once"
+    assert "no C++ compiler found" in messages() and "and more" not in messages()
 
 
 def test_a_copy_calls_its_own_weights_and_outputs_outlive_the_next_call(monkeypatch):

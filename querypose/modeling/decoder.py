@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from querypose.modeling.box_stage import BoxStage
 from querypose.modeling.keypoint_stage import KEYPOINT_STAGE_REGISTRY
+from querypose.modeling.ops.compilation import compile_module
 from querypose.modeling.ops.pyramid_pooling import pool_regions
 
 
@@ -236,19 +236,6 @@ def select_rows(logits: Tensor, topk: int = 0, score_floor: float = 0.0) -> Tens
     if score_floor > 0:
         return rows[scores.float().sigmoid() >= score_floor]
     return rows.flatten()
-
-
-def compile_module(module: nn.Module, mode: str) -> None:
-    """Compile a module in place by a mode of torch.compile; a copy of the module is not compiled."""
-    module.compile(mode=mode)
-    compiled: Any = module._compiled_call_impl
-
-    def call(*args: Any) -> Any:
-        # the next replay of a CUDA graph overwrites its outputs
-        return tree_map_only(Tensor, Tensor.clone, compiled(*args))
-
-    if mode == "reduce-overhead":
-        module._compiled_call_impl = call
 
 
 def corners_in_pixels(boxes: Tensor, image_sizes: Tensor) -> Tensor:

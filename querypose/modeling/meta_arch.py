@@ -88,6 +88,11 @@ class QueryPose(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
+        if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
+            raise UserError(
+                "MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' needs boxes that do not depend on the keypoint stages: "
+                "set it to 'all', or VARIANT to 'light' or 'branched'"
+            )
         skeleton = skeleton_of(cfg)
         part_of_keypoint = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
         backbone = build_backbone(cfg)

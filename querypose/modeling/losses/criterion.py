@@ -42,6 +42,8 @@ class SetCriterion(nn.Module):
         self.auxiliary_heatmap = auxiliary_heatmap
         # a tensor on the device: a list would be sent there at every step
         self.register_buffer("part_of_keypoint", torch.tensor(part_of_keypoint), persistent=False)
+        # the flow was a child of the criterion in earlier checkpoints
+        self.register_load_state_dict_pre_hook(_rename_flow)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, part_of_keypoint: list[int], stride: int) -> dict[str, Any]:
@@ -122,6 +124,11 @@ class SetCriterion(nn.Module):
 
 def _suffix(stage: int, num_stages: int) -> str:
     return "" if stage == num_stages - 1 else f"_{stage}"
+
+
+def _rename_flow(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    for name in [name for name in state_dict if name.startswith(f"{prefix}flow.")]:
+        state_dict[f"{prefix}keypoint_loss.{name[len(prefix) :]}"] = state_dict.pop(name)
 
 
 def averaged_over_processes(number: int | Tensor, device: torch.device) -> Tensor:
