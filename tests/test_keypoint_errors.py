@@ -60,7 +60,7 @@ def test_mean_oks_is_that_of_each_persons_best_pose():
 
 
 def test_picture_of_nobody(tmp_path):
-    plot_keypoint_errors(keypoint_errors(ground_truth_of(), []), tmp_path / "nobody.png")
+    plot_keypoint_errors(keypoint_errors(ground_truth_of(), []), tmp_path / "nobody.png", "things")
 
 
 RNG = np.random.default_rng(0)

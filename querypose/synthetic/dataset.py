@@ -53,8 +53,6 @@ def write_synthetic_people(folder: str | Path, split: str, num_images: int, seed
 
 
 def _write_split(folder: Path, split: str, number: int, seed: int, json_file: Path) -> None:
-    for leftover in folder.glob(f".{split}.partial-*"):  # of killed runs: only the holder of the lock writes
-        shutil.rmtree(leftover, ignore_errors=True)
     images_folder, partial = folder / split, folder / f".{split}.partial-{os.getpid()}"
     partial.mkdir()
     images: list[dict[str, Any]] = []
@@ -75,6 +73,9 @@ def _write_split(folder: Path, split: str, number: int, seed: int, json_file: Pa
     shutil.rmtree(images_folder, ignore_errors=True)
     os.replace(partial, images_folder)
     os.replace(images_folder / json_file.name, json_file)
+    # of killed runs, whose workers have ended by now; only the holder of the lock writes
+    for leftover in folder.glob(f".{split}.partial-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _start_worker() -> None:

@@ -152,7 +152,7 @@ def _place_objects(rng: Rng, owner: np.ndarray, persons: list[PlacedPerson]) -> 
             draw = partial(_bush, (x, y), size, rng.uniform(-1, 1, (5, 2)))
             color = color * [0.5, 0.8, 0.4]
         trial = owner.copy()
-        draw(trial, 100)  # which is nobody's number
+        draw(trial, 100)  # a number that no person has
         if all(np.mean(trial[p.scene][p.silhouette] == n) >= MIN_VISIBLE_SHARE for n, p in enumerate(persons, start=1)):
             owner[:] = trial
             objects.append((draw, color))
