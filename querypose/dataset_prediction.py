@@ -1,5 +1,6 @@
 """Poses of many images as Parquet files, by workers that Ray Data spreads over cores, GPUs and machines."""
 
+import contextlib
 import json
 import logging
 import os
@@ -114,6 +115,10 @@ def predict_dataset(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    with contextlib.suppress(ImportError):  # else its scheduler wakes up ten times a second, on a core of a worker
+        from ray.data._internal.execution import streaming_executor_state
+
+        streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = 1.0
     available = ray.cluster_resources()
     gpus = 0 if options.get("device") == "cpu" else int(available.get("GPU", 0))
     size = min(workers or gpus or int(available["CPU"]) // threads, len(parts))
