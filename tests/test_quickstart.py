@@ -34,5 +34,6 @@ def test_evaluates_the_shipped_weights_trains_and_draws(tmp_path):
     shipped, short = (float(ap) for _, ap in rows)
     assert shipped == pytest.approx(63.8, abs=1) and short < shipped  # 71.0 on all 300
     assert "This was a short run" in done.stdout and str(tmp_path) in done.stdout
+    assert "total_loss" in (tmp_path / "log.txt").read_text() and "total_loss" not in done.stdout
     for name in ("predictions.png", "training.png", "photographs/grace_hopper.jpg"):
         assert min(Image.open(tmp_path / name).size) > 300

@@ -7,7 +7,6 @@ run; nothing is downloaded.
 """
 
 import argparse
-import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -57,7 +56,7 @@ def main() -> int:
     output = make_output_folder(args.output)
     for name in ("detectron2", "fvcore", "querypose"):  # to log.txt alone
         logger = setup_logger(str(output), name=name)
-        logger.handlers = [handler for handler in logger.handlers if type(handler) is not logging.StreamHandler]
+        logger.handlers = [handler for handler in logger.handlers if handler.stream is not sys.stdout]
 
     print("1/5 detecting poses in photographs with the small model")
     photographs = [get_sample_data("grace_hopper.jpg", asfileobj=False), *args.photographs]
