@@ -126,7 +126,7 @@ def find_weights(content: Any, path: str, model_names: Collection[str] = ()) -> 
             bare = name if name in model_names else _PREFIXES.sub("", name).replace("._orig_mod.", ".")
             if bare in found:
                 raise UserError(f"the checkpoint {path} holds two tensors {bare}; save one model alone")
-            if bare != "n_averaged":  # a count of PyTorch's `AveragedModel`
+            if bare not in ("n_averaged", "decay", "num_updates"):  # an averaging's own numbers
                 found[bare] = torch.as_tensor(tensor)
         weights |= found
     if not weights:

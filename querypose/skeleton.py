@@ -151,12 +151,13 @@ class Skeleton:
         if not names:
             known = "use a keypoint data set, such as keypoints_coco_2017_train or FILE.json@IMAGE_FOLDER"
             raise UserError(f"the data set {getattr(metadata, 'name', '?')!r} has no keypoint names; {known}")
-        pairs = [(left, right) for left, right in getattr(metadata, "keypoint_flip_map", ()) if left != right]
-        rules = getattr(metadata, "keypoint_connection_rules", ())
+        swap = getattr(metadata, "keypoint_flip_map", None) or ()
+        pairs = [pair[::-1] if split_side(pair[0])[0] == "right" else pair for pair in swap if pair[0] != pair[1]]
+        rules = getattr(metadata, "keypoint_connection_rules", None) or ()
         # as in Detectron2's drawings, those of other keypoints do not count
         limbs = [(names.index(a), names.index(b)) for a, b, _ in rules if a in names and b in names]
-        given = sigmas or list(getattr(metadata, "keypoint_oks_sigmas", ()))
-        return cls(names, pairs, limbs, given or known_sigmas(names))
+        given = sigmas, getattr(metadata, "keypoint_oks_sigmas", None), known_sigmas(names)
+        return cls(names, pairs, limbs, next(each for each in given if each is not None and len(each)))
 
     @classmethod
     def from_coco_category(cls, category: Mapping[str, Any], sigmas: Sequence[float] | None = None) -> Skeleton:
@@ -168,7 +169,8 @@ class Skeleton:
             if not limbs or not all(0 <= i < len(names) for limb in limbs for i in limb):
                 limbs = limbs_by_name(names)
             pairs = flip_pairs_by_name(names) if pairs is None else pairs
-            return cls(names, pairs, limbs, sigmas or category.get("sigmas") or known_sigmas(names))
+            given = sigmas, category.get("sigmas"), known_sigmas(names)
+            return cls(names, pairs, limbs, next(each for each in given if each is not None and len(each)))
         except (KeyError, TypeError, ValueError) as error:
             optional = "`skeleton` as pairs of indices from 1, `flip_pairs` as pairs of names, `sigmas` as numbers"
             needs = f"needs a list `keypoints` of names and may give {optional} ({error})"

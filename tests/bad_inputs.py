@@ -58,7 +58,7 @@ CONFIG_OVERRIDES = [
     ([PREFIX + "KEYPOINT_STAGE", "PooledKeypointStage", PREFIX + "VARIANT", "full"], "set VARIANT to light"),
     ([PREFIX + "LOSS.ATTENTION_WEIGHT", "1.0", PREFIX + "PART_EMBEDDING", "PartSelfAttention"], "need attention maps"),
     ([PREFIX + "ANCHORED_COORDINATES", "True", PREFIX + "KEYPOINT_STAGE", "PooledKeypointStage"], "need attention"),
-    ([PREFIX + "VARIANT", "full", PREFIX + "TRAIN_QUERIES", "matched"], "'matched' needs boxes that do not depend on"),
+    ([PREFIX + "VARIANT", "full", PREFIX + "TRAIN_QUERIES", "matched"], "'matched' needs VARIANT 'light' or"),
     ([PREFIX + "PART_GROUPS", "[1, 2]"], "PART_GROUPS .* list of lists"),
     ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a', 'a']"], "distinct keypoint names"),
     ([PREFIX + "SKELETON.KEYPOINT_NAMES", "['a']", PREFIX + "SKELETON.FLIP_PAIRS", "[1]"], "pairs of names"),

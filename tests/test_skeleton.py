@@ -88,6 +88,9 @@ def test_category_entries_take_precedence_over_names():
 
 
 def test_metadata_of_a_user():
+    eyes = {"keypoint_names": ["right_eye", "left_eye"], "keypoint_flip_map": [("right_eye", "left_eye")]}
+    found = Skeleton.from_metadata(SimpleNamespace(**eyes, keypoint_connection_rules=None), np.array([0.1, 0.2]))
+    assert found.flip_pairs == (("left_eye", "right_eye"),) and found.sigmas == (0.1, 0.2)
     given = {"keypoint_names": ["r", "nose", "l"], "keypoint_flip_map": [("l", "r"), ("nose", "nose")]}
     given["keypoint_connection_rules"] = [("r", "chin", (0, 0, 0)), ("nose", "l", (0, 0, 0))]
     given["keypoint_oks_sigmas"] = np.array([0.1, 0.2, 0.3])  # as Detectron2's evaluators take them

@@ -95,7 +95,7 @@ def test_names_where_the_file_gives_none(tmp_path, count):
         ({"kpt_shape": [5, 3], "flip_idx": None}, r"a\.txt, line 1: 17 numbers, but kpt_shape needs 20"),
         ({"kpt_shape": ["4", 3]}, "it needs kpt_shape"),
         *(({"flip_idx": bad}, "must exchange pairs of the indices 0 to 3") for bad in ([0, 2, 3, 1], 3, [0, 2, 1, 9])),
-        *(({"kpt_names": bad}, "list of 4 names for the class 0") for bad in ({0: NAMES[:3]}, {1: NAMES}, [1] * 4, 3)),
+        *(({"kpt_names": bad}, "must be 4 names for the class 0") for bad in ({0: NAMES[:3]}, {1: NAMES}, [1] * 4, 3)),
         ({"path": ["x"], "train": "elsewhere"}, "names elsewhere for the split train, but there is no"),
         ({"train": "images/train/a.jpg"}, "a.jpg cannot be read.*save it as text"),
         ({"train": None}, "has no split train"),

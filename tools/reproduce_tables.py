@@ -18,7 +18,7 @@ from pathlib import Path
 from querypose.atomic_io import make_output_folder
 from querypose.errors import UserError, exit_on_user_error
 from querypose.reproduction.report import to_csv, to_markdown, update_block
-from querypose.reproduction.runs import PROTOCOLS, find_runs, load_tables, missing_commands
+from querypose.reproduction.runs import PROTOCOLS, REPOSITORY, find_runs, load_tables, missing_commands
 
 
 def main(arguments=None):
@@ -63,6 +63,8 @@ def main(arguments=None):
 def launch(tables, args):
     """Print the commands of the missing rows, or run them one after another until one fails."""
     commands = missing_commands(tables, args.output, args.num_gpus, args.seeds, args.opts)
+    if args.launch == "run" and Path.cwd() != REPOSITORY:
+        raise UserError(f"the commands are run in the repository: cd {REPOSITORY} first")
     for number, (file, command) in enumerate(commands.items(), start=1):
         shown = "python " + shlex.join(command[1:])
         if args.launch == "print":

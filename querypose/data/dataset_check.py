@@ -83,18 +83,18 @@ def check_dataset(name: str, *, headers_only: bool = False, pictures: dict[bytes
                 report.add("size", f"{path} is {width}x{height}, annotated {image['width']}x{image['height']}")
             if digest in pictures:
                 report.add("picture", f"{path} and {pictures[digest]}")
-            elif digest:
+            else:
                 pictures[digest] = path
     _check_persons(annotations, report)
     return report
 
 
 def _look_at(path: Path, headers_only: bool) -> tuple[int, int, bytes] | UnreadableImageError:
-    """Width and height after rotation by EXIF, and the digest of a wholly read file, or what is wrong with it."""
+    """Width and height after rotation by EXIF, and the digest of a wholly read file (else its path), or the fault."""
     try:
         with open_image(path) as image:
             if headers_only:
-                return *upright_size(image), b""
+                return *upright_size(image), os.fsencode(path)
             height, width = pil_to_rgb(image).shape[:2]
             return width, height, hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
     except UnreadableImageError as error:
@@ -103,6 +103,8 @@ def _look_at(path: Path, headers_only: bool) -> tuple[int, int, bytes] | Unreada
 
 def _check_persons(annotations: KeypointAnnotations, report: DatasetReport) -> None:
     report.summary = annotations.describe()
+    if not annotations.num_annotations:
+        report.add("no person", report.summary)
     report.problems |= {reason: titles for reason, titles in annotations.left_out.items() if reason in PROBLEMS}
     sizes = {image["id"]: (image["width"], image["height"]) for image in annotations.images}
     seen: set[tuple[Any, ...]] = set()

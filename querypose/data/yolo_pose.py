@@ -132,7 +132,7 @@ def _category(description: dict[str, Any], data_yaml: Path, class_id: int) -> di
     elif isinstance(names, dict):
         names = names.get(class_id)
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        raise UserError(f"kpt_names of {data_yaml} must be a list of {count} names for the class {class_id}")
+        raise UserError(f"kpt_names of {data_yaml} must be {count} names for the class {class_id}: {{0: [..]}} or [..]")
     if not flip:
         pairs = flip_pairs_by_name(names)
     else:

@@ -58,10 +58,8 @@ class PoseTrainer(DefaultTrainer):
             gradient_as_bucket_view=True,
             static_graph=steps == 1,  # every parameter has a gradient in every step, but no_sync() does not support it
         )
-        loader, clip = self.build_train_loader(cfg), cfg.SOLVER.CLIP_GRADIENTS
-        self._trainer = StepTrainer(
-            model, loader, optimizer, clip=clip, accumulation_steps=steps, bfloat16=use_bfloat16(cfg)
-        )
+        loader, clip, bfloat16 = self.build_train_loader(cfg), cfg.SOLVER.CLIP_GRADIENTS, use_bfloat16(cfg)
+        self._trainer = StepTrainer(model, loader, optimizer, clip=clip, accumulation_steps=steps, bfloat16=bfloat16)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = PoseCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0

@@ -80,7 +80,7 @@ def check_results(results: Any, truth: GroundTruth, tasks: Sequence[str]) -> Ent
         raise UserError("the results are not a list; give COCO-format results, one object per detection")
     image_ids = {id_key(image["id"]): image["id"] for image in truth.content["images"]}
     lengths = {"bbox": 4, "keypoints": 3 * truth.skeleton.num_keypoints}
-    has_boxes = all(isinstance(result, dict) and "bbox" in result for result in results)
+    has_boxes = all(isinstance(result, dict) and result.get("bbox") is not None for result in results)
     fields = sorted({*tasks, "bbox"} if has_boxes else tasks)
     checked = []
     for number, result in enumerate(results):

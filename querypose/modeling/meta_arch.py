@@ -89,10 +89,7 @@ class QueryPose(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         config = cfg.MODEL.QUERYPOSE
         if config.VARIANT == "full" and config.TRAIN_QUERIES == "matched":
-            raise UserError(
-                "MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' needs boxes that do not depend on the keypoint stages: "
-                "set it to 'all', or VARIANT to 'light' or 'branched'"
-            )
+            raise UserError("MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' needs VARIANT 'light' or 'branched'; or set 'all'")
         skeleton = skeleton_of(cfg)
         part_of_keypoint = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
         backbone = build_backbone(cfg)

@@ -81,6 +81,7 @@ def _write_split(folder: Path, split: str, number: int, seed: int, json_file: Pa
 def _start_worker() -> None:
     cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by this; with the handler of PyTorch's launcher they would hang
 
 
 def _render_file(folder: Path, split: str, seed: int, index: int) -> tuple[dict[str, Any], Annotations]:

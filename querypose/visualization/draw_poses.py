@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from PIL import Image, ImageDraw, ImageFont
 
@@ -236,4 +235,5 @@ def part_names(cfg: CfgNode, skeleton: Skeleton) -> list[str]:
 
 def as_array(values: Any) -> np.ndarray:
     """Convert a tensor, a `Boxes`, a `Keypoints` or an array to a float64 array."""
-    return torch.as_tensor(getattr(values, "tensor", values)).detach().cpu().double().numpy()
+    values = getattr(values, "tensor", values)
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, np.float64)

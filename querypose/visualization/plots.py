@@ -68,9 +68,9 @@ def read_curves(file: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"cannot read {file}: {error.strerror}; give a metrics.json of a training run.") from error
     records: dict[int, dict[str, Any]] = {}
     for line in text.splitlines():
-        with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             record = json.loads(line)
-            records.setdefault(record["iteration"], {}).update(record)
+            records.setdefault(int(record["iteration"]), {}).update(record)
     points: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for iteration, record in sorted(records.items()):
         for name, value in record.items():
