@@ -75,6 +75,7 @@ DAMAGE = [
     ("keypoint outside", first("annotations", keypoints=[62, 1, 1, 0, 0, 0])),
     ("box outside", first("annotations", bbox=[10, 5, 60, 5])),
     ("box without size", first("annotations", bbox=[10, 5, 0, 5])),
+    ("no person", edit(lambda content: content["annotations"].clear())),
     ("no person", edit(lambda content: [person.update(iscrowd=1) for person in content["annotations"]])),
 ]
 
@@ -91,6 +92,8 @@ def test_headers_alone_find_sizes_but_no_cut_off_files(folder):
     cut_off(folder)
     first("images", width=61)(folder)
     assert found(folder, headers_only=True).problems.keys() == {"size"}
+    one_more("images", id=9)(folder)
+    assert found(folder, headers_only=True).problems.keys() == {"size", "picture"}
 
 
 def test_places_that_are_no_problem(folder):

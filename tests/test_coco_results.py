@@ -79,6 +79,8 @@ def test_metrics_of_the_tool(tmp_path):
     metrics = run_tool(tmp_path, truth, results, "--backend", "pycocotools")
     assert metrics["keypoints"]["AP"] == pytest.approx(100) and metrics["bbox"]["AP"] == pytest.approx(100)
     assert None in metrics["bbox"].values(), "no person is small"
+    without_boxes = [{**result, "bbox": None} for result in results]
+    assert evaluate_coco_results(truth, without_boxes, tasks=("keypoints",))["keypoints"]["AP"] == pytest.approx(100)
     del results[0]["bbox"]
     assert list(run_tool(tmp_path, truth, results)) == ["keypoints"], "keypoints alone are a valid submission"
 

@@ -33,6 +33,7 @@ def test_reading(tmp_path):
         {"iteration": 40, "lr": 4, "loss_l2": NaN, "bbox/AP": NaN}
         {"iteration": 20, "lr": 5, "loss_l1": 1, "loss_l1_0": 2, "loss_l1_10": 4, "loss_l2": 8, "eta_seconds": 1}
         {"iteration": 0, "lr": 0.5}
+        {"iteration": "x", "lr": 9}
         {"iteration": 60, "l"""
     )
     curves = {name: curve.tolist() for name, curve in read_curves(tmp_path / "metrics.json").items()}

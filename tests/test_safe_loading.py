@@ -165,6 +165,7 @@ WRAPPINGS = {
     "averaged, beside the optimizer": lambda tensors: {"ema_state": tensors, "iteration": 3},
     "averaged, with its own state": lambda tensors: {"ema": {"decay": 0.99, "module": tensors}},
     "torch's AveragedModel": lambda tensors: {"model": {"n_averaged": torch.tensor(5), **prefixed(tensors, "module.")}},
+    "with a decay": lambda tensors: {"ema": {"decay": torch.tensor(0.9), "num_updates": torch.tensor(5), **tensors}},
     "in three wrappers": lambda tensors: {"model": {"state_dict": {"model": tensors}}, "epoch": 3},
     "averaged, prefixed": lambda tensors: {"model": prefixed(tensors, "model_ema.module.")},
 }

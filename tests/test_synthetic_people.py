@@ -160,6 +160,23 @@ def test_a_killed_run_leaves_nothing_half_done(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".val.lock", "annotations", "val"]
 
 
+def test_workers_end_on_sigterm_whatever_the_program_does_on_it():
+    ready, before = FORK.Event(), signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def work():
+        dataset._start_worker()
+        ready.set()
+        time.sleep(30)
+
+    process = FORK.Process(target=work)
+    process.start()
+    signal.signal(signal.SIGTERM, before)
+    assert ready.wait(10)
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == -signal.SIGTERM
+
+
 def test_of_three_processes_one_writes_and_the_others_wait(tmp_path, monkeypatch):
     write_split, log = dataset._write_split, tmp_path / "log"
 
