@@ -58,7 +58,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.PART_DIVISION = None
     # the parts as lists of keypoint names. A run's config.yaml holds them; set [] to change the PART_DIVISION there
     node.PART_GROUPS = []
-    # "deliberate": small initial weights of attention and coordinates; "authors": Xavier for all
+    # "deliberate": small initial weights of attention, flow and anchored coordinates; "authors": Xavier for all
     node.INITIALIZATION = "deliberate"
     # queries that train the keypoint stages: "all" (the paper), or those "matched" to a person: in branched and light
     # the same losses and gradients, but for BatchNorm's statistics, in a fraction of the time

@@ -141,8 +141,8 @@ def test_initializations():
     spread_of = {  # ours, then the authors'
         "part_embedding.upsample.0": (0.001, xavier_std(16 * 16, 16 * 16)),
         "part_embedding.attention": (0.01, xavier_std(16 * 9, 7 * 9)),
-        "heads.coordinate": (0.01 * xavier_std(16, 2), xavier_std(16, 2)),
-        "heads.sigma": (0.01 * xavier_std(16, 2), xavier_std(16, 2)),
+        "heads.coordinate": (xavier_std(16, 2), xavier_std(16, 2)),
+        "heads.sigma": (xavier_std(16, 2), xavier_std(16, 2)),
         "tower.0": (xavier_std(16 * 9, 16 * 9), xavier_std(16 * 9, 16 * 9)),
         "instance_to_part": (xavier_std(16, 16), xavier_std(16, 16)),
     }
@@ -151,3 +151,5 @@ def test_initializations():
         for name, wanted in spread_of.items():
             weight = weights.get(f"{name}.weight", weights.get(f"{name}_weight"))
             assert weight.std().item() == pytest.approx(wanted[kind], rel=0.12), name
+    heads = tiny_model("light", "MODEL.QUERYPOSE.ANCHORED_COORDINATES", True).decoder.keypoint_stages[1].heads
+    assert heads.coordinate_weight.std().item() == pytest.approx(0.01 * xavier_std(16, 2), rel=0.12)

@@ -1,5 +1,7 @@
 """Stacked heads are what separate layers for every part would be."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -50,10 +52,12 @@ def test_a_query_of_zero_is_finite(heads):
     assert queries.grad.isfinite().all()
 
 
-def test_starts_near_the_center_with_sigma_one_half():
-    coordinates, sigmas = KeypointHeads(PARTS, 128)(torch.randn(50, 3, 128))
-    assert coordinates.abs().max() < 0.01 and coordinates.abs().max() > 0
-    assert (sigmas - 0.5).abs().max() < 0.05
+@pytest.mark.parametrize("gain", [1.0, 0.01])
+def test_initial_spread(gain):
+    """A direction times Xavier's weights, whose variance is 2 / (128 + 2)."""
+    coordinates, sigmas = KeypointHeads(PARTS, 128, gain=gain)(torch.randn(500, 3, 128))
+    assert coordinates.std().item() == pytest.approx(gain * math.sqrt(2 / 130), rel=0.1)
+    assert torch.logit(sigmas).std().item() == pytest.approx(gain * math.sqrt(128 * 2 / 130), rel=0.1)
 
 
 def test_float32_under_autocast(heads):

@@ -55,9 +55,8 @@ def main(arguments=None):
     make_output_folder(args.output)
     (args.output / "tables.md").write_text(markdown)
     (args.output / "tables.csv").write_text(to_csv(tables, runs))
-    ours = [row for row in runs if row.config]
-    done = sum(bool(runs[row]) for row in ours)
-    print(f"{done} of {len(ours)} rows have a run: see {args.output}/tables.md and .csv")
+    ours = [bool(found) for row, found in runs.items() if row.config]
+    print(f"{sum(ours)} of {len(ours)} rows have a run: see {args.output}/tables.md and .csv")
 
 
 def launch(tables, args):

@@ -102,7 +102,7 @@ class QueryPoseDecoder(nn.Module):
     def init_weights(self, initialization: str) -> None:
         """Xavier for every matrix of the stages, whole-image proposal boxes, a class probability of 0.01.
 
-        "deliberate" then applies each part's own initialization: undecided attention, coordinates near the box center.
+        "deliberate" then applies each part's own initialization: undecided attention, offsets from anchors near zero.
         "authors" leaves Xavier on all of them, as the authors' release does.
         """
         stages = [*self.box_stages, *self.keypoint_stages]

@@ -71,7 +71,8 @@ class KeypointStage(nn.Module):
         self.part_update = part_update
         self.self_attention = SelfAttention(part_dim, num_heads)
         self.feedforward = FeedForward(part_dim, feedforward_dim)
-        self.heads = KeypointHeads(part_of_keypoint, part_dim, with_sigma)
+        # offsets from the anchors start near zero; positions in the box that do learn much more slowly
+        self.heads = KeypointHeads(part_of_keypoint, part_dim, with_sigma, gain=0.01 if anchored else 1.0)
         self.anchored = anchored
 
     @classmethod

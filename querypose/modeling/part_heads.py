@@ -28,9 +28,10 @@ class KeypointHeads(nn.Module):
 
     part_of_keypoint: Tensor
 
-    def __init__(self, part_of_keypoint: list[int], part_dim: int, with_sigma: bool = True):
-        """part_of_keypoint: for each of the K keypoints the index of its part; part_dim: dp."""
+    def __init__(self, part_of_keypoint: list[int], part_dim: int, with_sigma: bool = True, gain: float = 1.0):
+        """part_of_keypoint: for each of the K keypoints its part; part_dim: dp; gain: of Xavier's weights."""
         super().__init__()
+        self.gain = gain
         num_keypoints = len(part_of_keypoint)
         self.register_buffer("part_of_keypoint", torch.tensor(part_of_keypoint), persistent=False)
         self.coordinate_weight = nn.Parameter(torch.empty(num_keypoints, 2, part_dim))
@@ -40,10 +41,10 @@ class KeypointHeads(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Start every keypoint near its box's centre with sigma 0.5: a gain of 0.01 on Xavier's weights."""
+        """Xavier's weights of every keypoint, times the gain."""
         for weight in (self.coordinate_weight, self.sigma_weight):
             for keypoint in weight if weight is not None else ():
-                nn.init.xavier_uniform_(keypoint, gain=0.01)
+                nn.init.xavier_uniform_(keypoint, gain=self.gain)
 
     def forward(self, part_queries: Tensor) -> tuple[Tensor, Tensor]:
         """part_queries (R, M, dp) -> coordinates (R, K, 2) and sigmas (R, K, 2), float32, in box units."""

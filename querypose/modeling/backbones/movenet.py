@@ -32,7 +32,10 @@ class HalvingConv2d(nn.Conv2d):
     """Stride 2 with TensorFlow's "SAME" padding of an even size: one row below, one column right."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, 1, 0, 1)))
+        if torch.onnx.is_in_onnx_export():  # its convolutions pad each side by itself
+            return super().forward(F.pad(x, (0, 1, 0, 1)))
+        # the same without a padded copy of the image: zeros before the kernel, and padding on both sides
+        return F.conv2d(x, F.pad(self.weight, (1, 0, 1, 0)), self.bias, self.stride, 1, groups=self.groups)
 
 
 class MoveNetBackbone(Backbone):
@@ -83,18 +86,14 @@ class MoveNetBackbone(Backbone):
             neck = self.pyramid(image)
             maps = self.dense_maps(neck["p2"])
         peaks = [4 * maps["center"].sigmoid(), 4 * maps["heatmaps"].sigmoid()]
-        seen = torch.cat([neck["p2"], *peaks, maps["regression"] / 10, maps["size"] / 20], dim=1)
-        inputs = neck | {"p2": seen}
+        inputs = neck | {"p2": torch.cat([neck["p2"], *peaks, maps["regression"] / 10, maps["size"] / 20], dim=1)}
         levels = {name: conv(inputs[name]) for name, conv in self.project.items()}
         return {**levels, "peak_features": neck["p2"], **{name: maps[name] for name in ("center", "size", "offset")}}
 
     def pyramid(self, image: Tensor) -> dict[str, Tensor]:
         """The neck's maps by the level that is made of them, at strides 4 (24 channels), 8 (32), 16 (64), 32 (64)."""
         x = self.trunk.bn1(self.trunk.conv_stem(image))
-        features = []
-        for stage in self.trunk.blocks:
-            x = stage(x)
-            features.append(x)
+        features = [x := stage(x) for stage in self.trunk.blocks]
         x32 = self.lateral["32"](self.trunk.bn2(self.trunk.conv_head(x)))
         s16 = _upsample(x32) + self.lateral["16"](features[3])
         s8 = _upsample(self.smooth["16"](s16)) + self.lateral["8"](features[2])
