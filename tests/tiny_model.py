@@ -64,7 +64,7 @@ def spread(model: QueryPose) -> QueryPose:
         for stage in model.decoder.keypoint_stages:
             for parameter in (stage.heads.coordinate_weight, stage.heads.sigma_weight):
                 if parameter is not None:  # no sigma under L1
-                    parameter.add_(noise(parameter, 0.2))
+                    parameter.copy_(noise(parameter, 0.2))
             attention = stage.part_embedding.attention.weight
             attention.add_(noise(attention, 0.3))
             deconvolution = stage.part_embedding.upsample[0].weight
