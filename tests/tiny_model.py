@@ -41,7 +41,7 @@ def tiny_model(variant: str = "light", *opts) -> QueryPose:
 def spread(model: QueryPose) -> QueryPose:
     """Give every query a proposal box and predictions of its own, in place, as training does.
 
-    At the start all queries see the whole image and the keypoints stay at its center, which hides many mistakes.
+    At the start all queries see the whole image, which hides many mistakes.
     """
     generator = torch.Generator().manual_seed(1)
 

@@ -32,9 +32,9 @@ class HalvingConv2d(nn.Conv2d):
     """Stride 2 with TensorFlow's "SAME" padding of an even size: one row below, one column right."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.onnx.is_in_onnx_export():  # its convolutions pad each side by itself
+        if torch.onnx.is_in_onnx_export():  # ONNX pads each side of a convolution by its own number
             return super().forward(F.pad(x, (0, 1, 0, 1)))
-        # the same without a padded copy of the image: zeros before the kernel, and padding on both sides
+        # the same without a padded copy of x: zeros before the kernel, and padding on both sides
         return F.conv2d(x, F.pad(self.weight, (1, 0, 1, 0)), self.bias, self.stride, 1, groups=self.groups)
 
 
