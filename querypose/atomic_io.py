@@ -66,10 +66,8 @@ def make_output_folder(folder: str | os.PathLike[str], option: str = "--output")
     return Path(folder)
 
 
-def check_output_file(path: str | Path, *, replaces: bool = False) -> None:
-    """Raise a `UserError` unless `path` can be written; `replaces`: also where there is such a file."""
-    if os.path.isdir(path or ".") or (os.path.lexists(path) and not replaces):
+def check_output_file(path: str | Path) -> None:
+    """Make the folder of a file with its parents; a `UserError` if the file exists or cannot be written."""
+    if not path or os.path.lexists(path):
         raise UserError(f"{path} exists already; remove it or name another file")
-    folder = os.path.dirname(path) or "."
-    if not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
-        raise UserError(f"cannot write to the folder {folder} of {path}; create it, or name another one")
+    make_output_folder(os.path.dirname(path) or ".", "file")

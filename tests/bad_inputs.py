@@ -264,7 +264,7 @@ FLAGS = [
     (f"demo {CONFIG} --webcam -1 --output out {WEIGHTS}", "--webcam must be 0 or greater"),
     (f"demo {INPUT} --output out --sigmas -1", "--sigmas"),
     (f"visualize_attention {INPUT} --output truth.json {WEIGHTS}", "truth.json"),
-    (f"export_onnx {CONFIG} --output absent/model.onnx {WEIGHTS}", "cannot write"),
+    (f"export_onnx {CONFIG} --output truth.json/model.onnx {WEIGHTS}", "cannot write to truth.json"),
     (f"web_demo {CONFIG} {WEIGHTS} --port 99999", "cannot listen"),
     ("convert_weights --source authors model.pth truth.json", "truth.json exists already"),
     ("convert_weights --source authors absent.pth out.pth", "absent.pth"),

@@ -165,7 +165,7 @@ def test_a_public_backbone(tmp_path, capsys):
 
 
 def test_the_backbone_of_the_shipped_weights(tmp_path, capsys, save):
-    target = tmp_path / "backbone.pth"
+    target = tmp_path / "new" / "backbone.pth"
     tool("convert_weights", "--source", "backbone", ROOT / "weights/quickstart.pth", target)()
     printed = capsys.readouterr().out
     assert "what is not of the backbone" in printed and "all of the decoder (these are weights" in printed
