@@ -40,12 +40,13 @@ def list_images(inputs: Sequence[str], column: str = "image") -> list[str]:
     return list(found)
 
 
-def make_parts(images: Sequence[str], output: Path, images_per_part: int) -> Iterator[dict[str, Any]]:
-    """The parts of the work without a file in `output` yet, which may hold no other images: {"file", "images"}."""
+def make_parts(images: Sequence[str], output: Path, images_per_part: int, **options: Any) -> Iterator[dict[str, Any]]:
+    """The parts of the work without a file in `output` yet: {"file", "images"}. options: what resuming must repeat."""
     make_output_folder(output)
-    plan, work = output / "_parts.json", {"images_per_part": images_per_part, "images": list(images)}
-    if plan.exists() and json.loads(plan.read_text()) != work:
-        raise UserError(f"{output} holds the poses of other images; give another --output or remove it")
+    plan = output / "_parts.json"
+    work = {"images_per_part": images_per_part, **options, "images": list(images)}
+    if plan.exists() and any(output.glob("part-*.parquet")) and json.loads(plan.read_text()) != work:
+        raise UserError(f"{output} holds poses of other images or options; give another --output or remove it")
     with whole_file(plan) as file:
         file.write(json.dumps(work).encode())
     for number, start in enumerate(range(0, len(images), images_per_part)):

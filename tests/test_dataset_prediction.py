@@ -35,7 +35,7 @@ def rows_of(folder):
 
 def predict(images, output, size=2):
     predictor = PartPredictor(OPTIONS, threads=1)
-    return [predictor(part) for part in make_parts(list_images([str(images)]), output, size)]
+    return [predictor(part) for part in make_parts(list_images([str(images)]), output, size, **FILES)]
 
 
 def test_rows_are_the_predictors_persons_or_an_error(images, tmp_path):
@@ -59,11 +59,14 @@ def test_parts_that_are_there_are_not_done_again(images, tmp_path):
     output = tmp_path / "poses"
     predict(images, output)
     (output / "part-00001.parquet").unlink()
-    (part,) = make_parts(list_images([str(images)]), output, 2)
+    (part,) = make_parts(list_images([str(images)]), output, 2, **FILES)
     assert [Path(image).name[0] for image in part["images"]] == ["c", "d"]
-    for folder, words in ((output, "holds the poses of other images"), (images / "a.jpg", "a.jpg: File exists")):
+    assert list(make_parts(["typo.jpg"], tmp_path / "new", 2)) and list(make_parts(["image.jpg"], tmp_path / "new", 2))
+    with pytest.raises(UserError, match="holds poses of other images or options"):
+        list(make_parts(list_images([str(images)]), output, 2, **{**FILES, "weights": "other.pth"}))
+    for folder, words in ((output, "holds poses of other images"), (images / "a.jpg", "a.jpg: File exists")):
         with pytest.raises(UserError, match=words):
-            list(make_parts([str(images / "a.jpg")], folder, 2))
+            list(make_parts([str(images / "a.jpg")], folder, 2, **FILES))
 
 
 def test_lists_of_images(images, tmp_path):

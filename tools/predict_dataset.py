@@ -43,10 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError("--workers, --threads and --images-per-part must be at least 1")
 
     images = list_images(args.input, args.column)
-    parts = list(make_parts(images, args.output, args.images_per_part))
-    options = {name: getattr(args, name) for name in ("device", "precision", "score_threshold", "opts")}
+    options = {name: getattr(args, name) for name in ("precision", "score_threshold", "opts")}
     if args.config_file:
         options["config_file"] = str(Path(args.config_file).resolve())
+    parts = list(make_parts(images, args.output, args.images_per_part, **options))
+    options["device"] = args.device
     start, done = time.perf_counter(), Counter()
     with tqdm(total=sum(len(part["images"]) for part in parts), unit="image") as bar:
         for result in predict_dataset(parts, options, args.workers, args.threads, args.address):
