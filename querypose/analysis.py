@@ -23,9 +23,8 @@ def count_operations(cfg: CfgNode, height: int, width: int) -> tuple[QueryPose, 
     """Return the model of a config, on the device "meta", and the multiply-adds of each module that inference calls.
 
     Counted are convolutions, matrix products (Linear layers, dynamic MLPs, attention) and RoIAlign, for one image of
-    that size, multiples of 32; a multiplication and its addition are one operation, as in Detectron2 and fvcore. Norms,
-    activations, interpolation and pooling are not counted. Every query goes through all stages. A module's number, by
-    its name in the model, includes those of the modules in it, a stage's its RoIAlign.
+    that size, multiples of 32; a multiplication and its addition are one operation, as in Detectron2 and fvcore. Every
+    query goes through all stages. A module's number, by its name in the model, includes those of the modules in it.
     """
     cfg = cfg.clone()
     cfg.defrost()

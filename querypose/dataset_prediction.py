@@ -123,12 +123,11 @@ def predict_dataset(
     available = ray.cluster_resources()
     gpus = 0 if options.get("device") == "cpu" else int(available.get("GPU", 0))
     size = min(workers or gpus or int(available["CPU"]) // threads, len(parts))
-    work = ray.data.from_items(list(parts), override_num_blocks=len(parts))
-    found = work.map(
+    found = ray.data.from_items(list(parts), override_num_blocks=len(parts)).map(
         PartPredictor,
         fn_constructor_args=(options, threads),
         compute=ray.data.ActorPoolStrategy(size=max(1, size)),
-        num_cpus=threads,
+        num_cpus=min(threads, int(available["CPU"])),
         num_gpus=1 if gpus else 0,
     )
     yield from found.iter_rows()

@@ -79,7 +79,7 @@ class PosePredictor:
             add_config: adds an extension's own config keys to the defaults, in place.
             opts: `KEY, VALUE, ..` overrides of the config.
         """
-        overrides = [str(item) for item in opts]
+        overrides = [*map(str, opts), "MODEL.TIMM.PRETRAINED", "False"]  # the weights come from MODEL.WEIGHTS
         if config_file is None:
             config_file, overrides = _SMALL_MODEL[0], ["MODEL.WEIGHTS", str(_SMALL_MODEL[1]), *overrides]
         if weights is not None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,8 @@ from querypose.predictor import PosePredictor, check_attention
 from querypose.structures import SCORE_THRESHOLD, Persons
 from querypose.visualization.draw_poses import draw_poses, overlay_attention, part_names
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, as is the folder of uploads
+os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="querypose_"))  # else all users' and models' one
 try:
     import gradio as gr
 except ImportError:
@@ -125,6 +127,7 @@ def serve(predictor: PosePredictor, host: str = "127.0.0.1", port: int = 0) -> g
     options |= {"share": False, "ssr_mode": False, "mcp_server": False, "prevent_thread_lock": True}
     options |= {"max_file_size": MAX_UPLOAD, "state_session_capacity": MAX_SESSIONS}
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"localhost,127.0.0.1,{host}"  # Gradio calls its own page
     try:
         page.launch(theme=theme, **options)
     except (OSError, OverflowError) as error:

@@ -121,6 +121,10 @@ def test_an_unreadable_image_is_reported_and_the_others_are_used(demo, tmp_path,
 def test_inputs_are_not_overwritten(demo, tmp_path):
     with pytest.raises(UserError, match="could be overwritten"):
         demo.run("--input", save_image(tmp_path / "in" / "a.jpg"), output="in/./")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.jpg").symlink_to(tmp_path / "in" / "a.jpg")
+    with pytest.raises(UserError, match="could be overwritten"):
+        demo.run("--input", tmp_path / "links", output="links")
 
 
 def test_a_full_disk_is_one_sentence(demo, tmp_path):

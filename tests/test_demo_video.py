@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import tracemalloc
+from pathlib import Path
 from unittest.mock import DEFAULT, Mock
 
 import cv2
@@ -46,6 +47,11 @@ def test_a_video_becomes_a_video_and_tables(demo, tmp_path):
     frames = lines(tmp_path / "out")
     assert [line["frame"] for line in frames] == list(range(6)) and frames[0]["persons"][0]["left_hand_x"] == 10.5
     assert [(row["frame"], row["right_hand_confidence"]) for row in rows(tmp_path / "out")][5] == ("5", "0.75")
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(frames_of(make_video(Path("12:30.mp4")))[0]) == 6
 
 
 def test_a_variable_frame_rate_keeps_its_times(demo, tmp_path, monkeypatch):
@@ -179,5 +185,6 @@ def test_memory_does_not_grow_with_the_frames(tmp_path):
             if number % 300 == 0:
                 used.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
+        assert len(lines(tmp_path)) == 600 and len(rows(tmp_path)) == 1200, "a killed run leaves them"
     assert used[1] - used[0] < 50_000, "bytes of 300 frames"
     assert len(content(tmp_path)) == 1200 and len(content(tmp_path, "tracks.json")["images"]) == 600

@@ -79,6 +79,7 @@ def predictor_of(*opts):
 
 def test_the_server_is_local_bounded_and_private(monkeypatch):
     monkeypatch.setattr(web, "MAX_UPLOAD", 1000)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nothing listens
     asked, resolve = set(), socket.getaddrinfo
 
     def record(host, *args, **options):
@@ -94,6 +95,7 @@ def test_the_server_is_local_bounded_and_private(monkeypatch):
         for size, status in ((10, 200), (2000, 413)):
             sent = httpx.post(f"{page.local_url}gradio_api/upload", files={"files": ("a.png", b"0" * size)})
             assert sent.status_code == status
+            assert status != 200 or sent.json()[0].startswith(os.environ["GRADIO_TEMP_DIR"]), "shared with no program"
 
 
 def test_the_tool_listens_on_this_machine_alone(monkeypatch):

@@ -10,6 +10,7 @@ resumes with the same arguments.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections import Counter
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--workers", type=int, help="default: one for each GPU, else for each core")
     add("--threads", type=int, default=1, help="cores of a worker (default 1)")
     add("--images-per-part", type=int, default=64, help="images in a file (default 64)")
-    add("--address", help="of a Ray cluster, such as auto (default: this machine alone)")
+    add("--address", help="of a Ray cluster, such as auto (default: one that runs on this machine, or a new one)")
     add("--device", help="cpu, cuda (default: the config's, or cpu without a GPU)")
     add("--precision", choices=("auto", *PRECISIONS), default="auto", help="of the network")
     add("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
@@ -43,10 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError("--workers, --threads and --images-per-part must be at least 1")
 
     images = list_images(args.input, args.column)
-    options = {name: getattr(args, name) for name in ("precision", "score_threshold", "opts")}
-    if args.config_file:
-        options["config_file"] = str(Path(args.config_file).resolve())
-    parts = list(make_parts(images, args.output, args.images_per_part, **options))
+    # workers have a working directory of their own
+    args.config_file = args.config_file and os.path.abspath(args.config_file)
+    args.opts = [os.path.abspath(value) if os.path.isfile(value) else value for value in args.opts]
+    options = {name: getattr(args, name) for name in ("config_file", "precision", "score_threshold", "opts")}
+    parts = list(make_parts(images, args.output.resolve(), args.images_per_part, **options))
     options["device"] = args.device
     start, done = time.perf_counter(), Counter()
     with tqdm(total=sum(len(part["images"]) for part in parts), unit="image") as bar:

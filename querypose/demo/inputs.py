@@ -84,7 +84,8 @@ def image_ids(files: Sequence[Path]) -> list[int]:
 def prepare_output(folder: str | Path, sources: Sequence[Source]) -> Path:
     """Make the output folder; raise `UserError` if it cannot be written to or holds an input image."""
     folder = make_output_folder(folder)
-    for source in sources:
-        if isinstance(source, Path) and os.path.dirname(os.path.realpath(source)) == os.path.realpath(folder):
+    for source in (source for source in sources if isinstance(source, Path)):
+        places = {os.path.realpath(source.parent), os.path.dirname(os.path.realpath(source))}  # a link's and its file's
+        if os.path.realpath(folder) in places:
             raise UserError(f"{folder} holds the input {source}, which could be overwritten; choose another --output.")
     return folder

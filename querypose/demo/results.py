@@ -32,9 +32,9 @@ class Results:
             self._persons, self._images, self._tracked_persons, self._tracked_images = (
                 tempfile.TemporaryFile(dir=folder) for _ in range(4)
             )
-            self._lines = open(folder / "frames.jsonl", "w", encoding="utf-8")
-            # names of files may hold bytes that are no UTF-8
-            self._table = open(folder / "persons.csv", "w", encoding="utf-8", errors="surrogateescape", newline="")
+            self._lines = open(folder / "frames.jsonl", "w", 1, encoding="utf-8")
+            # each line at once; names of files may hold bytes that are no UTF-8
+            self._table = open(folder / "persons.csv", "w", 1, encoding="utf-8", errors="surrogateescape", newline="")
             self._rows = csv.DictWriter(self._table, [*columns, *record_columns(skeleton, sigmas=sigmas)])
             self._rows.writeheader()
         self._frames_of: Counter[str] = Counter()  # by video

@@ -30,7 +30,7 @@ class VideoReader:
         self.name = f"camera {source}" if self._is_camera else str(source)
         if self.name != self.name.encode(errors="replace").decode():  # OpenCV 5 crashes on bytes that are no text
             raise UserError(f"the name of the video {self.name} is not valid UTF-8; rename it.")
-        self._capture = cv2.VideoCapture(source if isinstance(source, int) else self.name)
+        self._capture = cv2.VideoCapture(os.path.abspath(source) if isinstance(source, Path) else source)
         if not self._capture.isOpened():
             raise UserError(f"cannot open {self.name}; is the camera connected, the address right, the file whole?")
         rate, count = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -61,7 +61,7 @@ class VideoWriter:
     """Writes an MP4 file of constant frame rate, complete once it is closed; without frames, no file."""
 
     def __init__(self, path: str | os.PathLike[str], frame_rate: float):
-        self.path = os.fspath(path)
+        self.path = os.path.abspath(path)  # FFmpeg takes what is before a colon for a protocol
         self.frame_rate = round(frame_rate, 2)  # MPEG-4 has no fractions with terms above 65,535
         self.num_frames = 0
         self._writer: cv2.VideoWriter | None = None
