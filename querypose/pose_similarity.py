@@ -32,8 +32,7 @@ class PoseSimilarity(BaseIoU):
 
     d is the distance of the centers of track and person in heights of the larger box, g the logarithm of the ratio of
     their heights, and s is 1 and 10 more for each second that the track was not seen. c is the mean absolute difference
-    (0 to 255) of the colors of their limbs, or of their keypoints in a skeleton without limbs; without an image, the
-    last factor is 0.5.
+    (0 to 255) of the colors of their limbs, or keypoints if there are no limbs; without an image, the factor is 0.5.
     """
 
     tracker: Any

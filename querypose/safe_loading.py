@@ -84,8 +84,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 def read_checkpoint(path: str) -> Any:
     """The content of a `.safetensors` file, of a `.pkl` of arrays, or else of a file of `torch.save`, on the CPU.
 
-    Raises `UserError` for a file that does not exist, is damaged, or holds anything but tensors, arrays, numbers,
-    strings and containers of them.
+    Raises `UserError` for a file that is missing, damaged or holds more than tensors, arrays, numbers and strings.
     """
     try:
         if path.endswith(".safetensors"):

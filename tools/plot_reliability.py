@@ -8,9 +8,9 @@ The factor is found on one half of the images and tested on the other.
 """
 
 import argparse
-import os
 
 from querypose import PosePredictor
+from querypose.data.annotations import image_path
 from querypose.data.coco_keypoints import resolve_dataset
 from querypose.errors import UserError, exit_on_user_error
 from querypose.evaluation.ground_truth import load_ground_truth
@@ -38,7 +38,7 @@ def main(arguments=None):
     truth = load_ground_truth(args.dataset)
     predict = PosePredictor(args.config_file, score_threshold=args.score_threshold, precision="float32", opts=args.opts)
     images = truth.content["images"]
-    found = predict.stream(os.path.join(image_root, image["file_name"]) for image in images)
+    found = predict.stream(image_path(image_root, image["file_name"]) for image in images)
     results = []
     for image, persons in zip(images, found, strict=True):
         results += persons.to_coco(image["id"], category_id=truth.category_id)

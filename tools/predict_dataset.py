@@ -44,8 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError("--workers, --threads and --images-per-part must be at least 1")
 
     images = list_images(args.input, args.column)
-    # workers have a working directory of their own
-    args.config_file = args.config_file and os.path.abspath(args.config_file)
+    args.config_file = args.config_file and os.path.abspath(args.config_file)  # workers run in another folder
     args.opts = [os.path.abspath(value) if os.path.isfile(value) else value for value in args.opts]
     options = {name: getattr(args, name) for name in ("config_file", "precision", "score_threshold", "opts")}
     parts = list(make_parts(images, args.output.resolve(), args.images_per_part, **options))

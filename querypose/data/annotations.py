@@ -187,8 +187,7 @@ def read_json(path: StrPath, kind: str) -> Any:
 def load_coco_format(path: StrPath) -> Entry:
     """Return the content of a COCO-format file, with empty `categories` and `annotations` if it has none.
 
-    Files come from others: images outside their folder would let any file of this machine be read and, by the programs
-    that copy images, be written.
+    Files come from others: images outside their folder would let any file be read and, by programs that copy, written.
     """
     content = read_json(path, "annotation file")
     if not isinstance(content, dict) or "images" not in content:

@@ -137,7 +137,7 @@ def annotation_file(name: str) -> Path:
     metadata = MetadataCatalog.get(name)
     if metadata.get("prepare"):
         metadata.prepare()
-    path = Path(metadata.json_file)
+    path = Path(metadata.get("json_file", "json_file of its metadata"))
     if not path.is_file():
         advice = f"see datasets/README.md, or set DETECTRON2_DATASETS to their folder (now {dataset_root()})"
         raise UserError(f"the data set {name!r} needs the annotation file {path}, which does not exist; {advice}")

@@ -49,8 +49,9 @@ def write_results(cfg: CfgNode, metrics: dict[str, Any] | None, seconds: list[fl
         return
     folder, counted = Path(cfg.OUTPUT_DIR), seconds[5:]  # the first ones are slower
     iterations, training_seconds = training_effort(folder / "metrics.json")
-    on_gpu = torch.cuda.is_available()
-    memory = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+    memory = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory *= 1 if on_gpu or platform.system() == "Darwin" else 1024  # elsewhere in kilobytes
     threads = f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
     record = {
         "metrics": _plain(metrics or {}),
@@ -70,7 +71,7 @@ def write_results(cfg: CfgNode, metrics: dict[str, Any] | None, seconds: list[fl
 def training_effort(metrics_file: Path) -> tuple[int | None, float | None]:
     """Iterations and their seconds from Detectron2's metrics.json; those done twice count once."""
     times = {}
-    for line in metrics_file.read_text().splitlines() if metrics_file.is_file() else []:
+    for line in metrics_file.read_text().rpartition("\n")[0].splitlines() if metrics_file.is_file() else []:
         record = json.loads(line)
         if "total_loss" in record or "time" in record:  # the first few iterations are not timed
             times[record["iteration"] + 1] = record.get("time", 0.0)

@@ -86,7 +86,7 @@ def _run(
             speed_up_cpu_training(cfg)
             training = trainer(cfg)
             training.resume_or_load(resume=args.resume)
-            model, run = training._trainer.plain_model, training.train
+            model, run = training.evaluated_model, training.train
         with timed_inference(model) as seconds:
             results = run()
         write_results(cfg, results, seconds)

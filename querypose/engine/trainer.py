@@ -135,10 +135,10 @@ class PoseTrainer(DefaultTrainer):
         cfg = self.cfg
         self.seed_steps = SeedSteps(self._trainer.data_loader)
         self.guard = NonFiniteGuard(cfg.SOLVER.NON_FINITE, cfg.OUTPUT_DIR)
-        self.averaging = None
+        self.averaging, self.evaluated_model = None, self._trainer.plain_model
         if cfg.SOLVER.EMA > 0:
             self.averaging = WeightAveraging(self._trainer.plain_model, cfg.SOLVER.EMA)
-            self.checkpointer.saved_model = self.averaging.averaged
+            self.evaluated_model = self.checkpointer.saved_model = self.averaging.averaged
         self.checkpoints = PeriodicCheckpoints(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
         found = [
             self.seed_steps,
@@ -156,8 +156,7 @@ class PoseTrainer(DefaultTrainer):
         return found
 
     def _evaluate(self) -> dict[str, Any]:
-        model = self.averaging.averaged if self.averaging else self._trainer.plain_model
-        self._last_eval_results = results = self.test(self.cfg, model)
+        self._last_eval_results = results = self.test(self.cfg, self.evaluated_model)
         if results:
             first = results.get(self.cfg.DATASETS.TEST[0], results)  # by data set where there are several
             value = first.get("keypoints", {}).get("AP", math.nan)

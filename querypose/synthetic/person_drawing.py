@@ -63,8 +63,7 @@ class RenderedPerson:
     """A posed body with its appearance on a canvas.
 
     color: (h, w, 3) uint8. parts: (h, w) uint8, values of `PART_IDS`, `PROP` or `BACKGROUND`. keypoints: (K, 2)
-    continuous canvas coordinates in the order of `KEYPOINT_NAMES`. behind: (K,) bool, on the side of the body that is
-    turned away.
+    continuous canvas coordinates in the order of `KEYPOINT_NAMES`. behind: (K,) bool, on the side turned away.
     """
 
     def __init__(self, body: Body, look: SimpleNamespace, stature: float, light: float = 1.0):
