@@ -116,6 +116,9 @@ def test_a_run_of_another_model_is_refused(tmp_path):
     folder = finish(row, tmp_path, {"AP": 1.0}, **{"MODEL.QUERYPOSE.PART_DIM": 32})
     with pytest.raises(UserError, match="is not of .*64.yaml: MODEL.QUERYPOSE.PART_DIM 32 instead of 64; move it away"):
         find_runs(row, tmp_path)
+    options = {"MODEL.COMPILE": "default", "MODEL.CHANNELS_LAST": True, "MODEL.BACKBONE.ACTIVATION_CHECKPOINTING": True}
+    finish(row, tmp_path / "same", {"AP": 1.0}, **options)
+    assert find_runs(row, tmp_path / "same")[0].differences == ()
     (folder / "results.json").write_text("{")
     with pytest.raises(UserError, match="is not a complete run"):
         find_runs(row, tmp_path)
