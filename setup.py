@@ -61,7 +61,6 @@ setup(
         "ray": ["ray[data]>=2.30"],
         "supervision": ["supervision>=0.29"],
         "tables": ["pandas>=2"],
-        "video": ["trackers>=2.6"],
         "web": ["gradio>=6"],
     },
 )

@@ -40,7 +40,7 @@ class PoseTracker:
         """
         self._similarity = None
         if tracker is None:
-            trackers = imported("trackers", "'trackers>=2.6'")
+            trackers = imported("trackers", "'supervision>=0.29' rich && pip install --no-deps 'trackers>=2.6'")
             from querypose.pose_similarity import PoseSimilarity
 
             self._similarity = PoseSimilarity()
