@@ -106,7 +106,7 @@ class OnnxGraph(nn.Module):
 
     def __init__(self, model: QueryPose):
         super().__init__()
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = copy.deepcopy(model).eval().float().requires_grad_(False)
         for stage in self.model.decoder.box_stages:  # whatever the boxes, the same operations
             stage.__dict__["pool"] = functools.partial(pyramid_pooling.pool_every_level, stage.pooler)
 

@@ -155,7 +155,7 @@ class PosePredictor:
     def score_threshold(self, threshold: float) -> None:
         check_fraction("score threshold", threshold)
         self._score_threshold = threshold
-        if self._owns_model:  # a person's score is at most its class probability
+        if self._owns_model and not self.cfg.TEST.FLIP:  # a score is at most its class probability
             self.model.pose_score_floor = max(threshold, self.cfg.MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR)
 
     @overload

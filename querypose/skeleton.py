@@ -39,17 +39,19 @@ SIDE_WORDS = [
 def split_side(name: str) -> tuple[str, str]:
     """Split a keypoint's name into its side ("left", "right" or "middle") and the rest, in lower case, joined by "_".
 
-    Understands the words of `SIDE_WORDS` in `x_left`, `l_x`, `left x`, `leftX`, `LShoulder`, `front_left_x`, in any
-    case; short ones (up to three letters) only at an end of the name.
+    Understands the words of `SIDE_WORDS` in `x_left`, `l_x`, `left x`, `leftX`, `LShoulder`, `front_left_x`, `x_l2`, in
+    any case; short ones (up to three letters) only at an end of the name. A second side counts from the first.
     """
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=^[LR])(?=[A-Z][a-z])", "_", name)
     words = [word for word in re.split(r"[\s_\-.]+", spaced.lower()) if word]
     sides = {word: side for pair in SIDE_WORDS for word, side in zip(pair, ("left", "right"), strict=True)}
-    for position, word in enumerate(words):
+    for position, numbered in enumerate(words):
+        word = numbered.rstrip("0123456789")
         at_an_end = position in (0, len(words) - 1)
         if word in sides and (word in SIDE_WORDS[0] or len(word) > 3 or (at_an_end and len(words) > 1)):
-            hole = [] if at_an_end else ["*"]
-            return sides[word], "_".join(words[:position] + hole + words[position + 1 :])
+            hole = [numbered[len(word) :] or "*"] if numbered != word or not at_an_end else []
+            rest = [f"{sides[w] == sides[word]}".lower() if w in SIDE_WORDS[0] else w for w in words[position + 1 :]]
+            return sides[word], "_".join(words[:position] + hole + rest)
     return "middle", "_".join(words)
 
 
@@ -152,7 +154,7 @@ class Skeleton:
             known = "use a keypoint data set, such as keypoints_coco_2017_train or FILE.json@IMAGE_FOLDER"
             raise UserError(f"the data set {getattr(metadata, 'name', '?')!r} has no keypoint names; {known}")
         swap = getattr(metadata, "keypoint_flip_map", None) or ()
-        pairs = [pair[::-1] if split_side(pair[0])[0] == "right" else pair for pair in swap if pair[0] != pair[1]]
+        pairs = [pair[::-1] if split_sides(pair)[0][0] == "right" else pair for pair in swap if pair[0] != pair[1]]
         rules = getattr(metadata, "keypoint_connection_rules", None) or ()
         # as in Detectron2's drawings, those of other keypoints do not count
         limbs = [(names.index(a), names.index(b)) for a, b, _ in rules if a in names and b in names]

@@ -103,7 +103,6 @@ def test_missing_files_end_with_a_reason(tmp_path):
     with pytest.raises(UserError, match="1 of the 2 images .* do not exist"):
         check_keypoint_dataset(file)
     assert check_dataset(file).problems.keys() == {"missing"}
-    MetadataCatalog.get("registered otherwise").set(evaluator_type="coco")
     DatasetCatalog.register("registered otherwise", list)
     with pytest.raises(UserError, match="'registered otherwise' needs the annotation file json_file of its metadata"):
         annotation_file("registered otherwise")

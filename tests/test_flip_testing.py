@@ -1,10 +1,13 @@
 """Flip testing, with a detector whose persons in the image and in its mirror image are known."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 from tiny_model import spread, tiny_batch, tiny_config, tiny_model
 
+from querypose import PosePredictor
 from querypose.errors import UserError
 from querypose.export import export_onnx
 from querypose.modeling.flip_testing import FlipTesting, oks
@@ -91,6 +94,14 @@ def test_the_models_persons_follow_a_mirror():
     with torch.inference_mode():
         torch.testing.assert_close(model(inputs, False)[0].scores, model(mirrored, False)[0].scores)
         assert (model.detect(inputs)[0].scores - model.detect(mirrored)[0].scores).abs().max() > 1e-4
+
+
+def test_the_score_threshold_is_of_the_mean():
+    root, options = Path(__file__).resolve().parents[1], {"opts": ["TEST.FLIP", True], "precision": "float32"}
+    predictor = PosePredictor(root / "configs/quickstart.yaml", root / "weights/quickstart.pth", **options)
+    image = root / "docs/images/synthetic_people.jpg"
+    scores, kept = (predictor(image).scores for predictor.score_threshold in (0.0, 0.03))
+    torch.testing.assert_close(kept, scores[scores >= 0.03])
 
 
 def test_skeletons():

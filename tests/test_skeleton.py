@@ -52,7 +52,8 @@ def test_crowdpose_category_gives_the_official_flip_indices_and_sigmas():
         ("Left_Paw", "Right_Paw"), ("l_paw", "r_paw"), ("paw_left", "paw_right"), ("left paw", "right paw"),
         ("leftPaw", "rightPaw"), ("LPaw", "RPaw"), ("front_left_paw", "front_right_paw"), ("PAW-L", "PAW-R"),
         ("lpaw", "rpaw"), ("leftpaw", "rightpaw"), ("pawL", "pawR"), ("linke_pfote_links", "linke_pfote_rechts"),
-        ("patte gauche", "patte droite"), ("pied_gauche", "pied_droit"), ("左足", "右足"),
+        ("patte gauche", "patte droite"), ("pied_gauche", "pied_droit"), ("左足", "右足"), ("hand_l2", "hand_r2"),
+        ("foreLegL4", "foreLegR4"), ("LeftEyeLeftCorner", "RightEyeRightCorner"), ("left_ear_left", "right_ear_right"),
     ],
 )  # fmt: skip
 def test_sides_are_found_in_names(left, right):

@@ -62,9 +62,9 @@ def summary(seconds: list[float]) -> dict[str, float]:
 def peak_allocated_mb(function: Callable[[], object], device: str, held: Iterable[Tensor]) -> float:
     """The most memory in MiB that tensors occupy during a call: on a CPU `held` and what the call allocates."""
     if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
         function()
-        return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated(device) / 2**20
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         function()

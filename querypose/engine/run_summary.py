@@ -50,8 +50,8 @@ def write_results(cfg: CfgNode, metrics: dict[str, Any] | None, seconds: list[fl
     folder, counted = Path(cfg.OUTPUT_DIR), seconds[5:]  # the first ones are slower
     iterations, training_seconds = training_effort(folder / "metrics.json")
     on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
-    memory = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory *= 1 if on_gpu or platform.system() == "Darwin" else 1024  # elsewhere in kilobytes
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    memory = torch.cuda.max_memory_allocated(cfg.MODEL.DEVICE) if on_gpu else used
     threads = f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
     record = {
         "metrics": _plain(metrics or {}),
@@ -61,7 +61,7 @@ def write_results(cfg: CfgNode, metrics: dict[str, Any] | None, seconds: list[fl
         "images_per_batch": cfg.SOLVER.IMS_PER_BATCH,
         "seed": cfg.SEED,
         "peak_memory_mb": memory / 2**20,  # allocated on a GPU; of the whole process on a CPU
-        "hardware": torch.cuda.get_device_name() if on_gpu else threads,
+        "hardware": torch.cuda.get_device_name(cfg.MODEL.DEVICE) if on_gpu else threads,
         "processes": comm.get_world_size(),
     }
     with whole_file(folder / "results.json") as file:

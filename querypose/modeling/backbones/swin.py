@@ -35,8 +35,7 @@ class SwinBackbone(Backbone):
         out_features: tuple[str, ...] = tuple(FEATURE_STRIDES),
     ):
         """Stages have embed_dim channels, twice, four and eight times as many; those behind the last of the
-        out_features are not built. stochastic_depth: the probability that the last block is skipped in training, which
-        rises linearly from 0.
+        out_features are not built. stochastic_depth: probability of skipping the last block, rising from 0.
         """
         super().__init__()
         sizes: Any = ([PATCH_SIZE, PATCH_SIZE], embed_dim, list(depths), list(num_heads), [window_size, window_size])

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 def poolable(boxes: Tensor) -> Tensor:
     """The boxes (.., 4), in pixels, with NaN as 0 and nothing farther than a million pixels.
 
-    torchvision's RoIAlign on a CPU reads outside of its memory at NaN: a diverged box would end the process before the
-    loss reports it.
+    At NaN, torchvision's RoIAlign on a CPU reads outside of its memory, so a diverged box would end the process.
     """
     return torch.nan_to_num(boxes, nan=0.0).clamp(-1e6, 1e6)
 
