@@ -17,8 +17,8 @@ from querypose.predictor import PosePredictor, check_attention
 from querypose.structures import SCORE_THRESHOLD, Persons
 from querypose.visualization.draw_poses import draw_poses, overlay_attention, part_names
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, as is the folder of uploads
-os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="querypose_"))  # else all users' and models' one
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read at its import; else all users share one folder
+os.environ["GRADIO_TEMP_DIR"] = os.environ.get("GRADIO_TEMP_DIR") or tempfile.mkdtemp(prefix="querypose_")
 try:
     import gradio as gr
 except ImportError:

@@ -79,7 +79,8 @@ def predictor_of(*opts):
 
 def test_the_server_is_local_bounded_and_private(monkeypatch):
     monkeypatch.setattr(web, "MAX_UPLOAD", 1000)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nothing listens
+    for name, value in (("http_proxy", "http://127.0.0.1:9"), ("no_proxy", ""), ("NO_PROXY", "")):  # nothing listens
+        monkeypatch.setenv(name, value)
     asked, resolve = set(), socket.getaddrinfo
 
     def record(host, *args, **options):
