@@ -1,9 +1,10 @@
 """The command `querypose`: the scripts of `tools/` under one name."""
 
+import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from querypose.errors import UserError, exit_on_user_error
@@ -22,6 +23,22 @@ COMMANDS = {
 }
 
 _CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)+")
+
+
+def run_tool(main: Callable[[], int | None]) -> None:
+    """Call a tool's `main` inside `exit_on_user_error`, and exit with the code that it returns, if any."""
+    with exit_on_user_error():
+        if code := main():
+            sys.exit(code)
+
+
+def tool_parser(description: str, *, model: bool = False) -> argparse.ArgumentParser:
+    """The parser of a tool; model: with a config, by default that of the small model, and overrides of it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if model:
+        parser.add_argument("--config-file", metavar="FILE", help="the model's config (default: the small model)")
+        parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    return parser
 
 
 def split_overrides(paths: Sequence[str], opts: Sequence[str]) -> tuple[list[str], list[str]]:

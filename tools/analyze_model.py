@@ -10,15 +10,13 @@ No weights are read and nothing is computed: the numbers follow from the shapes 
 Every query goes through all stages; norms, activations, interpolation and pooling are not counted.
 """
 
-import argparse
-
 from querypose.analysis import module_table
-from querypose.errors import exit_on_user_error
+from querypose.cli import run_tool, tool_parser
 from querypose.setup_config import setup_config
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--config-file", required=True, metavar="FILE", help="the model's config")
     add("--depth", type=int, default=3, metavar="D", help="levels of modules to show (default 3)")
@@ -38,5 +36,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

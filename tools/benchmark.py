@@ -7,20 +7,20 @@
 Every result is written as soon as it is there; an interrupted call resumes with the same --output.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 from querypose.atomic_io import writing
 from querypose.benchmark.models import PRECISIONS
 from querypose.benchmark.runs import plan, read_results, to_markdown
-from querypose.errors import UserError, exit_on_user_error
+from querypose.cli import run_tool, tool_parser
+from querypose.errors import UserError
 
 LIGHT = "configs/querypose_light_R50.yaml"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = tool_parser(__doc__.split("\n")[0])
     add, shown = parser.add_argument, "(default %(default)s)"
     persons = "in an image, a run for each; inference runs keypoint heads for that many (default: as configured)"
     add("--config-file", default=LIGHT, help=f"default {LIGHT}")
@@ -56,5 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

@@ -9,19 +9,19 @@ Duplicate images are also found between the data sets. The exit code is 0 if not
 the check could not be made.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 from querypose.atomic_io import writing
+from querypose.cli import tool_parser
 from querypose.data.dataset_check import PROBLEMS, check_dataset
 from querypose.errors import UserError, exit_on_user_error, report_error
 from querypose.visualization.plots import plot_dataset
 
 
 def main(args=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     names = "registered names, FILE.json, FILE.json@IMAGE_FOLDER, FILE.yaml@SPLIT"
     parser.add_argument("datasets", nargs="+", help=names)
     parser.add_argument("--picture", metavar="PNG", help="draw histograms of sizes, persons and keypoints")

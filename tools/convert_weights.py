@@ -11,18 +11,18 @@
 Prints what was dropped and why, and the config that the weights belong to.
 """
 
-import argparse
 import os
 import shlex
 
 from querypose.atomic_io import check_output_file
+from querypose.cli import run_tool, tool_parser
 from querypose.conversion import CONVERTERS
 from querypose.conversion.layout import save_weights
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import UserError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--source", choices=CONVERTERS, required=True, help="whose checkpoint it is")
     parser.add_argument("input", metavar="IN", help="the checkpoint")
     parser.add_argument("output", metavar="OUT", help="the file to write")
@@ -59,5 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

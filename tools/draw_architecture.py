@@ -2,14 +2,13 @@
 python tools/draw_architecture.py --output docs/images/architecture.svg
 """
 
-import argparse
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from querypose.errors import exit_on_user_error
+from querypose.cli import run_tool, tool_parser
 from querypose.visualization.plots import save_figure
 
 # light fills, from Okabe and Ito's palette on which black text is legible
@@ -88,7 +87,7 @@ def draw_architecture(path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = tool_parser(__doc__)
     parser.add_argument("--output", type=Path, required=True, help="an SVG, PNG or PDF file; an older one is replaced")
     args = parser.parse_args()
     draw_architecture(args.output)
@@ -96,5 +95,4 @@ def main():
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

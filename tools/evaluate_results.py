@@ -9,22 +9,22 @@ Examples:
 Files whose images have a crowdIndex are evaluated by CrowdPose's rules, all others by COCO's.
 """
 
-import argparse
 import json
 
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from querypose.atomic_io import writing
+from querypose.cli import run_tool, tool_parser
 from querypose.data.annotations import read_json
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import UserError
 from querypose.evaluation import BACKENDS, PROTOCOLS, TASKS, evaluate_coco_results, keypoint_errors
 from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.visualization.plots import plot_keypoint_errors
 
 
 def main(args=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--dataset", required=True, help="a registered data set, or an annotation file FILE.json")
     add("--results", required=True, help="JSON file of results in COCO's format")
@@ -61,5 +61,4 @@ def main(args=None):
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

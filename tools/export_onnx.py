@@ -6,7 +6,6 @@ Example:
         MODEL.WEIGHTS weights/quickstart.pth
 """
 
-import argparse
 import statistics
 import timeit
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import torch
 
 from querypose import PosePredictor
 from querypose.atomic_io import check_output_file
-from querypose.errors import exit_on_user_error
+from querypose.cli import run_tool, tool_parser
 from querypose.export import DEFAULT_OPSET, export_onnx
 from querypose.image_io import read_image_rgb
 from querypose.onnx import OnnxPosePredictor
@@ -52,13 +51,11 @@ def compare(predictor: PosePredictor, file: Path, image: np.ndarray) -> Iterator
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__, model=True)
     add = parser.add_argument
-    add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     add("--output", required=True, metavar="FILE.onnx", help="file to write")
     add("--opset", type=int, default=DEFAULT_OPSET, help=f"ONNX opset (default {DEFAULT_OPSET})")
     add("--compare", metavar="IMAGE", help="run the file and PyTorch on an image, all persons")
-    add("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
 
     check_output_file(args.output)
@@ -71,5 +68,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

@@ -3,7 +3,6 @@
 It holds the keys of `querypose.config` as they stand there, and the defaults of Detectron2's.
 """
 
-import argparse
 import inspect
 import re
 import textwrap
@@ -13,8 +12,8 @@ from detectron2.config import get_cfg
 
 from querypose import config
 from querypose.atomic_io import writing
+from querypose.cli import run_tool, tool_parser
 from querypose.config_checks import leaves, valid_values
-from querypose.errors import exit_on_user_error
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "CONFIG.md"
 
@@ -44,7 +43,7 @@ def config_reference_page() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--output", type=Path, required=True, help="the page to write; an older one is replaced")
     args = parser.parse_args()
     with writing(args.output):
@@ -53,5 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

@@ -3,13 +3,13 @@
 Costs are counted from shapes: a minute on a CPU, no weights and no data. The text and the reported AP stay.
 """
 
-import argparse
 from pathlib import Path
 
 from querypose.analysis import count_operations
 from querypose.atomic_io import writing
+from querypose.cli import run_tool, tool_parser
 from querypose.data.annotations import read_json
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import UserError
 from querypose.reproduction.runs import REPOSITORY
 from querypose.setup_config import setup_config
 
@@ -48,7 +48,7 @@ def model_zoo_page(results: Path | None = None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--output", type=Path, required=True, help="the page to write; an older one is replaced")
     parser.add_argument("--results", type=Path, help="folder of metrics, CONFIG.json of tools/evaluate_results.py")
     args = parser.parse_args()
@@ -60,5 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

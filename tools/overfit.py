@@ -6,11 +6,11 @@ Takes the first photographs with two to six persons, all with labeled keypoints,
 without augmentation and evaluates on the same ones.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 from querypose import PosePredictor  # first: it silences a warning of fvcore's
+from querypose.cli import run_tool, tool_parser
 
 # isort: split
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -20,7 +20,7 @@ from querypose.atomic_io import make_output_folder
 from querypose.data.annotations import read_annotations
 from querypose.data.coco_keypoints import annotation_file
 from querypose.engine import train_net
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import UserError
 from querypose.setup_config import setup_config
 from querypose.visualization.sheets import prediction_sheet
 
@@ -30,7 +30,7 @@ MIN_KEYPOINTS = 5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = tool_parser(__doc__.split("\n")[0])
     parser.add_argument("--dataset", required=True, help="COCO-format keypoint file, FILE.json or FILE.json@IMAGES")
     parser.add_argument("--num-images", type=int, default=16, help="how many photographs (default 16)")
     parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint")
@@ -83,5 +83,4 @@ def write_subset(dataset: str, num_images: int, path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

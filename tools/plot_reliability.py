@@ -7,12 +7,11 @@ Example, the small model on Mini-COCO:
 The factor is found on one half of the images and tested on the other.
 """
 
-import argparse
-
 from querypose import PosePredictor
+from querypose.cli import run_tool, tool_parser
 from querypose.data.annotations import image_path
 from querypose.data.coco_keypoints import resolve_dataset
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import UserError
 from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.evaluation.reliability import fit_temperature, halves, keypoint_deviations, reliability
 from querypose.structures import SCORE_THRESHOLD
@@ -20,15 +19,13 @@ from querypose.visualization.plots import plot_reliability
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__, model=True)
     add = parser.add_argument
     add("--dataset", required=True, help="a registered data set, or an annotation file FILE.json or FILE.json@IMAGES")
     add("--output", required=True, metavar="PNG", help="the plot to write: .png, .svg or .pdf")
-    add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     add("--score-threshold", type=float, default=SCORE_THRESHOLD, help="of the persons to use (default %(default)s)")
     add("--seed", type=int, default=0, help="of the division into halves (default 0)")
-    add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     if args.seed < 0:
         parser.error("--seed must be at least 0")
 
@@ -61,5 +58,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

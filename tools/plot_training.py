@@ -5,15 +5,14 @@ Example:
     python tools/plot_training.py output/querypose_R50 output/querypose_light_R50 --output training.png
 """
 
-import argparse
 from pathlib import Path
 
-from querypose.errors import exit_on_user_error
+from querypose.cli import run_tool, tool_parser
 from querypose.visualization.plots import plot_training
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="output folders of training, or their metrics.json")
     parser.add_argument("--output", required=True, metavar="PNG", help="the plot to write: .png, .svg or .pdf")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="the runs' names (default: as given)")
@@ -24,5 +23,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

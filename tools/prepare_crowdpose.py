@@ -9,18 +9,18 @@ are there already, a link crowdpose/images to their folder. The official files a
 again.
 """
 
-import argparse
 from pathlib import Path
 
 from querypose.atomic_io import writing
+from querypose.cli import run_tool, tool_parser
 from querypose.data.coco_keypoints import dataset_root
 from querypose.data.crowdpose import CROWDPOSE_SPLITS
 from querypose.data.prepare.crowdpose import complete, find_official_files, join, write_prepared
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import UserError
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     files = "the official crowdpose_{train,val,test}.json, or their folder"
     parser.add_argument("--annotations", nargs="+", required=True, metavar="PATH", help=files)
     parser.add_argument("--images", help="folder of the images (default: OUTPUT/images)")
@@ -56,5 +56,4 @@ def main():
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

@@ -3,16 +3,15 @@
 The folder holds val2017/ and annotations/person_keypoints_val2017.json; the result is docs/EXPERIMENTS.md's data set.
 """
 
-import argparse
 from pathlib import Path
 
+from querypose.cli import run_tool, tool_parser
 from querypose.data.coco_keypoints import dataset_root
 from querypose.data.prepare.minicoco import make_minicoco
-from querypose.errors import exit_on_user_error
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = tool_parser(__doc__.split("\n")[0])
     parser.add_argument("--coco", type=Path, default=dataset_root() / "coco", help="folder of COCO")
     parser.add_argument("--output", type=Path, default=dataset_root() / "minicoco", help="folder to make")
     args = parser.parse_args()
@@ -22,5 +21,4 @@ def main():
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

@@ -6,12 +6,12 @@ Without files the photograph is matplotlib's portrait of Grace Hopper. The synth
 run; nothing is downloaded.
 """
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 
 from querypose import PosePredictor  # first: it silences a warning of fvcore's
+from querypose.cli import run_tool, tool_parser
 
 # isort: split
 import torch
@@ -28,7 +28,7 @@ from querypose.demo.inputs import find_inputs, prepare_output
 from querypose.demo.run import Demo
 from querypose.engine import PoseTrainer
 from querypose.engine.train_net import speed_up_cpu_training
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import UserError
 from querypose.predictor import load_weights
 from querypose.setup_config import setup_config
 from querypose.visualization.plots import plot_training
@@ -46,7 +46,7 @@ COLUMNS = [("keypoints", name) for name in ("AP", "AP50", "AP75", "AR")] + [("bb
 
 def main() -> int:
     """Return 2 if a photograph could not be used, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = tool_parser(__doc__.split("\n")[0])
     parser.add_argument("photographs", nargs="*", metavar="PHOTO", help="more photographs to find people in")
     parser.add_argument("--minutes", type=float, default=3.0, help="how long to train (default 3)")
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="folder for the results")
@@ -122,5 +122,4 @@ def report(results: dict, output: Path, iterations: int) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        sys.exit(main())
+    run_tool(main)

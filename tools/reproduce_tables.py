@@ -10,19 +10,19 @@ Examples:
 An interrupted `--launch run` resumes when it is started again.
 """
 
-import argparse
 import shlex
 import subprocess
 from pathlib import Path
 
 from querypose.atomic_io import make_output_folder
-from querypose.errors import UserError, exit_on_user_error
+from querypose.cli import run_tool, tool_parser
+from querypose.errors import UserError
 from querypose.reproduction.report import to_csv, to_markdown, update_block
 from querypose.reproduction.runs import PROTOCOLS, REPOSITORY, find_runs, load_tables, missing_commands
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = tool_parser(__doc__.split("\n")[0])
     add = parser.add_argument
     add("--protocol", choices=PROTOCOLS, default="paper", help="which tables (default paper)")
     add("--tables", nargs="+", metavar="NAME", help="only these, such as table1 table2a")
@@ -76,5 +76,4 @@ def launch(tables, args):
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

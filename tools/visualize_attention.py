@@ -8,14 +8,12 @@ Example:
 Writes OUTPUT/<image name>_person<n>.png, each with the pose and an image per part, and <image name>_attention.png.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 from querypose import PosePredictor
-from querypose.cli import split_overrides
+from querypose.cli import run_tool, split_overrides, tool_parser
 from querypose.demo.inputs import output_names
-from querypose.errors import UserError, exit_on_user_error, report_error
+from querypose.errors import UserError, report_error
 from querypose.image_io import read_image_rgb
 from querypose.structures import SCORE_THRESHOLD
 from querypose.visualization.draw_poses import part_names
@@ -25,14 +23,12 @@ CELL = (200, 240)  # width and height of a part's image in pixels
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__, model=True)
     add = parser.add_argument
-    add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     add("--input", required=True, nargs="+", metavar="IMAGE", help="image files")
     add("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
     add("--stage", type=int, help="1 is the first; default the last")
     add("--score-threshold", type=float, default=SCORE_THRESHOLD, help="leave out poses below it (default %(default)s)")
-    add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
     args.input, args.opts = split_overrides(args.input, args.opts)
     if not args.input:
@@ -63,5 +59,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        sys.exit(main())
+    run_tool(main)

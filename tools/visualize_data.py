@@ -9,16 +9,15 @@ Writes OUTPUT/<number>_<image name>.png and OUTPUT/samples.png, a sheet of the f
 right orange in both images: if blue changes sides in the mirrored one, the flip does not exchange left and right.
 """
 
-import argparse
 from pathlib import Path
 
-from querypose.errors import exit_on_user_error
+from querypose.cli import run_tool, tool_parser
 from querypose.setup_config import setup_config
 from querypose.visualization.sheets import sample_sheets, write_sheets
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the config of the training run")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument("--number", type=int, default=16, metavar="N", help="samples to draw (default 16)")
@@ -35,5 +34,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        main()
+    run_tool(main)

@@ -9,15 +9,13 @@ Writes OUTPUT/<rank>_<image name>.png, images.png, a sheet of the first 24, and 
 error is 1 minus the mean OKS; missed persons (no pose of OKS 0.5) and false positives count as 0.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
+from querypose.cli import run_tool, tool_parser
 from querypose.data.annotations import read_json
 from querypose.data.coco_keypoints import resolve_dataset
-from querypose.errors import exit_on_user_error
 from querypose.evaluation.coco_results import check_results
 from querypose.evaluation.ground_truth import load_ground_truth
 from querypose.evaluation.matching import match_poses
@@ -26,7 +24,7 @@ from querypose.visualization.sheets import result_sheets, write_error_table, wri
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--dataset", required=True, help="a registered data set, or an annotation file FILE.json or FILE.json@IMAGES")
     add("--results", required=True, metavar="JSON", help="results in COCO's format, with keypoints")
@@ -58,5 +56,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        sys.exit(main())
+    run_tool(main)
