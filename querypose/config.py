@@ -79,8 +79,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.IMAGE_QUERIES = CfgNode({"ENABLED": False})
 
     # inference: keypoint stages run only for the k queries with the highest class score, which are returned; 0: all N.
-    # None is 0 in the full variant, where k is an approximation, and 30 in the others, where it is exact. Evaluations
-    # run every query with None: box AP counts 100 boxes of an image
+    # None is 0 in the full variant, where k is an approximation, and 30 in the others, where it is exact. With None,
+    # evaluations run every query, whatever POSE_SCORE_FLOOR is: box AP counts 100 boxes of an image
     node.TEST = CfgNode({"TOPK_POSES": None})
     node.TEST.POSE_SCORE_FLOOR = 0.0  # of these, only queries with at least this class score, 0 .. 1; 0 keeps them all
 

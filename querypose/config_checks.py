@@ -104,6 +104,7 @@ def _check_numbers(key: str, value: Any, default: Any) -> None:
     for number in _numbers_of(value):
         for is_valid, condition in (
             (math.isfinite(number), "finite"),
+            (not key.endswith("TOPK_POSES") or number % 1 == 0, "a whole number"),
             (number > 0 or not positive, "greater than 0"),
             (number >= 0 or usual < 0, "0 or greater"),
             (number < 1 or key not in ("MODEL.QUERYPOSE.TEST.POSE_SCORE_FLOOR", "SOLVER.EMA"), "less than 1"),
@@ -143,8 +144,13 @@ def _contradictions(cfg: CfgNode, values: dict[str, Any]) -> Iterator[str]:
         yield "INPUT.MIN_SIZE_TRAIN must hold the minimum and the maximum with MIN_SIZE_TRAIN_SAMPLING range"
     if cfg.MODEL.META_ARCHITECTURE == "QueryPose":
         yield from _contradictions_of_model(cfg)
-    elif cfg.TEST.FLIP:
-        yield f"TEST.FLIP needs MODEL.META_ARCHITECTURE 'QueryPose', not '{cfg.MODEL.META_ARCHITECTURE}'"
+    else:
+        for key, used in {
+            "TEST.FLIP": cfg.TEST.FLIP,
+            "SOLVER.ACCUMULATION_STEPS": cfg.SOLVER.ACCUMULATION_STEPS > 1,
+        }.items():
+            if used:
+                yield f"{key} needs MODEL.META_ARCHITECTURE 'QueryPose', not '{cfg.MODEL.META_ARCHITECTURE}'"
 
 
 def _exists(name: str) -> bool:
@@ -153,7 +159,7 @@ def _exists(name: str) -> bool:
         device = torch.device(name)
         if device.type != "cuda":
             torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):  # of a kind that PyTorch was built without
+    except (RuntimeError, AssertionError, ImportError):  # of a kind that PyTorch was built without
         return False
     return device.type != "cuda" or device.index is None or device.index < torch.cuda.device_count()
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from querypose.atomic_io import make_output_folder, whole_file
+from querypose.data.annotations import read_json
 from querypose.demo.inputs import find_inputs, is_video
 from querypose.errors import UserError, imported
 from querypose.predictor import PosePredictor
@@ -45,7 +46,7 @@ def make_parts(images: Sequence[str], output: Path, images_per_part: int, **opti
     make_output_folder(output)
     plan = output / "_parts.json"
     work = {"images_per_part": images_per_part, **options, "images": list(images)}
-    if plan.exists() and any(output.glob("part-*.parquet")) and json.loads(plan.read_text()) != work:
+    if plan.exists() and any(output.glob("part-*.parquet")) and read_json(plan, "plan") != work:
         raise UserError(f"{output} holds poses of other images or options; give another --output or remove it")
     with whole_file(plan) as file:
         file.write(json.dumps(work).encode())
@@ -114,7 +115,10 @@ def predict_dataset(
     ray = imported("ray", "'querypose[ray]'")
     PosePredictor(**{**options, "device": "cpu"})  # what is wrong with them is reported here, not by a worker
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    except (ConnectionError, ValueError) as error:
+        raise UserError(f"there is no Ray cluster at {address}; run `ray start --head`, or omit --address") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     with contextlib.suppress(ImportError):  # else its scheduler wakes up ten times a second, on a core of a worker
         from ray.data._internal.execution import streaming_executor_state
@@ -130,4 +134,10 @@ def predict_dataset(
         num_cpus=min(threads, int(available["CPU"])),
         num_gpus=1 if gpus else 0,
     )
-    yield from found.iter_rows()
+    try:
+        yield from found.iter_rows()
+    except ray.exceptions.RayError as error:
+        _, is_user_error, text = str(error).strip().rpartition("UserError: ")
+        if not is_user_error:
+            raise
+        raise UserError(text) from error

@@ -48,6 +48,8 @@ def export_onnx(
         raise UserError("the full variant exports all its queries: set MODEL.QUERYPOSE.TEST.TOPK_POSES 0")
     if model.flip_testing:
         raise UserError("an ONNX file runs the network once: set TEST.FLIP False")
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        raise UserError("the weights are rounded: export the model of a PosePredictor with precision='float32'")
     outputs = ["boxes", "scores", "keypoints"]
     if model.criterion.keypoint_loss.uses_sigma:
         outputs.append("keypoint_sigmas")
@@ -106,7 +108,7 @@ class OnnxGraph(nn.Module):
 
     def __init__(self, model: QueryPose):
         super().__init__()
-        self.model = copy.deepcopy(model).eval().float().requires_grad_(False)
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
         for stage in self.model.decoder.box_stages:  # whatever the boxes, the same operations
             stage.__dict__["pool"] = functools.partial(pyramid_pooling.pool_every_level, stage.pooler)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
+_warn_once = functools.cache(logger.warning)
 
 ChannelOrder = Literal["RGB", "BGR"]
 ImageLike: TypeAlias = "str | os.PathLike[str] | IO[bytes] | Image.Image | np.ndarray | torch.Tensor"
@@ -131,7 +132,7 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             if name is not None and image.format != "MPO" and getattr(image, "is_animated", False):
-                _log_first_frame(name)
+                _warn_once("The image %s has several frames; only the first is read.", name)
             yield image
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{title} does not exist; check the path") from error
@@ -147,14 +148,12 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
         raise UnreadableImageError(f"{title} cannot be read ({reason}); repair it or leave it out") from error
 
 
-@functools.cache
-def _log_first_frame(name: str) -> None:
-    logger.warning("The image %s has several frames; only the first is read.", name)
-
-
 def pil_to_rgb(image: Image.Image) -> np.ndarray:
     """Return a PIL image, rotated as its EXIF orientation says, as an array (H, W, 3) uint8 RGB."""
+    # with a name, Pillow 12 maps turned TIFFs without compression into memory wrongly
+    name, image.filename = getattr(image, "filename", ""), ""  # type: ignore[attr-defined]
     image.load()
+    image.filename = name  # type: ignore[attr-defined]
     if not min(image.size):
         raise UnreadableImageError("it has no pixels")
     with contextlib.suppress(Exception):  # damaged EXIF data do not spoil the pixels

@@ -94,7 +94,8 @@ class OnnxPosePredictor:
         except UserError:
             raise
         except Exception as error:  # the runtimes' errors have no common class but this
-            raise UserError(f"{self._file} is damaged or no ONNX file{_AGAIN}") from error
+            reason = str(error).split("\n")[0]
+            raise UserError(f"{self._file} is damaged, no ONNX file, or not opened ({reason}){_AGAIN}") from error
         try:
             self.metadata: dict[str, Any] = json.loads(self._session.metadata[METADATA_KEY])
             if self.metadata["format"] != FORMAT_VERSION:
@@ -134,7 +135,8 @@ class _OnnxRuntime:
     def __init__(self, file: str, providers: Sequence[str], num_threads: int):
         import onnxruntime
 
-        if missing := set(providers) - set(onnxruntime.get_available_providers()):
+        names = {provider if isinstance(provider, str) else provider[0] for provider in providers}  # or (name, options)
+        if missing := names - set(onnxruntime.get_available_providers()):
             raise UserError(f"this ONNX Runtime has no execution provider {' and '.join(missing)}.")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads

@@ -75,22 +75,26 @@ class PosePredictor:
             device: None: the config's MODEL.DEVICE, or the CPU if that is "cuda" and there is none.
             score_threshold: persons below it are dropped, and keypoint stages run only for queries that can reach it.
             top_k: most persons of an image, the best ones. image_format: channel order of arrays and tensors.
-            precision: a name of `PRECISIONS`, or "auto": see `fastest_precision`.
+            precision: a name of `PRECISIONS`, or "auto": see `fastest_precision`. Others than "float32" round the
+                weights of `model`, for use by the predictor alone.
             add_config: adds an extension's own config keys to the defaults, in place.
-            opts: `KEY, VALUE, ..` overrides of the config.
+            opts: `KEY, VALUE, ..` overrides of the config, which count most.
         """
-        overrides = [*map(str, opts), "MODEL.TIMM.PRETRAINED", "False"]  # the weights come from MODEL.WEIGHTS
+        overrides = ["MODEL.TIMM.PRETRAINED", "False"]  # the weights come from MODEL.WEIGHTS
         if config_file is None:
-            config_file, overrides = _SMALL_MODEL[0], ["MODEL.WEIGHTS", str(_SMALL_MODEL[1]), *overrides]
+            config_file, small = _SMALL_MODEL
+            weights = weights or small
         if weights is not None:
             overrides += ["MODEL.WEIGHTS", str(weights)]
         if device is not None:
             if str(device) == "meta" or (str(device).startswith("cuda") and not torch.cuda.is_available()):
                 raise UserError(f"PyTorch computes nothing on the device {device} here; use cpu.")
             overrides += ["MODEL.DEVICE", str(device)]
-        cfg = setup_config(str(config_file), overrides, add_config)
+        cfg = setup_config(str(config_file), [*overrides, *map(str, opts)], add_config)
         if "://" not in cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
             raise UserError(f"there is no weights file '{cfg.MODEL.WEIGHTS}'; set MODEL.WEIGHTS to trained weights.")
+        if "://" not in cfg.MODEL.WEIGHTS:  # `save_pretrained` reads them again
+            cfg.MODEL.WEIGHTS = os.path.abspath(cfg.MODEL.WEIGHTS)
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
         self._owns_model = True
@@ -170,13 +174,11 @@ class PosePredictor:
         image: see `read_image_rgb`; several: an iterable of such, an array (B, H, W, C), a tensor (B, C, H, W), or a
         folder, in the order of `image_files`. Raises `UserError` for an image that cannot be used.
         """
-        if isinstance(image, str | os.PathLike) and os.path.isdir(image):
-            image = image_files(image)
         if isinstance(image, np.ndarray | torch.Tensor):
             several = image.ndim == 4
         else:
-            is_file = isinstance(image, str | bytes | os.PathLike) or hasattr(image, "read")
-            several = isinstance(image, Iterable) and not is_file
+            is_path = isinstance(image, str | bytes | os.PathLike)
+            several = os.path.isdir(image) if is_path else isinstance(image, Iterable) and not hasattr(image, "read")
         return list(self.stream(image, batch_size)) if several else self._predict([self.network_input(image)])[0]
 
     def stream(
@@ -195,17 +197,20 @@ class PosePredictor:
         """
         if batch_size < 1:
             raise UserError(f"the batch size must be at least 1, not {batch_size}.")
+        if isinstance(images, str | os.PathLike):
+            images = image_files(images) if os.path.isdir(images) else [images]
         images = iter(images)
         # on a CPU, other threads take the cores that the network's threads wait for
         overlaps = next(self.model.parameters()).device.type != "cpu"
 
-        def prepare(image: ImageLike) -> Any:
+        def prepare(image: ImageLike) -> tuple[dict[str, Any] | None, Any]:
+            """The network's input, or None and what takes the place of the persons."""
             try:
-                return self.network_input(image)
+                return self.network_input(image), None
             except UserError as error:
                 if on_error is None:
                     raise
-                return on_error(image, error)
+                return None, on_error(image, error)
 
         def next_batch() -> list[Any]:
             return list((readers.map if overlaps else map)(prepare, itertools.islice(images, batch_size)))
@@ -214,9 +219,9 @@ class PosePredictor:
             batch = next_batch()
             while batch:
                 ahead = feeder.submit(next_batch) if overlaps else None
-                found = iter(self._predict([item for item in batch if isinstance(item, dict)]))
-                for item in batch:
-                    yield next(found) if isinstance(item, dict) else item
+                found = iter(self._predict([item for item, _ in batch if item is not None]))
+                for item, instead in batch:
+                    yield instead if item is None else next(found)
                 batch = ahead.result() if ahead else next_batch()
 
     def with_attention(self, image: ImageLike, stage: int = -1) -> Persons:

@@ -3,6 +3,7 @@
 import contextlib
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Any, TypeGuard
@@ -48,9 +49,12 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_checkpoint(filename)
-        weights = find_weights(content, filename, self.model.state_dict().keys())
+        names = self.model.state_dict().keys()
+        weights = find_weights(content, filename, names)
         rest = content if isinstance(content, dict) and "model" in content else {}
-        if filename.endswith(".pkl") and not rest:  # Caffe2's and Detectron1's files hold the weights alone
+        if (
+            filename.endswith(".pkl") and not rest and not weights.keys() & names
+        ):  # Caffe2's and Detectron1's files hold the weights alone
             rest = {"__author__": "Caffe2", "matching_heuristics": True}
         return {**rest, "model": weights}
 
@@ -66,14 +70,17 @@ class SafeCheckpointer(DetectionCheckpointer):
                     f"{len(parameters)}, such as {next(iter(parameters))}; give the config that they were trained with"
                 )
             return incompatible._replace(missing_keys=missing)
-        # the losses and their flow have no part in inference
-        needed = [name for name in parameters if not name.startswith("criterion.")]
+        # statistics of norms count; the losses and their flow have no part in inference
+        state = {name.replace(_WRAPPED, ""): value for name, value in self.model.state_dict().items()}
+        needed = [name for name in state if state[name].is_floating_point() and not name.startswith("criterion.")]
         missing = [name for name in needed if name in missing]
+        unused = [name for name in incompatible.unexpected_keys if name.startswith("decoder.")]
         misshapen = [f"{name}, {tuple(found)} instead of {tuple(wanted)}" for name, found, wanted in misshapen]
-        not_finite = [name for name, value in parameters.items() if not value.isfinite().all()]
+        not_finite = [name for name, value in state.items() if not value.isfinite().all()]
         for fault, names in (
             (f"{len(misshapen)} of the weights have another shape than the model's", misshapen),
-            (f"the weights lack {len(missing)} of the model's {len(needed)} parameters", missing),
+            (f"the weights lack {len(missing)} of the model's {len(needed)} tensors", missing),
+            (f"{len(unused)} of the weights have no place in the model", unused),
             (f"{len(not_finite)} of the weights hold NaN or infinity", not_finite),
         ):
             if names:
@@ -89,7 +96,7 @@ def read_checkpoint(path: str) -> Any:
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
-        if path.endswith(".pkl"):
+        if path.endswith(".pkl") and not zipfile.is_zipfile(path):
             with open(path, "rb") as file:
                 return _ArrayUnpickler(file, encoding="latin1").load()
         # NumPy's arrays and numbers too; before PyTorch 2.6, checkpoints that hold them are refused

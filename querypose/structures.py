@@ -47,6 +47,10 @@ class Persons(Instances):
     def __getitem__(self, item: Any) -> Persons:
         return self.from_instances(super().__getitem__(item), self._skeleton)
 
+    @staticmethod
+    def cat(instance_lists: list[Persons]) -> Persons:
+        return Persons.from_instances(Instances.cat(instance_lists), instance_lists[0].skeleton)
+
     def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
         """COCO results, which any COCO evaluator reads.
 

@@ -36,6 +36,7 @@ CONFIG_OVERRIDES = [
     ([PREFIX + "PART_DIM", "6", PREFIX + "NUM_HEADS", "2"], "PART_DIM 6 must be a multiple of 4"),
     ([PREFIX + "HIDDEN_DIM", "32"], "OUT_CHANNELS 16 must equal MODEL.QUERYPOSE.HIDDEN_DIM 32"),
     (["SOLVER.EMA", "1.5"], "SOLVER.EMA is 1.5; it must be less than 1"),
+    ([PREFIX + "TEST.TOPK_POSES", "2.5"], "TOPK_POSES is 2.5; it must be a whole number"),
     (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], "must hold the minimum and the maximum"),
     (["MODEL.FPN.NORM", "batch"], "MODEL.FPN.NORM is 'batch'; valid are .*GN"),
     (["DATASETS.TEST", "(1,)"], r"DATASETS.TEST is \(1,\); give names"),
@@ -49,6 +50,8 @@ CONFIG_OVERRIDES = [
     # names
     (["SOLVER.OPTIMIZER", "ADAM"], "SOLVER.OPTIMIZER is 'ADAM'; valid are ADAMW, SGD"),
     (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'"),
+    (["MODEL.DEVICE", "hpu"], "MODEL.DEVICE is 'hpu'"),
+    (["SOLVER.ACCUMULATION_STEPS", "2", "MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "STEPS needs .*'QueryPose'"),
     (["MODEL.DEVICE", "cuda:99"], "MODEL.DEVICE is 'cuda:99', which PyTorch does not find here"),
     (["MODEL.LOAD_PROPOSALS", "True"], "LOAD_PROPOSALS is True; valid are False"),
     (["MODEL.CHANNELS_LAST", "auto"], "CHANNELS_LAST is 'auto'; valid are False, None, True"),
@@ -199,6 +202,8 @@ def checkpoints(folder, model):
         ("shapes.pth", {"model": {**state, first: torch.zeros(2, 3)}}, "shape|other|not"),
         ("nan.pth", {"model": {**state, first: state[first] * np.nan}}, f"hold NaN or infinity, first {first}"),
         ("half.pth", {"model": dict(list(state.items())[: len(state) // 2])}, "lack|not|misses"),
+        ("parameters.pth", {"model": dict(model.named_parameters())}, "lack|not|misses"),
+        ("more.pth", {"model": {**state, "decoder.more.weight": torch.zeros(3)}}, "no place|misses|not"),
     ):
         if isinstance(content, bytes):
             (folder / name).write_bytes(content)
@@ -263,11 +268,15 @@ FLAGS = [
     (f"demo {INPUT} --output out --smooth {WEIGHTS}", "--track"),
     (f"demo {CONFIG} --webcam -1 --output out {WEIGHTS}", "--webcam must be 0 or greater"),
     (f"demo {INPUT} --output out --sigmas -1", "--sigmas"),
+    (f"demo {INPUT} --output out --track --score-threshold 2", "score threshold"),
+    (f"demo {INPUT} --output out --keypoint-threshold nan", "keypoint threshold"),
+    (f"demo {INPUT} --output out --device cpu MODEL.WEIGHTS", "MODEL.WEIGHTS has no value"),
     (f"visualize_attention {INPUT} --output truth.json {WEIGHTS}", "truth.json"),
     (f"export_onnx {CONFIG} --output truth.json/model.onnx {WEIGHTS}", "cannot write to truth.json"),
     (f"web_demo {CONFIG} {WEIGHTS} --port 99999", "cannot listen"),
     ("convert_weights --source authors model.pth truth.json", "truth.json exists already"),
     ("convert_weights --source authors absent.pth out.pth", "absent.pth"),
+    (f"predict_dataset {INPUT} --output output/r --workers 0 {WEIGHTS}", "--workers"),
     ("evaluate_results --dataset truth.json --results absent.json", "absent.json"),
     (f"evaluate_results {TRUTH} --sigmas 0.1", "sigmas"),
     (f"evaluate_results {TRUTH} --protocol crowdpose", "crowdIndex"),

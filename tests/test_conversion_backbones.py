@@ -180,7 +180,7 @@ def test_torchvision_s_resnet_computes_the_same(save):
         ("hrnet", "transition1.0.0.weight", (20, 256, 3, 3), "timm cannot build"),
         ("swin", "layers.0.blocks.0.attn.logit_scale", (3, 1, 1), r"1 unexpected \(backbone.*attn.logit_scale\)"),
         ("swin", "layers.0.blocks.0.attn.relative_position_bias_table", (169, 4), r"1 misshapen \(.*bias_table \(169"),
-        ("swin", "patch_embed.proj.weight", None, "does not match Swin in the original naming: it lacks patch"),
+        ("swin", "patch_embed.proj.weight", None, "does not match Swin as Microsoft publishes it: it lacks patch"),
         ("torchvision", "layer3.0.conv3.weight", None, "of torchvision: it lacks layer3.0.conv3.weight"),
         ("torchvision", "layer3.7.conv1.weight", (1,), r"1 unexpected \(backbone\.bottom_up\.res4\.7\.conv1"),
     ],

@@ -93,8 +93,12 @@ def test_the_tool_writes_the_same_rows_by_ray(images, tmp_path, capsys):
     arguments += f" --device cpu --precision float32 MODEL.WEIGHTS {FILES['weights']}"
     try:
         assert load_tool("predict_dataset").main(arguments.split()) == 2
+        with pytest.raises(UserError, match="^MODEL.DEVICE is 'gpu'"):
+            load_tool("predict_dataset").main([*arguments.replace("/ray", "/gpu").split(), "--device", "gpu"])
     finally:
         ray.shutdown()
+    with pytest.raises(UserError, match="no Ray cluster at nowhere"):
+        load_tool("predict_dataset").main([*arguments.replace("/ray", "/none").split(), "--address", "nowhere"])
     printed = capsys.readouterr().out
     assert "4 of 4 images" in printed and "1 images could not be used" in printed
     assert json.dumps(rows_of(tmp_path / "ray")) == json.dumps(rows_of(tmp_path / "alone"))

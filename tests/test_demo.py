@@ -115,6 +115,7 @@ def test_an_unreadable_image_is_reported_and_the_others_are_used(demo, tmp_path,
         assert re.search(f"error: .*{words}", captured.err)
     assert "4 inputs could not be used" in captured.out
     assert sorted(path.name for path in (tmp_path / "out").glob("*.jpg")) == ["a.jpg", "c.jpg"]
+    assert demo.run("--input", tmp_path / "in" / "b.jpg") == 2  # earlier results outlive it
     assert len(content(tmp_path / "out")) == 2
 
 

@@ -35,6 +35,8 @@ def test_exif_orientation(tmp_path, orientation):
         assert np.array_equal(read_image_rgb(tmp_path / name), PIXELS), name
         with open_image(tmp_path / name) as image:
             assert image_io.upright_size(image) == (9, 6), name
+    Image.fromarray(stored[..., 0].copy()).save(tmp_path / "gray.tif", exif=exif)
+    assert np.array_equal(read_image_rgb(tmp_path / "gray.tif")[..., 0], PIXELS[..., 0])
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")

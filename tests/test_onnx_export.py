@@ -114,3 +114,5 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             exported(tmp_path, variant, *opts, opset=opset)
+    with pytest.raises(UserError, match="weights are rounded"):
+        export_onnx(tiny_model("light").bfloat16(), tiny_config(), None, tmp_path / "model.onnx")

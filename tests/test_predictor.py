@@ -119,20 +119,25 @@ def test_stacks_lists_and_folders_are_batches_and_bad_images_can_be_skipped(make
     Image.fromarray(images[0]).save(tmp_path / "a.png")
     Image.fromarray(images[1]).save(tmp_path / "B.PNG")
     (tmp_path / "notes.txt").write_text("")
-    assert [found.image_size for found in predictor(tmp_path)] == [(90, 60), (60, 90)], "by name"
+    for found in (predictor(tmp_path), predictor.stream(tmp_path)):
+        assert [persons.image_size for persons in found] == [(90, 60), (60, 90)], "by name"
     (tmp_path / "b.png").write_text("no image")
     with open(tmp_path / "a.png", "rb") as file:
         found = predictor(iter([tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(images[0]), file]))
     stack = np.stack([images[0]] * 2)
-    found += [*predictor(stack), *predictor(torch.from_numpy(stack).permute(0, 3, 1, 2))]
-    assert len(found) == 8
+    found += [
+        *predictor.stream(tmp_path / "a.png"),
+        *predictor(stack),
+        *predictor(torch.from_numpy(stack).permute(0, 3, 1, 2)),
+    ]
+    assert len(found) == 9
     for persons in found:
         assert_same(persons, expected)
     with pytest.raises(UserError, match="absent.png does not exist"):
         predictor([images[0], tmp_path / "absent.png"])
-    failed, files = [], [tmp_path / "b.png", tmp_path / "a.png"]
-    found = list(predictor.stream(files, batch_size=2, on_error=lambda image, error: failed.append(image)))
-    assert failed == files[:1] and found[0] is None
+    files = [tmp_path / "b.png", tmp_path / "a.png"]
+    found = list(predictor.stream(files, batch_size=2, on_error=lambda image, error: {"failed": image}))
+    assert found[0] == {"failed": files[0]}
     assert_same(found[1], expected)
 
 
@@ -194,8 +199,8 @@ def test_mistakes_are_reported(files, monkeypatch):
 
 def test_persons_stay_persons():
     persons = two_persons()
-    same = persons[[0, 1]], persons[persons.scores > 0], persons.to("cpu"), copy.deepcopy(persons)
-    for each in (*same, pickle.loads(pickle.dumps(persons))):
+    same = persons[[0, 1]], persons[persons.scores > 0], persons.to("cpu"), Persons.cat([persons[[0]], persons[[1]]])
+    for each in (*same, copy.deepcopy(persons), pickle.loads(pickle.dumps(persons))):
         assert type(each) is Persons and each.skeleton == persons.skeleton
         assert torch.equal(each.scores, persons.scores)
     assert len(persons[0]) == 1 and isinstance(persons, Instances)

@@ -77,6 +77,7 @@ def test_the_mirror_image_of_a_sample_is_exact(data, samples):
 
 def test_sides_have_their_colors(data):
     opts = ("INPUT.RANDOM_FLIP", "none", "INPUT.CROP.ENABLED", False, "INPUT.MIN_SIZE_TRAIN", (120,))
+    opts += ("INPUT.COLOR_JITTER", 0.5)
     ((_, (title, images)),) = sheets.sample_sheets(config_of(data, *opts), "train", 1, 0)
     assert title.endswith(".png: 1 persons")
     # hands at (150.5, 60.5) and (30.5, 60.5), in the mirrored image of 200 pixels at 49.5 and 169.5; twice as large:

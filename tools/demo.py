@@ -13,14 +13,11 @@ person). The image id is the number that is the file's name if all names are num
 count from 1. Ctrl-C ends a video or camera after the current frame; the results so far are kept.
 """
 
-import argparse
-import sys
-
 from querypose import PosePredictor
-from querypose.cli import split_overrides
+from querypose.cli import run_tool, split_overrides, tool_parser
 from querypose.demo.inputs import find_inputs, frames_in_order, prepare_output
 from querypose.demo.run import Demo
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import UserError, check_fraction
 from querypose.predictor import PRECISIONS
 from querypose.structures import SCORE_THRESHOLD
 from querypose.tracking import LOW_SCORE, MIN_SCORE, PoseTracker
@@ -29,9 +26,8 @@ from querypose.visualization.draw_poses import COLOR_BY, CONFIDENCE
 
 def parse_arguments(arguments=None):
     """Parse the command line; `opts` are the KEY VALUE pairs, wherever they appear."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__, model=True)
     add = parser.add_argument
-    add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     source = parser.add_mutually_exclusive_group(required=True)
     inputs = "images, videos, folders of them, globs, addresses of streams"
     source.add_argument("--input", nargs="+", metavar="PATH", help=inputs)
@@ -54,7 +50,6 @@ def parse_arguments(arguments=None):
     add("--sigmas", nargs="?", type=float, const=1.0, default=0.0, metavar="N", help=ellipses)
     add("--no-boxes", action="store_true", help="draw neither boxes nor scores")
     add("--attention", action="store_true", help="overlay the attention of the parts of the last stage")
-    add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
 
     args.input, args.opts = split_overrides(args.input or (), args.opts)
@@ -68,6 +63,8 @@ def parse_arguments(arguments=None):
         parser.error("--smooth needs --track, which tells whose keypoints to smooth")
     if args.score_threshold is None:
         args.score_threshold = MIN_SCORE if args.track else SCORE_THRESHOLD
+    check_fraction("score threshold", args.score_threshold)
+    check_fraction("keypoint threshold", args.keypoint_threshold)
     return args
 
 
@@ -102,5 +99,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        sys.exit(main())
+    run_tool(main)

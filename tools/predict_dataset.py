@@ -9,25 +9,23 @@ A row for each image: image, width, height, scores, boxes, keypoints, keypoint_s
 resumes with the same arguments.
 """
 
-import argparse
 import os
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
 
+from querypose.cli import run_tool, split_overrides, tool_parser
 from querypose.dataset_prediction import list_images, make_parts, predict_dataset
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import UserError
 from querypose.predictor import PRECISIONS
 from querypose.structures import SCORE_THRESHOLD
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = tool_parser(__doc__.split("\n")[0], model=True)
     add = parser.add_argument
-    add("--config-file", metavar="FILE", help="the model's config (default: the small model)")
     add("--input", nargs="+", required=True, metavar="PATH", help="images, folders, globs, .txt or .parquet lists")
     add("--column", default="image", help="of a .parquet list, with paths (default image)")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the Parquet files")
@@ -38,9 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     add("--address", help="of a Ray cluster, such as auto (default: one that runs on this machine, or a new one)")
     add("--device", help="cpu, cuda (default: the config's, or cpu without a GPU)")
     add("--precision", choices=("auto", *PRECISIONS), default="auto", help="of the network")
-    add("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_intermixed_args(arguments)
-    if min(args.threads, args.images_per_part, args.workers or 1) < 1:
+    args.input, args.opts = split_overrides(args.input, args.opts)
+    if min(args.threads, args.images_per_part, 1 if args.workers is None else args.workers) < 1:
         raise UserError("--workers, --threads and --images-per-part must be at least 1")
 
     images = list_images(args.input, args.column)
@@ -61,5 +59,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        sys.exit(main())
+    run_tool(main)

@@ -11,8 +11,6 @@ error is 1 minus the mean OKS; missed persons (no pose of OKS 0.5) and false pos
 
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
-
 from querypose.cli import run_tool, tool_parser
 from querypose.data.annotations import read_json
 from querypose.data.coco_keypoints import resolve_dataset
@@ -33,6 +31,9 @@ def main(arguments=None):
     add("--sort", choices=("worst", "best", "none"), default="worst", help="which come first; none: as in the file")
     add("--score-threshold", type=float, default=SCORE_THRESHOLD, help="leave out poses below it (default %(default)s)")
     args = parser.parse_args(arguments)
+
+    from detectron2.data import MetadataCatalog  # after `querypose`, which silences a warning of fvcore's
+
     if args.number < 1:
         parser.error("--number must be at least 1")
 

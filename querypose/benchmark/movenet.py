@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from querypose.conversion.movenet import movenet_state
 from querypose.modeling.backbones.movenet import MoveNetBackbone, separable_conv
+from querypose.modeling.beyond_the_paper import values_at
 from querypose.modeling.ops.memory_layout import use_channels_last
 
 STRIDE = 4
@@ -70,11 +71,12 @@ class MoveNetDecoder(nn.Module):
         """
         height, width = maps["center"].shape[-2:]
         center = torch.stack([locations // width, locations % width], dim=-1)  # (B, P, 2), y and x
-        half = _at(maps["size"], locations).clamp(min=0) / 2
-        middle = center + _at(maps["offset"], locations)
+        half = values_at(maps["size"], locations).clamp(min=0) / 2
+        middle = center + values_at(maps["offset"], locations)
         limit = torch.tensor([height, width], device=center.device)
         low, high = (torch.minimum(corner, limit).clamp(min=0) for corner in (middle - half, middle + half))
-        regressed = center[..., None, :] + _at(maps["regression"], locations).unflatten(-1, (-1, 2))  # (B, P, K, 2)
+        moved = values_at(maps["regression"], locations).unflatten(-1, (-1, 2))  # (B, P, K, 2)
+        regressed = center[..., None, :] + moved
 
         ys, xs = torch.arange(height, device=center.device), torch.arange(width, device=center.device)
         distance = (ys[:, None] - regressed[..., :1, None]) ** 2 + (xs - regressed[..., 1:, None]) ** 2
@@ -93,8 +95,3 @@ class MoveNetDecoder(nn.Module):
         scores = scores * (confidence * confident).sum(dim=2) / confident.sum(dim=2).clamp(min=1)
         boxes = torch.cat([low.flip(-1), high.flip(-1)], dim=-1)
         return STRIDE * boxes, scores, torch.cat([STRIDE * points, confidence[..., None]], dim=-1)
-
-
-def _at(values: Tensor, locations: Tensor) -> Tensor:
-    """(B, C, H, W) at (B, P) row-major locations -> (B, P, C)."""
-    return values.flatten(2).gather(2, locations[:, None].expand(-1, values.shape[1], -1)).transpose(1, 2)

@@ -85,7 +85,7 @@ def convert_swin_checkpoint(path: str) -> Conversion:
 
     Relative position tables are interpolated where the config has another window.
     """
-    theirs, dropped = _load_backbone(path, "Swin in the original naming", "patch_embed.proj.weight")
+    theirs, dropped = _load_backbone(path, "Swin as Microsoft publishes it", "patch_embed.proj.weight")
     layout = Layout.closest(backbone_settings(theirs), BOTTOM_UP)
     tensors = {BOTTOM_UP + to_torchvision(name): tensor for name, tensor in theirs.items()}
     resized = []

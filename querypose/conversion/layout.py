@@ -136,6 +136,8 @@ def _first(names: list[str], most: int = 20) -> str:
 def publishable_weights(path: str) -> Conversion:
     """The tensors of one of our training checkpoints that inference needs, floating ones in half precision."""
     tensors, dropped = load_tensors(path, {r"criterion\..+": "the losses (criterion), which inference does not need"})
+    if not any(name.startswith("decoder.") for name in tensors):
+        raise UserError(f"{path} has no tensor named decoder.*; give a checkpoint of a QueryPose")
     return Conversion(_in_type(tensors, torch.float16), dropped)
 
 
@@ -153,8 +155,12 @@ def _in_type(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
 
 def save_weights(state_dict: dict[str, Tensor], path: str) -> None:
     """Write weights atomically; in PyTorch's format unless `path` ends in `.safetensors`."""
+    if not_finite := [name for name, tensor in state_dict.items() if not tensor.isfinite().all()]:
+        raise UserError(f"not written: {_first(not_finite)} would hold NaN or infinity; give other weights")
     with writing(path, "name another file"), whole_file(path) as file:
         if path.endswith(".safetensors"):
-            file.write(safetensors.torch.save({name: tensor.contiguous() for name, tensor in state_dict.items()}))
+            # clones, as its tensors must not share memory
+            tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state_dict.items()}
+            file.write(safetensors.torch.save(tensors))
         else:
             torch.save({"model": state_dict}, file)

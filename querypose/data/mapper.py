@@ -132,9 +132,10 @@ class PoseDatasetMapper:
             utils.check_image_size(output, image)  # adds `height` and `width` if absent
         except utils.SizeMismatchError as error:
             raise UserError(str(error)) from error
-        augmented = T.AugInput(image[:, :, ::-1] if self.image_format == "BGR" else image)
+        augmented = T.AugInput(image)  # in RGB, whose weights RandomSaturation has
         transforms = self.augmentations(augmented)
-        output["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        pixels = augmented.image[:, :, ::-1] if self.image_format == "BGR" else augmented.image
+        output["image"] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         if self.is_train and annotations is not None:
             output["instances"] = self._transform(annotations, transforms, augmented.image.shape[:2])
         return output

@@ -83,13 +83,15 @@ class Demo:
         batch_size = 4 if len(files) == len(sources) else 1  # a camera must not wait for more frames
         ids = {} if any(map(is_video, sources)) else dict(zip(map(str, files), image_ids(files), strict=True))
         tracked, skeleton = self.tracker is not None, self.predictor.skeleton
-        results = Results(self.output, skeleton, tracked=tracked, sigmas=self._has_sigmas)
+        results: Results | None = None  # made with the first image: earlier results outlive a run without any
         with stop_on_interrupt() as stop, contextlib.ExitStack() as after, ThreadPoolExecutor(1) as drawing:
-            after.callback(results.close)
             after.callback(self._close_writer)
             pending: Future[None] | None = None
             video = ""
             for frame, persons in self._predictions(self._frames(sources, stop), batch_size):
+                if results is None:
+                    results = Results(self.output, skeleton, tracked=tracked, sigmas=self._has_sigmas)
+                    after.callback(results.close)
                 number = ids.get(frame.name, results.num_images + 1)
                 seconds = None if frame.seconds is None else round(frame.seconds, 4)
                 if self.tracker is not None:
@@ -105,7 +107,8 @@ class Demo:
                 if stop.is_set():
                     break
         self.interrupted = stop.is_set()
-        self.num_persons, self.num_images = results.num_persons, results.num_images
+        if results is not None:
+            self.num_persons, self.num_images = results.num_persons, results.num_images
 
     def fail(self, file: Source, error: Exception) -> None:
         """Report an input or output that cannot be used, once."""

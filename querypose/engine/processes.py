@@ -67,6 +67,8 @@ def process_group(device: str, timeout: float = DEFAULT_TIMEOUT) -> Iterator[Non
     timeout: seconds that a process waits for the others. A UserError for more processes than GPUs.
     """
     if not dist.is_torchelastic_launched():
+        if device.startswith("cuda:"):
+            torch.cuda.set_device(device)  # which `torch.cuda.synchronize` waits for
         yield
         return
     on_gpu, processes = device.startswith("cuda"), int(os.environ["LOCAL_WORLD_SIZE"])

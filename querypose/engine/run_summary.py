@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import platform
 import resource
 import statistics
@@ -54,7 +53,8 @@ def write_results(cfg: CfgNode, metrics: dict[str, Any] | None, seconds: list[fl
     memory = torch.cuda.max_memory_allocated(cfg.MODEL.DEVICE) if on_gpu else used
     threads = f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
     record = {
-        "metrics": _plain(metrics or {}),
+        # NaN, of classes without ground truth, becomes null
+        "metrics": json.loads(json.dumps(metrics or {}), parse_constant=lambda _: None),
         "ms_per_image": 1000 * statistics.median(counted) if counted else None,
         "iterations": iterations,
         "training_seconds": training_seconds,
@@ -78,10 +78,3 @@ def training_effort(metrics_file: Path) -> tuple[int | None, float | None]:
     done = sorted(times)
     seconds = sum(times[now] * (now - before) for before, now in zip([0, *done], done, strict=False))
     return (done[-1], seconds) if done else (None, None)
-
-
-def _plain(value: Any) -> Any:
-    """Nested dicts of numbers for JSON: NaN, of classes without ground truth, becomes null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return float(value) if math.isfinite(value) else None

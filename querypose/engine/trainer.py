@@ -140,13 +140,18 @@ class PoseTrainer(DefaultTrainer):
             self.averaging = WeightAveraging(self._trainer.plain_model, cfg.SOLVER.EMA)
             self.evaluated_model = self.checkpointer.saved_model = self.averaging.averaged
         self.checkpoints = PeriodicCheckpoints(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
+        precise_bn, model = None, self._trainer.model
+        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model):
+            loader = self.build_train_loader(cfg)  # its own: that of training must not advance
+            loader.num_workers = 0
+            precise_bn = hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
         found = [
             self.seed_steps,
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             self.guard,
             self.averaging,
-            self._precise_bn(),
+            precise_bn,
             self.checkpoints,
             StopOnSignal(),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
@@ -177,16 +182,6 @@ class PoseTrainer(DefaultTrainer):
         else:
             logger.info("keypoints/AP %.3f is the best so far; saved model_best.pth", value)
 
-    def _precise_bn(self) -> HookBase | None:
-        """Detectron2's, where the config asks for it."""
-        cfg, model = self.cfg.clone(), self._trainer.model
-        if not cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(model):
-            return None
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0
-        loader = self.build_train_loader(cfg)  # its own: that of training must not advance
-        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
-
     # not DefaultTrainer's: Detectron2 v0.6 leaves the optimizer out of checkpoints
     def state_dict(self) -> dict[str, Any]:
         state = TrainerBase.state_dict(self)
@@ -209,9 +204,7 @@ class PoseTrainer(DefaultTrainer):
         for group, values, lr in zip(groups, configured, self.scheduler.get_lr(), strict=True):
             group.update(values, lr=lr)
 
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(cfg, model)
+    build_optimizer = staticmethod(build_optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainingLoader:

@@ -122,7 +122,7 @@ class ImageQueries(nn.Module):
         """
         scores, index = self.peaks(maps.center.detach(), queries.shape[0], image_sizes)
         boxes = self.boxes_at(maps, index, image_sizes)
-        features = torch.cat([_at(maps.features, index), scores, scores.clamp(min=1e-4).log()], dim=-1)
+        features = torch.cat([values_at(maps.features, index), scores, scores.clamp(min=1e-4).log()], dim=-1)
         return boxes, queries + self.project(features.to(self.project.weight.dtype))
 
     def peaks(self, center: Tensor, number: int, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,9 +151,9 @@ class ImageQueries(nn.Module):
         width = maps.center.shape[3]
         location = torch.stack([index % width, index // width], dim=-1)
         limit = image_sizes[:, None]
-        center = (location + _at(maps.offset.detach(), index).flip(-1)) * self.stride
+        center = (location + values_at(maps.offset.detach(), index).flip(-1)) * self.stride
         center = torch.minimum(center.clamp(min=0), limit)
-        size = (_at(maps.size.detach(), index).flip(-1) * self.stride).clamp(min=8)
+        size = (values_at(maps.size.detach(), index).flip(-1) * self.stride).clamp(min=8)
         corners = torch.cat([center - size / 2, center + size / 2], dim=-1)
         return torch.minimum(corners.clamp(min=0), limit.repeat(1, 1, 2))
 
@@ -176,8 +176,8 @@ class ImageQueries(nn.Module):
         column, row = position.floor().unbind(dim=-1)
         location = torch.stack([column.clamp(0, width - 1), row.clamp(0, height - 1)], dim=-1)
         index = (location[..., 1] * width + location[..., 0]).long()
-        size_error = (_at(maps.size, index).flip(-1) - size / self.stride).abs()
-        offset_error = (_at(maps.offset, index).flip(-1) - (position - location)).abs()
+        size_error = (values_at(maps.size, index).flip(-1) - size / self.stride).abs()
+        offset_error = (values_at(maps.offset, index).flip(-1) - (position - location)).abs()
         return {
             "loss_center": heatmap_focal_loss(maps.center, heatmaps) / num_persons,
             "loss_center_size": 0.1 * (size_error * valid[..., None]).sum() / num_persons,
@@ -185,7 +185,7 @@ class ImageQueries(nn.Module):
         }
 
 
-def _at(maps: Tensor, index: Tensor) -> Tensor:
+def values_at(maps: Tensor, index: Tensor) -> Tensor:
     """maps (B, C, H, W) at positions y * W + x (B, N) -> (B, N, C)."""
     flat = maps.flatten(2)
     return flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from querypose.modeling.box_stage import BoxStage
 from querypose.modeling.keypoint_stage import KEYPOINT_STAGE_REGISTRY
@@ -240,6 +241,4 @@ def select_rows(logits: Tensor, topk: int = 0, score_floor: float = 0.0) -> Tens
 
 def corners_in_pixels(boxes: Tensor, image_sizes: Tensor) -> Tensor:
     """boxes (N, 4), (cx, cy, w, h) as fractions of the image, and (width, height) (B, 2) -> corners (B, N, 4)."""
-    center, size = boxes.split(2, dim=1)
-    corners = torch.cat([center - size / 2, center + size / 2], dim=1)
-    return corners[None] * image_sizes.repeat(1, 2)[:, None]
+    return box_convert(boxes, "cxcywh", "xyxy")[None] * image_sizes.repeat(1, 2)[:, None]

@@ -182,10 +182,11 @@ class QueryPose(nn.Module):
         return self.image_queries(maps, self.decoder.instance_queries.weight, sizes)
 
     def decode(
-        self, features: list[Tensor], sizes: Tensor, maps: CenterMaps | None
+        self, features: list[Tensor], sizes: Tensor, maps: CenterMaps | None, every_query: bool = False
     ) -> tuple[BoxOutput, KeypointOutput]:
         """Inference from what `extract` returns."""
-        return self.decoder(features, *self.proposals(sizes, maps), self.topk_poses, self.pose_score_floor)
+        limits = (0, 0.0) if every_query else (self.topk_poses, self.pose_score_floor)
+        return self.decoder(features, *self.proposals(sizes, maps), *limits)
 
     def losses(
         self, batched_inputs: list[dict[str, Any]], num_persons: int | None, num_keypoints: int | None
@@ -277,8 +278,7 @@ class QueryPose(nn.Module):
             raise UserError(f"the model has {number} stages, so there is none with index {stage}")
         images = self.preprocess(batched_inputs)
         last = stage in (-1, number - 1)
-        with contextlib.nullcontext() if self.decoder.light or last else self.every_query():
-            boxes, keypoints = self.decode(*self.extract(images))
+        boxes, keypoints = self.decode(*self.extract(images), every_query=not (self.decoder.light or last))
         stage = -1 if last else stage
         if keypoints.attention[stage] is None:
             raise UserError("this model makes no attention maps: its part embedding is not an SPEGM")

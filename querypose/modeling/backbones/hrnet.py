@@ -24,6 +24,8 @@ class HRNetBackbone(Backbone):
     convolution for each level is last.
     """
 
+    size_divisibility = 32
+
     @configurable
     def __init__(self, *, bottom_up: nn.Module, channels: list[int], out_channels: int, neck: str):
         """bottom_up: (B, 3, H, W) -> the four branches at strides 4, 8, 16 and 32, with these channels."""
@@ -53,10 +55,6 @@ class HRNetBackbone(Backbone):
             "out_channels": cfg.MODEL.FPN.OUT_CHANNELS,
             "neck": hrnet.NECK,
         }
-
-    @property
-    def size_divisibility(self) -> int:
-        return 32
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """image (B, 3, H, W), normalized, sides multiples of 32 -> p2 .. p5, (B, C, H / stride, W / stride)."""

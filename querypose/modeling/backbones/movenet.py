@@ -45,6 +45,7 @@ class MoveNetBackbone(Backbone):
     Norms are part of the convolutions, as in the published file.
     """
 
+    size_divisibility = 32
     peak_channels = PEAK_CHANNELS  # of "peak_features"
 
     @configurable
@@ -71,10 +72,6 @@ class MoveNetBackbone(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
         return {"out_channels": cfg.MODEL.FPN.OUT_CHANNELS, "frozen": cfg.MODEL.MOVENET.FROZEN}
-
-    @property
-    def size_divisibility(self) -> int:
-        return 32
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """image (B, 3, H, W): RGB from -1 to 1 (pixel mean and deviation 127.5), sides multiples of 32.
