@@ -1,13 +1,16 @@
 """Annotation files of other programs: what is repaired, what is ignored, and equal AP of both backends."""
 
+import codecs
 import copy
 import json
 import math
+import runpy
 
 import pytest
 from detectron2.data import DatasetCatalog
 from evaluation_data import COCO_BACKENDS, assert_same, ground_truth_of, results_near
 from PIL import Image
+from refusals import ROOT
 
 from querypose.data.annotations import read_annotations
 from querypose.data.coco_keypoints import check_keypoint_dataset, resolve_dataset
@@ -139,3 +142,17 @@ def test_training_and_checks_follow_the_same_rules(tmp_path, messages):
     report = check_dataset(name)
     assert line in report.summary and line in messages()
     assert [len(report.problems[kind]) for kind in ("unknown image", "box without size")] == [2, 2]
+
+
+def test_photographs_of_an_export(tmp_path):
+    """tools/overfit.py: ids as text, no area, no num_keypoints, two keypoints, another category, a byte order mark."""
+    person = {"category_id": 1, "bbox": [9, 9, 90, 99], "keypoints": [20, 20, 2, 40, 80, 2]}
+    content = {
+        "images": [{"id": f"{i}", "file_name": f"{i}.png", "width": 200, "height": 150} for i in range(3)],
+        "categories": [{"id": 1, "name": "hand", "keypoints": ["a", "b"]}, {"id": 2, "name": "dog"}],
+        "annotations": [{**person, "image_id": f"{i}"} for i in (1, 1, 2, 2, 0)],
+    }
+    (tmp_path / "a.json").write_bytes(codecs.BOM_UTF8 + json.dumps(content).encode())
+    write_subset = runpy.run_path(str(ROOT / "tools" / "overfit.py"))["write_subset"]
+    file = read_annotations(write_subset(str(tmp_path / "a.json"), 2, tmp_path / "subset.json"))
+    assert [image["id"] for image in file.images] == ["1", "2"] and len(file.persons) == 4
