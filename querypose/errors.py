@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -46,6 +47,6 @@ def report_error(error: UserError) -> None:
     """Print `error: <message>` on stderr, on one line and without control characters, which names of files may hold."""
     text = str(error)
     if text.startswith("Caught ") and "Original Traceback" in text:  # PyTorch's, around one of a data loader's worker
-        text = text.strip().splitlines()[-1].partition("Error: ")[2]
+        text = re.sub(r"(?s)^.*\n\S*Error: ", "", text).strip()
     printable = "".join(character if character.isprintable() else " " for character in text)
     print(f"error: {printable}", file=sys.stderr, flush=True)

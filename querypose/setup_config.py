@@ -43,6 +43,8 @@ def setup_config(
         raise UserError(f"{config_file}: it cannot be read ({error})") from error
     except (AttributeError, TypeError) as error:
         raise UserError(f"{config_file}: it does not hold keys; see configs/querypose_R50.yaml") from error
+    if flags := [key for key in opts if str(key).startswith("--")]:
+        raise UserError(f"{flags[0]} must come before the KEY VALUE pairs")
     if len(opts) % 2:
         raise UserError(f"overrides are KEY VALUE pairs, but {opts[-1]} has no value")
     for key, value in zip(opts[::2], opts[1::2], strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from querypose.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # OKS sigmas of COCO (and of CrowdPose, which adds head and neck) by joint, the side left out. A sigma is the
 # standard deviation of the annotators' disagreement, divided by the square root of the person's area.
@@ -168,8 +171,10 @@ class Skeleton:
             names, pairs = category["keypoints"], category.get("flip_pairs")
             limbs: Sequence[tuple[int, int]] = [(i - 1, j - 1) for i, j in category.get("skeleton") or ()]
             # CrowdPose's official files have COCO's limbs with their own 14 keypoints: none can be trusted
-            if not limbs or not all(0 <= i < len(names) for limb in limbs for i in limb):
-                limbs = limbs_by_name(names)
+            if any(not 0 <= i < len(names) for limb in limbs for i in limb):
+                logger.warning("`skeleton` has indices outside of 1 to %d; limbs follow from the names", len(names))
+                limbs = ()
+            limbs = limbs or limbs_by_name(names)
             pairs = flip_pairs_by_name(names) if pairs is None else pairs
             given = sigmas, category.get("sigmas"), known_sigmas(names)
             return cls(names, pairs, limbs, next(each for each in given if each is not None and len(each)))

@@ -40,7 +40,12 @@ CONFIG_OVERRIDES = [
     (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], "must hold the minimum and the maximum"),
     (["MODEL.FPN.NORM", "batch"], "MODEL.FPN.NORM is 'batch'; valid are .*GN"),
     (["DATASETS.TEST", "(1,)"], r"DATASETS.TEST is \(1,\); give names"),
-    (["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"], "MODEL.RESNETS.OUT_FEATURES lacks"),
+    (["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"], "cannot be built with its keys .*KeyError"),
+    (["SEED", "4294967296"], "SEED is 4294967296; it must be less than"),
+    (["INPUT.CROP.SIZE", "[0, 0]"], "INPUT.CROP.SIZE is .* greater than 0"),
+    (["SOLVER.REFERENCE_WORLD_SIZE", "3"], "must be a multiple of SOLVER.REFERENCE_WORLD_SIZE"),
+    (["TEST.EXPECTED_RESULTS", "[0]"], "must be a list of .task, metric"),
+    ([PREFIX + "SKELETON.SIGMAS", "[1, 1, 1]"], "SKELETON needs KEYPOINT_NAMES"),
     (["MODEL.FPN.NORM", "GN"], "OUT_CHANNELS 16 must be a multiple of 32 with MODEL.FPN.NORM 'GN'"),
     (["SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "(1,)"], "SOLVER.MAX_ITER 1 must be greater than their number"),
     (["INPUT.MIN_SIZE_TRAIN", "()"], "INPUT.MIN_SIZE_TRAIN is empty"),
@@ -133,7 +138,7 @@ ANNOTATIONS = [
 ]
 FOREIGN = ("../../etc/passwd", "/etc/passwd", "C:\\boot.ini", "a\\..\\b.jpg")
 ANNOTATIONS += [(annotations(images__file_name=name), "not within the image folder") for name in FOREIGN]
-BOXES = ([1, 2, 3], [1, 2, float("nan"), 4], [1, 2, 10**400, 4], [1, 2, None, 4])
+BOXES = ([1, 2, 3], [1, 2, float("nan"), 4], [1, 2, 10**400, 4], [1, 2, None, 4], 4 * [True], [0, 0, 1e200, 9])
 ANNOTATIONS += [(annotations(annotations__bbox=box), "instead of four numbers") for box in BOXES]
 
 RESULT = one_person()[1][0]
@@ -256,6 +261,9 @@ FLAGS = [
     (f"train_net {CONFIG} --num-gpus 0", "--num-gpus"),
     (f"train_net {CONFIG} --num-machines 2", "--dist-url"),
     (f"train_net {CONFIG} --num-machines 2 --dist-url tcp://10.0.0.1", "give tcp://ADDRESS:PORT"),
+    (f"train_net {CONFIG} --num-machines 2 --dist-url tcp://a:99999", "give tcp://ADDRESS:PORT"),
+    (f"train_net {CONFIG} --timeout nan", "--timeout"),
+    (f"train_net {CONFIG} SEED 1 --resume", "--resume must come before"),
     (f"train_net {CONFIG} --machine-rank 3", "--machine-rank"),
     ("train_net --config-file images", "does not exist"),
     ("train_net --config config.yaml --nonsense", "nonsense|unrecognized"),
@@ -311,7 +319,6 @@ FLAGS = [
     (f"analyze_model {CONFIG} --depth -1", "--depth"),
     (f"visualize_data {CONFIG} --output truth.json", "truth.json"),
     (f"visualize_data {CONFIG} --output output/d --number 0", "--number"),
-    ("draw_architecture --output output/a.xyz", "xyz"),
     ("make_config_reference --output absent/a.md", "absent"),
     ("visualize_results", "required"),
     ("install_detectron2 --nonsense", "nonsense"),

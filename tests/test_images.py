@@ -122,7 +122,9 @@ def test_an_error_in_a_worker_is_one_sentence(capsys):
     text += '  File "images.py", line 30, in read\nquerypose.image_io.UnreadableImageError: a.jpg: no Error: x\n'
     with pytest.raises(SystemExit), exit_on_user_error():
         raise UnreadableImageError(text)
-    assert capsys.readouterr().err == "error: a.jpg: no Error: x\n"
+    with pytest.raises(SystemExit), exit_on_user_error():  # as training adds to it
+        raise UserError(f"{text}; the state is in b.pth")
+    assert capsys.readouterr().err == "error: a.jpg: no Error: x\nerror: a.jpg: no Error: x ; the state is in b.pth\n"
 
 
 def test_arrays_and_tensors_of_every_kind():

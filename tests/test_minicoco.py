@@ -60,6 +60,9 @@ def test_every_tenth_labeled_image_is_held_out_and_the_others_shrink_with_their_
     with pytest.raises(UserError, match="4.jpg does not exist"):
         make_minicoco(annotations, images, tmp_path / "again")
     assert not (tmp_path / "again").exists()
+    annotations.write_text(json.dumps({**content(), "images": [{"id": 3}]}))
+    with pytest.raises(UserError, match="needs an id"):
+        make_minicoco(annotations, images, tmp_path / "again")
 
 
 @pytest.mark.parametrize("protocol", ["minicoco", "synthetic_people"])

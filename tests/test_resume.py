@@ -131,12 +131,13 @@ def test_damaged_checkpoints_are_skipped(people, run, messages):
         resumed(config(people, run))
 
 
-@pytest.mark.parametrize("named", [None, "model_0000099.pth", "../../elsewhere.pth"])
+@pytest.mark.parametrize("named", [None, b"model_0000099.pth", b"../../elsewhere.pth", b"\xff"])
 def test_last_checkpoint_may_be_missing_or_wrong(people, run, named):
     (run / "last_checkpoint").unlink()
     (run / "model_final.pth").unlink()
     if named:
-        (run / "last_checkpoint").write_text(named)
+        (run / "last_checkpoint").write_bytes(named)
+    (run / "model_best.json").write_text("")
     assert resumed(config(people, run)).start_iter == 4
 
 

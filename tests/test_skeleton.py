@@ -34,7 +34,7 @@ def test_coco_metadata_gives_cocos_own_numbers():
     assert metadata["keypoint_flip_map"] == COCO.keypoint_flip_map
 
 
-def test_crowdpose_category_gives_the_official_flip_indices_and_sigmas():
+def test_crowdpose_category_gives_the_official_flip_indices_and_sigmas(caplog):
     # the official files carry COCO's limbs, which go beyond these 14 keypoints
     category = {"name": "person", "keypoints": list(CROWDPOSE_NAMES), "skeleton": [[16, 14], [6, 8], [9, 11]]}
     found = Skeleton.from_coco_category(category)
@@ -43,7 +43,7 @@ def test_crowdpose_category_gives_the_official_flip_indices_and_sigmas():
     assert found.sigmas == pytest.approx([sigma / 10 for sigma in official])
     joined = {frozenset(CROWDPOSE_NAMES[i] for i in limb) for limb in found.limbs}
     assert {"head", "neck"} in joined and {"left_hip", "left_knee"} in joined
-    assert {"left_shoulder", "right_elbow"} not in joined
+    assert {"left_shoulder", "right_elbow"} not in joined and "indices outside of 1 to 14" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,9 @@ def test_what_results_count(tmp_path):
     # written every 20 iterations; interrupted after 60 and gone on with from 40; then killed while writing
     records = [(19, 1.0), (39, 1.0), (59, 1.0), (59, 2.0), (79, 2.0)]
     lines = [json.dumps({"iteration": iteration, "time": time}) for iteration, time in records]
-    file.write_text("\n".join([*lines, json.dumps({"iteration": 79, "bbox/AP": 1.0}), '{"iteration": 99, "t']))
+    file.write_text(
+        "\n".join([*lines, "\0" * 9, json.dumps({"iteration": 79, "bbox/AP": 1.0}), '{"iteration": 99, "t'])
+    )
     assert training_effort(file) == (80, pytest.approx(20 + 20 + 40 + 40))
     model = nn.Linear(2, 2)
     with timed_inference(model) as seconds:

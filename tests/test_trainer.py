@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.engine import DefaultTrainer, hooks
+from detectron2.engine import DefaultTrainer
 from detectron2.utils.events import EventStorage
 from killed_training import config, resumed
 from tiny_model import NUM_QUERIES, spread, tiny_batch, tiny_config, tiny_model, without_batch_statistics
@@ -118,18 +118,6 @@ def test_evaluations_run_every_query_unless_asked_and_in_bfloat16_where_asked(mo
     assert [len(result) for result in found] == [number] * 2 and model.topk_poses == 2
     assert dtypes == [torch.bfloat16 if bfloat16 else torch.float32]
     assert all(result.pred_keypoints.dtype == torch.float32 for result in found)
-
-
-def test_precise_bn_is_detectron2_s(people, tmp_path):
-    opts = ("TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 1, "SOLVER.EMA", 0.0)
-    opts += ("MODEL.QUERYPOSE.GROUND_TRUTH_REGIONS.COPIES", 0)  # it refuses norms that are used twice
-    trainer = PoseTrainer(config(people, tmp_path, *opts))
-    (hook,) = (hook for hook in trainer._hooks if isinstance(hook, hooks.PreciseBN))
-    norm = next(module for module in trainer.model.modules() if isinstance(module, nn.BatchNorm2d))
-    with EventStorage():
-        before = norm.running_mean.clone()
-        hook.update_stats()
-    assert not torch.equal(before, norm.running_mean)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

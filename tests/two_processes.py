@@ -20,7 +20,8 @@ from tiny_model import gradients_of, spread, tiny_batch, tiny_model, without_bat
 from querypose.data import resolve_dataset
 from querypose.engine import PoseTrainer, launch, process_group, processes, train_net
 from querypose.engine.trainer import share_buffers
-from querypose.errors import UserError, exit_on_user_error
+from querypose.errors import exit_on_user_error
+from querypose.image_io import UnreadableImageError
 from querypose.synthetic.dataset import write_synthetic_people
 
 VARIANTS = {
@@ -121,7 +122,7 @@ def main(args):
             torch.save(result, output)
         comm.synchronize()
         if refuse and rank == 1:
-            raise UserError("the second process refuses, as it was told")
+            raise UnreadableImageError("the second process refuses, as it was told")
 
 
 def launch_forked(*args):

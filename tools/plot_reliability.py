@@ -34,6 +34,8 @@ def main(arguments=None):
     image_root = MetadataCatalog.get(resolve_dataset(args.dataset)).image_root
     truth = load_ground_truth(args.dataset)
     predict = PosePredictor(args.config_file, score_threshold=args.score_threshold, precision="float32", opts=args.opts)
+    if predict.skeleton.keypoint_names != truth.skeleton.keypoint_names:
+        raise UserError(f"{args.dataset} has other keypoints than the model; give the --config-file of its model")
     images = truth.content["images"]
     found = predict.stream(image_path(image_root, image["file_name"]) for image in images)
     results = []

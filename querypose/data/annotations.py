@@ -119,7 +119,8 @@ def _add_person(
         raise UserError(f"{title} has the category_id {annotation['category_id']!r}, which no category has; add it")
     if category_key != id_key(result.category_id):
         return
-    if not isinstance(box, list) or len(box) != 4 or not are_finite_numbers(box):
+    is_box = isinstance(box, list) and len(box) == 4 and are_finite_numbers(box) and bool not in map(type, box)
+    if not is_box or max(map(abs, box)) > 1e9:
         raise UserError(f"{title} has the box {box!r:.80} instead of four numbers x, y, width, height")
     number = len(result.category["keypoints"]) if result.category else 0
     keypoints = _keypoints(annotation.get("keypoints"), number, title, result.repaired)

@@ -72,7 +72,8 @@ class PoseCheckpointer(SafeCheckpointer):
         """The checkpoint that `last_checkpoint` names, then the others of the run, newest first."""
         files = Path(self.save_dir).glob("model_*.pth")
         found = [path for path in files if re.fullmatch(r"model_(\d+|final|best)", path.stem)]
-        named = os.path.basename(super().get_checkpoint_file())
+        last = Path(self.save_dir, "last_checkpoint")
+        named = os.path.basename(last.read_text(errors="replace")) if last.is_file() else ""
         return sorted(found, key=lambda path: (path.name == named, path.stat().st_mtime_ns), reverse=True)
 
 

@@ -32,6 +32,8 @@ def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
     """
     if min(args.num_gpus, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
         raise UserError("--num-gpus and --num-machines must be at least 1, --machine-rank from 0 to --num-machines - 1")
+    if not 0 < args.timeout < 1e9:
+        raise UserError(f"--timeout is {args.timeout}; give seconds, more than 0")
     if dist.is_torchelastic_launched() or args.num_gpus * args.num_machines == 1:
         return main(args)
     # seconds to finish the iteration and save after a signal
@@ -88,8 +90,11 @@ def _launch_config(args: Namespace) -> LaunchConfig:
     """For processes on this machine alone, or on several of which the first is at `dist_url`."""
     rendezvous: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
     if args.num_machines > 1:
-        address = urlsplit(args.dist_url)
-        if address.scheme != "tcp" or not address.port:
+        is_address = False
+        with contextlib.suppress(ValueError):
+            address = urlsplit(args.dist_url)
+            is_address = address.scheme == "tcp" and bool(address.port)
+        if not is_address:
             raise UserError(f"--dist-url is {args.dist_url}; give tcp://ADDRESS:PORT of the first machine on all")
         configs = {"rank": args.machine_rank}
         rendezvous = {"rdzv_backend": "static", "rdzv_endpoint": address.netloc, "rdzv_configs": configs}
@@ -101,9 +106,10 @@ def _run(main: Callable[[Namespace], Any], args: Namespace) -> None:
     """What each started process does."""
     try:
         main(args)
-    except Exception as error:
-        if not isinstance(error, UserError):
-            time.sleep(2)  # a lost connection: the launcher reports the process that ended first, the cause
+    except UserError as error:
+        raise UserError(str(error)) from error  # the launcher gets to know the name of the class alone
+    except Exception:
+        time.sleep(2)  # a lost connection: the launcher reports the process that ended first, the cause
         raise
 
 

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from querypose.atomic_io import whole_file
+from querypose.atomic_io import whole_file, writing
 
 
 def now() -> float:
@@ -64,17 +64,18 @@ def write_results(cfg: CfgNode, metrics: dict[str, Any] | None, seconds: list[fl
         "hardware": torch.cuda.get_device_name(cfg.MODEL.DEVICE) if on_gpu else threads,
         "processes": comm.get_world_size(),
     }
-    with whole_file(folder / "results.json") as file:
+    with writing(folder, "free disk space"), whole_file(folder / "results.json") as file:
         file.write((json.dumps(record, indent=2) + "\n").encode())
 
 
 def training_effort(metrics_file: Path) -> tuple[int | None, float | None]:
     """Iterations and their seconds from Detectron2's metrics.json; those done twice count once."""
     times = {}
-    for line in metrics_file.read_text().rpartition("\n")[0].splitlines() if metrics_file.is_file() else []:
-        record = json.loads(line)
-        if "total_loss" in record or "time" in record:  # the first few iterations are not timed
-            times[record["iteration"] + 1] = record.get("time", 0.0)
+    for line in metrics_file.read_text(errors="replace").splitlines() if metrics_file.is_file() else []:
+        with contextlib.suppress(ValueError):  # of a line that a killed run left unfinished
+            record = json.loads(line)
+            if "total_loss" in record or "time" in record:  # the first few iterations are not timed
+                times[record["iteration"] + 1] = record.get("time", 0.0)
     done = sorted(times)
     seconds = sum(times[now] * (now - before) for before, now in zip([0, *done], done, strict=False))
     return (done[-1], seconds) if done else (None, None)

@@ -16,7 +16,7 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from querypose.atomic_io import make_output_folder
+from querypose.atomic_io import make_output_folder, writing
 from querypose.data import check_datasets
 from querypose.engine.checkpointer import PoseCheckpointer
 from querypose.engine.processes import DEFAULT_TIMEOUT, launch, process_group
@@ -67,13 +67,14 @@ def _run(
             raise UserError("there is nothing to evaluate on; set DATASETS.TEST to one or more data sets")
         for name in cfg.DATASETS.TEST:
             trainer.build_evaluator(cfg, name)  # its errors are reported before training, not after it
+        make_output_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
         if not args.eval_only and not args.resume:
             refuse_existing_run(cfg.OUTPUT_DIR)
         if args.deterministic:
             make_deterministic(cfg)
         cfg.freeze()
-        make_output_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
-        default_setup(cfg, args)
+        with writing(cfg.OUTPUT_DIR, "free disk space"):
+            default_setup(cfg, args)
         logging.getLogger("querypose").parent = logging.getLogger("detectron2")
         log_parts(cfg)
         if args.eval_only:
@@ -90,8 +91,8 @@ def _run(
         with timed_inference(model) as seconds:
             results = run()
         write_results(cfg, results, seconds)
-        if args.eval_only and comm.is_main_process():
-            verify_results(cfg, results)
+        if comm.is_main_process():
+            verify_results(cfg, results)  # with TEST.EXPECTED_RESULTS
         return results
 
 

@@ -15,7 +15,6 @@ from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -85,13 +84,13 @@ class PoseTrainer(DefaultTrainer):
         self.checkpointer.load(path)
         self.completed = self.iter  # of the checkpoint
         self.start_iter = self.iter + 1
-        if (output / "model_best.json").is_file():
-            self.best = json.loads((output / "model_best.json").read_text())["value"]
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # it is absent or damaged
+            self.best = float(json.loads((output / "model_best.json").read_text())["value"])
 
     def train(self) -> dict[str, Any] | None:
         """Train to the end, and return the metrics of the evaluation there; an exception saves the last state first."""
         try:
-            super().train()
+            TrainerBase.train(self, self.start_iter, self.max_iter)
         except Interrupted as stop:
             done = "nothing was saved since the last checkpoint"
             if stop.between_steps and self.start_iter <= self.completed and self.iter < self.max_iter:
@@ -140,24 +139,19 @@ class PoseTrainer(DefaultTrainer):
             self.averaging = WeightAveraging(self._trainer.plain_model, cfg.SOLVER.EMA)
             self.evaluated_model = self.checkpointer.saved_model = self.averaging.averaged
         self.checkpoints = PeriodicCheckpoints(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
-        precise_bn, model = None, self._trainer.model
-        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model):
-            loader = self.build_train_loader(cfg)  # its own: that of training must not advance
-            loader.num_workers = 0
-            precise_bn = hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
         found = [
             self.seed_steps,
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             self.guard,
             self.averaging,
-            precise_bn,
             self.checkpoints,
             StopOnSignal(),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
         ]
         if comm.is_main_process():
-            found += [MetricsWriter(self.build_writers(), period=METRIC_PERIOD), ProgressBar()]
+            with writing(cfg.OUTPUT_DIR, "free disk space"):
+                found += [MetricsWriter(self.build_writers(), period=METRIC_PERIOD), ProgressBar()]
         return found
 
     def _evaluate(self) -> dict[str, Any]:

@@ -92,7 +92,13 @@ class QueryPose(nn.Module):
             raise UserError("MODEL.QUERYPOSE.TRAIN_QUERIES 'matched' needs VARIANT 'light' or 'branched'; or set 'all'")
         skeleton = skeleton_of(cfg)
         part_of_keypoint = build_part_division(skeleton, config.PART_DIVISION, config.PART_GROUPS)
-        backbone = build_backbone(cfg)
+        try:
+            backbone = build_backbone(cfg)
+        except (AssertionError, LookupError, TypeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            place = f"MODEL.BACKBONE.NAME '{cfg.MODEL.BACKBONE.NAME}'"
+            raise UserError(f"{place} cannot be built with its keys of MODEL ({error!r}); correct them") from error
         if cfg.MODEL.BACKBONE.ACTIVATION_CHECKPOINTING:
             checkpoint_blocks(backbone)
         shapes = backbone.output_shape()

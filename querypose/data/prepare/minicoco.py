@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from querypose.data.annotations import Entry, load_coco_format
+from querypose.data.annotations import Entry, read_annotations
 from querypose.errors import UserError
 from querypose.image_io import open_image
 
@@ -22,9 +22,9 @@ def make_minicoco(annotations: Path, image_root: Path, output: Path) -> dict[str
     """
     if output.exists():
         raise UserError(f"{output} exists already; remove it to make it again, or choose another --output")
-    content = load_coco_format(annotations)
-    labeled = {person["image_id"] for person in content["annotations"] if person.get("num_keypoints", 0) > 0}
-    images = sorted((image for image in content["images"] if image["id"] in labeled), key=lambda image: image["id"])
+    content = read_annotations(annotations)
+    labeled = {person["image_id"] for person in content.persons if person["num_keypoints"]}
+    images = sorted((image for image in content.images if image["id"] in labeled), key=lambda image: image["id"])
     splits = {"train": [image for index, image in enumerate(images) if index % 5], "val": images[::10]}
     if not splits["train"]:
         raise UserError(f"{annotations} has too few images with keypoints; give COCO's person_keypoints_val2017.json")
@@ -39,9 +39,9 @@ def make_minicoco(annotations: Path, image_root: Path, output: Path) -> dict[str
             x, y = scales[record["id"]] = _copy_image(source, target, shrink=split == "train")
             size = {"width": round(record["width"] * x), "height": round(record["height"] * y)}
             scaled.append({"id": record["id"], "file_name": record["file_name"], **size})
-        persons = [person for person in content["annotations"] if person["image_id"] in scales]
+        persons = [person for person in content.persons if person["image_id"] in scales]
         persons = [_scaled_person(person, *scales[person["image_id"]]) for person in persons]
-        small = {"images": scaled, "annotations": persons, "categories": content["categories"]}
+        small = {"images": scaled, "annotations": persons, "categories": [content.category]}
         (partial / f"person_keypoints_{split}.json").write_text(json.dumps(small))
     partial.rename(output)
     return {split: len(records) for split, records in splits.items()}

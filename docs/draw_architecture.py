@@ -1,5 +1,5 @@
 """Draw the model as boxes and arrows, as docs/HOW_IT_WORKS.md shows it:
-python tools/draw_architecture.py --output docs/images/architecture.svg
+python docs/draw_architecture.py
 """
 
 from pathlib import Path
@@ -8,7 +8,6 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from querypose.cli import run_tool, tool_parser
 from querypose.visualization.plots import save_figure
 
 # light fills, from Okabe and Ito's palette on which black text is legible
@@ -86,13 +85,5 @@ def draw_architecture(path):
         save_figure(figure, path, metadata=metadata)
 
 
-def main():
-    parser = tool_parser(__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="an SVG, PNG or PDF file; an older one is replaced")
-    args = parser.parse_args()
-    draw_architecture(args.output)
-    print(f"wrote {args.output}")
-
-
 if __name__ == "__main__":
-    run_tool(main)
+    draw_architecture(Path(__file__).parent / "images" / "architecture.svg")
