@@ -183,7 +183,7 @@ def test_a_document_is_updated_between_its_marks(main, tmp_path):
 
 
 def test_oks_is_read_off_the_results_that_the_run_left(tmp_path):
-    (table,) = [table for table in load_tables("synthetic_people") if table.name == "loss"]
+    (table,) = [table for table in load_tables("minicoco") if table.name == "loss"]
     truth = ground_truth_of(num_images=3, num_persons=2)
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     dataset = {"DATASETS.TEST": (f"{tmp_path}/truth.json",)}

@@ -18,7 +18,7 @@ from querypose.setup_config import setup_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROTOCOLS = ("paper", "minicoco", "synthetic_people")
-"""The paper's tables, and rows of them on Mini-COCO and on synthetic people (docs/EXPERIMENTS.md)."""
+"""The paper's tables, rows of them on Mini-COCO (docs/EXPERIMENTS.md), and additions to it on synthetic people."""
 
 # without influence on the result, or of which another key says more
 _IGNORED = (
