@@ -80,9 +80,8 @@ def draw_architecture(path):
     axes.plot([2, 118], [34.5, 34.5], color="#bbbbbb", linewidth=1)
     axes.plot([42, 59.5], [6, 6], color=LINE, linewidth=1)
     # the same file from the same code: no date, no random names
-    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
     with matplotlib.rc_context({"svg.hashsalt": "querypose"}):
-        save_figure(figure, path, metadata=metadata)
+        save_figure(figure, path, metadata={"Date": None})
 
 
 if __name__ == "__main__":

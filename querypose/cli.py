@@ -46,7 +46,7 @@ def split_overrides(paths: Sequence[str], opts: Sequence[str]) -> tuple[list[str
     from querypose.demo.inputs import VIDEO_ENDINGS  # slow to import
     from querypose.image_io import image_endings
 
-    media = tuple(image_endings() | VIDEO_ENDINGS)  # of an absent IMG_1.JPG, for example
+    media = (*image_endings(), *VIDEO_ENDINGS, ".txt", ".parquet")  # of an absent IMG_1.JPG, for example
     for i, path in enumerate(paths):
         if _CONFIG_KEY.fullmatch(path) and not path.lower().endswith(media) and not os.path.exists(path):
             return list(paths[:i]), [*paths[i:], *opts]

@@ -28,7 +28,6 @@ _VALID_VALUES = {
     "SOLVER.NON_FINITE": ("stop", "skip"),
     "TEST.EVALUATOR_BACKEND": ("faster-coco-eval", "pycocotools"),
     # Detectron2's keys
-    "TEST.PRECISE_BN.ENABLED": (False,),  # it fails where a step calls a norm twice
     "INPUT.FORMAT": ("RGB", "BGR"),
     "INPUT.CROP.TYPE": ("absolute", "absolute_range", "relative", "relative_range"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
@@ -106,7 +105,7 @@ def _check_numbers(key: str, value: Any, default: Any) -> None:
     for number in _numbers_of(value):
         for is_valid, condition in (
             (math.isfinite(number), "finite"),
-            (not key.endswith("TOPK_POSES") or number % 1 == 0, "a whole number"),
+            (not key.endswith("TOPK_POSES") or isinstance(number, int), "a whole number"),
             (key != "SEED" or number < 2**32, "less than 2**32"),
             (number > 0 or not positive, "greater than 0"),
             (number >= 0 or usual < 0, "0 or greater"),
@@ -150,18 +149,20 @@ def _contradictions(cfg: CfgNode, values: dict[str, Any]) -> Iterator[str]:
         yield "INPUT.MIN_SIZE_TRAIN must hold the minimum and the maximum with MIN_SIZE_TRAIN_SAMPLING range"
     if cfg.SOLVER.REFERENCE_WORLD_SIZE and cfg.SOLVER.IMS_PER_BATCH % cfg.SOLVER.REFERENCE_WORLD_SIZE:
         yield "SOLVER.IMS_PER_BATCH must be a multiple of SOLVER.REFERENCE_WORLD_SIZE"
-    if not all(isinstance(entry, list | tuple) and len(entry) == 4 for entry in cfg.TEST.EXPECTED_RESULTS):
+    expected = cfg.TEST.EXPECTED_RESULTS
+    if not all(isinstance(entry, list | tuple) and len(entry) == 4 for entry in expected):
         yield "TEST.EXPECTED_RESULTS must be a list of [task, metric, value, tolerance]"
+    if expected and len(cfg.DATASETS.TEST) != 1:
+        yield "TEST.EXPECTED_RESULTS needs one data set in DATASETS.TEST"
     skeleton = cfg.MODEL.QUERYPOSE.SKELETON
     if any(skeleton.values()) and not skeleton.KEYPOINT_NAMES:
         yield "MODEL.QUERYPOSE.SKELETON needs KEYPOINT_NAMES; for OKS sigmas alone give TEST.KEYPOINT_OKS_SIGMAS"
     if cfg.MODEL.META_ARCHITECTURE == "QueryPose":
         yield from _contradictions_of_model(cfg)
     else:
-        for key, used in {
-            "TEST.FLIP": cfg.TEST.FLIP,
-            "SOLVER.ACCUMULATION_STEPS": cfg.SOLVER.ACCUMULATION_STEPS > 1,
-        }.items():
+        is_own = issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), modeling.QueryPose)
+        accumulates = cfg.SOLVER.ACCUMULATION_STEPS > 1 and not is_own
+        for key, used in {"TEST.FLIP": cfg.TEST.FLIP, "SOLVER.ACCUMULATION_STEPS": accumulates}.items():
             if used:
                 yield f"{key} needs MODEL.META_ARCHITECTURE 'QueryPose', not '{cfg.MODEL.META_ARCHITECTURE}'"
 
@@ -188,6 +189,9 @@ def _contradictions_of_model(cfg: CfgNode) -> Iterator[str]:
         yield f"MODEL.FPN.OUT_CHANNELS {channels} must equal MODEL.QUERYPOSE.HIDDEN_DIM {config.HIDDEN_DIM}"
     if cfg.MODEL.FPN.NORM == "GN" and channels % 32:
         yield f"MODEL.FPN.OUT_CHANNELS {channels} must be a multiple of 32 with MODEL.FPN.NORM 'GN'"
+    if cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone":
+        for name in sorted(set(cfg.MODEL.FPN.IN_FEATURES) - set(cfg.MODEL.RESNETS.OUT_FEATURES)):
+            yield f"MODEL.FPN.IN_FEATURES has {name}, which MODEL.RESNETS.OUT_FEATURES lacks"
     if cfg.MODEL.BACKBONE.NAME == "build_swin_fpn_backbone":
         check_swin(cfg.MODEL.SWIN)
     for option in sorted(_TIMM_FILES & cfg.MODEL.TIMM.OPTIONS.keys()):

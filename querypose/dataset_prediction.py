@@ -118,6 +118,8 @@ def predict_dataset(
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     except (ConnectionError, ValueError) as error:
+        if address is None:
+            raise UserError(f"Ray cannot start ({error})") from error
         raise UserError(f"there is no Ray cluster at {address}; run `ray start --head`, or omit --address") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     with contextlib.suppress(ImportError):  # else its scheduler wakes up ten times a second, on a core of a worker

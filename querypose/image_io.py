@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, TypeAlias, cast
+from unittest import mock
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -151,9 +152,8 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Image.Ima
 def pil_to_rgb(image: Image.Image) -> np.ndarray:
     """Return a PIL image, rotated as its EXIF orientation says, as an array (H, W, 3) uint8 RGB."""
     # with a name, Pillow 12 maps turned TIFFs without compression into memory wrongly
-    name, image.filename = getattr(image, "filename", ""), ""  # type: ignore[attr-defined]
-    image.load()
-    image.filename = name  # type: ignore[attr-defined]
+    with mock.patch.object(image, "filename", "", create=True):
+        image.load()
     if not min(image.size):
         raise UnreadableImageError("it has no pixels")
     with contextlib.suppress(Exception):  # damaged EXIF data do not spoil the pixels

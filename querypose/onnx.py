@@ -94,8 +94,8 @@ class OnnxPosePredictor:
         except UserError:
             raise
         except Exception as error:  # the runtimes' errors have no common class but this
-            reason = str(error).split("\n")[0]
-            raise UserError(f"{self._file} is damaged, no ONNX file, or not opened ({reason}){_AGAIN}") from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]  # OpenVINO's first are its sources
+            raise UserError(f"{self._file} cannot be opened: damaged or no ONNX file ({reason}){_AGAIN}") from error
         try:
             self.metadata: dict[str, Any] = json.loads(self._session.metadata[METADATA_KEY])
             if self.metadata["format"] != FORMAT_VERSION:

@@ -75,10 +75,10 @@ class PosePredictor:
             device: None: the config's MODEL.DEVICE, or the CPU if that is "cuda" and there is none.
             score_threshold: persons below it are dropped, and keypoint stages run only for queries that can reach it.
             top_k: most persons of an image, the best ones. image_format: channel order of arrays and tensors.
-            precision: a name of `PRECISIONS`, or "auto": see `fastest_precision`. Others than "float32" round the
-                weights of `model`, for use by the predictor alone.
+            precision: a name of `PRECISIONS`, or "auto": see `fastest_precision`. All but "float32" round the
+                weights of `model`, which only the predictor can use then.
             add_config: adds an extension's own config keys to the defaults, in place.
-            opts: `KEY, VALUE, ..` overrides of the config, which count most.
+            opts: `KEY, VALUE, ..` overrides of the config, which take precedence over other arguments.
         """
         overrides = ["MODEL.TIMM.PRETRAINED", "False"]  # the weights come from MODEL.WEIGHTS
         if config_file is None:
@@ -275,7 +275,7 @@ def check_attention(cfg: CfgNode) -> None:
     """Raise `UserError` unless `with_attention` works with models of this config."""
     config = cfg.MODEL.QUERYPOSE
     has_parts = KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE).has_parts
-    if not (has_parts and PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING).makes_attention):
+    if not (has_parts and getattr(PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING), "makes_attention", False)):
         name = f"KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' and PART_EMBEDDING '{config.PART_EMBEDDING}'"
         raise UserError(f"a model with {name} makes no attention maps; use one with an SPEGM.")
     if cfg.TEST.FLIP:

@@ -172,7 +172,10 @@ class Skeleton:
             limbs: Sequence[tuple[int, int]] = [(i - 1, j - 1) for i, j in category.get("skeleton") or ()]
             # CrowdPose's official files have COCO's limbs with their own 14 keypoints: none can be trusted
             if any(not 0 <= i < len(names) for limb in limbs for i in limb):
-                logger.warning("`skeleton` has indices outside of 1 to %d; limbs follow from the names", len(names))
+                name, last = category.get("name"), len(names)
+                logger.warning(
+                    "`skeleton` of %r has indices outside of 1 to %d; limbs follow from the names", name, last
+                )
                 limbs = ()
             limbs = limbs or limbs_by_name(names)
             pairs = flip_pairs_by_name(names) if pairs is None else pairs

@@ -131,7 +131,7 @@ def test_damaged_checkpoints_are_skipped(people, run, messages):
         resumed(config(people, run))
 
 
-@pytest.mark.parametrize("named", [None, b"model_0000099.pth", b"../../elsewhere.pth", b"\xff"])
+@pytest.mark.parametrize("named", [None, b"model_0000099.pth", b"../../elsewhere.pth", b"\xff\n"])
 def test_last_checkpoint_may_be_missing_or_wrong(people, run, named):
     (run / "last_checkpoint").unlink()
     (run / "model_final.pth").unlink()

@@ -90,8 +90,8 @@ def main(arguments=None):
     demo.run(sources)
 
     print(
-        f"{demo.num_persons} persons in {demo.num_images} images and frames: "
-        f"visualizations and predictions.json are in {output}"
+        f"{demo.num_persons} persons in {demo.num_images} images and frames"
+        + (f": visualizations and predictions.json are in {output}" if demo.num_images else "; nothing was written")
         + (f"; {len(demo.failures)} inputs could not be used" if demo.failures else "")
         + ("; ended by Ctrl-C" if demo.interrupted else "")
     )

@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     add("--precision", choices=("auto", *PRECISIONS), default="auto", help="of the network")
     args = parser.parse_intermixed_args(arguments)
     args.input, args.opts = split_overrides(args.input, args.opts)
+    if not args.input:
+        parser.error("--input needs at least one image, folder, glob or list")
     if min(args.threads, args.images_per_part, 1 if args.workers is None else args.workers) < 1:
         raise UserError("--workers, --threads and --images-per-part must be at least 1")
 

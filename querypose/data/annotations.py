@@ -121,7 +121,7 @@ def _add_person(
         return
     is_box = isinstance(box, list) and len(box) == 4 and are_finite_numbers(box) and bool not in map(type, box)
     if not is_box or max(map(abs, box)) > 1e9:
-        raise UserError(f"{title} has the box {box!r:.80} instead of four numbers x, y, width, height")
+        raise UserError(f"{title} has the box {box!r:.80} instead of four numbers up to 1e9: x, y, width, height")
     number = len(result.category["keypoints"]) if result.category else 0
     keypoints = _keypoints(annotation.get("keypoints"), number, title, result.repaired)
     result.num_annotations += 1

@@ -73,7 +73,7 @@ class PoseCheckpointer(SafeCheckpointer):
         files = Path(self.save_dir).glob("model_*.pth")
         found = [path for path in files if re.fullmatch(r"model_(\d+|final|best)", path.stem)]
         last = Path(self.save_dir, "last_checkpoint")
-        named = os.path.basename(last.read_text(errors="replace")) if last.is_file() else ""
+        named = os.path.basename(last.read_text(errors="replace").strip()) if last.is_file() else ""
         return sorted(found, key=lambda path: (path.name == named, path.stat().st_mtime_ns), reverse=True)
 
 

@@ -54,7 +54,7 @@ def write_results(cfg: CfgNode, metrics: dict[str, Any] | None, seconds: list[fl
     threads = f"{torch.get_num_threads()} threads of a CPU ({platform.machine()})"
     record = {
         # NaN, of classes without ground truth, becomes null
-        "metrics": json.loads(json.dumps(metrics or {}), parse_constant=lambda _: None),
+        "metrics": json.loads(json.dumps(metrics or {}, default=float), parse_constant=lambda _: None),
         "ms_per_image": 1000 * statistics.median(counted) if counted else None,
         "iterations": iterations,
         "training_seconds": training_seconds,

@@ -63,6 +63,8 @@ def _run(
         resumable = args.resume and any(Path(cfg.OUTPUT_DIR).glob("model_*.pth"))
         if args.eval_only and not (cfg.MODEL.WEIGHTS or resumable):
             raise UserError("nothing to evaluate: give MODEL.WEIGHTS, or --resume for a checkpoint in OUTPUT_DIR")
+        if cfg.TEST.PRECISE_BN.ENABLED and not args.eval_only:  # it fails where a step calls a norm twice
+            raise UserError("TEST.PRECISE_BN is not supported in training; set TEST.PRECISE_BN.ENABLED False")
         if args.eval_only and not cfg.DATASETS.TEST:
             raise UserError("there is nothing to evaluate on; set DATASETS.TEST to one or more data sets")
         for name in cfg.DATASETS.TEST:
@@ -73,7 +75,7 @@ def _run(
         if args.deterministic:
             make_deterministic(cfg)
         cfg.freeze()
-        with writing(cfg.OUTPUT_DIR, "free disk space"):
+        with writing(cfg.OUTPUT_DIR, "free disk space or choose another OUTPUT_DIR"):
             default_setup(cfg, args)
         logging.getLogger("querypose").parent = logging.getLogger("detectron2")
         log_parts(cfg)

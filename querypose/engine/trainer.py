@@ -84,8 +84,11 @@ class PoseTrainer(DefaultTrainer):
         self.checkpointer.load(path)
         self.completed = self.iter  # of the checkpoint
         self.start_iter = self.iter + 1
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # it is absent or damaged
-            self.best = float(json.loads((output / "model_best.json").read_text())["value"])
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                self.best = float(json.loads((output / "model_best.json").read_text())["value"])
+            except (ValueError, LookupError, TypeError):
+                logger.warning("model_best.json is damaged; the next evaluation counts as the best so far")
 
     def train(self) -> dict[str, Any] | None:
         """Train to the end, and return the metrics of the evaluation there; an exception saves the last state first."""
@@ -150,7 +153,7 @@ class PoseTrainer(DefaultTrainer):
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
         ]
         if comm.is_main_process():
-            with writing(cfg.OUTPUT_DIR, "free disk space"):
+            with writing(cfg.OUTPUT_DIR, "free disk space or choose another OUTPUT_DIR"):
                 found += [MetricsWriter(self.build_writers(), period=METRIC_PERIOD), ProgressBar()]
         return found
 
