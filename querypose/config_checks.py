@@ -202,11 +202,10 @@ def _contradictions_of_model(cfg: CfgNode) -> Iterator[str]:
             f"MODEL.QUERYPOSE.KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' does not support VARIANT '{config.VARIANT}'; "
             f"set VARIANT to {' or '.join(stage.variants)}"
         )
-    making = sorted(
-        name for name, embedding in modeling.PART_EMBEDDING_REGISTRY if getattr(embedding, "makes_attention", False)
-    )
     needs_attention = config.LOSS.ATTENTION_WEIGHT or config.ANCHORED_COORDINATES
-    if needs_attention and (not stage.has_parts or config.PART_EMBEDDING not in making):
+    embedding = modeling.PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING)
+    if needs_attention and not (stage.has_parts and embedding.makes_attention):
+        making = sorted(name for name, other in modeling.PART_EMBEDDING_REGISTRY if other.makes_attention)
         yield (
             "MODEL.QUERYPOSE.LOSS.ATTENTION_WEIGHT and ANCHORED_COORDINATES need attention maps: turn them off, or use "
             f"KEYPOINT_STAGE 'KeypointStage' with PART_EMBEDDING {' or '.join(making)}"

@@ -91,10 +91,12 @@ class PosePredictor:
                 raise UserError(f"PyTorch computes nothing on the device {device} here; use cpu.")
             overrides += ["MODEL.DEVICE", str(device)]
         cfg = setup_config(str(config_file), [*overrides, *map(str, opts)], add_config)
-        if "://" not in cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).is_file():
-            raise UserError(f"there is no weights file '{cfg.MODEL.WEIGHTS}'; set MODEL.WEIGHTS to trained weights.")
-        if "://" not in cfg.MODEL.WEIGHTS:  # `save_pretrained` reads them again
-            cfg.MODEL.WEIGHTS = os.path.abspath(cfg.MODEL.WEIGHTS)
+        if "://" not in cfg.MODEL.WEIGHTS:
+            if not Path(cfg.MODEL.WEIGHTS).is_file():
+                raise UserError(
+                    f"there is no weights file '{cfg.MODEL.WEIGHTS}'; set MODEL.WEIGHTS to trained weights."
+                )
+            cfg.MODEL.WEIGHTS = os.path.abspath(cfg.MODEL.WEIGHTS)  # `save_pretrained` reads them again
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS)
         self._owns_model = True
@@ -275,7 +277,7 @@ def check_attention(cfg: CfgNode) -> None:
     """Raise `UserError` unless `with_attention` works with models of this config."""
     config = cfg.MODEL.QUERYPOSE
     has_parts = KEYPOINT_STAGE_REGISTRY.get(config.KEYPOINT_STAGE).has_parts
-    if not (has_parts and getattr(PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING), "makes_attention", False)):
+    if not (has_parts and PART_EMBEDDING_REGISTRY.get(config.PART_EMBEDDING).makes_attention):
         name = f"KEYPOINT_STAGE '{config.KEYPOINT_STAGE}' and PART_EMBEDDING '{config.PART_EMBEDDING}'"
         raise UserError(f"a model with {name} makes no attention maps; use one with an SPEGM.")
     if cfg.TEST.FLIP:

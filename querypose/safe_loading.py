@@ -52,9 +52,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         names = self.model.state_dict().keys()
         weights = find_weights(content, filename, names)
         rest = content if isinstance(content, dict) and "model" in content else {}
-        if (
-            filename.endswith(".pkl") and not rest and not weights.keys() & names
-        ):  # Caffe2's and Detectron1's files hold the weights alone
+        # Caffe2's and Detectron1's files hold the weights alone, under their own names
+        if filename.endswith(".pkl") and not rest and not weights.keys() & names:
             rest = {"__author__": "Caffe2", "matching_heuristics": True}
         return {**rest, "model": weights}
 

@@ -46,6 +46,7 @@ CONFIG_OVERRIDES = [
     (["INPUT.CROP.SIZE", "[0, 0]"], "INPUT.CROP.SIZE is .* greater than 0"),
     (["SOLVER.REFERENCE_WORLD_SIZE", "3"], "must be a multiple of SOLVER.REFERENCE_WORLD_SIZE"),
     (["TEST.EXPECTED_RESULTS", "[0]"], "must be a list of .task, metric"),
+    (["TEST.PRECISE_BN.ENABLED", "True"], "PRECISE_BN is not supported in training"),
     ([PREFIX + "SKELETON.SIGMAS", "[1, 1, 1]"], "SKELETON needs KEYPOINT_NAMES"),
     (["MODEL.FPN.NORM", "GN"], "OUT_CHANNELS 16 must be a multiple of 32 with MODEL.FPN.NORM 'GN'"),
     (["SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "(1,)"], "SOLVER.MAX_ITER 1 must be greater than their number"),

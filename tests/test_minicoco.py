@@ -86,6 +86,7 @@ def test_the_peer_sees_the_same_images(protocol, millions):
     assert all(peer.MODEL[part] == ours.MODEL[part] for part in ("WEIGHTS", "RESNETS", "BACKBONE", "TIMM"))
     for key in ("IMS_PER_BATCH", "MAX_ITER", "WARMUP_ITERS", "LR_SCHEDULER_NAME"):
         assert peer.SOLVER[key] == ours.SOLVER[key]
+    assert peer.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR", "which has no STEPS"
     peer.MODEL.DEVICE = "cpu"
     number = sum(parameter.numel() for parameter in build_model(peer).parameters())
     assert millions[0] < number / 1e6 < millions[1]

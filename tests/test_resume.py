@@ -131,14 +131,14 @@ def test_damaged_checkpoints_are_skipped(people, run, messages):
         resumed(config(people, run))
 
 
-@pytest.mark.parametrize("named", [None, b"model_0000099.pth", b"../../elsewhere.pth", b"\xff\n"])
+@pytest.mark.parametrize("named", [None, b"model_0000099.pth", b"../../elsewhere.pth", b"\xff", b"model_0000001.pth\n"])
 def test_last_checkpoint_may_be_missing_or_wrong(people, run, named):
     (run / "last_checkpoint").unlink()
     (run / "model_final.pth").unlink()
     if named:
         (run / "last_checkpoint").write_bytes(named)
     (run / "model_best.json").write_text("")
-    assert resumed(config(people, run)).start_iter == 4
+    assert resumed(config(people, run)).start_iter == (2 if named == b"model_0000001.pth\n" else 4)
 
 
 def test_a_line_that_was_not_finished_is_cut(people, run):

@@ -31,11 +31,10 @@ def main(arguments=None):
     add("--sort", choices=("worst", "best", "none"), default="worst", help="which come first; none: as in the file")
     add("--score-threshold", type=float, default=SCORE_THRESHOLD, help="leave out poses below it (default %(default)s)")
     args = parser.parse_args(arguments)
-
-    from detectron2.data import MetadataCatalog  # after `querypose`, which silences a warning of fvcore's
-
     if args.number < 1:
         parser.error("--number must be at least 1")
+
+    from detectron2.data import MetadataCatalog  # after `querypose`, which silences a warning of fvcore's
 
     truth = load_ground_truth(args.dataset)
     results = check_results(read_json(args.results, "results"), truth, ("keypoints",))

@@ -84,7 +84,7 @@ class PoseTrainer(DefaultTrainer):
         self.checkpointer.load(path)
         self.completed = self.iter  # of the checkpoint
         self.start_iter = self.iter + 1
-        with contextlib.suppress(FileNotFoundError):
+        if (output / "model_best.json").is_file():
             try:
                 self.best = float(json.loads((output / "model_best.json").read_text())["value"])
             except (ValueError, LookupError, TypeError):

@@ -62,7 +62,7 @@ class Table:
 def load_tables(protocol: str = "paper") -> list[Table]:
     """The tables of one of `PROTOCOLS`, in their order."""
     file = Path(__file__).with_name("paper_tables.json" if protocol == "paper" else "small_tables.json")
-    records = json.loads(file.read_text().replace("{protocol}", protocol))
+    records = json.loads(file.read_text())
     return [
         Table(**{**record, "rows": [Row(**row) for row in record["rows"]]})
         for record in records
