@@ -5,7 +5,7 @@
 --source swin         an original Swin: the backbone to start training from
 --source torchvision  a ResNet-50 or -101 of torchvision: the backbone to start training from
 --source movenet      Google's MoveNet MultiPose, movenet-multipose.json with the .bin beside it: the backbone
---source querypose    one of our training checkpoints without optimizer and losses, in half precision, to publish
+--source querypose    one of our training checkpoints without the state of the optimizer, in half precision, to publish
 --source backbone     the backbone and FPN alone of one of our checkpoints: to start another model from
 
 Prints what was dropped and why, and the config that the weights belong to.

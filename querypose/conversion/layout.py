@@ -134,8 +134,11 @@ def _first(names: list[str], most: int = 20) -> str:
 
 
 def publishable_weights(path: str) -> Conversion:
-    """The tensors of one of our training checkpoints that inference needs, floating ones in half precision."""
-    tensors, dropped = load_tensors(path, {r"criterion\..+": "the losses (criterion), which inference does not need"})
+    """The model of one of our training checkpoints, floating tensors in half precision.
+
+    The losses' own parameters stay: fine-tuning with an untrained flow would harm the model.
+    """
+    tensors, dropped = load_tensors(path, {})
     if not any(name.startswith("decoder.") for name in tensors):
         raise UserError(f"{path} has no tensor named decoder.*; give a checkpoint of a QueryPose")
     return Conversion(_in_type(tensors, torch.float16), dropped)
