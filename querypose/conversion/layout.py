@@ -138,10 +138,10 @@ def publishable_weights(path: str) -> Conversion:
 
     The losses' own parameters stay: fine-tuning with an untrained flow would harm the model.
     """
-    tensors, dropped = load_tensors(path, {})
+    tensors = find_weights(read_checkpoint(path), path)
     if not any(name.startswith("decoder.") for name in tensors):
         raise UserError(f"{path} has no tensor named decoder.*; give a checkpoint of a QueryPose")
-    return Conversion(_in_type(tensors, torch.float16), dropped)
+    return Conversion(_in_type(tensors, torch.float16), dropped={})
 
 
 def backbone_of(path: str) -> Conversion:
